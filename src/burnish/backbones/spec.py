@@ -1,0 +1,31 @@
+"""A pretrained trunk with everything that must travel with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from burnish.terms import Preprocess
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of layers between input and output; `parameters` are names in the module's state dict."""
+
+    name: str
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A headless network: module maps [b 3 s s] to pooled features [b width]."""
+
+    name: str  # architecture key, a timm name
+    module: nn.Module
+    width: int
+    stages: tuple[Stage, ...]  # input to output; together they hold every parameter exactly once
+    preprocess: Preprocess
+    licence: str  # of the weights, "unknown" when it is not stated
+    sha256: str  # of the weights file, "" for random weights
+    source: str  # "embedded", "hub", "file PATH" or "random"

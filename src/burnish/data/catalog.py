@@ -1,0 +1,50 @@
+"""A catalogue of labelled images: paths, labels, classes, no pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SPLIT_WORDS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file that is not used, and why (P4)."""
+
+    path: str  # relative to the catalogue's root
+    reason: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Labelled images under one folder, in a fixed order. scanned = len(paths) + len(named)."""
+
+    root: Path  # every path below is relative to it, with forward slashes
+    paths: tuple[str, ...]  # [n]
+    labels: np.ndarray  # int64 [n], index into classes
+    classes: tuple[str, ...]  # [k], sorted
+    splits: tuple[str | None, ...]  # [n], one of SPLIT_WORDS, or None: to be drawn
+    groups: tuple[str, ...] | None  # [n], images of one group stay on one side of a split
+    named: tuple[Named, ...]
+    source: str  # what it was read from: "folder", "split folders", "csv", "demo"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, index: int) -> Path:
+        """The image file of one entry."""
+        return self.root / self.paths[index]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which catalogue entries train, choose (val) and prove (test); int64 indices, disjoint, each sorted."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    how: str  # a sentence: given by the data, or drawn and how
+    sha256: str  # of the canonical splits.csv content

@@ -1,0 +1,103 @@
+"""Every error a user can meet.
+
+    BurnishError                      one sentence: what came, what was expected, what to do
+    ├── DataError                     the images or their labels
+    │   ├── UnreadableImage           one file; carries `path` and `reason`
+    │   └── NotEnoughData             too few classes or images for what was asked
+    ├── ModelError                    the pretrained network
+    │   ├── UnknownModel              no such name; lists the nearest
+    │   ├── WeightsUnreachable        a known name whose weights are not here
+    │   └── BadWeights                a file that is not what it should be, or is not safe to read
+    ├── NoSuchName                    no layer, stage or option of that name; lists the nearest
+    ├── RecipeError                   one or more bad settings, all in one message
+    └── RunError                      the run folder
+        ├── RunBusy                   another run holds it
+        └── NotARun                   it is not a run, or it is damaged
+    Interrupted                       Ctrl-C or SIGTERM; the partial run stays usable
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class BurnishError(Exception):
+    """Something the user can mend; `exit_code` is the status the command line leaves with."""
+
+    exit_code = 2
+
+
+class DataError(BurnishError):
+    """The images or their labels are not as they must be."""
+
+
+class UnreadableImage(DataError):
+    """One image file that cannot be used; `path` and `reason` name it."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{shown(str(path))}: {reason}")
+        self.path, self.reason = str(path), reason
+
+
+class NotEnoughData(DataError):
+    """Too few classes, or too few images of one, for what was asked."""
+
+
+class ModelError(BurnishError):
+    """The pretrained network cannot be had or used."""
+
+
+class UnknownModel(ModelError):
+    """No model of that name."""
+
+
+class WeightsUnreachable(ModelError):
+    """The architecture is known; its pretrained weights are neither here nor reachable."""
+
+
+class BadWeights(ModelError):
+    """A weights file that is damaged, foreign, or unsafe to read."""
+
+
+class NoSuchName(BurnishError):
+    """No layer, stage, class or option of that name."""
+
+
+class RecipeError(BurnishError):
+    """One or more settings are wrong; the message lists them all."""
+
+
+class RunError(BurnishError):
+    """The run folder cannot be used as asked."""
+
+
+class RunBusy(RunError):
+    """Another process is writing to the run folder."""
+
+
+class NotARun(RunError):
+    """The folder is not a burnish run, or parts of it are missing or changed."""
+
+
+class Interrupted(BurnishError):
+    """The user or the system asked to stop; what was finished is kept."""
+
+    exit_code = 130
+
+
+def nearest(name: str, choices: Iterable[str], *, limit: int = 5) -> str:
+    """The choices most like `name`, nearest first, as 'a, b, c'; all of them when there are few."""
+    names = sorted(set(choices))
+    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.4)
+    if not close:
+        close = names[:limit]
+    return ", ".join(shown(choice) for choice in close)
+
+
+def shown(text: str) -> str:
+    """`text` made safe for a terminal line: control and invisible characters escaped, nothing else changed (P10)."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text)

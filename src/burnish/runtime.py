@@ -1,0 +1,54 @@
+"""The machine and the clock: process start, deadline, device, and random numbers with an address (P6, P7)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+def process_age_seconds() -> float:
+    """Seconds since the operating system started this process; 0 where it cannot be told."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
+        started_ticks = int(fields[19])  # field 22 of proc(5), counted from after the command name
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError, AttributeError):
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Wall-clock time of one run; `budget_seconds` None means no limit."""
+
+    started: float  # time.monotonic() at the start
+    budget_seconds: float | None
+
+    @classmethod
+    def start(cls, budget_seconds: float | None, *, from_process_start: bool) -> Clock:
+        """A clock that starts now, or (for the command line) when the process did."""
+        age = process_age_seconds() if from_process_start else 0.0
+        return cls(time.monotonic() - age, budget_seconds)
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def left(self) -> float:
+        """Seconds left of the budget, infinite without one; negative when overdrawn."""
+        return float("inf") if self.budget_seconds is None else self.budget_seconds - self.elapsed()
+
+
+def address(seed: int, *parts: str | int) -> int:
+    """A 128-bit number that depends on the seed and the named parts alone, the same on every machine."""
+    text = "\x1f".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+
+
+def draws(seed: int, *parts: str | int) -> np.random.Generator:
+    """The random numbers of one purpose, e.g. draws(seed, "order", epoch). No global generator is used (P7)."""
+    return np.random.Generator(np.random.Philox(key=address(seed, *parts)))

@@ -1,0 +1,61 @@
+"""The words shared by all rooms: shape names and how an image becomes a tensor.
+
+Shapes in docstrings use these dimension names:
+    n  images of a set      b  images of a batch     k  classes      d  width of the features
+    s  side of the square image the network sees, pixels             p  parameters
+    uint8 images are [n s s 3]; network inputs are float [b 3 s s]; features [n d]; logits [n k]
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from burnish.errors import RecipeError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+FITS = ("crop", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an upright RGB image becomes the tensor a backbone expects; it travels with the weights (P1).
+
+    fit "crop": the short side is resized to round(size / crop), then the centre size × size is cut out.
+    fit "squash": the whole image is resized to size × size, whatever its shape.
+    Then x / 255, minus mean, divided by std, channel by channel.
+    """
+
+    size: int = 224  # pixels
+    crop: float = 0.875  # fraction of the short side that is kept, 0 < crop <= 1
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values 0 to 1
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    fit: str = "crop"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not (isinstance(self.size, int) and 1 <= self.size <= 4096):
+            problems.append(f"size is {self.size!r}, expected 1 to 4096 pixels")
+        if not 0.0 < self.crop <= 1.0:
+            problems.append(f"crop is {self.crop!r}, expected a fraction above 0 and at most 1")
+        if self.interpolation not in INTERPOLATIONS:
+            problems.append(f"interpolation is {self.interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}")
+        if self.fit not in FITS:
+            problems.append(f"fit is {self.fit!r}, expected one of {', '.join(FITS)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0.0) <= 0.0:
+            problems.append("mean and std need three values each, every std above 0")
+        if problems:
+            raise RecipeError("Preprocess: " + "; ".join(problems))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values, for bundle.json."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Preprocess:
+        """The inverse of `to_json`; RecipeError on an unknown or missing key."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise RecipeError(f"Preprocess: has {sorted(values)}, expected {sorted(names)}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
