@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -52,3 +53,64 @@ def address(seed: int, *parts: str | int) -> int:
 def draws(seed: int, *parts: str | int) -> np.random.Generator:
     """The random numbers of one purpose, e.g. draws(seed, "order", epoch). No global generator is used (P7)."""
     return np.random.Generator(np.random.Philox(key=address(seed, *parts)))
+
+
+class Watcher(Protocol):
+    """Whoever looks on while a run works: a terminal, a log, nobody."""
+
+    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+        """A new stage begins; `total` units of work are ahead when that is known."""
+
+    def advance(self, count: int) -> None:
+        """`count` more units of the current stage are done."""
+
+    def say(self, text: str) -> None:
+        """A finished fact worth a line."""
+
+
+class Nobody:
+    """The watcher that shows nothing."""
+
+    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+        pass
+
+    def advance(self, count: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+class Stopwatch:
+    """A watcher that passes everything on and keeps the seconds of each stage, in order of first appearance."""
+
+    def __init__(self, watcher: Watcher, clock: Clock) -> None:
+        self.watcher, self.clock = watcher, clock
+        self.seconds: dict[str, float] = {}
+        self._current, self._since = "start", 0.0
+
+    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+        self._book()
+        self._current = name
+        self.watcher.stage(name, total=total, unit=unit)
+
+    def advance(self, count: int) -> None:
+        self.watcher.advance(count)
+
+    def say(self, text: str) -> None:
+        self.watcher.say(text)
+
+    def so_far(self) -> dict[str, float]:
+        """Seconds by stage, the running one included."""
+        self._book()
+        return dict(self.seconds)
+
+    def _book(self) -> None:
+        now = self.clock.elapsed()
+        self.seconds[self._current] = self.seconds.get(self._current, 0.0) + now - self._since
+        self._since = now
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,7 +18,8 @@ def find(module: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
     layers = [(name, layer) for name, layer in module.named_modules() if name]
     found = [(name, layer) for name, layer in layers if fnmatchcase(name, pattern)]
     if not found:
-        raise NoSuchName(f"no layer matches {shown(pattern)!r} (nearest: {nearest(pattern, (name for name, _ in layers))})")
+        names = [name for name, _ in layers]
+        raise NoSuchName(f"no layer matches {shown(pattern)!r} (nearest: {nearest(pattern, names)})")
     return found
 
 
@@ -32,7 +33,7 @@ def replace(module: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def freeze(module: nn.Module) -> None:
-    """Nothing in the module learns, and its BatchNorm statistics stay while it is in eval mode, which it is put into (P3).
+    """Nothing in the module learns, and in eval mode, which it is put into, its BatchNorm statistics stay (P3).
 
     `train()` on a parent undoes the eval mode, not the rest: call `set_batchnorm_eval` after it.
     """

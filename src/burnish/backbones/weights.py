@@ -96,8 +96,8 @@ def _what_it_is(path: Path, start: bytes, size: int) -> str:
         return (
             f"is {kind}, which can run code when it is opened, so it was not; expected a .safetensors file. "
             "PyTorch checkpoints come in a later version; until then convert it on a machine where you trust it:\n"
-            f"    import torch; from safetensors.torch import save_file\n"
-            f"    save_file({{k: v.clone().contiguous() for k, v in torch.load({path.name!r}, weights_only=True, "
+            f"import torch; from safetensors.torch import save_file\n"
+            f"save_file({{k: v.clone().contiguous() for k, v in torch.load({path.name!r}, weights_only=True, "
             f"map_location='cpu').items()}}, {path.stem + '.safetensors'!r})"
         )
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -192,16 +192,18 @@ def fetch(repository: str, filename: str) -> Path:
     """A .safetensors file of a Hugging Face repository: from the cache, else from the network, verified.
 
     Without a network this fails within about ten seconds: one probe goes first, because the hub's client retries
-    for 23 s on a machine without a resolver. WeightsUnreachable says only why; the caller says what to do.
+    for 23 s on a machine without a resolver. WeightsUnreachable is half a
+    sentence, "… are not in the cache, and …": the caller says whose weights, and what to do.
     """
     if not filename.endswith(".safetensors"):
-        raise WeightsUnreachable(f"{filename} of {repository} may be a pickle; only .safetensors files are fetched")
+        raise WeightsUnreachable(f"not to be had: {filename} of {repository} may be a pickle, which is never read")
     path = cached_on_disk(repository, filename)
     if path is None:
         if _told_offline():
             raise WeightsUnreachable("not in the cache, and HF_HUB_OFFLINE is set")
-        if (reason := _why_unreachable()) is not None:
-            raise WeightsUnreachable(f"not in the cache, and {huggingface_hub.constants.ENDPOINT} cannot be reached ({reason})")
+        if (reason := why_unreachable()) is not None:
+            hub = huggingface_hub.constants.ENDPOINT
+            raise WeightsUnreachable(f"not in the cache, and {hub} cannot be reached ({reason})")
         path = _download(repository, filename)
     digest = path.resolve().name  # a large file in the cache is named by its SHA-256
     if len(digest) == 64 and sha256_of(path) != digest:
@@ -213,22 +215,24 @@ def _download(repository: str, filename: str) -> Path:
     """The downloaded file's place in the cache; WeightsUnreachable when the hub refuses or breaks off."""
     repository, _, revision = repository.partition("@")
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS)
+        path = huggingface_hub.hf_hub_download(
+            repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS
         )
+        return Path(path)
     except hub_errors.LocalEntryNotFoundError as error:
-        raise WeightsUnreachable(f"the hub cannot be reached ({_brief(error)})") from None
+        raise WeightsUnreachable(f"not in the cache, and the hub cannot be reached ({_brief(error)})") from None
     except hub_errors.EntryNotFoundError:
-        raise WeightsUnreachable(f"{repository} has no {filename} (it may hold only a pickle, which is not read)") from None
+        raise WeightsUnreachable(f"not to be had: {repository} has no {filename} (a pickle is never read)") from None
     except Exception as error:  # the client's tree of errors differs from version to version
-        raise WeightsUnreachable(f"the download broke off ({_brief(error)})") from error
+        raise WeightsUnreachable(f"not here: the download broke off ({_brief(error)})") from error
 
 
 def _told_offline() -> bool:
-    return huggingface_hub.constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    said = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    return said or huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def _why_unreachable() -> str | None:
+def why_unreachable() -> str | None:
     """None when the hub answers, whatever it answers; else the reason, after `_PROBE_DEADLINE_SECONDS` at most."""
     answers: queue.Queue[str | None] = queue.Queue()
 

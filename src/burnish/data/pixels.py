@@ -4,7 +4,7 @@
                                        └─► stored  the whole image, squashed, from which training crops are cut
     read_all decodes each file of a catalogue once and renders it in every form that is asked for.
 
-Colours are taken as sRGB; an embedded ICC profile is not applied, as in the pipelines the public weights were trained with.
+Colours are taken as sRGB; an embedded ICC profile is not applied, as where the public weights were trained.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from burnish.terms import Preprocess
 
 MAX_BYTES = 100_000_000  # of a file
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
 Rendering = Callable[[Image.Image], np.ndarray]
@@ -65,8 +65,17 @@ _FOREIGN = (
     (b"\x00\x00\x01\x00", 0, "Windows icon"),
     (b"PK\x03\x04", 0, "zip"),
 )
-# An image longer than this many times its width is cut to its centre before it is enlarged: the plain view shows only the
-# middle square, and a strip of 1 x 1,000,000 pixels would otherwise be enlarged to 256 x 256,000,000.
+# How the formats that are read begin, where that is distinctive.
+_BEGINNINGS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"RIFF", "WebP"),
+    (b"GIF8", "GIF"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+# An image longer than this many times its width is cut to its centre before it is enlarged: the plain view shows only
+# the middle square, and a strip of 1 x 1,000,000 pixels would otherwise be enlarged to 256 x 256,000,000.
 _LONGEST = 64
 
 
@@ -109,7 +118,7 @@ def view(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
 
 
 def stored(image: Image.Image, side: int) -> np.ndarray:
-    """The whole image squashed to a square, bilinear and antialiased: uint8 [side side 3]; its shape is for the caller to keep."""
+    """The whole image squashed to a square, bilinear, antialiased: uint8 [side side 3]; the caller keeps its shape."""
     return np.array(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -169,7 +178,7 @@ def _in_order(work: Callable[[int], Named | None], count: int, *, workers: int) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing of Pillow's is printed inside: what it warns of (large images, odd tags) is judged here by our own limits.
+    """Nothing of Pillow's is printed inside: what it warns of (large images, odd tags) is judged by our own limits.
 
     Warning filters belong to the process, so threads may leave this filter behind; it silences Pillow alone.
     """
@@ -258,15 +267,18 @@ def _not_an_image(data: bytes) -> str:
     for signature, at, what in _FOREIGN:
         if data[at : at + len(signature)] == signature:
             return f"{what} is not read: save it as {FORMATS_IN_WORDS}"
-    return f"not an image: its content is not {FORMATS_IN_WORDS}, or its header is damaged"
+    for signature, what in _BEGINNINGS:
+        if data.startswith(signature):
+            return f"damaged or truncated: it begins as {what} and cannot be read further"
+    return f"not an image: its content is not {FORMATS_IN_WORDS}"
 
 
 def _damaged(error: Exception) -> str:
     """A decoder's complaint in plain words."""
     text = " ".join(shown(str(error)).split())[:120]
     if "truncated" in text.lower():
-        return f"truncated: the image data ends too early ({text})"
-    return f"damaged: {text or type(error).__name__}"
+        return "truncated: the image data ends too early"
+    return f"damaged: it cannot be decoded ({text or type(error).__name__})"
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from burnish.methods.base import Head
 from burnish.runtime import draws
 
 # Penalties on the mean loss for unit-variance features, strong to weak: warm starts go along the path.
-PENALTIES = tuple(10.0**power for power in (0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0))
+PENALTIES = tuple(10.0**power for power in (0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0))
 SHRINKAGES = (0.8, 0.5, 0.2, 0.1, 0.03)
 
 
@@ -28,6 +28,12 @@ class HeadChoice:
     standard_error: float  # of that accuracy, over images
     loss: float  # cross-validated log loss, nats
     right: np.ndarray  # bool [n], out-of-fold
+    temperature: float  # that the logits are divided by, so that the probabilities are about right
+
+    def refitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Head:
+        """A head of the same kind and strength on other images."""
+        x, y = torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(labels)
+        return _fitted(self.kind, self.strength, self.temperature, x, y, classes)
 
 
 @dataclass(frozen=True)
@@ -81,18 +87,21 @@ class _Crossed:
 
     def fitted(self, x: torch.Tensor, y: torch.Tensor, classes: int) -> HeadChoice:
         """The same kind and strength, on all images."""
-        scale = _Scale.of(x)
-        if self.kind == "lda":
-            ((weight, bias),) = _lda_path(scale.apply(x), y, classes, (self.strength,))
-        else:
-            path = PENALTIES[: PENALTIES.index(self.strength) + 1]
-            weight, bias = _logistic_path(scale.apply(x), y, classes, path)[-1]
-        head = scale.undo(weight / self.temperature, bias / self.temperature)
+        head = _fitted(self.kind, self.strength, self.temperature, x, y, classes)
         right = self.right.numpy()
         accuracy = float(right.mean())
-        return HeadChoice(
-            head, self.kind, self.strength, accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(right))), self.loss, right
-        )
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
+        return HeadChoice(head, self.kind, self.strength, accuracy, error, self.loss, right, self.temperature)
+
+
+def _fitted(kind: str, strength: float, temperature: float, x: torch.Tensor, y: torch.Tensor, classes: int) -> Head:
+    """One head on features x [n d] and labels y [n]."""
+    scale = _Scale.of(x)
+    if kind == "lda":
+        ((weight, bias),) = _lda_path(scale.apply(x), y, classes, (strength,))
+    else:
+        weight, bias = _logistic_path(scale.apply(x), y, classes, PENALTIES[: PENALTIES.index(strength) + 1])[-1]
+    return scale.undo(weight / temperature, bias / temperature)
 
 
 def fold_numbers(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:

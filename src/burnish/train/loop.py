@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,6 +171,12 @@ def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
         for group in tunable.groups
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
+
+
+def training_step(tunable: Tunable, module: nn.Module, *, weight_decay: float, label_smoothing: float) -> Callable[..., float]:
+    """A function (views, labels) -> loss that makes one optimiser step at rate zero: for timing."""
+    optimiser = optimiser_for(tunable, weight_decay)
+    return lambda views, labels: _step(module, optimiser, views, labels, label_smoothing)
 
 
 def _slices(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:

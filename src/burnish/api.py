@@ -1,0 +1,239 @@
+"""The verbs: what the command line does, as functions with the same names and defaults."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.backbones import zoo
+from burnish.backbones.zoo import ModelRow
+from burnish.data.sources import open_source
+from burnish.errors import NotARun, NotEnoughData, NoSuchName, nearest, shown
+from burnish.job import run_job
+from burnish.measure.scores import Scores, score
+from burnish.measure.verdict import Verdict
+from burnish.methods.base import Method
+from burnish.methods.table import METHODS, method_named
+from burnish.recipe import Recipe, parse_budget, recipe_from
+from burnish.report.page import render
+from burnish.result import REPORT, RunFolder, plain_disk_errors, read_facts, write_whole
+from burnish.runtime import Clock, Nobody, Watcher
+from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, opened: its facts and its model."""
+
+    folder: Path
+    facts: dict[str, Any]  # the content of result.json
+    predictor: Predictor
+
+    @property
+    def verdict(self) -> Verdict:
+        """Tuned against frozen probe on the same test images."""
+        return Verdict.from_json(self.facts["verdict"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probabilities."""
+        return self.predictor.bundle.classes
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.folder / REPORT
+
+    def predict(self, images: Sequence[ImageLike | str | os.PathLike[str]], *, top: int = 1) -> list[Prediction]:
+        """One Prediction an image: paths, folders, bytes, Pillow images or uint8 arrays [h w 3]."""
+        return predict(self.folder, images, top=top, predictor=self.predictor)
+
+    def predict_proba(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
+        return self.predictor.probabilities(images)
+
+    def evaluate(self, data: str | os.PathLike[str]) -> Evaluation:
+        """Scores on labelled images that were not part of the run."""
+        return evaluate(self.folder, data, predictor=self.predictor)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's scores on a labelled set."""
+
+    scores: Scores
+    predictions: list[Prediction]
+    labels: tuple[str, ...]  # true class of each prediction
+    named: list[dict[str, str]]  # files that could not be used, with the reason
+
+
+def fit(
+    data: str | os.PathLike[str],
+    *,
+    budget: str | float | None = "10m",
+    out: str | os.PathLike[str] | None = None,
+    watcher: Watcher | None = None,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> Result:
+    """Tune a pretrained network on a folder of labelled images; prove on images kept apart that it helped.
+
+    data: class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or "demo".
+    budget: wall clock such as "90s" or "10m", from now to the return; None for no limit (then give epochs).
+    out: the run folder, by default runs/NAME-N. settings: the fields of `Recipe`: model, method, seed, epochs, …
+    Raises a BurnishError whose message says what came, what was expected and what to do.
+    """
+    seconds = parse_budget(budget)
+    clock = clock or Clock.start(seconds, from_process_start=False)
+    recipe = recipe_from({**settings, "budget_seconds": seconds})
+    return fit_recipe(data, recipe, out=out, watcher=watcher, clock=clock)
+
+
+def fit_recipe(
+    data: str | os.PathLike[str],
+    recipe: Recipe,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    watcher: Watcher | None = None,
+    clock: Clock | None = None,
+) -> Result:
+    """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
+    clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
+    catalog = open_source(data)
+    with RunFolder.create(Path(out) if out is not None else free_folder(data)) as folder:
+        run_job(catalog, recipe, folder, clock=clock, watcher=watcher or Nobody(), data=str(data), command=command_of(data, recipe))
+    return open_run(folder.path)
+
+
+def open_run(path: str | os.PathLike[str]) -> Result:
+    """A finished run; NotARun when the folder is not one or was changed."""
+    folder = Path(path)
+    facts = read_facts(folder)
+    return Result(folder, facts, Predictor.open(folder))
+
+
+def predict(
+    run: str | os.PathLike[str],
+    images: Sequence[ImageLike | str | os.PathLike[str]],
+    *,
+    top: int = 1,
+    predictor: Predictor | None = None,
+) -> list[Prediction]:
+    """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`."""
+    found: list[ImageLike] = []
+    for image in images:
+        found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
+    return (predictor or Predictor.open(Path(run))).predict(found, top=top)
+
+
+def evaluate(
+    run: str | os.PathLike[str], data: str | os.PathLike[str], *, watcher: Watcher | None = None, predictor: Predictor | None = None
+) -> Evaluation:
+    """Score a run's model on labelled images; classes are matched by name, an unknown one is an error (P2).
+
+    Of data with splits the test images are scored, else all of them.
+    """
+    predictor, watcher = predictor or Predictor.open(Path(run)), watcher or Nobody()
+    catalog = open_source(data, for_training=False)
+    classes = predictor.bundle.classes
+    unknown = [name for name in catalog.classes if name not in classes]
+    if unknown:
+        raise NoSuchName(
+            f"the data has a class {shown(repr(unknown[0]))} that the model does not know (nearest: {nearest(unknown[0], classes)}); "
+            "rename the folder or label, or leave those images out"
+        )
+    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
+    watcher.stage("evaluate", total=len(rows))
+    files = [catalog.file(row) for row in rows]
+    predictions = list(predictor.stream(files, top=len(classes), on_progress=watcher.advance))
+    good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
+    if not good:
+        raise NotEnoughData(f"{shown(str(data))}: none of its {len(rows)} images could be read")
+    probabilities = np.array([_ordered(predictions[place], classes) for place in good])
+    names = tuple(catalog.classes[catalog.labels[rows[place]]] for place in good)
+    labels = np.array([classes.index(name) for name in names])
+    named = [{"path": named.path, "reason": named.reason} for named in catalog.named]
+    named += [
+        {"path": catalog.paths[row], "reason": prediction.problem}
+        for row, prediction in zip(rows, predictions, strict=True)
+        if prediction.problem is not None
+    ]
+    return Evaluation(score(probabilities, labels, classes), [predictions[place] for place in good], names, named)
+
+
+def predict_stream(run: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]], *, top: int = 1) -> Iterator[Prediction]:
+    """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
+    return Predictor.open(Path(run)).stream(expand(images), top=top)
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction], *, top: int) -> int:
+    """Write predictions as CSV; returns how many images could not be read."""
+    unreadable = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal unreadable
+        for prediction in predictions:
+            unreadable += prediction.problem is not None
+            yield prediction
+
+    with plain_disk_errors(path), open(path, "w", encoding="utf-8", newline="") as file:
+        write_csv(file, counted(), top=top)
+    return unreadable
+
+
+def models(query: str = "") -> list[ModelRow]:
+    """Pretrained networks whose name holds `query`; UnknownModel with the nearest names when there is none."""
+    return zoo.models(query)
+
+
+def methods(name: str | None = None) -> list[Method]:
+    """All fine-tuning methods, or the one of that name."""
+    return list(METHODS.values()) if name is None else [method_named(name)]
+
+
+def clock_for(budget: str | float | None) -> Clock:
+    """A clock that has run since the process started: for command lines."""
+    return Clock.start(parse_budget(budget), from_process_start=True)
+
+
+def report(run: str | os.PathLike[str]) -> Path:
+    """Write a finished run's report.html anew from its result.json; returns its path."""
+    folder = Path(run)
+    write_whole(folder / REPORT, render(read_facts(folder)))
+    return folder / REPORT
+
+
+def free_folder(data: str | os.PathLike[str]) -> Path:
+    """runs/NAME-N, the first N that is not there yet."""
+    stem = Path(os.path.abspath(data)).stem if str(data) != "demo" else "demo"
+    name = "".join(char if char.isalnum() or char in "-_" else "-" for char in stem)[:60] or "run"
+    number = 1
+    while (Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{name}-{number}"
+
+
+def command_of(data: str | os.PathLike[str], recipe: Recipe) -> str:
+    """The command line that does this again."""
+    words = ["burnish", "fit", str(data)]
+    default = Recipe()
+    for name in ("model", "method", "epochs", "seed", "image_size", "batch_size", "learning_rate", "flip", "device"):
+        value = getattr(recipe, name)
+        if value != getattr(default, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--budget", "none" if recipe.budget_seconds is None else f"{recipe.budget_seconds:g}s"]
+    return shlex.join(words)
+
+
+def _ordered(prediction: Prediction, classes: tuple[str, ...]) -> list[float]:
+    """A full prediction's probabilities in the order of the classes."""
+    found = dict(zip(prediction.classes, prediction.probabilities, strict=True))
+    if len(found) != len(classes):
+        raise NotARun("the model's answer does not name every class")
+    return [found[name] for name in classes]

@@ -1,0 +1,426 @@
+"""Fold frozen BatchNorm into the convolution before it: the same function, one pass over the activations less.
+
+In eval mode BatchNorm is y = (x − mean) · scale + beta with scale = gamma / sqrt(var + eps), so
+
+    bn(conv(x, W, b)) = conv(x, W · scale, beta + (b − mean) · scale)
+
+and the product is taken over the weights, which are small, instead of the activations, which are large. While training
+it is taken anew in each forward pass, so the gradients of W, gamma and beta stay exact. EfficientNet-Lite0 at 224 px on
+2 cores: training 13.6 → 24.5 images/s, inference 57 → 75, with the activation inside the convolution 80.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from burnish.backbones.layers import replace
+
+TOLERANCE = 1e-4  # largest difference allowed, as a fraction of the largest output; float32 rounding is below 1e-5
+
+# Activations that the CPU kernel can apply to what it is about to write.
+_FUSED: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu", nn.ReLU6: "hardtanh", nn.Hardswish: "hardswish", nn.SiLU: "swish", nn.Identity: "none",
+}  # fmt: skip
+_SCALARS = {"hardtanh": [0.0, 6.0]}
+
+
+# ---- finding the pairs -----------------------------------------------------------------------------------------------
+
+
+def conv_bn_pairs(module: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+    """Names (convolution, BatchNorm) that may be folded, in the order they run on the example [b 3 s s].
+
+    Both run exactly once; the BatchNorm's input is the very tensor that the convolution gave, unchanged, and nothing
+    else reads that tensor; both are linear in the way the formula needs, which is tried out on their actual input.
+    """
+    return [(pair.conv, pair.norm) for pair in _pairs(module, example)]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    conv: str
+    norm: str
+    act: str | None  # an activation layer that alone reads the BatchNorm's output
+
+
+@dataclass
+class _Output:
+    """A tensor that a watched layer gave, and who has read it since."""
+
+    name: str
+    tensor: Tensor
+    version: int  # counts changes in place
+    reads: int = 0
+    reader: str | None = None  # a watched layer that got this very tensor as its input, unchanged
+
+
+class _Reads(TorchDispatchMode):
+    """Counts the operations that read each watched tensor."""
+
+    def __init__(self, outputs: dict[int, _Output]) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for argument in tree_leaves((args, kwargs or {})):
+            if isinstance(argument, Tensor) and (output := self.outputs.get(id(argument))) is not None:
+                output.reads += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
+    """The foldable pairs, each with the activation layer after it if there is one."""
+    watched = {name: layer for name, layer in module.named_modules() if name and _is_watched(layer)}
+    calls: dict[str, int] = dict.fromkeys(watched, 0)
+    seen: list[_Output] = []
+    outputs: dict[int, _Output] = {}  # the latest by id(tensor); `seen` keeps the tensors alive, so ids stay theirs
+
+    def before(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        calls[name] += 1
+        given = outputs.get(id(inputs[0])) if inputs else None
+        if given is not None and given.tensor._version == given.version:
+            given.reader = name
+
+    def after(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.append(_Output(name, output, output._version))
+            outputs[id(output)] = seen[-1]
+
+    handles = []
+    for name, layer in watched.items():
+        handles.append(layer.register_forward_pre_hook(partial(before, name)))
+        handles.append(layer.register_forward_hook(partial(after, name)))
+    try:
+        with _Reads(outputs):
+            _evaluated(module, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _matched(watched, calls, {output.name: output for output in seen})
+
+
+def _matched(watched: dict[str, nn.Module], calls: dict[str, int], outputs: dict[str, _Output]) -> list[_Pair]:
+    """Pairs among the watched layers whose tensors have one reader."""
+
+    def sole_reader(name: str) -> str | None:
+        output = outputs.get(name)
+        if output is None or output.reads != 1 or output.reader is None:
+            return None
+        return output.reader if calls[name] == calls[output.reader] == 1 else None
+
+    pairs = []
+    for name, conv in watched.items():
+        reader = sole_reader(name)
+        norm = watched.get(reader or "")
+        if reader is None or not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            continue
+        if _conv_is_linear(conv) and _norm_is_affine(norm):
+            act = sole_reader(reader)
+            pairs.append(_Pair(name, reader, act if act is not None and type(watched[act]) in _FUSED else None))
+    order = {name: place for place, name in enumerate(outputs)}
+    return sorted(pairs, key=lambda pair: order[pair.conv])
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return False  # somebody looks at, or changes, what goes in or out
+    return isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)) or (type(layer) in _FUSED and type(layer) is not nn.Identity)
+
+
+def _conv_is_linear(conv: nn.Conv2d) -> bool:
+    """Whether conv(x; W · r, c) = r · conv(x; W) + c. A weight-standardising convolution, say, is not."""
+    if type(conv) is nn.Conv2d:
+        return True
+    generator = torch.Generator().manual_seed(0)
+    weight = conv.weight.detach()
+    side = 2 * max(conv.kernel_size) + 1  # odd, so that uneven padding shows
+    images = torch.rand((1, conv.in_channels, side, side), generator=generator).to(weight)
+    scale, shift = (torch.rand((2, conv.out_channels), generator=generator) + 0.5).to(weight)
+    try:
+        with torch.no_grad():
+            plain = _convolved(conv, images, weight, None)
+            scaled = _convolved(conv, images, weight * scale[:, None, None, None], shift)
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    return _agree(scaled, plain * scale[:, None, None] + shift[:, None, None])
+
+
+def _norm_is_affine(norm: nn.BatchNorm2d) -> bool:
+    """Whether this BatchNorm, in eval mode, is scale and shift by its statistics, then its `drop` and `act` if any."""
+    if norm.running_mean is None or norm.running_var is None:
+        return False
+    if type(norm) is nn.BatchNorm2d:
+        return True
+    images = torch.rand((1, norm.num_features, 3, 3), generator=torch.Generator().manual_seed(0)).to(norm.running_mean)
+    images = 4 * images - 2
+    with torch.no_grad():
+        was_training = [layer for layer in norm.modules() if layer.training]
+        norm.eval()
+        try:
+            normed = F.batch_norm(images, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+            expected = _activated(norm, normed)
+            found = norm(images)
+        except (RuntimeError, AttributeError, TypeError):
+            return False
+        finally:
+            for layer in was_training:
+                layer.training = True
+    return _agree(found, expected)
+
+
+# ---- the arithmetic --------------------------------------------------------------------------------------------------
+
+
+def folded_weight(conv: nn.Conv2d | FoldedConv, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(weight [out in/groups h w], bias [out]) of the one convolution that equals conv, then norm in eval mode."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    bias = -mean * scale if norm.bias is None else norm.bias - mean * scale
+    return conv.weight * scale[:, None, None, None], bias
+
+
+def _convolved(conv: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What `conv` would give with this weight and bias; its own are not touched."""
+    if type(conv) is nn.Conv2d:
+        return conv._conv_forward(images, weight, bias)
+    double = copy.copy(conv)
+    # A Module's copy shares its dictionaries; these two are made its own, so that plain tensors can stand in.
+    double.__dict__ = {**conv.__dict__, "_parameters": {}, "_buffers": {}, "weight": weight, "bias": bias}
+    return double.forward(images)
+
+
+def _activated(norm: nn.Module, images: Tensor) -> Tensor:
+    """What comes after the normalisation inside timm's BatchNormAct2d; nothing for a plain BatchNorm2d."""
+    for name in ("drop", "act"):
+        layer = norm._modules.get(name)
+        if layer is not None:
+            images = layer(images)
+    return images
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether the largest difference is within TOLERANCE of the largest value; NaN never agrees."""
+    if found.shape != expected.shape:
+        return False
+    difference = (found.float() - expected.float()).abs().max().item()
+    return difference <= TOLERANCE * max(expected.float().abs().max().item(), 1e-6)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+class FoldedConv(nn.Module):
+    """A convolution that also does the BatchNorm after it; holds the convolution's own parameters under their names."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        # In tuples, so that neither becomes a submodule: the state dict keeps its names. copy.deepcopy follows them.
+        self._norm = (norm,)
+        self._conv = (_emptied(conv),)
+        self.train(conv.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight, bias = folded_weight(self, self._norm[0])
+        return _convolved(self._conv[0], images, weight, bias)
+
+    def extra_repr(self) -> str:
+        return self._conv[0].extra_repr() + ", with BatchNorm"
+
+
+class FoldedNorm(nn.BatchNorm2d):
+    """A BatchNorm whose work is done by the convolution before it; only the activation, where it has one, is left.
+
+    Its parameters and statistics stay here under their names. The statistics never move, in train mode either.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        nn.Module.__init__(self)
+        # The same tensors and sublayers, in dictionaries of its own; then the plain settings (eps, momentum, …).
+        own = {name: dict(value) if isinstance(value, dict) else value for name, value in norm.__dict__.items()}
+        self.__dict__.update(own)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _activated(self, input)
+
+
+def _emptied(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution with the same settings and no parameters."""
+    shell = copy.copy(conv)
+    shell.__dict__ = {**conv.__dict__, "_parameters": {"weight": None, "bias": None}, "_buffers": {}}
+    return shell
+
+
+def fold_trainable(module: nn.Module, example: Tensor, *, inplace: bool = False) -> nn.Module:
+    """The module with its BatchNorms folded into their convolutions, for training with frozen statistics.
+
+    Parameters and buffers keep their names, so state dicts fit both forms; gradients of all parameters are those of
+    the unfolded module with BatchNorm in eval mode. The result shares nothing with `module`, or with `inplace` is
+    `module`, its parameter objects the same. example [b 3 s s], of the module's device and type.
+
+    If the result differs from the module on the example by more than TOLERANCE, nothing is folded:
+    `folded_count` tells.
+    """
+    folded = module if inplace else copy.deepcopy(module)
+    expected = _evaluated(folded, example)
+    replaced: list[tuple[str, nn.Module]] = []
+    for pair in _pairs(folded, example):
+        conv, norm = folded.get_submodule(pair.conv), folded.get_submodule(pair.norm)
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        new = FoldedNorm(norm)
+        replace(folded, pair.norm, new)
+        replace(folded, pair.conv, FoldedConv(conv, new))
+        replaced += [(pair.norm, norm), (pair.conv, conv)]
+    if replaced and not _same(folded, example, expected):
+        for name, layer in replaced:
+            replace(folded, name, layer)
+    return folded
+
+
+def folded_count(module: nn.Module) -> int:
+    """How many BatchNorms are folded in a module from `fold_trainable` or `fold_for_inference`; 0 if it fell back."""
+    return sum(isinstance(layer, (FoldedConv, FrozenConv)) for layer in module.modules())
+
+
+def _evaluated(module: nn.Module, example: Tensor) -> Tensor:
+    """The module's output on the example in eval mode, no gradient; the modes are put back."""
+    was_training = [layer for layer in module.modules() if layer.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            return module(example).clone()
+    finally:
+        for layer in was_training:
+            layer.training = True
+
+
+def _same(module: nn.Module, example: Tensor, expected: Tensor) -> bool:
+    """Whether the module gives the expected output; not when it fails (it may have looked into a layer we replaced)."""
+    try:
+        return _agree(_evaluated(module, example), expected)
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False
+
+
+# ---- inference -------------------------------------------------------------------------------------------------------
+
+
+class FrozenConv(nn.Module):
+    """Convolution, BatchNorm and activation as one step with constant weights; takes no gradient.
+
+    On the CPU in float32 the activation is applied inside the convolution by oneDNN; elsewhere one after the other.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: nn.Module | None, *, fused: bool) -> None:
+        super().__init__()
+        with torch.no_grad():
+            weight, bias = folded_weight(conv, norm)
+        self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("bias", bias.detach().clone())
+        self._conv = (_emptied(conv),)
+        self.act = act or nn.Identity()
+        self._attribute = _FUSED.get(type(self.act)) if fused else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        conv = self._conv[0]
+        if self._attribute is None or images.device.type != "cpu" or images.dtype != torch.float32:
+            return self.act(_convolved(conv, images, self.weight, self.bias))
+        padding = conv.padding
+        if _pads_like_tensorflow(conv):
+            images, padding = _padded_same(images, conv)
+        return torch.ops.mkldnn._convolution_pointwise(
+            images, self.weight, self.bias, list(padding), list(conv.stride), list(conv.dilation), conv.groups,
+            self._attribute, _SCALARS.get(self._attribute, []), "",
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return self._conv[0].extra_repr() + ", with BatchNorm"
+
+
+def fold_for_inference(module: nn.Module, example: Tensor) -> nn.Module:
+    """A frozen copy, in channels_last and eval mode, of the same function and as fast as plain PyTorch makes it.
+
+    The output agrees with the module's within TOLERANCE on the example [b 3 s s]; forms that fail this check are left
+    for the next plainer one: activations inside convolutions, BatchNorms folded, only channels_last. It shares
+    nothing with `module`, learns nothing, and its state dict is its own.
+    """
+    expected = _evaluated(module, example)
+    plain = _frozen(module)
+    pairs = _pairs(module, example)
+    for fused in (True, False):
+        if not pairs or (fused and not _has_fused_kernel(example)):
+            continue
+        candidate = copy.deepcopy(plain)
+        for pair in pairs:
+            _freeze_pair(candidate, pair, fused=fused)
+        candidate.to(memory_format=torch.channels_last)
+        if _same(candidate, example, expected):
+            return candidate
+    return plain
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _freeze_pair(module: nn.Module, pair: _Pair, *, fused: bool) -> None:
+    """Put one FrozenConv where the convolution was, and nothing where BatchNorm and activation were."""
+    conv, norm = module.get_submodule(pair.conv), module.get_submodule(pair.norm)
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    inner = norm._modules.get("act")
+    drop = norm._modules.get("drop")
+    act = inner
+    if pair.act is not None and (inner is None or isinstance(inner, nn.Identity)):
+        act = module.get_submodule(pair.act)
+        replace(module, pair.act, nn.Identity())
+    kernel = fused and (type(conv) is nn.Conv2d or _pads_like_tensorflow(conv)) and conv.padding_mode == "zeros"
+    kernel = kernel and not isinstance(conv.padding, str) and (drop is None or isinstance(drop, nn.Identity))
+    if drop is not None and not isinstance(drop, nn.Identity):
+        act = nn.Sequential(drop, act or nn.Identity())
+    replace(module, pair.conv, FrozenConv(conv, norm, act, fused=kernel))
+    replace(module, pair.norm, nn.Identity())
+
+
+def _has_fused_kernel(example: Tensor) -> bool:
+    return (
+        example.device.type == "cpu"
+        and example.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def _pads_like_tensorflow(conv: nn.Conv2d) -> bool:
+    """Whether this is timm's Conv2dSame: known by name, as only the zoo imports timm; the output is checked anyway."""
+    return type(conv).__name__ == "Conv2dSame"
+
+
+def _padded_same(images: Tensor, conv: nn.Conv2d) -> tuple[Tensor, tuple[int, ...]]:
+    """Images padded so that the output side is ceil(side / stride); even padding is left to the convolution."""
+    axes = zip(images.shape[-2:], conv.stride, conv.kernel_size, conv.dilation, strict=True)
+    totals = [
+        max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+        for side, stride, kernel, dilation in axes
+    ]
+    if all(total % 2 == 0 for total in totals):
+        return images, tuple(total // 2 for total in totals)
+    height, width = totals
+    return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2)), (0, 0)

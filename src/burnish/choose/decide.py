@@ -1,0 +1,64 @@
+"""Which model is kept, by validation; the simpler one unless the other is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from burnish.backbones.classifier import Classifier
+from burnish.choose.material import Bench, Material
+from burnish.choose.probing import Probed
+from burnish.choose.proof import Contender
+from burnish.choose.tuning import Tuned
+from burnish.measure.calibration import temperature
+from burnish.methods.base import assembled
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice the run made, with its reason and the numbers behind it."""
+
+    what: str
+    why: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for result.json."""
+        return {"what": self.what, "why": self.why, "numbers": self.numbers}
+
+
+def probe_contender(probed: Probed, bench: Bench) -> Contender:
+    """The frozen trunk under the head that was fitted to the train and val images."""
+    classifier: Classifier = assembled(bench.backbone, probed.choice.head)
+    # The head's own temperature is in its weights already: cross-validation chose it.
+    return Contender("probe", classifier, probed.preprocess, 1.0, probed.choice.accuracy)
+
+
+def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contender:
+    """The best trained candidate, its temperature fitted on the validation images."""
+    labels = material.labels[material.val_rows]
+    return Contender(method, tuned.classifier, tuned.preprocess, temperature(tuned.best.logits, labels), tuned.best.accuracy)
+
+
+def probe_decision(probed: Probed) -> Decision:
+    """Why this head."""
+    choice = probed.choice
+    return Decision(
+        f"head: {choice.kind}, strength {choice.strength:g}",
+        f"least cross-validated loss; right on {choice.accuracy:.1%} ± {choice.standard_error:.1%} of images left out",
+        {"accuracy": choice.accuracy, "standard_error": choice.standard_error, "loss": choice.loss, "n": len(choice.right)},
+    )
+
+
+def keep_tuned(probed: Probed, tuned: Tuned, *, method: str) -> tuple[bool, Decision]:
+    """Whether the tuned model replaces the probe: more val images right than the probe that saw the same training images."""
+    right = probed.val_right
+    before, after, n = float(right.mean()), tuned.best.accuracy, len(right)
+    keep = after > before
+    errors = [float(np.sqrt(value * (1 - value) / n)) for value in (before, after)]
+    why = f"validation {after:.1%} ± {errors[1]:.1%} against {before:.1%} ± {errors[0]:.1%} for the probe ({n} images)"
+    numbers = {"tuned": after, "probe": before, "n": n, "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates}}
+    what = f"{method} kept, weights: {tuned.best.name}" if keep else f"probe kept: {method} was not better"
+    return keep, Decision(what, why, numbers)

@@ -1,0 +1,91 @@
+"""What every stage of a run works on: labelled pixels by split, the backbone, the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from burnish.backbones.spec import Backbone
+from burnish.data.cache import Pixels, read_pixels, typical_side
+from burnish.data.catalog import Catalog, Splits
+from burnish.data.sources import without
+from burnish.data.split import restricted
+from burnish.errors import NotEnoughData, shown
+from burnish.recipe import Recipe
+from burnish.runtime import Clock, Watcher, cores
+
+
+@dataclass(frozen=True)
+class Material:
+    """Decoded images for fitting (train and val) and for the proof (test)."""
+
+    catalog: Catalog
+    fitting: Pixels  # train and val images, in catalogue order
+    labels: np.ndarray  # int64 [n] of the fitting images
+    is_val: np.ndarray  # bool [n]
+    test: Pixels
+    test_labels: np.ndarray  # int64 [m]; read once, by the proof
+
+    @property
+    def train_rows(self) -> np.ndarray:
+        """Rows of `fitting` that are trained on."""
+        return np.flatnonzero(~self.is_val)
+
+    @property
+    def val_rows(self) -> np.ndarray:
+        """Rows of `fitting` that choices are made on."""
+        return np.flatnonzero(self.is_val)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the work is done: the settled recipe, the pretrained network, device, clock and onlooker."""
+
+    recipe: Recipe
+    backbone: Backbone
+    device: torch.device
+    clock: Clock
+    watcher: Watcher
+
+
+def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Splits]:
+    """Decode every image of the splits once, each for what it is needed for; splits and catalogue without the unreadable.
+
+    Raises NotEnoughData when a class loses all its images, or too many for training.
+    """
+    preprocess = bench.backbone.preprocess
+    ids = np.sort(np.concatenate([splits.train, splits.val]))
+    bench.watcher.stage("decode", total=len(ids) + len(splits.test))
+    side = stored_side(catalog, preprocess.size / preprocess.crop)
+    read = partial(read_pixels, catalog, preprocess=preprocess, workers=cores(), on_progress=lambda _: bench.watcher.advance(1))
+    fitting, test = read(ids, stored_side=side), read(splits.test)
+    named = (*fitting.named, *test.named)
+    if named:
+        left = without(catalog, named)
+        splits, catalog, before = restricted(splits, catalog, left), left, catalog
+        place = {path: row for row, path in enumerate(left.paths)}
+        fitting, test = (
+            replace(pixels, ids=np.array([place[before.paths[row]] for row in pixels.ids], np.int64)) for pixels in (fitting, test)
+        )
+        bench.watcher.say(f"{len(named)} images cannot be read and are left out; first: {shown(named[0].path)}: {named[0].reason}")
+    require_trainable(catalog, splits)
+    is_val = np.isin(fitting.ids, splits.val)
+    return Material(catalog, fitting, catalog.labels[fitting.ids], is_val, test, catalog.labels[test.ids]), splits
+
+
+def require_trainable(catalog: Catalog, splits: Splits) -> None:
+    """NotEnoughData unless every class has a training image and there is something to test on."""
+    lacking = np.flatnonzero(np.bincount(catalog.labels[splits.train], minlength=len(catalog.classes)) == 0)
+    if len(lacking):
+        name = shown(repr(catalog.classes[lacking[0]]))
+        raise NotEnoughData(f"class {name} has no readable training image; add some, or remove the class")
+    if len(splits.test) == 0:
+        raise NotEnoughData("the data has no readable test image, so nothing could be proven; add some, or give no test split")
+
+
+def stored_side(catalog: Catalog, wanted: float) -> int:
+    """Pixels a side of the images that training crops are cut from: no larger than the originals make sense of."""
+    return int(max(64, min(round(wanted), typical_side(catalog) or round(wanted))))

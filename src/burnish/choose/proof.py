@@ -1,0 +1,50 @@
+"""The proof: test images, looked at once, by the frozen probe and by the tuned model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import softmax
+
+from burnish.backbones.classifier import Classifier
+from burnish.choose.material import Bench, Material
+from burnish.choose.probing import plain_at
+from burnish.choose.tuning import logits_of
+from burnish.data.cache import Rows
+from burnish.terms import Preprocess
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A finished model, every choice about it made."""
+
+    name: str  # the method: "probe", "full"
+    classifier: Classifier
+    preprocess: Preprocess
+    temperature: float  # logits are divided by it
+    validation_accuracy: float  # fraction; the probe's is cross-validated when it is fitted to all images
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One contender's probabilities on the test images."""
+
+    contender: Contender
+    probabilities: np.ndarray  # float64 [m k]
+    right: np.ndarray  # bool [m]
+
+
+def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -> list[Tested]:
+    """Every contender on the same test images; nothing is chosen after this (P5)."""
+    tested = []
+    for contender in contenders:
+        bench.watcher.stage(f"test, {contender.name}", total=len(material.test_labels))
+        images: Rows = material.test.plain
+        if contender.preprocess != bench.backbone.preprocess:
+            images = plain_at(material, material.test.ids, contender.preprocess)
+        logits = logits_of(contender.classifier, images, contender.preprocess, bench).astype(np.float64)
+        probabilities = softmax(logits / contender.temperature, axis=1)
+        bench.watcher.advance(len(images))
+        tested.append(Tested(contender, probabilities, probabilities.argmax(1) == material.test_labels))
+    return tested

@@ -1,0 +1,127 @@
+"""The trained stage: a gradient method from the probe's head, on the clock, and the candidates it leaves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from burnish.backbones.classifier import Classifier
+from burnish.backbones.fold import fold_for_inference, fold_trainable
+from burnish.choose.material import Bench, Material
+from burnish.choose.plan import Plan
+from burnish.choose.probing import Probed, plain_at
+from burnish.data.cache import Rows
+from burnish.data.views import normalised
+from burnish.methods.base import Method, Tunable
+from burnish.terms import Preprocess
+from burnish.train.averaging import Average, State, between
+from burnish.train.features import batched, outputs
+from burnish.train.loop import Diverged, Epoch, TrainingImages, tune
+
+_WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One set of weights, looked at on the validation images."""
+
+    name: str  # "tuned (EMA)", "tuned (last)", "WiSE 0.50"
+    state: State  # of the movable parameters
+    accuracy: float  # on val, fraction
+    loss: float  # on val, nats
+    logits: np.ndarray  # float32 [v k]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best of the trained candidates, as a classifier."""
+
+    classifier: Classifier
+    preprocess: Preprocess  # at the size it was tuned for
+    best: Candidate
+    candidates: tuple[Candidate, ...]
+
+
+class Tuning:
+    """The state of a tuning run: iterate it for epochs, then ask for `best`. Only this object changes."""
+
+    def __init__(self, tunable: Tunable, method: Method, made: Plan, probed: Probed, material: Material, bench: Bench) -> None:
+        assert made.schedule is not None
+        self.tunable, self.method, self.plan = tunable, method, made
+        self.material, self.bench, self.flip = material, bench, probed.flip
+        self.preprocess = replace(bench.backbone.preprocess, size=made.final_size)
+        tunable.classifier.to(bench.device, memory_format=torch.channels_last)
+        self.start = {name: value.detach().clone() for name, value in tunable.classifier.named_parameters()}
+        self.average = Average(tunable)
+        self.shell = copy.deepcopy(tunable.classifier)  # evaluates other weights without touching those in training
+        self.val_plain: Rows | None = None
+        self.diverged: str | None = None
+
+    def epochs(self) -> Iterator[tuple[Epoch, Candidate]]:
+        """Train; after each epoch, what the moving average is worth on the validation images."""
+        recipe, fitting, rows = self.bench.recipe, self.material.fitting, self.material.train_rows
+        assert self.plan.schedule is not None and fitting.stored is not None
+        images = TrainingImages(
+            fitting.stored if len(rows) == len(fitting.ids) else fitting.stored[rows],
+            fitting.aspects[rows],
+            self.material.labels[rows],
+            fitting.ids[rows],
+            tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
+        )
+        example = normalised(fitting.plain[:2], self.preprocess).to(self.bench.device)
+        module = fold_trainable(self.tunable.classifier, example, inplace=True)
+        try:
+            for epoch in tune(
+                self.tunable,
+                images,
+                self.plan.schedule,
+                module=module,
+                average=self.average,
+                preprocess=self.preprocess,
+                device=self.bench.device,
+                seed=recipe.seed,
+                flip=self.flip,
+                weight_decay=recipe.weight_decay,
+                label_smoothing=recipe.label_smoothing,
+            ):
+                yield epoch, self.looked_at("tuned (EMA)", self.average.state())
+        except Diverged as error:
+            self.diverged = str(error)
+
+    def best(self) -> Tuned:
+        """The candidate with the highest validation accuracy; among equals the one with the least loss."""
+        end = self.average.state()
+        candidates = [self.looked_at("tuned (EMA)", end)]
+        candidates += [self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share)) for share in _WISE_SHARES]
+        best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))
+        return Tuned(self.classifier(best), self.preprocess, best, tuple(candidates))
+
+    def classifier(self, candidate: Candidate) -> Classifier:
+        """A classifier of its own with the candidate's weights, in eval mode, on the CPU."""
+        made = copy.deepcopy(self.shell)
+        made.load_state_dict({**made.state_dict(), **candidate.state})
+        return made.eval().cpu()
+
+    def looked_at(self, name: str, state: State) -> Candidate:
+        """The candidate of that name with its validation logits, accuracy and loss."""
+        if self.val_plain is None:
+            self.val_plain = plain_at(self.material, self.material.fitting.ids[self.material.val_rows], self.preprocess)
+        labels = self.material.labels[self.material.val_rows]
+        self.shell.load_state_dict({**self.shell.state_dict(), **state})
+        logits = logits_of(self.shell, self.val_plain, self.preprocess, self.bench)
+        loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+        return Candidate(name, state, float((logits.argmax(1) == labels).mean()), loss, logits)
+
+
+def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
+    """Logits float32 [n k] of plain images, by the fast form of the network."""
+    if len(images) == 0:
+        return np.zeros((0, classifier.head.out_features), np.float32)
+    example = normalised(images[:2], preprocess).to(bench.device)
+    fast = fold_for_inference(classifier.to(bench.device), example)
+    return outputs(fast, batched(images), preprocess=preprocess, device=bench.device)

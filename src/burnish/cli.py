@@ -1,0 +1,258 @@
+"""argv to verb to printed page. No logic lives here, and torch is imported only when a verb runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from burnish.errors import BurnishError, Interrupted, shown
+from burnish.recipe import Recipe
+
+app = typer.Typer(
+    name="burnish",
+    help="From a folder of labelled images and a pretrained network to the best classifier a time budget allows, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_DEFAULT = Recipe()
+_DATA = "Class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or: demo"
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")]
+
+
+def _number_or_auto(text: str, kind: type) -> Any:
+    """The option's value: "auto" stays a word, anything else is a number or a mistake for Recipe to name."""
+    if text == "auto":
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA)],
+    model: Annotated[str, typer.Option(help="A name from: burnish models, or NAME=FILE.safetensors")] = _DEFAULT.model,
+    method: Annotated[str, typer.Option(help="auto, or a name from: burnish methods")] = _DEFAULT.method,
+    budget: Annotated[str, typer.Option(help='Wall clock from start to exit: "90s", "10m", "1h30m", or "none"')] = "10m",
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder  [default: runs/NAME-N]")] = None,
+    epochs: Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
+    image_size: Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images a step, or auto")] = "auto",
+    learning_rate: Annotated[str, typer.Option(help="Peak, of the head and the last stage, or auto")] = "auto",
+    stage_decay: Annotated[float, typer.Option(help="Each earlier stage learns at this fraction")] = _DEFAULT.stage_decay,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices and kernels")] = _DEFAULT.weight_decay,
+    label_smoothing: Annotated[float, typer.Option(help="Fraction, 0 to 1")] = _DEFAULT.label_smoothing,
+    flip: Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")] = "auto",
+    val_fraction: Annotated[float, typer.Option(help="Of the training images, if the data has no val")] = _DEFAULT.val_fraction,
+    test_fraction: Annotated[float, typer.Option(help="Of all images, if the data has no test")] = _DEFAULT.test_fraction,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = _DEFAULT.device,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Tune a pretrained network on DATA, prove that it helped, save it."""
+    from burnish import api
+    from burnish.screen import watcher_for
+
+    settings = {
+        "model": model,
+        "method": method,
+        "epochs": _number_or_auto(epochs, int),
+        "seed": seed,
+        "image_size": _number_or_auto(image_size, int),
+        "batch_size": _number_or_auto(batch_size, int),
+        "learning_rate": _number_or_auto(learning_rate, float),
+        "stage_decay": stage_decay,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "flip": flip,
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+        "device": device,
+    }
+    clock = api.clock_for(budget)
+    with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+        result = api.fit(data, budget=budget, out=out, watcher=watcher, clock=clock, **settings)
+    if json_:
+        _print_json({"run": str(result.folder), **result.facts})
+    else:
+        from burnish.screen import print_verdict
+
+        print_verdict(result)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA + ". Of data with splits, the test images.")],
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Score a run's model on other labelled images."""
+    from burnish import api
+    from burnish.screen import print_evaluation, watcher_for
+
+    with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
+        found = api.evaluate(run, data, watcher=watcher)
+    if json_:
+        _print_json({"scores": found.scores.to_json(), "named": found.named})
+    else:
+        print_evaluation(found)
+
+
+@app.command()
+def predict(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers there as CSV.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
+    json_: Json = False,
+) -> None:
+    """Name the class of each image."""
+    from burnish import api
+    from burnish.screen import print_predictions
+
+    unreadable = 0
+    stream = api.predict_stream(run, images, top=top)
+    if csv is not None:
+        unreadable = api.write_predictions(csv, stream, top=top)
+    elif json_:
+        rows = list(stream)
+        unreadable = sum(row.problem is not None for row in rows)
+        _print_json([row.to_json() for row in rows])
+    else:
+        unreadable = print_predictions(stream)
+    if unreadable:
+        typer.echo(f"{unreadable} of the images could not be read", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write a finished run's report.html anew and print its path."""
+    from burnish import api
+
+    typer.echo(shown(str(api.report(run))))
+
+
+@app.command()
+def models(
+    query: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'resnet*'.")] = "",
+    json_: Json = False,
+) -> None:
+    """List pretrained networks and where their weights are."""
+    from burnish import api
+    from burnish.screen import print_models
+
+    rows = api.models(query)
+    if json_:
+        from dataclasses import asdict
+
+        _print_json([asdict(row) for row in rows])
+    else:
+        print_models(rows, query)
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None, json_: Json = False) -> None:
+    """List the fine-tuning methods, or describe one."""
+    from burnish import api
+    from burnish.screen import print_methods
+
+    found = api.methods(name)
+    if json_:
+        _print_json([{"name": one.name, "summary": one.summary, "when": one.when, "paper": one.paper} for one in found])
+    else:
+        print_methods(found, full=name is not None)
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Say what this machine has, what works, and what to fix."""
+    from burnish import doctor as checks
+    from burnish.screen import print_doctor
+
+    found = checks.examine()
+    if json_:
+        _print_json([one.to_json() for one in found])
+    else:
+        print_doctor(found)
+    if any(one.state == "broken" for one in found):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    if version:
+        from burnish import __version__
+
+        typer.echo(f"burnish {__version__}")
+        raise typer.Exit
+    if debug:
+        os.environ["BURNISH_DEBUG"] = "1"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and leave with 0, 1 (some images unreadable), 2 (a mistake) or 130 (interrupted)."""
+    signal.signal(signal.SIGTERM, _terminated)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" in words:  # accepted anywhere on the line
+        words = ["--debug", *(word for word in words if word != "--debug")]
+    try:
+        app(args=words, standalone_mode=False)
+    except BurnishError as error:
+        _leave(str(error), error.exit_code, error)
+    except KeyboardInterrupt as error:
+        _leave("interrupted; what was saved is kept: the run folder's package can predict and evaluate", 130, error)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        click_said = getattr(error, "format_message", None)
+        if click_said is None:
+            if os.environ.get("BURNISH_DEBUG"):
+                raise
+            _leave(f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug and report it", 70, error)
+        _leave(click_said() + " (see: burnish --help)", 2, error)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _leave(text: str, code: int, error: BaseException) -> None:
+    """Print one sentence to stderr and leave; with --debug the traceback before it."""
+    if os.environ.get("BURNISH_DEBUG") and not isinstance(error, Interrupted):
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"burnish: {shown(text)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_json(value: Any) -> None:
+    from burnish.result import plain
+
+    json.dump(plain(value), sys.stdout, ensure_ascii=False, indent=1, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

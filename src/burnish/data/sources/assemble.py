@@ -1,0 +1,147 @@
+"""From labelled files to a Catalog, and the checks that every source shares (P2, P4)."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from burnish.data.catalog import Catalog, Named
+from burnish.errors import DataError, NotEnoughData, nearest, shown
+
+ENOUGH = 3  # images of a class: one each to train, to choose and to prove
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One image file with its label."""
+
+    path: str  # relative to the source's root
+    label: str
+    split: str | None = None
+    group: str | None = None
+
+
+def class_name(text: str) -> str:
+    """The name under which a class is stored and matched: Unicode NFC, so that two ways of typing é are one."""
+    return unicodedata.normalize("NFC", text)
+
+
+def assemble(root: Path, images: Iterable[Labelled], named: Iterable[Named], *, source: str) -> Catalog:
+    """The Catalog of labelled files, ordered by class and path; labels are taken as given.
+
+    Where one image has a group, an image without one is a group of its own.
+    """
+    ordered = sorted(images, key=lambda image: (image.label, image.path))
+    classes = tuple(sorted({image.label for image in ordered}))
+    number = {name: index for index, name in enumerate(classes)}
+    grouped = any(image.group for image in ordered)
+    return Catalog(
+        root=root,
+        paths=tuple(image.path for image in ordered),
+        labels=np.array([number[image.label] for image in ordered], np.int64),
+        classes=classes,
+        splits=tuple(image.split for image in ordered),
+        groups=tuple(image.group or image.path for image in ordered) if grouped else None,
+        named=tuple(sorted(named, key=lambda one: (one.path, one.reason))),
+        source=source,
+    )
+
+
+def require_usable(catalog: Catalog) -> None:
+    """Nothing, if a classifier can be trained on the catalogue.
+
+    Raises NotEnoughData when there are fewer than two classes, or a class has too few images (three, where the splits
+    are still to be drawn), and DataError when val or test hold a class that train does not.
+    """
+    if len(catalog.classes) < 2:
+        only = f"the one class '{shown(catalog.classes[0])}'" if catalog.classes else "no class with images"
+        raise NotEnoughData(
+            f"{shown(str(catalog.root))} holds {only}, expected at least two. Give each class a folder of its own: "
+            f"DATA/cat/1.jpg, DATA/dog/1.jpg.{_named_in_words(catalog.named)}"
+        )
+    if "val" in catalog.splits or "test" in catalog.splits:
+        _require_known_classes(catalog)
+    else:
+        _require_enough_of_each(catalog)
+
+
+def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
+    """The catalogue less the files in `named`, which move to its own `named`; the classes stay as they are.
+
+    Raises NotEnoughData naming the class that has lost all of its images. `require_usable` judges what is left.
+    """
+    reasons = {one.path: one.reason for one in named}
+    kept = [index for index, path in enumerate(catalog.paths) if path not in reasons]
+    if len(kept) + len(reasons) != len(catalog):
+        strangers = sorted(set(reasons) - set(catalog.paths))
+        raise ValueError(f"not in the catalogue: {strangers[:3]}")
+    before = np.bincount(catalog.labels, minlength=len(catalog.classes))
+    after = np.bincount(catalog.labels[kept], minlength=len(catalog.classes))
+    for index in np.flatnonzero((after == 0) & (before > 0)):
+        first = catalog.paths[int(np.argmax(catalog.labels == index))]
+        raise NotEnoughData(
+            f"All {before[index]} images of class '{shown(catalog.classes[index])}' are unreadable "
+            f"(first: {shown(first)}: {reasons[first]}). Replace the files or remove the class."
+        )
+    return replace(
+        catalog,
+        paths=tuple(catalog.paths[index] for index in kept),
+        labels=catalog.labels[kept],
+        splits=tuple(catalog.splits[index] for index in kept),
+        groups=None if catalog.groups is None else tuple(catalog.groups[index] for index in kept),
+        named=tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason))),
+    )
+
+
+def _require_known_classes(catalog: Catalog) -> None:
+    """DataError when a class of val or test is not in train."""
+    in_train = {
+        int(label) for label, split in zip(catalog.labels, catalog.splits, strict=True) if split in ("train", None)
+    }
+    known = [catalog.classes[label] for label in sorted(in_train)]
+    for label, split, path in zip(catalog.labels, catalog.splits, catalog.paths, strict=True):
+        if int(label) not in in_train:
+            unknown = catalog.classes[label]
+            raise DataError(
+                f"{split} holds the class '{shown(unknown)}' ({shown(path)}), which train does not. "
+                f"{_nearest_classes(unknown, known)} Rename it, remove it, or add training images of it."
+            )
+    if len(known) < 2:
+        raise NotEnoughData(
+            f"train holds {len(known)} class, expected at least two. Add training images of another class."
+        )
+
+
+def _nearest_classes(unknown: str, known: list[str]) -> str:
+    """A sentence with the classes of train nearest to an unknown one."""
+    return f"Nearest in train: {nearest(unknown, known)}." if known else "No class of train has usable images."
+
+
+def _require_enough_of_each(catalog: Catalog) -> None:
+    """NotEnoughData when a class has fewer images than the splits that are still to be drawn."""
+    counts = np.bincount(catalog.labels, minlength=len(catalog.classes))
+    scarce = [f"'{shown(catalog.classes[index])}' has {counts[index]}" for index in np.flatnonzero(counts < ENOUGH)]
+    if scarce:
+        more = f", and {len(scarce) - 5} more classes" if len(scarce) > 5 else ""
+        raise NotEnoughData(
+            f"Too few images: class {', '.join(scarce[:5])}{more}; expected at least {ENOUGH}, one each for train, val "
+            "and test. Add images, merge or remove the class, or give the splits yourself (folders train/ and test/, "
+            f"or a split column).{_named_in_words(catalog.named)}"
+        )
+
+
+def _named_in_words(named: Sequence[Named]) -> str:
+    """What was set aside, as a sentence by reason; nothing when nothing was."""
+    if not named:
+        return ""
+    reasons = Counter(one.reason for one in named).most_common(3)
+    return (
+        f" Not used: {len(named)} files or folders ("
+        + "; ".join(f"{count} {reason}" for reason, count in reasons)
+        + ")."
+    )

@@ -1,0 +1,129 @@
+"""Images sorted into folders: DATA/class/… or DATA/{train,val,test}/class/…"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from burnish.data.catalog import Catalog, Named
+from burnish.data.sources.assemble import Labelled, assemble, class_name
+from burnish.data.sources.scan import Scan, scan
+from burnish.errors import DataError, NotEnoughData, shown
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def open_folder(root: Path, *, for_training: bool) -> Catalog:
+    """The catalogue of a folder; images deeper than their class folder belong to that class.
+
+    Raises DataError, or NotEnoughData for a folder without images.
+    """
+    found = scan(root)
+    _refuse_unsorted(root, found)
+    with_images = {_first(path) for path in found.images if "/" in path}
+    splits = _split_folders(root, found, with_images)
+    if for_training and splits and "train" not in splits.values():
+        raise DataError(
+            f"{shown(str(root))} holds {_listed(splits)} but no train/. Add train/ with one folder per class, "
+            "or put the class folders directly into the data folder to have the splits drawn."
+        )
+    images, named, folders_of = [], list(found.named), defaultdict(set)
+    for path in found.images:
+        split, inside = _taken_off(path, splits)
+        folder, slash, _ = inside.partition("/")
+        if not slash:
+            named.append(Named(path, "an image beside the class folders, in none of them"))
+            continue
+        images.append(Labelled(path, class_name(folder), split))
+        folders_of[split, class_name(folder)].add(folder)
+    _refuse_twins(folders_of.values())
+    named += _without_images(found, splits, with_classes={split_and_class(image.path, splits) for image in images})
+    return assemble(root, images, named, source="split folders" if splits else "folder")
+
+
+def split_and_class(path: str, splits: dict[str, str]) -> str:
+    """The class folder of an image, with the split folder before it where there is one."""
+    return "/".join(path.split("/")[: 2 if splits else 1])
+
+
+def _refuse_unsorted(root: Path, found: Scan) -> None:
+    """NotEnoughData for a folder without images or without class folders."""
+    if not found.images:
+        aside = f": {len(found.named)} other files or folders" if found.named else ""
+        raise NotEnoughData(
+            f"{shown(str(root))} holds no images{aside}. Give a folder with one folder of images per class: "
+            "DATA/cat/1.jpg, DATA/dog/1.jpg."
+        )
+    if not any("/" in path for path in found.images):
+        raise NotEnoughData(
+            f"{shown(str(root))} holds {len(found.images)} images but no class folders. Move each image into a folder "
+            "with the name of its class (DATA/cat/1.jpg, DATA/dog/1.jpg), or list them in a CSV with the columns "
+            "path,label."
+        )
+
+
+def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, str]:
+    """Folder name -> split word, if the top folders are splits that hold class folders; {} if they are classes.
+
+    A data set with a class called "train" (beside "car" and "plane") stays one of class folders.
+    """
+    splits = {name: SPLIT_FOLDERS[name.lower()] for name in sorted(with_images) if name.lower() in SPLIT_FOLDERS}
+    nested = {_first(path) for path in found.images if path.count("/") >= 2}
+    others = sorted(with_images - set(splits))
+    if not splits or (others and len(splits) == 1) or not nested & set(splits):
+        if splits and not others:
+            raise DataError(
+                f"{shown(str(root))} holds {_listed(splits)} with images but no class folders in them. "
+                "Give each class a folder of its own: train/cat/1.jpg, train/dog/1.jpg."
+            )
+        return {}
+    if others:
+        raise DataError(
+            f"Beside {_listed(splits)} stands the folder '{shown(others[0])}', which is no split. "
+            "Expected train/, val/ and test/ only: move it elsewhere."
+        )
+    if len(set(splits.values())) < len(splits):
+        raise DataError(f"{_listed(splits)} name the same split twice. Keep one of them, or merge them.")
+    return splits
+
+
+def _taken_off(path: str, splits: dict[str, str]) -> tuple[str | None, str]:
+    """The split word of an image and its path below the split folder; None and the whole path without splits."""
+    if not splits:
+        return None, path
+    folder, slash, inside = path.partition("/")
+    return (splits[folder], inside) if slash else (None, path)
+
+
+def _without_images(found: Scan, splits: dict[str, str], *, with_classes: set[str]) -> list[Named]:
+    """The folders that stand where classes do and hold no image."""
+    depth = 1 if splits else 0
+    places = [path for path in found.folders if path.count("/") == depth and (not splits or _first(path) in splits)]
+    empty = [Named(path, "class folder without images") for path in places if path not in with_classes]
+    if splits:
+        tops = [path for path in found.folders if "/" not in path and path not in splits]
+        empty += [Named(path, "folder without images") for path in tops]
+    return empty
+
+
+def _refuse_twins(folders: Iterable[set[str]]) -> None:
+    """DataError when two folder names look alike and differ only in how accents are coded."""
+    for names in folders:
+        if len(names) > 1:
+            first, second = sorted(names)[:2]
+            raise DataError(
+                f"Two folders are named '{shown(first)}' and differ only in their Unicode form: {first!a} and "
+                f"{second!a}. Merge them into one."
+            )
+
+
+def _first(path: str) -> str:
+    """The topmost folder of a path."""
+    return path.partition("/")[0]
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Folder names as 'a/, b/ and c/'."""
+    *most, last = [f"{shown(name)}/" for name in names]
+    return f"{', '.join(most)} and {last}" if most else last

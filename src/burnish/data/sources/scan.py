@@ -1,0 +1,96 @@
+"""What lies in a folder: image candidates, folders, and everything else with the reason it is not used (P4)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish.data.catalog import Named
+from burnish.errors import DataError, shown
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+# Left by systems and tools, lower case; names that begin with a dot are ignored as well.
+_LITTER = ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The content of a folder, paths relative to it with forward slashes, in no promised order."""
+
+    images: list[str]  # regular files with an image suffix; whether they are images, decoding tells
+    folders: list[str]  # those that were looked into
+    named: list[Named]
+
+
+def scan(root: Path) -> Scan:
+    """Everything under `root`, without following a link to a folder or out of it; DataError if `root` cannot be listed.
+
+    An ignored folder is named once, not file by file. Symbolic links to image files inside `root` count as images.
+    """
+    real_root = os.path.realpath(root)
+    found = Scan([], [], [])
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as listing:
+                entries = list(listing)
+        except OSError as error:
+            if not folder:
+                raise DataError(f"{shown(str(root))} cannot be listed: {error.strerror}. Check the folder.") from None
+            found.named.append(Named(folder, f"the folder cannot be listed: {error.strerror}"))
+            continue
+        if folder:
+            found.folders.append(folder)
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            reason = _why_not(entry, real_root)
+            if reason is not None:
+                found.named.append(Named(path.encode("utf-8", "backslashreplace").decode(), reason))
+            else:
+                (waiting if entry.is_dir(follow_symlinks=False) else found.images).append(path)
+    return found
+
+
+def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
+    """Why an entry is neither a folder to look into nor an image candidate; None when it is one."""
+    name = entry.name
+    if name.startswith("."):
+        return "not an image: ignored, hidden"
+    if name.lower() in _LITTER:
+        return "not an image: ignored, left by a system or tool"
+    if not name.isascii() and not _is_utf8(name):
+        return "its name is not UTF-8: rename it"
+    if entry.is_symlink():
+        reason = why_not_follow(entry.path, real_root)
+        if reason is not None:
+            return reason
+    elif entry.is_dir(follow_symlinks=False):
+        return None
+    elif not entry.is_file(follow_symlinks=False):
+        return "not an image: ignored, not a regular file"
+    if not name.lower().endswith(SUFFIXES):
+        return "not an image: ignored, not an image suffix"
+    return None
+
+
+def why_not_follow(link: str, real_root: str) -> str | None:
+    """Why a symbolic link is not used; None when it leads to a regular file inside `real_root`."""
+    target = os.path.realpath(link)
+    if os.path.islink(target):  # what is left of a circle
+        return "a symbolic link that leads in a circle: not followed"
+    if os.path.commonpath((real_root, target)) != real_root:
+        return "a symbolic link out of the data folder: not followed"
+    if os.path.isdir(target):
+        return "a symbolic link to a folder: not followed"
+    return None if os.path.isfile(target) else "a symbolic link to nothing that is a file: not followed"
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a file name is text; bytes that are not UTF-8 reach Python as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

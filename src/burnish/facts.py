@@ -1,0 +1,160 @@
+"""The facts of one run as plain values: what result.json holds and the report shows."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from burnish.choose.decide import Decision
+from burnish.choose.material import Bench, Material
+from burnish.choose.proof import Contender, Tested
+from burnish.data.catalog import Splits
+from burnish.measure.calibration import ece, reliability
+from burnish.measure.scores import score
+from burnish.measure.verdict import Verdict, judge
+from burnish.runtime import cores
+
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors")
+_MISTAKES_SHOWN = 24
+
+
+def verdict_of(tested: list[Tested], kept: Contender, *, seconds: float) -> Verdict:
+    """Tuned against probe on the same test images; only the probe when nothing was tuned."""
+    probe, tuned = tested[0], tested[-1] if len(tested) > 1 else None
+    return judge(probe.right, None if tuned is None else tuned.right, seconds=seconds)
+
+
+def facts_of(
+    *,
+    tested: list[Tested],
+    kept: Contender,
+    verdict: Verdict,
+    decisions: list[Decision],
+    history: list[dict[str, Any]],
+    stages_seconds: Mapping[str, float],
+    material: Material,
+    splits: Splits,
+    bench: Bench,
+    data: str,
+    command: str,
+) -> dict[str, Any]:
+    """Everything worth keeping about a finished run."""
+    catalog, backbone = material.catalog, bench.backbone
+    labels, classes = material.test_labels, catalog.classes
+    of_kept = next(one for one in tested if one.contender is kept)
+    used = len(material.labels) + len(labels)
+    return {
+        "title": f"{data}: {kept.name} on {backbone.name}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "burnish": version_of("burnish"),
+        "data": data,
+        "verdict": verdict.to_json(),
+        "kept": kept.name,
+        "scores": {_role(one): score(one.probabilities, labels, classes).to_json() for one in tested},
+        "validation": {one.contender.name: one.contender.validation_accuracy for one in tested},
+        "decisions": [decision.to_json() for decision in decisions],
+        "history": history,
+        "counts": {
+            "scanned": used + len(catalog.named),
+            "used": used,
+            "named": len(catalog.named),
+            "train": len(material.train_rows),
+            "val": len(material.val_rows),
+            "test": len(labels),
+        },
+        "named": [asdict(named) for named in catalog.named],
+        "class_counts": _class_counts(material),
+        "classes": list(classes),
+        "splits": {"how": splits.how, "sha256": splits.sha256},
+        "calibration": _calibration(of_kept, labels),
+        "mistakes": _mistakes(of_kept, material),
+        "model": {
+            "name": backbone.name,
+            "licence": backbone.licence,
+            "sha256": backbone.sha256,
+            "source": backbone.source,
+            "width": backbone.width,
+            "parameters": sum(parameter.numel() for parameter in kept.classifier.parameters()),
+            "preprocess": kept.preprocess.to_json(),
+            "temperature": kept.temperature,
+        },
+        "stages_seconds": dict(stages_seconds),
+        "budget_seconds": bench.recipe.budget_seconds,
+        "seconds": bench.clock.elapsed(),
+        "recipe": asdict(bench.recipe),
+        "machine": machine(),
+        "command": command,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What this was run with."""
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": cores(),
+        "python": sys.version.split()[0],
+        **{name: version_of(name) for name in _LIBRARIES},
+    }
+
+
+def version_of(package: str) -> str:
+    """The installed version, "none" when it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _role(tested: Tested) -> str:
+    return "probe" if tested.contender.name == "probe" else "tuned"
+
+
+def _class_counts(material: Material) -> list[dict[str, Any]]:
+    """Images by class and split."""
+    k = len(material.catalog.classes)
+    columns = {
+        "train": np.bincount(material.labels[material.train_rows], minlength=k),
+        "val": np.bincount(material.labels[material.val_rows], minlength=k),
+        "test": np.bincount(material.test_labels, minlength=k),
+    }
+    return [
+        {"name": name, **{split: int(counts[index]) for split, counts in columns.items()}}
+        for index, name in enumerate(material.catalog.classes)
+    ]
+
+
+def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
+    """Expected calibration error without and with the temperature, and the reliability diagram with it."""
+    t = tested.contender.temperature
+    raw = np.power(np.maximum(tested.probabilities, 1e-300), t)  # softmax(z) from softmax(z / t), up to its sum
+    raw /= raw.sum(1, keepdims=True)
+    return {
+        "temperature": t,
+        "ece_before": ece(raw, labels),
+        "ece_after": ece(tested.probabilities, labels),
+        "reliability": reliability(tested.probabilities, labels),
+    }
+
+
+def _mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:
+    """The wrong answers given with most confidence."""
+    wrong = np.flatnonzero(~tested.right)
+    sure = tested.probabilities[wrong].max(1)
+    classes = material.catalog.classes
+    return [
+        {
+            "path": material.catalog.paths[material.test.ids[row]],
+            "label": classes[material.test_labels[row]],
+            "predicted": classes[int(tested.probabilities[row].argmax())],
+            "confidence": float(tested.probabilities[row].max()),
+        }
+        for row in wrong[np.argsort(-sure, kind="stable")][:_MISTAKES_SHOWN]
+    ]

@@ -1,0 +1,101 @@
+"""Whether a confidence of 80 % is right 80 times of 100, and the one number that mends it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from burnish.measure.scores import checked
+
+_COLDEST, _HOTTEST = 0.02, 50.0  # the range of temperatures searched; Guo et al. found 0.7 to 3 for trained networks
+_AT_AN_END = 1e-2  # of log T: a minimum this close to an end of the range is none
+
+
+class Bin(TypedDict):
+    """The images whose confidence lies in one range, low < confidence <= high: a row for result.json."""
+
+    low: float  # fractions, 0 to 1, here and below
+    high: float
+    n: int  # images
+    confidence: float | None  # mean; None in an empty bin
+    accuracy: float | None
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T by which to divide logits [n k] so that their softmax fits labels [n] best.
+
+    Minimises the negative log-likelihood over log T (Guo et al. 2017, arXiv:1706.04599). When every label has the
+    largest logit that has no minimum, colder is always better; then T is where the confidences fit (n + 1) / (n + 2)
+    right, the rule of succession. Where nothing can be fitted (no images, one class, outputs that are not numbers or
+    say nothing) T is 1. Never a worse likelihood than T = 1 on these images.
+    """
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
+        raise ValueError(f"shapes {scores.shape} and {truth.shape}, expected [n k] and [n]")
+    if len(scores) == 0 or scores.shape[1] < 2 or not np.isfinite(scores).all():
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return nats(scores / math.exp(log_t), truth)
+
+    all_right = bool(np.all(scores.argmax(axis=1) == truth))
+    found = _minimum((lambda log_t: _succession(scores / math.exp(log_t))) if all_right else loss)
+    return math.exp(found) if found is not None and loss(found) < loss(0.0) else 1.0
+
+
+def nats(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean negative log-likelihood of labels [n] under the softmax of logits [n k], in nats."""
+    return float(-np.mean(log_softmax(logits, axis=1)[np.arange(len(labels)), labels]))
+
+
+def calibrated(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities, float64 [n k], from logits [n k] divided by the temperature."""
+    return np.asarray(softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1))
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> list[Bin]:
+    """The rows of a reliability diagram: `bins` ranges of confidence, equally wide, the empty ones included.
+
+    probabilities [n k], labels [n]; errors as in `burnish.measure.scores.score`.
+    """
+    rows, truth = checked(probabilities, labels, classes=np.asarray(probabilities).shape[-1])
+    confidence, hit = rows.max(axis=1), rows.argmax(axis=1) == truth
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    return [_bin(edges[i], edges[i + 1], confidence[place == i], hit[place == i]) for i in range(bins)]
+
+
+def ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
+    """The expected calibration error, a fraction: |accuracy - confidence| of the bins, weighted by their images.
+
+    Naeini et al. 2015 (AAAI); 15 bins as in arXiv:1706.04599. It is biased upwards when images are few.
+    """
+    table = reliability(probabilities, labels, bins=bins)
+    gaps = [abs((row["accuracy"] or 0.0) - (row["confidence"] or 0.0)) for row in table]
+    counts = [row["n"] for row in table]
+    return float(np.average(gaps, weights=counts))
+
+
+def _bin(low: float, high: float, confidence: np.ndarray, hit: np.ndarray) -> Bin:
+    means = (float(confidence.mean()), float(hit.mean())) if hit.size else (None, None)
+    return Bin(low=float(low), high=float(high), n=int(hit.size), confidence=means[0], accuracy=means[1])
+
+
+def _minimum(loss: Callable[[float], float]) -> float | None:
+    """The log T of the least loss, or None when it lies at an end of the range."""
+    ends = (math.log(_COLDEST), math.log(_HOTTEST))
+    result: Any = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-5})
+    found = float(result.x)
+    return None if min(found - ends[0], ends[1] - found) < _AT_AN_END else found
+
+
+def _succession(logits: np.ndarray) -> float:
+    """How badly the confidences fit n + 1 right of n + 2, in nats."""
+    n = len(logits)
+    confidence = np.clip(softmax(logits, axis=1).max(axis=1), 1e-12, 1.0 - 1e-12)
+    return float(-np.mean((n + 1) * np.log(confidence) + np.log1p(-confidence)) / (n + 2))

@@ -1,0 +1,134 @@
+"""The scores of one model on one set of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from burnish.errors import DataError, ModelError, NotEnoughData
+from burnish.measure.intervals import Interval, wilson
+
+_SMALLEST = float(np.finfo(np.float64).eps)  # stands for a probability of 0: a wrong certainty costs 36 nats
+_SUM_TOLERANCE = 1e-3  # of a row of probabilities; half precision sums to 1 within about this
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class fares."""
+
+    name: str
+    n: int  # images of the class
+    hits: int  # of them, named rightly
+    predicted: int  # images that were given this name
+    recall: Interval  # hits / n; nan without images of the class
+    precision: float  # hits / predicted, fraction 0 to 1; nan when never predicted
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; not-a-number becomes None."""
+        precision = None if math.isnan(self.precision) else self.precision
+        return {
+            "name": self.name,
+            "n": self.n,
+            "hits": self.hits,
+            "predicted": self.predicted,
+            "recall": self.recall.to_json(),
+            "precision": precision,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """All scores of one model on n images of k classes."""
+
+    n: int
+    accuracy: Interval
+    balanced_accuracy: float  # mean recall of the classes that have images, fraction 0 to 1
+    macro_f1: float  # mean F1 of the classes that have images or were predicted, 0 to 1
+    top5: Interval | None  # the label is among the five likeliest; None up to five classes, where it says nothing
+    log_loss: float  # mean, nats
+    brier: float  # mean squared distance to the one-hot label over all classes, 0 to 2 (Brier 1950)
+    per_class: tuple[ClassScore, ...]  # [k]
+    confusion: np.ndarray  # int64 [k k]; row: the label, column: the prediction
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for result.json."""
+        return {
+            "n": self.n,
+            "accuracy": self.accuracy.to_json(),
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "top5": None if self.top5 is None else self.top5.to_json(),
+            "log_loss": self.log_loss,
+            "brier": self.brier,
+            "per_class": [one.to_json() for one in self.per_class],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Scores:
+    """The scores of probabilities [n k] against labels [n], integers that point into the k class names.
+
+    Classes without images count in no mean of recalls. NotEnoughData without images, DataError for labels that fit no
+    class, ModelError for outputs that are not probabilities.
+    """
+    rows, truth = checked(probabilities, labels, classes=len(classes))
+    predictions, n, k = rows.argmax(axis=1), *rows.shape
+    confusion = np.bincount(truth * k + predictions, minlength=k * k).reshape(k, k)
+    hits, counts, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    seen = counts > 0
+    mentioned = seen | (predicted > 0)
+    at_label = rows[np.arange(n), truth]
+    return Scores(
+        n=n,
+        accuracy=wilson(int(hits.sum()), n),
+        balanced_accuracy=float(np.mean(hits[seen] / counts[seen])),
+        macro_f1=float(np.mean(2.0 * hits[mentioned] / (counts + predicted)[mentioned])),
+        top5=wilson(int(np.sum(_ranks(rows, truth) < 5)), n) if k > 5 else None,
+        log_loss=float(-np.mean(np.log(np.clip(at_label, _SMALLEST, 1.0)))),
+        brier=float(np.mean(np.sum(rows**2, axis=1) - 2.0 * at_label + 1.0)),
+        per_class=tuple(
+            _class_score(name, int(counts[i]), int(hits[i]), int(predicted[i])) for i, name in enumerate(classes)
+        ),
+        confusion=confusion,
+    )
+
+
+def right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the likeliest class is the label, bool [n]: what `paired` and `judge` compare; logits do as well."""
+    return np.asarray(probabilities).argmax(axis=1) == np.asarray(labels)
+
+
+def checked(probabilities: np.ndarray, labels: np.ndarray, *, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities as float64 [n k] and labels as int64 [n], after a look at their values; errors as in `score`."""
+    rows, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if rows.ndim != 2 or truth.shape != rows.shape[:1] or rows.shape[1] != classes:
+        raise ValueError(f"shapes {rows.shape} and {truth.shape} for {classes} classes, expected [n k] and [n]")
+    if len(rows) == 0:
+        raise NotEnoughData("no images to score, expected one or more; give the data a test split")
+    truth = truth.astype(np.int64)
+    if truth.min() < 0 or truth.max() >= classes:
+        found = f"labels go from {truth.min()} to {truth.max()}"
+        raise DataError(f"{found}, expected 0 to {classes - 1}; name the classes the model was trained on")
+    bad = ~np.isfinite(rows).all(axis=1) | (rows < 0).any(axis=1) | (np.abs(rows.sum(axis=1) - 1.0) > _SUM_TOLERANCE)
+    if bad.any():
+        raise ModelError(
+            f"the outputs for {int(bad.sum())} of {len(rows)} images are not probabilities (the first is image "
+            f"{int(bad.argmax())}), expected numbers of 0 to 1 that sum to 1; train with a lower learning rate if they "
+            "are not numbers"
+        )
+    return rows, truth
+
+
+def _ranks(rows: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """How many classes come before the label, int [n]; of equals, the earlier class comes first, as argmax has it."""
+    at_label = rows[np.arange(len(rows)), truth][:, None]
+    earlier = np.arange(rows.shape[1]) < truth[:, None]
+    return np.sum((rows > at_label) | ((rows == at_label) & earlier), axis=1)
+
+
+def _class_score(name: str, n: int, hits: int, predicted: int) -> ClassScore:
+    return ClassScore(name, n, hits, predicted, wilson(hits, n), hits / predicted if predicted else math.nan)

@@ -1,0 +1,107 @@
+"""Did fine-tuning help? One word, and the numbers that carry it (P5)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from burnish.measure.intervals import Interval, Paired, paired, wilson
+
+Word = Literal["better", "worse", "not proven", "probe only"]
+_OPENINGS = {
+    "better": "Fine-tuning helped",
+    "worse": "Fine-tuning hurt",
+    "not proven": "Not proven that fine-tuning helped",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The fine-tuned model against the frozen probe on the same test images."""
+
+    word: Word  # of the fine-tuned model; "probe only" when there is none
+    probe: Interval  # accuracy, fraction 0 to 1
+    tuned: Interval | None
+    paired: Paired | None  # tuned minus probe
+    seconds: float  # wall clock of the run
+
+    def sentence(self) -> str:
+        """The verdict in plain words, ASCII only, so that every terminal and log can hold it."""
+        images = f"{self.probe.n:,} test image{'' if self.probe.n == 1 else 's'}"
+        if self.tuned is None or self.paired is None:
+            return (
+                f"The frozen probe was kept: {percent(self.probe.value)} of {images} right "
+                f"(95 % interval {percent(self.probe.low)} to {percent(self.probe.high)})."
+            )
+        facts = self.paired
+        return (
+            f"{_OPENINGS[self.word]}: {percent(self.tuned.value)} against {percent(self.probe.value)} for the frozen "
+            f"probe on the same {images} ({_points(facts.difference)} points, 95 % interval {_points(facts.low)} to "
+            f"{_points(facts.high)}, exact McNemar {chance(facts.p)})."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for result.json; the sentence is written along for readers without burnish."""
+        return {
+            "word": self.word,
+            "sentence": self.sentence(),
+            "probe": self.probe.to_json(),
+            "tuned": None if self.tuned is None else self.tuned.to_json(),
+            "paired": None if self.paired is None else asdict(self.paired),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Verdict:
+        """The inverse of `to_json`."""
+        tuned, pairs = values["tuned"], values["paired"]
+        return cls(
+            word=values["word"],
+            probe=Interval.from_json(values["probe"]),
+            tuned=None if tuned is None else Interval.from_json(tuned),
+            paired=None if pairs is None else Paired(**pairs),
+            seconds=float(values["seconds"]),
+        )
+
+
+def judge(probe_right: np.ndarray, tuned_right: np.ndarray | None, *, seconds: float) -> Verdict:
+    """The verdict from what each model has right, bool [n], image by image; `tuned_right` None: nothing was tuned.
+
+    "better" and "worse" need both an exact McNemar p below 0.05 and a 95 % interval of the difference without 0.
+    seconds: wall clock of the run. NotEnoughData without images.
+    """
+    right = np.asarray(probe_right, dtype=bool)
+    facts = paired(right, right if tuned_right is None else tuned_right)
+    probe = wilson(int(right.sum()), right.size)
+    if tuned_right is None:
+        return Verdict("probe only", probe, None, None, float(seconds))
+    tuned = wilson(int(np.sum(tuned_right)), right.size)
+    return Verdict(_word(facts), probe, tuned, facts, float(seconds))
+
+
+def percent(share: float) -> str:
+    """A fraction as '98.7 %'; only a whole 1 is shown as 100.0 %, only a whole 0 as 0.0 %."""
+    rounded = round(100.0 * share, 1)
+    if 0.0 < share < 1.0:
+        rounded = min(max(rounded, 0.1), 99.9)
+    return f"{rounded:.1f} %"
+
+
+def chance(p: float) -> str:
+    """A p value as 'p < 0.001', 'p = 0.0496' or 'p = 0.45'."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def _points(share: float) -> str:
+    """A difference as '+11.0' percentage points."""
+    return f"{round(100.0 * share, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def _word(facts: Paired) -> Word:
+    if facts.p >= 0.05 or facts.low <= 0.0 <= facts.high:
+        return "not proven"
+    return "better" if facts.difference > 0.0 else "worse"

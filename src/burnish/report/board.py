@@ -1,0 +1,113 @@
+"""A run for TensorBoard: event files written with tensorboard's own writer, without torch or tensorflow."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.text.metadata import create_summary_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from burnish.errors import shown
+from burnish.result import plain, plain_disk_errors
+
+_MATRIX_PIXELS = 640  # least side of the confusion image
+_MOST_COUNTED = 25  # classes; in a larger matrix a cell has no room for its count
+_HIT, _MISS = (31, 95, 139), (180, 84, 26)  # colours, RGB, of right and wrong answers: the report's
+
+
+class Board:
+    """Writes the event file of one run, row by row; what was written is on disk when a method returns."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._step = folder, 0
+        with plain_disk_errors(folder):
+            self._file = EventFileWriter(str(folder))
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Numbers by tag, such as {"val/accuracy": 0.91}; those that are None or not a number are left out."""
+        finite = {tag: float(value) for tag, value in values.items() if value is not None and np.isfinite(value)}
+        self._step = max(self._step, step)
+        self._write(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in finite.items()]), step)
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """What is known at the end: test scores, the kept model's confusion matrix, the recipe. Keys as in `page.render`."""
+        facts = plain(dict(facts))
+        scores = facts.get("scores") or {}
+        self.scalars(self._step, {f"test/accuracy/{role}": one["accuracy"]["value"] for role, one in scores.items()})
+        kept = scores.get("probe" if facts.get("kept") == "probe" else "tuned") or next(iter(scores.values()), None)
+        if kept is not None:
+            self.scalars(self._step, {"test/accuracy": kept["accuracy"]["value"]})
+            self._write(Summary(value=[_image("test/confusion", np.array(kept["confusion"]))]), self._step)
+            self._write(Summary(value=[_text("test/classes", _class_lines(kept["per_class"]))]), self._step)
+        if facts.get("verdict"):
+            self._write(Summary(value=[_text("verdict", [facts["verdict"]["sentence"]])]), self._step)
+        if facts.get("recipe"):
+            settings = {name: "none" if value is None else value for name, value in facts["recipe"].items()}
+            lines = [f"{name} = {value}" for name, value in settings.items()]
+            self._write(Summary(value=[_text("recipe", lines)]), self._step)
+            self._write(Summary.FromString(hparams_pb(settings).SerializeToString()), self._step)
+
+    def close(self) -> None:
+        """Finish the file; closing twice does nothing."""
+        with plain_disk_errors(self._folder):
+            self._file.close()
+
+    def _write(self, summary: Summary, step: int) -> None:
+        with plain_disk_errors(self._folder):
+            self._file.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._file.flush()
+
+
+def confusion_image(confusion: np.ndarray) -> Image.Image:
+    """A picture of counts [k k], row: label, column: prediction; stronger colour: larger share of the label's images."""
+    k = len(confusion)
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    strength = np.sqrt(share)[..., None]  # the root keeps a few mistakes visible among many right answers
+    colours = np.where(np.eye(k, dtype=bool)[..., None], _HIT, _MISS)
+    pixels = np.uint8(255.0 + strength * (colours - 255.0))
+    cell = max(1, _MATRIX_PIXELS // max(k, 1))
+    picture = Image.fromarray(pixels, "RGB").resize((k * cell, k * cell), Image.Resampling.NEAREST)
+    if k <= _MOST_COUNTED:
+        pen = ImageDraw.Draw(picture)
+        for row, column in np.argwhere(confusion):
+            ink = "white" if strength[row, column, 0] > 0.6 else "black"
+            at = ((column + 0.5) * cell, (row + 0.5) * cell)
+            pen.text(at, str(confusion[row, column]), fill=ink, anchor="mm", font_size=min(28, cell * 0.4))
+    return picture
+
+
+def _image(tag: str, confusion: np.ndarray) -> Summary.Value:
+    picture, file = confusion_image(confusion), io.BytesIO()
+    picture.save(file, "PNG")
+    height, width = picture.height, picture.width
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
+    return Summary.Value(tag=tag, image=image)
+
+
+def _text(tag: str, lines: Sequence[str]) -> Summary.Value:
+    """Lines as an indented Markdown block, where no name can be markup (P10)."""
+    block = "\n".join("    " + shown(line) for line in lines)
+    tensor = make_tensor_proto([block.encode("utf-8", "backslashreplace")], dtype=None, shape=[1])
+    metadata = create_summary_metadata(display_name=None, description=None)
+    return Summary.Value(tag=f"{tag}/text_summary", tensor=tensor, metadata=metadata)
+
+
+def _class_lines(per_class: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a class, in the order of the confusion matrix."""
+    return [f"{row:4d}  {one['hits']:5d} of {one['n']:5d} right  {one['name']}" for row, one in enumerate(per_class)]

@@ -1,0 +1,208 @@
+"""What the command line shows: progress while a verb runs, a page when it is done. Everything fits 80 columns."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from burnish.errors import shown
+from burnish.runtime import Clock, Nobody, Watcher
+
+if TYPE_CHECKING:
+    from burnish.api import Evaluation, Result
+    from burnish.backbones.zoo import ModelRow
+    from burnish.doctor import Finding
+    from burnish.measure.intervals import Interval
+    from burnish.methods.base import Method
+    from burnish.ship.predictor import Prediction
+
+_WIDTH = 80  # columns, of text that is wrapped
+
+
+@contextmanager
+def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterator[Watcher]:
+    """A progress bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if quiet:
+        yield Nobody()
+    elif stream.isatty():
+        console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        with Progress(*_columns(clock), console=console, transient=True) as progress:
+            yield _Bar(progress, clock)
+    else:
+        yield _Lines(stream, clock)
+
+
+class _Bar:
+    """One bar for the running stage; facts scroll by above it."""
+
+    def __init__(self, progress: Progress, clock: Clock | None) -> None:
+        self.progress, self.clock = progress, clock
+        self.task = progress.add_task("start", total=None, unit="")
+
+    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+        self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(name, total=total, unit=unit)
+
+    def advance(self, count: int) -> None:
+        self.progress.advance(self.task, count)
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(Text(_stamped(text, self.clock)))
+
+
+class _Lines:
+    """One line a fact and a stage, for logs."""
+
+    def __init__(self, stream, clock: Clock | None) -> None:
+        self.stream, self.clock = stream, clock
+
+    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+        self.say(f"{name}: {total} {unit}" if total is not None and unit == "images" else name)
+
+    def advance(self, count: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        print(_stamped(text, self.clock), file=self.stream, flush=True)
+
+
+class _Rate(ProgressColumn):
+    """Images per second of the stage, where images are what it counts."""
+
+    def render(self, task: Task) -> Text:
+        if task.fields.get("unit") != "images" or not task.speed:
+            return Text("")
+        return Text(f"{task.speed:.0f} images/s")
+
+
+class _Left(ProgressColumn):
+    """Time left of the budget."""
+
+    def __init__(self, clock: Clock | None) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def render(self, task: Task) -> Text:
+        if self.clock is None or self.clock.budget_seconds is None:
+            return Text("")
+        return Text(f"{_minutes(max(0.0, self.clock.left()))} left")
+
+
+def _columns(clock: Clock | None) -> tuple[ProgressColumn, ...]:
+    text = TextColumn("{task.description}", markup=False)
+    return (SpinnerColumn(), text, BarColumn(bar_width=24), _Rate(), _Left(clock))
+
+
+def print_verdict(result: Result) -> None:
+    """The end of `fit`: the verdict, the numbers behind it, where everything is."""
+    facts, verdict = result.facts, result.verdict
+    _paragraph(verdict.sentence())
+    rows = [("frozen probe", verdict.probe)]
+    if verdict.tuned is not None:
+        rows.append((f"tuned ({facts['model']['name']})", verdict.tuned))
+    print()
+    for name, interval in rows:
+        print(f"  {name[:34]:<34} {_interval(interval)}")
+    counts = facts["counts"]
+    left_out = f", {counts['named']} left out by name" if counts["named"] else ""
+    kept = "the frozen probe" if facts["kept"] == "probe" else f"the tuned model ({facts['kept']})"
+    print()
+    print(f"  kept    {kept}, chosen on {counts['val']} validation images")
+    print(f"  images  {counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
+    budget = facts["budget_seconds"]
+    print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
+    print(f"  report  {shown(str(result.report))}")
+    print(f"  next    burnish predict {shown(str(result.folder))} IMAGES...")
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Scores, and the classes that are recognised worst."""
+    scores = found.scores
+    print(f"accuracy           {_interval(scores.accuracy)}  ({scores.accuracy.n} images)")
+    print(f"balanced accuracy  {scores.balanced_accuracy:6.1%}")
+    print(f"macro F1           {scores.macro_f1:6.1%}")
+    print(f"log loss           {scores.log_loss:.3f} nats")
+    worst = sorted((one for one in scores.per_class if one.n), key=lambda one: (one.recall.value, one.name))[:10]
+    print("\nclasses with the lowest recall")
+    for one in worst:
+        print(f"  {shown(one.name)[:40]:<40} {one.hits:>5} of {one.n:<5} {one.recall.value:6.1%}")
+    if found.named:
+        print(f"\n{len(found.named)} files could not be used")
+        for named in found.named[:10]:
+            print(f"  {shown(named['path'])}: {shown(named['reason'])}")
+
+
+def print_predictions(predictions: Iterable[Prediction]) -> int:
+    """A line an image: path, class, probability; returns how many could not be read."""
+    unreadable = 0
+    for prediction in predictions:
+        if prediction.problem is not None:
+            unreadable += 1
+            print(f"{shown(prediction.path)}\tunreadable: {shown(prediction.problem)}", flush=True)
+            continue
+        answers = (f"{shown(name)} {share:.1%}" for name, share in zip(prediction.classes, prediction.probabilities, strict=True))
+        print(f"{shown(prediction.path)}\t" + "\t".join(answers), flush=True)
+    return unreadable
+
+
+def print_models(rows: Sequence[ModelRow], query: str) -> None:
+    """A table of models; the first hundred when there is no query."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for title in ("model", "weights", "licence"):
+        table.add_column(title, no_wrap=title != "model", overflow="fold")
+    most = 40 if not query else 400
+    for row in rows[:most]:
+        table.add_row(Text(shown(row.name)), row.where, Text(row.licence))
+    Console(highlight=False).print(table)
+    if len(rows) > most:
+        print(f"… and {len(rows) - most} more; narrow it down: burnish models 'resnet*'")
+
+
+def print_methods(found: Sequence[Method], *, full: bool) -> None:
+    """A line or two a method; with `full` its whole description."""
+    for method in found:
+        print(f"{method.name:<8}{method.summary}")
+        print(textwrap.fill(f"when: {method.when}", _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 14))
+        print(f"        paper: {method.paper}")
+        if full:
+            print()
+            print(textwrap.indent(textwrap.dedent(type(method).__doc__ or "").strip(), " " * 8))
+    if not full:
+        print("auto    the default: probe first, then full; the tuned model is kept when validation prefers it")
+
+
+def print_doctor(found: Sequence[Finding]) -> None:
+    """A line a check, and what to do about those that need something."""
+    marks = {"fine": "ok  ", "note": "note", "broken": "FIX "}
+    for one in found:
+        print(f"{marks[one.state]}  {one.what:<22} {shown(one.found)}")
+        if one.remedy:
+            _paragraph(one.remedy, indent=6)
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:6.1%}   95 % interval {interval.low:.1%} to {interval.high:.1%}"
+
+
+def _paragraph(text: str, *, indent: int = 0) -> None:
+    print(textwrap.fill(shown(text), _WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent))
+
+
+def _stamped(text: str, clock: Clock | None) -> str:
+    seconds = clock.elapsed() if clock is not None else time.process_time()
+    return f"{seconds:6.1f} s  {shown(text)}"
+
+
+def _minutes(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"

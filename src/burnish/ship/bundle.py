@@ -1,0 +1,347 @@
+"""The package: a trained classifier with everything that must travel with it, on disk (P2, P8, P9, P10).
+
+    RUN/package.json                            the pointer: {"current": "packages/0001"}
+    RUN/packages/0001/bundle.json               names of the classes, preprocessing, hashes, facts
+    RUN/packages/0001/weights.safetensors       "trunk.*" and "head.*"
+
+A version is written under another name, made durable, renamed, and only then does one `os.replace` move the pointer:
+whoever reads finds the old package or the new one, never parts of both. A package folder can be copied away alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from burnish.backbones import weights, zoo
+from burnish.backbones.classifier import Classifier
+from burnish.backbones.spec import Backbone
+from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
+from burnish.terms import Preprocess
+
+FORMAT, FORMAT_VERSION = "burnish-package", 1
+WEIGHTS, FACTS, POINTER, VERSIONS = "weights.safetensors", "bundle.json", "package.json", "packages"
+_CURRENT = re.compile(rf"{VERSIONS}/\d{{4,9}}")
+_MAX_POINTER_BYTES = 4096
+_TEXTS = ("method", "base_model", "base_sha256", "licence", "burnish_version", "created")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A classifier ready to be used: `classifier()` gives the module, the rest is what it means."""
+
+    architecture: dict[str, Any]  # from zoo.architecture_for_bundle
+    classes: tuple[str, ...]  # names, in the order of the logits
+    preprocess: Preprocess
+    state: Mapping[str, Tensor]  # "trunk.*", "head.weight" [k d], "head.bias" [k]
+    width: int  # d, of the features
+    method: str
+    base_model: str
+    base_sha256: str  # of the pretrained weights file, "" for random weights
+    licence: str  # of the pretrained weights
+    temperature: float = 1.0  # probabilities are softmax(logits / temperature)
+    burnish_version: str = ""
+    created: str = ""  # ISO 8601, UTC
+    facts: dict[str, Any] = field(default_factory=dict)  # anything else worth keeping, plain JSON values
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        classifier: Classifier,
+        *,
+        classes: tuple[str, ...],
+        method: str,
+        preprocess: Preprocess | None = None,
+        temperature: float = 1.0,
+        facts: dict[str, Any] | None = None,
+    ) -> Bundle:
+        """The package of a classifier trained from `backbone`; weights are copied. preprocess None: the backbone's."""
+        state = {name: tensor.detach().cpu().clone() for name, tensor in classifier.state_dict().items()}
+        return cls(
+            architecture=zoo.architecture_for_bundle(backbone),
+            classes=tuple(classes),
+            preprocess=preprocess or backbone.preprocess,
+            state=state,
+            width=backbone.width,
+            method=method,
+            base_model=backbone.name,
+            base_sha256=backbone.sha256,
+            licence=backbone.licence,
+            temperature=temperature,
+            burnish_version=_own_version(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            facts=facts or {},
+        )
+
+    def classifier(self) -> Classifier:
+        """The module, in eval mode on the CPU; BadWeights when the weights do not fit the architecture exactly."""
+        classifier = Classifier(zoo.rebuild(self.architecture), self.width, len(self.classes))
+        expected = classifier.state_dict()
+        missing, unexpected = sorted(expected.keys() - self.state.keys()), sorted(self.state.keys() - expected.keys())
+        shapes = [name for name in expected if name in self.state and expected[name].shape != self.state[name].shape]
+        if missing or unexpected or shapes:
+            examples = ", ".join(shown(name[:120]) for name in (missing + unexpected + shapes)[:3])
+            raise BadWeights(
+                f"the package's weights do not fit {self.architecture['name']}: {len(missing)} missing, "
+                f"{len(unexpected)} unexpected, {len(shapes)} of another shape ({examples}); "
+                "the package is damaged, make it again with burnish fit"
+            )
+        classifier.load_state_dict(dict(self.state), strict=True)
+        return classifier.eval()
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> Path:
+    """Make `bundle` the package of the run folder; returns the folder of this version.
+
+    Durable on return. RunError when the bundle is not sound or the disk refuses; the package before it stays then.
+    """
+    folder = Path(folder)
+    if problems := _problems(bundle):
+        raise RunError(f"{shown(str(folder))}: the package would not be sound: {'; '.join(problems)}")
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bundle.state.items()}
+    data = safetensors.torch.save(state)
+    facts = _facts(bundle, data)
+    versions = folder / VERSIONS
+    draft = None
+    try:
+        versions.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(path.name) for path in versions.iterdir() if path.name.isdigit()), default=0)
+        final, draft = versions / f"{number:04d}", versions / f".{number:04d}.tmp"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        _write_durably(draft / WEIGHTS, data)
+        _write_durably(draft / FACTS, facts)
+        _sync_folder(draft)
+        os.rename(draft, final)
+        draft = final
+        _sync_folder(versions)
+        _point_to(folder, f"{VERSIONS}/{final.name}")
+        draft = None
+        _sync_folder(folder)
+    except OSError as error:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+        raise RunError(
+            f"{shown(str(folder))}: the package could not be written ({error.strerror or error}); "
+            "the one before it, if any, is as it was; free some space or choose another folder with --out"
+        ) from error
+    _prune(versions, keep=final.name)
+    return final
+
+
+def _point_to(folder: Path, current: str) -> None:
+    draft = folder / f".{POINTER}.tmp"
+    try:
+        _write_durably(draft, json.dumps({"current": current}).encode() + b"\n")
+        os.replace(draft, folder / POINTER)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _prune(versions: Path, *, keep: str) -> None:
+    """Remove other versions and drafts that a killed process left; what cannot be removed does no harm."""
+    with contextlib.suppress(OSError):
+        for path in versions.iterdir():
+            if path.name != keep and re.fullmatch(r"\d{4,9}|\.\d{4,9}\.tmp", path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _facts(bundle: Bundle, data: bytes) -> bytes:
+    """The bytes of bundle.json; its last entry is the hash of the rest."""
+    values = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "members": {WEIGHTS: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}},
+        "architecture": bundle.architecture,
+        "head": {"kind": "linear", "width": bundle.width},
+        "classes": list(bundle.classes),
+        "preprocess": bundle.preprocess.to_json(),
+        "temperature": bundle.temperature,
+        **{name: getattr(bundle, name) for name in _TEXTS},
+        "facts": bundle.facts,
+    }
+    values["sha256"] = _digest(values)
+    return json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """SHA-256 of the entries other than "sha256", however they are laid out."""
+    rest = {key: value for key, value in values.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The package of a run folder, or the one in a package folder itself.
+
+    Hashes are checked before anything is used. NotARun when there is no package or its description is damaged,
+    BadWeights when the weights are; both say what was found.
+    """
+    folder = Path(folder)
+    package = _package_folder(folder)
+    values = _checked_facts(package)
+    member = values["members"][WEIGHTS]
+    path = package / WEIGHTS
+    if not path.is_file():
+        raise NotARun(f"{shown(str(package))}: {WEIGHTS} is missing; copy the whole folder again")
+    if path.stat().st_size != member["bytes"]:
+        size = path.stat().st_size
+        raise BadWeights(f"{shown(str(path))}: {size:,} bytes, expected {member['bytes']:,}; copy the file again")
+    bundle = _bundle(values, package, weights.read_safetensors(path, sha256=member["sha256"]))
+    if problems := _problems(bundle):
+        raise BadWeights(f"{shown(str(package))}: the package is not sound: {'; '.join(problems)}")
+    return bundle
+
+
+def _package_folder(folder: Path) -> Path:
+    """Where bundle.json lies: the folder itself, or the version that its pointer names."""
+    if (folder / FACTS).is_file():
+        return folder
+    pointer = folder / POINTER
+    if not pointer.is_file():
+        what = "no such folder" if not folder.exists() else f"holds no package ({POINTER} or {FACTS})"
+        raise NotARun(f"{shown(str(folder))}: {what}; expected the folder of a run that burnish fit finished or began")
+    try:
+        current = weights.read_plain_json(pointer, max_bytes=_MAX_POINTER_BYTES).get("current")
+    except (OSError, ValueError) as error:
+        raise NotARun(f"{shown(str(pointer))}: {error}; expected the file that burnish fit wrote") from None
+    if not isinstance(current, str) or not _CURRENT.fullmatch(current):
+        found = shown(repr(current)[:80])
+        raise NotARun(f"{shown(str(pointer))}: points to {found}, expected {VERSIONS}/0001 or the like")
+    if not (folder / current / FACTS).is_file():
+        raise NotARun(f"{shown(str(folder))}: {current}/{FACTS} is missing; copy the whole run folder again")
+    return folder / current
+
+
+def _checked_facts(package: Path) -> dict[str, Any]:
+    """The values in bundle.json, their kinds checked; NotARun when any is not as it must be."""
+    try:
+        values = weights.read_plain_json(package / FACTS)
+        _check_facts(values)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = shown(str(error)[:300])
+        raise NotARun(f"{shown(str(package / FACTS))}: {reason}; the package is damaged, or not one") from None
+    return values
+
+
+def _check_facts(values: dict[str, Any]) -> None:
+    """ValueError, one clause, unless these are the entries of a package of this version, unchanged."""
+    if values.get("format") != FORMAT:
+        raise ValueError(f'"format" is {values.get("format")!r}, expected "{FORMAT}"')
+    if values.get("version") != FORMAT_VERSION:
+        found = values.get("version")
+        raise ValueError(f"is of format version {found!r}, this burnish reads {FORMAT_VERSION}; update burnish")
+    kinds = {
+        "format": str, "version": int, "members": dict, "architecture": dict, "head": dict, "classes": list,
+        "preprocess": dict, "temperature": (int, float), **dict.fromkeys(_TEXTS, str), "facts": dict, "sha256": str,
+    }  # fmt: skip
+    if set(values) != set(kinds):
+        raise ValueError(f"entries missing or unknown: {', '.join(sorted(set(values) ^ set(kinds)))}")
+    wrong = [key for key, kind in kinds.items() if not isinstance(values[key], kind) or isinstance(values[key], bool)]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: not of the expected kind")
+    if _digest(values) != values["sha256"]:
+        raise ValueError("the content changed after it was written (SHA-256 differs)")
+    if set(values["members"]) != {WEIGHTS}:
+        raise ValueError(f"names the members {sorted(values['members'])!r}, expected only {WEIGHTS!r}")
+    member = values["members"][WEIGHTS]
+    if not isinstance(member, dict) or {key: type(value) for key, value in member.items()} != {
+        "bytes": int,
+        "sha256": str,
+    }:
+        raise ValueError(f"does not say size and SHA-256 of {WEIGHTS}")
+    if values["head"].get("kind") != "linear" or type(values["head"].get("width")) is not int:
+        raise ValueError(f'has a head of kind {values["head"].get("kind")!r}, expected "linear" with a width')
+
+
+def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> Bundle:
+    try:
+        preprocess = Preprocess.from_json(values["preprocess"])
+    except (RecipeError, TypeError, ValueError) as error:
+        raise NotARun(f"{shown(str(package / FACTS))}: {shown(str(error))}") from None
+    return Bundle(
+        architecture=values["architecture"],
+        classes=tuple(values["classes"]),
+        preprocess=preprocess,
+        state=state,
+        width=values["head"]["width"],
+        temperature=float(values["temperature"]),
+        facts=values["facts"],
+        **{name: values[name] for name in _TEXTS},
+    )
+
+
+def _problems(bundle: Bundle) -> list[str]:
+    """What is wrong with a bundle, one clause each; used before it is written and after it is read."""
+    problems = []
+    try:
+        zoo.check_architecture(bundle.architecture)
+    except ModelError as error:
+        problems.append(str(error))
+    names = bundle.classes
+    if not names or not all(isinstance(name, str) and name for name in names):
+        problems.append("the classes are not all names")
+    elif len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        problems.append(f"the class {shown(twice)!r} is named twice")
+    if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
+        problems.append(f"the temperature is {bundle.temperature!r}, expected a number above 0")
+    for name, shape in (("head.weight", [len(names), bundle.width]), ("head.bias", [len(names)])):
+        found = list(bundle.state[name].shape) if name in bundle.state else None
+        if found != shape:
+            problems.append(f"{name} is {found}, expected {shape} for {len(names)} classes")
+    if strangers := [name for name in bundle.state if not name.startswith(("trunk.", "head."))]:
+        problems.append(f"tensors that are neither trunk nor head: {', '.join(map(shown, strangers[:3]))}")
+    if broken := [name for name, tensor in bundle.state.items() if not torch.isfinite(tensor).all()]:
+        problems.append(f"{len(broken)} tensors with NaN or infinite values ({shown(broken[0])}, …)")
+    try:
+        json.dumps([bundle.facts, bundle.architecture], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        problems.append(f"facts are not plain JSON ({error})")
+    return problems
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("burnish")
+    except metadata.PackageNotFoundError:
+        return "unknown"

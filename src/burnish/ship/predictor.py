@@ -1,0 +1,193 @@
+"""A tuned model in use: image files in, named classes with probabilities out, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.special import softmax
+from torch import nn
+
+from burnish.backbones.fold import fold_for_inference
+from burnish.data.pixels import decode, view
+from burnish.data.sources.scan import scan
+from burnish.data.views import normalised
+from burnish.errors import DataError, UnreadableImage, shown
+from burnish.runtime import cores
+from burnish.ship.bundle import Bundle, read_bundle
+from burnish.train.features import BATCH, outputs
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image, or why there is none."""
+
+    path: str
+    classes: tuple[str, ...]  # names, most probable first
+    probabilities: tuple[float, ...]  # of those, each 0 to 1
+    problem: str | None = None  # set when the image could not be read; then the other two are empty
+
+    @property
+    def label(self) -> str | None:
+        """The most probable class."""
+        return self.classes[0] if self.classes else None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the most probable class."""
+        return self.probabilities[0] if self.probabilities else None
+
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Predictor:
+    """A package, opened: the same decoder and Preprocess as in the run that made it (P1)."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._fast: nn.Module | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> Predictor:
+        """The predictor of a run folder or a package folder."""
+        return cls(read_bundle(folder))
+
+    def predict(self, images: Sequence[ImageLike], *, top: int = 1) -> list[Prediction]:
+        """One Prediction an image, in order; an unreadable one carries its `problem`."""
+        return list(self.stream(images, top=top))
+
+    def probabilities(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """float64 [n k] in the order of `bundle.classes`; raises UnreadableImage on the first bad image."""
+        found, problems = self._probabilities(list(images))
+        for problem in problems:
+            if problem is not None:
+                raise problem
+        return found
+
+    def stream(
+        self, images: Sequence[ImageLike], *, top: int = 1, on_progress: Callable[[int], None] | None = None
+    ) -> Iterator[Prediction]:
+        """Predictions one by one; no more than a batch of pixels is in memory."""
+        classes = self.bundle.classes
+        for start in range(0, len(images), BATCH):
+            chunk = images[start : start + BATCH]
+            found, problems = self._probabilities(chunk)
+            for image, row, problem in zip(chunk, found, problems, strict=True):
+                if problem is not None:
+                    yield Prediction(_name(image), (), (), problem.reason)
+                    continue
+                best = np.argsort(-row, kind="stable")[: max(1, top)]
+                yield Prediction(
+                    _name(image), tuple(classes[index] for index in best), tuple(float(row[index]) for index in best)
+                )
+            if on_progress is not None:
+                on_progress(len(chunk))
+
+    def _probabilities(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[UnreadableImage | None]]:
+        """Probabilities [b k], zero rows for images that could not be read, and the reasons."""
+        preprocess = self.bundle.preprocess
+
+        def pixels(image: ImageLike) -> np.ndarray | UnreadableImage:
+            try:
+                return view(opened(image), preprocess)
+            except UnreadableImage as error:
+                return error
+
+        with ThreadPoolExecutor(cores()) as pool:
+            read = list(pool.map(pixels, images))
+        problems = [one if isinstance(one, UnreadableImage) else None for one in read]
+        good = [row for row, problem in enumerate(problems) if problem is None]
+        found = np.zeros((len(images), len(self.bundle.classes)))
+        if good:
+            batch = np.stack([one for one in read if not isinstance(one, UnreadableImage)])
+            logits = outputs(self._module(batch), [batch], preprocess=preprocess, device=torch.device("cpu"))
+            found[good] = softmax(logits.astype(np.float64) / self.bundle.temperature, axis=1)
+        return found, problems
+
+    def _module(self, pixels: np.ndarray) -> nn.Module:
+        """The fast form of the network, made on first use."""
+        if self._fast is None:
+            self._fast = fold_for_inference(self.bundle.classifier(), normalised(pixels[:2], self.bundle.preprocess))
+        return self._fast
+
+
+def opened(image: ImageLike) -> Image.Image:
+    """The upright RGB image of a path, of the bytes of a file, of a Pillow image or of a uint8 array [h w 3] or [h w]."""
+    if isinstance(image, bytes):
+        return decode(image)
+    if isinstance(image, (Image.Image, np.ndarray)):
+        picture = image if isinstance(image, Image.Image) else _from_array(image)
+        buffer = io.BytesIO()
+        (picture if picture.mode in _PNG_MODES else picture.convert("RGB")).save(buffer, "PNG", compress_level=1)
+        return decode(buffer.getvalue())  # the one decoder, so that alpha, 16-bit and palettes come out alike
+    return decode(Path(image))
+
+
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise UnreadableImage(
+            "array", f"is {array.dtype} {list(array.shape)}, expected uint8 [h w 3], [h w 4] or [h w]"
+        )
+    return Image.fromarray(array)
+
+
+def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Image files from files and folders (searched through, in order of name); DataError when one is not there."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = [path / name for name in sorted(scan(path).images)]
+            if not found:
+                raise DataError(f"{shown(str(path))} holds no image files")
+            files += found
+        elif os.path.lexists(path):
+            files.append(path)
+        else:
+            raise DataError(f"there is no {shown(str(path))}; expected image files or folders")
+    return files
+
+
+def write_csv(file: TextIO, predictions: Iterable[Prediction], *, top: int) -> None:
+    """Rows path,label,probability[,label2,probability2…],problem; text that a spreadsheet would run is quoted (P10)."""
+    writer = csv.writer(file, lineterminator="\n")
+    header = (
+        [name for rank in range(1, top + 1) for name in (f"label{rank}", f"probability{rank}")]
+        if top > 1
+        else ["label", "probability"]
+    )
+    writer.writerow(["path", *header, "problem"])
+    for prediction in predictions:
+        cells: list[str] = []
+        for rank in range(top):
+            known = rank < len(prediction.classes)
+            cells += [_cell(prediction.classes[rank]), f"{prediction.probabilities[rank]:.6f}"] if known else ["", ""]
+        writer.writerow([_cell(prediction.path), *cells, prediction.problem or ""])
+
+
+def _cell(text: str) -> str:
+    """The text, with an apostrophe before what a spreadsheet would take for a formula."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _name(image: ImageLike) -> str:
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    return f"<{type(image).__name__}>"

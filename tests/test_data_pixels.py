@@ -1,0 +1,516 @@
+"""The one decoder: every kind of image is right or named, and the views are those the network was trained on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+import zlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from images import BLACK, BLUE, GREEN, RED, WHITE, encoded, noise, quarters, write_images
+from PIL import Image, TiffImagePlugin
+
+import burnish.data.pixels as pixels
+from burnish.data.pixels import decode, read_all, stored, view
+from burnish.data.sources import open_source
+from burnish.errors import UnreadableImage
+from burnish.terms import INTERPOLATIONS, Preprocess
+
+
+def corners(image: Image.Image) -> list[tuple[int, ...]]:
+    """The colours well inside the four quarters, rounded to full or none: JPEG is not exact."""
+    last = image.width - 4
+    at = [(3, 3), (last, 3), (3, last), (last, last)]
+    return [tuple(255 * (channel > 127) for channel in image.getpixel(place)) for place in at]
+
+
+# --- formats and modes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "GIF"])
+def test_lossless_formats_are_decoded_exactly(format):
+    original = quarters()
+    assert np.array_equal(np.array(decode(encoded(original, format))), np.array(original))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_lossy_formats_are_decoded_nearly(format):
+    image = decode(encoded(quarters(), format, quality=95))
+    assert corners(image) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_webp_lossless_is_exact():
+    assert np.array_equal(np.array(decode(encoded(noise(), "WEBP", lossless=True))), np.array(noise()))
+
+
+def test_decoded_image_is_plain_rgb_without_metadata():
+    image = decode(encoded(quarters(), "PNG", dpi=(300, 300)))
+    assert type(image) is Image.Image
+    assert (image.mode, image.info) == ("RGB", {})
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
+def test_of_several_frames_the_first_is_read(format):
+    first, second = Image.new("RGB", (8, 8), RED), Image.new("RGB", (8, 8), BLUE)
+    content = encoded(first, format, save_all=True, append_images=[second])
+    assert np.abs(np.array(decode(content)).astype(int) - np.array(RED)).max() <= 2
+
+
+# EXIF orientation -> what the four corners of `quarters` show once it is applied (EXIF 2.3, tag 274).
+TURNED = {
+    1: [RED, GREEN, BLUE, WHITE],
+    2: [GREEN, RED, WHITE, BLUE],
+    3: [WHITE, BLUE, GREEN, RED],
+    4: [BLUE, WHITE, RED, GREEN],
+    5: [RED, BLUE, GREEN, WHITE],
+    6: [BLUE, RED, WHITE, GREEN],
+    7: [WHITE, GREEN, BLUE, RED],
+    8: [GREEN, WHITE, RED, BLUE],
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_exif_orientation_is_applied(format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert corners(decode(encoded(quarters(), format, exif=exif))) == TURNED[orientation]
+
+
+def test_damaged_exif_counts_as_upright():
+    content = encoded(quarters(), "JPEG", exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
+    assert corners(decode(content)) == TURNED[1]
+
+
+def test_impossible_orientation_counts_as_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert corners(decode(encoded(quarters(), "JPEG", exif=exif))) == TURNED[1]
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
+def test_alpha_is_composited_over_white(format):
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    image.putpixel((1, 1), (0, 0, 255, 255))
+    image.putpixel((2, 2), (0, 0, 0, 51))
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    decoded = decode(encoded(image, format, **options))
+    assert [decoded.getpixel((at, at)) for at in range(3)] == [WHITE, BLUE, (204, 204, 204)]
+
+
+def test_grey_with_alpha_is_composited_over_white():
+    image = Image.new("LA", (2, 1), (0, 0))
+    image.putpixel((1, 0), (100, 255))
+    decoded = decode(encoded(image, "PNG"))
+    assert [decoded.getpixel((at, 0)) for at in range(2)] == [WHITE, (100, 100, 100)]
+
+
+def palette_image() -> Image.Image:
+    """Two pixels: red, blue."""
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("transparency", "expected"),
+    [(0, [WHITE, BLUE]), (b"\x00\xff", [WHITE, BLUE]), (b"\x33\x00", [(255, 204, 204), WHITE])],
+    ids=["index", "bytes", "half"],
+)
+def test_transparent_palette_colours_are_composited_over_white(transparency, expected):
+    decoded = decode(encoded(palette_image(), "PNG", transparency=transparency))
+    assert [decoded.getpixel((at, 0)) for at in range(2)] == expected
+
+
+def test_palette_without_transparency_keeps_its_colours():
+    decoded = decode(encoded(palette_image(), "PNG"))
+    assert [decoded.getpixel((at, 0)) for at in range(2)] == [RED, BLUE]
+
+
+def test_transparent_gif_is_composited_over_white():
+    decoded = decode(encoded(palette_image(), "GIF", transparency=0))
+    assert [decoded.getpixel((at, 0)) for at in range(2)] == [WHITE, BLUE]
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "key_colour"), [("RGB", (0, 255, 0), (0, 255, 0)), ("L", 7, 7), ("I;16", 700, 700), ("1", 0, 0)]
+)
+def test_colour_key_of_png_is_transparent(mode, key, key_colour):
+    image = Image.new(mode, (2, 1), 255 if mode == "1" else 0 if mode != "RGB" else (0, 0, 0))
+    image.putpixel((1, 0), key_colour)
+    decoded = decode(encoded(image, "PNG", transparency=key))
+    assert decoded.getpixel((1, 0)) == WHITE
+    assert decoded.getpixel((0, 0)) == (WHITE if mode == "1" else BLACK)
+
+
+def test_premultiplied_alpha_is_undone():
+    image = Image.new("LA", (1, 1), (100, 128)).convert("La")
+    red, green, blue = pixels._rgb(image).getpixel((0, 0))
+    assert red == green == blue
+    assert abs(red - (100 * 128 + 255 * 127) / 255) <= 2
+
+
+def test_palette_with_alpha_channel_is_composited_over_white():
+    image = Image.new("PA", (1, 1))
+    image.putpalette([*RED])
+    image.putpixel((0, 0), (0, 0))
+    assert pixels._rgb(image).getpixel((0, 0)) == WHITE
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+    values = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
+    decoded = decode(encoded(Image.fromarray(values), "PNG"))
+    assert [decoded.getpixel((at, 0))[0] for at in range(6)] == [0, 0, 1, 1, 128, 255]
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_sixteen_bit_tiff_of_either_byte_order_is_scaled(byte_order):
+    values = np.array([[0, 2570, 65535]], byte_order + "u2")
+    mode = "I;16" if byte_order == "<" else "I;16B"
+    decoded = decode(encoded(Image.frombytes(mode, (3, 1), values.tobytes()), "TIFF"))
+    assert [decoded.getpixel((at, 0)) for at in range(3)] == [(v, v, v) for v in (0, 10, 255)]
+
+
+def test_sixteen_bit_pgm_is_scaled():
+    decoded = decode(b"P5 3 1 65535\n" + np.array([0, 2570, 65535], ">u2").tobytes())
+    assert [decoded.getpixel((at, 0))[0] for at in range(3)] == [0, 10, 255]
+
+
+def test_sixteen_bit_colour_png_is_scaled():
+    rows = b"\x00" + np.array([65535, 32768, 0], ">u2").tobytes()
+    assert decode(png(1, 1, depth=16, colour=2, rows=rows)).getpixel((0, 0)) == (255, 128, 0)
+
+
+def test_integers_of_other_ranges_are_refused_with_their_range():
+    content = encoded(Image.fromarray(np.array([[-5, 70000]], np.int32)), "TIFF")
+    with pytest.raises(UnreadableImage, match="integer pixels from -5 to 70000, expected 0 to 65535"):
+        decode(content)
+
+
+def test_floats_from_0_to_1_are_scaled():
+    decoded = decode(encoded(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)), "TIFF"))
+    assert [decoded.getpixel((at, 0))[0] for at in range(3)] == [0, 128, 255]
+
+
+@pytest.mark.parametrize("extreme", [-1.5, 255.0, float("nan")])
+def test_floats_of_other_ranges_are_refused_with_their_range(extreme):
+    content = encoded(Image.fromarray(np.array([[0.0, extreme]], np.float32)), "TIFF")
+    with pytest.raises(UnreadableImage, match=r"float pixels from .* expected 0 to 1"):
+        decode(content)
+
+
+def test_cmyk_is_converted():
+    content = encoded(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF")
+    assert decode(content).getpixel((0, 0)) == RED
+
+
+def test_inverted_cmyk_of_adobe_jpeg_is_converted():
+    content = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
+    assert b"Adobe" in content
+    red, green, blue = decode(content).getpixel((8, 8))
+    assert red > 250
+    assert max(green, blue) < 5
+
+
+def test_one_bit_is_black_and_white():
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    decoded = decode(encoded(image, "PNG"))
+    assert [decoded.getpixel((at, 0)) for at in range(2)] == [BLACK, WHITE]
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV"])
+def test_colour_spaces_are_converted(mode):
+    image = Image.new("RGB", (1, 1), (200, 100, 50))
+    converted = np.array(pixels._rgb(image.convert(mode))).astype(int)
+    assert np.abs(converted - np.array([200, 100, 50])).max() <= 3
+
+
+def test_lab_tiff_is_converted():
+    content = encoded(Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF")
+    assert min(decode(content).getpixel((0, 0))) > 240
+
+
+# --- what is not an image ----------------------------------------------------------------------------------------
+
+
+def png(width: int, height: int, *, depth: int = 8, colour: int = 2, rows: bytes = b"", before: bytes = b"") -> bytes:
+    """A PNG put together by hand, so that its header can lie."""
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, colour, 0, 0, 0])
+    body = chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """One PNG chunk."""
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def reason_of(source: Path | bytes) -> str:
+    """Why `decode` refuses."""
+    with pytest.raises(UnreadableImage) as caught:
+        decode(source)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty (0 bytes)"),
+        (b"hello world", "not an image: its content is not JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"),
+        (b"%PDF-1.7", "PDF is not read: save it as JPEG, PNG"),
+        (b"<svg xmlns=''/>", "SVG is not read"),
+        (b"\x00\x00\x00\x18ftypheic", "HEIC is not read"),
+        (b"\x89PNG\r\n\x1a\n", "damaged or truncated: it begins as PNG and cannot be read further"),
+    ],
+    ids=["empty", "text", "pdf", "svg", "heic", "only a signature"],
+)
+def test_what_is_no_image_is_refused_in_plain_words(content, reason):
+    assert reason_of(content).startswith(reason)
+
+
+@pytest.mark.parametrize("format", ["ICO", "TGA", "PCX", "SGI", "JPEG2000", "DDS"])
+def test_formats_outside_the_list_are_refused(format):
+    reason = reason_of(encoded(quarters(), format))
+    assert "is not read: save it as" in reason or reason.startswith("not an image")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+def test_truncated_images_are_errors_not_grey_pixels(format, kept):
+    content = encoded(noise(64, 64), format)
+    assert reason_of(content[: int(kept * len(content))])
+
+
+def test_truncated_jpeg_is_called_truncated():
+    content = encoded(noise(64, 64), "JPEG")
+    assert reason_of(content[: len(content) // 2]) == "truncated: the image data ends too early"
+
+
+def test_too_many_pixels_are_refused_from_the_header():
+    assert reason_of(png(20_000, 6_000)) == "20000 x 6000 pixels, more than the 100,000,000 that are read"
+
+
+def test_decompression_bombs_are_refused():
+    assert "more pixels than the 100,000,000" in reason_of(png(60_000, 60_000))
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+def test_compressed_text_bombs_are_refused_or_harmless(kind):
+    bomb = chunk(kind, b"name\x00\x00" + zlib.compress(bytes(200_000_000), 9))
+    content = png(1, 1, rows=b"\x00\xff\x00\x00", before=bomb)
+    try:
+        assert decode(content).getpixel((0, 0)) == RED
+    except UnreadableImage as error:
+        assert "too large" in error.reason or "damaged" in error.reason
+
+
+def test_large_images_below_the_limit_print_no_warning(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(encoded(noise(12, 12), "PNG")).size == (12, 12)
+
+
+def test_importing_changes_no_setting_of_pillow():
+    printing = "print(Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)"
+    code = f"from PIL import Image, ImageFile; import burnish.data.pixels; {printing}"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["89478485", "False"]
+
+
+def test_too_large_a_file_is_refused_without_reading_it(tmp_path):
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.truncate(pixels.MAX_BYTES + 1)
+    assert reason_of(path) == "larger than 100 MB, the most that is read"
+
+
+def test_missing_file_folder_and_zero_byte_names_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert reason_of(tmp_path / "none.jpg") == "no such file"
+    assert reason_of(tmp_path / "file" / "a.jpg") == "no such file"
+    assert reason_of(Path(str(tmp_path) + "/a\0b.jpg")) == "no such file"
+    assert reason_of(tmp_path) == "a folder, not an image file"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_and_devices_do_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert reason_of(tmp_path / "pipe.jpg") == "a pipe, not an image file"
+    assert reason_of(Path("/dev/zero")) == "a device, not an image file"
+
+
+def test_circular_link_is_refused(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("a.jpg")
+    assert reason_of(tmp_path / "a.jpg") == "a symbolic link that leads in a circle"
+
+
+def test_file_without_permission_is_refused(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert reason_of(tmp_path / "a.jpg") == "no permission to read it"
+
+
+def test_error_carries_the_name_and_escapes_it(tmp_path):
+    with pytest.raises(UnreadableImage) as caught:
+        decode(b"", name="a\x1b[31m.jpg")
+    assert caught.value.path == "a\x1b[31m.jpg"
+    assert "\x1b" not in str(caught.value)
+    with pytest.raises(UnreadableImage, match="image in memory: the file is empty"):
+        decode(b"")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_no_damage_raises_anything_but_unreadable_image(format):
+    content = encoded(noise(24, 24), format)
+    draws = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for at in draws.integers(0, len(content), 8):
+            damaged[at] = draws.integers(0, 256)
+        try:
+            assert decode(bytes(damaged)).mode == "RGB"
+        except UnreadableImage as error:
+            assert error.reason
+
+
+def test_private_tiff_tags_do_no_harm():
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[65000] = "x" * 100
+    assert corners(decode(encoded(quarters(), "TIFF", tiffinfo=tags))) == TURNED[1]
+
+
+# --- views ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size", [(300, 200), (200, 300), (257, 391), (500, 500), (31, 47), (224, 224), (256, 300), (20, 900)]
+)
+@pytest.mark.parametrize(("side", "crop"), [(224, 0.875), (224, 1.0), (111, 0.95)])
+def test_plain_view_equals_torchvision_bit_for_bit(size, side, crop):
+    transforms = pytest.importorskip("torchvision.transforms")
+    image = noise(*size)
+    expected = transforms.Compose(
+        [
+            transforms.Resize(round(side / crop), interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(side),
+        ]
+    )(image)
+    assert np.array_equal(view(image, Preprocess(size=side, crop=crop)), np.array(expected))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_squashed_view_equals_torchvision_bit_for_bit(interpolation):
+    transforms = pytest.importorskip("torchvision.transforms")
+    mode = transforms.InterpolationMode(interpolation)
+    image = noise(90, 61)
+    expected = transforms.Resize((48, 48), interpolation=mode)(image)
+    assert np.array_equal(
+        view(image, Preprocess(size=48, fit="squash", interpolation=interpolation)), np.array(expected)
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (1, 1)])
+def test_strips_are_viewed_in_bounded_memory(size):
+    assert view(Image.new("RGB", size, RED), Preprocess(size=32)).tolist() == [[list(RED)] * 32] * 32
+
+
+def test_stored_is_the_whole_image_as_a_square():
+    image = quarters(64).resize((64, 32))
+    square = stored(image, 16)
+    assert (square.shape, square.dtype) == ((16, 16, 3), np.uint8)
+    assert [tuple(square[y, x]) for y, x in ((0, 0), (0, 15), (15, 0), (15, 15))] == [RED, GREEN, BLUE, WHITE]
+
+
+# --- reading a catalogue ----------------------------------------------------------------------------------------
+
+
+RENDERINGS = {"plain": partial(view, preprocess=Preprocess(size=8)), "stored": partial(stored, side=12)}
+
+
+def blank(count: int) -> dict[str, np.ndarray]:
+    """What `read_all` writes into."""
+    return {"plain": np.zeros((count, 8, 8, 3), np.uint8), "stored": np.zeros((count, 12, 12, 3), np.uint8)}
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    """20 images of two classes, two of which are broken."""
+    root = write_images(tmp_path / "data", {"a": 10, "b": 10})
+    (root / "a" / "003.png").write_bytes(b"")
+    (root / "b" / "007.png").write_bytes(b"no image")
+    noise(30, 20).save(root / "a" / "000.png")
+    return open_source(root)
+
+
+def test_each_entry_is_decoded_once_and_rendered_in_every_form(catalog, monkeypatch):
+    opened = []
+    original = pixels._content
+    monkeypatch.setattr(pixels, "_content", lambda path: opened.append(path) or original(path))
+    read = read_all(catalog, np.arange(20), RENDERINGS, blank(20), workers=2)
+    assert sorted(opened) == sorted(catalog.file(index) for index in range(20))
+    image = decode(catalog.file(0))
+    assert np.array_equal(read.views["plain"][0], view(image, Preprocess(size=8)))
+    assert np.array_equal(read.views["stored"][0], stored(image, 12))
+    assert read.sizes[0].tolist() == [30, 20]
+
+
+def test_unreadable_images_are_named_and_their_rows_stay_zero(catalog):
+    read = read_all(catalog, np.arange(20), RENDERINGS, blank(20), workers=3)
+    assert [one.path for one in read.named] == ["a/003.png", "b/007.png"]
+    assert read.named[0].reason == "the file is empty (0 bytes)"
+    bad = [catalog.paths.index(one.path) for one in read.named]
+    assert np.flatnonzero(~read.good).tolist() == bad
+    assert not read.views["plain"][bad].any() and not read.sizes[bad].any()
+    assert read.sizes[read.good].all()
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_result_does_not_depend_on_the_number_of_workers(catalog, workers):
+    indices = np.array([19, 3, 3, 0, *range(5, 18)])
+    one = read_all(catalog, indices, RENDERINGS, blank(len(indices)), workers=1)
+    many = read_all(catalog, indices, RENDERINGS, blank(len(indices)), workers=workers)
+    assert all(np.array_equal(one.views[name], many.views[name]) for name in RENDERINGS)
+    assert np.array_equal(one.sizes, many.sizes) and np.array_equal(one.good, many.good)
+    assert one.named == many.named
+
+
+def test_progress_counts_every_file_and_can_stop_the_reading(catalog):
+    done = []
+    read_all(catalog, np.arange(20), RENDERINGS, blank(20), workers=2, on_progress=done.append)
+    assert done == list(range(1, 21))
+
+    def stop(count: int) -> None:
+        if count == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_all(catalog, np.arange(20), RENDERINGS, blank(20), workers=2, on_progress=stop)
+
+
+def test_memory_mapped_arrays_are_written_in_place(catalog, tmp_path):
+    out = {"plain": np.memmap(tmp_path / "plain", np.uint8, "w+", shape=(20, 8, 8, 3))}
+    read = read_all(catalog, np.arange(20), {"plain": RENDERINGS["plain"]}, out, workers=2)
+    assert read.views["plain"] is out["plain"]
+    assert out["plain"].any()
+
+
+def test_no_entries_are_no_rows(catalog):
+    read = read_all(catalog, np.arange(0), RENDERINGS, blank(0), workers=2)
+    assert (len(read.good), read.named, read.sizes.shape) == (0, (), (0, 2))
+
+
+def test_data_does_not_import_torch_or_backbones():
+    code = "import sys; import burnish.data.pixels, burnish.data.sources, burnish.data.split; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "burnish.data.split" in modules
+    assert not {"torch", "sklearn", "burnish.backbones"} & set(modules)
