@@ -63,7 +63,7 @@ def test_a_pickle_is_refused_by_content_and_never_opened(tmp_path, protocol, nam
 def test_a_pytorch_checkpoint_is_refused_with_a_conversion_that_works(tmp_path, monkeypatch):
     canary, path = tmp_path / "canary", tmp_path / "model.safetensors"
     torch.save({"x": _Canary(canary)}, path)
-    with pytest.raises(BadWeights, match="zip archive .* can run code") as caught:
+    with pytest.raises(BadWeights, match=r"zip archive .* can run code") as caught:
         weights.read_safetensors(path)
     assert not canary.exists()
 

@@ -186,7 +186,7 @@ def test_another_image_size_reaches_networks_built_for_one_size():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(UnknownModel, match=r"no model 'resnet51' \(nearest: .*resnet50.*see: burnish models"):
         zoo.load_backbone("resnet51")
-    with pytest.raises(UnknownModel, match="no model 'resnet50.nonsense'"):
+    with pytest.raises(UnknownModel, match=r"no model 'resnet50.nonsense'"):
         zoo.load_backbone("resnet50.nonsense")
     with pytest.raises(UnknownModel, match="nearest"):
         zoo.load_backbone("random:efficientnet_lite00")
@@ -194,7 +194,9 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         zoo.models("eficientnet")
 
 
-@pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:/tmp", "random:hf-hub:a/b", "timm/hf-hub:a/b", "a\x1b[0m"])
+@pytest.mark.parametrize(
+    "name", ["hf-hub:someone/model", "local-dir:/tmp", "random:hf-hub:a/b", "timm/hf-hub:a/b", "a\x1b[0m"]
+)
 def test_a_name_that_would_make_timm_fetch_elsewhere_is_refused(name):
     with pytest.raises(UnknownModel) as caught:
         zoo.load_backbone(name)
@@ -206,7 +208,7 @@ def test_models_lists_the_embedded_one_first_and_the_rest_by_pattern():
     assert len(rows) > 1000
     assert (rows[0].name, rows[0].where) == ("efficientnet_lite0", "embedded")
     assert {row.where for row in rows[1:]} <= {"cached", "hub"}
-    found = zoo.models("resnet50.a?_in1k")
+    found = zoo.models("resnet50.a[123]_in1k")
     assert [row.name for row in found] == ["resnet50.a1_in1k", "resnet50.a2_in1k", "resnet50.a3_in1k"]
     assert found[0].licence == "apache-2.0"
 
@@ -233,14 +235,14 @@ def test_a_resolver_that_hangs_does_not_hang_us(monkeypatch):
     monkeypatch.setattr(weights, "cached_on_disk", lambda repository, filename: None)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     started = time.monotonic()
-    with pytest.raises(WeightsUnreachable, match="no answer in 0.2 s"):
+    with pytest.raises(WeightsUnreachable, match=r"no answer in 0.2 s"):
         zoo.load_backbone("resnet50")
     assert time.monotonic() - started < 3
 
 
 def test_weights_in_the_cache_need_no_network(monkeypatch, resnet18_file):
     monkeypatch.setattr(weights, "cached_on_disk", lambda repository, filename: resnet18_file)
-    monkeypatch.setattr(weights, "_why_unreachable", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr(weights, "why_unreachable", lambda: pytest.fail("asked the network"))
     backbone = zoo.load_backbone("resnet18.a1_in1k")
     assert (backbone.name, backbone.source, backbone.licence) == ("resnet18.a1_in1k", "hub", "apache-2.0")
     assert backbone.sha256 == weights.sha256_of(resnet18_file)
@@ -263,7 +265,7 @@ def test_a_file_that_says_its_architecture_is_loaded_by_its_path(tmp_path, resne
     save_file(weights.read_safetensors(resnet18_file), path, metadata={"architecture": "resnet18"})
     assert zoo.load_backbone(str(path)).name == "resnet18"
     save_file({"x": torch.ones(1)}, path, metadata={"architecture": "os.system"})
-    with pytest.raises(UnknownModel, match="no model 'os.system'"):
+    with pytest.raises(UnknownModel, match=r"no model 'os.system'"):
         zoo.load_backbone(str(path))
 
 
@@ -271,11 +273,14 @@ def test_a_config_beside_the_file_gives_name_and_preprocessing(tmp_path, resnet1
     path = tmp_path / "model.safetensors"
     path.write_bytes(resnet18_file.read_bytes())
     told = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 160, 160], "crop_pct": 0.9}
-    config = {"architecture": "resnet18", "pretrained_cfg": {**told, "interpolation": "bilinear", "crop_mode": "squash"}}
+    config = {
+        "architecture": "resnet18",
+        "pretrained_cfg": {**told, "interpolation": "bilinear", "crop_mode": "squash"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     backbone = zoo.load_backbone(str(path))
     assert backbone.preprocess == Preprocess(160, 0.9, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "squash")
-    with pytest.raises(BadWeights, match="you say 'resnet34', the config.json beside it says 'resnet18'|resnet18"):
+    with pytest.raises(BadWeights, match=r"you say resnet34, the config\.json beside it says resnet18"):
         zoo.load_backbone(f"resnet34={path}")
 
 
@@ -345,9 +350,9 @@ def test_a_checkpoint_of_pytorch_is_refused_by_content(tmp_path):
     for name in (f"resnet18={tmp_path / 'model.pth'}", str(tmp_path / "model.pth")):
         with pytest.raises(BadWeights, match="save_file"):
             zoo.load_backbone(name)
-    with pytest.raises(BadWeights, match="no such file"):
+    with pytest.raises(BadWeights, match=r"[Nn]o such file"):
         zoo.load_backbone("resnet18=/no/such/file.safetensors")
-    with pytest.raises(BadWeights, match="no such file|cannot be read"):
+    with pytest.raises(BadWeights, match=r"[Nn]o such file"):
         zoo.load_backbone("/no/such/file.pth")
 
 

@@ -114,7 +114,7 @@ def test_folder_without_images_is_named_and_no_class(tmp_path):
     (tmp_path / "text" / "a.txt").write_text("x")
     catalog = open_source(tmp_path)
     assert catalog.classes == ("a", "b")
-    assert reasons(catalog)["empty"] == reasons(catalog)["text"] == "class folder without images"
+    assert reasons(catalog)["empty"] == reasons(catalog)["text"] == "a folder without images"
 
 
 def test_links_are_followed_only_to_files_inside(tmp_path):
@@ -300,7 +300,7 @@ def test_empty_class_folder_of_train_is_no_class(tmp_path):
     write_images(tmp_path, {"train/a": 3, "train/b": 3, "train/c": 0, "test/a": 1})
     catalog = open_source(tmp_path)
     assert catalog.classes == ("a", "b")
-    assert reasons(catalog) == {"train/c": "class folder without images"}
+    assert reasons(catalog) == {"train/c": "a folder without images"}
 
 
 def test_empty_split_and_loose_images_are_named(tmp_path):
@@ -462,7 +462,7 @@ def test_listed_files_that_are_missing_or_no_files_are_named_with_the_line(table
 def test_lines_that_say_the_same_again_are_named(table):
     catalog = open_source(table("path,label", *SIX, SIX[0]))
     assert len(catalog) == 6
-    assert reasons(catalog) == {"a/000.png": "listed again in line 8 (first in line 2)"}
+    assert reasons(catalog) == {"a/000.png": "listed again, first in line 2 (line 8)"}
 
 
 def test_scanned_is_used_plus_named_even_for_a_missing_file_listed_twice(table):
@@ -475,7 +475,7 @@ def test_csv_paths_through_links_out_of_the_folder_are_errors(table, tmp_path_fa
     outside = write_images(tmp_path_factory.mktemp("outside"), {"x": 1})
     file = table("path,label", *SIX, f"{'a/out.png' if link != 'out' else 'out/000.png'},a")
     (file.parent / link).symlink_to(outside / "x" if link == "out" else outside / "x" / "000.png")
-    with pytest.raises(DataError, match=r"line 8: .* not allowed: it leads out of the CSV's folder"):
+    with pytest.raises(DataError, match=r"line 8: the path .* leads out of the CSV's folder .* Copy the image"):
         open_source(file)
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
+from burnish.data.catalog import SPLIT_WORDS, Catalog, Named, Splits
+from burnish.data.sources import without
 from burnish.data.sources.assemble import Labelled, assemble
-from burnish.data.split import make_splits, read_splits, write_splits
+from burnish.data.split import make_splits, read_splits, restricted, write_splits
 from burnish.errors import DataError, RecipeError
 
 ROOT = Path("/nowhere")  # splits read no pixels
@@ -111,6 +112,16 @@ def test_images_never_move_between_val_and_test_when_one_is_added():
         small, large = catalog_of({"a": count, "b": 3}), catalog_of({"a": count + 1, "b": 3})
         before, after = (sides(catalog, make_splits(catalog, seed=0)) for catalog in (small, large))
         assert not [path for path in before if {before[path], after[path]} == {"val", "test"}]
+
+
+def test_losing_images_moves_none_of_the_others():
+    catalog = catalog_of({"a": 20, "b": 20})
+    splits = make_splits(catalog, seed=0)
+    less = without(catalog, [Named("a/0003.png", "truncated"), Named("b/0007.png", "truncated")])
+    left = restricted(splits, catalog, less)
+    before = sides(catalog, splits)
+    assert sides(less, left) == {path: before[path] for path in less.paths}
+    assert left.sha256 != splits.sha256
 
 
 # --- given splits ----------------------------------------------------------------------------------------------

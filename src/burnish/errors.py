@@ -1,19 +1,19 @@
 """Every error a user can meet.
 
-    BurnishError                      one sentence: what came, what was expected, what to do
-    ├── DataError                     the images or their labels
-    │   ├── UnreadableImage           one file; carries `path` and `reason`
-    │   └── NotEnoughData             too few classes or images for what was asked
-    ├── ModelError                    the pretrained network
-    │   ├── UnknownModel              no such name; lists the nearest
-    │   ├── WeightsUnreachable        a known name whose weights are not here
-    │   └── BadWeights                a file that is not what it should be, or is not safe to read
-    ├── NoSuchName                    no layer, stage or option of that name; lists the nearest
-    ├── RecipeError                   one or more bad settings, all in one message
-    └── RunError                      the run folder
-        ├── RunBusy                   another run holds it
-        └── NotARun                   it is not a run, or it is damaged
-    Interrupted                       Ctrl-C or SIGTERM; the partial run stays usable
+BurnishError                      one sentence: what came, what was expected, what to do
+├── DataError                     the images or their labels
+│   ├── UnreadableImage           one file; carries `path` and `reason`
+│   └── NotEnoughData             too few classes or images for what was asked
+├── ModelError                    the pretrained network
+│   ├── UnknownModel              no such name; lists the nearest
+│   ├── WeightsUnreachable        a known name whose weights are not here
+│   └── BadWeights                a file that is not what it should be, or is not safe to read
+├── NoSuchName                    no layer, stage or option of that name; lists the nearest
+├── RecipeError                   one or more bad settings, all in one message
+└── RunError                      the run folder
+    ├── RunBusy                   another run holds it
+    └── NotARun                   it is not a run, or it is damaged
+Interrupted                       Ctrl-C or SIGTERM; the partial run stays usable
 """
 
 from __future__ import annotations
@@ -100,4 +100,6 @@ def shown(text: str) -> str:
     """`text` made safe for a terminal line: control and invisible characters escaped, nothing else changed (P10)."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
+    )

@@ -13,7 +13,7 @@ from burnish.choose.material import Bench, Material, gather
 from burnish.choose.plan import plan, settled
 from burnish.choose.probing import Probed, probe
 from burnish.choose.proof import Contender, put_to_test
-from burnish.choose.tuning import Candidate, Tuned, Tuning
+from burnish.choose.tuning import Candidate, Tuned, Tuning, start_head
 from burnish.data.catalog import Catalog
 from burnish.data.split import make_splits, write_splits
 from burnish.errors import RecipeError
@@ -35,7 +35,9 @@ def run_job(
     """Probe, save; tune, save when better; choose; prove on the test images; write the record and the report."""
     method = method_named("full" if recipe.method == "auto" else recipe.method)
     watch = Stopwatch(watcher, clock)
-    splits = make_splits(catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction)
+    splits = make_splits(
+        catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction
+    )
     watch.stage("model")
     bench = Bench(recipe, load_backbone(recipe.model, seed=recipe.seed), pick_device(recipe.device), clock, watch)
     material, splits = gather(catalog, splits, bench)
@@ -45,7 +47,9 @@ def run_job(
     contenders = [probe_contender(probed, bench)]
     save(folder, contenders[0], material, bench)
     decisions = [probe_decision(probed)]
-    watch.say(f"probe saved at {clock.elapsed():.0f} s: {probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated")
+    watch.say(
+        f"probe saved at {clock.elapsed():.0f} s: {probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
+    )
 
     journal = Journal(folder, watch)
     if method.trains:
@@ -81,9 +85,9 @@ def run_job(
         data=data,
         command=command,
     )
-    journal.close(facts)
+    folder.write_json(RESULT, facts)  # before all that only shows it
     folder.write(REPORT, render(facts))
-    folder.write_json(RESULT, facts)  # last: a run with a result is a finished one
+    journal.close(facts)
 
 
 def tune_on_the_clock(
@@ -102,12 +106,16 @@ def tune_on_the_clock(
         tunable, material, bench, forward_per_second=probed.images_per_second, probe_size=probed.preprocess.size
     )
     why = Decision("schedule", made.reason, {"epochs": made.epochs, "reserve_seconds": made.reserve_seconds})
-    bench = replace(bench, recipe=settled(bench.recipe, made, flip=probed.flip, peak=tunable.peak_learning_rate))
+    bench = replace(
+        bench,
+        recipe=settled(bench.recipe, made, flip=probed.flip, peak=tunable.peak_learning_rate, device=bench.device),
+    )
     folder.write(RECIPE, bench.recipe.to_toml())
     if made.schedule is None:
         return None, bench, [flip, why]
     bench.watcher.say(made.reason)
     bench.watcher.stage("tune", total=1000, unit="progress")
+    tunable = method.prepare(bench.backbone, start_head(probed, made, material, bench), bench.recipe)
     tuning = Tuning(tunable, method, made, probed, material, bench)
     saved = float(probed.val_right.mean())
     for epoch, candidate in tuning.epochs():
@@ -188,7 +196,9 @@ def save(folder: RunFolder, contender: Contender, material: Material, bench: Ben
 def pick_device(name: str) -> torch.device:
     """The device of that name; "auto" takes the accelerator that is there. RecipeError when it is not."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -196,5 +206,3 @@ def pick_device(name: str) -> torch.device:
         first = str(error).splitlines()[0]
         raise RecipeError(f"device {name!r} cannot be used ({first}); see: burnish doctor") from None
     return device
-
-

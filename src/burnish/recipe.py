@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
@@ -55,13 +54,17 @@ class Recipe:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"the recipe is not TOML: {error}") from None
-        return recipe_from({key: None if key == "budget_seconds" and value == "none" else value for key, value in values.items()})
+        return recipe_from(
+            {key: None if key == "budget_seconds" and value == "none" else value for key, value in values.items()}
+        )
 
 
 def recipe_from(values: dict[str, Any]) -> Recipe:
     """A recipe from keyword values; an unknown key is an error that names the nearest ones."""
     known = [field.name for field in fields(Recipe)]
-    unknown = [f"no setting {shown(key)!r} (nearest: {nearest(key, known, limit=3)})" for key in values if key not in known]
+    unknown = [
+        f"no setting {shown(key)!r} (nearest: {nearest(key, known, limit=3)})" for key in values if key not in known
+    ]
     if unknown:
         raise RecipeError("; ".join(unknown))
     return Recipe(**values)
@@ -124,7 +127,9 @@ _CHECKS = (
     _Check("seed", lambda v: _whole(v, 0, 2**63 - 1), "a whole number from 0"),
     _Check("image_size", lambda v: v == "auto" or _whole(v, 32, 1024), '"auto" or 32 to 1024 pixels'),
     _Check("batch_size", lambda v: v == "auto" or _whole(v, 1, 65_536), '"auto" or a whole number from 1'),
-    _Check("learning_rate", lambda v: v == "auto" or (_real(v) and 0 < v <= 1), '"auto" or a number above 0 and at most 1'),
+    _Check(
+        "learning_rate", lambda v: v == "auto" or (_real(v) and 0 < v <= 1), '"auto" or a number above 0 and at most 1'
+    ),
     _Check("stage_decay", lambda v: _real(v) and 0 < v <= 1, "a number above 0 and at most 1"),
     _Check("weight_decay", lambda v: _real(v) and 0 <= v < 1, "a number from 0 and below 1"),
     _Check("label_smoothing", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),

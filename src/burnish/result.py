@@ -53,7 +53,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -85,7 +87,11 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise NotARun(f"no run folder at {shown(str(path))}; expected a folder that burnish fit wrote")
     if not file.is_file():
-        hint = "it was stopped early: its package can still predict and evaluate" if (path / "package.json").exists() else ""
+        hint = (
+            "it was stopped early: its package can still predict and evaluate"
+            if (path / "package.json").exists()
+            else ""
+        )
         raise NotARun(f"{shown(str(path))} has no {RESULT}; {hint or 'expected a folder that burnish fit wrote'}")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
@@ -133,7 +139,11 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "it is read-only"}
+        reasons = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EROFS: "it is read-only",
+        }
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         raise RunError(
             f"cannot write to {shown(str(path))}: {reason}; make room or name another folder with --out (what was saved is kept)"

@@ -150,7 +150,10 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
             unreadable += 1
             print(f"{shown(prediction.path)}\tunreadable: {shown(prediction.problem)}", flush=True)
             continue
-        answers = (f"{shown(name)} {share:.1%}" for name, share in zip(prediction.classes, prediction.probabilities, strict=True))
+        answers = (
+            f"{shown(name)} {share:.1%}"
+            for name, share in zip(prediction.classes, prediction.probabilities, strict=True)
+        )
         print(f"{shown(prediction.path)}\t" + "\t".join(answers), flush=True)
     return unreadable
 

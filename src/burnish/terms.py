@@ -58,4 +58,7 @@ class Preprocess:
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             raise RecipeError(f"Preprocess: has {sorted(values)}, expected {sorted(names)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)

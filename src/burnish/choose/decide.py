@@ -39,7 +39,9 @@ def probe_contender(probed: Probed, bench: Bench) -> Contender:
 def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contender:
     """The best trained candidate, its temperature fitted on the validation images."""
     labels = material.labels[material.val_rows]
-    return Contender(method, tuned.classifier, tuned.preprocess, temperature(tuned.best.logits, labels), tuned.best.accuracy)
+    return Contender(
+        method, tuned.classifier, tuned.preprocess, temperature(tuned.best.logits, labels), tuned.best.accuracy
+    )
 
 
 def probe_decision(probed: Probed) -> Decision:
@@ -48,17 +50,27 @@ def probe_decision(probed: Probed) -> Decision:
     return Decision(
         f"head: {choice.kind}, strength {choice.strength:g}",
         f"least cross-validated loss; right on {choice.accuracy:.1%} ± {choice.standard_error:.1%} of images left out",
-        {"accuracy": choice.accuracy, "standard_error": choice.standard_error, "loss": choice.loss, "n": len(choice.right)},
+        {
+            "accuracy": choice.accuracy,
+            "standard_error": choice.standard_error,
+            "loss": choice.loss,
+            "n": len(choice.right),
+        },
     )
 
 
 def keep_tuned(probed: Probed, tuned: Tuned, *, method: str) -> tuple[bool, Decision]:
-    """Whether the tuned model replaces the probe: more val images right than the probe that saw the same training images."""
+    """Whether the tuned model replaces the probe: it has more val images right than the probe with the same training."""
     right = probed.val_right
     before, after, n = float(right.mean()), tuned.best.accuracy, len(right)
     keep = after > before
     errors = [float(np.sqrt(value * (1 - value) / n)) for value in (before, after)]
     why = f"validation {after:.1%} ± {errors[1]:.1%} against {before:.1%} ± {errors[0]:.1%} for the probe ({n} images)"
-    numbers = {"tuned": after, "probe": before, "n": n, "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates}}
+    numbers = {
+        "tuned": after,
+        "probe": before,
+        "n": n,
+        "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
+    }
     what = f"{method} kept, weights: {tuned.best.name}" if keep else f"probe kept: {method} was not better"
     return keep, Decision(what, why, numbers)

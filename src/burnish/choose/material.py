@@ -52,7 +52,7 @@ class Bench:
 
 
 def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Splits]:
-    """Decode every image of the splits once, each for what it is needed for; splits and catalogue without the unreadable.
+    """Decode every image of the splits once; the unreadable are left out of the splits and named.
 
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
@@ -60,7 +60,9 @@ def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Sp
     ids = np.sort(np.concatenate([splits.train, splits.val]))
     bench.watcher.stage("decode", total=len(ids) + len(splits.test))
     side = stored_side(catalog, preprocess.size / preprocess.crop)
-    read = partial(read_pixels, catalog, preprocess=preprocess, workers=cores(), on_progress=lambda _: bench.watcher.advance(1))
+    read = partial(
+        read_pixels, catalog, preprocess=preprocess, workers=cores(), on_progress=lambda _: bench.watcher.advance(1)
+    )
     fitting, test = read(ids, stored_side=side), read(splits.test)
     named = (*fitting.named, *test.named)
     if named:
@@ -68,9 +70,12 @@ def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Sp
         splits, catalog, before = restricted(splits, catalog, left), left, catalog
         place = {path: row for row, path in enumerate(left.paths)}
         fitting, test = (
-            replace(pixels, ids=np.array([place[before.paths[row]] for row in pixels.ids], np.int64)) for pixels in (fitting, test)
+            replace(pixels, ids=np.array([place[before.paths[row]] for row in pixels.ids], np.int64))
+            for pixels in (fitting, test)
         )
-        bench.watcher.say(f"{len(named)} images cannot be read and are left out; first: {shown(named[0].path)}: {named[0].reason}")
+        bench.watcher.say(
+            f"{len(named)} images cannot be read and are left out; first: {shown(named[0].path)}: {named[0].reason}"
+        )
     require_trainable(catalog, splits)
     is_val = np.isin(fitting.ids, splits.val)
     return Material(catalog, fitting, catalog.labels[fitting.ids], is_val, test, catalog.labels[test.ids]), splits
@@ -83,7 +88,9 @@ def require_trainable(catalog: Catalog, splits: Splits) -> None:
         name = shown(repr(catalog.classes[lacking[0]]))
         raise NotEnoughData(f"class {name} has no readable training image; add some, or remove the class")
     if len(splits.test) == 0:
-        raise NotEnoughData("the data has no readable test image, so nothing could be proven; add some, or give no test split")
+        raise NotEnoughData(
+            "the data has no readable test image, so nothing could be proven; add some, or give no test split"
+        )
 
 
 def stored_side(catalog: Catalog, wanted: float) -> int:

@@ -21,8 +21,12 @@ from burnish.train.loop import Schedule, training_step
 
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
 _EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
-EPOCHS_AT_MOST = 60  # past this, further passes over the same images have stopped paying; the rest of a budget is given back
-_LARGE_FROM = 0.6  # of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4)
+EPOCHS_AT_MOST = (
+    60  # past this, further passes over the same images have stopped paying; the rest of a budget is given back
+)
+_LARGE_FROM = (
+    0.6  # of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4)
+)
 _PIXELS_STEP = 32
 # Seconds kept back for writing the report and leaving, measured at 1.5 to 3 on 2 cores.
 _TAIL_SECONDS = 4.0
@@ -91,7 +95,7 @@ def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_seco
     return Plan(schedule, final, epochs, reserve, seconds, reason)
 
 
-def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float) -> Recipe:
+def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, device: torch.device) -> Recipe:
     """The recipe with nothing left "auto": what was in fact done."""
     schedule = made.schedule
     return replace(
@@ -100,6 +104,7 @@ def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float) -> Recipe:
         batch_size=schedule.batch if schedule else 32,
         flip="on" if flip else "off",
         learning_rate=peak if peak > 0 else recipe.learning_rate,
+        device=str(device),
     )
 
 
@@ -124,7 +129,9 @@ def _reserve_seconds(material: Material, forward: dict[int, float], *, probe_siz
     """Seconds from the last training step to the exit: candidates on val, both models on test, report."""
     val, test = len(material.val_rows), len(material.test_labels)
     decode = test / 300.0  # images per second of 2 cores for common photographs; small beside the rest
-    return _TAIL_SECONDS + _SAFETY * (_CANDIDATES * val / forward[size] + test / forward[size] + test / forward[probe_size] + decode)
+    return _TAIL_SECONDS + _SAFETY * (
+        _CANDIDATES * val / forward[size] + test / forward[size] + test / forward[probe_size] + decode
+    )
 
 
 def _step_seconds(tunable: Tunable, material: Material, bench: Bench, *, batch: int, size: int) -> float:

@@ -13,13 +13,20 @@ from burnish.data.cache import Rows, read_pixels
 from burnish.data.views import normalised
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, choose_head
+from burnish.methods.table import method_named
 from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs
 
-# Of the time left, features of all images may take this much; a smaller image size is taken rather than more.
-_SHARE_OF_BUDGET = 0.5
-_STEP = 32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
+# A probe at full size is worth more than a few epochs, and less than many: on photographs of 101 classes the probe
+# gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
+_EPOCHS_WORTH_A_SMALLER_PROBE = 6.0
+_TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 2.9 to 3.4 on Lite0 and ResNets
+_TAIL_SECONDS = 12.0  # fitting heads, planning, report
+_MOST_OF_CLOCK = 0.85
+_STEP = (
+    32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess) -> Row
 
 
 def settle_size(material: Material, bench: Bench) -> tuple[Preprocess, float]:
-    """The Preprocess for the probe and the images per second it runs at: the network's own size if the clock allows it."""
+    """The Preprocess for the probe, at the network's own size if the clock allows it, and images per second."""
     native = bench.backbone.preprocess
     images = material.fitting.plain[:32]
     trunk = fold_for_inference(bench.backbone.module.to(bench.device), _example(images, native, bench))
@@ -84,14 +91,38 @@ def settle_size(material: Material, bench: Bench) -> tuple[Preprocess, float]:
         outputs(trunk, [images], preprocess=native, device=bench.device)
         seconds.append(time.monotonic() - began)
     rate = len(images) / min(seconds)
-    count = len(material.labels) + len(material.test_labels)
-    allowed = _SHARE_OF_BUDGET * bench.clock.left()
-    size = native.size
-    while size - _STEP >= native.size // 2 and count / (rate * (native.size / size) ** 2) > allowed:
-        size -= _STEP
+    size = affordable_size(
+        native.size,
+        rate,
+        seconds_left=bench.clock.left(),
+        images=len(material.labels) + len(material.test_labels),
+        train=len(material.train_rows)
+        if method_named("full" if bench.recipe.method == "auto" else bench.recipe.method).trains
+        else 0,
+    )
     if size != native.size:
-        bench.watcher.say(f"features at {size} px: at {native.size} px they would take {count / rate:.0f} s of {bench.clock.left():.0f} s left")
+        bench.watcher.say(
+            f"the probe sees {size} px: {native.size} px would leave too little of {bench.clock.left():.0f} s"
+        )
     return replace(native, size=size), rate * (native.size / size) ** 2
+
+
+def affordable_size(native: int, rate: float, *, seconds_left: float, images: int, train: int) -> int:
+    """Pixels a side for the probe.
+
+    The largest size, the network's own first, that leaves time for some epochs of training; if none does, the largest at
+    which all images can be seen at all. rate: images per second forward at `native`; train: images to train on, 0 if none.
+    """
+    sizes = [size for size in range(native, 0, -_STEP) if size >= 0.57 * native or size == native]
+    smallest = sizes[-1]
+    for size in sizes if train else ():
+        left = seconds_left - _TAIL_SECONDS - images / (rate * (native / size) ** 2)
+        if left * rate * (native / smallest) ** 2 / _TRAINING_COST >= _EPOCHS_WORTH_A_SMALLER_PROBE * train:
+            return size
+    for size in sizes:
+        if images / (rate * (native / size) ** 2) <= _MOST_OF_CLOCK * seconds_left - 0.5 * _TAIL_SECONDS:
+            return size
+    return smallest
 
 
 def settle_flip(
@@ -117,7 +148,10 @@ def settle_flip(
     error = drop.std() / np.sqrt(len(drop))
     flip = bool(drop.mean() <= error)
     words = "mirroring keeps the label" if flip else "mirroring changes the label"
-    return flip, f"{words}: the probe is right on {mirrored_right.mean():.1%} of mirrored and {right.mean():.1%} of plain val images"
+    return (
+        flip,
+        f"{words}: the probe is right on {mirrored_right.mean():.1%} of mirrored and {right.mean():.1%} of plain val images",
+    )
 
 
 def _example(images: Rows, preprocess: Preprocess, bench: Bench):

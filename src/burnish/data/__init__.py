@@ -2,5 +2,5 @@
 
 catalog   the values: Catalog, Named, Splits       sources   open_source: what DATA is, read into a Catalog
 pixels    the one decoder                          split     which images train, choose and prove
-views     augmented and plain network inputs
+cache     decoded pixels, each file read once      views     augmented and plain network inputs
 """

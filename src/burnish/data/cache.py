@@ -9,13 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.pixels import Rendering, decode, read_all, stored, view
+from burnish.data.pixels import FORMATS, Rendering, decode, read_all, stored, view
 from burnish.errors import UnreadableImage
 from burnish.terms import Preprocess
 
@@ -27,7 +27,7 @@ class Rows(Protocol):
     """uint8 images [n s s 3] that can be cut by a slice or an index array."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_pixels(
         renderings["stored"] = lambda image: stored(image, stored_side)
         sides["stored"] = stored_side
     room = _has_room(sum(len(ids) * side * side * 3 for side in sides.values()))
-    out = {name: _blank(len(ids), side) for name, side in sides.items()} if room else {}
+    out: dict[str, np.ndarray] = {name: _blank(len(ids), side) for name, side in sides.items()} if room else {}
     read = read_all(catalog, ids, renderings if room else {}, out, workers=workers, on_progress=on_progress)
     rows: dict[str, Rows] = {}
     for name, rendering in renderings.items():
@@ -79,7 +79,7 @@ def typical_side(catalog: Catalog, *, sample: int = 64) -> int:
     sides = []
     for index in np.linspace(0, len(catalog) - 1, min(sample, len(catalog))).astype(int):
         try:
-            with Image.open(catalog.file(int(index))) as image:
+            with Image.open(catalog.file(int(index)), formats=FORMATS) as image:
                 sides.append(max(image.size))
         except Exception:  # a bad file is named when it is decoded
             continue
@@ -107,7 +107,7 @@ class _Again:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray:
         ids = self.ids[rows]
         with ThreadPoolExecutor(self.workers) as pool:
             images = list(pool.map(self._one, ids))
@@ -118,7 +118,9 @@ class _Again:
         try:
             return self.rendering(decode(path))
         except UnreadableImage as error:
-            raise UnreadableImage(path, f"it could be read at the start of the run and cannot now ({error.reason})") from None
+            raise UnreadableImage(
+                path, f"it could be read at the start of the run and cannot now ({error.reason})"
+            ) from None
 
 
 def _has_room(count_bytes: int) -> bool:
@@ -133,6 +135,8 @@ def _blank(count: int, side: int) -> np.ndarray:
     shape = (count, side, side, 3)
     if count * side * side * 3 <= IN_MEMORY_BYTES:
         return np.zeros(shape, np.uint8)
-    with tempfile.TemporaryFile(prefix="burnish-pixels-") as file:  # without a name: gone when the process is, however it ends
+    with tempfile.TemporaryFile(
+        prefix="burnish-pixels-"
+    ) as file:  # without a name: gone when the process is, however it ends
         file.truncate(count * side * side * 3)
         return np.memmap(file, np.uint8, "r+", shape=shape)

@@ -189,11 +189,13 @@ def _quiet() -> Iterator[None]:
 
 def _decode(source: Path | bytes, label: str) -> Image.Image:
     """`decode` without the quiet, for many threads under one."""
+    data = b""
     try:
         data = source if isinstance(source, bytes) else _content(source)
-        return _upright_rgb(_loaded(data))
-    except _Refused as refusal:
-        raise UnreadableImage(label, str(refusal)) from None
+        image = _loaded(data)
+        return _upright(_rgb(image), _orientation(image))
+    except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
+        raise UnreadableImage(label, _reason(error, data)) from None
 
 
 class _Refused(Exception):
@@ -204,16 +206,16 @@ def _content(path: Path) -> bytes:
     """The bytes of a regular file; a pipe or device is refused without waiting for it."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with open(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise _Refused(f"{_kind(status.st_mode)}, not an image file")
-            data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else None
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise _Refused(f"{_kind(mode)}, not an image file")
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise _Refused(_why_not_opened(error)) from None
     except ValueError:  # a zero byte in the name
         raise _Refused("no such file") from None
-    if data is None or len(data) > MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise _Refused(f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read")
     return data
 
@@ -242,24 +244,29 @@ def _loaded(data: bytes) -> Image.Image:
     """The first frame of an image file's content, decoded in full, in the mode it was stored in."""
     if not data:
         raise _Refused("the file is empty (0 bytes)")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise _Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
-        if 0 in image.size:
-            raise _Refused("it has no pixels")
-        image.load()
-        return image
-    except _Refused:
-        raise
-    except UnidentifiedImageError:
-        raise _Refused(_not_an_image(data)) from None
-    except Image.DecompressionBombError:
-        raise _Refused(f"more pixels than the {MAX_PIXELS:,} that are read") from None
-    except MemoryError:
-        raise _Refused("too large for the free memory") from None
-    except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
-        raise _Refused(_damaged(error)) from None
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise _Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
+    if 0 in image.size:
+        raise _Refused("it has no pixels")
+    image.load()
+    return image
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """Why these bytes are not read, in plain words."""
+    if isinstance(error, _Refused):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return _not_an_image(data)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more pixels than the {MAX_PIXELS:,} that are read"
+    if isinstance(error, MemoryError):
+        return "too large for the free memory"
+    text = " ".join(shown(str(error)).split())[:120]
+    if "truncated" in text.lower():
+        return "truncated: the image data ends too early"
+    return f"damaged: it cannot be decoded ({text or type(error).__name__})"
 
 
 def _not_an_image(data: bytes) -> str:
@@ -273,24 +280,10 @@ def _not_an_image(data: bytes) -> str:
     return f"not an image: its content is not {FORMATS_IN_WORDS}"
 
 
-def _damaged(error: Exception) -> str:
-    """A decoder's complaint in plain words."""
-    text = " ".join(shown(str(error)).split())[:120]
-    if "truncated" in text.lower():
-        return "truncated: the image data ends too early"
-    return f"damaged: it cannot be decoded ({text or type(error).__name__})"
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says, in mode RGB."""
-    turn = _TURNS.get(_orientation(image))
-    try:
-        plain = _rgb(image)
-        return plain if turn is None else plain.transpose(turn)
-    except MemoryError:
-        raise _Refused("too large for the free memory") from None
-    except (ValueError, OSError, ImageCms.PyCMSError) as error:
-        raise _Refused(_damaged(error)) from None
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """An image turned as its EXIF says."""
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -302,22 +295,19 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: transparency over white, deep greys scaled and not clipped."""
+    """Any mode as plain RGB, without metadata: transparency over white, deep greys scaled and not clipped."""
+    plain = Image.new("RGB", image.size, "white")
     if image.mode == "F" or image.mode.startswith("I"):
-        return _grey_from_deep(image).convert("RGB")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None  # None only comes back when converting in place
-        return converted
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA"))
-        return white.convert("RGB")
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    plain = Image.new("RGB", image.size)  # a plain image, not the open file with its metadata
-    plain.paste(image)
+        plain.paste(_grey_from_deep(image))
+    elif image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        plain = ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
+    elif image.has_transparency_data:
+        # La is grey with premultiplied alpha, which Pillow undoes only on the way to LA.
+        colours = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        plain = Image.alpha_composite(plain.convert("RGBA"), colours).convert("RGB")
+    else:
+        plain.paste(image.convert("RGB"))
     return plain
 
 

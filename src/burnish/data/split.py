@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import os
-import tempfile
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -68,15 +67,15 @@ def write_splits(path: Path, catalog: Catalog, splits: Splits) -> None:
     for word in SPLIT_WORDS:
         for row in getattr(splits, word):
             sides[row] = word
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with open(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(_canonical(catalog, sides))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

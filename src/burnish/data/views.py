@@ -43,7 +43,14 @@ class _View:
 
 
 def augmented(
-    stored: np.ndarray, aspects: np.ndarray, ids: np.ndarray, *, seed: int, epoch: int, how: Augmentation, preprocess: Preprocess
+    stored: np.ndarray,
+    aspects: np.ndarray,
+    ids: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    how: Augmentation,
+    preprocess: Preprocess,
 ) -> torch.Tensor:
     """Network inputs [b 3 s s], channels last, float32, for the images `ids` of one epoch.
 

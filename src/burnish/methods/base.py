@@ -52,11 +52,16 @@ class Tunable:
 class Method(Protocol):
     """One way of fine-tuning. `prepare` never changes the backbone it is given."""
 
-    name: str
-    summary: str
-    when: str
-    paper: str
-    trains: bool  # False: `prepare` is all there is to do
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def when(self) -> str: ...
+    @property
+    def paper(self) -> str: ...
+    @property
+    def trains(self) -> bool: ...  # False: `prepare` is all there is to do
 
     def prepare(self, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
         """The classifier before its first step, bit-equal in function to backbone + head."""

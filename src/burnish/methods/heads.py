@@ -59,7 +59,13 @@ class _Scale:
 
 
 def choose_head(
-    features: np.ndarray, labels: np.ndarray, *, classes: int, seed: int, folds: int = 5, seconds_left: Callable[[], float]
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    seed: int,
+    folds: int = 5,
+    seconds_left: Callable[[], float],
 ) -> HeadChoice:
     """The best of shrinkage LDA and L2 logistic regression by k-fold cross-validated log loss.
 
@@ -115,7 +121,9 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
     return number
 
 
-def _crossed(x: torch.Tensor, y: torch.Tensor, fold: np.ndarray, strengths: tuple[float, ...], fit: Callable) -> torch.Tensor:
+def _crossed(
+    x: torch.Tensor, y: torch.Tensor, fold: np.ndarray, strengths: tuple[float, ...], fit: Callable
+) -> torch.Tensor:
     """Out-of-fold logits [strengths n k] of a path of heads."""
     out: list[torch.Tensor] = []
     for number in range(int(fold.max()) + 1):
@@ -181,7 +189,12 @@ def _logistic_path(
     out = []
     for penalty in penalties:
         optimiser = torch.optim.LBFGS(
-            [weight, bias], max_iter=40, history_size=10, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+            [weight, bias],
+            max_iter=40,
+            history_size=10,
+            tolerance_grad=1e-5,
+            tolerance_change=1e-7,
+            line_search_fn="strong_wolfe",
         )
 
         def closure(penalty: float = penalty, optimiser: torch.optim.LBFGS = optimiser) -> torch.Tensor:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from burnish.errors import shown
+from burnish.measure.verdict import Verdict
 from burnish.result import plain, plain_disk_errors
 
 _MATRIX_PIXELS = 640  # least side of the confusion image
@@ -46,7 +47,7 @@ class Board:
         self._write(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in finite.items()]), step)
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """What is known at the end: test scores, the kept model's confusion matrix, the recipe. Keys as in `page.render`."""
+        """What is known at the end: test scores, confusion matrix, recipe. The facts are those of `page.render`."""
         facts = plain(dict(facts))
         scores = facts.get("scores") or {}
         self.scalars(self._step, {f"test/accuracy/{role}": one["accuracy"]["value"] for role, one in scores.items()})
@@ -56,12 +57,13 @@ class Board:
             self._write(Summary(value=[_image("test/confusion", np.array(kept["confusion"]))]), self._step)
             self._write(Summary(value=[_text("test/classes", _class_lines(kept["per_class"]))]), self._step)
         if facts.get("verdict"):
-            self._write(Summary(value=[_text("verdict", [facts["verdict"]["sentence"]])]), self._step)
+            sentence = Verdict.from_json(facts["verdict"]).sentence()
+            self._write(Summary(value=[_text("verdict", [sentence])]), self._step)
         if facts.get("recipe"):
-            settings = {name: "none" if value is None else value for name, value in facts["recipe"].items()}
+            settings = {name: _setting(value) for name, value in facts["recipe"].items()}
             lines = [f"{name} = {value}" for name, value in settings.items()]
             self._write(Summary(value=[_text("recipe", lines)]), self._step)
-            self._write(Summary.FromString(hparams_pb(settings).SerializeToString()), self._step)
+            self._write(hparams_pb(settings), self._step)
 
     def close(self) -> None:
         """Finish the file; closing twice does nothing."""
@@ -75,14 +77,14 @@ class Board:
 
 
 def confusion_image(confusion: np.ndarray) -> Image.Image:
-    """A picture of counts [k k], row: label, column: prediction; stronger colour: larger share of the label's images."""
+    """A picture of counts [k k], row: label, column: prediction; stronger colour: larger share of the row."""
     k = len(confusion)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     strength = np.sqrt(share)[..., None]  # the root keeps a few mistakes visible among many right answers
     colours = np.where(np.eye(k, dtype=bool)[..., None], _HIT, _MISS)
     pixels = np.uint8(255.0 + strength * (colours - 255.0))
     cell = max(1, _MATRIX_PIXELS // max(k, 1))
-    picture = Image.fromarray(pixels, "RGB").resize((k * cell, k * cell), Image.Resampling.NEAREST)
+    picture = Image.fromarray(pixels).resize((k * cell, k * cell), Image.Resampling.NEAREST)
     if k <= _MOST_COUNTED:
         pen = ImageDraw.Draw(picture)
         for row, column in np.argwhere(confusion):
@@ -90,6 +92,11 @@ def confusion_image(confusion: np.ndarray) -> Image.Image:
             at = ((column + 0.5) * cell, (row + 0.5) * cell)
             pen.text(at, str(confusion[row, column]), fill=ink, anchor="mm", font_size=min(28, cell * 0.4))
     return picture
+
+
+def _setting(value: Any) -> bool | int | float | str:
+    """A recipe's value as one of the kinds that the HParams tab can hold."""
+    return value if isinstance(value, (bool, int, float, str)) else "none" if value is None else str(value)
 
 
 def _image(tag: str, confusion: np.ndarray) -> Summary.Value:

@@ -1,2 +1,326 @@
-def render(facts):
-    return "<html></html>"
+"""The report: one HTML page from the facts of a run, complete in itself, calm to read, safe to open.
+
+This module computes what is shown, numbers and geometry; page.html draws it. Every text passes through jinja2's
+escaping and `burnish.errors.shown` on its way out (P10); no script or style runs but the page's own two, by their hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from burnish.errors import NotARun, shown
+from burnish.measure.intervals import wilson
+from burnish.measure.verdict import Verdict, percent
+from burnish.result import plain
+
+_LARGEST_TABLE = 25  # classes; beyond, the confusion matrix is a map and a list of pairs
+_PAIRS_SHOWN, _NAMED_SHOWN = 20, 200
+_LEVELS = 10  # of colour strength
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 220, 54, 16, 14, 30  # of a chart and its margins, SVG units
+_PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a chart, in SVG units."""
+
+    name: str
+    points: str  # "x,y x,y …"
+    dots: tuple[tuple[float, float], ...]  # empty when there are too many to tell apart
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart: ticks as (place, text), lines in SVG units."""
+
+    title: str
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    lines: tuple[Line, ...]
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """The page as HTML text; sections whose facts are missing are absent, only "verdict" must be there.
+
+    facts: the content of result.json, as `burnish.facts.facts_of` makes it; values may be numpy's. A mistake may carry
+    "thumbnail", a data URI of a PNG, JPEG or WebP. NotARun when the verdict is missing or damaged.
+    """
+    values = _lenient(plain(dict(facts)))
+    try:
+        verdict = Verdict.from_json(values["verdict"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotARun(
+            f"the run's facts hold no readable verdict ({shown(repr(error))}), expected those that burnish fit writes; "
+            "run it again"
+        ) from None
+    template, policy = _template()
+    scores = values.get("scores") or {}
+    kept = scores.get("probe" if values.get("kept") == "probe" else "tuned") or scores.get("probe")
+    return template.render(
+        facts=values,
+        policy=policy,
+        verdict=verdict,
+        sentence=re.sub(r"(?<=[ (])-(?=\d)", "\N{MINUS SIGN}", verdict.sentence()),
+        bars=_bars(verdict),
+        kept=kept,
+        metrics=_metrics(scores),
+        charts=_charts(values.get("history") or []),
+        confusion=_confusion(kept),
+        mistakes=_mistakes(values.get("mistakes") or []),
+        named=(values.get("named") or [])[:_NAMED_SHOWN],
+        calibration=_calibration(values.get("calibration")),
+        stages=_stages(values.get("stages_seconds") or {}),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: '0.42 s', '17.3 s', '1 min 54 s', '2 h 05 min'."""
+    if seconds < 10:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@cache
+def _template() -> tuple[Template, str]:
+    """The compiled page and the content policy that lets its own style and script run, and nothing else."""
+    source = files("burnish.report").joinpath("page.html").read_text(encoding="utf-8")
+    room = Environment(autoescape=True, undefined=StrictUndefined, finalize=_text, trim_blocks=True, lstrip_blocks=True)
+    forms = {"percent": percent, "points": _points, "duration": duration, "count": "{:,}".format, "words": _words}
+    room.filters |= {key: _or_dash(form) for key, form in forms.items()}
+    rules = [f"{tag}-src '{_fingerprint(source, tag)}'" for tag in ("style", "script")]
+    policy = ["default-src 'none'", *rules, "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    return room.from_string(source), "; ".join(policy)
+
+
+def _fingerprint(source: str, tag: str) -> str:
+    """The hash by which a content policy knows the one block of that tag (CSP level 2)."""
+    block = source.split(f"<{tag}>", 1)[1].split(f"</{tag}>", 1)[0]
+    return "sha256-" + base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
+
+
+def _text(value: Any) -> Any:
+    """What the template prints for a value; names come out with control characters escaped."""
+    if isinstance(value, Markup):
+        return value
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return shown(value) if isinstance(value, str) else shown(str(value))
+
+
+def _or_dash(form: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The form of a value that may be absent."""
+    return lambda value: "–" if value is None else form(value)
+
+
+class _Lenient(dict[str, Any]):
+    """Facts of which any may be absent: a missing key reads as None."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def _lenient(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _Lenient({key: _lenient(item) for key, item in value.items()})
+    return [_lenient(item) for item in value] if isinstance(value, list) else value
+
+
+def _points(share: float) -> str:
+    """A difference of fractions as percentage points."""
+    return f"{100 * share:.1f} points"
+
+
+def _words(key: str) -> str:
+    """A setting's name as words."""
+    return key.replace("_", " ")
+
+
+def _bars(verdict: Verdict) -> list[dict[str, Any]]:
+    """The accuracies to draw one above the other."""
+    rows = [{"role": "probe", "name": "Frozen probe", "interval": verdict.probe}]
+    if verdict.tuned is not None:
+        rows.append({"role": "tuned", "name": "Fine-tuned", "interval": verdict.tuned})
+    return rows
+
+
+def _metrics(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The score table: one row a score, with a cell for each model that was tested."""
+
+    def interval(one: Mapping[str, Any]) -> str:
+        return f"{percent(one['value'])} ({percent(one['low'])} to {percent(one['high'])})"
+
+    forms = {
+        "accuracy": ("Accuracy (95 % interval)", interval),
+        "top5": ("Label among the five likeliest", interval),
+        "balanced_accuracy": ("Mean recall of the classes", percent),
+        "macro_f1": ("Mean F1 of the classes", lambda value: f"{value:.3f}"),
+        "log_loss": ("Log loss, nats (lower is better)", lambda value: f"{value:.3f}"),
+        "brier": ("Brier score, 0 to 2 (lower is better)", lambda value: f"{value:.3f}"),
+    }
+    tables = [scores[role] for role in ("probe", "tuned") if scores.get(role)]
+    return [
+        {"name": name, "cells": ["–" if one.get(key) is None else form(one[key]) for one in tables]}
+        for key, (name, form) in forms.items()
+        if any(one.get(key) is not None for one in tables)
+    ]
+
+
+def _charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Loss, validation accuracy and learning rate over the epochs; those that were not recorded are left out."""
+    epochs = [row["epoch"] for row in history]
+    wanted = (
+        ("Loss, nats", (("training", "train_loss"), ("validation", "val_loss")), True, 1.0, ""),
+        ("Validation accuracy", (("validation", "val_accuracy"),), False, 100.0, " %"),
+        ("Learning rate at the end of the epoch", (("learning rate", "lr"),), True, 1.0, ""),
+    )
+    charts = []
+    for title, series, from_zero, factor, unit in wanted:
+        lines = {name: [_scaled(row.get(key), factor) for row in history] for name, key in series}
+        known = {name: ys for name, ys in lines.items() if any(y is not None for y in ys)}
+        if known:
+            charts.append(_chart(title, epochs, known, from_zero=from_zero, unit=unit))
+    return charts
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _chart(
+    title: str, xs: Sequence[float], series: Mapping[str, Sequence[float | None]], *, from_zero: bool, unit: str
+) -> Chart:
+    """Series over the same x, laid out; None is a gap that the line bridges."""
+    ys = [y for values in series.values() for y in values if y is not None]
+    x_ticks = [tick for tick in _ticks(min(xs), max(xs), 6) if tick == round(tick) and min(xs) <= tick <= max(xs)]
+    y_ticks = _ticks(0.0 if from_zero else min(ys), max(ys), 4)
+    low, high, first, last = y_ticks[0], y_ticks[-1], min(xs), max(xs)
+
+    def across(x: float) -> float:
+        room = _WIDTH - _LEFT - _RIGHT
+        return round(_LEFT + room * ((x - first) / (last - first) if last > first else 0.5), 1)
+
+    def down(y: float) -> float:
+        return round(_TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - y) / (high - low), 1)
+
+    lines = []
+    for name, values in series.items():
+        dots = tuple((across(x), down(y)) for x, y in zip(xs, values, strict=True) if y is not None)
+        lines.append(Line(name, " ".join(f"{x:g},{y:g}" for x, y in dots), dots if len(dots) <= 40 else ()))
+    x_marks = tuple((across(x), f"{x:g}") for x in x_ticks)
+    return Chart(title, x_marks, tuple((down(y), f"{y:g}{unit}") for y in y_ticks), tuple(lines))
+
+
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers, evenly spaced, from at or below `low` to at or above `high`."""
+    span = high - low or abs(high) or 1.0
+    rough = span / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * (1 - 1e-9))
+    start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(start, max(end, start + 1) + 1)]
+
+
+def _confusion(kept: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The confusion matrix: as a table, or of many classes as a map and its most frequent confusions."""
+    if not kept or not kept.get("confusion") or not kept.get("per_class"):
+        return None
+    counts, names = np.array(kept["confusion"]), [one["name"] for one in kept["per_class"]]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    levels = np.ceil(_LEVELS * np.sqrt(share)).astype(int)  # the root keeps a few mistakes visible among many right
+    large = len(names) > _LARGEST_TABLE
+    return {
+        "names": names,
+        "counts": [] if large else counts.tolist(),
+        "levels": [] if large else levels.tolist(),
+        "map": _map(levels) if large else [],
+        "pairs": _pairs(counts, share, names) if large else [],
+        "wrong": int(counts.sum() - counts.trace()),
+    }
+
+
+def _map(levels: np.ndarray) -> list[dict[str, Any]]:
+    """Squares of one colour as one SVG path each: 1000 classes stay small that way."""
+    diagonal = np.eye(len(levels), dtype=bool)
+    paths = []
+    for kind, where in (("miss", ~diagonal), ("hit", diagonal)):
+        for level in range(1, _LEVELS + 1):
+            cells = np.argwhere(where & (levels == level))
+            if len(cells):
+                path = "".join(f"M{column} {row}h1v1h-1z" for row, column in cells)
+                paths.append({"kind": kind, "level": level, "path": path})
+    return paths
+
+
+def _pairs(counts: np.ndarray, share: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The most frequent confusions, most frequent first."""
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.lexsort((-share.ravel(), -wrong.ravel()))[:_PAIRS_SHOWN]
+    cells = [divmod(int(place), len(counts)) for place in order if wrong.flat[place] > 0]
+    return [
+        {
+            "label": names[row],
+            "predicted": names[column],
+            "count": int(wrong[row, column]),
+            "share": float(share[row, column]),
+        }
+        for row, column in cells
+    ]
+
+
+def _mistakes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The mistakes; a thumbnail that is not an inline picture is left out."""
+    return [
+        {**row, "thumbnail": row["thumbnail"] if _PICTURE.fullmatch(row.get("thumbnail") or "") else None}
+        for row in rows
+    ]
+
+
+def _calibration(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Calibration with the dots of a reliability diagram on a 0 to 100 square, each with its 95 % interval."""
+    if not facts:
+        return None
+    rows = [row for row in facts.get("reliability") or [] if row["n"]]
+    most = max((row["n"] for row in rows), default=1)
+    dots = []
+    for row in rows:
+        interval = wilson(round(row["accuracy"] * row["n"]), row["n"])
+        dots.append(
+            {
+                "x": round(100 * row["confidence"], 2),
+                "y": round(100 - 100 * row["accuracy"], 2),
+                "top": round(100 - 100 * interval.high, 2),
+                "bottom": round(100 - 100 * interval.low, 2),
+                "radius": round(1.0 + 2.2 * math.sqrt(row["n"] / most), 2),
+                "note": f"n = {row['n']:,}: confidence {percent(row['confidence'])}, right {percent(row['accuracy'])}",
+            }
+        )
+    return {"facts": facts, "dots": dots}
+
+
+def _stages(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Where the time went: seconds and share of the longest stage."""
+    longest = max([value for value in seconds.values() if value] or [1.0])
+    return [
+        {"name": name, "seconds": value, "share": value / longest}
+        for name, value in seconds.items()
+        if value is not None
+    ]

@@ -295,7 +295,7 @@ def _check_facts(values: dict[str, Any]) -> None:
 
 def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> Bundle:
     try:
-        preprocess = Preprocess.from_json(values["preprocess"])
+        preprocess = _preprocess(values["preprocess"])
     except (RecipeError, TypeError, ValueError) as error:
         raise NotARun(f"{shown(str(package / FACTS))}: {shown(str(error))}") from None
     return Bundle(
@@ -308,6 +308,15 @@ def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> 
         facts=values["facts"],
         **{name: values[name] for name in _TEXTS},
     )
+
+
+def _preprocess(values: dict[str, Any]) -> Preprocess:
+    """The stored preprocessing; RecipeError or ValueError when an entry is of another kind or cannot be."""
+    preprocess = Preprocess.from_json(values)
+    numbers = (preprocess.crop, *preprocess.mean, *preprocess.std)
+    if type(preprocess.size) is not int or not all(type(number) in (int, float) for number in numbers):
+        raise ValueError("preprocess: size, crop, mean and std must be numbers")
+    return preprocess
 
 
 def _problems(bundle: Bundle) -> list[str]:

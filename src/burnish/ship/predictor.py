@@ -48,7 +48,6 @@ class Prediction:
         """Of the most probable class."""
         return self.probabilities[0] if self.probabilities else None
 
-
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)

@@ -27,7 +27,8 @@ class Average:
         decay = min(self.most, (1 + self.steps) / (10 + self.steps))
         parameters = dict(tunable.classifier.named_parameters())
         with torch.no_grad():
-            torch._foreach_lerp_(self.values, [parameters[name] for name in self.names], 1.0 - decay)
+            for value, name in zip(self.values, self.names, strict=True):
+                value.lerp_(parameters[name], 1.0 - decay)
 
     def state(self) -> State:
         """A copy of the averaged parameters by name."""

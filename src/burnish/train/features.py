@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from burnish.data.cache import Rows
 from burnish.data.views import normalised
 from burnish.terms import Preprocess
 
@@ -24,7 +25,10 @@ def outputs(
     on_progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """What `module` gives, float32 [n d], for batches of plain uint8 images [b s s 3], in their order."""
-    found = [chunk for chunk in stream(module, plain, preprocess=preprocess, device=device, mirror=mirror, on_progress=on_progress)]
+    found = [
+        chunk
+        for chunk in stream(module, plain, preprocess=preprocess, device=device, mirror=mirror, on_progress=on_progress)
+    ]
     return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
 
@@ -49,7 +53,7 @@ def stream(
             on_progress(len(pixels))
 
 
-def batched(images: np.ndarray, *, batch: int = BATCH) -> Iterator[np.ndarray]:
+def batched(images: Rows, *, batch: int = BATCH) -> Iterator[np.ndarray]:
     """Slices of at most `batch` rows."""
     for start in range(0, len(images), batch):
         yield images[start : start + batch]

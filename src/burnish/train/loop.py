@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from burnish.data.cache import Rows
 from burnish.data.views import Augmentation, augmented
 from burnish.errors import BurnishError
 from burnish.methods.base import Tunable
@@ -31,7 +32,8 @@ class Diverged(BurnishError):
 class TrainingImages:
     """What the loop cuts its views from."""
 
-    stored: np.ndarray  # uint8 [n S S 3]
+    stored: Rows  # uint8 [N S S 3], N >= n
+    rows: np.ndarray  # int64 [n], where each training image lies in `stored`
     aspects: np.ndarray  # float32 [n], width / height of the originals
     labels: np.ndarray  # int64 [n]
     ids: np.ndarray  # int64 [n], the catalogue's; they address the random draws
@@ -137,13 +139,23 @@ def tune(
                 group["lr"] = tunable.peak_learning_rate * group["rate"] * factor
             how = Augmentation(size=size, flip=flip)
             views = augmented(
-                images.stored[rows], images.aspects[rows], images.ids[rows], seed=seed, epoch=number, how=how, preprocess=preprocess
+                images.stored[images.rows[rows]],
+                images.aspects[rows],
+                images.ids[rows],
+                seed=seed,
+                epoch=number,
+                how=how,
+                preprocess=preprocess,
             )
-            loss = _step(module, optimiser, views.to(device), torch.from_numpy(images.labels[rows]).to(device), label_smoothing)
+            loss = _step(
+                module, optimiser, views.to(device), torch.from_numpy(images.labels[rows]).to(device), label_smoothing
+            )
             if not math.isfinite(loss):
                 names = ", ".join(images.paths[row] for row in rows[:4])
                 rate = tunable.peak_learning_rate * factor
-                raise Diverged(f"the loss became {loss} at step {steps + 1} (learning rate {rate:.2g}; images {names}, …)")
+                raise Diverged(
+                    f"the loss became {loss} at step {steps + 1} (learning rate {rate:.2g}; images {names}, …)"
+                )
             average.follow(tunable)
             losses.append(loss)
             seen, steps, progress = seen + len(rows), steps + 1, progress + share
@@ -153,7 +165,9 @@ def tune(
                 break
         seconds = time.monotonic() - began
         rate = tunable.peak_learning_rate * learning_rate_factor(progress)
-        yield Epoch(number, progress, steps, size, rate, float(np.mean(losses)), seconds, seen / seconds, progress >= 1.0)
+        yield Epoch(
+            number, progress, steps, size, rate, float(np.mean(losses)), seconds, seen / seconds, progress >= 1.0
+        )
 
 
 def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
@@ -173,7 +187,9 @@ def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
 
 
-def training_step(tunable: Tunable, module: nn.Module, *, weight_decay: float, label_smoothing: float) -> Callable[..., float]:
+def training_step(
+    tunable: Tunable, module: nn.Module, *, weight_decay: float, label_smoothing: float
+) -> Callable[..., float]:
     """A function (views, labels) -> loss that makes one optimiser step at rate zero: for timing."""
     optimiser = optimiser_for(tunable, weight_decay)
     return lambda views, labels: _step(module, optimiser, views, labels, label_smoothing)
@@ -185,7 +201,11 @@ def _slices(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:
 
 
 def _step(
-    module: nn.Module, optimiser: torch.optim.Optimizer, views: torch.Tensor, labels: torch.Tensor, label_smoothing: float
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    views: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float,
 ) -> float:
     """One optimiser step; the loss before it, nats. Nothing is changed when the loss or the gradient is not finite."""
     optimiser.zero_grad(set_to_none=True)

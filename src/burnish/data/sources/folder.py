@@ -28,7 +28,8 @@ def open_folder(root: Path, *, for_training: bool) -> Catalog:
             f"{shown(str(root))} holds {_listed(splits)} but no train/. Add train/ with one folder per class, "
             "or put the class folders directly into the data folder to have the splits drawn."
         )
-    images, named, folders_of = [], list(found.named), defaultdict(set)
+    images, named = [], list(found.named)
+    folders: dict[tuple[str | None, str], set[str]] = defaultdict(set)  # (split, class) -> the folders of that name
     for path in found.images:
         split, inside = _taken_off(path, splits)
         folder, slash, _ = inside.partition("/")
@@ -36,15 +37,10 @@ def open_folder(root: Path, *, for_training: bool) -> Catalog:
             named.append(Named(path, "an image beside the class folders, in none of them"))
             continue
         images.append(Labelled(path, class_name(folder), split))
-        folders_of[split, class_name(folder)].add(folder)
-    _refuse_twins(folders_of.values())
-    named += _without_images(found, splits, with_classes={split_and_class(image.path, splits) for image in images})
+        folders[split, class_name(folder)].add(folder)
+    _refuse_twins(folders.values())
+    named += _without_images(found, splits)
     return assemble(root, images, named, source="split folders" if splits else "folder")
-
-
-def split_and_class(path: str, splits: dict[str, str]) -> str:
-    """The class folder of an image, with the split folder before it where there is one."""
-    return "/".join(path.split("/")[: 2 if splits else 1])
 
 
 def _refuse_unsorted(root: Path, found: Scan) -> None:
@@ -71,17 +67,18 @@ def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, 
     splits = {name: SPLIT_FOLDERS[name.lower()] for name in sorted(with_images) if name.lower() in SPLIT_FOLDERS}
     nested = {_first(path) for path in found.images if path.count("/") >= 2}
     others = sorted(with_images - set(splits))
-    if not splits or (others and len(splits) == 1) or not nested & set(splits):
-        if splits and not others:
-            raise DataError(
-                f"{shown(str(root))} holds {_listed(splits)} with images but no class folders in them. "
-                "Give each class a folder of its own: train/cat/1.jpg, train/dog/1.jpg."
-            )
+    unsorted = not nested & set(splits)
+    if not splits or (others and (unsorted or len(splits) == 1)):
         return {}
     if others:
         raise DataError(
             f"Beside {_listed(splits)} stands the folder '{shown(others[0])}', which is no split. "
             "Expected train/, val/ and test/ only: move it elsewhere."
+        )
+    if unsorted:
+        raise DataError(
+            f"{shown(str(root))} holds {_listed(splits)} with images but no class folders in them. "
+            "Give each class a folder of its own: train/cat/1.jpg, train/dog/1.jpg."
         )
     if len(set(splits.values())) < len(splits):
         raise DataError(f"{_listed(splits)} name the same split twice. Keep one of them, or merge them.")
@@ -96,15 +93,13 @@ def _taken_off(path: str, splits: dict[str, str]) -> tuple[str | None, str]:
     return (splits[folder], inside) if slash else (None, path)
 
 
-def _without_images(found: Scan, splits: dict[str, str], *, with_classes: set[str]) -> list[Named]:
-    """The folders that stand where classes do and hold no image."""
-    depth = 1 if splits else 0
-    places = [path for path in found.folders if path.count("/") == depth and (not splits or _first(path) in splits)]
-    empty = [Named(path, "class folder without images") for path in places if path not in with_classes]
-    if splits:
-        tops = [path for path in found.folders if "/" not in path and path not in splits]
-        empty += [Named(path, "folder without images") for path in tops]
-    return empty
+def _without_images(found: Scan, splits: dict[str, str]) -> list[Named]:
+    """The folders that stand where splits or classes do and hold no image."""
+    deepest = 2 if splits else 1  # levels of folders that mean something
+    full = {"/".join(path.split("/")[:level]) for path in found.images for level in range(1, path.count("/") + 1)}
+    empty = [path for path in found.folders if path.count("/") < deepest and path not in full]
+    outermost = [path for path in empty if path.rpartition("/")[0] not in empty]
+    return [Named(path, "a folder without images") for path in outermost]
 
 
 def _refuse_twins(folders: Iterable[set[str]]) -> None:

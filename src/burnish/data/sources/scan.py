@@ -10,6 +10,7 @@ from burnish.data.catalog import Named
 from burnish.errors import DataError, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+LINK_OUT = "a symbolic link out of the data folder: not followed"
 # Left by systems and tools, lower case; names that begin with a dot are ignored as well.
 _LITTER = ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
 
@@ -81,7 +82,7 @@ def why_not_follow(link: str, real_root: str) -> str | None:
     if os.path.islink(target):  # what is left of a circle
         return "a symbolic link that leads in a circle: not followed"
     if os.path.commonpath((real_root, target)) != real_root:
-        return "a symbolic link out of the data folder: not followed"
+        return LINK_OUT
     if os.path.isdir(target):
         return "a symbolic link to a folder: not followed"
     return None if os.path.isfile(target) else "a symbolic link to nothing that is a file: not followed"

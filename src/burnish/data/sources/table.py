@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.sources.assemble import Labelled, assemble, class_name
-from burnish.data.sources.scan import why_not_follow
+from burnish.data.sources.scan import LINK_OUT, why_not_follow
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are ignored
@@ -26,36 +26,6 @@ class _Row:
     image: Labelled
 
 
-@dataclass
-class _Folder:
-    """The CSV's folder, and which of its subfolders were found to lie inside it."""
-
-    root: Path
-    real: str
-    inside: dict[str, bool] = field(default_factory=dict)
-
-    def why_not(self, path: str) -> str | None:
-        """Why a listed path is no image file; None when it is one. DataError when it leads out of the folder."""
-        full = os.path.join(self.root, path)
-        parent = os.path.dirname(full)
-        if parent not in self.inside:
-            real = os.path.realpath(parent)
-            self.inside[parent] = os.path.commonpath((self.real, real)) == self.real
-        if not self.inside[parent]:
-            return _OUTSIDE
-        try:
-            mode = os.lstat(full).st_mode
-        except (OSError, ValueError):
-            return "no such file"
-        if stat.S_ISLNK(mode):
-            reason = why_not_follow(full, self.real)
-            return _OUTSIDE if reason is not None and "out of" in reason else reason
-        return None if stat.S_ISREG(mode) else "not a regular file"
-
-
-_OUTSIDE = "it leads out of the CSV's folder through a symbolic link"
-
-
 def open_table(file: Path) -> Catalog:
     """The catalogue of a CSV file; paths in it are relative to its folder and stay inside it.
 
@@ -63,30 +33,51 @@ def open_table(file: Path) -> Catalog:
     """
     rows = _rows(file)
     _refuse_half_split(file, rows)
-    folder = _Folder(file.parent, os.path.realpath(file.parent))
-    images: dict[str, _Row] = {}
-    named = []
+    check = _Check(file.parent, os.path.realpath(file.parent))
+    first: dict[str, _Row] = {}
+    usable, named = [], []
     for row in rows:
-        path, first = row.image.path, images.setdefault(row.image.path, row)
-        if first is not row:
-            named.append(_repeated(file, first, row))
-            continue
-        reason = folder.why_not(path)
-        if reason == _OUTSIDE:
-            raise _bad(
-                file, row.line, f"the path '{shown(path)}' is not allowed: {reason}", "Copy the image into the folder."
-            )
-        if reason is not None:
+        path, earlier = row.image.path, first.setdefault(row.image.path, row)
+        reason = check.why_not(path) if earlier is row else _said_again(file, earlier, row)
+        if reason == LINK_OUT:
+            came = f"the path '{shown(path)}' leads out of the CSV's folder through a symbolic link"
+            raise _bad(file, row.line, came, "Copy the image into the folder.")
+        if reason is None:
+            usable.append(row.image)
+        else:
             named.append(Named(path, f"{reason} (line {row.line})"))
-    missing = {one.path for one in named if one.path in images and "listed again" not in one.reason}
-    usable = [row.image for path, row in images.items() if path not in missing]
     if not usable:
+        first_reason = f" (first: {shown(named[0].path)}: {named[0].reason})" if named else ""
         raise NotEnoughData(
-            f"{shown(file.name)} lists {len(rows)} images and none of them is a file"
-            + (f" (first: {shown(named[0].path)}: {named[0].reason})" if named else "")
-            + f". Expected paths relative to {shown(str(file.parent))}, with forward slashes."
+            f"{shown(file.name)} lists {len(rows)} images and none of them is a file{first_reason}. Expected paths "
+            f"relative to {shown(str(file.parent))}, with forward slashes."
         )
     return assemble(file.parent, usable, named, source="csv")
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Whether listed paths are files inside the CSV's folder; what is found of a subfolder is remembered."""
+
+    root: Path
+    real_root: str
+    inside: dict[str, bool] = field(default_factory=dict)
+
+    def why_not(self, path: str) -> str | None:
+        """Why a listed path is no image file; None when it is one."""
+        full = os.path.join(self.root, path)
+        parent = os.path.dirname(full)
+        if parent not in self.inside:
+            self.inside[parent] = os.path.commonpath((self.real_root, os.path.realpath(parent))) == self.real_root
+        if not self.inside[parent]:
+            return LINK_OUT
+        try:
+            mode = os.lstat(full).st_mode
+        except (OSError, ValueError):
+            return "no such file"
+        if stat.S_ISLNK(mode):
+            return why_not_follow(full, self.real_root)
+        return None if stat.S_ISREG(mode) else "not a regular file"
 
 
 def _rows(file: Path) -> list[_Row]:
@@ -165,17 +156,13 @@ def _refuse_half_split(file: Path, rows: list[_Row]) -> None:
         )
 
 
-def _repeated(file: Path, first: _Row, again: _Row) -> Named:
-    """A line that says again what an earlier one said; DataError when it says something else."""
+def _said_again(file: Path, first: _Row, again: _Row) -> str:
+    """Why a line that repeats an earlier one is not used; DataError when it says something else."""
     if first.image != again.image:
         before, now = _said(first.image), _said(again.image)
-        raise _bad(
-            file,
-            again.line,
-            f"'{shown(first.image.path)}' is {now} here and {before} in line {first.line}",
-            "Keep one of the two lines.",
-        )
-    return Named(again.image.path, f"listed again in line {again.line} (first in line {first.line})")
+        came = f"'{shown(first.image.path)}' is {now} here and {before} in line {first.line}"
+        raise _bad(file, again.line, came, "Keep one of the two lines.")
+    return f"listed again, first in line {first.line}"
 
 
 def _said(image: Labelled) -> str:

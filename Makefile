@@ -1,0 +1,32 @@
+# make demo   a fresh machine to a tuned, proven model in about two minutes after the install
+# make test   the fast tests, then one run on real images
+# make check  what CI runs besides the tests: lint, types
+PYTHON ?= python3
+BIN := .venv/bin
+BUDGET ?= 2m
+
+.PHONY: demo test check slow clean
+
+demo: .venv/installed
+	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; $(BIN)/burnish fit demo --budget $(BUDGET) --out runs/demo-$$n
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m slow
+
+check: .venv/installed-dev
+	scripts/check
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	scripts/install
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build src/burnish.egg-info

@@ -1,0 +1,49 @@
+"""Fixtures shared by the tests: small labelled folders, small networks, real images where the machine has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# One thread: the networks are tiny, and results do not depend on how many cores the machine has.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's caches, nor asks a network."""
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path_factory.getbasetemp() / "burnish-cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders red, green, blue with 20 noisy 40 × 32 images each."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(root, images=20)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images that $BURNISH_TEST_DATA names; skips without it."""
+    named = os.environ.get("BURNISH_TEST_DATA")
+    if not named or not (Path(named) / "signs.csv").is_file():
+        pytest.skip("real images are not here: set BURNISH_TEST_DATA to the folder that holds signs.csv")
+    return Path(named)
+
+
+def write_shapes(root: Path, *, images: int, classes: tuple[str, ...] = ("blue", "green", "red")) -> None:
+    """Images that a network can tell apart by colour, drawn from their own names."""
+    for channel, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(images):
+            rng = np.random.default_rng([channel, number])
+            pixels = rng.integers(0, 120, (32, 40, 3), np.uint8)
+            pixels[..., channel % 3] += 90
+            Image.fromarray(pixels).save(root / name / f"{number:03d}.png")

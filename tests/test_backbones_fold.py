@@ -1,0 +1,280 @@
+"""Promises of backbones.fold: the same function, the same gradients, the same names; only faster."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from burnish.backbones import fold, zoo
+
+torch.set_num_threads(1)
+
+# name, how many of its BatchNorms follow a convolution, how many activations the CPU kernel can take over
+FAMILIES = [
+    ("tf_efficientnet_lite0", 49, 33),
+    ("resnet18", 20, 9),
+    ("resnet50", 53, 33),
+    ("densenet121", 59, 59),
+    ("mobilenetv3_small_050", 34, 23),
+    ("mobilenetv4_conv_small", 46, 30),
+    ("regnetx_002", 44, 27),
+    ("ghostnet_100", 80, 34),
+    ("levit_128s", 4, 3),
+    ("resnetv2_50", 32, 32),
+    ("convnext_atto", 0, 0),
+    ("vit_tiny_patch16_224", 0, 0),
+    ("nfnet_l0", 0, 0),
+]
+ON_CPU = torch.backends.mkldnn.is_available()
+
+
+def _lived_in(module: nn.Module) -> nn.Module:
+    """BatchNorms as after training; at their first values folding would have next to nothing to do."""
+    generator = torch.Generator().manual_seed(1)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            with torch.no_grad():
+                layer.running_mean.normal_(0, 0.1, generator=generator)
+                layer.running_var.uniform_(0.5, 1.5, generator=generator)
+                if layer.affine:
+                    layer.weight.uniform_(0.5, 1.5, generator=generator)
+                    layer.bias.normal_(0, 0.1, generator=generator)
+    return module
+
+
+def _network(name: str) -> tuple[nn.Module, torch.Tensor]:
+    backbone = zoo.load_backbone(f"random:{name}")
+    side = 224 if name in ("vit_tiny_patch16_224", "levit_128s") else 64
+    return _lived_in(backbone.module), torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _far(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize(("name", "pairs", "activations"), FAMILIES)
+def test_folded_networks_compute_the_same_function(name, pairs, activations):
+    module, images = _network(name)
+    state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    trainable, frozen = fold.fold_trainable(module, images[:1]), fold.fold_for_inference(module, images[:1])
+    others = torch.rand(images.shape, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        expected = module(others)
+        assert _far(trainable(others), expected) < 1e-4
+        assert _far(frozen(others), expected) < 1e-4
+        assert torch.equal(frozen(others), frozen(others))
+    assert fold.folded_count(trainable) == fold.folded_count(frozen) == pairs
+    assert list(trainable.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in trainable.state_dict().items())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
+    assert fold.folded_count(module) == 0
+    if ON_CPU:
+        taken = [layer._attribute for layer in frozen.modules() if isinstance(layer, fold.FrozenConv)]
+        assert sum(attribute not in (None, "none") for attribute in taken) == activations
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert not any(layer.training for layer in frozen.modules())
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
+def test_gradients_of_every_parameter_are_those_of_the_unfolded_module(name):
+    module, images = _network(name)
+    module, images = module.double(), images.double()
+    folded = fold.fold_trainable(module, images)
+    assert fold.folded_count(folded) > 0
+    weights = torch.rand(module(images).shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (module(images) * weights).sum().backward()
+    (folded(images) * weights).sum().backward()
+    expected = dict(module.named_parameters())
+    for key, parameter in folded.named_parameters():
+        assert expected[key].grad is not None, key
+        assert _far(parameter.grad, expected[key].grad) < 1e-9, key
+
+
+def test_training_moves_parameters_and_never_statistics_whatever_the_mode():
+    module, images = _network("resnet18")
+    folded = fold.fold_trainable(module, images).train()
+    optimiser = torch.optim.SGD(folded.parameters(), lr=0.1)
+    before = copy.deepcopy(folded.state_dict())
+    for _ in range(2):
+        optimiser.zero_grad()
+        folded(images).square().mean().backward()
+        optimiser.step()
+    for key, tensor in folded.state_dict().items():
+        moved = not torch.equal(tensor, before[key])
+        assert moved != any(part in key for part in ("running_", "num_batches")), key
+    module.load_state_dict(folded.state_dict(), strict=True)
+    with torch.no_grad():
+        assert _far(folded.eval()(images), module.eval()(images)) < 1e-4
+
+
+def test_a_state_dict_of_the_unfolded_module_can_be_loaded():
+    module, images = _network("resnet18")
+    folded = fold.fold_trainable(module, images)
+    other = _lived_in(zoo.load_backbone("random:resnet18", seed=7).module)
+    folded.load_state_dict(other.state_dict(), strict=True)
+    with torch.no_grad():
+        assert _far(folded(images), other(images)) < 1e-4
+
+
+def test_a_copy_shares_nothing_and_in_place_keeps_the_parameter_objects():
+    module, images = _network("resnet18")
+    parameters = dict(module.named_parameters())
+    copied = fold.fold_trainable(module, images)
+    assert not {id(p) for p in copied.parameters()} & {id(p) for p in parameters.values()}
+    twice = copy.deepcopy(copied)
+    with torch.no_grad():
+        twice.bn1.weight.add_(1.0)
+        assert _far(twice(images), copied(images)) > 1e-3  # the copy's convolution reads the copy's BatchNorm
+    same = fold.fold_trainable(module, images, inplace=True)
+    assert same is module
+    assert all(parameter is parameters[key] for key, parameter in same.named_parameters())
+
+
+def test_modes_are_put_back():
+    module, images = _network("resnet18")
+    module.train()
+    module.layer2.eval()
+    modes = [layer.training for layer in module.modules()]
+    fold.conv_bn_pairs(module, images)
+    fold.fold_for_inference(module, images)
+    assert [layer.training for layer in module.modules()] == modes
+    assert [layer.training for layer in fold.fold_trainable(module, images).modules()] == modes
+
+
+def test_pairs_come_in_the_order_they_run():
+    module, images = _network("tf_efficientnet_lite0")
+    pairs = fold.conv_bn_pairs(module, images)
+    assert pairs[0] == ("conv_stem", "bn1")
+    assert pairs[1] == ("blocks.0.0.conv_dw", "blocks.0.0.bn1")
+    assert pairs[-1] == ("conv_head", "bn2")
+
+
+# ---- what must not be folded -----------------------------------------------------------------------------------------
+
+
+class _Net(nn.Module):
+    """A convolution and a BatchNorm, and `how` they are used."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv, self.bn, self.bn2 = how, nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        if how == "no statistics":
+            self.bn = nn.BatchNorm2d(4, track_running_stats=False)
+        if how == "not affine":
+            self.bn = nn.BatchNorm2d(4, affine=False)
+        if how == "standardised":
+            self.conv = _Standardised(3, 4, 3)
+        if how == "own norm":
+            self.bn = _OwnNorm(4)
+        if how == "parametrised":
+            nn.utils.parametrizations.weight_norm(self.conv)
+        if how == "hooked":
+            self.conv.register_forward_hook(lambda layer, inputs, output: output * 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if self.how == "relu between":
+            y = y.relu()
+        if self.how == "changed in place":
+            y.add_(1)
+        z = self.bn(y)
+        if self.how == "also read elsewhere":
+            z = z + y
+        if self.how == "conv twice":
+            z = z + self.bn2(self.conv(x + 1))
+        if self.how == "bn twice":
+            z = self.bn(z)
+        return z
+
+
+class _Standardised(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight / self.weight.std(dim=(1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias)
+
+
+class _OwnNorm(nn.BatchNorm2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * 3
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "relu between",
+        "changed in place",
+        "also read elsewhere",
+        "conv twice",
+        "bn twice",
+        "no statistics",
+        "standardised",
+        "own norm",
+        "hooked",
+    ],
+)
+def test_what_cannot_be_folded_is_left_and_stays_right(how):
+    module = _lived_in_or_fresh(_Net(how)).eval()
+    images = torch.rand(2, 3, 8, 8)
+    assert fold.conv_bn_pairs(module, images) == []
+    with torch.no_grad():
+        assert _far(fold.fold_trainable(module, images)(images), module(images)) < 1e-6
+        assert _far(fold.fold_for_inference(module, images)(images), module(images)) < 1e-5
+
+
+def _lived_in_or_fresh(module: nn.Module) -> nn.Module:
+    return module if getattr(module, "how", "") == "no statistics" else _lived_in(module)
+
+
+@pytest.mark.parametrize("how", ["plain", "not affine", "parametrised"])
+def test_biases_missing_affines_and_parametrisations_stay_right(how):
+    module = _lived_in(_Net(how)).eval()
+    images = torch.rand(2, 3, 8, 8)
+    folded = fold.fold_trainable(module, images)
+    assert fold.folded_count(folded) == (how != "parametrised")
+    with torch.no_grad():
+        assert _far(folded(images), module(images)) < 1e-5
+        assert _far(fold.fold_for_inference(module, images)(images), module(images)) < 1e-5
+    assert list(folded.state_dict()) == list(module.state_dict())
+
+
+def test_a_fold_that_fails_its_check_falls_back(monkeypatch):
+    module, images = _network("resnet18")
+    layers = dict(module.named_modules())
+    monkeypatch.setattr(fold, "folded_weight", lambda conv, norm: (conv.weight * 1.01, norm.bias))
+    assert fold.folded_count(fold.fold_trainable(module, images)) == 0
+    assert fold.folded_count(fold.fold_for_inference(module, images)) == 0
+    assert fold.folded_count(fold.fold_trainable(module, images, inplace=True)) == 0
+    assert all(layer is layers[name] for name, layer in module.named_modules())
+    with torch.no_grad():
+        assert _far(fold.fold_for_inference(module, images)(images), module(images)) < 1e-5
+
+
+def test_a_kernel_that_is_wrong_is_not_used(monkeypatch):
+    module, images = _network("resnet18")
+    monkeypatch.setitem(fold._FUSED, nn.ReLU, "sigmoid")
+    frozen = fold.fold_for_inference(module, images)
+    assert fold.folded_count(frozen) == 20
+    assert not any(isinstance(layer, fold.FrozenConv) and layer._attribute for layer in frozen.modules())
+
+
+@pytest.mark.parametrize("side", [31, 32, 33, 40, 57])
+def test_tensorflow_padding_is_right_at_every_size(side):
+    module, _ = _network("tf_efficientnet_lite0")
+    small = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    small.load_state_dict(module.state_dict())
+    frozen = fold.fold_for_inference(module, torch.rand(1, 3, 64, 64))
+    images = torch.rand(1, 3, side, side + 3)
+    with torch.no_grad():
+        assert _far(frozen(images), small(images)) < 1e-4
+
+
+def test_a_frozen_network_also_runs_in_other_number_formats():
+    module, images = _network("resnet18")
+    frozen = fold.fold_for_inference(module, images).double()
+    with torch.no_grad():
+        assert _far(frozen(images.double()), module.double()(images.double())) < 1e-5

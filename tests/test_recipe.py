@@ -1,0 +1,59 @@
+import pytest
+
+from burnish.errors import RecipeError
+from burnish.recipe import Recipe, parse_budget, recipe_from
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("1.5m", 90),
+        ("2d", 172800),
+        (45, 45),
+        ("none", None),
+        (None, None),
+        (" 10M ", 600),
+    ],
+)
+def test_a_budget_is_read_with_its_unit(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["10x", "", "m", "10", "-5m", "0s", "1e9999s", "ten minutes", "10m!", float("nan"), float("inf")]
+)
+def test_a_budget_that_is_no_time_is_refused_with_the_forms_that_are(text):
+    with pytest.raises(RecipeError, match=r"expected .*(90s|more than zero)"):
+        parse_budget(text)
+
+
+def test_a_budget_without_unit_asks_which_was_meant():
+    with pytest.raises(RecipeError, match='"10s" or "10m"'):
+        parse_budget("10")
+
+
+def test_all_mistakes_come_in_one_message():
+    with pytest.raises(RecipeError) as caught:
+        recipe_from({"epochs": -1, "seed": "x", "flip": "maybe", "stage_decay": 2.0})
+    for field in ("epochs is -1", "seed is 'x'", "flip is 'maybe'", "stage_decay is 2.0"):
+        assert field in str(caught.value)
+
+
+def test_an_unknown_setting_is_named_with_the_nearest():
+    with pytest.raises(RecipeError, match=r"no setting 'lerning_rate' \(nearest: learning_rate"):
+        recipe_from({"lerning_rate": 1})
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(budget_seconds=None, epochs=3, learning_rate=1e-4, flip="on", model="random:x")]
+)
+def test_a_recipe_survives_toml(recipe):
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+def test_a_bool_is_not_a_number():
+    with pytest.raises(RecipeError, match="epochs"):
+        Recipe(epochs=True)
