@@ -224,27 +224,24 @@ def main(argv: list[str] | None = None) -> None:
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
-        app(args=words, standalone_mode=False)
+        code = app(args=words, standalone_mode=False)
+        if isinstance(code, int) and code:  # a verb that left with typer.Exit
+            sys.exit(code)
     except BurnishError as error:
         _leave(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
         _leave("interrupted; what was saved is kept: the run folder's package can predict and evaluate", 130, error)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        said = error.format_message() if hasattr(error, "format_message") else None  # click's own, of a wrong option
-        if said is None:
-            if os.environ.get("BURNISH_DEBUG"):
-                raise
-            _leave(
-                f"something unforeseen happened ({type(error).__name__}: {error}); run again with --debug and report it",
-                70,
-                error,
-            )
-        _leave(said + " (see: burnish --help)", 2, error)
+        complaint = getattr(error, "format_message", None)  # typer's own errors: a wrong option, a missing argument
+        if callable(complaint):
+            _leave(f"{complaint()} (see: burnish --help)", 2, error)
+        if os.environ.get("BURNISH_DEBUG"):
+            raise
+        came = f"{type(error).__name__}: {error}"
+        _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70, error)
 
 
 def _terminated(number: int, frame: Any) -> None:

@@ -76,7 +76,8 @@ def _processor() -> Finding:
     for _ in range(4):
         torch.mm(a, a)
     gflops = 4 * 2 * 1024**3 / (time.perf_counter() - began) / 1e9
-    text = f"{cores()} cores, torch uses {threads} threads, {torch.backends.cpu.get_cpu_capability()}, {gflops:.0f} GFLOP/s in float32"
+    kind = torch.backends.cpu.get_cpu_capability()
+    text = f"{cores()} cores, torch uses {threads} threads, {kind}, {gflops:.0f} GFLOP/s in float32"
     if threads < cores():
         return Finding(
             "processor", text, "note", f"torch leaves cores idle: unset OMP_NUM_THREADS, or set it to {cores()}"
