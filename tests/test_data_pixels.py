@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import BLACK, BLUE, GREEN, RED, WHITE, encoded, noise, quarters, write_images
 from PIL import Image, TiffImagePlugin
 
 import burnish.data.pixels as pixels
@@ -20,6 +19,7 @@ from burnish.data.pixels import decode, read_all, stored, view
 from burnish.data.sources import open_source
 from burnish.errors import UnreadableImage
 from burnish.terms import INTERPOLATIONS, Preprocess
+from images import BLACK, BLUE, GREEN, RED, WHITE, encoded, noise, quarters, write_images
 
 
 def corners(image: Image.Image) -> list[tuple[int, ...]]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import noise, write_images
 
 import burnish.data.sources.demo as demo
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import open_source, require_usable, without
 from burnish.errors import DataError, NotEnoughData
+from images import noise, write_images
 
 
 def labelled(catalog: Catalog) -> dict[str, str]:

@@ -13,6 +13,7 @@ import typer
 
 from burnish.errors import BurnishError, Interrupted, shown
 from burnish.recipe import Recipe
+from burnish.runtime import keep_freed_memory
 
 app = typer.Typer(
     name="burnish",
@@ -220,6 +221,7 @@ def top(
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and leave with 0, 1 (some images unreadable), 2 (a mistake) or 130 (interrupted)."""
     signal.signal(signal.SIGTERM, _terminated)
+    keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]

@@ -44,12 +44,13 @@ def run_job(
     write_splits(folder.path / SPLITS, material.catalog, splits)
 
     probed = probe(material, bench)
-    contenders = [probe_contender(probed, bench)]
-    save(folder, contenders[0], material, bench)
+    kept = probe_contender(probed, bench)
+    contenders = [kept]
+    save(folder, kept, material, bench)
+    first_model_seconds = clock.elapsed()
     decisions = [probe_decision(probed)]
-    watch.say(
-        f"probe saved at {clock.elapsed():.0f} s: {probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
-    )
+    found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
+    watch.say(f"probe saved at {first_model_seconds:.0f} s: {found}")
 
     journal = Journal(folder, watch)
     if method.trains:
@@ -57,15 +58,11 @@ def run_job(
         decisions += reasons
         if tuned is not None:
             contenders.append(tuned_contender(tuned, material, method=method.name))
-            keep, decision = keep_tuned(probed, tuned, method=method.name)
+            better, decision = keep_tuned(probed, tuned, method=method.name)
             decisions.append(decision)
-            keep = keep or recipe.method != "auto"
-        else:
-            keep = False
-    else:
-        keep = False
+            kept = contenders[-1] if better or recipe.method != "auto" else kept
+    bench = replace(bench, recipe=replace(bench.recipe, method=kept.name, epochs=len(journal.rows) or bench.recipe.epochs))
     folder.write(RECIPE, bench.recipe.to_toml())
-    kept = contenders[-1] if keep else contenders[0]
     save(folder, kept, material, bench)
     watch.say(decisions[-1].what + ": " + decisions[-1].why)
 
@@ -79,6 +76,7 @@ def run_job(
         decisions=decisions,
         history=journal.rows,
         stages_seconds=watch.so_far(),
+        first_model_seconds=first_model_seconds,
         material=material,
         splits=splits,
         bench=bench,
@@ -114,7 +112,7 @@ def tune_on_the_clock(
     if made.schedule is None:
         return None, bench, [flip, why]
     bench.watcher.say(made.reason)
-    bench.watcher.stage("tune", total=1000, unit="progress")
+    bench.watcher.stage("tune")
     tunable = method.prepare(bench.backbone, start_head(probed, made, material, bench), bench.recipe)
     tuning = Tuning(tunable, method, made, probed, material, bench)
     saved = float(probed.val_right.mean())
@@ -122,7 +120,7 @@ def tune_on_the_clock(
         journal.epoch(epoch, candidate)
         if candidate.accuracy > saved:
             saved = candidate.accuracy
-            model = Tuned(tuning.classifier(candidate), tuning.preprocess, candidate, (candidate,))
+            model = Tuned(tuning.classifier(candidate), candidate, (candidate,))
             save(folder, tuned_contender(model, material, method=method.name), material, bench)
     bench.watcher.stage("choose")
     reasons = [flip, why]
@@ -153,7 +151,6 @@ class Journal:
             "val_loss": candidate.loss,
             "images_per_second": epoch.images_per_second,
         }
-        done = self.rows[-1]["progress"] if self.rows else 0.0
         self.rows.append(row)
         self.folder.append(HISTORY, row)
         self.board.scalars(
@@ -167,7 +164,6 @@ class Journal:
                 "val/loss": candidate.loss,
             },
         )
-        self.watcher.advance(round(1000 * (epoch.progress - done)))
         self.watcher.say(
             f"epoch {epoch.number} at {epoch.size} px: loss {epoch.train_loss:.3f}, "
             f"validation {candidate.accuracy:.1%}, {epoch.images_per_second:.0f} images/s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import time
@@ -58,11 +59,11 @@ def draws(seed: int, *parts: str | int) -> np.random.Generator:
 class Watcher(Protocol):
     """Whoever looks on while a run works: a terminal, a log, nobody."""
 
-    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
-        """A new stage begins; `total` units of work are ahead when that is known."""
+    def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
+        """A new stage begins, or a new part (`detail`) of the running one; `total` images are ahead when that is known."""
 
     def advance(self, count: int) -> None:
-        """`count` more units of the current stage are done."""
+        """`count` more images of the current stage are done."""
 
     def say(self, text: str) -> None:
         """A finished fact worth a line."""
@@ -71,7 +72,7 @@ class Watcher(Protocol):
 class Nobody:
     """The watcher that shows nothing."""
 
-    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+    def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
         pass
 
     def advance(self, count: int) -> None:
@@ -89,10 +90,10 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._current, self._since = "start", 0.0
 
-    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+    def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
         self._book()
         self._current = name
-        self.watcher.stage(name, total=total, unit=unit)
+        self.watcher.stage(name, total=total, detail=detail)
 
     def advance(self, count: int) -> None:
         self.watcher.advance(count)
@@ -109,6 +110,21 @@ class Stopwatch:
         now = self.clock.elapsed()
         self.seconds[self._current] = self.seconds.get(self._current, 0.0) + now - self._since
         self._since = now
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed buffers for the next step instead of giving each back to the system at once.
+
+    Without it every activation is mapped, page-faulted and unmapped again in each step: a third of the time on 2 cores
+    (EfficientNet-Lite0 at 224 px, training 23.3 -> 34.6 images/s, forward 131 -> 164). Does nothing where there is no glibc.
+    """
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+    except (OSError, AttributeError):
+        pass
 
 
 def cores() -> int:

@@ -47,11 +47,11 @@ class _Bar:
 
     def __init__(self, progress: Progress, clock: Clock | None) -> None:
         self.progress, self.clock = progress, clock
-        self.task = progress.add_task("start", total=None, unit="")
+        self.task = progress.add_task("start", total=None)
 
-    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
+    def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
         self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(name, total=total, unit=unit)
+        self.task = self.progress.add_task(f"{name}, {detail}" if detail else name, total=total)
 
     def advance(self, count: int) -> None:
         self.progress.advance(self.task, count)
@@ -64,10 +64,12 @@ class _Lines:
     """One line a fact and a stage, for logs."""
 
     def __init__(self, stream, clock: Clock | None) -> None:
-        self.stream, self.clock = stream, clock
+        self.stream, self.clock, self.name = stream, clock, ""
 
-    def stage(self, name: str, *, total: int | None = None, unit: str = "images") -> None:
-        self.say(f"{name}: {total} {unit}" if total is not None and unit == "images" else name)
+    def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
+        if name != self.name:  # the parts of a stage say themselves when they are done
+            self.say(f"{name}: {total} images" if total is not None else name)
+        self.name = name
 
     def advance(self, count: int) -> None:
         pass
@@ -77,10 +79,10 @@ class _Lines:
 
 
 class _Rate(ProgressColumn):
-    """Images per second of the stage, where images are what it counts."""
+    """Images per second of the running stage."""
 
     def render(self, task: Task) -> Text:
-        if task.fields.get("unit") != "images" or not task.speed:
+        if not task.speed:
             return Text("")
         return Text(f"{task.speed:.0f} images/s")
 

@@ -40,7 +40,7 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
     """The best trained candidate, its temperature fitted on the validation images."""
     labels = material.labels[material.val_rows]
     return Contender(
-        method, tuned.classifier, tuned.preprocess, temperature(tuned.best.logits, labels), tuned.best.accuracy
+        method, tuned.classifier, tuned.best.preprocess, temperature(tuned.best.logits, labels), tuned.best.accuracy
     )
 
 

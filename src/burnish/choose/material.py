@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,6 +29,7 @@ class Material:
     is_val: np.ndarray  # bool [n]
     test: Pixels
     test_labels: np.ndarray  # int64 [m]; read once, by the proof
+    decoded_per_second: float  # images, from file to plain view
 
     @property
     def train_rows(self) -> np.ndarray:
@@ -63,7 +65,9 @@ def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Sp
     read = partial(
         read_pixels, catalog, preprocess=preprocess, workers=cores(), on_progress=lambda _: bench.watcher.advance(1)
     )
+    began = time.monotonic()
     fitting, test = read(ids, stored_side=side), read(splits.test)
+    rate = (len(ids) + len(splits.test)) / max(1e-3, time.monotonic() - began)
     named = (*fitting.named, *test.named)
     if named:
         left = without(catalog, named)
@@ -78,7 +82,7 @@ def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Sp
         )
     require_trainable(catalog, splits)
     is_val = np.isin(fitting.ids, splits.val)
-    return Material(catalog, fitting, catalog.labels[fitting.ids], is_val, test, catalog.labels[test.ids]), splits
+    return Material(catalog, fitting, catalog.labels[fitting.ids], is_val, test, catalog.labels[test.ids], rate), splits
 
 
 def require_trainable(catalog: Catalog, splits: Splits) -> None:

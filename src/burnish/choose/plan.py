@@ -28,10 +28,10 @@ _LARGE_FROM = (
     0.6  # of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4)
 )
 _PIXELS_STEP = 32
-# Seconds kept back for writing the report and leaving, measured at 1.5 to 3 on 2 cores.
-_TAIL_SECONDS = 4.0
+# Seconds kept back for writing the report and leaving, measured at 1 to 2.5 on 2 cores.
+_TAIL_SECONDS = 3.0
 _CANDIDATES = 4  # models looked at on the val images once training is over
-_SAFETY = 1.15  # on every predicted second of the proof
+_SAFETY = 1.08  # on every predicted second of the proof
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_seco
     schedule = Schedule(
         batch=batch,
         sizes=((0.0, final),) if smaller == final else ((0.0, smaller), (_LARGE_FROM, final)),
-        seconds=available if math.isfinite(available) else None,
+        until=time.monotonic() + available if math.isfinite(available) else None,
         steps=steps,
         step_seconds=seconds,
     )
@@ -128,7 +128,7 @@ def _mixed_step(seconds: dict[int, float], sizes: list[int], final: int) -> floa
 def _reserve_seconds(material: Material, forward: dict[int, float], *, probe_size: int, size: int) -> float:
     """Seconds from the last training step to the exit: candidates on val, both models on test, report."""
     val, test = len(material.val_rows), len(material.test_labels)
-    decode = test / 300.0  # images per second of 2 cores for common photographs; small beside the rest
+    decode = test / material.decoded_per_second
     return _TAIL_SECONDS + _SAFETY * (
         _CANDIDATES * val / forward[size] + test / forward[size] + test / forward[probe_size] + decode
     )

@@ -35,6 +35,7 @@ class Candidate:
     state: State  # of the movable parameters
     accuracy: float  # on val, fraction
     loss: float  # on val, nats
+    preprocess: Preprocess  # at the size it was looked at, and is to be used at
     logits: np.ndarray  # float32 [v k]
 
 
@@ -43,7 +44,6 @@ class Tuned:
     """The best of the trained candidates, as a classifier."""
 
     classifier: Classifier
-    preprocess: Preprocess  # at the size it was tuned for
     best: Candidate
     candidates: tuple[Candidate, ...]
 
@@ -57,13 +57,13 @@ class Tuning:
         assert made.schedule is not None
         self.tunable, self.method, self.plan = tunable, method, made
         self.material, self.bench, self.flip = material, bench, probed.flip
-        self.preprocess = replace(bench.backbone.preprocess, size=made.final_size)
-        tunable.classifier.to(device=bench.device, memory_format=torch.channels_last)
+        tunable.classifier.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.start = {name: value.detach().clone() for name, value in tunable.classifier.named_parameters()}
         self.average = Average(tunable)
         self.shell = copy.deepcopy(tunable.classifier)  # evaluates other weights without touching those in training
-        self.val_plain: Rows | None = None
+        self.val_plain: dict[int, Rows] = {}  # by size
         self.diverged: str | None = None
+        self.latest: Candidate | None = None  # the moving average after the last whole epoch
 
     def epochs(self) -> Iterator[tuple[Epoch, Candidate]]:
         """Train; after each epoch, what the moving average is worth on the validation images."""
@@ -77,7 +77,7 @@ class Tuning:
             fitting.ids[rows],
             tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
         )
-        example = normalised(fitting.plain[:2], self.preprocess).to(self.bench.device)
+        example = normalised(fitting.plain[:2], self.bench.backbone.preprocess).to(self.bench.device)
         module = fold_trainable(self.tunable.classifier, example, inplace=True)
         try:
             for epoch in tune(
@@ -86,24 +86,29 @@ class Tuning:
                 self.plan.schedule,
                 module=module,
                 average=self.average,
-                preprocess=self.preprocess,
+                preprocess=self.bench.backbone.preprocess,
                 device=self.bench.device,
                 seed=recipe.seed,
                 flip=self.flip,
                 weight_decay=recipe.weight_decay,
                 label_smoothing=recipe.label_smoothing,
+                watcher=self.bench.watcher,
             ):
-                yield epoch, self.looked_at("tuned (EMA)", self.average.state())
+                # At the size of its last steps: a network that has seen 128 px alone fails at 192.
+                self.latest = self.looked_at("tuned (EMA)", self.average.state(), epoch.size)
+                yield epoch, self.latest
         except Diverged as error:
             self.diverged = str(error)
 
     def best(self) -> Tuned:
         """The candidate with the highest validation accuracy; among equals the one with the least loss."""
         end = self.average.state()
-        candidates = [self.looked_at("tuned (EMA)", end)]
-        candidates += [self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share)) for share in _WISE_SHARES]
+        size = self.latest.preprocess.size if self.latest else self.plan.final_size
+        candidates = [self.latest or self.looked_at("tuned (EMA)", end, size)]
+        for share in _WISE_SHARES:
+            candidates.append(self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share), size))
         best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))
-        return Tuned(self.classifier(best), self.preprocess, best, tuple(candidates))
+        return Tuned(self.classifier(best), best, tuple(candidates))
 
     def classifier(self, candidate: Candidate) -> Classifier:
         """A classifier of its own with the candidate's weights, in eval mode, on the CPU."""
@@ -111,15 +116,17 @@ class Tuning:
         made.load_state_dict({**made.state_dict(), **candidate.state})
         return made.eval().cpu()
 
-    def looked_at(self, name: str, state: State) -> Candidate:
-        """The candidate of that name with its validation logits, accuracy and loss."""
-        if self.val_plain is None:
-            self.val_plain = plain_at(self.material, self.material.fitting.ids[self.material.val_rows], self.preprocess)
+    def looked_at(self, name: str, state: State, size: int) -> Candidate:
+        """The candidate of that name with its validation logits, accuracy and loss at `size` pixels."""
+        preprocess = replace(self.bench.backbone.preprocess, size=size)
+        if size not in self.val_plain:
+            ids = self.material.fitting.ids[self.material.val_rows]
+            self.val_plain[size] = plain_at(self.material, ids, preprocess)
         labels = self.material.labels[self.material.val_rows]
         self.shell.load_state_dict({**self.shell.state_dict(), **state})
-        logits = logits_of(self.shell, self.val_plain, self.preprocess, self.bench)
+        logits = logits_of(self.shell, self.val_plain[size], preprocess, self.bench)
         loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
-        return Candidate(name, state, float((logits.argmax(1) == labels).mean()), loss, logits)
+        return Candidate(name, state, float((logits.argmax(1) == labels).mean()), loss, preprocess, logits)
 
 
 def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> Head:

@@ -16,7 +16,7 @@ from burnish.data.cache import Rows
 from burnish.data.views import Augmentation, augmented
 from burnish.errors import BurnishError
 from burnish.methods.base import Tunable
-from burnish.runtime import draws
+from burnish.runtime import Watcher, draws
 from burnish.terms import Preprocess
 from burnish.train.averaging import Average
 from burnish.train.features import autocast
@@ -42,12 +42,12 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the run spends its time. Progress goes from 0 to 1: by the clock when `seconds` is given, else by steps."""
+    """How the run spends its time. Progress goes from 0 to 1: by the clock when `until` is given, else by steps."""
 
     batch: int  # images a step
     sizes: tuple[tuple[float, int], ...]  # (from this progress on, pixels), ascending
-    seconds: float | None  # wall clock for all steps
-    steps: int | None  # exact number of steps; with `seconds` it is the most that may be made
+    until: float | None  # when the last step ends, as time.monotonic() tells it
+    steps: int | None  # exact number of steps; with `until` it is the most that may be made
     step_seconds: dict[int, float]  # measured, by size: for the first guess of the pace
 
     def size_at(self, progress: float) -> int:
@@ -82,15 +82,14 @@ class Pace:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.started = time.monotonic()
         self.measured = dict(schedule.step_seconds)
 
     def share(self, progress: float, size: int, steps: int) -> float:
         """Progress of the next step, at most what is left."""
         left = 1.0 - progress
         shares = []
-        if self.schedule.seconds is not None:
-            seconds_left = self.started + self.schedule.seconds - time.monotonic()
+        if self.schedule.until is not None:
+            seconds_left = self.schedule.until - time.monotonic()
             step = self.measured.get(size, 0.0)
             shares.append(left if seconds_left <= step else left * step / seconds_left)
         if self.schedule.steps is not None:
@@ -117,6 +116,7 @@ def tune(
     flip: bool,
     weight_decay: float,
     label_smoothing: float,
+    watcher: Watcher,
 ) -> Iterator[Epoch]:
     """Train the movable parameters of `tunable` in place; yields after each epoch and after the last step.
 
@@ -129,6 +129,7 @@ def tune(
         number += 1
         order = draws(seed, "order", number).permutation(len(images.labels))
         began, losses, seen, size = time.monotonic(), [], 0, 0
+        watcher.stage("tune", total=len(order), detail=f"epoch {number}")
         for rows in _slices(order, schedule.batch):
             tick = time.monotonic()
             size = schedule.size_at(progress)
@@ -160,6 +161,7 @@ def tune(
             losses.append(loss)
             seen, steps, progress = seen + len(rows), steps + 1, progress + share
             pace.saw(size, time.monotonic() - tick)
+            watcher.advance(len(rows))
             if progress >= 1.0 - 1e-9:
                 progress = 1.0
                 break

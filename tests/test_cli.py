@@ -1,0 +1,275 @@
+"""The command line as a user types it: what is printed, where, and the exit code."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from burnish import cli
+from burnish.methods.table import METHODS
+from conftest import write_shapes
+
+TINY = ["--model", "random:test_resnet", "--image-size", "64", "--epochs", "2", "--budget", "none"]
+
+
+def burnish(*words, capsys):
+    """Exit code, stdout and stderr of one command line, run in this process."""
+    try:
+        cli.main([str(word) for word in words])
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    cli.main(["fit", str(shapes), *TINY, "--out", str(folder), "--quiet"])
+    return folder
+
+
+def test_fit_prints_the_verdict_and_where_everything_is(shapes, tmp_path, capsys):
+    code, out, err = burnish("fit", shapes, *TINY, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 0
+    assert err == ""
+    for words in ("probe saved at", "epoch 2 at 64 px", "95 % interval", "report", "burnish predict"):
+        assert words in out
+    assert re.search(r"(Fine-tuning (helped|hurt)|Not proven that fine-tuning helped): ", out)
+
+
+def test_quiet_prints_only_the_result(shapes, tmp_path, capsys):
+    _, out, _ = burnish("fit", shapes, "--quiet", *TINY, "--out", tmp_path / "run", capsys=capsys)
+    assert "epoch" not in out
+    assert "95 % interval" in out
+
+
+def test_json_on_stdout_is_the_result_and_nothing_else(shapes, tmp_path, capsys):
+    _, out, err = burnish("fit", shapes, "--json", *TINY, "--out", tmp_path / "run", capsys=capsys)
+    facts = json.loads(out)
+    assert facts["verdict"]["probe"]["n"] == facts["counts"]["test"]
+    assert "epoch 1" in err
+
+
+def test_predict_prints_a_line_an_image_and_writes_csv(run, shapes, tmp_path, capsys):
+    code, out, _ = burnish("predict", run, shapes / "red", "--top", "2", capsys=capsys)
+    assert code == 0
+    assert len(out.splitlines()) == 20
+    code, out, _ = burnish("predict", run, shapes / "red", "--csv", tmp_path / "a.csv", "--top", "3", capsys=capsys)
+    rows = list(csv.DictReader(open(tmp_path / "a.csv", encoding="utf-8", newline="")))
+    assert len(rows) == 20
+    assert sum(float(rows[0][f"probability{rank}"]) for rank in (1, 2, 3)) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_predict_leaves_with_1_when_an_image_is_unreadable_and_names_it(run, shapes, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    code, out, err = burnish("predict", run, shapes / "red" / "000.png", tmp_path / "bad.png", capsys=capsys)
+    assert code == 1
+    assert "bad.png\tunreadable: not an image" in out
+    assert "1 of the images could not be read" in err
+
+
+def test_evaluate_prints_scores(run, shapes, capsys):
+    code, out, _ = burnish("evaluate", run, shapes, capsys=capsys)
+    assert code == 0
+    assert re.search(r"accuracy +\d+\.\d% +95 % interval", out)
+    _, out, _ = burnish("evaluate", run, shapes, "--json", capsys=capsys)
+    assert json.loads(out)["scores"]["accuracy"]["n"] == 60
+
+
+def test_report_models_methods_and_doctor_answer(run, capsys):
+    assert burnish("report", run, capsys=capsys)[1].strip().endswith("report.html")
+    assert "resnet50" in burnish("models", "resnet50", capsys=capsys)[1]
+    assert json.loads(burnish("models", "lite0", "--json", capsys=capsys)[1])[0]["where"] == "embedded"
+    listed = burnish("methods", capsys=capsys)[1]
+    assert all(f"{name} " in listed for name in [*METHODS, "auto"])
+    assert "arXiv:2202.10054" in burnish("methods", "full", capsys=capsys)[1]
+    code, out, _ = burnish("doctor", capsys=capsys)
+    assert code == 0
+    assert "embedded weights" in out
+    assert "sha256" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("fit", "evaluate", "predict", "report", "models", "methods", "doctor")),
+    ],
+)
+def test_every_help_page_fits_80_columns(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = burnish(*words, capsys=capsys)
+    assert code == 0
+    assert "Usage" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def folder_with(tmp_path, counts):
+    for name, count in counts.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        if count:
+            write_shapes(tmp_path / "data", images=count, classes=(name,))
+    return tmp_path / "data"
+
+
+BAD_INPUT = [
+    (["fit", "{tmp}/nothing"], r"There is no .*nothing.*Give a folder"),
+    (["fit", "{tmp}/empty"], r"holds no .*image"),
+    (["fit", "{tmp}/one"], r"the one class 'a', expected at least two"),
+    (["fit", "{tmp}/few"], r"'b' has 1"),
+    (["fit", "{tmp}/good", "--budget", "10x"], r"budget is '10x', expected a time with a unit"),
+    (["fit", "{tmp}/good", "--model", "resnet5"], r"no model 'resnet5' \(nearest: resnet50"),
+    (["fit", "{tmp}/good", "--method", "ful"], r"no method 'ful' \(nearest: full"),
+    (["fit", "{tmp}/good", "--flip", "maybe", "--epochs", "0"], r"epochs is 0.*flip is 'maybe'"),
+    (["fit", "{tmp}/good", "--epochs", "few"], r"epochs is 'few'"),
+    (["fit", "{tmp}/good", "--device", "cuda:99"], r"device 'cuda:99' cannot be used"),
+    (["fit", "{tmp}/column.csv"], r"label"),
+    (["fit", "{tmp}/outside.csv"], r"\.\."),
+    (["fit", "{tmp}/absolute.csv"], r"absolute"),
+    (["fit", "{tmp}/split.csv"], r"tset.*train"),
+    (["evaluate", "{tmp}", "{tmp}/good"], r"holds no package"),
+    (["predict", "{tmp}/nothing", "x.jpg"], r"no such folder"),
+    (["report", "{tmp}"], r"has no result\.json"),
+    (["models", "zzzzqqq"], r"no model matches"),
+    (["fit"], r"Missing argument"),
+    (["fti"], r"No such command"),
+    (["predict", "{tmp}/x", "y", "--top", "0"], r"top"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bad")
+    (root / "empty").mkdir()
+    write_shapes(root / "one", images=4, classes=("a",))
+    write_shapes(root / "few", images=4, classes=("a",))
+    write_shapes(root / "few", images=1, classes=("b",))
+    write_shapes(root / "good", images=4)
+    (root / "column.csv").write_text("file,class\ngood/red/000.png,red\n")
+    (root / "outside.csv").write_text("path,label\n../x.png,red\n")
+    (root / "absolute.csv").write_text("path,label\n/etc/passwd,red\n")
+    (root / "split.csv").write_text("path,label,split\ngood/red/000.png,red,tset\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"), BAD_INPUT, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, bad, tmp_path, capsys):
+    out_at = ["--out", tmp_path / "run"] if words[0] == "fit" and len(words) > 1 else []
+    code, out, err = burnish(*[word.format(tmp=bad) for word in words], *out_at, capsys=capsys)
+    assert code == 2
+    assert re.search(sentence, err, re.DOTALL), err
+    assert err.startswith("burnish: ")
+    assert len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(bad, capsys, monkeypatch):
+    monkeypatch.delenv("BURNISH_DEBUG", raising=False)
+    _, _, err = burnish("fit", bad / "nothing", "--debug", capsys=capsys)
+    monkeypatch.delenv("BURNISH_DEBUG", raising=False)
+    assert "Traceback" in err
+
+
+class Elements(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_hostile_names_are_shown_and_do_nothing(tmp_path, capsys):
+    """P10: as class and file names, in HTML, terminal, CSV and JSON."""
+    root = tmp_path / "data"
+    names = ("<script>alert(1)<", "new\nline", "smile 😀 space", "=cmd()")
+    write_shapes(root, images=8, classes=names)
+    os.rename(root / names[0] / "000.png", root / names[0] / "<img src=x onerror=alert(1)>.png")
+    os.rename(root / names[3] / "000.png", root / names[3] / "\x1b[31mred.png")
+    code, out, err = burnish("fit", root, "--method", "probe", *TINY, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 0, err
+    assert "\x1b[31m" not in out
+    page = Elements()
+    page.feed((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert not [attrs for tag, attrs in page.tags if tag == "img" and attrs.get("src") == "x"]
+    assert sum(tag == "script" for tag, _ in page.tags) <= 1
+    facts = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert set(facts["classes"]) == set(names)
+    code, out, err = burnish("predict", tmp_path / "run", root, "--csv", tmp_path / "a.csv", capsys=capsys)
+    assert code == 0, err
+    rows = list(csv.DictReader(open(tmp_path / "a.csv", encoding="utf-8", newline="")))
+    assert len(rows) == 32
+    assert {row["label"].removeprefix("'") for row in rows} <= set(names)
+    assert not [cell for row in rows for cell in row.values() if cell.startswith("=")]
+    code, out, _ = burnish("predict", tmp_path / "run", root, capsys=capsys)
+    assert len(out.splitlines()) == 32
+    assert "\x1b" not in out
+
+
+def test_ctrl_c_leaves_with_130_and_a_package_that_predicts(shapes, tmp_path, capsys):
+    command = [
+        sys.executable,
+        "-m",
+        "burnish.cli",
+        "fit",
+        str(shapes),
+        "--model",
+        "random:test_resnet",
+        "--image-size",
+        "64",
+    ]
+    command += ["--budget", "none", "--epochs", "100000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "history.jsonl").exists():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    code, out, _ = burnish("predict", tmp_path / "run", shapes / "red", capsys=capsys)
+    assert code == 0
+    assert len(out.splitlines()) == 20
+    code, _, err = burnish("report", tmp_path / "run", capsys=capsys)
+    assert code == 2
+    assert "stopped early" in err
+
+
+def test_a_closed_pipe_is_no_traceback(run, shapes):
+    command = f"{sys.executable} -m burnish.cli predict {run} {shapes} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_the_python_examples_of_the_readme_run(shapes, tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code
+    (tmp_path / "photos").symlink_to(shapes)
+    (tmp_path / "photos" / "cat").exists()
+    import burnish as package
+
+    fit = package.fit
+    monkeypatch.chdir(tmp_path)
+    quick = {"model": "random:test_resnet", "method": "probe"}
+    monkeypatch.setattr(package, "fit", lambda data, **given: fit(data, **{**given, **quick}), raising=False)
+    first = next(shapes.glob("red/*.png"))
+    for block in code:
+        exec(block.replace("photos/cat/1.jpg", str(first)), {})
+    assert (tmp_path / "runs" / "photos-1" / "result.json").exists()

@@ -1,0 +1,86 @@
+"""The house: imports go one way, importing costs little, nothing dangerous is called."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import burnish
+
+ROOT = Path(burnish.__file__).parent
+# Rooms from the ground up: a module may import from its own room and from those before it.
+ORDER = (
+    "errors", "terms", "recipe", "runtime", "data", "backbones", "methods", "train", "measure", "choose", "facts",
+    "result", "report", "ship", "job", "api", "sklearn", "doctor", "screen", "cli",
+)  # fmt: skip
+STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def own_imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "burnish" else [f"burnish.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("burnish.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_the_list_of_rooms(path):
+    here = room(path)
+    for other in own_imports(ast.parse(path.read_text(encoding="utf-8"))):
+        assert ORDER.index(other) <= ORDER.index(here), f"{here} imports {other}"
+        assert frozenset({here, other}) not in STRANGERS, f"{here} must not know {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_zoo_imports_timm_and_nothing_runs_foreign_code(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            roots = {name.split(".")[0] for name in names}
+            assert "timm" not in roots or path.name == "zoo.py"
+            assert not roots & {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in {"eval", "exec", "os.system", "yaml.load", "pickle.load", "pickle.loads"}, name
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            for dangerous in ("shell", "allow_pickle"):
+                assert not (isinstance(keywords.get(dangerous), ast.Constant) and keywords[dangerous].value is True)
+            if name == "torch.load":
+                assert ast.unparse(keywords["weights_only"]) == "True"
+
+
+def test_no_module_draws_from_a_global_generator():
+    """P7: every draw has an address."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert not name.startswith(("np.random.rand", "np.random.seed", "random.random", "random.shuffle")), (
+                    path,
+                    name,
+                )
+
+
+def test_the_package_and_its_help_do_not_import_torch():
+    code = "import sys, burnish, burnish.cli; assert not {'torch', 'timm', 'sklearn', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_package_offers_is_there():
+    for name in burnish.__all__:
+        assert getattr(burnish, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        burnish.nothing  # noqa: B018

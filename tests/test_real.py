@@ -1,0 +1,35 @@
+"""The main job on real images with the embedded weights. Slow; CI runs it."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def fit(*words):
+    began = time.monotonic()
+    command = [sys.executable, "-m", "burnish.cli", "fit", *map(str, words), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), time.monotonic() - began
+
+
+def test_hand_signs_are_learnt_beyond_the_probe_and_proven(real_data, tmp_path):
+    facts, _ = fit(real_data / "signs.csv", "--budget", "2m", "--out", tmp_path / "run")
+    verdict = facts["verdict"]
+    assert verdict["probe"]["n"] == 1562
+    assert facts["kept"] == "full"
+    assert verdict["word"] == "better"
+    assert verdict["tuned"]["value"] > 0.95
+    assert facts["counts"]["scanned"] == facts["counts"]["used"] + facts["counts"]["named"]
+
+
+def test_the_demo_needs_nothing_but_the_installation(tmp_path):
+    facts, _ = fit("demo", "--budget", "60s", "--out", tmp_path / "run")
+    best = facts["verdict"]["probe" if facts["kept"] == "probe" else "tuned"]
+    assert best["value"] > 0.93
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
