@@ -263,7 +263,7 @@ def test_changed_weights_are_refused(run, tmp_path, shapes):
 
 
 def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(shapes, tmp_path, monkeypatch):
-    from burnish import result
+    from burnish import disk, result
 
     original = result.RunFolder.write_json
 
@@ -271,7 +271,7 @@ def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(shapes, tmp_path, mo
         raise OSError(28, "No space left on device")
 
     def guarded(self, name, value):
-        with result.plain_disk_errors(self.path):
+        with disk.plain_disk_errors(self.path):
             full(self, name, value)
 
     monkeypatch.setattr(result.RunFolder, "write_json", guarded)

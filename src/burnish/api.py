@@ -15,6 +15,7 @@ from burnish.backbones import zoo
 from burnish.backbones.zoo import ModelRow
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
+from burnish.disk import plain_disk_errors, write_whole
 from burnish.errors import NoSuchName, NotARun, NotEnoughData, nearest, shown
 from burnish.job import run_job
 from burnish.measure.scores import Scores, score
@@ -23,7 +24,7 @@ from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.report.page import render
-from burnish.result import REPORT, RunFolder, plain_disk_errors, read_facts, write_whole
+from burnish.result import REPORT, RunFolder, read_facts
 from burnish.runtime import Clock, Nobody, Watcher
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from burnish.disk import plain_disk_errors, write_whole
 from burnish.errors import NotARun, RunBusy, RunError, shown
 
 try:
@@ -102,22 +99,6 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by a new one with this content, in one step."""
-    with plain_disk_errors(path.parent):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
 def plain(value: Any) -> Any:
     """The value in JSON's own types: numpy numbers as numbers, not-a-number and infinity as None."""
     if isinstance(value, dict):
@@ -131,23 +112,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-@contextmanager
-def plain_disk_errors(path: Path) -> Iterator[None]:
-    """Say in a sentence what the operating system refused."""
-    try:
-        yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "it is read-only",
-        }
-        reason = reasons.get(error.errno or 0, error.strerror or str(error))
-        raise RunError(
-            f"cannot write to {shown(str(path))}: {reason}; make room or name another folder with --out (what was saved is kept)"
-        ) from None
 
 
 def _hold(path: Path) -> int:

@@ -30,6 +30,8 @@ _LARGE_FROM = (
 _PIXELS_STEP = 32
 # Seconds kept back for writing the report and leaving, measured at 1 to 2.5 on 2 cores.
 _TAIL_SECONDS = 3.0
+_STEPS_AT_PEAK = 100
+_EASING = 0.65
 _CANDIDATES = 4  # models looked at on the val images once training is over
 _SAFETY = 1.08  # on every predicted second of the proof
 
@@ -41,6 +43,7 @@ class Plan:
     schedule: Schedule | None  # None: no time for a useful run
     final_size: int  # pixels, of the last steps and of every use of the model
     epochs: float  # predicted
+    steps: int  # predicted
     reserve_seconds: float  # kept back for choosing, proving and reporting
     step_seconds: dict[int, float]  # measured or scaled by area, by size
     reason: str
@@ -80,7 +83,7 @@ def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_seco
     epochs = min(available / _mixed_step(seconds, sizes, final), most) / steps_an_epoch
     if epochs * steps_an_epoch < 5 or epochs < 0.5:
         reason = f"training would have {max(0.0, available):.0f} s, less than half an epoch: the probe is kept"
-        return Plan(None, final, max(0.0, epochs), reserve, seconds, reason)
+        return Plan(None, final, max(0.0, epochs), 0, reserve, seconds, reason)
     smaller = _smaller(sizes, final)
     steps = None if recipe.epochs == "auto" and math.isfinite(available) and epochs < EPOCHS_AT_MOST else int(most)
     schedule = Schedule(
@@ -92,18 +95,28 @@ def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_seco
     )
     how = f"{smaller} px, then {final} px" if smaller != final else f"{final} px"
     reason = f"about {epochs:.1f} epochs at {how}: one step of {batch} images takes {measured:.2f} s at {sizes[0]} px"
-    return Plan(schedule, final, epochs, reserve, seconds, reason)
+    return Plan(schedule, final, epochs, math.ceil(epochs * steps_an_epoch), reserve, seconds, reason)
+
+
+def eased(peak: float, steps: int) -> float:
+    """The peak learning rate for a run of so many steps: `peak` up to 100 steps, then falling, to a tenth at the least.
+
+    AdamW moves a weight by about the rate at each step, whatever the gradient, so a run's reach grows with rate times
+    steps, or with rate times their square root where gradients are noise. At one rate a long run leaves the pretrained
+    weights behind and a short one does not get away from them (LOG.md); the exponent lies between the two cases.
+    """
+    return peak * min(1.0, max(0.1, (_STEPS_AT_PEAK / max(1, steps)) ** _EASING))
 
 
 def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, device: torch.device) -> Recipe:
-    """The recipe with nothing left "auto": what was in fact done."""
+    """The recipe with what the plan decided; peak: the method's own learning rate, for about a hundred steps."""
     schedule = made.schedule
     return replace(
         recipe,
         image_size=made.final_size,
         batch_size=schedule.batch if schedule else 32,
         flip="on" if flip else "off",
-        learning_rate=peak if peak > 0 else recipe.learning_rate,
+        learning_rate=eased(peak, made.steps) if recipe.learning_rate == "auto" else recipe.learning_rate,
         device=str(device),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +59,11 @@ def read_pixels(
     if stored_side is not None:
         renderings["stored"] = lambda image: stored(image, stored_side)
         sides["stored"] = stored_side
-    room = _has_room(sum(len(ids) * side * side * 3 for side in sides.values()))
-    out: dict[str, np.ndarray] = {name: _blank(len(ids), side) for name, side in sides.items()} if room else {}
-    read = read_all(catalog, ids, renderings if room else {}, out, workers=workers, on_progress=on_progress)
+    out = _blanks(len(ids), sides)
+    read = read_all(catalog, ids, renderings if out else {}, out, workers=workers, on_progress=on_progress)
     rows: dict[str, Rows] = {}
     for name, rendering in renderings.items():
-        if room:
+        if out:
             array = read.views[name]
             rows[name] = array if read.good.all() else array[read.good]
         else:
@@ -123,20 +122,27 @@ class _Again:
             ) from None
 
 
-def _has_room(count_bytes: int) -> bool:
-    """Whether that many bytes may be kept."""
-    if count_bytes <= IN_MEMORY_BYTES:
-        return True
-    return count_bytes <= DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
+def _blanks(count: int, sides: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Zeroed uint8 [count side side 3] by name; none at all when there is no room for them."""
+    sizes = {name: count * side * side * 3 for name, side in sides.items()}
+    in_file = sum(size for size in sizes.values() if size > IN_MEMORY_BYTES)
+    if in_file > DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
+        return {}
+    try:
+        return {name: _blank((count, side, side, 3)) for name, side in sides.items()}
+    except OSError:  # the disk filled up in between
+        return {}
 
 
-def _blank(count: int, side: int) -> np.ndarray:
-    """Zeroed uint8 [count side side 3]."""
-    shape = (count, side, side, 3)
-    if count * side * side * 3 <= IN_MEMORY_BYTES:
+def _blank(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeroed uint8 of this shape, in memory or in a file."""
+    size = int(np.prod(shape))
+    if size <= IN_MEMORY_BYTES:
         return np.zeros(shape, np.uint8)
-    with tempfile.TemporaryFile(
-        prefix="burnish-pixels-"
-    ) as file:  # without a name: gone when the process is, however it ends
-        file.truncate(count * side * side * 3)
+    # Without a name: gone when the process is, however it ends.
+    with tempfile.TemporaryFile(prefix="burnish-pixels-") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a write to a hole on a full disk would end the process
+        else:
+            file.truncate(size)
         return np.memmap(file, np.uint8, "r+", shape=shape)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
+from burnish.disk import write_whole
 from burnish.errors import DataError, RecipeError, shown
 from burnish.runtime import address
 
@@ -67,16 +67,7 @@ def write_splits(path: Path, catalog: Catalog, splits: Splits) -> None:
     for word in SPLIT_WORDS:
         for row in getattr(splits, word):
             sides[row] = word
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_canonical(catalog, sides))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, _canonical(catalog, sides).decode())
 
 
 def read_splits(path: Path, catalog: Catalog, *, sha256: str | None = None) -> Splits:

@@ -21,36 +21,17 @@ def outputs(
     *,
     preprocess: Preprocess,
     device: torch.device,
-    mirror: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """What `module` gives, float32 [n d], for batches of plain uint8 images [b s s 3], in their order."""
-    found = [
-        chunk
-        for chunk in stream(module, plain, preprocess=preprocess, device=device, mirror=mirror, on_progress=on_progress)
-    ]
-    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
-
-
-def stream(
-    module: nn.Module,
-    plain: Iterable[np.ndarray],
-    *,
-    preprocess: Preprocess,
-    device: torch.device,
-    mirror: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-) -> Iterator[np.ndarray]:
-    """The same batch by batch, in bounded memory; mirror: the mean over each image and its mirror image."""
+    found = []
     for pixels in plain:
         with torch.inference_mode(), autocast(device):
-            images = normalised(pixels, preprocess).to(device, non_blocking=True)
-            out = module(images)
-            if mirror:
-                out = (out + module(images.flip(3))) / 2
-        yield out.float().cpu().numpy()
+            out = module(normalised(pixels, preprocess).to(device, non_blocking=True))
+        found.append(out.float().cpu().numpy())
         if on_progress is not None:
             on_progress(len(pixels))
+    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
 
 def batched(images: Rows, *, batch: int = BATCH) -> Iterator[np.ndarray]:
