@@ -227,12 +227,15 @@ def main(argv: list[str] | None = None) -> None:
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
         code = app(args=words, standalone_mode=False)
+        if code == Interrupted.exit_code:  # typer has caught the KeyboardInterrupt
+            raise KeyboardInterrupt
         if isinstance(code, int) and code:  # a verb that left with typer.Exit
             sys.exit(code)
     except BurnishError as error:
         _leave(str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
-        _leave("interrupted; what was saved is kept: the run folder's package can predict and evaluate", 130, error)
+        said = "interrupted; what was saved is kept: a run folder that has a package can predict and evaluate"
+        _leave(said, Interrupted.exit_code, error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -252,7 +255,7 @@ def _terminated(number: int, frame: Any) -> None:
 
 def _leave(text: str, code: int, error: BaseException) -> None:
     """Print one sentence to stderr and leave; with --debug the traceback before it."""
-    if os.environ.get("BURNISH_DEBUG") and not isinstance(error, Interrupted):
+    if os.environ.get("BURNISH_DEBUG") and not isinstance(error, KeyboardInterrupt):
         import traceback
 
         traceback.print_exception(error)

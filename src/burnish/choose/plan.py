@@ -81,7 +81,8 @@ def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_seco
     available, reserve = left_for(final)
     most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * steps_an_epoch
     epochs = min(available / _mixed_step(seconds, sizes, final), most) / steps_an_epoch
-    if epochs * steps_an_epoch < 5 or epochs < 0.5:
+    as_asked = recipe.epochs != "auto" and epochs >= recipe.epochs
+    if not as_asked and (epochs * steps_an_epoch < 5 or epochs < 0.5):
         reason = f"training would have {max(0.0, available):.0f} s, less than half an epoch: the probe is kept"
         return Plan(None, final, max(0.0, epochs), 0, reserve, seconds, reason)
     smaller = _smaller(sizes, final)
