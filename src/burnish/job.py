@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import load_backbone
-from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decision, tuned_contender
+from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
 from burnish.choose.material import Bench, Material, gather
 from burnish.choose.plan import plan, settled
 from burnish.choose.probing import Probed, probe
@@ -39,7 +40,8 @@ def run_job(
         catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction
     )
     watch.stage("model")
-    bench = Bench(recipe, load_backbone(recipe.model, seed=recipe.seed), pick_device(recipe.device), clock, watch)
+    device = pick_device(recipe.device)
+    bench = Bench(recipe, backbone_for(recipe), device, clock, watch)
     material, splits = gather(catalog, splits, bench)
     write_splits(folder.path / SPLITS, material.catalog, splits)
 
@@ -48,7 +50,7 @@ def run_job(
     contenders = [kept]
     save(folder, kept, material, bench)
     first_model_seconds = clock.elapsed()
-    decisions = [probe_decision(probed)]
+    decisions = probe_decisions(probed)
     found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
     watch.say(f"probe saved at {first_model_seconds:.0f} s: {found}")
 
@@ -58,10 +60,12 @@ def run_job(
         decisions += reasons
         if tuned is not None:
             contenders.append(tuned_contender(tuned, material, method=method.name))
-            better, decision = keep_tuned(probed, tuned, method=method.name)
+            keep, decision = keep_tuned(probed, tuned, method=method.name, asked_for=recipe.method != "auto")
             decisions.append(decision)
-            kept = contenders[-1] if better or recipe.method != "auto" else kept
-    bench = replace(bench, recipe=replace(bench.recipe, method=kept.name, epochs=len(journal.rows) or bench.recipe.epochs))
+            kept = contenders[-1] if keep else kept
+    bench = replace(
+        bench, recipe=replace(bench.recipe, method=kept.name, epochs=len(journal.rows) or bench.recipe.epochs)
+    )
     folder.write(RECIPE, bench.recipe.to_toml())
     save(folder, kept, material, bench)
     watch.say(decisions[-1].what + ": " + decisions[-1].why)
@@ -187,6 +191,14 @@ def save(folder: RunFolder, contender: Contender, material: Material, bench: Ben
         facts={"validation_accuracy": contender.validation_accuracy},
     )
     write_bundle(folder.path, bundle)
+
+
+def backbone_for(recipe: Recipe) -> Backbone:
+    """The pretrained network; one that takes a single image size is built for the recipe's."""
+    backbone = load_backbone(recipe.model, seed=recipe.seed)
+    if backbone.one_size and recipe.image_size not in ("auto", backbone.preprocess.size):
+        return load_backbone(recipe.model, seed=recipe.seed, image_size=recipe.image_size)
+    return backbone
 
 
 def pick_device(name: str) -> torch.device:

@@ -29,3 +29,4 @@ class Backbone:
     licence: str  # of the weights, "unknown" when it is not stated
     sha256: str  # of the weights file, "" for random weights
     source: str  # "embedded", "hub", "file PATH" or "random"
+    one_size: bool = False  # whether it takes images of preprocess.size alone, as most transformers do

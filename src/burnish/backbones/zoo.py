@@ -318,7 +318,8 @@ def _assembled(name: str, module: nn.Module, preprocess: Preprocess, *, source: 
         raise ModelError(f"{name}: gives {width} features, timm says {sorted(told)}; please report it")
     cfg = get_pretrained_cfg(name)
     licence = (cfg.license if cfg is not None else None) or "unknown"
-    return Backbone(name, module, width, _stages(module, steps), preprocess, licence, sha256, source)
+    stages, one_size = _stages(module, steps), _has_fixed_size(name)
+    return Backbone(name, module, width, stages, preprocess, licence, sha256, source, one_size)
 
 
 def _example(module: nn.Module, name: str, size: int) -> Tensor:

@@ -44,10 +44,10 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
     )
 
 
-def probe_decision(probed: Probed) -> Decision:
-    """Why this head."""
+def probe_decisions(probed: Probed) -> list[Decision]:
+    """Why this image size, where it is not the network's own, and why this head."""
     choice = probed.choice
-    return Decision(
+    head = Decision(
         f"head: {choice.kind}, strength {choice.strength:g}",
         f"least cross-validated loss; right on {choice.accuracy:.1%} ± {choice.standard_error:.1%} of images left out",
         {
@@ -57,13 +57,18 @@ def probe_decision(probed: Probed) -> Decision:
             "n": len(choice.right),
         },
     )
+    size = [Decision(f"probe at {probed.preprocess.size} px", probed.size_reason)] if probed.size_reason else []
+    return [*size, head]
 
 
-def keep_tuned(probed: Probed, tuned: Tuned, *, method: str) -> tuple[bool, Decision]:
-    """Whether the tuned model replaces the probe: it has more val images right than the probe with the same training."""
+def keep_tuned(probed: Probed, tuned: Tuned, *, method: str, asked_for: bool) -> tuple[bool, Decision]:
+    """Whether the tuned model replaces the probe: it has more val images right than the probe with the same training.
+
+    asked_for: the user named the method, so it is kept all the same.
+    """
     right = probed.val_right
     before, after, n = float(right.mean()), tuned.best.accuracy, len(right)
-    keep = after > before
+    better = after > before
     errors = [float(np.sqrt(value * (1 - value) / n)) for value in (before, after)]
     why = f"validation {after:.1%} ± {errors[1]:.1%} against {before:.1%} ± {errors[0]:.1%} for the probe ({n} images)"
     numbers = {
@@ -72,5 +77,7 @@ def keep_tuned(probed: Probed, tuned: Tuned, *, method: str) -> tuple[bool, Deci
         "n": n,
         "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
     }
-    what = f"{method} kept, weights: {tuned.best.name}" if keep else f"probe kept: {method} was not better"
-    return keep, Decision(what, why, numbers)
+    what = f"{method} kept, weights: {tuned.best.name}" if better else f"probe kept: {method} was not better"
+    if asked_for and not better:
+        what = f"{method} kept because it was asked for, weights: {tuned.best.name}; it was not better than the probe"
+    return better or asked_for, Decision(what, why, numbers)

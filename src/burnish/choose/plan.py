@@ -62,7 +62,9 @@ def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_seco
     n = len(material.train_rows)
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
     steps_an_epoch = math.ceil(n / batch)
-    sizes = [recipe.image_size] if recipe.image_size != "auto" else _sizes(native)
+    sizes = [native] if bench.backbone.one_size else _sizes(native)
+    if recipe.image_size != "auto":
+        sizes = [recipe.image_size]
     measured = _step_seconds(tunable, material, bench, batch=batch, size=sizes[0])
     seconds = {size: measured * (size / sizes[0]) ** 2 for size in sizes}
 

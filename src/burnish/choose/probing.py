@@ -11,6 +11,7 @@ from burnish.backbones.fold import fold_for_inference
 from burnish.choose.material import Bench, Material
 from burnish.data.cache import Rows, read_pixels
 from burnish.data.views import normalised
+from burnish.errors import ModelError, shown
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.methods.table import method_named
@@ -41,11 +42,12 @@ class Probed:
     flip: bool  # whether mirror images may be trained on
     flip_reason: str
     images_per_second: float  # of the trunk, forward
+    size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
 
 
 def probe(material: Material, bench: Bench) -> Probed:
     """Fit heads to frozen features; on a clock too short for the full image size, at a smaller one."""
-    preprocess, rate = settle_size(material, bench)
+    preprocess, rate, size_reason = settle_size(material, bench)
     features, rate = fitting_features(material, bench, preprocess, rate)
     labels, classes = material.labels, len(material.catalog.classes)
     bench.watcher.stage("probe")
@@ -58,7 +60,7 @@ def probe(material: Material, bench: Bench) -> Probed:
     logits = train_head.logits(features[val])
     right = logits.argmax(1) == labels[val]
     flip, reason = settle_flip(material, bench, preprocess, train_head, right)
-    return Probed(preprocess, choice, train_head, right, logits, flip, reason, rate)
+    return Probed(preprocess, choice, train_head, right, logits, flip, reason, rate, size_reason)
 
 
 def fitting_features(material: Material, bench: Bench, preprocess: Preprocess, rate: float) -> tuple[np.ndarray, float]:
@@ -72,7 +74,19 @@ def fitting_features(material: Material, bench: Bench, preprocess: Preprocess, r
     features = outputs(
         trunk, batched(images), preprocess=preprocess, device=bench.device, on_progress=bench.watcher.advance
     )
+    refuse_unreal(features, material, bench)
     return features, len(images) / max(1e-9, time.monotonic() - began) if len(images) else rate
+
+
+def refuse_unreal(features: np.ndarray, material: Material, bench: Bench) -> None:
+    """ModelError naming the first image whose features are not finite numbers."""
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(bad):
+        path = material.catalog.paths[material.fitting.ids[bad[0]]]
+        raise ModelError(
+            f"{bench.backbone.name} gives features that are not numbers for {len(bad)} of {len(features)} images "
+            f"(first: {shown(path)}); its weights are damaged or do not fit its preprocessing: choose another model"
+        )
 
 
 def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess) -> Rows:
@@ -80,8 +94,8 @@ def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess) -> Row
     return read_pixels(material.catalog, ids, preprocess=preprocess, workers=cores()).plain
 
 
-def settle_size(material: Material, bench: Bench) -> tuple[Preprocess, float]:
-    """The Preprocess for the probe, at the network's own size if the clock allows it, and images per second."""
+def settle_size(material: Material, bench: Bench) -> tuple[Preprocess, float, str]:
+    """The Preprocess for the probe, images per second, and why it is not at the network's own size ("" when it is)."""
     native = bench.backbone.preprocess
     images = material.fitting.plain[:32]
     trunk = fold_for_inference(bench.backbone.module.to(bench.device), _example(images, native, bench))
@@ -90,30 +104,39 @@ def settle_size(material: Material, bench: Bench) -> tuple[Preprocess, float]:
         began = time.monotonic()
         outputs(trunk, [images], preprocess=native, device=bench.device)
         seconds.append(time.monotonic() - began)
-    rate = len(images) / min(seconds)
+    rate, left = len(images) / min(seconds), bench.clock.left()
+    trains = method_named("full" if bench.recipe.method == "auto" else bench.recipe.method).trains
+    count = len(material.labels) + len(material.test_labels)
     size = affordable_size(
         native.size,
         rate,
-        seconds_left=bench.clock.left(),
-        images=len(material.labels) + len(material.test_labels),
-        train=len(material.train_rows)
-        if method_named("full" if bench.recipe.method == "auto" else bench.recipe.method).trains
-        else 0,
+        seconds_left=left,
+        images=count,
+        train=len(material.train_rows) if trains else 0,
+        one_size=bench.backbone.one_size,
     )
-    if size != native.size:
-        bench.watcher.say(
-            f"the probe sees {size} px: {native.size} px would leave too little of {bench.clock.left():.0f} s"
+    rate_there = rate * (native.size / size) ** 2
+    reason = ""
+    if count / rate_there > left:
+        reason = (
+            f"the budget is too small for a probe, which takes {count / rate_there:.0f} s more: it is made all the same"
         )
-    return replace(native, size=size), rate * (native.size / size) ** 2
+    elif size != native.size:
+        reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {left:.0f} s left"
+    if reason:
+        bench.watcher.say(f"the probe sees {size} px: {reason}")
+    return replace(native, size=size), rate_there, reason
 
 
-def affordable_size(native: int, rate: float, *, seconds_left: float, images: int, train: int) -> int:
+def affordable_size(
+    native: int, rate: float, *, seconds_left: float, images: int, train: int, one_size: bool = False
+) -> int:
     """Pixels a side for the probe.
 
     The largest size, the network's own first, that leaves time for some epochs of training; if none does, the largest at
     which all images can be seen at all. rate: images per second forward at `native`; train: images to train on, 0 if none.
     """
-    sizes = [size for size in range(native, 0, -_STEP) if size >= 0.57 * native or size == native]
+    sizes = [size for size in range(native, 0, -_STEP) if size == native or (size >= 0.57 * native and not one_size)]
     smallest = sizes[-1]
     for size in sizes if train else ():
         left = seconds_left - _TAIL_SECONDS - images / (rate * (native / size) ** 2)

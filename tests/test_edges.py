@@ -1,0 +1,154 @@
+"""Runs at the edges of what is sensible: they end with an honest model, or with a sentence."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from burnish import api
+from burnish.backbones.zoo import load_backbone
+from burnish.choose.plan import eased
+from burnish.choose.probing import affordable_size
+from burnish.errors import ModelError
+from burnish.methods.heads import choose_head
+from conftest import write_shapes
+
+QUICK = {"model": "random:test_resnet", "budget": None, "epochs": 1, "image_size": 64}
+
+
+@pytest.mark.parametrize("model", ["random:test_vit", "random:test_convnext", "random:test_efficientnet"])
+def test_networks_of_every_kind_run_with_sizes_left_to_the_plan(model, shapes, tmp_path):
+    run = api.fit(shapes, out=tmp_path / "run", model=model, method="full", budget=None, epochs=1)
+    assert run.facts["kept"] == "full"
+    assert run.verdict.tuned is not None
+
+
+def test_a_network_of_one_size_is_built_for_the_size_that_is_asked_for(shapes, tmp_path):
+    backbone = load_backbone("random:test_vit")
+    assert backbone.one_size
+    assert not load_backbone("random:test_resnet").one_size
+    run = api.fit(shapes, out=tmp_path / "run", model="random:test_vit", budget=None, epochs=1, image_size=64)
+    assert run.predictor.bundle.preprocess.size == 64
+    assert run.predict([shapes / "red"])[0].label in run.classes
+
+
+@pytest.mark.parametrize("method", ["auto", "probe", "full"])
+def test_two_classes_of_three_images_are_enough(method, tmp_path):
+    write_shapes(tmp_path / "data", images=3, classes=("a", "b"))
+    run = api.fit(tmp_path / "data", out=tmp_path / "run", method=method, **QUICK)
+    assert run.facts["counts"]["test"] == 2
+    assert run.facts["counts"]["val"] == 2
+    assert np.isfinite(run.predict_proba([tmp_path / "data" / "a" / "000.png"])).all()
+
+
+def test_identical_images_in_two_classes_end_in_an_honest_model(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (20, 20), (100, 100, 100)).save(tmp_path / "data" / name / f"{number}.png")
+    run = api.fit(tmp_path / "data", out=tmp_path / "run", **QUICK)
+    assert run.verdict.word != "better"
+    assert np.isfinite(run.predict_proba([tmp_path / "data" / "a" / "0.png"])).all()
+
+
+def test_splits_given_without_validation_images_and_one_training_image_a_class(tmp_path):
+    write_shapes(tmp_path / "data", images=4, classes=("a", "b"))
+    with open(tmp_path / "data" / "few.csv", "w", encoding="utf-8") as file:
+        file.write("path,label,split\na/000.png,a,train\nb/000.png,b,train\na/001.png,a,test\nb/001.png,b,test\n")
+    run = api.fit(tmp_path / "data" / "few.csv", out=tmp_path / "run", **QUICK)
+    assert run.facts["counts"] | {"scanned": 0} == {"scanned": 0, "used": 4, "named": 0, "train": 2, "val": 0, "test": 2}
+    assert run.facts["kept"] == "probe"
+
+
+def test_very_uneven_classes_run(tmp_path):
+    write_shapes(tmp_path / "data", images=60, classes=("many",))
+    write_shapes(tmp_path / "data", images=3, classes=("many", "few"))
+    run = api.fit(tmp_path / "data", out=tmp_path / "run", **QUICK)
+    assert set(run.classes) == {"few", "many"}
+
+
+def test_given_splits_are_kept_to_the_letter(shapes, tmp_path):
+    rows = [(f"{c}/{n:03d}.png", c, ("train", "val", "test")[n % 3]) for c in ("blue", "red") for n in range(12)]
+    manifest = shapes / "given.csv"
+    try:
+        manifest.write_text("path,label,split\n" + "".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+        run = api.fit(manifest, out=tmp_path / "run", method="probe", **QUICK)
+    finally:
+        manifest.unlink()
+    kept = {(row["path"], row["label"], row["split"]) for row in csv.DictReader(open(run.folder / "splits.csv", encoding="utf-8"))}
+    assert kept == set(rows)
+
+
+def test_long_thin_and_tiny_images_run(tmp_path):
+    for name, shape in (("a", (400, 3)), ("b", (1, 1))):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(5):
+            pixels = np.random.default_rng(number).integers(0, 256, (*shape, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    run = api.fit(tmp_path / "data", out=tmp_path / "run", **QUICK)
+    assert run.facts["counts"]["used"] == 10
+
+
+def test_features_that_are_not_numbers_are_a_sentence_naming_the_image(shapes, tmp_path, monkeypatch):
+    from burnish.choose import probing
+
+    original = probing.outputs
+
+    def broken(*args, **kwargs):
+        found = original(*args, **kwargs)
+        if len(found) > 40:
+            found[3] = np.nan
+        return found
+
+    monkeypatch.setattr(probing, "outputs", broken)
+    with pytest.raises(ModelError, match=r"not numbers for 1 of 48 images \(first: blue/"):
+        api.fit(shapes, out=tmp_path / "run", **QUICK)
+
+
+def test_a_head_on_constant_features_does_not_fail():
+    labels = np.arange(20) % 2
+    choice = choose_head(np.ones((20, 8), np.float32), labels, classes=2, seed=0, seconds_left=lambda: 5.0)
+    assert np.isfinite(choice.head.weight).all()
+    assert np.isfinite(choice.loss)
+
+
+def test_one_image_a_class_gives_a_head():
+    features = np.eye(4, dtype=np.float32)
+    choice = choose_head(features, np.arange(4), classes=4, seed=0, seconds_left=lambda: 5.0)
+    assert (choice.head.logits(features).argmax(1) == np.arange(4)).all()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "train", "size"),
+    [
+        (600, 3000, 224),  # time for everything
+        (120, 420, 224),
+        (40, 420, 224),  # six epochs at the smallest size fit beside the full-size probe, at 160 images/s
+        (30, 20_000, 128),  # neither fits: the smallest
+    ],
+)
+def test_the_probes_size_follows_the_clock(seconds, train, size):
+    found = affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train)
+    assert found == size or (seconds == 40 and found in (160, 192, 224))
+    assert affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train, one_size=True) == 224
+
+
+def test_a_long_run_has_a_lower_rate_than_a_short_one():
+    assert eased(1e-3, 50) == eased(1e-3, 100) == 1e-3
+    assert 2e-4 < eased(1e-3, 700) < 4e-4
+    assert eased(1e-3, 10**9) == pytest.approx(1e-4)
+
+
+def test_one_thread_or_two_decode_to_the_same_weights(shapes, tmp_path, monkeypatch):
+    """P7: the result does not depend on how many workers there are."""
+    from burnish.choose import material, probing
+
+    states = []
+    for workers in (1, 4):
+        monkeypatch.setattr(material, "cores", lambda workers=workers: workers)
+        monkeypatch.setattr(probing, "cores", lambda workers=workers: workers)
+        run = api.fit(shapes, out=tmp_path / str(workers), method="full", **QUICK)
+        states.append(run.predictor.bundle.state)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
