@@ -11,7 +11,7 @@ demo: .venv/installed
 	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; $(BIN)/burnish fit demo --budget $(BUDGET) --out runs/demo-$$n
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
 
 check: .venv/installed-dev

@@ -58,7 +58,14 @@ def test_splits_given_without_validation_images_and_one_training_image_a_class(t
     with open(tmp_path / "data" / "few.csv", "w", encoding="utf-8") as file:
         file.write("path,label,split\na/000.png,a,train\nb/000.png,b,train\na/001.png,a,test\nb/001.png,b,test\n")
     run = api.fit(tmp_path / "data" / "few.csv", out=tmp_path / "run", **QUICK)
-    assert run.facts["counts"] | {"scanned": 0} == {"scanned": 0, "used": 4, "named": 0, "train": 2, "val": 0, "test": 2}
+    assert run.facts["counts"] | {"scanned": 0} == {
+        "scanned": 0,
+        "used": 4,
+        "named": 0,
+        "train": 2,
+        "val": 0,
+        "test": 2,
+    }
     assert run.facts["kept"] == "probe"
 
 
@@ -77,7 +84,10 @@ def test_given_splits_are_kept_to_the_letter(shapes, tmp_path):
         run = api.fit(manifest, out=tmp_path / "run", method="probe", **QUICK)
     finally:
         manifest.unlink()
-    kept = {(row["path"], row["label"], row["split"]) for row in csv.DictReader(open(run.folder / "splits.csv", encoding="utf-8"))}
+    kept = {
+        (row["path"], row["label"], row["split"])
+        for row in csv.DictReader(open(run.folder / "splits.csv", encoding="utf-8"))
+    }
     assert kept == set(rows)
 
 

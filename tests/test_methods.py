@@ -139,6 +139,17 @@ def test_folded_training_is_unfolded_training():
         assert close.float().mean() > 0.97, name
 
 
+def test_a_batch_in_pieces_is_the_whole_batch(monkeypatch):
+    from burnish.train import loop
+
+    backbone = load_backbone("random:test_resnet", image_size=64)
+    whole, _, _ = trained(METHODS["full"], backbone, steps=2)
+    monkeypatch.setattr(loop, "PIXELS_AT_ONCE", 64 * 64)
+    pieces, _, _ = trained(METHODS["full"], backbone, steps=2)
+    for one, other in zip(whole.classifier.parameters(), pieces.classifier.parameters(), strict=True):
+        assert torch.isclose(one, other, atol=2e-4).float().mean() > 0.97
+
+
 def test_every_parameter_of_a_full_tunable_is_in_one_group(backbone):
     tunable = METHODS["full"].prepare(backbone, a_head(backbone), Recipe())
     listed = [name for group in tunable.groups for name in group.parameters]

@@ -88,6 +88,7 @@ def fit(
 
     data: class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or "demo".
     budget: wall clock such as "90s" or "10m", from now to the return; None for no limit (then give epochs).
+    For speed, glibc is told to keep freed memory in this process (`runtime.keep_freed_memory`).
     out: the run folder, by default runs/NAME-N. settings: the fields of `Recipe`: model, method, seed, epochs, …
     Raises a BurnishError whose message says what came, what was expected and what to do.
     """

@@ -25,7 +25,7 @@ from burnish.recipe import Recipe
 from burnish.report.board import Board
 from burnish.report.page import render
 from burnish.result import BOARD, HISTORY, RECIPE, REPORT, RESULT, SPLITS, RunFolder
-from burnish.runtime import Clock, Stopwatch, Watcher
+from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.loop import Epoch
 
@@ -34,6 +34,7 @@ def run_job(
     catalog: Catalog, recipe: Recipe, folder: RunFolder, *, clock: Clock, watcher: Watcher, data: str, command: str
 ) -> None:
     """Probe, save; tune, save when better; choose; prove on the test images; write the record and the report."""
+    keep_freed_memory()
     method = method_named("full" if recipe.method == "auto" else recipe.method)
     watch = Stopwatch(watcher, clock)
     splits = make_splits(

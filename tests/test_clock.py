@@ -1,0 +1,127 @@
+"""P6: progress reaches 1 when the time is up, whatever the steps take; the rate is zero there and nowhere before."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from burnish import cli
+from burnish.recipe import Recipe, parse_budget
+from burnish.runtime import Clock, Stopwatch, address, draws, process_age_seconds
+from burnish.train import loop
+from burnish.train.loop import Pace, Schedule, learning_rate_factor
+
+
+class FakeTime:
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+def simulate(monkeypatch, seconds, *, guess, until, sizes=((0.0, 128),), steps=None):
+    """Steps made, time used, and the learning-rate factors, when step i takes seconds(i)."""
+    clock = FakeTime()
+    monkeypatch.setattr(loop.time, "monotonic", clock.monotonic)
+    schedule = Schedule(
+        32, sizes, None if until is None else clock.now + until, steps, {size: guess for _, size in sizes}
+    )
+    pace, progress, count, factors = Pace(schedule), 0.0, 0, []
+    while progress < 1.0 - 1e-9:
+        size = schedule.size_at(progress)
+        share = pace.share(progress, size, count)
+        factors.append(learning_rate_factor(progress + share / 2))
+        clock.now += seconds(count, size)
+        pace.saw(size, seconds(count, size))
+        progress, count = progress + share, count + 1
+        assert count < 100_000
+    return count, clock.now - 1000.0, factors
+
+
+@pytest.mark.parametrize("guess", [0.2, 0.5, 1.5])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        lambda step, size: 0.5,
+        lambda step, size: 0.3 + 0.4 * (step % 2),
+        lambda step, size: 0.4 if step < 60 else 0.8,  # the machine gets busy half way
+        lambda step, size: 5.0 if step == 30 else 0.5,  # one hiccup
+    ],
+)
+def test_the_last_step_ends_at_the_deadline_whatever_steps_take(seconds, guess, monkeypatch):
+    _, used, factors = simulate(monkeypatch, seconds, guess=guess, until=100.0)
+    assert 97.0 <= used <= 102.0
+    assert factors[-1] < 0.01 * max(factors)
+    assert min(factors[:-1]) > 0.0
+
+
+def test_growing_images_do_not_miss_the_deadline(monkeypatch):
+    seconds = lambda step, size: {128: 0.3, 224: 0.9}[size]  # noqa: E731
+    clock_sizes = ((0.0, 128), (0.6, 224))
+    _, used, _ = simulate(monkeypatch, seconds, guess=0.5, until=100.0, sizes=clock_sizes)
+    assert 97.0 <= used <= 102.0
+
+
+def test_planned_steps_are_made_exactly_without_a_deadline(monkeypatch):
+    for steps in (1, 2, 7, 500):
+        assert simulate(monkeypatch, lambda step, size: 0.1, guess=0.1, until=None, steps=steps)[0] == steps
+
+
+def test_with_both_limits_the_earlier_one_ends_the_run(monkeypatch):
+    assert simulate(monkeypatch, lambda step, size: 0.1, guess=0.1, until=100.0, steps=50)[0] == 50
+    _, used, _ = simulate(monkeypatch, lambda step, size: 1.0, guess=1.0, until=20.0, steps=5000)
+    assert used <= 21.0
+
+
+def test_the_rate_rises_then_falls_to_exactly_zero():
+    values = [learning_rate_factor(progress) for progress in np.linspace(0, 1, 1001)]
+    peak = int(np.argmax(values))
+    assert 80 <= peak <= 120
+    assert values == sorted(values[: peak + 1]) + sorted(values[peak + 1 :], reverse=True)
+    assert values[-1] == 0.0
+    assert all(value > 0 for value in values[1:-1])
+
+
+def test_the_command_line_counts_from_the_start_of_the_process():
+    age = process_age_seconds()
+    assert age > 0.1
+    assert abs(Clock.start(60.0, from_process_start=True).elapsed() - age) < 1.0
+
+
+def test_stage_seconds_add_up_to_the_elapsed_time():
+    from burnish.runtime import Nobody
+
+    clock = Clock.start(None, from_process_start=False)
+    watch = Stopwatch(Nobody(), clock)
+    for name in ("a", "b", "a"):
+        watch.stage(name)
+    seconds = watch.so_far()
+    assert set(seconds) == {"start", "a", "b"}
+    assert abs(sum(seconds.values()) - clock.elapsed()) < 0.1
+
+
+def test_an_address_depends_on_every_part_and_on_nothing_else():
+    assert address(1, "view", 2, 3) == address(1, "view", 2, 3)
+    others = {
+        address(2, "view", 2, 3),
+        address(1, "order", 2, 3),
+        address(1, "view", 3, 3),
+        address(1, "view", 23),
+        address(1, "view", 2, 3),
+    }
+    assert len(others) == 5
+    assert draws(0, "x").integers(1 << 30) == draws(0, "x").integers(1 << 30)
+
+
+def test_command_line_and_python_have_the_same_defaults():
+    parameters = inspect.signature(cli.fit).parameters
+    default = Recipe()
+    for name, value in (
+        (field, getattr(default, field)) for field in Recipe.__dataclass_fields__ if field != "budget_seconds"
+    ):
+        assert parameters[name].default == value, name
+    from burnish import api
+
+    budgets = [parse_budget(inspect.signature(verb).parameters["budget"].default) for verb in (cli.fit, api.fit)]
+    assert budgets[0] == budgets[1] == default.budget_seconds
