@@ -63,7 +63,8 @@ class Tuning:
         self.shell = copy.deepcopy(tunable.classifier)  # evaluates other weights without touching those in training
         self.val_plain: dict[int, Rows] = {}  # by size
         self.diverged: str | None = None
-        self.latest: Candidate | None = None  # the moving average after the last whole epoch
+        self.latest: Candidate | None = None  # the moving average after the latest epoch
+        self.top: Candidate | None = None  # after the best epoch so far
 
     def epochs(self) -> Iterator[tuple[Epoch, Candidate]]:
         """Train; after each epoch, what the moving average is worth on the validation images."""
@@ -96,18 +97,27 @@ class Tuning:
             ):
                 # At the size of its last steps: a network that has seen 128 px alone fails at 192.
                 self.latest = self.looked_at("tuned (EMA)", self.average.state(), epoch.size)
+                if self.top is None or self.latest.accuracy >= self.top.accuracy:
+                    self.top = replace(self.latest, name=f"epoch {epoch.number} (EMA)")
                 yield epoch, self.latest
         except Diverged as error:
             self.diverged = str(error)
 
     def best(self) -> Tuned:
-        """The candidate with the highest validation accuracy; among equals the one with the least loss."""
+        """The candidate with the highest validation accuracy; among equals the one with the least loss.
+
+        An epoch before the end counts only when it is better by more than a standard error: of many noisy epochs the
+        best looks better than it is, but a run that went wrong late must not lose what it had.
+        """
         end = self.average.state()
         size = self.latest.preprocess.size if self.latest else self.plan.final_size
         candidates = [self.latest or self.looked_at("tuned (EMA)", end, size)]
         for share in _WISE_SHARES:
             candidates.append(self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share), size))
         best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))
+        if self.top is not None and self.top.accuracy > best.accuracy + _standard_error(best):
+            candidates.append(self.top)
+            best = self.top
         return Tuned(self.classifier(best), best, tuple(candidates))
 
     def classifier(self, candidate: Candidate) -> Classifier:
@@ -127,6 +137,13 @@ class Tuning:
         logits = logits_of(self.shell, self.val_plain[size], preprocess, self.bench)
         loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
         return Candidate(name, state, float((logits.argmax(1) == labels).mean()), loss, preprocess, logits)
+
+
+def _standard_error(candidate: Candidate) -> float:
+    """Of the candidate's accuracy, as if it were the middle of its rule-of-succession range: never zero."""
+    n = len(candidate.logits)
+    share = (candidate.accuracy * n + 1) / (n + 2)
+    return float(np.sqrt(share * (1 - share) / n))
 
 
 def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> Head:
