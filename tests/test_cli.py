@@ -273,3 +273,21 @@ def test_the_python_examples_of_the_readme_run(shapes, tmp_path, monkeypatch):
     for block in code:
         exec(block.replace("photos/cat/1.jpg", str(first)), {})
     assert (tmp_path / "runs" / "photos-1" / "result.json").exists()
+
+
+def test_an_unsafe_model_file_is_refused_without_running_it_and_the_advice_can_be_copied(shapes, tmp_path, capsys):
+    """P8: a pickle under a harmless name."""
+    import pickle
+
+    class Canary:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "canary"),))
+
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Canary()))
+    model = f"resnet18={tmp_path / 'model.safetensors'}"
+    code, _, err = burnish("fit", shapes, "--model", model, "--out", tmp_path / "run", capsys=capsys)
+    assert code == 2
+    assert "can run code" in err
+    assert "\nimport torch; from safetensors.torch import save_file\n" in err
+    assert not (tmp_path / "canary").exists()
+    assert not (tmp_path / "run").exists()

@@ -259,7 +259,8 @@ def _leave(text: str, code: int, error: BaseException) -> None:
         import traceback
 
         traceback.print_exception(error)
-    print(f"burnish: {shown(text)}", file=sys.stderr)
+    lines = [shown(line) for line in text.splitlines()]  # an error may hold a few lines to copy
+    print("burnish: " + "\n".join(lines), file=sys.stderr)
     sys.exit(code)
 
 
