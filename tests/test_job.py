@@ -349,3 +349,48 @@ def test_the_clock_is_wall_time_since_the_start():
 def test_package_files_can_be_read_by_others_as_the_umask_allows(run):
     for name in ("result.json", "splits.csv", "recipe.toml"):
         assert (run.folder / name).stat().st_mode & stat.S_IRGRP, name
+
+
+@pytest.mark.parametrize("from_step", [1, 4])
+def test_a_diverged_run_stops_names_the_step_and_keeps_the_last_good_model(from_step, shapes, tmp_path, monkeypatch):
+    from burnish.train import loop
+
+    step, calls = loop._step, []
+
+    def failing(module, optimiser, views, labels, label_smoothing):
+        if len(labels) > 20 and optimiser.param_groups[0]["lr"] > 0:  # not the timing steps, whose rate is zero
+            calls.append(1)
+            if len(calls) >= from_step:
+                return float("nan")
+        return step(module, optimiser, views, labels, label_smoothing)
+
+    monkeypatch.setattr(loop, "_step", failing)
+    run = api.fit(shapes, out=tmp_path / "run", **{**TINY, "epochs": 4, "batch_size": 24})
+    assert len(calls) == from_step, "training went on after the loss was no number"
+    said = next(one["why"] for one in run.facts["decisions"] if one["what"] == "training stopped early")
+    assert f"the loss became nan at step {from_step} (learning rate" in said
+    assert ".png" in said
+    assert np.isfinite(run.predict_proba([next(shapes.glob("red/*.png"))])).all()
+
+
+def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch):
+    import shlex
+
+    from burnish import cli
+
+    recipe = Recipe(
+        model="random:test_resnet", method="full", budget_seconds=90.0, epochs=3, seed=4, image_size=64, batch_size=8,
+        learning_rate=2e-4, stage_decay=0.5, weight_decay=0.01, label_smoothing=0.2, flip="on", val_fraction=0.3,
+        test_fraction=0.25, device="cpu",
+    )  # fmt: skip
+    asked = {}
+
+    def noted(data, *, budget, out, watcher, clock, **settings):
+        asked.update(settings, budget_seconds=api.parse_budget(budget), data=data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "fit", noted)
+    with pytest.raises(SystemExit):
+        cli.main(shlex.split(api.command_of("my photos/", recipe))[1:])
+    assert asked.pop("data") == "my photos/"
+    assert Recipe(**asked) == recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,7 @@ def command_of(data: str | os.PathLike[str], recipe: Recipe) -> str:
     """The command line that does this again."""
     words = ["burnish", "fit", str(data)]
     default = Recipe()
-    for name in ("model", "method", "epochs", "seed", "image_size", "batch_size", "learning_rate", "flip", "device"):
+    for name in (field.name for field in fields(Recipe) if field.name != "budget_seconds"):
         value = getattr(recipe, name)
         if value != getattr(default, name):
             words += [f"--{name.replace('_', '-')}", str(value)]

@@ -119,7 +119,7 @@ def tune_on_the_clock(
     bench.watcher.say(made.reason)
     bench.watcher.stage("tune")
     tunable = method.prepare(bench.backbone, start_head(probed, made, material, bench), bench.recipe)
-    tuning = Tuning(tunable, method, made, probed, material, bench)
+    tuning = Tuning(tunable, made, probed, material, bench)
     saved = float(probed.val_right.mean())
     for epoch, candidate in tuning.epochs():
         journal.epoch(epoch, candidate)

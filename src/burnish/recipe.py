@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import tomli_w
@@ -68,11 +68,6 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     if unknown:
         raise RecipeError("; ".join(unknown))
     return Recipe(**values)
-
-
-def settle(recipe: Recipe, **settled: Any) -> Recipe:
-    """The recipe with its "auto" fields replaced by what was decided."""
-    return replace(recipe, **settled)
 
 
 def parse_budget(budget: str | float | None) -> float | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,10 +46,6 @@ class Plan:
     reserve_seconds: float  # kept back for choosing, proving and reporting
     step_seconds: dict[int, float]  # measured or scaled by area, by size
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for result.json."""
-        return asdict(self)
 
 
 def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_second: float, probe_size: int) -> Plan:

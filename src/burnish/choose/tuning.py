@@ -18,7 +18,7 @@ from burnish.choose.plan import Plan
 from burnish.choose.probing import Probed, plain_at
 from burnish.data.cache import Rows
 from burnish.data.views import Augmentation, augmented, normalised
-from burnish.methods.base import Head, Method, Tunable
+from burnish.methods.base import Head, Tunable
 from burnish.terms import Preprocess
 from burnish.train.averaging import Average, State, between
 from burnish.train.features import BATCH, autocast, batched, outputs
@@ -52,10 +52,10 @@ class Tuning:
     """The state of a tuning run: iterate it for epochs, then ask for `best`. Only this object changes."""
 
     def __init__(
-        self, tunable: Tunable, method: Method, made: Plan, probed: Probed, material: Material, bench: Bench
+        self, tunable: Tunable, made: Plan, probed: Probed, material: Material, bench: Bench
     ) -> None:
         assert made.schedule is not None
-        self.tunable, self.method, self.plan = tunable, method, made
+        self.tunable, self.plan = tunable, made
         self.material, self.bench, self.flip = material, bench, probed.flip
         tunable.classifier.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.start = {name: value.detach().clone() for name, value in tunable.classifier.named_parameters()}

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
@@ -72,12 +71,6 @@ def assembled(backbone: Backbone, head: Head) -> Classifier:
     """Trunk and head as one new module in eval mode; shares nothing with the backbone."""
     classifier = Classifier.over(backbone, classes=len(head.bias))
     with torch.no_grad():
-        linear = head_layer(classifier)
-        linear.weight.copy_(torch.from_numpy(head.weight))
-        linear.bias.copy_(torch.from_numpy(head.bias))
+        classifier.head.weight.copy_(torch.from_numpy(head.weight))
+        classifier.head.bias.copy_(torch.from_numpy(head.bias))
     return classifier.eval()
-
-
-def head_layer(classifier: Classifier) -> nn.Linear:
-    """The linear layer that gives the logits."""
-    return classifier.head
