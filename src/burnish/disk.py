@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from burnish.errors import RunError, shown
 
+_NUMBERED = re.compile(r"\d{4,9}")
+_DRAFT = re.compile(r"\.\d{4,9}\.tmp")
+# What `write_whole` leaves when the process dies in it.
+_LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
+
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file by a new one with this content, in one step."""
+    """Replace a file by a new one with this content, in one step; durable on return."""
     with plain_disk_errors(path.parent):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -26,6 +35,87 @@ def write_whole(path: Path, text: str) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+        sync_folder(path.parent)
+
+
+def left_behind(name: str) -> str | None:
+    """The file that was being written whole, when `name` is what a process that died in it left; else None."""
+    found = _LEFT_BEHIND.fullmatch(name)
+    return found["name"] if found else None
+
+
+def write_version(folder: Path, members: Mapping[str, bytes], *, versions: str, pointer: str, keep: int = 1) -> Path:
+    """Write the members as the next numbered folder FOLDER/VERSIONS/0001, then point to it; returns that folder.
+
+    It is written under another name, made durable, renamed, and only then does one `os.replace` move the pointer, a
+    JSON file {"current": "VERSIONS/0001"}: whoever reads finds the old version or the new one, never parts of both.
+    All but the newest `keep` are removed. Raises OSError; the version before stays the current one then.
+    """
+    home, draft = folder / versions, None
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(path.name) for path in home.iterdir() if path.name.isdigit()), default=0)
+        final, draft = home / f"{number:04d}", home / f".{number:04d}.tmp"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        for name, data in members.items():
+            _write_durably(draft / name, data)
+        sync_folder(draft)
+        os.rename(draft, final)
+        draft = final
+        sync_folder(home)
+        _point_to(folder / pointer, f"{versions}/{final.name}")
+        draft = None
+        sync_folder(folder)
+    except OSError:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+        raise
+    _prune(home, keep=keep)
+    return final
+
+
+def versions_of(folder: Path, *, versions: str) -> list[Path]:
+    """The numbered folders that `write_version` made, newest first."""
+    home = folder / versions
+    found = [path for path in home.iterdir() if _NUMBERED.fullmatch(path.name)] if home.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point_to(pointer: Path, current: str) -> None:
+    draft = pointer.parent / f".{pointer.name}.tmp"
+    try:
+        _write_durably(draft, json.dumps({"current": current}).encode() + b"\n")
+        os.replace(draft, pointer)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _prune(home: Path, *, keep: int) -> None:
+    """Remove older versions, and drafts that a killed process left; what cannot be removed does no harm."""
+    with contextlib.suppress(OSError):
+        old = versions_of(home.parent, versions=home.name)[keep:]
+        for path in [*old, *(path for path in home.iterdir() if _DRAFT.fullmatch(path.name))]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

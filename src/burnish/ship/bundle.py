@@ -4,19 +4,15 @@
     RUN/packages/0001/bundle.json               names of the classes, preprocessing, hashes, facts
     RUN/packages/0001/weights.safetensors       "trunk.*" and "head.*"
 
-A version is written under another name, made durable, renamed, and only then does one `os.replace` move the pointer:
-whoever reads finds the old package or the new one, never parts of both. A package folder can be copied away alone.
+A version is written by `disk.write_version`, old or new but never torn. A package folder can be copied away alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +27,7 @@ from torch import Tensor
 from burnish.backbones import weights, zoo
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
+from burnish.disk import write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
 from burnish.terms import Preprocess
 
@@ -120,67 +117,13 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bundle.state.items()}
     data = safetensors.torch.save(state)
     facts = _facts(bundle, data)
-    versions = folder / VERSIONS
-    draft = None
     try:
-        versions.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(path.name) for path in versions.iterdir() if path.name.isdigit()), default=0)
-        final, draft = versions / f"{number:04d}", versions / f".{number:04d}.tmp"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        _write_durably(draft / WEIGHTS, data)
-        _write_durably(draft / FACTS, facts)
-        _sync_folder(draft)
-        os.rename(draft, final)
-        draft = final
-        _sync_folder(versions)
-        _point_to(folder, f"{VERSIONS}/{final.name}")
-        draft = None
-        _sync_folder(folder)
+        return write_version(folder, {WEIGHTS: data, FACTS: facts}, versions=VERSIONS, pointer=POINTER)
     except OSError as error:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
         raise RunError(
             f"{shown(str(folder))}: the package could not be written ({error.strerror or error}); "
             "the one before it, if any, is as it was; free some space or choose another folder with --out"
         ) from error
-    _prune(versions, keep=final.name)
-    return final
-
-
-def _point_to(folder: Path, current: str) -> None:
-    draft = folder / f".{POINTER}.tmp"
-    try:
-        _write_durably(draft, json.dumps({"current": current}).encode() + b"\n")
-        os.replace(draft, folder / POINTER)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _prune(versions: Path, *, keep: str) -> None:
-    """Remove other versions and drafts that a killed process left; what cannot be removed does no harm."""
-    with contextlib.suppress(OSError):
-        for path in versions.iterdir():
-            if path.name != keep and re.fullmatch(r"\d{4,9}|\.\d{4,9}\.tmp", path.name):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _facts(bundle: Bundle, data: bytes) -> bytes:
