@@ -10,7 +10,7 @@ from PIL import Image
 from burnish import api
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.plan import eased
-from burnish.choose.probing import affordable_size
+from burnish.choose.survey import affordable_size
 from burnish.errors import ModelError
 from burnish.methods.heads import choose_head
 from conftest import write_shapes

@@ -203,10 +203,13 @@ def test_the_data_folder_is_never_written_to(shapes, tmp_path):
     assert picture() == before
 
 
-def test_a_second_run_into_one_folder_is_refused_and_the_first_is_as_it_was(run, shapes):
+def test_a_finished_run_is_never_done_again(run, shapes):
+    """The same command finds it finished; another one is refused, naming what differs."""
     before = (run.folder / "result.json").read_bytes()
-    with pytest.raises(RunError, match="holds a run already"):
-        api.fit(shapes, out=run.folder, **TINY)
+    again = api.fit(shapes, out=run.folder, **TINY)
+    assert again.facts == run.facts
+    with pytest.raises(RunError, match=r"holds a finished run, asked for otherwise: epochs was 2 and is 3; seed was 0"):
+        api.fit(shapes, out=run.folder, **{**TINY, "epochs": 3, "seed": 1})
     assert (run.folder / "result.json").read_bytes() == before
     assert burnish.open_run(run.folder).facts["kept"] == run.facts["kept"]
 
@@ -222,19 +225,19 @@ def test_a_folder_in_use_is_refused_naming_the_holder(tmp_path):
     from burnish.result import RunFolder
 
     code = "import sys,time\nfrom pathlib import Path\nfrom burnish.result import RunFolder\n"
-    code += "f=RunFolder.create(Path(sys.argv[1]))\nprint('held',flush=True)\ntime.sleep(30)"
+    code += "f=RunFolder.open(Path(sys.argv[1]))\nprint('held',flush=True)\ntime.sleep(30)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == "held"
         began = time.monotonic()
         with pytest.raises(RunBusy, match=rf"in use by process {holder.pid}"):
-            RunFolder.create(tmp_path / "run")
+            RunFolder.open(tmp_path / "run")
         assert time.monotonic() - began < 2
     finally:
         holder.kill()
         holder.wait()
-    RunFolder.create(tmp_path / "run").close()  # a dead holder holds nothing
+    RunFolder.open(tmp_path / "run").close()  # a dead holder holds nothing
 
 
 def test_what_is_not_a_run_is_said_so(tmp_path, run):
@@ -269,6 +272,8 @@ def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(shapes, tmp_path, mo
         raise OSError(28, "No space left on device")
 
     def guarded(self, name, value):
+        if name != "result.json":
+            return original(self, name, value)
         with disk.plain_disk_errors(self.path):
             full(self, name, value)
 
@@ -380,12 +385,12 @@ def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch):
 
     recipe = Recipe(
         model="random:test_resnet", method="full", budget_seconds=90.0, epochs=3, seed=4, image_size=64, batch_size=8,
-        learning_rate=2e-4, stage_decay=0.5, weight_decay=0.01, label_smoothing=0.2, flip="on", val_fraction=0.3,
+        learning_rate=2e-4, freeze=1, stage_decay=0.5, weight_decay=0.01, label_smoothing=0.2, flip="on", val_fraction=0.3,
         test_fraction=0.25, device="cpu",
     )  # fmt: skip
     asked = {}
 
-    def noted(data, *, budget, out, watcher, clock, **settings):
+    def noted(data, *, budget, out, cache, workers, watcher, clock, **settings):
         asked.update(settings, budget_seconds=api.parse_budget(budget), data=data)
         raise KeyboardInterrupt
 

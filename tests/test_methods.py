@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from burnish.backbones.fold import fold_trainable
 from burnish.backbones.zoo import load_backbone
+from burnish.data.views import Augmentation
 from burnish.errors import RecipeError
 from burnish.methods.base import Head
 from burnish.methods.heads import choose_head, fold_numbers
@@ -16,8 +16,12 @@ from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from burnish.ship.bundle import Bundle, read_bundle, write_bundle
+from burnish.train.activations import LiveActivations, kept_or_live
 from burnish.train.averaging import Average, between
-from burnish.train.loop import Schedule, TrainingImages, tune
+from burnish.train.checkpoint import read_checkpoint, restore_training, training_state, write_checkpoint
+from burnish.train.inputs import PixelViews
+from burnish.train.loop import Epoch, Schedule, Step, Training, tune
+from burnish.train.parts import parts_for_training
 
 BACKBONES = ("test_resnet", "test_efficientnet", "test_vit", "test_convnext", "densenet121", "tf_efficientnet_lite0")
 CLASSES = 3
@@ -35,44 +39,59 @@ def a_head(backbone):
     return Head(weight, rng.normal(size=CLASSES).astype(np.float32))
 
 
-def some_images(count=8, side=48):
-    rng = np.random.default_rng(1)
-    return TrainingImages(
-        rng.integers(0, 256, (count, side, side, 3), np.uint8),
-        np.arange(count),
-        np.ones(count, np.float32),
-        np.arange(count) % CLASSES,
-        np.arange(count),
-        tuple(f"{number}.png" for number in range(count)),
+def some_images(preprocess, *, seed=0, n=12):
+    rng = np.random.default_rng(0)
+    return PixelViews(
+        stored=rng.integers(0, 255, (n, 48, 48, 3), np.uint8),
+        rows=np.arange(n),
+        aspects=np.ones(n, np.float32),
+        labels=np.arange(n) % 3,
+        ids=np.arange(n),
+        paths=tuple(f"{i}.png" for i in range(n)),
+        how=Augmentation(size=64),
+        preprocess=preprocess,
+        seed=seed,
     )
 
 
-def trained(method, backbone, *, steps=3, fold=True, seed=0):
-    """The tunable after a few steps."""
-    tunable = method.prepare(backbone, a_head(backbone), Recipe())
-    average = Average(tunable)
+def begun(method, backbone, *, steps=3, seed=0, fold=True, recipe=None, workers=0):
+    """(training, what iterates its events): a run of some steps at the backbone's own size."""
+    recipe = recipe or Recipe()
+    tunable = method.prepare(backbone, a_head(backbone), recipe)
+    tunable.classifier.to(memory_format=torch.channels_last)
     size = backbone.preprocess.size
-    module = tunable.classifier
+    example = torch.rand(2, 3, size, size)
+    freeze = 0 if recipe.freeze == "auto" else recipe.freeze
+    inputs = some_images(backbone.preprocess, seed=seed)
     if fold:
-        module = fold_trainable(module, torch.rand(2, 3, size, size), inplace=True)
-    schedule = Schedule(4, ((0.0, size),), until=None, steps=steps, step_seconds={})
-    epochs = list(
-        tune(
-            tunable,
-            some_images(),
-            schedule,
-            module=module,
-            average=average,
-            preprocess=backbone.preprocess,
-            device=torch.device("cpu"),
-            seed=seed,
-            flip=False,
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            watcher=Nobody(),
-        )
+        parts = parts_for_training(tunable.classifier, backbone, freeze, example)
+        module = parts.trained
+        if parts.lower is not None:
+            inputs, _ = kept_or_live(
+                inputs, parts.lower, views=2, size=size, device=torch.device("cpu"), on_progress=lambda _: None
+            )
+    else:
+        module = tunable.classifier
+    training = Training.start(tunable, total=steps, weight_decay=0.05)
+    events = tune(
+        training,
+        inputs,
+        Schedule(4, ((0.0, size),)),
+        module=module,
+        device=torch.device("cpu"),
+        seed=seed,
+        label_smoothing=0.1,
+        workers=workers,
+        watcher=Nobody(),
     )
-    return tunable, epochs, average
+    return training, events
+
+
+def trained(method, backbone, **how):
+    """A tunable after a few steps, its epochs, and the average of its weights."""
+    training, events = begun(method, backbone, **how)
+    epochs = [event for event in events if isinstance(event, Epoch)]
+    return training.tunable, epochs, training.average
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -148,6 +167,95 @@ def test_a_batch_in_pieces_is_the_whole_batch(monkeypatch):
     pieces, _, _ = trained(METHODS["full"], backbone, steps=2)
     for one, other in zip(whole.classifier.parameters(), pieces.classifier.parameters(), strict=True):
         assert torch.isclose(one, other, atol=2e-4).float().mean() > 0.97
+
+
+def same_weights(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("freeze", [0, 2])
+@pytest.mark.parametrize("network", ["test_resnet", "test_vit"])
+def test_a_run_taken_up_after_any_step_comes_to_the_same_bits(network, freeze, tmp_path):
+    """P7: weights, moving average and losses; batches made ahead by threads change nothing either."""
+    method, recipe = METHODS["full"], Recipe(freeze=freeze)
+    backbone = load_backbone(f"random:{network}", image_size=64)
+    whole, events = begun(method, backbone, steps=7, recipe=recipe)
+    told = [event.train_loss for event in events if isinstance(event, Epoch)]
+    assert len(told) == 3
+    for stop in range(7):
+        first, events = begun(method, backbone, steps=7, recipe=recipe)
+        losses, saved = [], False
+        for event in events:
+            losses += [event.train_loss] if isinstance(event, Epoch) else []
+            if first.steps >= stop:
+                facts, tensors = training_state(first)
+                write_checkpoint(tmp_path, facts, tensors)
+                saved = True
+                break
+        assert saved
+        second, events = begun(method, backbone, steps=7, recipe=recipe, workers=stop % 3)
+        restore_training(second, *read_checkpoint(tmp_path))
+        losses += [event.train_loss for event in events if isinstance(event, Epoch)]
+        assert losses == told
+        assert same_weights(whole.tunable.classifier, second.tunable.classifier)
+        assert all(torch.equal(a, b) for a, b in zip(whole.average.values, second.average.values, strict=True))
+
+
+@pytest.mark.parametrize("network", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "densenet121"])
+def test_frozen_stages_stay_bit_identical_and_the_rest_learns_from_kept_activations(network):
+    backbone = load_backbone(f"random:{network}", image_size=64)
+    before = copy.deepcopy(backbone.module.state_dict())
+    freeze = len(backbone.stages) - 1
+    tunable, _, _ = trained(METHODS["full"], backbone, recipe=Recipe(freeze=freeze))
+    frozen = {f"trunk.{name}" for stage in backbone.stages[:freeze] for name in stage.parameters}
+    after = tunable.classifier.state_dict()
+    assert all(torch.equal(after[name], before[name.removeprefix("trunk.")]) for name in frozen)
+    moved = [
+        name
+        for name in tunable.movable()
+        if not torch.equal(after[name], before.get(name.removeprefix("trunk."), after[name] + 1))
+    ]
+    assert len(moved) >= 0.9 * len(tunable.movable())
+
+
+def test_without_room_activations_are_computed_in_each_step(monkeypatch):
+    from burnish.train import activations
+
+    backbone = load_backbone("random:test_resnet", image_size=64)
+    kept, _, _ = trained(METHODS["full"], backbone, recipe=Recipe(freeze=2), steps=2)
+    monkeypatch.setattr(activations, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(activations, "DISK_SHARE", 0.0)
+    parts = parts_for_training(
+        METHODS["full"].prepare(backbone, a_head(backbone), Recipe()).classifier, backbone, 2, torch.rand(2, 3, 64, 64)
+    )
+    inputs, why = kept_or_live(
+        some_images(backbone.preprocess),
+        parts.lower,
+        views=2,
+        size=64,
+        device=torch.device("cpu"),
+        on_progress=lambda _: None,
+    )
+    assert isinstance(inputs, LiveActivations) and "no room" in why
+    live, _, _ = trained(METHODS["full"], backbone, recipe=Recipe(freeze=2), steps=2)
+    # float16 is what keeping them costs; the function is the same.
+    for one, other in zip(kept.classifier.parameters(), live.classifier.parameters(), strict=True):
+        assert torch.isclose(one, other, atol=5e-4).float().mean() > 0.9
+
+
+def test_more_frozen_stages_than_there_are_is_an_error_that_names_them():
+    backbone = load_backbone("random:test_resnet", image_size=64)
+    with pytest.raises(RecipeError, match=r"freeze is 9, but test_resnet has 5 stages: stem, layer1"):
+        METHODS["full"].prepare(backbone, a_head(backbone), Recipe(freeze=9))
+
+
+def test_a_total_that_changes_between_steps_still_ends_at_rate_zero():
+    training, events = begun(METHODS["full"], load_backbone("random:test_resnet", image_size=64), steps=9)
+    for event in events:
+        if isinstance(event, Step) and training.steps == 2:
+            training.total = 5
+    assert training.steps == 5 and training.progress == 1.0
+    assert training.optimiser.param_groups[0]["lr"] > 0.0  # the last step was not for nothing
 
 
 def test_every_parameter_of_a_full_tunable_is_in_one_group(backbone):

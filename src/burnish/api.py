@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from burnish.backbones import zoo
 from burnish.backbones.zoo import ModelRow
+from burnish.data.cache import cache_folder
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
+from burnish.data.store import PixelStore
 from burnish.disk import plain_disk_errors, write_whole
-from burnish.errors import NoSuchName, NotARun, NotEnoughData, nearest, shown
-from burnish.job import run_job
+from burnish.errors import NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
+from burnish.job import Facilities, accelerated, finish, run_job
 from burnish.measure.scores import Scores, score
 from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
@@ -25,7 +27,7 @@ from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.report.page import render
 from burnish.result import REPORT, RunFolder, read_facts
-from burnish.runtime import Clock, Nobody, Watcher
+from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
 
 
@@ -79,7 +81,9 @@ def fit(
     data: str | os.PathLike[str],
     *,
     budget: str | float | None = "10m",
-    out: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | RunFolder | None = None,
+    cache: str | os.PathLike[str] = "auto",
+    workers: int | Literal["auto"] = "auto",
     watcher: Watcher | None = None,
     clock: Clock | None = None,
     **settings: Any,
@@ -89,52 +93,95 @@ def fit(
     data: class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or "demo".
     budget: wall clock such as "90s" or "10m", from now to the return; None for no limit (then give epochs).
     For speed, glibc is told to keep freed memory in this process (`runtime.keep_freed_memory`).
-    out: the run folder, by default runs/NAME-N. settings: the fields of `Recipe`: model, method, seed, epochs, …
+    out: the run folder, by default runs/NAME-N. A run there that died goes on where it stood, to the same bits; one that
+    is finished is returned as it is; both only when asked for the same.
+    cache: a folder for decoded pixels, kept between runs; "auto" is the user's cache folder, "off" keeps none.
+    workers: threads that make training batches ahead; neither changes the result.
+    settings: the fields of `Recipe`: model, method, seed, epochs, …
     Raises a BurnishError whose message says what came, what was expected and what to do.
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
     recipe = recipe_from({**settings, "budget_seconds": seconds})
-    return fit_recipe(data, recipe, out=out, watcher=watcher, clock=clock)
+    return fit_recipe(data, recipe, out=out, cache=cache, workers=workers, watcher=watcher, clock=clock)
 
 
 def fit_recipe(
     data: str | os.PathLike[str],
     recipe: Recipe,
     *,
-    out: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | RunFolder | None = None,
+    cache: str | os.PathLike[str] = "auto",
+    workers: int | Literal["auto"] = "auto",
     watcher: Watcher | None = None,
     clock: Clock | None = None,
 ) -> Result:
     """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
     clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
-    return fit_catalog(
-        open_source(data), recipe, out=out or free_folder(data), watcher=watcher, clock=clock, data=str(data)
-    )
+    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(data)
+    with folder:
+        return fit_catalog(
+            open_source(data),
+            recipe,
+            out=folder,
+            cache=cache,
+            workers=workers,
+            watcher=watcher,
+            clock=clock,
+            data=str(data),
+        )
 
 
 def fit_catalog(
     catalog: Catalog,
     recipe: Recipe,
     *,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | RunFolder,
     data: str,
+    cache: str | os.PathLike[str] = "auto",
+    workers: int | Literal["auto"] = "auto",
     watcher: Watcher | None = None,
     clock: Clock | None = None,
 ) -> Result:
     """`fit` on a catalogue made in Python; `data` is what the report calls it."""
-    clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
-    with RunFolder.create(Path(out)) as folder:
-        run_job(
-            catalog,
-            recipe,
-            folder,
-            clock=clock,
-            watcher=watcher or Nobody(),
-            data=data,
-            command=command_of(data, recipe),
-        )
-    return open_run(out)
+    clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
+    facilities = Facilities(workers_of(workers, recipe.device), store_of(cache))
+    with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
+        folder.begin(asdict(recipe))
+        if not folder.finished:
+            run_job(
+                catalog,
+                recipe,
+                folder,
+                clock=clock,
+                watcher=watcher,
+                facilities=facilities,
+                data=data,
+                command=command_of(data, recipe),
+            )
+        else:
+            watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
+            finish(folder, read_facts(folder.path))
+    return open_run(folder.path)
+
+
+def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
+    """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file."""
+    if cache == "off":
+        return None
+    folder = cache_folder() / "pixels" if cache == "auto" else Path(cache)
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"cache is {shown(str(folder))}, which is a file; expected a folder, auto or off")
+    return PixelStore(folder)
+
+
+def workers_of(workers: int | Literal["auto"], device: str) -> int:
+    """The number of threads; "auto": none where the processor itself trains, else as many as cores but one, 8 at most."""
+    if workers == "auto":
+        return 0 if device == "cpu" or (device == "auto" and not accelerated()) else max(1, min(8, cores() - 1))
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
+        raise RecipeError(f"workers is {shown(repr(workers))}, expected auto or a whole number from 0 to 256")
+    return workers
 
 
 def open_run(path: str | os.PathLike[str]) -> Result:
@@ -239,16 +286,6 @@ def report(run: str | os.PathLike[str]) -> Path:
     folder = Path(run)
     write_whole(folder / REPORT, render(read_facts(folder)))
     return folder / REPORT
-
-
-def free_folder(data: str | os.PathLike[str]) -> Path:
-    """runs/NAME-N, the first N that is not there yet."""
-    stem = Path(os.path.abspath(data)).stem if str(data) != "demo" else "demo"
-    name = "".join(char if char.isalnum() or char in "-_" else "-" for char in stem)[:60] or "run"
-    number = 1
-    while (Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{name}-{number}"
 
 
 def command_of(data: str | os.PathLike[str], recipe: Recipe) -> str:

@@ -49,12 +49,18 @@ def fit(
     budget: Annotated[
         str, typer.Option(help='Wall clock from start to exit: "90s", "10m", "1h30m", or "none"')
     ] = "10m",
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder  [default: runs/NAME-N]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="The run folder; one that died goes on  [default: runs/NAME-N]"),
+    ] = None,
     epochs: Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit")] = "auto",
     seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
     image_size: Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Images a step, or auto")] = "auto",
     learning_rate: Annotated[str, typer.Option(help="Peak, of the head and the last stage, or auto")] = "auto",
+    freeze: Annotated[
+        str, typer.Option(help="Leading stages that stay as they are, or auto: as the clock asks")
+    ] = "auto",
     stage_decay: Annotated[
         float, typer.Option(help="Each earlier stage learns at this fraction")
     ] = _DEFAULT.stage_decay,
@@ -68,13 +74,12 @@ def fit(
         float, typer.Option(help="Of all images, if the data has no test")
     ] = _DEFAULT.test_fraction,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = _DEFAULT.device,
+    workers: Annotated[str, typer.Option(help="Threads that make batches ahead, or auto; changes no result")] = "auto",
+    cache: Annotated[str, typer.Option(metavar="DIR|off", help="Where decoded pixels are kept between runs")] = "auto",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Tune a pretrained network on DATA, prove that it helped, save it."""
-    from burnish import api
-    from burnish.screen import watcher_for
-
     settings = {
         "model": model,
         "method": method,
@@ -83,6 +88,7 @@ def fit(
         "image_size": _number_or_auto(image_size, int),
         "batch_size": _number_or_auto(batch_size, int),
         "learning_rate": _number_or_auto(learning_rate, float),
+        "freeze": _number_or_auto(freeze, int),
         "stage_decay": stage_decay,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
@@ -91,15 +97,32 @@ def fit(
         "test_fraction": test_fraction,
         "device": device,
     }
-    clock = api.clock_for(budget)
-    with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
-        result = api.fit(data, budget=budget, out=out, watcher=watcher, clock=clock, **settings)
-    if json_:
-        _print_json({"run": str(result.folder), **result.facts})
-    else:
-        from burnish.screen import print_verdict
+    from burnish.result import RunFolder
 
-        print_verdict(result)
+    # Held before torch is imported: a second run into the same folder leaves at once.
+    folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
+    with folder:
+        from burnish import api
+        from burnish.screen import watcher_for
+
+        clock = api.clock_for(budget)
+        with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+            result = api.fit(
+                data,
+                budget=budget,
+                out=folder,
+                cache=cache,
+                workers=_number_or_auto(workers, int),
+                watcher=watcher,
+                clock=clock,
+                **settings,
+            )
+        if json_:
+            _print_json({"run": str(result.folder), **result.facts})
+        else:
+            from burnish.screen import print_verdict
+
+            print_verdict(result)
 
 
 @app.command()

@@ -40,6 +40,7 @@ def facts_of(
     history: list[dict[str, Any]],
     stages_seconds: Mapping[str, float],
     first_model_seconds: float,
+    sittings: int,
     material: Material,
     splits: Splits,
     bench: Bench,
@@ -88,6 +89,7 @@ def facts_of(
         },
         "stages_seconds": dict(stages_seconds),
         "first_model_seconds": first_model_seconds,
+        "sittings": sittings,  # processes that worked on the run: more than one when it was taken up after a death
         "budget_seconds": bench.recipe.budget_seconds,
         "seconds": bench.clock.elapsed(),
         "recipe": asdict(bench.recipe),

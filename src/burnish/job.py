@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -10,54 +12,81 @@ import torch
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
+from burnish.choose.ledger import Ledger, probed_from, probed_parts
 from burnish.choose.material import Bench, Material, gather
-from burnish.choose.plan import plan, settled
+from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.probing import Probed, probe
 from burnish.choose.proof import Contender, put_to_test
+from burnish.choose.rates import Rates
+from burnish.choose.survey import survey
 from burnish.choose.tuning import Candidate, Tuned, Tuning, start_head
-from burnish.data.catalog import Catalog
+from burnish.data.catalog import Catalog, Splits
 from burnish.data.split import make_splits, write_splits
-from burnish.errors import RecipeError
+from burnish.data.store import PixelStore
+from burnish.errors import RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
-from burnish.methods.base import Method
+from burnish.methods.base import Head, Method, Tunable
 from burnish.methods.table import method_named
-from burnish.recipe import Recipe
+from burnish.recipe import Recipe, recipe_from
 from burnish.report.board import Board
 from burnish.report.page import render
 from burnish.result import BOARD, HISTORY, RECIPE, REPORT, RESULT, SPLITS, RunFolder
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import Bundle, write_bundle
-from burnish.train.loop import Epoch
+from burnish.train.checkpoint import drop_checkpoints
+from burnish.train.loop import Epoch, Step
+
+_LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
+
+
+@dataclass(frozen=True)
+class Facilities:
+    """What changes how fast a run goes, and nothing that comes out of it."""
+
+    workers: int = 0  # threads that make training batches ahead
+    store: PixelStore | None = None  # where decoded pixels are kept between runs
 
 
 def run_job(
-    catalog: Catalog, recipe: Recipe, folder: RunFolder, *, clock: Clock, watcher: Watcher, data: str, command: str
+    catalog: Catalog,
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    clock: Clock,
+    watcher: Watcher,
+    facilities: Facilities,
+    data: str,
+    command: str,
 ) -> None:
-    """Probe, save; tune, save when better; choose; prove on the test images; write the record and the report."""
+    """Probe, save; tune, save when better; choose; prove on the test images; write the record and the report.
+
+    A folder whose run died is taken up where its ledger stands, and comes to the same bits.
+    """
     keep_freed_memory()
     method = method_named("full" if recipe.method == "auto" else recipe.method)
-    watch = Stopwatch(watcher, clock)
+    ledger = Ledger(folder.path, clock, watcher)
+    watch = Stopwatch(watcher, ledger.clock)
     splits = make_splits(
         catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction
     )
     watch.stage("model")
-    device = pick_device(recipe.device)
-    bench = Bench(recipe, backbone_for(recipe), device, clock, watch)
-    material, splits = gather(catalog, splits, bench)
-    write_splits(folder.path / SPLITS, material.catalog, splits)
-
-    probed = probe(material, bench)
+    bench = Bench(
+        recipe,
+        backbone_for(recipe),
+        pick_device(recipe.device),
+        ledger.clock,
+        watch,
+        facilities.workers,
+        facilities.store,
+    )
+    material, splits, probed = look(catalog, splits, bench, folder, ledger, trains=method.trains)
     kept = probe_contender(probed, bench)
     contenders = [kept]
-    save(folder, kept, material, bench)
-    first_model_seconds = clock.elapsed()
     decisions = probe_decisions(probed)
-    found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
-    watch.say(f"probe saved at {first_model_seconds:.0f} s: {found}")
 
-    journal = Journal(folder, watch)
+    journal = Journal(folder, watch, ledger)
     if method.trains:
-        tuned, bench, reasons = tune_on_the_clock(method, probed, material, bench, folder, journal)
+        tuned, bench, reasons = tune_on_the_clock(method, probed, material, bench, folder, journal, ledger)
         decisions += reasons
         if tuned is not None:
             contenders.append(tuned_contender(tuned, material, method=method.name))
@@ -73,7 +102,7 @@ def run_job(
 
     tested = put_to_test(contenders, material, bench)
     watch.stage("report")
-    verdict = verdict_of(tested, kept, seconds=clock.elapsed())
+    verdict = verdict_of(tested, kept, seconds=bench.clock.elapsed())
     facts = facts_of(
         tested=tested,
         kept=kept,
@@ -81,7 +110,8 @@ def run_job(
         decisions=decisions,
         history=journal.rows,
         stages_seconds=watch.so_far(),
-        first_model_seconds=first_model_seconds,
+        first_model_seconds=ledger.parts["probed"]["first_model_seconds"],
+        sittings=ledger.sittings,
         material=material,
         splits=splits,
         bench=bench,
@@ -89,12 +119,57 @@ def run_job(
         command=command,
     )
     folder.write_json(RESULT, facts)  # before all that only shows it
-    folder.write(REPORT, render(facts))
     journal.close(facts)
+    finish(folder, facts)
+
+
+def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """What follows from the result alone: the report; the state of the run is no longer needed."""
+    folder.write(REPORT, render(facts))
+    drop_checkpoints(folder.path)
+
+
+def look(
+    catalog: Catalog, splits: Splits, bench: Bench, folder: RunFolder, ledger: Ledger, *, trains: bool
+) -> tuple[Material, Splits, Probed]:
+    """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back."""
+    known = ledger.get("probed")
+    if known is not None:
+        probed, trains = probed_from(known[0]["probed"], known[1]), known[0]["trains"]
+        material, splits = gather(catalog, splits, bench, probed.preprocess, trains=trains)
+        if [material.content, splits.sha256] != known[0]["data"]:
+            raise RunError(
+                f"the images or labels changed since the run in {shown(str(folder.path))} began; "
+                "restore them to go on with it, or name another folder with --out"
+            )
+        bench.watcher.say(f"going on with the run in {shown(str(folder.path))}, which was stopped after "
+                          f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
+        return material, splits, probed
+    surveyed = survey(catalog, splits, bench, trains=trains)
+    material, splits = gather(catalog, splits, bench, surveyed.preprocess, trains=surveyed.trains)
+    write_splits(folder.path / SPLITS, material.catalog, splits)
+    probed = probe(material, surveyed, bench)
+    save(folder, probe_contender(probed, bench), material, bench)
+    seconds = bench.clock.elapsed()
+    facts, tensors = probed_parts(probed)
+    data = [material.content, splits.sha256]
+    ledger.put(
+        "probed", {"probed": facts, "trains": surveyed.trains, "data": data, "first_model_seconds": seconds}, tensors
+    )
+    ledger.write()
+    found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
+    bench.watcher.say(f"probe saved at {seconds:.0f} s: {found}")
+    return material, splits, probed
 
 
 def tune_on_the_clock(
-    method: Method, probed: Probed, material: Material, bench: Bench, folder: RunFolder, journal: Journal
+    method: Method,
+    probed: Probed,
+    material: Material,
+    bench: Bench,
+    folder: RunFolder,
+    journal: Journal,
+    ledger: Ledger,
 ) -> tuple[Tuned | None, Bench, list[Decision]]:
     """Train as long as the clock allows; the best candidate, the bench with its settled recipe, and why.
 
@@ -104,43 +179,102 @@ def tune_on_the_clock(
     if len(material.val_rows) == 0:
         return None, bench, [flip, Decision("probe kept", "there are no validation images to choose by")]
     bench.watcher.stage("plan")
-    tunable = method.prepare(bench.backbone, probed.train_head, bench.recipe)
-    made = plan(
-        tunable, material, bench, forward_per_second=probed.images_per_second, probe_size=probed.preprocess.size
-    )
+    made, bench, head = settle_plan(method, probed, material, bench, ledger)
     why = Decision("schedule", made.reason, {"epochs": made.epochs, "reserve_seconds": made.reserve_seconds})
-    bench = replace(
-        bench,
-        recipe=settled(bench.recipe, made, flip=probed.flip, peak=tunable.peak_learning_rate, device=bench.device),
-    )
     folder.write(RECIPE, bench.recipe.to_toml())
-    if made.schedule is None:
+    if head is None:
         return None, bench, [flip, why]
     bench.watcher.say(made.reason)
     bench.watcher.stage("tune")
-    tunable = method.prepare(bench.backbone, start_head(probed, made, material, bench), bench.recipe)
-    tuning = Tuning(tunable, made, probed, material, bench)
-    saved = float(probed.val_right.mean())
-    for epoch, candidate in tuning.epochs():
-        journal.epoch(epoch, candidate)
-        if candidate.accuracy > saved:
-            saved = candidate.accuracy
-            model = Tuned(tuning.classifier(candidate), candidate, (candidate,))
-            save(folder, tuned_contender(model, material, method=method.name), material, bench)
+    tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probed, material, bench)
+    train(tuning, method, probed, folder, journal, ledger)
     bench.watcher.stage("choose")
     reasons = [flip, why]
+    if tuning.note:
+        reasons.append(Decision("fallback", tuning.note))
     if tuning.diverged is not None:
         reasons.append(Decision("training stopped early", tuning.diverged))
     return tuning.best(), bench, reasons
 
 
-class Journal:
-    """The history of a run, as JSON lines, TensorBoard scalars and lines for the onlooker."""
+def settle_plan(
+    method: Method, probed: Probed, material: Material, bench: Bench, ledger: Ledger
+) -> tuple[Plan, Bench, Head | None]:
+    """The plan, the bench with the recipe it settles, and the head training starts from; None when there is no time."""
+    known = ledger.get("plan")
+    if known is not None:
+        made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
+        head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy()) if known[1] else None
+        return made, replace(bench, recipe=recipe), head
+    rates = Rates(material, bench, forward_per_second=probed.images_per_second, at=probed.preprocess.size)
 
-    def __init__(self, folder: RunFolder, watcher: Watcher) -> None:
+    def tunable_at(freeze: int) -> Tunable:
+        return method.prepare(bench.backbone, probed.train_head, replace(bench.recipe, freeze=freeze))
+
+    made = plan(tunable_at, material, bench, rates)
+    peak = tunable_at(made.freeze).peak_learning_rate
+    bench = replace(bench, recipe=settled(bench.recipe, made, flip=probed.flip, peak=peak, device=bench.device))
+    head = start_head(probed, made, material, bench) if made.steps else None
+    tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
+    ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe)}, tensors)
+    ledger.write()
+    return made, bench, head
+
+
+def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
+    """Iterate the tuning to its end: journal, package and state between the steps."""
+    material, bench, budget = tuning.material, tuning.bench, ledger.clock.budget_seconds
+    saved = float(probed.val_right.mean())
+    known = ledger.get("tuning")
+    if known is not None:
+        tuning.restore(known[0], known[1])
+        saved = known[0]["saved"]
+    # A run that was taken up follows the plan it saved, to the same bits; a new one is kept on the clock.
+    pace = tuning.pace() if budget is not None and known is None else None
+    late = max(_LATE_SECONDS, _LATE_SHARE * (budget or 0.0))
+
+    def save_state() -> None:
+        facts, tensors = tuning.state()
+        ledger.put("tuning", {**facts, "saved": saved, "rows": journal.rows}, tensors)
+        ledger.write()
+
+    for event in tuning.events():
+        if isinstance(event, Step):
+            if pace is not None:
+                pace.saw_step(event.size, event.seconds)
+        else:
+            began = time.monotonic()
+            journal.epoch(*event)
+            candidate = event[1]
+            if candidate.accuracy > saved:
+                saved = candidate.accuracy
+                model = Tuned(tuning.classifier(candidate), candidate, (candidate,))
+                save(folder, tuned_contender(model, material, method=method.name), material, bench)
+            if pace is not None:
+                pace.saw_between(time.monotonic() - began)
+        if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):
+            if pace is not None and not tuning.training.over:
+                tuning.training.total = pace.total(tuning.training)
+            save_state()
+    save_state()
+
+
+class Journal:
+    """The history of a run, as JSON lines, TensorBoard scalars and lines for the onlooker.
+
+    history.jsonl holds no times: a run that died and went on writes the same bytes as one that did not.
+    """
+
+    def __init__(self, folder: RunFolder, watcher: Watcher, ledger: Ledger) -> None:
         self.folder, self.watcher = folder, watcher
-        self.rows: list[dict[str, Any]] = []
+        known = ledger.get("tuning")
+        self.rows: list[dict[str, Any]] = list(known[0]["rows"]) if known is not None else []
+        shutil.rmtree(folder.path / BOARD, ignore_errors=True)  # what was written after the last state is told again
         self.board = Board(folder.path / BOARD)
+        for row in self.rows:
+            self._show(row)
+        if ledger.resumed:
+            self._write()
 
     def epoch(self, epoch: Epoch, candidate: Candidate) -> None:
         """One epoch's line."""
@@ -157,18 +291,8 @@ class Journal:
             "images_per_second": epoch.images_per_second,
         }
         self.rows.append(row)
-        self.folder.append(HISTORY, row)
-        self.board.scalars(
-            epoch.steps,
-            {
-                "train/loss": epoch.train_loss,
-                "train/learning_rate": epoch.learning_rate,
-                "train/images_per_second": epoch.images_per_second,
-                "train/size": epoch.size,
-                "val/accuracy": candidate.accuracy,
-                "val/loss": candidate.loss,
-            },
-        )
+        self._write()
+        self._show(row)
         self.watcher.say(
             f"epoch {epoch.number} at {epoch.size} px: loss {epoch.train_loss:.3f}, "
             f"validation {candidate.accuracy:.1%}, {epoch.images_per_second:.0f} images/s"
@@ -178,6 +302,26 @@ class Journal:
         """Add what is known at the end (confusion matrix, settings) and finish the event files."""
         self.board.finish(facts)
         self.board.close()
+
+    def _write(self) -> None:
+        timeless = [{key: value for key, value in row.items() if key not in _TIMES} for row in self.rows]
+        self.folder.write_rows(HISTORY, timeless)
+
+    def _show(self, row: dict[str, Any]) -> None:
+        self.board.scalars(
+            row["steps"],
+            {
+                "train/loss": row["train_loss"],
+                "train/learning_rate": row["lr"],
+                "train/images_per_second": row["images_per_second"],
+                "train/size": row["size"],
+                "val/accuracy": row["val_accuracy"],
+                "val/loss": row["val_loss"],
+            },
+        )
+
+
+_TIMES = ("seconds", "images_per_second")
 
 
 def save(folder: RunFolder, contender: Contender, material: Material, bench: Bench) -> None:
@@ -200,6 +344,11 @@ def backbone_for(recipe: Recipe) -> Backbone:
     if backbone.one_size and recipe.image_size not in ("auto", backbone.preprocess.size):
         return load_backbone(recipe.model, seed=recipe.seed, image_size=recipe.image_size)
     return backbone
+
+
+def accelerated() -> bool:
+    """Whether torch has a device faster than the processor."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def pick_device(name: str) -> torch.device:

@@ -29,6 +29,9 @@ class Recipe:
     image_size: int | Auto = "auto"  # pixels, side of the training crops
     batch_size: int | Auto = "auto"  # images per optimiser step
     learning_rate: float | Auto = "auto"  # peak, of the head and the last stage
+    freeze: int | Auto = (
+        "auto"  # leading stages that stay as they are (see `burnish models`); "auto": as the clock asks
+    )
     stage_decay: float = 0.75  # each earlier stage learns at this fraction of the next one's rate
     weight_decay: float = 0.05
     label_smoothing: float = 0.1  # fraction, 0 to 1
@@ -125,6 +128,7 @@ _CHECKS = (
     _Check(
         "learning_rate", lambda v: v == "auto" or (_real(v) and 0 < v <= 1), '"auto" or a number above 0 and at most 1'
     ),
+    _Check("freeze", lambda v: v == "auto" or _whole(v, 0, 1000), '"auto" or a whole number of stages from 0'),
     _Check("stage_decay", lambda v: _real(v) and 0 < v <= 1, "a number above 0 and at most 1"),
     _Check("weight_decay", lambda v: _real(v) and 0 <= v < 1, "a number from 0 and below 1"),
     _Check("label_smoothing", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from burnish.disk import plain_disk_errors, write_whole
+from burnish.disk import left_behind, plain_disk_errors, write_whole
 from burnish.errors import NotARun, RunBusy, RunError, shown
 
 try:
@@ -17,7 +18,8 @@ try:
 except ImportError:  # Windows has no advisory locks of this kind; there two runs into one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
-RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
+ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
+    "run.json",
     "recipe.toml",
     "splits.csv",
     "history.jsonl",
@@ -25,27 +27,87 @@ RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
     "report.html",
     "tensorboard",
 )
+_LOCK, _RUNS = ".lock", "runs"
 
 
 class RunFolder:
-    """A run folder held by this process until `close`."""
+    """A run folder held by this process until `close`: a new one, one to go on with, or a finished one."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
 
     @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """A new run folder; RunError when one is there already, RunBusy when another process is at it."""
+    def open(cls, path: Path) -> RunFolder:
+        """Hold the folder, made when it is not there; RunBusy names the process that is at it.
+
+        RunError when it holds anything else than a run that this version began.
+        """
         with plain_disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = _hold(path)
-        taken = [name for name in (RECIPE, RESULT, "package.json") if (path / name).exists()]
-        foreign = [entry.name for entry in path.iterdir() if entry.name != ".lock"]
-        if taken or foreign:
+        names = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
+        foreign = [name for name in names if not _is_left_behind(name)]
+        if foreign and not (path / ASKED).is_file():
             os.close(lock)
-            what = "holds a run already" if taken else f"is not empty ({shown(sorted(foreign)[0])} is in it)"
+            run = (path / RECIPE).exists() or (path / RESULT).exists()
+            what = "holds a run that cannot be continued" if run else f"is not empty ({shown(foreign[0])} is in it)"
             raise RunError(f"{shown(str(path))} {what}; name another folder with --out, or remove this one yourself")
         return cls(path, lock)
+
+    @classmethod
+    def free(cls, data: str | os.PathLike[str]) -> RunFolder:
+        """Hold runs/NAME-N, the first N that is not there yet, for a run on this data."""
+        stem = Path(os.path.abspath(data)).stem if str(data) != "demo" else "demo"
+        name = "".join(char if char.isalnum() or char in "-_" else "-" for char in stem)[:60] or "run"
+        number = 1
+        while True:
+            path = Path(_RUNS) / f"{name}-{number}"
+            number += 1
+            if path.exists():
+                continue
+            try:
+                return cls.open(path)
+            except (RunBusy, RunError):
+                if not path.exists():  # not taken by another run: it cannot be made
+                    raise
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's result is there."""
+        return (self.path / RESULT).is_file()
+
+    def begin(self, asked: dict[str, Any]) -> bool:
+        """Note what the run is asked to do, or see that it is the same; returns whether it had begun before.
+
+        RunError, naming each setting, when the folder's run was asked for something else.
+        """
+        asked = plain(asked)
+        for entry in list(self.path.iterdir()):  # what a death in the middle of a write left
+            if _is_left_behind(entry.name) and entry.is_file():
+                entry.unlink(missing_ok=True)
+        file = self.path / ASKED
+        if not file.is_file():
+            self.write_json(ASKED, asked)
+            return False
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            was = dict(before)
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{shown(str(file))} cannot be read ({shown(str(error))}); name another folder with --out"
+            ) from None
+        differing = [
+            f"{key} was {shown(repr(was.get(key)))} and is {shown(repr(asked.get(key)))}"
+            for key in sorted(asked.keys() | was.keys())
+            if was.get(key) != asked.get(key)
+        ]
+        if differing:
+            state = "holds a finished run" if self.finished else "holds a run that is not finished"
+            raise RunError(
+                f"{shown(str(self.path))} {state}, asked for otherwise: {'; '.join(differing)}; "
+                "say the same again to go on with it, or name another folder with --out"
+            )
+        return True
 
     def __enter__(self) -> RunFolder:
         return self
@@ -60,9 +122,13 @@ class RunFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-            if [entry.name for entry in self.path.iterdir()] == [".lock"]:  # nothing came of it: leave no trace
-                (self.path / ".lock").unlink()
+            if {entry.name for entry in self.path.iterdir()} <= {_LOCK, ASKED}:  # nothing came of it: leave no trace
+                (self.path / ASKED).unlink(missing_ok=True)
+                (self.path / _LOCK).unlink(missing_ok=True)
                 self.path.rmdir()
+                if self.path.parent.name == _RUNS:
+                    with contextlib.suppress(OSError):  # other runs are in it
+                        self.path.parent.rmdir()
 
     def write(self, name: str, text: str) -> None:
         """Write one file whole: the old content or the new one is there, never half (P9)."""
@@ -72,10 +138,9 @@ class RunFolder:
         """Write a value as JSON; not-a-number is written as null."""
         self.write(name, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add one JSON line."""
-        with plain_disk_errors(self.path), open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write rows as JSON lines."""
+        self.write(name, "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -85,7 +150,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise NotARun(f"no run folder at {shown(str(path))}; expected a folder that burnish fit wrote")
     if not file.is_file():
         hint = (
-            "it was stopped early: its package can still predict and evaluate"
+            "it was stopped early: its package can still predict and evaluate, and the same fit command goes on with it"
             if (path / "package.json").exists()
             else ""
         )
@@ -114,9 +179,14 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _is_left_behind(name: str) -> bool:
+    """Whether a file is the half-written form of one of ours."""
+    return left_behind(name) in (ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT)
+
+
 def _hold(path: Path) -> int:
     """An open, locked file descriptor on RUN/.lock; RunBusy names who holds it."""
-    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
     if fcntl is not None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,6 +196,14 @@ def _hold(path: Path) -> int:
             raise RunBusy(
                 f"{shown(str(path))} is in use by process {shown(holder) or '?'}; wait for it, or name another folder with --out"
             ) from None
+    try:
+        gone = os.fstat(lock).st_ino != os.stat(path / _LOCK).st_ino
+    except FileNotFoundError:
+        gone = True
+    if gone:  # a run that came to nothing removed its folder just now
+        os.close(lock)
+        path.mkdir(parents=True, exist_ok=True)
+        return _hold(path)
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     return lock

@@ -14,9 +14,11 @@ from burnish.data.cache import Pixels, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.sources import without
 from burnish.data.split import restricted
+from burnish.data.store import PixelStore
 from burnish.errors import NotEnoughData, shown
 from burnish.recipe import Recipe
 from burnish.runtime import Clock, Watcher, cores
+from burnish.terms import Preprocess
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,13 @@ class Material:
     is_val: np.ndarray  # bool [n]
     test: Pixels
     test_labels: np.ndarray  # int64 [m]; read once, by the proof
+    preprocess: Preprocess  # of the plain views: that of the probe
     decoded_per_second: float  # images, from file to plain view
+
+    @property
+    def content(self) -> str:
+        """Hash of all the image files' bytes."""
+        return f"{self.fitting.content} {self.test.content}"
 
     @property
     def train_rows(self) -> np.ndarray:
@@ -44,26 +52,46 @@ class Material:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the work is done: the settled recipe, the pretrained network, device, clock and onlooker."""
+    """Where the work is done: the settled recipe, the pretrained network, device, clock and onlooker.
+
+    workers and store change how fast it goes, never what comes out.
+    """
 
     recipe: Recipe
     backbone: Backbone
     device: torch.device
     clock: Clock
     watcher: Watcher
+    workers: int = 0  # threads that make training batches ahead
+    store: PixelStore | None = None  # where decoded pixels are kept between runs
 
 
-def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Splits]:
+def gather(
+    catalog: Catalog, splits: Splits, bench: Bench, preprocess: Preprocess, *, trains: bool
+) -> tuple[Material, Splits]:
     """Decode every image of the splits once; the unreadable are left out of the splits and named.
 
+    preprocess: of the plain views. trains: whether to keep whole images for training crops as well.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
-    preprocess = bench.backbone.preprocess
+    native = bench.backbone.preprocess
     ids = np.sort(np.concatenate([splits.train, splits.val]))
     bench.watcher.stage("decode", total=len(ids) + len(splits.test))
-    side = stored_side(catalog, preprocess.size / preprocess.crop)
+    side = stored_side(catalog, native.size / native.crop) if trains else None
+    told = 0
+
+    def on_progress(done: int) -> None:
+        nonlocal told
+        bench.watcher.advance(done - told if done > told else done)
+        told = done
+
     read = partial(
-        read_pixels, catalog, preprocess=preprocess, workers=cores(), on_progress=lambda _: bench.watcher.advance(1)
+        read_pixels,
+        catalog,
+        preprocess=preprocess,
+        workers=cores(),
+        store=bench.store,
+        on_progress=on_progress,
     )
     began = time.monotonic()
     fitting, test = read(ids, stored_side=side), read(splits.test)
@@ -82,7 +110,8 @@ def gather(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[Material, Sp
         )
     require_trainable(catalog, splits)
     is_val = np.isin(fitting.ids, splits.val)
-    return Material(catalog, fitting, catalog.labels[fitting.ids], is_val, test, catalog.labels[test.ids], rate), splits
+    labels, test_labels = catalog.labels[fitting.ids], catalog.labels[test.ids]
+    return Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate), splits
 
 
 def require_trainable(catalog: Catalog, splits: Splits) -> None:

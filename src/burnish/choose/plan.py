@@ -1,99 +1,142 @@
-"""How the time is spent: sizes, epochs and what is kept back for the proof, from rates measured on this machine."""
+"""How the time is spent: sizes, epochs, what is frozen, and what is kept back for the proof, from measured rates."""
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 
-from burnish.backbones.fold import fold_trainable
 from burnish.choose.material import Bench, Material
-from burnish.data.views import normalised
+from burnish.choose.rates import Rates
 from burnish.methods.base import Tunable
 from burnish.recipe import Recipe
-from burnish.train.averaging import Average
-from burnish.train.loop import Schedule, training_step
+from burnish.train.loop import Schedule, steps_an_epoch
 
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
-_EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
-EPOCHS_AT_MOST = (
-    60  # past this, further passes over the same images have stopped paying; the rest of a budget is given back
-)
-_LARGE_FROM = (
-    0.6  # of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4)
-)
+EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
+_FEW_EPOCHS = 4.0  # below that of the whole network, more passes over its upper part are looked for
+EPOCHS_AT_MOST = 60  # past this, further passes over the same images have stopped paying; the rest is given back
+# Of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4).
+_LARGE_FROM = 0.6
 _PIXELS_STEP = 32
-# Seconds kept back for writing the report and leaving, measured at 1 to 2.5 on 2 cores.
-_TAIL_SECONDS = 3.0
+VIEWS_AT_MOST = 8  # augmented views of each image whose activations are kept
 _STEPS_AT_PEAK = 100
 _EASING = 0.65
-_CANDIDATES = 4  # models looked at on the val images once training is over
-_SAFETY = 1.08  # on every predicted second of the proof
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settled schedule of the trained method."""
+    """The settled schedule of the trained method; it holds no clock time, so that it can be followed again."""
 
-    schedule: Schedule | None  # None: no time for a useful run
-    final_size: int  # pixels, of the last steps and of every use of the model
-    epochs: float  # predicted
-    steps: int  # predicted
+    batch: int  # images a step
+    sizes: tuple[tuple[float, int], ...]  # (from this progress on, pixels)
+    steps: int  # planned; 0: no time for a useful run
+    epochs: float  # the same in passes over the training images
+    freeze: int  # leading stages that stay as they are
+    views: int  # augmented views of each image whose activations at the freeze point are kept; 0: none are
+    timed: bool  # whether the steps were planned to end on the clock
+    most: int  # steps the run may grow to
     reserve_seconds: float  # kept back for choosing, proving and reporting
     step_seconds: dict[int, float]  # measured or scaled by area, by size
+    epoch_seconds: float  # for validation and saving after an epoch
     reason: str
 
+    @property
+    def schedule(self) -> Schedule:
+        """What the training loop needs of it."""
+        return Schedule(self.batch, self.sizes)
 
-def plan(tunable: Tunable, material: Material, bench: Bench, *, forward_per_second: float, probe_size: int) -> Plan:
-    """Measure a few training steps on real images, then fit sizes and epochs into what is left of the clock.
+    @property
+    def final_size(self) -> int:
+        """Pixels, of the last steps and of every use of the model."""
+        return self.sizes[-1][1]
 
-    forward_per_second: images per second of the frozen trunk at `probe_size` pixels.
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """The inverse of `to_json`."""
+        sizes = tuple((float(start), int(size)) for start, size in values["sizes"])
+        seconds = {int(size): float(value) for size, value in values["step_seconds"].items()}
+        return cls(**{**values, "sizes": sizes, "step_seconds": seconds})
+
+
+def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench, rates: Rates) -> Plan:
+    """Fit sizes, epochs and a freeze point into what is left of the clock.
+
+    tunable_at: the method's tunable with so many leading stages frozen. rates: measures steps on this machine.
     """
-    recipe, native = bench.recipe, bench.backbone.preprocess.size
-    n = len(material.train_rows)
+    fixed = 0 if bench.recipe.freeze == "auto" else bench.recipe.freeze
+    made = _fitted(tunable_at(fixed), fixed, material, bench, rates)
+    # Where the clock leaves the whole network few passes, its upper part may get more: activations below are kept.
+    if bench.recipe.freeze == "auto" and made.timed and made.epochs < _FEW_EPOCHS:
+        depth = len(bench.backbone.stages)
+        for at in sorted({depth - max(1, depth // 2), depth - max(1, depth // 4)}):
+            other = _fitted(tunable_at(at), at, material, bench, rates)
+            if other.steps and other.epochs >= min(EPOCHS_WANTED, 2.0 * made.epochs):
+                return other
+    return made
+
+
+def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rates: Rates) -> Plan:
+    """The plan with this freeze point."""
+    recipe, n = bench.recipe, len(material.train_rows)
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
-    steps_an_epoch = math.ceil(n / batch)
-    sizes = [native] if bench.backbone.one_size else _sizes(native)
-    if recipe.image_size != "auto":
-        sizes = [recipe.image_size]
-    measured = _step_seconds(tunable, material, bench, batch=batch, size=sizes[0])
-    seconds = {size: measured * (size / sizes[0]) ** 2 for size in sizes}
+    per_epoch = steps_an_epoch(n, batch)
+    sizes = _sizes(bench) if recipe.image_size == "auto" else [recipe.image_size]
+    step = rates.step(tunable, freeze, batch=batch, size=sizes[0])
+    seconds = {size: step.seconds * (size / sizes[0]) ** 2 for size in sizes}
+    wanted = EPOCHS_WANTED if recipe.epochs == "auto" else float(recipe.epochs)
+    most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * per_epoch
 
-    def left_for(size: int) -> tuple[float, float]:
-        forward = {probe_size: forward_per_second, size: forward_per_second * (probe_size / size) ** 2}
-        reserve = _reserve_seconds(material, forward, probe_size=probe_size, size=size)
-        return bench.clock.left() - reserve, reserve
+    def passes(size: int) -> float:
+        """Epochs that fit when `size` is the final one."""
+        between = _epoch_seconds(material, rates, size, freeze) / per_epoch
+        first = n * _views(wanted) / rates.lower(size, freeze) if freeze else 0.0
+        left = bench.clock.left() - rates.reserve_seconds(material, size) - first
+        return left / (_mixed_step(seconds, sizes, size, freeze) + between) / per_epoch
 
-    final = sizes[0]
-    for size in sizes:
-        available, _ = left_for(size)
-        mixed = _mixed_step(seconds, sizes, size)
-        wanted = _EPOCHS_WANTED if recipe.epochs == "auto" else recipe.epochs
-        if available >= wanted * steps_an_epoch * mixed:
-            final = size
-    available, reserve = left_for(final)
-    most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * steps_an_epoch
-    epochs = min(available / _mixed_step(seconds, sizes, final), most) / steps_an_epoch
-    as_asked = recipe.epochs != "auto" and epochs >= recipe.epochs
-    if not as_asked and (epochs * steps_an_epoch < 5 or epochs < 0.5):
-        reason = f"training would have {max(0.0, available):.0f} s, less than half an epoch: the probe is kept"
-        return Plan(None, final, max(0.0, epochs), 0, reserve, seconds, reason)
-    smaller = _smaller(sizes, final)
-    steps = None if recipe.epochs == "auto" and math.isfinite(available) and epochs < EPOCHS_AT_MOST else int(most)
-    schedule = Schedule(
+    final = max([size for size in sizes if passes(size) >= wanted], default=sizes[0])
+    possible = passes(final)
+    epochs = min(possible, most / per_epoch)
+    timed = math.isfinite(possible) and epochs < most / per_epoch
+    steps = int(epochs * per_epoch) if timed else most
+    reserve = rates.reserve_seconds(material, final)
+    smaller = _smaller(sizes, final, freeze)
+    made = Plan(
         batch=batch,
         sizes=((0.0, final),) if smaller == final else ((0.0, smaller), (_LARGE_FROM, final)),
-        until=time.monotonic() + available if math.isfinite(available) else None,
-        steps=steps,
+        steps=max(0, steps),
+        epochs=max(0.0, steps / per_epoch),
+        freeze=freeze,
+        views=_views(epochs) if freeze else 0,
+        timed=timed,
+        most=most,
+        reserve_seconds=reserve,
         step_seconds=seconds,
+        epoch_seconds=_epoch_seconds(material, rates, final, freeze),
+        reason="",
     )
-    how = f"{smaller} px, then {final} px" if smaller != final else f"{final} px"
-    reason = f"about {epochs:.1f} epochs at {how}: one step of {batch} images takes {measured:.2f} s at {sizes[0]} px"
-    return Plan(schedule, final, epochs, math.ceil(epochs * steps_an_epoch), reserve, seconds, reason)
+    if timed and (steps < 5 or epochs < 0.5):
+        left = max(0.0, bench.clock.left() - reserve)
+        reason = f"training would have {left:.0f} s, less than half an epoch: the probe is kept"
+        return replace(made, steps=0, reason=reason)
+    return replace(made, reason=_reason(made, step.seconds, sizes[0], bench))
+
+
+def _reason(made: Plan, measured: float, at: int, bench: Bench) -> str:
+    """The plan in words."""
+    how = ", then ".join(f"{size} px" for _, size in made.sizes)
+    text = f"about {made.epochs:.1f} epochs at {how}: one step of {made.batch} images takes {measured:.2f} s at {at} px"
+    if made.freeze:
+        stages = [stage.name for stage in bench.backbone.stages[made.freeze :]]
+        text += f"; only {stages[0]} and what follows learns, from kept activations"
+    return text
 
 
 def eased(peak: float, steps: int) -> float:
@@ -108,58 +151,41 @@ def eased(peak: float, steps: int) -> float:
 
 def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, device: torch.device) -> Recipe:
     """The recipe with what the plan decided; peak: the method's own learning rate, for about a hundred steps."""
-    schedule = made.schedule
     return replace(
         recipe,
         image_size=made.final_size,
-        batch_size=schedule.batch if schedule else 32,
+        batch_size=made.batch,
+        freeze=made.freeze,
         flip="on" if flip else "off",
         learning_rate=eased(peak, made.steps) if recipe.learning_rate == "auto" else recipe.learning_rate,
         device=str(device),
     )
 
 
-def _sizes(native: int) -> list[int]:
+def _sizes(bench: Bench) -> list[int]:
     """Sizes to train at, ascending, the network's own last."""
+    native = bench.backbone.preprocess.size
+    if bench.backbone.one_size:
+        return [native]
     lowest = max(_PIXELS_STEP, math.ceil(native * 0.57 / _PIXELS_STEP) * _PIXELS_STEP)
     return sorted({*range(lowest, native, _PIXELS_STEP), native})
 
 
-def _smaller(sizes: list[int], final: int) -> int:
-    """The size of the first steps: about 0.8 of the final one."""
-    return max((size for size in sizes if size <= 0.8 * final), default=final)
+def _smaller(sizes: list[int], final: int, freeze: int) -> int:
+    """The size of the first steps: about 0.8 of the final one; kept activations are of one size."""
+    return final if freeze else max((size for size in sizes if size <= 0.8 * final), default=final)
 
 
-def _mixed_step(seconds: dict[int, float], sizes: list[int], final: int) -> float:
-    """Mean seconds of a step when the first part of the time goes to the smaller size."""
-    small = seconds[_smaller(sizes, final)]
-    return 1.0 / (_LARGE_FROM / small + (1.0 - _LARGE_FROM) / seconds[final])
+def _mixed_step(seconds: dict[int, float], sizes: list[int], final: int, freeze: int) -> float:
+    """Mean seconds of a step when the first part of the steps is made at the smaller size."""
+    return _LARGE_FROM * seconds[_smaller(sizes, final, freeze)] + (1.0 - _LARGE_FROM) * seconds[final]
 
 
-def _reserve_seconds(material: Material, forward: dict[int, float], *, probe_size: int, size: int) -> float:
-    """Seconds from the last training step to the exit: candidates on val, both models on test, report."""
-    val, test = len(material.val_rows), len(material.test_labels)
-    decode = test / material.decoded_per_second
-    return _TAIL_SECONDS + _SAFETY * (
-        _CANDIDATES * val / forward[size] + test / forward[size] + test / forward[probe_size] + decode
-    )
+def _views(epochs: float) -> int:
+    """How many augmented views of each image are worth keeping: every second epoch sees new ones."""
+    return max(1, min(VIEWS_AT_MOST, round(epochs / 2)))
 
 
-def _step_seconds(tunable: Tunable, material: Material, bench: Bench, *, batch: int, size: int) -> float:
-    """The better of two real training steps after a warm-up, on a copy of the model, seconds."""
-    rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
-    assert material.fitting.stored is not None
-    pixels = torch.from_numpy(material.fitting.stored[rows]).permute(0, 3, 1, 2).float()
-    pixels = torch.nn.functional.interpolate(pixels, size=(size, size)).permute(0, 2, 3, 1)
-    views = normalised(pixels, bench.backbone.preprocess).to(bench.device)
-    labels = torch.from_numpy(material.labels[rows]).to(bench.device)
-    twin = Tunable(copy.deepcopy(tunable.classifier).to(bench.device), tunable.groups, 0.0)
-    step = training_step(twin, fold_trainable(twin.classifier, views[:2]), weight_decay=0.0, label_smoothing=0.0)
-    average = Average(twin)
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        step(views, labels)
-        average.follow(twin)
-        times.append(time.monotonic() - began)
-    return 1.03 * min(times[1:])  # augmentation takes 2 to 3 % of a step
+def _epoch_seconds(material: Material, rates: Rates, size: int, freeze: int) -> float:
+    """Seconds between two epochs: the validation images, and saving."""
+    return len(material.val_rows) / rates.upper(size, freeze) + rates.saving_seconds

@@ -41,8 +41,8 @@ def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -
     for contender in contenders:
         bench.watcher.stage(f"test, {contender.name}", total=len(material.test_labels))
         images: Rows = material.test.plain
-        if contender.preprocess != bench.backbone.preprocess:
-            images = plain_at(material, material.test.ids, contender.preprocess)
+        if contender.preprocess != material.preprocess:
+            images = plain_at(material, material.test.ids, contender.preprocess, bench)
         logits = logits_of(contender.classifier, images, contender.preprocess, bench).astype(np.float64)
         probabilities = softmax(logits / contender.temperature, axis=1)
         bench.watcher.advance(len(images))

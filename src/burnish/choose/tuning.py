@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +14,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from burnish.backbones.classifier import Classifier
-from burnish.backbones.fold import fold_for_inference, fold_trainable
+from burnish.backbones.fold import fold_for_inference
 from burnish.choose.material import Bench, Material
+from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
 from burnish.choose.probing import Probed, plain_at
 from burnish.data.cache import Rows
 from burnish.data.views import Augmentation, augmented, normalised
 from burnish.methods.base import Head, Tunable
 from burnish.terms import Preprocess
-from burnish.train.averaging import Average, State, between
+from burnish.train.activations import kept_or_live, plain_activations
+from burnish.train.averaging import State, between
+from burnish.train.checkpoint import restore_training, training_state
 from burnish.train.features import BATCH, autocast, batched, outputs
-from burnish.train.loop import Diverged, Epoch, TrainingImages, tune
+from burnish.train.inputs import Inputs, PixelViews
+from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
+from burnish.train.parts import Parts, parts_for_training, upper_for_inference
 
 _WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
 
@@ -49,59 +56,111 @@ class Tuned:
 
 
 class Tuning:
-    """The state of a tuning run: iterate it for epochs, then ask for `best`. Only this object changes."""
+    """The state of a tuning run: iterate it for steps and epochs, then ask for `best`. Only this object changes."""
 
-    def __init__(
-        self, tunable: Tunable, made: Plan, probed: Probed, material: Material, bench: Bench
-    ) -> None:
-        assert made.schedule is not None
-        self.tunable, self.plan = tunable, made
-        self.material, self.bench, self.flip = material, bench, probed.flip
+    def __init__(self, tunable: Tunable, made: Plan, probed: Probed, material: Material, bench: Bench) -> None:
+        self.plan, self.material, self.bench, self.flip = made, material, bench, probed.flip
+        self.tunable = tunable
         tunable.classifier.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.start = {name: value.detach().clone() for name, value in tunable.classifier.named_parameters()}
-        self.average = Average(tunable)
+        movable = tunable.movable()
+        parameters = dict(tunable.classifier.named_parameters())
+        self.start = {name: parameters[name].detach().clone() for name in sorted(movable)}
         self.shell = copy.deepcopy(tunable.classifier)  # evaluates other weights without touching those in training
-        self.val_plain: dict[int, Rows] = {}  # by size
+        self.training = Training.start(tunable, total=made.steps, weight_decay=bench.recipe.weight_decay)
+        self.parts: Parts | None = None
+        self.val: dict[int, Rows | list[torch.Tensor]] = {}  # plain images by size, or their activations
         self.diverged: str | None = None
+        self.note = ""  # what had to give way to the machine's limits
         self.latest: Candidate | None = None  # the moving average after the latest epoch
+        self.latest_size: int | None = None  # pixels, of that epoch
         self.top: Candidate | None = None  # after the best epoch so far
 
-    def epochs(self) -> Iterator[tuple[Epoch, Candidate]]:
-        """Train; after each epoch, what the moving average is worth on the validation images."""
-        recipe, fitting, rows = self.bench.recipe, self.material.fitting, self.material.train_rows
-        assert self.plan.schedule is not None and fitting.stored is not None
-        images = TrainingImages(
-            fitting.stored,
-            rows,
-            fitting.aspects[rows],
-            self.material.labels[rows],
-            fitting.ids[rows],
-            tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def pace(self) -> Pace:
+        """What keeps the run on its deadline, from now on."""
+        made, batch = self.plan, self.plan.batch
+        return Pace(
+            made.schedule,
+            until=time.monotonic() + self.bench.clock.left() - made.reserve_seconds,
+            most=made.most,
+            step_seconds=made.step_seconds,
+            epoch_seconds=made.epoch_seconds,
+            epoch_steps=steps_an_epoch(len(self.material.train_rows), batch),
         )
-        example = normalised(fitting.plain[:2], self.bench.backbone.preprocess).to(self.bench.device)
-        module = fold_trainable(self.tunable.classifier, example, inplace=True)
+
+    def events(self) -> Iterator[Step | tuple[Epoch, Candidate]]:
+        """Train on from where the training stands; with each epoch what the moving average is worth on validation."""
+        recipe = self.bench.recipe
+        example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(self.bench.device)
+        self.parts = parts_for_training(self.tunable.classifier, self.bench.backbone, self.plan.freeze, example)
+        if (
+            self.training.over
+        ):  # an earlier sitting made the last step; the parts are what candidates are looked at with
+            return
+        inputs = self._inputs()
+        if self.note:
+            self.bench.watcher.say(self.note)
         try:
-            for epoch in tune(
-                self.tunable,
-                images,
+            for event in tune(
+                self.training,
+                inputs,
                 self.plan.schedule,
-                module=module,
-                average=self.average,
-                preprocess=self.bench.backbone.preprocess,
+                module=self.parts.trained,
                 device=self.bench.device,
                 seed=recipe.seed,
-                flip=self.flip,
-                weight_decay=recipe.weight_decay,
                 label_smoothing=recipe.label_smoothing,
+                workers=self.bench.workers,
                 watcher=self.bench.watcher,
             ):
-                # At the size of its last steps: a network that has seen 128 px alone fails at 192.
-                self.latest = self.looked_at("tuned (EMA)", self.average.state(), epoch.size)
-                if self.top is None or self.latest.accuracy >= self.top.accuracy:
-                    self.top = replace(self.latest, name=f"epoch {epoch.number} (EMA)")
-                yield epoch, self.latest
+                yield self._told(event) if isinstance(event, Epoch) else event
         except Diverged as error:
             self.diverged = str(error)
+
+    def _told(self, epoch: Epoch) -> tuple[Epoch, Candidate]:
+        """The epoch with its candidate."""
+        # At the size of its last steps: a network that has seen 128 px alone fails at 192.
+        self.latest, self.latest_size = (
+            self.looked_at("tuned (EMA)", self.training.average.state(), epoch.size),
+            epoch.size,
+        )
+        if self.top is None or self.latest.accuracy >= self.top.accuracy:
+            self.top = replace(self.latest, name=f"epoch {epoch.number} (EMA)")
+        return epoch, self.latest
+
+    def _inputs(self) -> Inputs:
+        """Views of the training images, or the activations of some."""
+        recipe, fitting, rows = self.bench.recipe, self.material.fitting, self.material.train_rows
+        assert fitting.stored is not None and self.parts is not None
+        views = PixelViews(
+            stored=fitting.stored,
+            rows=rows,
+            aspects=fitting.aspects[rows],
+            labels=self.material.labels[rows],
+            ids=fitting.ids[rows],
+            paths=tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
+            how=Augmentation(size=self.plan.final_size, flip=self.flip),
+            preprocess=self.bench.backbone.preprocess,
+            seed=recipe.seed,
+        )
+        if self.parts.lower is None:
+            if self.plan.freeze:
+                self.note = "the network cannot be divided there: its frozen stages run in each step"
+            return views
+        watcher, count = self.bench.watcher, self.plan.views
+        watcher.stage(f"activations, {self.plan.final_size} px", total=count * len(rows))
+        inputs, self.note = kept_or_live(
+            views,
+            self.parts.lower,
+            views=count,
+            size=self.plan.final_size,
+            device=self.bench.device,
+            on_progress=watcher.advance,
+        )
+        watcher.stage("tune")
+        return inputs
+
+    # ---- candidates --------------------------------------------------------------------------------------------------
 
     def best(self) -> Tuned:
         """The candidate with the highest validation accuracy; among equals the one with the least loss.
@@ -109,8 +168,7 @@ class Tuning:
         An epoch before the end counts only when it is better by more than a standard error: of many noisy epochs the
         best looks better than it is, but a run that went wrong late must not lose what it had.
         """
-        end = self.average.state()
-        size = self.latest.preprocess.size if self.latest else self.plan.final_size
+        end, size = self.training.average.state(), self.latest_size or self.plan.final_size
         candidates = [self.latest or self.looked_at("tuned (EMA)", end, size)]
         for share in _WISE_SHARES:
             candidates.append(self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share), size))
@@ -129,14 +187,53 @@ class Tuning:
     def looked_at(self, name: str, state: State, size: int) -> Candidate:
         """The candidate of that name with its validation logits, accuracy and loss at `size` pixels."""
         preprocess = replace(self.bench.backbone.preprocess, size=size)
-        if size not in self.val_plain:
-            ids = self.material.fitting.ids[self.material.val_rows]
-            self.val_plain[size] = plain_at(self.material, ids, preprocess)
         labels = self.material.labels[self.material.val_rows]
         self.shell.load_state_dict({**self.shell.state_dict(), **state})
-        logits = logits_of(self.shell, self.val_plain[size], preprocess, self.bench)
+        logits = self._val_logits(preprocess)
         loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
         return Candidate(name, state, float((logits.argmax(1) == labels).mean()), loss, preprocess, logits)
+
+    def _val_logits(self, preprocess: Preprocess) -> np.ndarray:
+        """The shell's logits of the validation images; what is frozen below has seen them once."""
+        device, size = self.bench.device, preprocess.size
+        lower = self.parts.lower if self.parts is not None else None
+        if size not in self.val:
+            ids = self.material.fitting.ids[self.material.val_rows]
+            images = plain_at(self.material, ids, preprocess, self.bench)
+            plain = (normalised(chunk, preprocess) for chunk in batched(images))
+            self.val[size] = images if lower is None else plain_activations(lower, plain, device)
+        held = self.val[size]
+        if not isinstance(held, list):
+            return logits_of(self.shell, held, preprocess, self.bench)
+        example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(device)
+        upper = upper_for_inference(self.shell, self.bench.backbone, self.plan.freeze, example)
+        with torch.inference_mode(), autocast(device):
+            return np.concatenate([upper(chunk.to(device)).float().cpu().numpy() for chunk in held])
+
+    # ---- to and from disk --------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """All that changes, between two steps."""
+        facts, tensors = training_state(self.training)
+        facts = {"training": facts, "latest_size": self.latest_size, "top": None}
+        if self.top is not None:
+            facts["top"] = {
+                "name": self.top.name, "accuracy": self.top.accuracy, "loss": self.top.loss, "size": self.top.preprocess.size,
+            }  # fmt: skip
+            tensors |= {f"top/{name}": value for name, value in self.top.state.items()}
+            tensors["top-logits"] = torch.from_numpy(self.top.logits)
+        return facts, tensors
+
+    def restore(self, facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Stand where `state` was taken."""
+        restore_training(self.training, facts["training"], tensors)
+        self.latest_size, top = facts["latest_size"], facts["top"]
+        if top is not None:
+            preprocess = replace(self.bench.backbone.preprocess, size=top["size"])
+            state = {name: tensors[f"top/{name}"].to(self.bench.device) for name in self.start}
+            self.top = Candidate(
+                top["name"], state, top["accuracy"], top["loss"], preprocess, tensors["top-logits"].numpy()
+            )
 
 
 def _standard_error(candidate: Candidate) -> float:
@@ -152,7 +249,6 @@ def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> 
     At another size than the probe's the features differ so much that the probe's own head starts at a loss above chance
     (hand signs, head from 224 px: 2.8 nats at 128 px; fitted there: 1.7).
     """
-    assert made.schedule is not None
     rows, fitting, stored = material.train_rows, material.fitting, material.fitting.stored
     size = made.schedule.size_at(0.0)
     how, preprocess = Augmentation(size=size, flip=probed.flip), replace(bench.backbone.preprocess, size=size)

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -32,6 +33,11 @@ MAX_BYTES = 100_000_000  # of a file
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
+
+DECODER = 2  # counted up when the same file would give other pixels, so that kept ones are not used
+_DRAFT_MARGIN = (
+    2  # a JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
+)
 
 Rendering = Callable[[Image.Image], np.ndarray]
 
@@ -79,25 +85,39 @@ _BEGINNINGS = (
 _LONGEST = 64
 
 
+class Target(Protocol):
+    """What rows are written to, such as an array [n s s 3]."""
+
+    def __setitem__(self, row: int, pixels: np.ndarray, /) -> None: ...
+
+
 @dataclass(frozen=True)
 class Decoded:
     """The images of some catalogue entries, in the order of the entries asked for."""
 
-    views: dict[str, np.ndarray]  # name -> uint8 [n s s 3]; the row of an unreadable image is zero
+    views: Mapping[str, Target]  # name -> uint8 [n s s 3]; the row of an unreadable image is as it was
     sizes: np.ndarray  # int32 [n 2], width and height of the upright image in pixels; zero where unreadable
     good: np.ndarray  # bool [n], False where unreadable
     named: tuple[Named, ...]  # the unreadable files, in order
 
 
-def decode(source: Path | bytes, *, name: str | None = None) -> Image.Image:
+def decode(source: Path | bytes, *, name: str | None = None, at_least: int | None = None) -> Image.Image:
     """The upright RGB image in a file, or in the bytes of one; transparency is laid over white.
 
     `name` is what the error calls it. 16-bit and integer greys 0 to 65535 and float greys 0 to 1 become 0 to 255.
+    at_least: pixels of the short side that are needed (see `enough`); a much larger JPEG is then decoded at a half, a
+    quarter or an eighth, which is several times faster.
     Raises UnreadableImage, with the reason in plain words; nothing else, whatever the bytes are.
     """
     label = name if name is not None else "image in memory" if isinstance(source, bytes) else str(source)
     with _quiet():
-        return _decode(source, label)
+        return _decode(source, label, at_least)
+
+
+def enough(preprocess: Preprocess, stored_side: int | None = None) -> int:
+    """Pixels of the short side that the plain view, and stored squares, are made from without loss."""
+    needed = preprocess.size if preprocess.fit == "squash" else round(preprocess.size / preprocess.crop)
+    return max(needed, stored_side or 0)
 
 
 def view(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
@@ -126,16 +146,19 @@ def read_all(
     catalog: Catalog,
     indices: np.ndarray,
     renderings: Mapping[str, Rendering],
-    out: Mapping[str, np.ndarray],
+    out: Mapping[str, Target],
     *,
+    at_least: int | None = None,
     workers: int,
+    done_before: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Decode the entries `indices` [n] once each and write every rendering of them into `out`.
 
     renderings: name -> what to make of an upright RGB image, e.g. {"plain": lambda image: view(image, preprocess)}.
-    out: the same names -> uint8 [n s s 3], zeroed; memory or a memory-mapped file. Row i belongs to indices[i].
-    on_progress is told the number of files done, after each; what it raises stops the reading.
+    out: the same names -> where row i, of indices[i], is written: uint8 [n s s 3] or what takes such rows.
+    at_least: as for `decode`. on_progress is told the number of files done, those done before included, after each; what
+    it raises stops the reading.
     The result does not depend on `workers` (threads; Pillow decodes outside the interpreter lock).
     """
     sizes, good = np.zeros((len(indices), 2), np.int32), np.zeros(len(indices), bool)
@@ -143,7 +166,7 @@ def read_all(
     def read(row: int) -> Named | None:
         index = int(indices[row])
         try:
-            image = _decode(catalog.file(index), catalog.paths[index])
+            image = _decode(catalog.file(index), catalog.paths[index], at_least)
         except UnreadableImage as error:
             return Named(catalog.paths[index], error.reason)
         for name, rendering in renderings.items():
@@ -153,7 +176,7 @@ def read_all(
 
     named = []
     with _quiet():
-        for done, problem in enumerate(_in_order(read, len(indices), workers=workers), start=1):
+        for done, problem in enumerate(_in_order(read, len(indices), workers=workers), start=done_before + 1):
             if problem is not None:
                 named.append(problem)
             if on_progress is not None:
@@ -187,12 +210,12 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _decode(source: Path | bytes, label: str) -> Image.Image:
+def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Image:
     """`decode` without the quiet, for many threads under one."""
     data = b""
     try:
         data = source if isinstance(source, bytes) else _content(source)
-        image = _loaded(data)
+        image = _loaded(data, at_least)
         return _upright(_rgb(image), _orientation(image))
     except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
         raise UnreadableImage(label, _reason(error, data)) from None
@@ -240,8 +263,8 @@ def _why_not_opened(error: OSError) -> str:
     return words.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
 
 
-def _loaded(data: bytes) -> Image.Image:
-    """The first frame of an image file's content, decoded in full, in the mode it was stored in."""
+def _loaded(data: bytes, at_least: int | None) -> Image.Image:
+    """The first frame of an image file's content, decoded in the mode it was stored in; a large JPEG in part."""
     if not data:
         raise _Refused("the file is empty (0 bytes)")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -249,6 +272,11 @@ def _loaded(data: bytes) -> Image.Image:
         raise _Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
     if 0 in image.size:
         raise _Refused("it has no pixels")
+    if at_least is not None and min(image.size) >= 2 * _DRAFT_MARGIN * at_least:
+        side = _DRAFT_MARGIN * at_least
+        image.draft(
+            None, (side, side)
+        )  # JPEG alone knows how; of the scales it takes the least that leaves `side` both ways
     image.load()
     return image
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
+from burnish.errors import RecipeError
 from burnish.methods.base import Group, Head, Tunable, assembled
 from burnish.recipe import Recipe
 
@@ -22,7 +23,7 @@ class Full:
 
     Kumar et al. 2022, arXiv:2202.10054: a head that starts fitted does not distort the features in the first steps.
     AdamW; each stage learns at `stage_decay` times the rate of the one after it; no weight decay on biases and norms;
-    BatchNorm statistics stay the pretrained ones, its scale and shift learn.
+    BatchNorm statistics stay the pretrained ones, its scale and shift learn. The recipe's `freeze` leading stages stay.
     """
 
     name: str = "full"
@@ -32,12 +33,16 @@ class Full:
     trains: bool = True
 
     def prepare(self, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
-        """All parameters in groups by stage; before the first step the function equals the probe's."""
+        """All parameters that are not frozen, in groups by stage; before the first step the function equals the probe's."""
         classifier = assembled(backbone, head)
         peak = recipe.learning_rate if recipe.learning_rate != "auto" else default_peak(backbone.module)
         depth = len(backbone.stages)
         groups: list[Group] = []
-        for index, stage in enumerate(backbone.stages):
+        frozen = 0 if recipe.freeze == "auto" else recipe.freeze
+        if frozen > depth:
+            names = ", ".join(stage.name for stage in backbone.stages)
+            raise RecipeError(f"freeze is {frozen}, but {backbone.name} has {depth} stages: {names}")
+        for index, stage in enumerate(backbone.stages[frozen:], start=frozen):
             names = [f"trunk.{name}" for name in stage.parameters]
             groups += _by_decay(stage.name, names, classifier, rate=recipe.stage_decay ** (depth - 1 - index))
         groups += _by_decay("head", ["head.weight", "head.bias"], classifier, rate=1.0)

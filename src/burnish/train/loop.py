@@ -1,27 +1,29 @@
-"""The training loop as a generator: one `Epoch` after another; what happens between them is the caller's `for` body."""
+"""The training loop as a generator: after each step a `Step`, after each pass an `Epoch`; the rest is the caller's `for`.
+
+All that changes lies in `Training`, which is whole at every `yield`: saved there and restored, the run goes on to the
+same bits (`train.checkpoint`).
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from burnish.data.cache import Rows
-from burnish.data.views import Augmentation, augmented
 from burnish.errors import BurnishError
 from burnish.methods.base import Tunable
 from burnish.runtime import Watcher, draws
-from burnish.terms import Preprocess
 from burnish.train.averaging import Average
 from burnish.train.features import autocast
+from burnish.train.inputs import Ahead, Inputs
 
-PIXELS_AT_ONCE = 16 * 224 * 224  # of a batch, forward and backward on a CPU: about 1.7 GB for EfficientNet-Lite0
+PIXELS_AT_ONCE = 8 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.8 GB for EfficientNet-Lite0
 WARM_UP = 0.1  # fraction of the run over which the learning rate rises from zero
 
 
@@ -30,35 +32,54 @@ class Diverged(BurnishError):
 
 
 @dataclass(frozen=True)
-class TrainingImages:
-    """What the loop cuts its views from."""
-
-    stored: Rows  # uint8 [N S S 3], N >= n
-    rows: np.ndarray  # int64 [n], where each training image lies in `stored`
-    aspects: np.ndarray  # float32 [n], width / height of the originals
-    labels: np.ndarray  # int64 [n]
-    ids: np.ndarray  # int64 [n], the catalogue's; they address the random draws
-    paths: tuple[str, ...]  # [n], to name images in errors
-
-
-@dataclass(frozen=True)
 class Schedule:
-    """How the run spends its time. Progress goes from 0 to 1: by the clock when `until` is given, else by steps."""
+    """How the run spends its steps; progress goes from 0 to 1 over them."""
 
     batch: int  # images a step
     sizes: tuple[tuple[float, int], ...]  # (from this progress on, pixels), ascending
-    until: float | None  # when the last step ends, as time.monotonic() tells it
-    steps: int | None  # exact number of steps; with `until` it is the most that may be made
-    step_seconds: dict[int, float]  # measured, by size: for the first guess of the pace
 
     def size_at(self, progress: float) -> int:
         """Pixels, at this progress."""
         return [size for start, size in self.sizes if progress >= start][-1]
 
 
+@dataclass
+class Training:
+    """What changes while training. `total` may be set anew between steps: progress then goes to 1 over what is left."""
+
+    tunable: Tunable
+    optimiser: torch.optim.Optimizer
+    average: Average  # follows the movable parameters after each step
+    total: int  # steps the whole run is to have
+    steps: int = 0  # made
+    progress: float = 0.0  # of the whole run, 0 to 1
+    epoch: int = 1  # the running one
+    position: int = 0  # batches of it that are done
+    losses: list[float] = field(default_factory=list)  # of those batches, nats
+
+    @classmethod
+    def start(cls, tunable: Tunable, *, total: int, weight_decay: float) -> Training:
+        """Before the first step."""
+        return cls(tunable, optimiser_for(tunable, weight_decay), Average(tunable), total)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step was made and its epoch told."""
+        return self.steps >= self.total and not self.losses
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step."""
+
+    size: int  # pixels
+    images: int
+    seconds: float  # the step itself, its views included
+
+
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training images, or the part of it that the clock allowed."""
+    """One pass over the training images, or the part of it that the run's length allowed."""
 
     number: int  # from 1
     progress: float  # of the whole run after it, 0 to 1
@@ -66,7 +87,7 @@ class Epoch:
     size: int  # pixels, at its end
     learning_rate: float  # the peak group's, after it
     train_loss: float  # mean, nats, with label smoothing
-    seconds: float
+    seconds: float  # of its steps in this process
     images_per_second: float
     last: bool
 
@@ -78,99 +99,79 @@ def learning_rate_factor(progress: float) -> float:
     return min(1.0, progress / WARM_UP) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-class Pace:
-    """How much progress one step is worth, so that progress 1 falls on the deadline or on the last planned step."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.measured = dict(schedule.step_seconds)
-
-    def share(self, progress: float, size: int, steps: int) -> float:
-        """Progress of the next step, at most what is left."""
-        left = 1.0 - progress
-        shares = []
-        if self.schedule.until is not None:
-            seconds_left = self.schedule.until - time.monotonic()
-            step = self.measured.get(size, 0.0)
-            shares.append(left if seconds_left <= step else left * step / seconds_left)
-        if self.schedule.steps is not None:
-            steps_left = self.schedule.steps - steps
-            shares.append(left if steps_left <= 1 else left / steps_left)
-        return min(left, max(shares))
-
-    def saw(self, size: int, seconds: float) -> None:
-        """Learn from a step that was made: a moving mean, so that one slow step does not end a run early."""
-        before = self.measured.get(size)
-        self.measured[size] = seconds if before is None else 0.8 * before + 0.2 * seconds
-
-
 def tune(
-    tunable: Tunable,
-    images: TrainingImages,
+    training: Training,
+    inputs: Inputs,
     schedule: Schedule,
     *,
     module: nn.Module,
-    average: Average,
-    preprocess: Preprocess,
     device: torch.device,
     seed: int,
-    flip: bool,
-    weight_decay: float,
     label_smoothing: float,
+    workers: int = 0,
     watcher: Watcher,
-) -> Iterator[Epoch]:
-    """Train the movable parameters of `tunable` in place; yields after each epoch and after the last step.
+) -> Iterator[Step | Epoch]:
+    """Train the movable parameters in place from where `training` stands to its total.
 
-    module: what is run forward and backward; it shares its parameters with tunable.classifier (it may be a faster form of it).
-    average: follows the movable parameters after each step. Raises Diverged when the loss or a gradient is not finite.
+    module: what is run forward and backward on the inputs' batches; it shares its parameters with the tunable's
+    classifier (it may be a faster form or the upper part of it). workers: threads that make batches ahead; the result
+    does not depend on them. Raises Diverged when the loss or a gradient is not finite; nothing has moved then.
     """
-    optimiser = optimiser_for(tunable, weight_decay)
-    pace, progress, steps, number = Pace(schedule), 0.0, 0, 0
-    while progress < 1.0:
-        number += 1
-        order = draws(seed, "order", number).permutation(len(images.labels))
-        began, losses, seen, size = time.monotonic(), [], 0, 0
-        watcher.stage("tune", total=len(order), detail=f"epoch {number}")
-        for rows in _slices(order, schedule.batch):
-            tick = time.monotonic()
-            size = schedule.size_at(progress)
-            share = pace.share(progress, size, steps)
-            # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
-            factor = learning_rate_factor(progress + 0.5 * share)
-            for group in optimiser.param_groups:
-                group["lr"] = tunable.peak_learning_rate * group["rate"] * factor
-            how = Augmentation(size=size, flip=flip)
-            views = augmented(
-                images.stored[images.rows[rows]],
-                images.aspects[rows],
-                images.ids[rows],
-                seed=seed,
-                epoch=number,
-                how=how,
-                preprocess=preprocess,
-            )
-            loss = _step(
-                module, optimiser, views.to(device), torch.from_numpy(images.labels[rows]).to(device), label_smoothing
-            )
-            if not math.isfinite(loss):
-                names = ", ".join(images.paths[row] for row in rows[:4])
-                rate = tunable.peak_learning_rate * factor
-                raise Diverged(
-                    f"the loss became {loss} at step {steps + 1} (learning rate {rate:.2g}; images {names}, …)"
-                )
-            average.follow(tunable)
-            losses.append(loss)
-            seen, steps, progress = seen + len(rows), steps + 1, progress + share
-            pace.saw(size, time.monotonic() - tick)
-            watcher.advance(len(rows))
-            if progress >= 1.0 - 1e-9:
-                progress = 1.0
-                break
-        seconds = time.monotonic() - began
-        rate = tunable.peak_learning_rate * learning_rate_factor(progress)
-        yield Epoch(
-            number, progress, steps, size, rate, float(np.mean(losses)), seconds, seen / seconds, progress >= 1.0
-        )
+    peak = training.tunable.peak_learning_rate
+    with Ahead(inputs, device, workers) as ahead:
+        while not training.over:
+            order = draws(seed, "order", training.epoch).permutation(len(inputs))
+            batches = _slices(order, schedule.batch)
+            watcher.stage("tune", total=len(order), detail=f"epoch {training.epoch}")
+            watcher.advance(sum(map(len, batches[: training.position])))
+            seconds, seen, size = 0.0, 0, schedule.size_at(min(training.progress, 1.0))
+            while training.position < len(batches) and training.steps < training.total:
+                began, rows = time.monotonic(), batches[training.position]
+                size = schedule.size_at(training.progress)
+                share = (1.0 - training.progress) / (training.total - training.steps)
+                # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
+                factor = learning_rate_factor(training.progress + 0.5 * share)
+                for group in training.optimiser.param_groups:
+                    group["lr"] = peak * group["rate"] * factor
+                views = ahead.get(batches, training.position, epoch=training.epoch, size=size)
+                labels = torch.from_numpy(inputs.labels[rows]).to(device)
+                loss = _step(module, training.optimiser, views, labels, label_smoothing)
+                if not math.isfinite(loss):
+                    raise Diverged(_what_diverged(loss, training, peak * factor, inputs, rows))
+                training.average.follow(training.tunable)
+                training.steps, training.position = training.steps + 1, training.position + 1
+                training.progress = 1.0 if training.steps >= training.total else training.progress + share
+                training.losses.append(loss)
+                taken = time.monotonic() - began
+                seconds, seen = seconds + taken, seen + len(rows)
+                watcher.advance(len(rows))
+                yield Step(size, len(rows), taken)
+            if training.steps >= training.total:
+                training.progress = 1.0
+            yield _end_epoch(training, peak, size, seconds, seen)
+
+
+def _end_epoch(training: Training, peak: float, size: int, seconds: float, seen: int) -> Epoch:
+    """The epoch's record; the training stands before the next one after it."""
+    told = Epoch(
+        training.epoch,
+        training.progress,
+        training.steps,
+        size,
+        peak * learning_rate_factor(training.progress),
+        float(np.mean(training.losses)),
+        seconds,
+        seen / max(seconds, 1e-9),
+        training.steps >= training.total,
+    )
+    training.epoch, training.position, training.losses = training.epoch + 1, 0, []
+    return told
+
+
+def _what_diverged(loss: float, training: Training, rate: float, inputs: Inputs, rows: np.ndarray) -> str:
+    names = ", ".join(inputs.name(row) for row in rows[:4])
+    more = ", …" if len(rows) > 4 else ""
+    return f"the loss became {loss} at step {training.steps + 1} (learning rate {rate:.2g}; images {names}{more})"
 
 
 def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
@@ -198,9 +199,14 @@ def training_step(
     return lambda views, labels: _step(module, optimiser, views, labels, label_smoothing)
 
 
-def _slices(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+def steps_an_epoch(images: int, batch: int) -> int:
+    """Optimiser steps in one pass."""
+    return max(1, math.ceil(images / batch))
+
+
+def _slices(order: np.ndarray, batch: int) -> list[np.ndarray]:
     """The order cut in batches of equal size ±1: no small last batch with a noisy gradient."""
-    yield from np.array_split(order, max(1, math.ceil(len(order) / batch)))
+    return np.array_split(order, steps_an_epoch(len(order), batch))
 
 
 def _step(
@@ -216,7 +222,8 @@ def _step(
     pieces = _pieces(views)
     for part, truth in zip(views.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
         with autocast(views.device):
-            share = F.cross_entropy(module(part).float(), truth, label_smoothing=label_smoothing, reduction="sum") / len(views)
+            logits = module(part).float()
+            share = F.cross_entropy(logits, truth, label_smoothing=label_smoothing, reduction="sum") / len(views)
         share.backward()
         loss += share.item()
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]

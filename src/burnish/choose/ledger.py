@@ -1,0 +1,108 @@
+"""What a run has settled so far, so that the same command goes on after a death: probe, plan, training (P7, P9)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from burnish.choose.probing import Probed
+from burnish.errors import RunError
+from burnish.methods.base import Head
+from burnish.methods.heads import HeadChoice
+from burnish.runtime import Clock, Watcher
+from burnish.terms import Preprocess
+from burnish.train.checkpoint import read_checkpoint, write_checkpoint
+
+_LEAST_SECONDS = 5.0  # between two saves
+_SHARE_OF_BUDGET = 0.02
+_MOST_SECONDS = 60.0
+_WITHOUT_BUDGET_SECONDS = 15.0
+_COST_AT_MOST = 1 / 30  # of the time, for saving
+# The plain values of a HeadChoice and of a Probed.
+_CHOICE = ("kind", "strength", "accuracy", "standard_error", "loss", "temperature")
+_PROBED = ("flip", "flip_reason", "images_per_second", "size_reason")
+
+
+class Ledger:
+    """Parts by name, each plain values and tensors; written whole, read back when the run is taken up again."""
+
+    def __init__(self, run: Path, clock: Clock, watcher: Watcher) -> None:
+        found = read_checkpoint(run)
+        self.run, self.watcher = run, watcher
+        self.resumed = found is not None
+        facts, tensors = found or ({"seconds": 0.0, "sittings": 0, "parts": {}}, {})
+        self.parts: dict[str, Any] = facts["parts"]
+        self.tensors: dict[str, dict[str, Tensor]] = {part: {} for part in self.parts}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(":")
+            self.tensors[part][rest] = tensor
+        self.sittings: int = facts["sittings"] + 1
+        # The seconds of earlier sittings count, those between them do not.
+        self.clock = replace(clock, started=clock.started - facts["seconds"])
+        self._saved, self._cost, self._warned = time.monotonic(), 0.1, False
+
+    def put(self, part: str, facts: Any, tensors: dict[str, Tensor] | None = None) -> None:
+        """Settle a part, or what is now of it; `write` makes it durable."""
+        self.parts[part], self.tensors[part] = facts, tensors or {}
+
+    def get(self, part: str) -> tuple[Any, dict[str, Tensor]] | None:
+        """A part that was settled, here or in an earlier sitting."""
+        return (self.parts[part], self.tensors[part]) if part in self.parts else None
+
+    def due(self) -> bool:
+        """Whether enough time has passed since the last save."""
+        budget = self.clock.budget_seconds
+        wanted = _WITHOUT_BUDGET_SECONDS if budget is None else min(_MOST_SECONDS, _SHARE_OF_BUDGET * budget)
+        return time.monotonic() - self._saved >= max(_LEAST_SECONDS, wanted, self._cost / _COST_AT_MOST)
+
+    def write(self) -> None:
+        """Save all parts. A disk that refuses is told once: what was saved before stays, and the run goes on."""
+        began = time.monotonic()
+        tensors = {f"{part}:{name}": tensor for part, held in self.tensors.items() for name, tensor in held.items()}
+        facts = {"seconds": self.clock.elapsed(), "sittings": self.sittings, "parts": self.parts}
+        try:
+            write_checkpoint(self.run, facts, tensors)
+        except RunError as error:
+            if not self._warned:
+                self.watcher.say(
+                    f"the state could not be saved, so a run that dies now goes on from an earlier one: {error}"
+                )
+            self._warned = True
+        self._saved = time.monotonic()
+        self._cost = self._saved - began
+
+
+def probed_parts(probed: Probed) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A Probed as plain values and tensors."""
+    choice = probed.choice
+    facts = {
+        "preprocess": probed.preprocess.to_json(),
+        "choice": {key: getattr(choice, key) for key in _CHOICE},
+        **{key: getattr(probed, key) for key in _PROBED},
+    }  # fmt: skip
+    arrays = {
+        "head.weight": choice.head.weight, "head.bias": choice.head.bias, "right": choice.right,
+        "train_head.weight": probed.train_head.weight, "train_head.bias": probed.train_head.bias,
+        "val_right": probed.val_right, "val_logits": probed.val_logits,
+    }  # fmt: skip
+    return facts, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def probed_from(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Probed:
+    """The inverse of `probed_parts`."""
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    choice = HeadChoice(Head(arrays["head.weight"], arrays["head.bias"]), right=arrays["right"], **facts["choice"])
+    return Probed(
+        preprocess=Preprocess.from_json(facts["preprocess"]),
+        choice=choice,
+        train_head=Head(arrays["train_head.weight"], arrays["train_head.bias"]),
+        val_right=arrays["val_right"],
+        val_logits=arrays["val_logits"],
+        **{key: facts[key] for key in _PROBED},
+    )

@@ -1,0 +1,103 @@
+"""What this machine does in a second, timed on the run's own images before anything is planned (P6)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from burnish.choose.material import Bench, Material
+from burnish.data.views import normalised
+from burnish.methods.base import Tunable
+from burnish.train.averaging import Average
+from burnish.train.features import autocast
+from burnish.train.loop import training_step
+from burnish.train.parts import parts_for_training
+
+# Seconds kept back for writing the report and leaving, measured at 1 to 2.5 on 2 cores.
+_TAIL_SECONDS = 3.0
+_CANDIDATES = 4  # models looked at on the val images once training is over
+_SAFETY = 1.05  # on every predicted second of the proof
+_LOWER_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class StepRate:
+    """One training step."""
+
+    seconds: float
+    images: int
+
+
+class Rates:
+    """Rates of the network's parts; each is timed once and scaled by area to other sizes."""
+
+    saving_seconds = 0.4  # an epoch's package and state: 70 MB written and made durable
+
+    def __init__(self, material: Material, bench: Bench, *, forward_per_second: float, at: int) -> None:
+        """forward_per_second: images per second of the whole frozen trunk at `at` pixels."""
+        self.material, self.bench = material, bench
+        self.forward_per_second, self.at = forward_per_second, at
+        self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
+
+    def whole(self, size: int) -> float:
+        """Images per second through the whole network."""
+        return self.forward_per_second * (self.at / size) ** 2
+
+    def lower(self, size: int, freeze: int) -> float:
+        """Images per second through the frozen stages; `step` was called for this freeze point before."""
+        return self._lower[freeze] * (self.at / size) ** 2
+
+    def upper(self, size: int, freeze: int) -> float:
+        """Images per second through what lies above the freeze point, forward."""
+        if freeze == 0 or freeze not in self._lower:
+            return self.whole(size)
+        seconds = 1.0 / self.whole(size) - 1.0 / self.lower(size, freeze)
+        return 1.0 / max(0.05 / self.whole(size), seconds)
+
+    def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> StepRate:
+        """The better of two real training steps after a warm-up, on a copy of the model."""
+        material, bench = self.material, self.bench
+        rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
+        assert material.fitting.stored is not None
+        pixels = torch.from_numpy(material.fitting.stored[rows]).permute(0, 3, 1, 2).float()
+        pixels = torch.nn.functional.interpolate(pixels, size=(size, size)).permute(0, 2, 3, 1)
+        views = normalised(pixels, bench.backbone.preprocess).to(bench.device)
+        labels = torch.from_numpy(material.labels[rows]).to(bench.device)
+        twin = Tunable(copy.deepcopy(tunable.classifier).to(bench.device), tunable.groups, 0.0)
+        parts = parts_for_training(twin.classifier, bench.backbone, freeze, views[:2])
+        if parts.lower is not None:
+            with torch.inference_mode(), autocast(bench.device):
+                seconds = min(self._timed(lambda: parts.lower(views[:_LOWER_IMAGES])) for _ in range(3))  # type: ignore[misc]
+                activations = parts.lower(views).float()
+            self._lower[freeze] = min(len(views), _LOWER_IMAGES) / seconds * (size / self.at) ** 2
+            views = activations.clone()
+        elif freeze:
+            self._lower[freeze] = self.whole(self.at)
+        step = training_step(twin, parts.trained, weight_decay=0.0, label_smoothing=0.0)
+        average = Average(twin)
+
+        def once() -> None:
+            step(views, labels)
+            average.follow(twin)
+
+        times = [self._timed(once) for _ in range(3)]
+        augmenting = 1.0 if freeze else 1.03  # augmentation takes 2 to 3 % of a step
+        return StepRate(augmenting * min(times[1:]), batch)
+
+    def reserve_seconds(self, material: Material, size: int) -> float:
+        """Seconds from the last training step to the exit: candidates on val, both models on test, report."""
+        val, test = len(material.val_rows), len(material.test_labels)
+        decode = test / material.decoded_per_second
+        passes = _CANDIDATES * val / self.whole(size) + test / self.whole(size) + test / self.forward_per_second
+        return _TAIL_SECONDS + _SAFETY * (passes + decode)
+
+    def _timed(self, work) -> float:
+        began = time.monotonic()
+        work()
+        if self.bench.device.type == "cuda":
+            torch.cuda.synchronize(self.bench.device)
+        return time.monotonic() - began

@@ -1,0 +1,257 @@
+"""Decoded pixels in files: kept between runs by content, memory-mapped, bounded; or unnamed, for one run.
+
+    FOLDER/<settings>-<set>.pixels      magic, length of the table, table (JSON), then each rendering's rows, uint8
+
+`settings` is the hash of how images were rendered, `set` that of which; a row is known by the hash of its image file's
+bytes, so a set that has gained or changed some images takes the others from the files of before. Rows are checked by
+their CRC when a file is opened: one that does not fit is decoded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+IN_MEMORY_BYTES = 64 * 2**20  # a larger array goes to a file, whose pages the system may drop
+DISK_SHARE = 0.5  # of the free space at most, for unnamed files
+KEPT_BYTES = 20 * 2**30  # of all kept files together, and never more than a quarter of the disk's free space and theirs
+_MAGIC = b"burnish pixels 1"
+_SUFFIX = ".pixels"
+_PAGE = mmap.ALLOCATIONGRANULARITY
+_MAX_TABLE_BYTES = 2**30
+
+
+class Mapped:
+    """uint8 rows [n s s 3] in an open file, mapped only while they are copied out: they never count as this process's."""
+
+    def __init__(self, descriptor: _Descriptor, offset: int, shape: tuple[int, ...]) -> None:
+        self.descriptor, self.offset, self.shape = descriptor, offset, shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return np.array(self.writable()[rows])
+
+    def writable(self) -> np.ndarray:
+        """The rows themselves, for as long as the array lives."""
+        size = int(np.prod(self.shape))
+        if size == 0:
+            return np.zeros(self.shape, np.uint8)
+        held = mmap.mmap(self.descriptor.number, size, access=self.descriptor.access, offset=self.offset)
+        return np.frombuffer(held, np.uint8).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Some of other rows, by position."""
+
+    rows: Any
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        return self.rows[self.places[rows]]
+
+
+class _Descriptor:
+    """An open file, closed when nothing needs it."""
+
+    def __init__(self, number: int, *, writable: bool) -> None:
+        self.number = number
+        self.access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.number)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kept file, opened."""
+
+    digests: tuple[str, ...]  # of the image files, "" where a row holds nothing
+    sizes: np.ndarray  # int32 [n 2], width and height of the upright images
+    rows: dict[str, Mapped]  # by rendering
+
+
+class PixelStore:
+    """A folder of kept pixels."""
+
+    def __init__(self, folder: Path, *, limit_bytes: int | None = None) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+
+    def entries(self, settings: str) -> list[Entry]:
+        """The sound files rendered so, newest first."""
+        try:
+            found = sorted(self.folder.glob(f"{settings}-*{_SUFFIX}"), key=lambda path: -path.stat().st_mtime)
+        except OSError:
+            return []
+        return [entry for path in found if (entry := _opened(path)) is not None]
+
+    def keep(self, draft: Draft, settings: str, digests: Sequence[str], sizes: np.ndarray) -> bool:
+        """Give the draft a name, if there is room for it; False when there is none, or the disk refuses."""
+        name = hashlib.sha256("\n".join(digests).encode()).hexdigest()[:20]
+        path = self.folder / f"{settings}-{name}{_SUFFIX}"
+        try:
+            if not self._make_room(draft.bytes, beside=path):
+                return False
+            draft.finish(digests, sizes)
+            draft.link(path)
+        except OSError:
+            return False
+        return True
+
+    def room_for(self, size: int) -> bool:
+        """Whether a file of so many bytes may be kept at all."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return size <= self._limit() and size <= DISK_SHARE * shutil.disk_usage(self.folder).free
+        except OSError:
+            return False
+
+    def _limit(self) -> int:
+        if self.limit_bytes is not None:
+            return self.limit_bytes
+        own = sum(path.stat().st_size for path in self.folder.glob(f"*{_SUFFIX}"))
+        return min(KEPT_BYTES, (shutil.disk_usage(self.folder).free + own) // 4)
+
+    def _make_room(self, size: int, *, beside: Path) -> bool:
+        """Remove the files used longest ago until so many bytes fit."""
+        limit = self._limit()
+        files = sorted(self.folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total + size <= limit:
+                break
+            if path != beside:
+                total -= path.stat().st_size
+                path.unlink(missing_ok=True)
+        return total + size <= limit
+
+
+class Draft:
+    """Rows being written: a file that is gone when the process is, unless it is given a name."""
+
+    def __init__(self, folder: Path, count: int, sides: Mapping[str, int]) -> None:
+        """Raises OSError when there is no room."""
+        shapes = {name: (count, side, side, 3) for name, side in sides.items()}
+        # The table stands first, in a space that surely holds it.
+        self.table_bytes = _rounded(len(_MAGIC) + 8 + 4096 + count * (120 + 16 * len(sides)))
+        offsets, end = {}, self.table_bytes
+        for name, shape in shapes.items():
+            offsets[name] = end
+            end += _rounded(int(np.prod(shape)))
+        self.bytes, self.sides, self.count = end, dict(sides), count
+        number = _unnamed(folder)
+        self.descriptor = _Descriptor(number, writable=True)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(number, 0, end)  # a write to a hole on a full disk would end the process
+        else:
+            os.ftruncate(number, end)
+        self.rows = {name: Mapped(self.descriptor, offsets[name], shape) for name, shape in shapes.items()}
+
+    def finish(self, digests: Sequence[str], sizes: np.ndarray) -> None:
+        """Write the table: what each row is."""
+        crc = {name: _crcs(rows.writable()) for name, rows in self.rows.items()}
+        table = {"sides": self.sides, "digests": list(digests), "sizes": sizes.tolist(), "crc": crc}
+        text = json.dumps(table, separators=(",", ":")).encode()
+        head = _MAGIC + len(text).to_bytes(8, "little") + text
+        if len(head) > self.table_bytes:
+            raise OSError("the table is larger than its space")
+        os.pwrite(self.descriptor.number, head, 0)
+        os.fsync(self.descriptor.number)
+
+    def link(self, path: Path) -> None:
+        """Name the file, in one step; a file of that name is replaced."""
+        temporary = path.with_name(f".{os.getpid()}-{path.name}")
+        os.link(f"/proc/self/fd/{self.descriptor.number}", temporary, follow_symlinks=True)
+        os.replace(temporary, path)
+
+
+def blank(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+    """A zeroed array in memory, or in an unnamed file when it is large; OSError when the disk has no room."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY_BYTES:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(prefix="burnish-") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def drop_pages(array: np.ndarray) -> None:
+    """Let the system keep a mapped array's pages as its own cache instead of this process's memory; values stay."""
+    held = getattr(array, "_mmap", None)
+    if held is not None and hasattr(mmap, "MADV_DONTNEED"):
+        held.madvise(mmap.MADV_DONTNEED)
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """The hash that names a way of rendering."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _unnamed(folder: Path) -> int:
+    """A new file without a name in that folder."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is not None:
+        with contextlib.suppress(OSError):
+            return os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    number, path = tempfile.mkstemp(dir=folder)
+    os.unlink(path)
+    return number
+
+
+def _opened(path: Path) -> Entry | None:
+    """The file's entry; rows that fail their check are left out; None when the file is not sound."""
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = _Descriptor(number, writable=False)
+        head = os.pread(number, len(_MAGIC) + 8, 0)
+        length = int.from_bytes(head[len(_MAGIC) :], "little")
+        if head[: len(_MAGIC)] != _MAGIC or not 0 < length <= _MAX_TABLE_BYTES:
+            return None
+        table = json.loads(os.pread(number, length, len(_MAGIC) + 8))
+        sides, count = table["sides"], len(table["digests"])
+        draft_bytes = _rounded(len(_MAGIC) + 8 + 4096 + count * (120 + 16 * len(sides)))
+        rows, end = {}, draft_bytes
+        for name, side in sides.items():
+            shape = (count, int(side), int(side), 3)
+            rows[name] = Mapped(descriptor, end, shape)
+            end += _rounded(int(np.prod(shape)))
+        if os.fstat(number).st_size < end:
+            return None
+        sound = np.ones(count, bool)
+        for name, mapped in rows.items():
+            sound &= np.array(_crcs(mapped.writable())) == np.array(table["crc"][name])
+        digests = tuple(digest if fine else "" for digest, fine in zip(table["digests"], sound, strict=True))
+        os.utime(path)  # the files used longest ago go first
+        return Entry(digests, np.array(table["sizes"], np.int32).reshape(count, 2), rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _crcs(rows: np.ndarray) -> list[int]:
+    return [zlib.crc32(row) for row in rows]
+
+
+def _rounded(size: int) -> int:
+    """Up to a whole number of pages, so that it can be mapped alone."""
+    return -(-size // _PAGE) * _PAGE

@@ -1,0 +1,92 @@
+"""A run's unfinished state on disk: old or new, never torn (P9), restored to the same bits (P7).
+
+RUN/state/current.json                      the pointer
+RUN/state/versions/0007/facts.json          plain values, and the hash of the tensors
+RUN/state/versions/0007/tensors.safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from burnish.backbones.weights import read_plain_json, read_safetensors
+from burnish.disk import plain_disk_errors, versions_of, write_version
+from burnish.errors import BadWeights
+from burnish.train.loop import Training
+
+STATE, FACTS, TENSORS = "state", "facts.json", "tensors.safetensors"
+_VERSIONS, _POINTER = "versions", "current.json"
+_FORMAT = 1
+_MAX_FACTS_BYTES = 2**30  # losses of an epoch and the history grow with the run
+
+
+def write_checkpoint(run: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Make this the run's state; durable on return. RunError when the disk refuses: the one before it stays then."""
+    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    values = {"format": _FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "facts": facts}
+    members = {TENSORS: data, FACTS: json.dumps(values, allow_nan=False).encode()}
+    with plain_disk_errors(run):
+        # Two are kept: should the newest be damaged, the one before it leads to the same bits.
+        write_version(run / STATE, members, versions=_VERSIONS, pointer=_POINTER, keep=2)
+
+
+def read_checkpoint(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """(facts, tensors) of the newest sound state; None when there is none."""
+    for folder in versions_of(run / STATE, versions=_VERSIONS):
+        try:
+            values = read_plain_json(folder / FACTS, max_bytes=_MAX_FACTS_BYTES)
+            if values.get("format") == _FORMAT:
+                return values["facts"], read_safetensors(folder / TENSORS, sha256=values["sha256"])
+        except (OSError, ValueError, KeyError, BadWeights):
+            continue
+    return None
+
+
+def drop_checkpoints(run: Path) -> None:
+    """The run is finished: its state is no longer needed."""
+    shutil.rmtree(run / STATE, ignore_errors=True)
+
+
+def training_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `restore_training` needs, between two steps."""
+    parameters = dict(training.tunable.classifier.named_parameters())
+    tensors: dict[str, Tensor] = {}
+    for name, average in zip(training.average.names, training.average.values, strict=True):
+        parameter = parameters[name]
+        tensors[f"weights/{name}"], tensors[f"average/{name}"] = parameter, average
+        for key, value in training.optimiser.state.get(parameter, {}).items():
+            tensors[f"optimiser/{key}/{name}"] = value
+    facts = {key: getattr(training, key) for key in ("total", "steps", "progress", "epoch", "position", "losses")} | {
+        "averaged": training.average.steps
+    }
+    return facts, tensors
+
+
+def restore_training(training: Training, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Put a fresh `Training` of the same tunable where the saved one stood."""
+    parameters = dict(training.tunable.classifier.named_parameters())
+    with torch.no_grad():
+        for name, average in zip(training.average.names, training.average.values, strict=True):
+            parameter = parameters[name]
+            parameter.copy_(tensors[f"weights/{name}"])
+            average.copy_(tensors[f"average/{name}"])
+            if f"optimiser/step/{name}" in tensors:
+                moments = {key: tensors[f"optimiser/{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
+                # In memory they lie as their parameter does: the fused step takes no other layout.
+                training.optimiser.state[parameter] = {
+                    "step": tensors[f"optimiser/step/{name}"].to(parameter.device),
+                    **{key: torch.empty_like(parameter).copy_(value) for key, value in moments.items()},
+                }
+    training.average.steps = facts["averaged"]
+    for key in ("total", "steps", "progress", "epoch", "position"):
+        setattr(training, key, facts[key])
+    training.losses = list(facts["losses"])

@@ -1,0 +1,97 @@
+"""What the loop trains on: batches of network inputs by address, so that they can be made ahead, or again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from burnish.data.cache import Rows
+from burnish.data.views import Augmentation, augmented
+from burnish.terms import Preprocess
+
+
+class Inputs(Protocol):
+    """Training images as the trained module takes them."""
+
+    @property
+    def labels(self) -> np.ndarray: ...  # int64 [n]
+    def __len__(self) -> int: ...
+    def name(self, row: int, /) -> str:
+        """The file behind a row, for errors."""
+        ...
+
+    def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
+        """Inputs [b ...] of these rows in this epoch; the same arguments give the same bits (P7)."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelViews:
+    """Augmented views [b 3 s s], cut from stored pixels."""
+
+    stored: Rows  # uint8 [N S S 3], N >= n
+    rows: np.ndarray  # int64 [n], where each training image lies in `stored`
+    aspects: np.ndarray  # float32 [n], width / height of the originals
+    labels: np.ndarray  # int64 [n]
+    ids: np.ndarray  # int64 [n], the catalogue's; they address the random draws
+    paths: tuple[str, ...]  # [n]
+    how: Augmentation  # its size is the step's
+    preprocess: Preprocess
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int, /) -> str:
+        return self.paths[row]
+
+    def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
+        return augmented(
+            self.stored[self.rows[rows]],
+            self.aspects[rows],
+            self.ids[rows],
+            seed=self.seed,
+            epoch=epoch,
+            how=replace(self.how, size=size),
+            preprocess=self.preprocess,
+        )
+
+
+class Ahead:
+    """Batches on the device, the next ones made by threads while a step runs; with 0 workers each is made when asked."""
+
+    def __init__(self, inputs: Inputs, device: torch.device, workers: int) -> None:
+        self.inputs, self.device, self.workers = inputs, device, workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="views") if workers else None
+        self._waiting: dict[tuple[int, int, int], Future[torch.Tensor]] = {}
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def get(self, batches: Sequence[np.ndarray], position: int, *, epoch: int, size: int) -> torch.Tensor:
+        """The batch at `position` of the epoch's batches; those after it are begun, at the same size."""
+        if self._pool is None:
+            return self._made(batches[position], epoch, size).to(self.device)
+        wanted = {(epoch, place, size) for place in range(position, min(len(batches), position + 1 + 2 * self.workers))}
+        for stale in self._waiting.keys() - wanted:  # the size changed, or the epoch
+            self._waiting.pop(stale).cancel()
+        for key in sorted(wanted - self._waiting.keys()):
+            self._waiting[key] = self._pool.submit(self._made, batches[key[1]], epoch, size)
+        made = self._waiting.pop((epoch, position, size)).result()
+        return made.to(self.device, non_blocking=True)
+
+    def _made(self, rows: np.ndarray, epoch: int, size: int) -> torch.Tensor:
+        made = self.inputs.batch(rows, epoch=epoch, size=size)
+        return made.pin_memory() if self.device.type == "cuda" else made

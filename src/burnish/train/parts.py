@@ -1,0 +1,42 @@
+"""A classifier made ready for steps: BatchNorm folded, and, where stages are frozen, cut so that only the rest runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from burnish.backbones.classifier import Classifier
+from burnish.backbones.cut import cut
+from burnish.backbones.fold import fold_for_inference, fold_trainable
+from burnish.backbones.spec import Backbone
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained, and the frozen part below it."""
+
+    trained: nn.Module  # activations (or images, where nothing is below) to logits; shares the classifier's parameters
+    lower: nn.Module | None  # images to activations, the fast frozen form
+
+
+def parts_for_training(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> Parts:
+    """Fold the classifier in place and cut it after `freeze` stages; uncut where the trunk cannot be divided there."""
+    folded = fold_trainable(classifier, example, inplace=True)
+    assert isinstance(folded, Classifier)
+    halves = cut(folded.trunk, backbone.stages, freeze, example)
+    whole = cut(backbone.module, backbone.stages, freeze, example)
+    if halves is None or whole is None:
+        return Parts(folded, None)
+    trained = nn.Sequential(halves.upper, folded.dropout, folded.head)
+    return Parts(trained, fold_for_inference(whole.lower, example))
+
+
+def upper_for_inference(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> nn.Module:
+    """The part of the classifier above the cut, in its fast frozen form; `parts_for_training` was cut there."""
+    halves = cut(classifier.trunk, backbone.stages, freeze, example)
+    assert halves is not None
+    with torch.no_grad():
+        activations = halves.lower(example)
+    return fold_for_inference(nn.Sequential(halves.upper, classifier.dropout, classifier.head), activations)
