@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from burnish.backbones import fold, zoo
+from burnish.backbones import fold, frozen, zoo
 
 torch.set_num_threads(1)
 
@@ -61,23 +61,23 @@ def _far(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_folded_networks_compute_the_same_function(name, pairs, activations):
     module, images = _network(name)
     state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    trainable, frozen = fold.fold_trainable(module, images[:1]), fold.fold_for_inference(module, images[:1])
+    trainable, quick = fold.fold_trainable(module, images[:1]), frozen.fold_for_inference(module, images[:1])
     others = torch.rand(images.shape, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
         expected = module(others)
         assert _far(trainable(others), expected) < 1e-4
-        assert _far(frozen(others), expected) < 1e-4
-        assert torch.equal(frozen(others), frozen(others))
-    assert fold.folded_count(trainable) == fold.folded_count(frozen) == pairs
+        assert _far(quick(others), expected) < 1e-4
+        assert torch.equal(quick(others), quick(others))
+    assert fold.folded_count(trainable) == frozen.frozen_count(quick) == pairs
     assert list(trainable.state_dict()) == list(state)
     assert all(torch.equal(tensor, state[key]) for key, tensor in trainable.state_dict().items())
     assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
     assert fold.folded_count(module) == 0
     if ON_CPU:
-        taken = [layer._attribute for layer in frozen.modules() if isinstance(layer, fold.FrozenConv)]
+        taken = [layer._attribute for layer in quick.modules() if isinstance(layer, frozen.FrozenConv)]
         assert sum(attribute not in (None, "none") for attribute in taken) == activations
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-    assert not any(layer.training for layer in frozen.modules())
+    assert not any(parameter.requires_grad for parameter in quick.parameters())
+    assert not any(layer.training for layer in quick.modules())
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
@@ -141,7 +141,7 @@ def test_modes_are_put_back():
     module.layer2.eval()
     modes = [layer.training for layer in module.modules()]
     fold.conv_bn_pairs(module, images)
-    fold.fold_for_inference(module, images)
+    frozen.fold_for_inference(module, images)
     assert [layer.training for layer in module.modules()] == modes
     assert [layer.training for layer in fold.fold_trainable(module, images).modules()] == modes
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_folded_is_left_and_stays_right(how):
     assert fold.conv_bn_pairs(module, images) == []
     with torch.no_grad():
         assert _far(fold.fold_trainable(module, images)(images), module(images)) < 1e-6
-        assert _far(fold.fold_for_inference(module, images)(images), module(images)) < 1e-5
+        assert _far(frozen.fold_for_inference(module, images)(images), module(images)) < 1e-5
 
 
 def _lived_in_or_fresh(module: nn.Module) -> nn.Module:
@@ -238,28 +238,29 @@ def test_biases_missing_affines_and_parametrisations_stay_right(how):
     assert fold.folded_count(folded) == (how != "parametrised")
     with torch.no_grad():
         assert _far(folded(images), module(images)) < 1e-5
-        assert _far(fold.fold_for_inference(module, images)(images), module(images)) < 1e-5
+        assert _far(frozen.fold_for_inference(module, images)(images), module(images)) < 1e-5
     assert list(folded.state_dict()) == list(module.state_dict())
 
 
 def test_a_fold_that_fails_its_check_falls_back(monkeypatch):
     module, images = _network("resnet18")
     layers = dict(module.named_modules())
-    monkeypatch.setattr(fold, "folded_weight", lambda conv, norm: (conv.weight * 1.01, norm.bias))
+    for room in (fold, frozen):
+        monkeypatch.setattr(room, "folded_weight", lambda conv, norm: (conv.weight * 1.01, norm.bias))
     assert fold.folded_count(fold.fold_trainable(module, images)) == 0
-    assert fold.folded_count(fold.fold_for_inference(module, images)) == 0
+    assert frozen.frozen_count(frozen.fold_for_inference(module, images)) == 0
     assert fold.folded_count(fold.fold_trainable(module, images, inplace=True)) == 0
     assert all(layer is layers[name] for name, layer in module.named_modules())
     with torch.no_grad():
-        assert _far(fold.fold_for_inference(module, images)(images), module(images)) < 1e-5
+        assert _far(frozen.fold_for_inference(module, images)(images), module(images)) < 1e-5
 
 
 def test_a_kernel_that_is_wrong_is_not_used(monkeypatch):
     module, images = _network("resnet18")
-    monkeypatch.setitem(fold._FUSED, nn.ReLU, "sigmoid")
-    frozen = fold.fold_for_inference(module, images)
-    assert fold.folded_count(frozen) == 20
-    assert not any(isinstance(layer, fold.FrozenConv) and layer._attribute for layer in frozen.modules())
+    monkeypatch.setitem(frozen.FUSED, nn.ReLU, "sigmoid")
+    quick = frozen.fold_for_inference(module, images)
+    assert frozen.frozen_count(quick) == 20
+    assert not any(isinstance(layer, frozen.FrozenConv) and layer._attribute for layer in quick.modules())
 
 
 @pytest.mark.parametrize("side", [31, 32, 33, 40, 57])
@@ -267,14 +268,14 @@ def test_tensorflow_padding_is_right_at_every_size(side):
     module, _ = _network("tf_efficientnet_lite0")
     small = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
     small.load_state_dict(module.state_dict())
-    frozen = fold.fold_for_inference(module, torch.rand(1, 3, 64, 64))
+    quick = frozen.fold_for_inference(module, torch.rand(1, 3, 64, 64))
     images = torch.rand(1, 3, side, side + 3)
     with torch.no_grad():
-        assert _far(frozen(images), small(images)) < 1e-4
+        assert _far(quick(images), small(images)) < 1e-4
 
 
 def test_a_frozen_network_also_runs_in_other_number_formats():
     module, images = _network("resnet18")
-    frozen = fold.fold_for_inference(module, images).double()
+    quick = frozen.fold_for_inference(module, images).double()
     with torch.no_grad():
-        assert _far(frozen(images.double()), module.double()(images.double())) < 1e-5
+        assert _far(quick(images.double()), module.double()(images.double())) < 1e-5

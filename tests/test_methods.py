@@ -54,7 +54,7 @@ def some_images(preprocess, *, seed=0, n=12):
     )
 
 
-def begun(method, backbone, *, steps=3, seed=0, fold=True, recipe=None, workers=0):
+def begun(method, backbone, *, steps=3, seed=0, fold=True, recipe=None, workers=0, half=False):
     """(training, what iterates its events): a run of some steps at the backbone's own size."""
     recipe = recipe or Recipe()
     tunable = method.prepare(backbone, a_head(backbone), recipe)
@@ -64,11 +64,17 @@ def begun(method, backbone, *, steps=3, seed=0, fold=True, recipe=None, workers=
     freeze = 0 if recipe.freeze == "auto" else recipe.freeze
     inputs = some_images(backbone.preprocess, seed=seed)
     if fold:
-        parts = parts_for_training(tunable.classifier, backbone, freeze, example)
+        parts = parts_for_training(tunable.classifier, backbone, freeze, example, half=half)
         module = parts.trained
         if parts.lower is not None:
             inputs, _ = kept_or_live(
-                inputs, parts.lower, views=2, size=size, device=torch.device("cpu"), on_progress=lambda _: None
+                inputs,
+                parts.lower,
+                views=2,
+                size=size,
+                device=torch.device("cpu"),
+                half=half,
+                on_progress=lambda _: None,
             )
     else:
         module = tunable.classifier
@@ -81,6 +87,7 @@ def begun(method, backbone, *, steps=3, seed=0, fold=True, recipe=None, workers=
         device=torch.device("cpu"),
         seed=seed,
         label_smoothing=0.1,
+        half=half,
         workers=workers,
         watcher=Nobody(),
     )
@@ -226,7 +233,11 @@ def test_without_room_activations_are_computed_in_each_step(monkeypatch):
     monkeypatch.setattr(activations, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(activations, "DISK_SHARE", 0.0)
     parts = parts_for_training(
-        METHODS["full"].prepare(backbone, a_head(backbone), Recipe()).classifier, backbone, 2, torch.rand(2, 3, 64, 64)
+        METHODS["full"].prepare(backbone, a_head(backbone), Recipe()).classifier,
+        backbone,
+        2,
+        torch.rand(2, 3, 64, 64),
+        half=False,
     )
     inputs, why = kept_or_live(
         some_images(backbone.preprocess),
@@ -234,6 +245,7 @@ def test_without_room_activations_are_computed_in_each_step(monkeypatch):
         views=2,
         size=64,
         device=torch.device("cpu"),
+        half=False,
         on_progress=lambda _: None,
     )
     assert isinstance(inputs, LiveActivations) and "no room" in why

@@ -73,6 +73,7 @@ def fit(
     test_fraction: Annotated[
         float, typer.Option(help="Of all images, if the data has no test")
     ] = _DEFAULT.test_fraction,
+    precision: Annotated[str, typer.Option(help="Of training: float32, bfloat16, or auto")] = _DEFAULT.precision,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = _DEFAULT.device,
     workers: Annotated[str, typer.Option(help="Threads that make batches ahead, or auto; changes no result")] = "auto",
     cache: Annotated[str, typer.Option(metavar="DIR|off", help="Where decoded pixels are kept between runs")] = "auto",
@@ -95,6 +96,7 @@ def fit(
         "flip": flip,
         "val_fraction": val_fraction,
         "test_fraction": test_fraction,
+        "precision": precision,
         "device": device,
     }
     from burnish.result import RunFolder

@@ -38,6 +38,7 @@ class Recipe:
     flip: Literal["auto", "on", "off"] = "auto"  # mirror images left to right while training
     val_fraction: float = 0.15  # of the training images, when the data names no val split
     test_fraction: float = 0.2  # of all images, when the data names no test split
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training and frozen features; scores are float32
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
 
     def __post_init__(self) -> None:
@@ -135,5 +136,6 @@ _CHECKS = (
     _Check("flip", lambda v: v in ("auto", "on", "off"), '"auto", "on" or "off"'),
     _Check("val_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
     _Check("test_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
+    _Check("precision", lambda v: v in ("auto", "float32", "bfloat16"), '"auto", "float32" or "bfloat16"'),
     _Check("device", lambda v: isinstance(v, str) and v != "", '"auto", "cpu", "cuda", "cuda:0" or "mps"'),
 )

@@ -27,10 +27,9 @@ from burnish.backbones.layers import replace
 TOLERANCE = 1e-4  # largest difference allowed, as a fraction of the largest output; float32 rounding is below 1e-5
 
 # Activations that the CPU kernel can apply to what it is about to write.
-_FUSED: dict[type[nn.Module], str] = {
+FUSED: dict[type[nn.Module], str] = {
     nn.ReLU: "relu", nn.ReLU6: "hardtanh", nn.Hardswish: "hardswish", nn.SiLU: "swish", nn.Identity: "none",
 }  # fmt: skip
-_SCALARS = {"hardtanh": [0.0, 6.0]}
 
 
 # ---- finding the pairs -----------------------------------------------------------------------------------------------
@@ -42,11 +41,11 @@ def conv_bn_pairs(module: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     Both run exactly once; the BatchNorm's input is the very tensor that the convolution gave, unchanged, and nothing
     else reads that tensor; both are linear in the way the formula needs, which is tried out on their actual input.
     """
-    return [(pair.conv, pair.norm) for pair in _pairs(module, example)]
+    return [(pair.conv, pair.norm) for pair in pairs_of(module, example)]
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     conv: str
     norm: str
     act: str | None  # an activation layer that alone reads the BatchNorm's output
@@ -77,7 +76,7 @@ class _Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
+def pairs_of(module: nn.Module, example: Tensor) -> list[Pair]:
     """The foldable pairs, each with the activation layer after it if there is one."""
     watched = {name: layer for name, layer in module.named_modules() if name and _is_watched(layer)}
     calls: dict[str, int] = dict.fromkeys(watched, 0)
@@ -101,14 +100,14 @@ def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
         handles.append(layer.register_forward_hook(partial(after, name)))
     try:
         with _Reads(outputs):
-            _evaluated(module, example)
+            evaluated(module, example)
     finally:
         for handle in handles:
             handle.remove()
     return _matched(watched, calls, {output.name: output for output in seen})
 
 
-def _matched(watched: dict[str, nn.Module], calls: dict[str, int], outputs: dict[str, _Output]) -> list[_Pair]:
+def _matched(watched: dict[str, nn.Module], calls: dict[str, int], outputs: dict[str, _Output]) -> list[Pair]:
     """Pairs among the watched layers whose tensors have one reader."""
 
     def sole_reader(name: str) -> str | None:
@@ -125,7 +124,7 @@ def _matched(watched: dict[str, nn.Module], calls: dict[str, int], outputs: dict
             continue
         if _conv_is_linear(conv) and _norm_is_affine(norm):
             act = sole_reader(reader)
-            pairs.append(_Pair(name, reader, act if act is not None and type(watched[act]) in _FUSED else None))
+            pairs.append(Pair(name, reader, act if act is not None and type(watched[act]) in FUSED else None))
     order = {name: place for place, name in enumerate(outputs)}
     return sorted(pairs, key=lambda pair: order[pair.conv])
 
@@ -133,7 +132,7 @@ def _matched(watched: dict[str, nn.Module], calls: dict[str, int], outputs: dict
 def _is_watched(layer: nn.Module) -> bool:
     if layer._forward_hooks or layer._forward_pre_hooks:
         return False  # somebody looks at, or changes, what goes in or out
-    return isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)) or (type(layer) in _FUSED and type(layer) is not nn.Identity)
+    return isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)) or (type(layer) in FUSED and type(layer) is not nn.Identity)
 
 
 def _conv_is_linear(conv: nn.Conv2d) -> bool:
@@ -147,11 +146,11 @@ def _conv_is_linear(conv: nn.Conv2d) -> bool:
     scale, shift = (torch.rand((2, conv.out_channels), generator=generator) + 0.5).to(weight)
     try:
         with torch.no_grad():
-            plain = _convolved(conv, images, weight, None)
-            scaled = _convolved(conv, images, weight * scale[:, None, None, None], shift)
+            plain = convolved(conv, images, weight, None)
+            scaled = convolved(conv, images, weight * scale[:, None, None, None], shift)
     except (RuntimeError, AttributeError, TypeError):
         return False
-    return _agree(scaled, plain * scale[:, None, None] + shift[:, None, None])
+    return agree(scaled, plain * scale[:, None, None] + shift[:, None, None])
 
 
 def _norm_is_affine(norm: nn.BatchNorm2d) -> bool:
@@ -167,14 +166,14 @@ def _norm_is_affine(norm: nn.BatchNorm2d) -> bool:
         norm.eval()
         try:
             normed = F.batch_norm(images, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-            expected = _activated(norm, normed)
+            expected = activated(norm, normed)
             found = norm(images)
         except (RuntimeError, AttributeError, TypeError):
             return False
         finally:
             for layer in was_training:
                 layer.training = True
-    return _agree(found, expected)
+    return agree(found, expected)
 
 
 # ---- the arithmetic --------------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def folded_weight(conv: nn.Conv2d | FoldedConv, norm: nn.BatchNorm2d) -> tuple[T
     return conv.weight * scale[:, None, None, None], bias
 
 
-def _convolved(conv: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolved(conv: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What `conv` would give with this weight and bias; its own are not touched."""
     if type(conv) is nn.Conv2d:
         return conv._conv_forward(images, weight, bias)
@@ -201,7 +200,7 @@ def _convolved(conv: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | N
     return double.forward(images)
 
 
-def _activated(norm: nn.Module, images: Tensor) -> Tensor:
+def activated(norm: nn.Module, images: Tensor) -> Tensor:
     """What comes after the normalisation inside timm's BatchNormAct2d; nothing for a plain BatchNorm2d."""
     for name in ("drop", "act"):
         layer = norm._modules.get(name)
@@ -210,12 +209,17 @@ def _activated(norm: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
-def _agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether the largest difference is within TOLERANCE of the largest value; NaN never agrees."""
+def agree(found: Tensor, expected: Tensor, *, tolerance: float = TOLERANCE) -> bool:
+    """Whether the largest difference is within this fraction of the largest value; NaN never agrees."""
     if found.shape != expected.shape:
         return False
     difference = (found.float() - expected.float()).abs().max().item()
-    return difference <= TOLERANCE * max(expected.float().abs().max().item(), 1e-6)
+    return difference <= tolerance * max(expected.float().abs().max().item(), 1e-6)
+
+
+def pads_like_tensorflow(conv: nn.Conv2d) -> bool:
+    """Whether this is timm's Conv2dSame: known by name, as only the zoo imports timm; the output is checked anyway."""
+    return type(conv).__name__ == "Conv2dSame"
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -232,12 +236,12 @@ class FoldedConv(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
         # In tuples, so that neither becomes a submodule: the state dict keeps its names. copy.deepcopy follows them.
         self._norm = (norm,)
-        self._conv = (_emptied(conv),)
+        self._conv = (emptied(conv),)
         self.train(conv.training)
 
     def forward(self, images: Tensor) -> Tensor:
         weight, bias = folded_weight(self, self._norm[0])
-        return _convolved(self._conv[0], images, weight, bias)
+        return convolved(self._conv[0], images, weight, bias)
 
     def extra_repr(self) -> str:
         return self._conv[0].extra_repr() + ", with BatchNorm"
@@ -256,10 +260,10 @@ class FoldedNorm(nn.BatchNorm2d):
         self.__dict__.update(own)
 
     def forward(self, input: Tensor) -> Tensor:
-        return _activated(self, input)
+        return activated(self, input)
 
 
-def _emptied(conv: nn.Conv2d) -> nn.Conv2d:
+def emptied(conv: nn.Conv2d) -> nn.Conv2d:
     """A convolution with the same settings and no parameters."""
     shell = copy.copy(conv)
     shell.__dict__ = {**conv.__dict__, "_parameters": {"weight": None, "bias": None}, "_buffers": {}}
@@ -277,27 +281,27 @@ def fold_trainable(module: nn.Module, example: Tensor, *, inplace: bool = False)
     `folded_count` tells.
     """
     folded = module if inplace else copy.deepcopy(module)
-    expected = _evaluated(folded, example)
+    expected = evaluated(folded, example)
     replaced: list[tuple[str, nn.Module]] = []
-    for pair in _pairs(folded, example):
+    for pair in pairs_of(folded, example):
         conv, norm = folded.get_submodule(pair.conv), folded.get_submodule(pair.norm)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         new = FoldedNorm(norm)
         replace(folded, pair.norm, new)
         replace(folded, pair.conv, FoldedConv(conv, new))
         replaced += [(pair.norm, norm), (pair.conv, conv)]
-    if replaced and not _same(folded, example, expected):
+    if replaced and not same(folded, example, expected):
         for name, layer in replaced:
             replace(folded, name, layer)
     return folded
 
 
 def folded_count(module: nn.Module) -> int:
-    """How many BatchNorms are folded in a module from `fold_trainable` or `fold_for_inference`; 0 if it fell back."""
-    return sum(isinstance(layer, (FoldedConv, FrozenConv)) for layer in module.modules())
+    """How many BatchNorms are folded in a module from `fold_trainable`; 0 if it fell back."""
+    return sum(isinstance(layer, FoldedConv) for layer in module.modules())
 
 
-def _evaluated(module: nn.Module, example: Tensor) -> Tensor:
+def evaluated(module: nn.Module, example: Tensor) -> Tensor:
     """The module's output on the example in eval mode, no gradient; the modes are put back."""
     was_training = [layer for layer in module.modules() if layer.training]
     module.eval()
@@ -309,125 +313,9 @@ def _evaluated(module: nn.Module, example: Tensor) -> Tensor:
             layer.training = True
 
 
-def _same(module: nn.Module, example: Tensor, expected: Tensor) -> bool:
+def same(module: nn.Module, example: Tensor, expected: Tensor, *, tolerance: float = TOLERANCE) -> bool:
     """Whether the module gives the expected output; not when it fails (it may have looked into a layer we replaced)."""
     try:
-        return _agree(_evaluated(module, example), expected)
+        return agree(evaluated(module, example), expected, tolerance=tolerance)
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):
         return False
-
-
-# ---- inference -------------------------------------------------------------------------------------------------------
-
-
-class FrozenConv(nn.Module):
-    """Convolution, BatchNorm and activation as one step with constant weights; takes no gradient.
-
-    On the CPU in float32 the activation is applied inside the convolution by oneDNN; elsewhere one after the other.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: nn.Module | None, *, fused: bool) -> None:
-        super().__init__()
-        with torch.no_grad():
-            weight, bias = folded_weight(conv, norm)
-        self.register_buffer("weight", weight.detach().clone())
-        self.register_buffer("bias", bias.detach().clone())
-        self._conv = (_emptied(conv),)
-        self.act = act or nn.Identity()
-        self._attribute = _FUSED.get(type(self.act)) if fused else None
-
-    def forward(self, images: Tensor) -> Tensor:
-        conv = self._conv[0]
-        if self._attribute is None or images.device.type != "cpu" or images.dtype != torch.float32:
-            return self.act(_convolved(conv, images, self.weight, self.bias))
-        weight, padding = self.weight, conv.padding
-        if _pads_like_tensorflow(conv):
-            images, weight, padding = _padded_same(images, weight, conv)
-        return torch.ops.mkldnn._convolution_pointwise(
-            images, weight, self.bias, list(padding), list(conv.stride), list(conv.dilation), conv.groups,
-            self._attribute, _SCALARS.get(self._attribute, []), "",
-        )  # fmt: skip
-
-    def extra_repr(self) -> str:
-        return self._conv[0].extra_repr() + ", with BatchNorm"
-
-
-def fold_for_inference(module: nn.Module, example: Tensor) -> nn.Module:
-    """A frozen copy, in channels_last and eval mode, of the same function and as fast as plain PyTorch makes it.
-
-    The output agrees with the module's within TOLERANCE on the example [b 3 s s]; forms that fail this check are left
-    for the next plainer one: activations inside convolutions, BatchNorms folded, only channels_last. It shares
-    nothing with `module`, learns nothing, and its state dict is its own.
-    """
-    expected = _evaluated(module, example)
-    plain = _frozen(module)
-    pairs = _pairs(module, example)
-    for fused in (True, False):
-        if not pairs or (fused and not _has_fused_kernel(example)):
-            continue
-        candidate = copy.deepcopy(plain)
-        for pair in pairs:
-            _freeze_pair(candidate, pair, fused=fused)
-        candidate.eval().to(memory_format=torch.channels_last)
-        if _same(candidate, example, expected):
-            return candidate
-    return plain
-
-
-def _frozen(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-def _freeze_pair(module: nn.Module, pair: _Pair, *, fused: bool) -> None:
-    """Put one FrozenConv where the convolution was, and nothing where BatchNorm and activation were."""
-    conv, norm = module.get_submodule(pair.conv), module.get_submodule(pair.norm)
-    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    inner = norm._modules.get("act")
-    drop = norm._modules.get("drop")
-    act = inner
-    if pair.act is not None and (inner is None or isinstance(inner, nn.Identity)):
-        act = module.get_submodule(pair.act)
-        replace(module, pair.act, nn.Identity())
-    kernel = fused and (type(conv) is nn.Conv2d or _pads_like_tensorflow(conv)) and conv.padding_mode == "zeros"
-    kernel = kernel and not isinstance(conv.padding, str) and (drop is None or isinstance(drop, nn.Identity))
-    if drop is not None and not isinstance(drop, nn.Identity):
-        act = nn.Sequential(drop, act or nn.Identity())
-    replace(module, pair.conv, FrozenConv(conv, norm, act, fused=kernel))
-    replace(module, pair.norm, nn.Identity())
-
-
-def _has_fused_kernel(example: Tensor) -> bool:
-    return (
-        example.device.type == "cpu"
-        and example.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
-
-
-def _pads_like_tensorflow(conv: nn.Conv2d) -> bool:
-    """Whether this is timm's Conv2dSame: known by name, as only the zoo imports timm; the output is checked anyway."""
-    return type(conv).__name__ == "Conv2dSame"
-
-
-def _padded_same(images: Tensor, weight: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Images, weight and padding that make the output side ceil(side / stride), as TensorFlow does.
-
-    Where one side needs a pixel more than the other, a depthwise kernel gets a row or column of zeros instead, and the
-    padding is even: copying the images into a larger tensor cost 5 times the convolution itself (96 channels, 112 px,
-    batch 16, one core: 63 → 13 ms). With dense kernels the copy is cheaper.
-    """
-    axes = zip(images.shape[-2:], conv.stride, conv.kernel_size, conv.dilation, strict=True)
-    height, width = (
-        max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
-        for side, stride, kernel, dilation in axes
-    )
-    even = ((height + 1) // 2, (width + 1) // 2)
-    if height % 2 == width % 2 == 0:
-        return images, weight, even
-    if conv.groups == conv.in_channels and tuple(conv.dilation) == (1, 1):
-        return images, F.pad(weight, (width % 2, 0, height % 2, 0)), even
-    return F.pad(images, (width // 2, even[1], height // 2, even[0])), weight, (0, 0)

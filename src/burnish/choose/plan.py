@@ -149,7 +149,7 @@ def eased(peak: float, steps: int) -> float:
     return peak * min(1.0, max(0.1, (_STEPS_AT_PEAK / max(1, steps)) ** _EASING))
 
 
-def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, device: torch.device) -> Recipe:
+def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, half: bool, device: torch.device) -> Recipe:
     """The recipe with what the plan decided; peak: the method's own learning rate, for about a hundred steps."""
     return replace(
         recipe,
@@ -158,6 +158,7 @@ def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, device: torc
         freeze=made.freeze,
         flip="on" if flip else "off",
         learning_rate=eased(peak, made.steps) if recipe.learning_rate == "auto" else recipe.learning_rate,
+        precision="bfloat16" if half else "float32",
         device=str(device),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from burnish.backbones.fold import fold_for_inference
+from burnish.backbones.frozen import fold_for_inference
 from burnish.choose.material import Bench, Material
 from burnish.choose.survey import Surveyed
 from burnish.data.cache import Rows, read_pixels
@@ -17,7 +17,7 @@ from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import cores
 from burnish.terms import Preprocess
-from burnish.train.features import batched, outputs
+from burnish.train.features import batched, outputs, takes_half
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tu
         batched(images),
         preprocess=material.preprocess,
         device=bench.device,
+        half=takes_half(bench.recipe.precision, bench.device),
         on_progress=bench.watcher.advance,
     )
     refuse_unreal(features, material, bench)

@@ -13,7 +13,7 @@ from burnish.choose.material import Bench, Material
 from burnish.data.views import normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
-from burnish.train.features import autocast
+from burnish.train.features import autocast, takes_half
 from burnish.train.loop import training_step
 from burnish.train.parts import parts_for_training
 
@@ -42,6 +42,7 @@ class Rates:
         self.material, self.bench = material, bench
         self.forward_per_second, self.at = forward_per_second, at
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
+        self.half: bool | None = None  # whether steps are faster in bfloat16; not known before the first is timed
 
     def whole(self, size: int) -> float:
         """Images per second through the whole network."""
@@ -59,7 +60,19 @@ class Rates:
         return 1.0 / max(0.05 / self.whole(size), seconds)
 
     def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> StepRate:
-        """The better of two real training steps after a warm-up, on a copy of the model."""
+        """A real training step on a copy of the model; the first call also settles the precision of training."""
+        if self.half is None:
+            may = takes_half(self.bench.recipe.precision, self.bench.device)
+            forced = self.bench.recipe.precision != "auto"
+            found = {
+                half: self._step(tunable, freeze, batch, size, half) for half in ({may} if forced else {may, False})
+            }
+            self.half = min(found, key=lambda half: found[half])
+            return StepRate(found[self.half], batch)
+        return StepRate(self._step(tunable, freeze, batch, size, self.half), batch)
+
+    def _step(self, tunable: Tunable, freeze: int, batch: int, size: int, half: bool) -> float:
+        """Seconds, the better of two steps after a warm-up."""
         material, bench = self.material, self.bench
         rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
         assert material.fitting.stored is not None
@@ -68,25 +81,25 @@ class Rates:
         views = normalised(pixels, bench.backbone.preprocess).to(bench.device)
         labels = torch.from_numpy(material.labels[rows]).to(bench.device)
         twin = Tunable(copy.deepcopy(tunable.classifier).to(bench.device), tunable.groups, 0.0)
-        parts = parts_for_training(twin.classifier, bench.backbone, freeze, views[:2])
+        twin.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parts = parts_for_training(twin.classifier, bench.backbone, freeze, views[:2], half=half)
         if parts.lower is not None:
-            with torch.inference_mode(), autocast(bench.device):
-                seconds = min(self._timed(lambda: parts.lower(views[:_LOWER_IMAGES])) for _ in range(3))  # type: ignore[misc]
-                activations = parts.lower(views).float()
-            self._lower[freeze] = min(len(views), _LOWER_IMAGES) / seconds * (size / self.at) ** 2
-            views = activations.clone()
+            lower = parts.lower
+            with torch.no_grad(), autocast(bench.device, half and bench.device.type != "cpu"):
+                seconds = min(self._timed(lambda: lower(views[:_LOWER_IMAGES])) for _ in range(3))
+                views = lower(views).float()
+            self._lower[freeze] = min(batch, _LOWER_IMAGES) / seconds * (size / self.at) ** 2
         elif freeze:
             self._lower[freeze] = self.whole(self.at)
-        step = training_step(twin, parts.trained, weight_decay=0.0, label_smoothing=0.0)
+        step = training_step(twin, parts.trained, weight_decay=0.0, label_smoothing=0.0, half=half)
         average = Average(twin)
 
         def once() -> None:
             step(views, labels)
             average.follow(twin)
 
-        times = [self._timed(once) for _ in range(3)]
         augmenting = 1.0 if freeze else 1.03  # augmentation takes 2 to 3 % of a step
-        return StepRate(augmenting * min(times[1:]), batch)
+        return augmenting * min([self._timed(once) for _ in range(3)][1:])
 
     def reserve_seconds(self, material: Material, size: int) -> float:
         """Seconds from the last training step to the exit: candidates on val, both models on test, report."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from burnish.backbones.classifier import Classifier
-from burnish.backbones.fold import fold_for_inference
+from burnish.backbones.frozen import fold_for_inference
 from burnish.choose.material import Bench, Material
 from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
@@ -61,6 +61,7 @@ class Tuning:
     def __init__(self, tunable: Tunable, made: Plan, probed: Probed, material: Material, bench: Bench) -> None:
         self.plan, self.material, self.bench, self.flip = made, material, bench, probed.flip
         self.tunable = tunable
+        self.half = bench.recipe.precision == "bfloat16"
         tunable.classifier.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         movable = tunable.movable()
         parameters = dict(tunable.classifier.named_parameters())
@@ -93,7 +94,9 @@ class Tuning:
         """Train on from where the training stands; with each epoch what the moving average is worth on validation."""
         recipe = self.bench.recipe
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(self.bench.device)
-        self.parts = parts_for_training(self.tunable.classifier, self.bench.backbone, self.plan.freeze, example)
+        self.parts = parts_for_training(
+            self.tunable.classifier, self.bench.backbone, self.plan.freeze, example, half=self.half
+        )
         if (
             self.training.over
         ):  # an earlier sitting made the last step; the parts are what candidates are looked at with
@@ -110,6 +113,7 @@ class Tuning:
                 device=self.bench.device,
                 seed=recipe.seed,
                 label_smoothing=recipe.label_smoothing,
+                half=self.half,
                 workers=self.bench.workers,
                 watcher=self.bench.watcher,
             ):
@@ -155,6 +159,7 @@ class Tuning:
             views=count,
             size=self.plan.final_size,
             device=self.bench.device,
+            half=self.half,
             on_progress=watcher.advance,
         )
         watcher.stage("tune")
@@ -196,7 +201,7 @@ class Tuning:
     def _val_logits(self, preprocess: Preprocess) -> np.ndarray:
         """The shell's logits of the validation images; what is frozen below has seen them once."""
         device, size = self.bench.device, preprocess.size
-        lower = self.parts.lower if self.parts is not None else None
+        lower = self.parts.exact if self.parts is not None else None
         if size not in self.val:
             ids = self.material.fitting.ids[self.material.val_rows]
             images = plain_at(self.material, ids, preprocess, self.bench)
@@ -207,7 +212,7 @@ class Tuning:
             return logits_of(self.shell, held, preprocess, self.bench)
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(device)
         upper = upper_for_inference(self.shell, self.bench.backbone, self.plan.freeze, example)
-        with torch.inference_mode(), autocast(device):
+        with torch.inference_mode():
             return np.concatenate([upper(chunk.to(device)).float().cpu().numpy() for chunk in held])
 
     # ---- to and from disk --------------------------------------------------------------------------------------------
@@ -254,6 +259,7 @@ def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> 
     how, preprocess = Augmentation(size=size, flip=probed.flip), replace(bench.backbone.preprocess, size=size)
     assert stored is not None
     trunk: nn.Module | None = None
+    half = bench.recipe.precision == "bfloat16"
     features = []
     for chunk in np.array_split(rows, max(1, len(rows) // BATCH)):
         views = augmented(
@@ -265,8 +271,8 @@ def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> 
             how=how,
             preprocess=preprocess,
         ).to(bench.device)
-        trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2])
-        with torch.inference_mode(), autocast(bench.device):
+        trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2], half=half)
+        with torch.inference_mode(), autocast(bench.device, half and bench.device.type != "cpu"):
             features.append(trunk(views).float().cpu().numpy())
     return probed.choice.refitted(
         np.concatenate(features), material.labels[rows], classes=len(material.catalog.classes)

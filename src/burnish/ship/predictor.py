@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.special import softmax
 from torch import nn
 
-from burnish.backbones.fold import fold_for_inference
+from burnish.backbones.frozen import fold_for_inference
 from burnish.data.pixels import decode, view
 from burnish.data.sources.scan import scan
 from burnish.data.views import normalised

@@ -49,6 +49,7 @@ class LiveActivations:
     inputs: Inputs
     lower: nn.Module
     device: torch.device
+    half: bool
 
     @property
     def labels(self) -> np.ndarray:
@@ -61,7 +62,7 @@ class LiveActivations:
         return self.inputs.name(row)
 
     def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
-        return _through(self.lower, self.inputs.batch(rows, epoch=epoch, size=size), self.device)
+        return _through(self.lower, self.inputs.batch(rows, epoch=epoch, size=size), self.device, self.half)
 
 
 def kept_or_live(
@@ -71,6 +72,7 @@ def kept_or_live(
     views: int,
     size: int,
     device: torch.device,
+    half: bool,
     on_progress: Callable[[int], None],
 ) -> tuple[KeptActivations | LiveActivations, str]:
     """The activations of as many views as there is room for, and what had to give ("" when nothing had).
@@ -78,17 +80,17 @@ def kept_or_live(
     The bits depend on the inputs alone, so a resumed run that computes them again trains on the same ones.
     """
     chunks = np.array_split(np.arange(len(inputs)), max(1, math.ceil(len(inputs) / BATCH)))
-    shape = _packed(_through(lower, inputs.batch(chunks[0][:1], epoch=1, size=size), device)).shape[1:]
+    shape = _packed(_through(lower, inputs.batch(chunks[0][:1], epoch=1, size=size), device, half)).shape[1:]
     each = len(inputs) * math.prod(shape) * 2  # bytes of one view of every image
     room = DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
     held = min(views, max(1 if each <= IN_MEMORY_BYTES else 0, int(room / max(1, each))))
     kept = _blank_views(held, (len(inputs), *shape))
     if kept is None:
         why = f"activations of one view of each image need {each / 1e9:.1f} GB and there is no room: computed in each step"
-        return LiveActivations(inputs, lower, device), why
+        return LiveActivations(inputs, lower, device, half), why
     for view in range(held):
         for rows in chunks:
-            found = _packed(_through(lower, inputs.batch(rows, epoch=view + 1, size=size), device))
+            found = _packed(_through(lower, inputs.batch(rows, epoch=view + 1, size=size), device, half))
             kept[view, rows] = np.clip(found, -65504.0, 65504.0)  # the range of float16
             on_progress(len(rows))
     why = f"room for the activations of {held} of {views} views" if held < views else ""
@@ -97,11 +99,14 @@ def kept_or_live(
 
 def plain_activations(lower: nn.Module, plain: Iterator[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     """float32 activations of batches of network inputs, on the CPU."""
-    return [_through(lower, images, device).cpu() for images in plain]
+    return [_through(lower, images, device, half=False).cpu() for images in plain]
 
 
-def _through(lower: nn.Module, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    with torch.no_grad(), autocast(device):  # not inference_mode: live activations are trained on
+def _through(lower: nn.Module, images: torch.Tensor, device: torch.device, half: bool) -> torch.Tensor:
+    with (
+        torch.no_grad(),
+        autocast(device, half and device.type != "cpu"),
+    ):  # not inference_mode: live activations are trained on
         return lower(images.to(device, non_blocking=True)).float()
 
 

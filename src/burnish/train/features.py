@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from burnish.backbones.half import has_fast_half
 from burnish.data.cache import Rows
 from burnish.data.views import normalised
 from burnish.terms import Preprocess
@@ -21,12 +22,16 @@ def outputs(
     *,
     preprocess: Preprocess,
     device: torch.device,
+    half: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """What `module` gives, float32 [n d], for batches of plain uint8 images [b s s 3], in their order."""
+    """What `module` gives, float32 [n d], for batches of plain uint8 images [b s s 3], in their order.
+
+    half: let an accelerator compute in bfloat16; what is scored is computed in float32, as `predict` does.
+    """
     found = []
     for pixels in plain:
-        with torch.inference_mode(), autocast(device):
+        with torch.inference_mode(), autocast(device, half and device.type != "cpu"):
             out = module(normalised(pixels, preprocess).to(device, non_blocking=True))
         found.append(out.float().cpu().numpy())
         if on_progress is not None:
@@ -40,7 +45,15 @@ def batched(images: Rows, *, batch: int = BATCH) -> Iterator[np.ndarray]:
         yield images[start : start + batch]
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the accelerator has it; on CPUs convolutions in bfloat16 fall off a cliff (see LOG.md), so off."""
-    on = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+def autocast(device: torch.device, half: bool) -> torch.autocast:
+    """bfloat16 for what gains by it, with float32 weights. On a CPU this is for training alone: see `backbones.half`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+
+
+def takes_half(precision: str, device: torch.device) -> bool:
+    """Whether bfloat16 may be used: asked for, or, with "auto", where the device does it in hardware."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and has_fast_half()

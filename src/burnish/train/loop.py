@@ -108,14 +108,16 @@ def tune(
     device: torch.device,
     seed: int,
     label_smoothing: float,
+    half: bool = False,
     workers: int = 0,
     watcher: Watcher,
 ) -> Iterator[Step | Epoch]:
     """Train the movable parameters in place from where `training` stands to its total.
 
     module: what is run forward and backward on the inputs' batches; it shares its parameters with the tunable's
-    classifier (it may be a faster form or the upper part of it). workers: threads that make batches ahead; the result
-    does not depend on them. Raises Diverged when the loss or a gradient is not finite; nothing has moved then.
+    classifier (it may be a faster form or the upper part of it). half: compute in bfloat16, with float32 weights.
+    workers: threads that make batches ahead; the result does not depend on them. Raises Diverged when the loss or a
+    gradient is not finite; nothing has moved then.
     """
     peak = training.tunable.peak_learning_rate
     with Ahead(inputs, device, workers) as ahead:
@@ -135,7 +137,7 @@ def tune(
                     group["lr"] = peak * group["rate"] * factor
                 views = ahead.get(batches, training.position, epoch=training.epoch, size=size)
                 labels = torch.from_numpy(inputs.labels[rows]).to(device)
-                loss = _step(module, training.optimiser, views, labels, label_smoothing)
+                loss = _step(module, training.optimiser, views, labels, label_smoothing, half)
                 if not math.isfinite(loss):
                     raise Diverged(_what_diverged(loss, training, peak * factor, inputs, rows))
                 training.average.follow(training.tunable)
@@ -192,11 +194,11 @@ def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
 
 
 def training_step(
-    tunable: Tunable, module: nn.Module, *, weight_decay: float, label_smoothing: float
+    tunable: Tunable, module: nn.Module, *, weight_decay: float, label_smoothing: float, half: bool = False
 ) -> Callable[..., float]:
     """A function (views, labels) -> loss that makes one optimiser step at rate zero: for timing."""
     optimiser = optimiser_for(tunable, weight_decay)
-    return lambda views, labels: _step(module, optimiser, views, labels, label_smoothing)
+    return lambda views, labels: _step(module, optimiser, views, labels, label_smoothing, half)
 
 
 def steps_an_epoch(images: int, batch: int) -> int:
@@ -215,15 +217,16 @@ def _step(
     views: torch.Tensor,
     labels: torch.Tensor,
     label_smoothing: float,
+    half: bool,
 ) -> float:
     """One optimiser step; the loss before it, nats. Nothing is changed when the loss or the gradient is not finite."""
     optimiser.zero_grad(set_to_none=True)
     loss = 0.0
     pieces = _pieces(views)
     for part, truth in zip(views.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
-        with autocast(views.device):
-            logits = module(part).float()
-            share = F.cross_entropy(logits, truth, label_smoothing=label_smoothing, reduction="sum") / len(views)
+        with autocast(views.device, half):
+            logits = module(part)
+        share = F.cross_entropy(logits.float(), truth, label_smoothing=label_smoothing, reduction="sum") / len(views)
         share.backward()
         loss += share.item()
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]

@@ -9,7 +9,9 @@ from torch import nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.cut import cut
-from burnish.backbones.fold import fold_for_inference, fold_trainable
+from burnish.backbones.fold import fold_trainable
+from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.half import fold_trainable_half
 from burnish.backbones.spec import Backbone
 
 
@@ -19,18 +21,26 @@ class Parts:
 
     trained: nn.Module  # activations (or images, where nothing is below) to logits; shares the classifier's parameters
     lower: nn.Module | None  # images to activations, the fast frozen form
+    exact: nn.Module | None  # the same in float32, for what is scored
 
 
-def parts_for_training(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> Parts:
-    """Fold the classifier in place and cut it after `freeze` stages; uncut where the trunk cannot be divided there."""
-    folded = fold_trainable(classifier, example, inplace=True)
+def parts_for_training(
+    classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor, *, half: bool
+) -> Parts:
+    """Fold the classifier in place and cut it after `freeze` stages; uncut where the trunk cannot be divided there.
+
+    half: it will be trained under bfloat16 autocast.
+    """
+    fold = fold_trainable_half if half else fold_trainable
+    folded = fold(classifier, example, inplace=True)
     assert isinstance(folded, Classifier)
     halves = cut(folded.trunk, backbone.stages, freeze, example)
     whole = cut(backbone.module, backbone.stages, freeze, example)
     if halves is None or whole is None:
-        return Parts(folded, None)
+        return Parts(folded, None, None)
     trained = nn.Sequential(halves.upper, folded.dropout, folded.head)
-    return Parts(trained, fold_for_inference(whole.lower, example))
+    exact = fold_for_inference(whole.lower, example)
+    return Parts(trained, fold_for_inference(whole.lower, example, half=True) if half else exact, exact)
 
 
 def upper_for_inference(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> nn.Module:
