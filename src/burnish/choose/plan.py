@@ -23,6 +23,8 @@ EPOCHS_AT_MOST = 60  # past this, further passes over the same images have stopp
 _LARGE_FROM = 0.6
 _PIXELS_STEP = 32
 VIEWS_AT_MOST = 8  # augmented views of each image whose activations are kept
+_STEP_AT_LEAST = 1.5  # seconds of a training step over those of a float32 forward pass: 3 in float32, half in bfloat16
+_STEPS_TO_TIME = 8  # what measuring costs
 _STEPS_AT_PEAK = 100
 _EASING = 0.65
 
@@ -71,6 +73,8 @@ def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench,
 
     tunable_at: the method's tunable with so many leading stages frozen. rates: measures steps on this machine.
     """
+    if hopeless := _no_time(material, bench, rates):
+        return hopeless
     fixed = 0 if bench.recipe.freeze == "auto" else bench.recipe.freeze
     made = _fitted(tunable_at(fixed), fixed, material, bench, rates)
     # Where the clock leaves the whole network few passes, its upper part may get more: activations below are kept.
@@ -81,6 +85,21 @@ def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench,
             if other.steps and other.epochs >= min(EPOCHS_WANTED, 2.0 * made.epochs):
                 return other
     return made
+
+
+def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
+    """The plan not to train, where even a guess from the forward rate leaves nothing: timing steps costs seconds itself."""
+    recipe, size = bench.recipe, _sizes(bench)[0] if bench.recipe.image_size == "auto" else bench.recipe.image_size
+    n = len(material.train_rows)
+    batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
+    reserve = rates.reserve_seconds(material, size)
+    left = bench.clock.left() - reserve
+    step = batch * _STEP_AT_LEAST / rates.whole(size)
+    if left >= step * (_STEPS_TO_TIME + max(5, 0.5 * steps_an_epoch(n, batch))):
+        return None
+    sizes = ((0.0, size),)
+    reason = f"training would have {max(0.0, left):.0f} s, less than half an epoch: the probe is kept"
+    return Plan(batch, sizes, 0, 0.0, 0, 0, True, 0, reserve, {}, 0.0, reason)
 
 
 def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rates: Rates) -> Plan:

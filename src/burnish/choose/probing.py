@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from burnish.backbones.frozen import fold_for_inference
 from burnish.choose.material import Bench, Material
 from burnish.choose.survey import Surveyed
 from burnish.data.cache import Rows, read_pixels
-from burnish.data.views import normalised
 from burnish.errors import ModelError, shown
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, choose_head
@@ -31,7 +29,7 @@ class Probed:
     val_logits: np.ndarray  # float32 [v k], of train_head
     flip: bool  # whether mirror images may be trained on
     flip_reason: str
-    images_per_second: float  # of the trunk, forward
+    images_per_second: float  # of the trunk, forward, in float32 as for scores
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
 
 
@@ -48,12 +46,12 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probed:
     train_head = choice.refitted(features[train], labels[train], classes=classes)
     logits = train_head.logits(features[val])
     right = logits.argmax(1) == labels[val]
-    flip, reason = settle_flip(material, bench, train_head, right)
+    flip, reason = settle_flip(material, surveyed, bench, train_head, right)
     return Probed(surveyed.preprocess, choice, train_head, right, logits, flip, reason, rate, surveyed.size_reason)
 
 
 def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
-    """Features [n d] of all train and val images, and the images per second that took."""
+    """Features [n d] of all train and val images, and the images per second the trunk sees in float32."""
     images = material.fitting.plain
     bench.watcher.stage(f"features, {material.preprocess.size} px", total=len(images))
     began = time.monotonic()
@@ -65,8 +63,9 @@ def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tu
         half=takes_half(bench.recipe.precision, bench.device),
         on_progress=bench.watcher.advance,
     )
+    rate = len(images) / max(1e-9, time.monotonic() - began)
     refuse_unreal(features, material, bench)
-    return features, len(images) / max(1e-9, time.monotonic() - began)
+    return features, rate * surveyed.scored_share
 
 
 def refuse_unreal(features: np.ndarray, material: Material, bench: Bench) -> None:
@@ -85,7 +84,9 @@ def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess, bench:
     return read_pixels(material.catalog, ids, preprocess=preprocess, workers=cores(), store=bench.store).plain
 
 
-def settle_flip(material: Material, bench: Bench, head: Head, right: np.ndarray) -> tuple[bool, str]:
+def settle_flip(
+    material: Material, surveyed: Surveyed, bench: Bench, head: Head, right: np.ndarray
+) -> tuple[bool, str]:
     """Whether mirroring keeps the label, asked of the probe: is it as right on mirrored val images as on plain ones?
 
     Mirrored hands, digits and letters lose far more than one standard error; photographs of things lose nothing.
@@ -96,9 +97,9 @@ def settle_flip(material: Material, bench: Bench, head: Head, right: np.ndarray)
     if len(rows) == 0:
         return False, "no validation images to ask"
     images = material.fitting.plain[rows]
-    trunk = fold_for_inference(bench.backbone.module.to(bench.device), _example(images, preprocess, bench))
     mirrored = (np.ascontiguousarray(chunk[:, :, ::-1]) for chunk in batched(images))
-    features = outputs(trunk, mirrored, preprocess=preprocess, device=bench.device)
+    half = takes_half(bench.recipe.precision, bench.device)
+    features = outputs(surveyed.trunk, mirrored, preprocess=preprocess, device=bench.device, half=half)
     mirrored_right = head.logits(features).argmax(1) == material.labels[rows]
     drop = right.astype(float) - mirrored_right
     error = drop.std() / np.sqrt(len(drop))
@@ -108,8 +109,3 @@ def settle_flip(material: Material, bench: Bench, head: Head, right: np.ndarray)
         flip,
         f"{words}: the probe is right on {mirrored_right.mean():.1%} of mirrored and {right.mean():.1%} of plain val images",
     )
-
-
-def _example(images: Rows, preprocess: Preprocess, bench: Bench):
-    """Two network inputs [2 3 s s], to check faster forms of the network on."""
-    return normalised(images[:2], preprocess).to(bench.device)

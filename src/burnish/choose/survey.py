@@ -37,7 +37,7 @@ class Surveyed:
     trunk: nn.Module  # the frozen trunk in its fast form
     preprocess: Preprocess  # of the probe
     trains: bool  # whether some training can follow, so that images are kept for it
-    images_per_second: float  # of the trunk, forward, at that size
+    scored_share: float  # images per second in float32, as for scores, over those of `trunk`; 0 to 1
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
 
 
@@ -52,14 +52,20 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
     example = normalised(images[:2], native).to(bench.device)
     half = takes_half(bench.recipe.precision, bench.device)
     module = bench.backbone.module.to(bench.device)
-    trunk, rate = fastest([fold_for_inference(module, example, half=one) for one in {False, half}], images, bench, half)
-    count, train = len(splits.train) + len(splits.val) + len(splits.test), len(splits.train)
-    left = bench.clock.left() - count / decoded_per_second
+    exact = fold_for_inference(module, example)
+    trunk, rate, scored = exact, *(2 * [images_per_second(exact, images, bench, half=False)])
+    if half:
+        other = fold_for_inference(module, example, half=True)
+        faster = images_per_second(other, images, bench, half=True)
+        trunk, rate = (other, faster) if faster > rate else (exact, rate)
+    fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
+    count = fitting + test * rate / scored  # what is scored is seen in float32
+    left = bench.clock.left() - (fitting + test) / decoded_per_second
     size = affordable_size(
         native.size,
         rate,
         seconds_left=left,
-        images=count,
+        images=round(count),
         train=train if trains else 0,
         one_size=bench.backbone.one_size,
     )
@@ -73,21 +79,17 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
         reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {left:.0f} s left"
     if reason:
         bench.watcher.say(f"the probe sees {size} px: {reason}")
-    return Surveyed(trunk, replace(native, size=size), trains, rate_there, reason)
+    return Surveyed(trunk, replace(native, size=size), trains, scored / rate, reason)
 
 
-def fastest(forms: list[nn.Module], images: np.ndarray, bench: Bench, half: bool) -> tuple[nn.Module, float]:
-    """The form of the trunk that sees most images in a second, and how many."""
-    found = []
-    for place, form in enumerate(forms):
-        seconds = []
-        for _ in range(3):
-            began = time.monotonic()
-            outputs(form, [images], preprocess=bench.backbone.preprocess, device=bench.device, half=half)
-            seconds.append(time.monotonic() - began)
-        found.append((len(images) / min(seconds), -place, form))
-    rate, _, form = max(found, key=lambda one: one[:2])
-    return form, rate
+def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half: bool) -> float:
+    """What this form of the trunk sees, forward; the best of three."""
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        outputs(form, [images], preprocess=bench.backbone.preprocess, device=bench.device, half=half)
+        seconds.append(time.monotonic() - began)
+    return len(images) / min(seconds)
 
 
 def affordable_size(

@@ -18,7 +18,7 @@ import PIL
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.pixels import DECODER, FORMATS, MAX_BYTES, Rendering, decode, enough, read_all, stored, view
+from burnish.data.pixels import DECODER, FORMATS, MAX_BYTES, Rendering, Target, decode, enough, read_all, stored, view
 from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, Draft, Entry, Picked, PixelStore, settings_key
 from burnish.errors import UnreadableImage
 from burnish.terms import Preprocess
@@ -80,7 +80,7 @@ def read_pixels(
     draft = _draft(store, len(ids), sides)
     rows: Mapping[str, Rows]
     if draft is not None:
-        rows, out = draft.rows, {name: mapped.writable() for name, mapped in draft.rows.items()}
+        rows, out = draft.rows, dict(draft.rows)
     elif sum(_bytes(len(ids), side) for side in sides.values()) <= IN_MEMORY_BYTES:
         rows = out = {name: np.zeros((len(ids), side, side, 3), np.uint8) for name, side in sides.items()}
     else:
@@ -178,7 +178,7 @@ def _bytes(count: int, side: int) -> int:
 class _Scattered:
     """Writes row i to place places[i] of an array."""
 
-    array: np.ndarray
+    array: Target
     places: np.ndarray
 
     def __setitem__(self, row: int, pixels: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Decoded pixels in files: kept between runs by content, memory-mapped, bounded; or unnamed, for one run.
 
-    FOLDER/<settings>-<set>.pixels      magic, length of the table, table (JSON), then each rendering's rows, uint8
+    FOLDER/<settings>-<set>.pixels      magic, length and hash of the table, table (JSON), then each rendering's rows, uint8
 
 `settings` is the hash of how images were rendered, `set` that of which; a row is known by the hash of its image file's
 bytes, so a set that has gained or changed some images takes the others from the files of before. Rows are checked by
@@ -29,12 +29,16 @@ DISK_SHARE = 0.5  # of the free space at most, for unnamed files
 KEPT_BYTES = 20 * 2**30  # of all kept files together, and never more than a quarter of the disk's free space and theirs
 _MAGIC = b"burnish pixels 1"
 _SUFFIX = ".pixels"
+_HEAD_BYTES = len(_MAGIC) + 8 + 32  # the length of the table and its hash
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _MAX_TABLE_BYTES = 2**30
 
 
 class Mapped:
-    """uint8 rows [n s s 3] in an open file, mapped only while they are copied out: they never count as this process's."""
+    """uint8 rows [n s s 3] in an open file, mapped only while they are copied out: they never count as this process's.
+
+    Written row by row, from any thread.
+    """
 
     def __init__(self, descriptor: _Descriptor, offset: int, shape: tuple[int, ...]) -> None:
         self.descriptor, self.offset, self.shape = descriptor, offset, shape
@@ -43,15 +47,24 @@ class Mapped:
         return self.shape[0]
 
     def __getitem__(self, rows: Any, /) -> np.ndarray:
-        return np.array(self.writable()[rows])
-
-    def writable(self) -> np.ndarray:
-        """The rows themselves, for as long as the array lives."""
         size = int(np.prod(self.shape))
         if size == 0:
-            return np.zeros(self.shape, np.uint8)
-        held = mmap.mmap(self.descriptor.number, size, access=self.descriptor.access, offset=self.offset)
-        return np.frombuffer(held, np.uint8).reshape(self.shape)
+            return np.zeros(self.shape, np.uint8)[rows]
+        held = mmap.mmap(self.descriptor.number, size, access=mmap.ACCESS_READ, offset=self.offset)
+        return np.array(np.frombuffer(held, np.uint8).reshape(self.shape)[rows])
+
+    def __setitem__(self, row: int, pixels: np.ndarray, /) -> None:
+        data = memoryview(np.ascontiguousarray(pixels, np.uint8).reshape(self.shape[1:]).tobytes())
+        written, start = 0, self.offset + row * len(data)
+        while written < len(data):
+            written += os.pwrite(self.descriptor.number, data[written:], start + written)
+
+    def checksums(self) -> list[int]:
+        """The CRC-32 of each row."""
+        found: list[int] = []
+        for start in range(0, len(self), 64):
+            found += [zlib.crc32(row) for row in self[start : start + 64]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,9 +84,8 @@ class Picked:
 class _Descriptor:
     """An open file, closed when nothing needs it."""
 
-    def __init__(self, number: int, *, writable: bool) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
@@ -101,7 +113,7 @@ class PixelStore:
             found = sorted(self.folder.glob(f"{settings}-*{_SUFFIX}"), key=lambda path: -path.stat().st_mtime)
         except OSError:
             return []
-        return [entry for path in found if (entry := _opened(path)) is not None]
+        return [entry for path in found if (entry := _opened(path, settings)) is not None]
 
     def keep(self, draft: Draft, settings: str, digests: Sequence[str], sizes: np.ndarray) -> bool:
         """Give the draft a name, if there is room for it; False when there is none, or the disk refuses."""
@@ -110,7 +122,7 @@ class PixelStore:
         try:
             if not self._make_room(draft.bytes, beside=path):
                 return False
-            draft.finish(digests, sizes)
+            draft.finish(settings, digests, sizes)
             draft.link(path)
         except OSError:
             return False
@@ -151,26 +163,32 @@ class Draft:
         """Raises OSError when there is no room."""
         shapes = {name: (count, side, side, 3) for name, side in sides.items()}
         # The table stands first, in a space that surely holds it.
-        self.table_bytes = _rounded(len(_MAGIC) + 8 + 4096 + count * (120 + 16 * len(sides)))
+        self.table_bytes = _rounded(_HEAD_BYTES + 4096 + count * (120 + 16 * len(sides)))
         offsets, end = {}, self.table_bytes
         for name, shape in shapes.items():
             offsets[name] = end
             end += _rounded(int(np.prod(shape)))
         self.bytes, self.sides, self.count = end, dict(sides), count
         number = _unnamed(folder)
-        self.descriptor = _Descriptor(number, writable=True)
+        self.descriptor = _Descriptor(number)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(number, 0, end)  # a write to a hole on a full disk would end the process
         else:
             os.ftruncate(number, end)
         self.rows = {name: Mapped(self.descriptor, offsets[name], shape) for name, shape in shapes.items()}
 
-    def finish(self, digests: Sequence[str], sizes: np.ndarray) -> None:
-        """Write the table: what each row is."""
-        crc = {name: _crcs(rows.writable()) for name, rows in self.rows.items()}
-        table = {"sides": self.sides, "digests": list(digests), "sizes": sizes.tolist(), "crc": crc}
+    def finish(self, settings: str, digests: Sequence[str], sizes: np.ndarray) -> None:
+        """Write the table: how images were rendered, and what each row is."""
+        crc = {name: rows.checksums() for name, rows in self.rows.items()}
+        table = {
+            "settings": settings,
+            "sides": self.sides,
+            "digests": list(digests),
+            "sizes": sizes.tolist(),
+            "crc": crc,
+        }
         text = json.dumps(table, separators=(",", ":")).encode()
-        head = _MAGIC + len(text).to_bytes(8, "little") + text
+        head = _MAGIC + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + text
         if len(head) > self.table_bytes:
             raise OSError("the table is larger than its space")
         os.pwrite(self.descriptor.number, head, 0)
@@ -179,8 +197,12 @@ class Draft:
     def link(self, path: Path) -> None:
         """Name the file, in one step; a file of that name is replaced."""
         temporary = path.with_name(f".{os.getpid()}-{path.name}")
-        os.link(f"/proc/self/fd/{self.descriptor.number}", temporary, follow_symlinks=True)
-        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:  # with a folder's descriptor Python asks for linkat, which follows the link in /proc to the file itself
+            os.link(f"/proc/self/fd/{self.descriptor.number}", temporary.name, dst_dir_fd=folder, follow_symlinks=True)
+            os.replace(temporary, path)
+        finally:
+            os.close(folder)
 
 
 def blank(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
@@ -194,13 +216,6 @@ def blank(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
         else:
             file.truncate(size)
         return np.memmap(file, dtype, "r+", shape=shape)
-
-
-def drop_pages(array: np.ndarray) -> None:
-    """Let the system keep a mapped array's pages as its own cache instead of this process's memory; values stay."""
-    held = getattr(array, "_mmap", None)
-    if held is not None and hasattr(mmap, "MADV_DONTNEED"):
-        held.madvise(mmap.MADV_DONTNEED)
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:
@@ -219,18 +234,23 @@ def _unnamed(folder: Path) -> int:
     return number
 
 
-def _opened(path: Path) -> Entry | None:
-    """The file's entry; rows that fail their check are left out; None when the file is not sound."""
+def _opened(path: Path, settings: str) -> Entry | None:
+    """The file's entry; rows that fail their check are left out; None when it is not sound, or rendered otherwise."""
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        descriptor = _Descriptor(number, writable=False)
-        head = os.pread(number, len(_MAGIC) + 8, 0)
-        length = int.from_bytes(head[len(_MAGIC) :], "little")
+        descriptor = _Descriptor(number)
+        head = os.pread(number, _HEAD_BYTES, 0)
+        length = int.from_bytes(head[len(_MAGIC) : len(_MAGIC) + 8], "little")
         if head[: len(_MAGIC)] != _MAGIC or not 0 < length <= _MAX_TABLE_BYTES:
             return None
-        table = json.loads(os.pread(number, length, len(_MAGIC) + 8))
+        text = os.pread(number, length, _HEAD_BYTES)
+        if hashlib.sha256(text).digest() != head[len(_MAGIC) + 8 :]:
+            return None
+        table = json.loads(text)
+        if table["settings"] != settings:
+            return None
         sides, count = table["sides"], len(table["digests"])
-        draft_bytes = _rounded(len(_MAGIC) + 8 + 4096 + count * (120 + 16 * len(sides)))
+        draft_bytes = _rounded(_HEAD_BYTES + 4096 + count * (120 + 16 * len(sides)))
         rows, end = {}, draft_bytes
         for name, side in sides.items():
             shape = (count, int(side), int(side), 3)
@@ -240,16 +260,12 @@ def _opened(path: Path) -> Entry | None:
             return None
         sound = np.ones(count, bool)
         for name, mapped in rows.items():
-            sound &= np.array(_crcs(mapped.writable())) == np.array(table["crc"][name])
+            sound &= np.array(mapped.checksums()) == np.array(table["crc"][name])
         digests = tuple(digest if fine else "" for digest, fine in zip(table["digests"], sound, strict=True))
         os.utime(path)  # the files used longest ago go first
         return Entry(digests, np.array(table["sizes"], np.int32).reshape(count, 2), rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
         return None
-
-
-def _crcs(rows: np.ndarray) -> list[int]:
-    return [zlib.crc32(row) for row in rows]
 
 
 def _rounded(size: int) -> int:

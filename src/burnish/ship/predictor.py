@@ -18,7 +18,7 @@ from scipy.special import softmax
 from torch import nn
 
 from burnish.backbones.frozen import fold_for_inference
-from burnish.data.pixels import decode, view
+from burnish.data.pixels import decode, enough, view
 from burnish.data.sources.scan import scan
 from burnish.data.views import normalised
 from burnish.errors import DataError, UnreadableImage, shown
@@ -102,7 +102,7 @@ class Predictor:
 
         def pixels(image: ImageLike) -> np.ndarray | UnreadableImage:
             try:
-                return view(opened(image), preprocess)
+                return view(opened(image, at_least=enough(preprocess)), preprocess)
             except UnreadableImage as error:
                 return error
 
@@ -124,16 +124,16 @@ class Predictor:
         return self._fast
 
 
-def opened(image: ImageLike) -> Image.Image:
+def opened(image: ImageLike, *, at_least: int | None = None) -> Image.Image:
     """The upright RGB image of a path, of the bytes of a file, of a Pillow image or of a uint8 array [h w 3] or [h w]."""
     if isinstance(image, bytes):
-        return decode(image)
+        return decode(image, at_least=at_least)
     if isinstance(image, (Image.Image, np.ndarray)):
         picture = image if isinstance(image, Image.Image) else _from_array(image)
         buffer = io.BytesIO()
         (picture if picture.mode in _PNG_MODES else picture.convert("RGB")).save(buffer, "PNG", compress_level=1)
         return decode(buffer.getvalue())  # the one decoder, so that alpha, 16-bit and palettes come out alike
-    return decode(Path(image))
+    return decode(Path(image), at_least=at_least)
 
 
 _PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
