@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -18,7 +19,19 @@ import PIL
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.pixels import DECODER, FORMATS, MAX_BYTES, Rendering, Target, decode, enough, read_all, stored, view
+from burnish.data.pixels import (
+    DECODER,
+    FORMATS,
+    MAX_BYTES,
+    Decoded,
+    Rendering,
+    Target,
+    decode,
+    enough,
+    read_all,
+    stored,
+    view,
+)
 from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, Draft, Entry, Picked, PixelStore, settings_key
 from burnish.errors import UnreadableImage
 from burnish.terms import Preprocess
@@ -58,52 +71,75 @@ def read_pixels(
     store: where the pixels of image files seen before are taken from, and new ones kept. Raises nothing for a bad image:
     it is in `named` and has no row.
     """
-    forms: dict[str, tuple[int, Rendering]] = {"plain": (preprocess.size, lambda image: view(image, preprocess))}
+    forms: dict[str, Form] = {"plain": Form(preprocess.size, lambda image: view(image, preprocess))}
     if stored_side is not None:
-        forms["stored"] = (stored_side, lambda image: stored(image, stored_side))
-    sides = {name: side for name, (side, _) in forms.items()}
+        forms["stored"] = Form(stored_side, lambda image: stored(image, stored_side))
     key = settings_key(
         {"preprocess": asdict(preprocess), "stored": stored_side, "pillow": PIL.__version__, "decoder": DECODER}
     )
     digests = _digests(catalog, ids, workers)
     known = _known(store.entries(key) if store is not None else [], digests)
     places = np.flatnonzero([digest not in known for digest in digests])
-    read = partial(
-        read_all, catalog, at_least=enough(preprocess, stored_side), workers=workers, on_progress=on_progress
-    )
+    at_least = enough(preprocess)
+    read = partial(read_all, catalog, at_least=at_least, workers=workers, on_progress=on_progress)
     if (whole := _same_set(known, digests)) is not None:
         bad = read(ids[places], {}, {}, done_before=len(ids) - len(places))  # to say why they cannot be read
         if not bad.good.any():
             good = np.isin(np.arange(len(ids)), places, invert=True)
             return _pixels(ids, whole.rows, whole.sizes, good, bad.named, digests)
 
-    draft = _draft(store, len(ids), sides)
-    rows: Mapping[str, Rows]
+    draft = _draft(store, len(ids), forms)
     if draft is not None:
-        rows, out = draft.rows, dict(draft.rows)
-    elif sum(_bytes(len(ids), side) for side in sides.values()) <= IN_MEMORY_BYTES:
-        rows = out = {name: np.zeros((len(ids), side, side, 3), np.uint8) for name, side in sides.items()}
-    else:
-        again = partial(_Again, catalog, ids, workers=workers, at_least=enough(preprocess, stored_side))
-        rows, out, known, places = (
-            {name: again(form, side) for name, (side, form) in forms.items()},
-            {},
-            {},
-            np.arange(len(ids)),
-        )
+        try:
+            sizes, good, named = _filled(draft.rows, forms, known, digests, read, ids)
+            if store is not None:
+                held = [digest if fine else "" for digest, fine in zip(digests, good, strict=True)]
+                store.keep(draft, key, held, sizes)
+            return _pixels(ids, draft.rows, sizes, good, named, digests)
+        except OSError:  # the disk refuses what it had promised: do without it
+            pass
+    rows: Mapping[str, Any] = {}
+    if sum(form.bytes(len(ids)) for form in forms.values()) <= IN_MEMORY_BYTES:
+        rows = {name: np.zeros((len(ids), form.side, form.side, 3), np.uint8) for name, form in forms.items()}
+    sizes, good, named = _filled(rows, forms, known if rows else {}, digests, read, ids)
+    again = {name: _Again(catalog, ids, form, workers, at_least) for name, form in forms.items()}
+    return _pixels(ids, rows or again, sizes, good, named, digests)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is made of each image: uint8 [side side 3]."""
+
+    side: int
+    rendering: Rendering
+
+    def bytes(self, count: int) -> int:
+        """Of so many images."""
+        return count * self.side * self.side * 3
+
+
+def _filled(
+    out: Mapping[str, Any],
+    forms: Mapping[str, Form],
+    known: Mapping[str, tuple[Entry, int]],
+    digests: Sequence[str],
+    read: Callable[..., Decoded],
+    ids: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, tuple[Named, ...]]:
+    """Write every form of every image into `out`, from where it is kept or decoded; (sizes [n 2], good [n], the bad)."""
     sizes, good = np.zeros((len(ids), 2), np.int32), np.ones(len(ids), bool)
-    for place in np.setdiff1d(np.arange(len(ids)), places):
-        entry, row = known[digests[place]]
-        sizes[place] = entry.sizes[row]
-        for name in out:
-            out[name][place] = entry.rows[name][row]
-    renderings = {name: form for name, (_, form) in forms.items() if name in out}
-    scattered = {name: _Scattered(array, places) for name, array in out.items()}
+    for place, digest in enumerate(digests):
+        if digest in known:
+            entry, row = known[digest]
+            sizes[place] = entry.sizes[row]
+            for name in out:
+                out[name][place] = entry.rows[name][row]
+    places = np.flatnonzero([digest not in known for digest in digests])
+    renderings = {name: form.rendering for name, form in forms.items() if name in out}
+    scattered = {name: _Scattered(rows, places) for name, rows in out.items()}
     found = read(ids[places], renderings, scattered, done_before=len(ids) - len(places))
     sizes[places], good[places] = found.sizes, found.good
-    if draft is not None and store is not None:
-        store.keep(draft, key, [digest if fine else "" for digest, fine in zip(digests, good, strict=True)], sizes)
-    return _pixels(ids, rows, sizes, good, found.named, digests)
+    return sizes, good, found.named
 
 
 def _pixels(
@@ -146,6 +182,8 @@ def _known(entries: Sequence[Entry], digests: Sequence[str]) -> dict[str, tuple[
         for row, digest in enumerate(entry.digests):
             if digest in wanted and digest not in found:
                 found[digest] = (entry, row)
+    for entry in {id(entry): entry for entry, _ in found.values()}.values():
+        entry.used()
     return found
 
 
@@ -156,22 +194,18 @@ def _same_set(known: dict[str, tuple[Entry, int]], digests: Sequence[str]) -> En
     return next((entry for entry in entries.values() if list(entry.digests) == wanted), None)
 
 
-def _draft(store: PixelStore | None, count: int, sides: Mapping[str, int]) -> Draft | None:
+def _draft(store: PixelStore | None, count: int, forms: Mapping[str, Form]) -> Draft | None:
     """A file to decode into: one that may be kept, else one for this run; None when it fits in memory, or nowhere."""
-    size = sum(_bytes(count, side) for side in sides.values())
-    try:
+    size = sum(form.bytes(count) for form in forms.values())
+    sides = {name: form.side for name, form in forms.items()}
+    with contextlib.suppress(OSError):  # the disk filled up in between, or the folder is not ours
         if store is not None and store.room_for(size):
             return Draft(store.folder, count, sides)
-        temporary = Path(tempfile.gettempdir())
+    temporary = Path(tempfile.gettempdir())
+    with contextlib.suppress(OSError):
         if size > IN_MEMORY_BYTES and size <= DISK_SHARE * shutil.disk_usage(temporary).free:
             return Draft(temporary, count, sides)
-    except OSError:  # the disk filled up in between
-        pass
     return None
-
-
-def _bytes(count: int, side: int) -> int:
-    return count * side * side * 3
 
 
 @dataclass(frozen=True)
@@ -211,8 +245,7 @@ class _Again:
 
     catalog: Catalog
     ids: np.ndarray
-    rendering: Rendering
-    side: int
+    form: Form
     workers: int
     at_least: int  # pixels of the short side that decoding must leave
 
@@ -223,12 +256,12 @@ class _Again:
         ids = self.ids[rows]
         with ThreadPoolExecutor(self.workers) as pool:
             images = list(pool.map(self._one, ids))
-        return np.stack(images) if images else np.zeros((0, self.side, self.side, 3), np.uint8)
+        return np.stack(images) if images else np.zeros((0, self.form.side, self.form.side, 3), np.uint8)
 
     def _one(self, index: int) -> np.ndarray:
         path = self.catalog.file(int(index))
         try:
-            return self.rendering(decode(path, at_least=self.at_least))
+            return self.form.rendering(decode(path, at_least=self.at_least))
         except UnreadableImage as error:
             raise UnreadableImage(
                 path, f"it could be read at the start of the run and cannot now ({error.reason})"

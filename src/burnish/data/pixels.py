@@ -114,10 +114,13 @@ def decode(source: Path | bytes, *, name: str | None = None, at_least: int | Non
         return _decode(source, label, at_least)
 
 
-def enough(preprocess: Preprocess, stored_side: int | None = None) -> int:
-    """Pixels of the short side that the plain view, and stored squares, are made from without loss."""
-    needed = preprocess.size if preprocess.fit == "squash" else round(preprocess.size / preprocess.crop)
-    return max(needed, stored_side or 0)
+def enough(preprocess: Preprocess) -> int:
+    """Pixels of the short side that the plain view is made from.
+
+    Whoever makes a plain view decodes for it alone, so that all get the same bits (P1); `_DRAFT_MARGIN` leaves enough for
+    the stored squares too, which are at most twice as large.
+    """
+    return preprocess.size if preprocess.fit == "squash" else round(preprocess.size / preprocess.crop)
 
 
 def view(image: Image.Image, preprocess: Preprocess) -> np.ndarray:

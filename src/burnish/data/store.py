@@ -96,9 +96,16 @@ class _Descriptor:
 class Entry:
     """One kept file, opened."""
 
+    path: Path
+
     digests: tuple[str, ...]  # of the image files, "" where a row holds nothing
     sizes: np.ndarray  # int32 [n 2], width and height of the upright images
     rows: dict[str, Mapped]  # by rendering
+
+    def used(self) -> None:
+        """Note it: the files used longest ago go first."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
 
 
 class PixelStore:
@@ -120,7 +127,7 @@ class PixelStore:
         name = hashlib.sha256("\n".join(digests).encode()).hexdigest()[:20]
         path = self.folder / f"{settings}-{name}{_SUFFIX}"
         try:
-            if not self._make_room(draft.bytes, beside=path):
+            if not self._make_room(draft.bytes, instead_of=path):
                 return False
             draft.finish(settings, digests, sizes)
             draft.link(path)
@@ -142,17 +149,19 @@ class PixelStore:
         own = sum(path.stat().st_size for path in self.folder.glob(f"*{_SUFFIX}"))
         return min(KEPT_BYTES, (shutil.disk_usage(self.folder).free + own) // 4)
 
-    def _make_room(self, size: int, *, beside: Path) -> bool:
+    def _make_room(self, size: int, *, instead_of: Path) -> bool:
         """Remove the files used longest ago until so many bytes fit."""
         limit = self._limit()
-        files = sorted(self.folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        if size > limit:
+            return False
+        others = (path for path in self.folder.glob(f"*{_SUFFIX}") if path != instead_of)
+        files = sorted(others, key=lambda path: path.stat().st_mtime)
         total = sum(path.stat().st_size for path in files)
         for path in files:
             if total + size <= limit:
                 break
-            if path != beside:
-                total -= path.stat().st_size
-                path.unlink(missing_ok=True)
+            total -= path.stat().st_size
+            path.unlink(missing_ok=True)
         return total + size <= limit
 
 
@@ -203,6 +212,7 @@ class Draft:
             os.replace(temporary, path)
         finally:
             os.close(folder)
+            temporary.unlink(missing_ok=True)
 
 
 def blank(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
@@ -262,8 +272,7 @@ def _opened(path: Path, settings: str) -> Entry | None:
         for name, mapped in rows.items():
             sound &= np.array(mapped.checksums()) == np.array(table["crc"][name])
         digests = tuple(digest if fine else "" for digest, fine in zip(table["digests"], sound, strict=True))
-        os.utime(path)  # the files used longest ago go first
-        return Entry(digests, np.array(table["sizes"], np.int32).reshape(count, 2), rows)
+        return Entry(path, digests, np.array(table["sizes"], np.int32).reshape(count, 2), rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
         return None
 
