@@ -50,7 +50,12 @@ class Network:
     cuts: list[Cut | None]
 
 
-@pytest.fixture(scope="module", params=DIVISIBLE)
+SLOW = ("swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224", "densenet121")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in DIVISIBLE]
+)
 def network(request):
     backbone, size = built(request.param), DIVISIBLE[request.param]
     places = range(1, len(backbone.stages))

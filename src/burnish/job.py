@@ -213,7 +213,7 @@ def settle_plan(
 
     made = plan(tunable_at, material, bench, rates)
     peak = tunable_at(made.freeze).peak_learning_rate
-    recipe = settled(bench.recipe, made, flip=probed.flip, peak=peak, half=bool(rates.half), device=bench.device)
+    recipe = settled(bench.recipe, made, flip=probed.flip, peak=peak, half=rates.half, device=bench.device)
     bench = replace(bench, recipe=recipe)
     head = start_head(probed, made, material, bench) if made.steps else None
     tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}

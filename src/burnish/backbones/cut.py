@@ -121,9 +121,7 @@ def _module(trunk: nn.Module, part: fx.Graph) -> fx.GraphModule:
     """The part with the trunk's own layers, those it does not use left out."""
     module = fx.GraphModule(trunk, part)
     module.graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
-    module.recompile()
-    return module
+    return fx.GraphModule(trunk, module.graph)
 
 
 def _agrees(parts: Cut, trunk: nn.Module, example: Tensor) -> bool:

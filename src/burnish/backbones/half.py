@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from burnish.backbones.fold import FoldedConv, evaluated, fold_trainable, folded_weight, pads_like_tensorflow, same
 
-# As fold.TOLERANCE, for bfloat16. Measured: EfficientNet-Lite0 0.018, ViT-S/16 0.014, ResNet-50 0.004.
-HALF_TOLERANCE = 0.05
+# As fold.TOLERANCE, for bfloat16. Measured on photographs: EfficientNet-Lite0 0.06 to 0.11, with heads no worse for it
+# (benchmarks/results/half.json); on noise ViT-S/16 0.014, ResNet-50 0.004.
+HALF_TOLERANCE = 0.15
 
 
 def has_fast_half() -> bool:

@@ -42,7 +42,9 @@ class Rates:
         self.material, self.bench = material, bench
         self.forward_per_second, self.at = forward_per_second, at
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
-        self.half: bool | None = None  # whether steps are faster in bfloat16; not known before the first is timed
+        # Not settled by timing: two runs of one command must not differ in it (P7). It is faster wherever the hardware
+        # has it, 1.5 to 1.9 times in training (docs/speed.md).
+        self.half = takes_half(bench.recipe.precision, bench.device)
 
     def whole(self, size: int) -> float:
         """Images per second through the whole network."""
@@ -60,20 +62,11 @@ class Rates:
         return 1.0 / max(0.05 / self.whole(size), seconds)
 
     def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> StepRate:
-        """A real training step on a copy of the model; the first call also settles the precision of training."""
-        if self.half is None:
-            may = takes_half(self.bench.recipe.precision, self.bench.device)
-            forced = self.bench.recipe.precision != "auto"
-            found = {
-                half: self._step(tunable, freeze, batch, size, half) for half in ({may} if forced else {may, False})
-            }
-            self.half = min(found, key=lambda half: found[half])
-            return StepRate(found[self.half], batch)
-        return StepRate(self._step(tunable, freeze, batch, size, self.half), batch)
+        """A real training step on a copy of the model: the better of two after a warm-up."""
+        return StepRate(self._step(tunable, freeze, batch, size), batch)
 
-    def _step(self, tunable: Tunable, freeze: int, batch: int, size: int, half: bool) -> float:
-        """Seconds, the better of two steps after a warm-up."""
-        material, bench = self.material, self.bench
+    def _step(self, tunable: Tunable, freeze: int, batch: int, size: int) -> float:
+        material, bench, half = self.material, self.bench, self.half
         rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
         assert material.fitting.stored is not None
         pixels = torch.from_numpy(material.fitting.stored[rows]).permute(0, 3, 1, 2).float()

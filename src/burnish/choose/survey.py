@@ -56,8 +56,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
     trunk, rate, scored = exact, *(2 * [images_per_second(exact, images, bench, half=False)])
     if half:
         other = fold_for_inference(module, example, half=True)
-        faster = images_per_second(other, images, bench, half=True)
-        trunk, rate = (other, faster) if faster > rate else (exact, rate)
+        trunk, rate = other, images_per_second(other, images, bench, half=True)
     fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
     count = fitting + test * rate / scored  # what is scored is seen in float32
     left = bench.clock.left() - (fitting + test) / decoded_per_second

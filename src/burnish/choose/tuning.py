@@ -73,6 +73,7 @@ class Tuning:
         self.diverged: str | None = None
         self.note = ""  # what had to give way to the machine's limits
         self.latest: Candidate | None = None  # the moving average after the latest epoch
+        self.latest_steps = -1  # made when that was
         self.latest_size: int | None = None  # pixels, of that epoch
         self.top: Candidate | None = None  # after the best epoch so far
 
@@ -128,6 +129,7 @@ class Tuning:
             self.looked_at("tuned (EMA)", self.training.average.state(), epoch.size),
             epoch.size,
         )
+        self.latest_steps = self.training.steps
         if self.top is None or self.latest.accuracy >= self.top.accuracy:
             self.top = replace(self.latest, name=f"epoch {epoch.number} (EMA)")
         return epoch, self.latest
@@ -174,7 +176,8 @@ class Tuning:
         best looks better than it is, but a run that went wrong late must not lose what it had.
         """
         end, size = self.training.average.state(), self.latest_size or self.plan.final_size
-        candidates = [self.latest or self.looked_at("tuned (EMA)", end, size)]
+        fresh = self.latest if self.latest_steps == self.training.steps else None  # not when steps were made since
+        candidates = [fresh or self.looked_at("tuned (EMA)", end, size)]
         for share in _WISE_SHARES:
             candidates.append(self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share), size))
         best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))

@@ -1,7 +1,7 @@
 """A run's unfinished state on disk: old or new, never torn (P9), restored to the same bits (P7).
 
 RUN/state/current.json                      the pointer
-RUN/state/versions/0007/facts.json          plain values, and the hash of the tensors
+RUN/state/versions/0007/facts.json          plain values, and the hashes of both
 RUN/state/versions/0007/tensors.safetensors
 """
 
@@ -32,8 +32,10 @@ _MAX_FACTS_BYTES = 2**30  # losses of an epoch and the history grow with the run
 def write_checkpoint(run: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Make this the run's state; durable on return. RunError when the disk refuses: the one before it stays then."""
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    values = {"format": _FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "facts": facts}
-    members = {TENSORS: data, FACTS: json.dumps(values, allow_nan=False).encode()}
+    text = json.dumps(facts, allow_nan=False)
+    hashes = {TENSORS: hashlib.sha256(data).hexdigest(), FACTS: hashlib.sha256(text.encode()).hexdigest()}
+    values = {"format": _FORMAT, "sha256": hashes, "facts": text}  # as text, so that its hash is of its very bytes
+    members = {TENSORS: data, FACTS: json.dumps(values).encode()}
     with plain_disk_errors(run):
         # Two are kept: should the newest be damaged, the one before it leads to the same bits.
         write_version(run / STATE, members, versions=_VERSIONS, pointer=_POINTER, keep=2)
@@ -44,9 +46,10 @@ def read_checkpoint(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | Non
     for folder in versions_of(run / STATE, versions=_VERSIONS):
         try:
             values = read_plain_json(folder / FACTS, max_bytes=_MAX_FACTS_BYTES)
-            if values.get("format") == _FORMAT:
-                return values["facts"], read_safetensors(folder / TENSORS, sha256=values["sha256"])
-        except (OSError, ValueError, KeyError, BadWeights):
+            text, hashes = values["facts"], values["sha256"]
+            if values["format"] == _FORMAT and hashlib.sha256(text.encode()).hexdigest() == hashes[FACTS]:
+                return json.loads(text), read_safetensors(folder / TENSORS, sha256=hashes[TENSORS])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, BadWeights):
             continue
     return None
 
