@@ -23,7 +23,8 @@ from burnish.train.features import outputs, takes_half
 _EPOCHS_WORTH_A_SMALLER_PROBE = 6.0
 _TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 2.9 to 3.4 on Lite0 and ResNets
 _TAIL_SECONDS = 12.0  # fitting heads, planning, report
-_MOST_OF_CLOCK = 0.85
+_PROBE_TAIL_SECONDS = 7.0  # the same where nothing is trained
+_MOST_OF_CLOCK = 0.95
 _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
@@ -106,7 +107,7 @@ def affordable_size(
         if left * rate * (native / smallest) ** 2 / _TRAINING_COST >= _EPOCHS_WORTH_A_SMALLER_PROBE * train:
             return size
     for size in sizes:
-        if images / (rate * (native / size) ** 2) <= _MOST_OF_CLOCK * seconds_left - 0.5 * _TAIL_SECONDS:
+        if images / (rate * (native / size) ** 2) <= _MOST_OF_CLOCK * seconds_left - _PROBE_TAIL_SECONDS:
             return size
     return smallest
 

@@ -32,9 +32,9 @@ _MAX_FACTS_BYTES = 2**30  # losses of an epoch and the history grow with the run
 def write_checkpoint(run: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Make this the run's state; durable on return. RunError when the disk refuses: the one before it stays then."""
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    text = json.dumps(facts, allow_nan=False)
-    hashes = {TENSORS: hashlib.sha256(data).hexdigest(), FACTS: hashlib.sha256(text.encode()).hexdigest()}
-    values = {"format": _FORMAT, "sha256": hashes, "facts": text}  # as text, so that its hash is of its very bytes
+    plain = json.loads(json.dumps(facts, allow_nan=False))
+    hashes = {TENSORS: hashlib.sha256(data).hexdigest(), FACTS: _digest(plain)}
+    values = {"format": _FORMAT, "sha256": hashes, "facts": plain}
     members = {TENSORS: data, FACTS: json.dumps(values).encode()}
     with plain_disk_errors(run):
         # Two are kept: should the newest be damaged, the one before it leads to the same bits.
@@ -46,12 +46,17 @@ def read_checkpoint(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | Non
     for folder in versions_of(run / STATE, versions=_VERSIONS):
         try:
             values = read_plain_json(folder / FACTS, max_bytes=_MAX_FACTS_BYTES)
-            text, hashes = values["facts"], values["sha256"]
-            if values["format"] == _FORMAT and hashlib.sha256(text.encode()).hexdigest() == hashes[FACTS]:
-                return json.loads(text), read_safetensors(folder / TENSORS, sha256=hashes[TENSORS])
+            found, hashes = values["facts"], values["sha256"]
+            if values["format"] == _FORMAT and _digest(found) == hashes[FACTS]:
+                return found, read_safetensors(folder / TENSORS, sha256=hashes[TENSORS])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, BadWeights):
             continue
     return None
+
+
+def _digest(facts: Any) -> str:
+    """SHA-256 of plain values, however they are laid out."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def drop_checkpoints(run: Path) -> None:
