@@ -13,7 +13,7 @@ from burnish.data.cache import Rows
 from burnish.data.views import normalised
 from burnish.terms import Preprocess
 
-BATCH = 32  # images; on 2 cores 32 and 64 run equally fast and 32 needs half the memory
+BATCH = 16  # images; on 2 cores 16, 32 and 64 run equally fast and 16 needs the least memory
 
 
 def outputs(

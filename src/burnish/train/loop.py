@@ -23,7 +23,7 @@ from burnish.train.averaging import Average
 from burnish.train.features import autocast
 from burnish.train.inputs import Ahead, Inputs
 
-PIXELS_AT_ONCE = 8 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.8 GB for EfficientNet-Lite0
+PIXELS_AT_ONCE = 6 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.6 GB for EfficientNet-Lite0
 WARM_UP = 0.1  # fraction of the run over which the learning rate rises from zero
 
 
