@@ -109,7 +109,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     per_epoch = steps_an_epoch(n, batch)
     sizes = _sizes(bench) if recipe.image_size == "auto" else [recipe.image_size]
     step = rates.step(tunable, freeze, batch=batch, size=sizes[0])
-    seconds = {size: step.seconds * (size / sizes[0]) ** 2 for size in sizes}
+    seconds = {size: step * (size / sizes[0]) ** 2 for size in sizes}
     wanted = EPOCHS_WANTED if recipe.epochs == "auto" else float(recipe.epochs)
     most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * per_epoch
 
@@ -145,7 +145,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         left = max(0.0, bench.clock.left() - reserve)
         reason = f"training would have {left:.0f} s, less than half an epoch: the probe is kept"
         return replace(made, steps=0, reason=reason)
-    return replace(made, reason=_reason(made, step.seconds, sizes[0], bench))
+    return replace(made, reason=_reason(made, step, sizes[0], bench))
 
 
 def _reason(made: Plan, measured: float, at: int, bench: Bench) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,14 +21,6 @@ _TAIL_SECONDS = 3.0
 _CANDIDATES = 4  # models looked at on the val images once training is over
 _SAFETY = 1.05  # on every predicted second of the proof
 _LOWER_IMAGES = 16
-
-
-@dataclass(frozen=True)
-class StepRate:
-    """One training step."""
-
-    seconds: float
-    images: int
 
 
 class Rates:
@@ -61,11 +52,8 @@ class Rates:
         seconds = 1.0 / self.whole(size) - 1.0 / self.lower(size, freeze)
         return 1.0 / max(0.05 / self.whole(size), seconds)
 
-    def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> StepRate:
-        """A real training step on a copy of the model: the better of two after a warm-up."""
-        return StepRate(self._step(tunable, freeze, batch, size), batch)
-
-    def _step(self, tunable: Tunable, freeze: int, batch: int, size: int) -> float:
+    def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> float:
+        """Seconds of a real training step on a copy of the model: the better of two after a warm-up."""
         material, bench, half = self.material, self.bench, self.half
         rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
         assert material.fitting.stored is not None
