@@ -48,7 +48,7 @@ def facts_of(
     command: str,
 ) -> dict[str, Any]:
     """Everything worth keeping about a finished run."""
-    catalog, backbone = material.catalog, bench.backbone
+    catalog, backbone = material.catalog, kept.backbone
     labels, classes = material.test_labels, catalog.classes
     of_kept = next(one for one in tested if one.contender is kept)
     used = len(material.labels) + len(labels)
@@ -59,6 +59,7 @@ def facts_of(
         "data": data,
         "verdict": verdict.to_json(),
         "kept": kept.name,
+        "kept_role": kept.role,
         "scores": {_role(one): score(one.probabilities, labels, classes).to_json() for one in tested},
         "validation": {one.contender.name: one.contender.validation_accuracy for one in tested},
         "decisions": [decision.to_json() for decision in decisions],
@@ -118,7 +119,7 @@ def version_of(package: str) -> str:
 
 
 def _role(tested: Tested) -> str:
-    return "probe" if tested.contender.name == "probe" else "tuned"
+    return tested.contender.role
 
 
 def _class_counts(material: Material) -> list[dict[str, Any]]:

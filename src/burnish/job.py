@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from burnish.backbones.spec import Backbone
@@ -19,7 +20,7 @@ from burnish.choose.probing import Probed, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import Rates
 from burnish.choose.survey import survey
-from burnish.choose.tuning import Candidate, Tuned, Tuning, start_head
+from burnish.choose.tuning import Candidate, Tuned, Tuning, backbone_at, start_head
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.split import make_splits, write_splits
 from burnish.data.store import PixelStore
@@ -80,7 +81,8 @@ def run_job(
         facilities.store,
     )
     material, splits, probed = look(catalog, splits, bench, folder, ledger, trains=method.trains)
-    kept = probe_contender(probed, bench)
+    bench = replace(bench, backbone=probed.backbone)
+    kept = probe_contender(probed)
     contenders = [kept]
     decisions = probe_decisions(probed)
 
@@ -97,7 +99,7 @@ def run_job(
         bench, recipe=replace(bench.recipe, method=kept.name, epochs=len(journal.rows) or bench.recipe.epochs)
     )
     folder.write(RECIPE, bench.recipe.to_toml())
-    save(folder, kept, material, bench)
+    save(folder, kept, material)
     watch.say(decisions[-1].what + ": " + decisions[-1].why)
 
     tested = put_to_test(contenders, material, bench)
@@ -135,7 +137,7 @@ def look(
     """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back."""
     known = ledger.get("probed")
     if known is not None:
-        probed, trains = probed_from(known[0]["probed"], known[1]), known[0]["trains"]
+        probed, trains = probed_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
         material, splits = gather(catalog, splits, bench, probed.preprocess, trains=trains)
         if [material.content, splits.sha256] != known[0]["data"]:
             raise RunError(
@@ -149,7 +151,7 @@ def look(
     material, splits = gather(catalog, splits, bench, surveyed.preprocess, trains=surveyed.trains)
     write_splits(folder.path / SPLITS, material.catalog, splits)
     probed = probe(material, surveyed, bench)
-    save(folder, probe_contender(probed, bench), material, bench)
+    save(folder, probe_contender(probed), material)
     seconds = bench.clock.elapsed()
     facts, tensors = probed_parts(probed)
     data = [material.content, splits.sha256]
@@ -205,16 +207,18 @@ def settle_plan(
     if known is not None:
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
         head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy()) if known[1] else None
-        return made, replace(bench, recipe=recipe), head
+        return made, replace(bench, recipe=recipe, backbone=backbone_at(made.freeze, material, bench)), head
     rates = Rates(material, bench, forward_per_second=probed.images_per_second, at=probed.preprocess.size)
 
     def tunable_at(freeze: int) -> Tunable:
-        return method.prepare(bench.backbone, probed.train_head, replace(bench.recipe, freeze=freeze))
+        backbone, classes = backbone_at(freeze, material, bench), len(material.catalog.classes)
+        blank = Head(np.zeros((classes, backbone.width), np.float32), np.zeros(classes, np.float32))
+        return method.prepare(backbone, blank, replace(bench.recipe, freeze=freeze))
 
     made = plan(tunable_at, material, bench, rates)
     peak = tunable_at(made.freeze).peak_learning_rate
     recipe = settled(bench.recipe, made, flip=probed.flip, peak=peak, half=rates.half, device=bench.device)
-    bench = replace(bench, recipe=recipe)
+    bench = replace(bench, recipe=recipe, backbone=backbone_at(made.freeze, material, bench))
     head = start_head(probed, made, material, bench) if made.steps else None
     tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
     ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe)}, tensors)
@@ -249,8 +253,8 @@ def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, jou
             candidate = event[1]
             if candidate.accuracy > saved:
                 saved = candidate.accuracy
-                model = Tuned(tuning.classifier(candidate), candidate, (candidate,))
-                save(folder, tuned_contender(model, material, method=method.name), material, bench)
+                model = Tuned(tuning.tunable.backbone, tuning.classifier(candidate), candidate, (candidate,))
+                save(folder, tuned_contender(model, material, method=method.name), material)
             if pace is not None:
                 pace.saw_between(time.monotonic() - began)
         if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):
@@ -325,10 +329,10 @@ class Journal:
 _TIMES = ("seconds", "images_per_second")
 
 
-def save(folder: RunFolder, contender: Contender, material: Material, bench: Bench) -> None:
+def save(folder: RunFolder, contender: Contender, material: Material) -> None:
     """Make this model the run's package."""
     bundle = Bundle.of(
-        bench.backbone,
+        contender.backbone,
         contender.classifier,
         classes=material.catalog.classes,
         method=contender.name,

@@ -32,6 +32,7 @@ class Recipe:
     freeze: int | Auto = (
         "auto"  # leading stages that stay as they are (see `burnish models`); "auto": as the clock asks
     )
+    taps: Literal["auto", "on", "off"] = "auto"  # heads see all depths of the network; "auto": cross-validation decides
     stage_decay: float = 0.75  # each earlier stage learns at this fraction of the next one's rate
     weight_decay: float = 0.05
     label_smoothing: float = 0.1  # fraction, 0 to 1
@@ -130,6 +131,7 @@ _CHECKS = (
         "learning_rate", lambda v: v == "auto" or (_real(v) and 0 < v <= 1), '"auto" or a number above 0 and at most 1'
     ),
     _Check("freeze", lambda v: v == "auto" or _whole(v, 0, 1000), '"auto" or a whole number of stages from 0'),
+    _Check("taps", lambda v: v in ("auto", "on", "off"), '"auto", "on" or "off"'),
     _Check("stage_decay", lambda v: _real(v) and 0 < v <= 1, "a number above 0 and at most 1"),
     _Check("weight_decay", lambda v: _real(v) and 0 <= v < 1, "a number from 0 and below 1"),
     _Check("label_smoothing", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),

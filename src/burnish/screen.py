@@ -117,7 +117,8 @@ def print_verdict(result: Result) -> None:
         print(f"  {name[:34]:<34} {_interval(interval)}")
     counts = facts["counts"]
     left_out = f", {counts['named']} left out by name" if counts["named"] else ""
-    kept = "the frozen probe" if facts["kept"] == "probe" else f"the tuned model ({facts['kept']})"
+    frozen = facts["kept_role"] == "probe"
+    kept = f"the {'frozen probe' if frozen else 'tuned model'} ({facts['kept']})"
     print()
     print(f"  kept    {kept}, chosen on {counts['val']} validation images")
     print(f"  images  {counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -30,3 +31,5 @@ class Backbone:
     sha256: str  # of the weights file, "" for random weights
     source: str  # "embedded", "hub", "file PATH" or "random"
     one_size: bool = False  # whether it takes images of preprocess.size alone, as most transformers do
+    changes: tuple[dict[str, Any], ...] = ()  # what was done to the architecture, as `backbones.changes` reads it
+    plain: Backbone | None = None  # the network before these changes; they share its weights

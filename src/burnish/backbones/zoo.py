@@ -27,6 +27,7 @@ from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
 from burnish.backbones import weights
+from burnish.backbones.changes import changed, check_changes
 from burnish.backbones.spec import Backbone, Stage
 from burnish.errors import BadWeights, ModelError, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess
@@ -95,12 +96,13 @@ def architecture_for_bundle(backbone: Backbone) -> dict[str, Any]:
     """What `rebuild` needs to build the backbone's module again, as plain JSON values."""
     arch = backbone.name.partition(".")[0]
     kwargs = {"img_size": backbone.preprocess.size} if _has_fixed_size(backbone.name) else {}
-    return {"library": "timm", "name": arch, "kwargs": kwargs}
+    changes = {"changes": list(backbone.changes)} if backbone.changes else {}
+    return {"library": "timm", "name": arch, "kwargs": kwargs, **changes}
 
 
 def check_architecture(architecture: Any) -> None:
     """UnknownModel unless this is a description from `architecture_for_bundle`: names select from timm's table only."""
-    if not isinstance(architecture, dict) or set(architecture) != {"library", "name", "kwargs"}:
+    if not isinstance(architecture, dict) or set(architecture) - {"changes"} != {"library", "name", "kwargs"}:
         raise UnknownModel('the architecture is not described by "library", "name" and "kwargs"')
     library, name, kwargs = architecture["library"], architecture["name"], architecture["kwargs"]
     if library != "timm":
@@ -113,6 +115,7 @@ def check_architecture(architecture: Any) -> None:
     size = kwargs.get("img_size", 224)
     if not (type(size) is int and 16 <= size <= 4096):
         raise UnknownModel(f"the architecture's img_size is {shown(repr(size))}, expected 16 to 4096 pixels")
+    check_changes(architecture.get("changes", []))
 
 
 def rebuild(architecture: dict[str, Any]) -> nn.Module:
@@ -121,7 +124,8 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
     UnknownModel when the description is not one of ours.
     """
     check_architecture(architecture)
-    return _built(architecture["name"], architecture["kwargs"].get("img_size"), seed=0)
+    module = _built(architecture["name"], architecture["kwargs"].get("img_size"), seed=0)
+    return changed(module, architecture.get("changes", []))
 
 
 # ---- where the weights come from -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from burnish.backbones.classifier import Classifier
-from burnish.choose.material import Bench, Material
+from burnish.choose.material import Material
 from burnish.choose.probing import Probed
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
@@ -29,18 +29,24 @@ class Decision:
         return {"what": self.what, "why": self.why, "numbers": self.numbers}
 
 
-def probe_contender(probed: Probed, bench: Bench) -> Contender:
+def probe_contender(probed: Probed) -> Contender:
     """The frozen trunk under the head that was fitted to the train and val images."""
-    classifier: Classifier = assembled(bench.backbone, probed.choice.head)
+    classifier: Classifier = assembled(probed.backbone, probed.choice.head)
     # The head's own temperature is in its weights already: cross-validation chose it.
-    return Contender("probe", classifier, probed.preprocess, 1.0, probed.choice.accuracy)
+    return Contender(probed.name, "probe", probed.backbone, classifier, probed.preprocess, 1.0, probed.choice.accuracy)
 
 
 def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contender:
     """The best trained candidate, its temperature fitted on the validation images."""
     labels = material.labels[material.val_rows]
     return Contender(
-        method, tuned.classifier, tuned.best.preprocess, temperature(tuned.best.logits, labels), tuned.best.accuracy
+        method,
+        "tuned",
+        tuned.backbone,
+        tuned.classifier,
+        tuned.best.preprocess,
+        temperature(tuned.best.logits, labels),
+        tuned.best.accuracy,
     )
 
 

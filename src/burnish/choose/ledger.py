@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from burnish.backbones.spec import Backbone
+from burnish.backbones.taps import tapped_as
 from burnish.choose.probing import Probed
 from burnish.errors import RunError
 from burnish.methods.base import Head
@@ -26,7 +28,7 @@ _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 30  # of the time, for saving
 # The plain values of a HeadChoice and of a Probed.
 _CHOICE = ("kind", "strength", "accuracy", "standard_error", "loss", "temperature")
-_PROBED = ("flip", "flip_reason", "images_per_second", "size_reason")
+_PROBED = ("flip", "flip_reason", "images_per_second", "size_reason", "plain_accuracy", "plain_loss")
 
 
 class Ledger:
@@ -83,6 +85,7 @@ def probed_parts(probed: Probed) -> tuple[dict[str, Any], dict[str, Tensor]]:
     choice = probed.choice
     facts = {
         "preprocess": probed.preprocess.to_json(),
+        "changes": list(probed.backbone.changes),
         "choice": {key: getattr(choice, key) for key in _CHOICE},
         **{key: getattr(probed, key) for key in _PROBED},
     }  # fmt: skip
@@ -91,14 +94,20 @@ def probed_parts(probed: Probed) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "train_head.weight": probed.train_head.weight, "train_head.bias": probed.train_head.bias,
         "val_right": probed.val_right, "val_logits": probed.val_logits,
     }  # fmt: skip
-    return facts, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    if probed.backbone.changes:
+        tensors["scale"] = probed.backbone.module.get_submodule("taps").state_dict()["scale"]
+    return facts, tensors
 
 
-def probed_from(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Probed:
-    """The inverse of `probed_parts`."""
+def probed_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Backbone) -> Probed:
+    """The inverse of `probed_parts`; backbone: the network without taps."""
+    for change in facts["changes"]:
+        backbone = tapped_as(backbone, change, tensors["scale"])
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     choice = HeadChoice(Head(arrays["head.weight"], arrays["head.bias"]), right=arrays["right"], **facts["choice"])
     return Probed(
+        backbone=backbone,
         preprocess=Preprocess.from_json(facts["preprocess"]),
         choice=choice,
         train_head=Head(arrays["train_head.weight"], arrays["train_head.bias"]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench, Material
 from burnish.choose.survey import Surveyed
 from burnish.data.cache import Rows, read_pixels
@@ -22,6 +23,7 @@ from burnish.train.features import batched, outputs, takes_half
 class Probed:
     """The frozen trunk with fitted heads."""
 
+    backbone: Backbone  # what the heads are fitted to: with taps where cross-validation prefers them
     preprocess: Preprocess  # at the size the features were taken
     choice: HeadChoice  # fitted to train and val images; its settings and accuracy come from cross-validation
     train_head: Head  # the same settings, fitted to the train images alone
@@ -31,23 +33,54 @@ class Probed:
     flip_reason: str
     images_per_second: float  # of the trunk, forward, in float32 as for scores
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
+    plain_accuracy: float  # cross-validated, of the best head on the last layer alone
+    plain_loss: float  # nats, the same
+
+    @property
+    def name(self) -> str:
+        """The method that this model is of."""
+        return "multiprobe" if self.backbone.changes else "probe"
 
 
 def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probed:
-    """Fit heads to frozen features of the size that the survey settled."""
+    """Fit heads to frozen features of the size that the survey settled; to those of all depths where that is better."""
     features, rate = fitting_features(material, surveyed, bench)
     labels, classes = material.labels, len(material.catalog.classes)
     bench.watcher.stage("probe")
     late = 0.6 * (bench.clock.budget_seconds or float("inf"))
-    choice = choose_head(
-        features, labels, classes=classes, seed=bench.recipe.seed, seconds_left=lambda: late - bench.clock.elapsed()
-    )
+
+    def chosen(seen: np.ndarray) -> HeadChoice:
+        return choose_head(
+            seen, labels, classes=classes, seed=bench.recipe.seed, seconds_left=lambda: late - bench.clock.elapsed()
+        )
+
+    backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
+    at_once = backbone.changes and bench.recipe.taps == "on"
+    last = None if at_once else chosen(features[:, : plain.width])
+    deep = chosen(features) if backbone.changes else None
+    choice = deep or last
+    if last is not None and (deep is None or deep.loss >= last.loss):
+        backbone, choice, features = plain, last, features[:, : plain.width]
+    assert choice is not None
     train, val = material.train_rows, material.val_rows
     train_head = choice.refitted(features[train], labels[train], classes=classes)
     logits = train_head.logits(features[val])
     right = logits.argmax(1) == labels[val]
     flip, reason = settle_flip(material, surveyed, bench, train_head, right)
-    return Probed(surveyed.preprocess, choice, train_head, right, logits, flip, reason, rate, surveyed.size_reason)
+    return Probed(
+        backbone,
+        surveyed.preprocess,
+        choice,
+        train_head,
+        right,
+        logits,
+        flip,
+        reason,
+        rate,
+        surveyed.size_reason,
+        (last or choice).accuracy,
+        (last or choice).loss,
+    )
 
 
 def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
@@ -100,7 +133,7 @@ def settle_flip(
     mirrored = (np.ascontiguousarray(chunk[:, :, ::-1]) for chunk in batched(images))
     half = takes_half(bench.recipe.precision, bench.device)
     features = outputs(surveyed.trunk, mirrored, preprocess=preprocess, device=bench.device, half=half)
-    mirrored_right = head.logits(features).argmax(1) == material.labels[rows]
+    mirrored_right = head.logits(features[:, : head.weight.shape[1]]).argmax(1) == material.labels[rows]
     drop = right.astype(float) - mirrored_right
     error = drop.std() / np.sqrt(len(drop))
     flip = bool(drop.mean() <= error)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.special import softmax
 
 from burnish.backbones.classifier import Classifier
+from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.tuning import logits_of
@@ -20,6 +22,8 @@ class Contender:
     """A finished model, every choice about it made."""
 
     name: str  # the method: "probe", "full"
+    role: Literal["probe", "tuned"]  # frozen, the baseline of the proof, or trained
+    backbone: Backbone  # what the classifier was made from
     classifier: Classifier
     preprocess: Preprocess
     temperature: float  # logits are divided by it

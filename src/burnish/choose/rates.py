@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -61,9 +62,9 @@ class Rates:
         pixels = torch.nn.functional.interpolate(pixels, size=(size, size)).permute(0, 2, 3, 1)
         views = normalised(pixels, bench.backbone.preprocess).to(bench.device)
         labels = torch.from_numpy(material.labels[rows]).to(bench.device)
-        twin = Tunable(copy.deepcopy(tunable.classifier).to(bench.device), tunable.groups, 0.0)
+        twin = replace(tunable, classifier=copy.deepcopy(tunable.classifier).to(bench.device), peak_learning_rate=0.0)
         twin.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parts = parts_for_training(twin.classifier, bench.backbone, freeze, views[:2], half=half)
+        parts = parts_for_training(twin.classifier, twin.backbone, freeze, views[:2], half=half)
         if parts.lower is not None:
             lower = parts.lower
             with torch.no_grad(), autocast(bench.device, half and bench.device.type != "cpu"):

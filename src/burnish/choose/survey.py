@@ -6,14 +6,17 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.spec import Backbone
+from burnish.backbones.taps import WIDTH_AT_MOST, tapped
 from burnish.choose.material import Bench
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.pixels import decode, enough, view
 from burnish.data.views import normalised
-from burnish.errors import UnreadableImage
+from burnish.errors import RecipeError, UnreadableImage
 from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
@@ -29,13 +32,15 @@ _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
 _SAMPLE = 32  # images
+_FEATURE_BYTES = 2**31  # of all fitting images
 
 
 @dataclass(frozen=True)
 class Surveyed:
     """What the first look found."""
 
-    trunk: nn.Module  # the frozen trunk in its fast form
+    backbone: Backbone  # the network as it is looked through: with taps where they are wanted and can be had
+    trunk: nn.Module  # its frozen trunk in the fast form
     preprocess: Preprocess  # of the probe
     trains: bool  # whether some training can follow, so that images are kept for it
     scored_share: float  # images per second in float32, as for scores, over those of `trunk`; 0 to 1
@@ -50,9 +55,11 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
     native = bench.backbone.preprocess
     bench.watcher.stage("survey")
     images, decoded_per_second = _sample(catalog, splits.train, native)
-    example = normalised(images[:2], native).to(bench.device)
+    example = normalised(images, native).to(bench.device)
     half = takes_half(bench.recipe.precision, bench.device)
-    module = bench.backbone.module.to(bench.device)
+    backbone = _tapped(bench, example, images_fitted=len(splits.train) + len(splits.val))
+    module = backbone.module.to(bench.device)
+    example = example[:2]
     exact = fold_for_inference(module, example)
     trunk, rate, scored = exact, *(2 * [images_per_second(exact, images, bench, half=False)])
     if half:
@@ -79,7 +86,22 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
         reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {left:.0f} s left"
     if reason:
         bench.watcher.say(f"the probe sees {size} px: {reason}")
-    return Surveyed(trunk, replace(native, size=size), trains, scored / rate, reason)
+    return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason)
+
+
+def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backbone:
+    """The backbone with taps, as far as the recipe wants them and the features fit in memory."""
+    if bench.recipe.taps == "off":
+        return bench.backbone
+    bench.backbone.module.to(bench.device)
+    most = min(WIDTH_AT_MOST, _FEATURE_BYTES // (4 * max(1, images_fitted)))
+    found = tapped(bench.backbone, example, width_at_most=most)
+    if found is None and bench.recipe.taps == "on":
+        raise RecipeError(
+            f"taps are on, but {bench.backbone.name} has no blocks to tap that its forward pass runs one after the other; "
+            "say --taps off, or choose another model"
+        )
+    return found or bench.backbone
 
 
 def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half: bool) -> float:

@@ -15,6 +15,8 @@ from torch import nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.spec import Backbone
+from burnish.backbones.taps import tapped
 from burnish.choose.material import Bench, Material
 from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
@@ -50,6 +52,7 @@ class Candidate:
 class Tuned:
     """The best of the trained candidates, as a classifier."""
 
+    backbone: Backbone  # what it was made from, with the changes that travel with it
     classifier: Classifier
     best: Candidate
     candidates: tuple[Candidate, ...]
@@ -96,7 +99,7 @@ class Tuning:
         recipe = self.bench.recipe
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(self.bench.device)
         self.parts = parts_for_training(
-            self.tunable.classifier, self.bench.backbone, self.plan.freeze, example, half=self.half
+            self.tunable.classifier, self.tunable.backbone, self.plan.freeze, example, half=self.half
         )
         if (
             self.training.over
@@ -184,7 +187,7 @@ class Tuning:
         if self.top is not None and self.top.accuracy > best.accuracy + _standard_error(best):
             candidates.append(self.top)
             best = self.top
-        return Tuned(self.classifier(best), best, tuple(candidates))
+        return Tuned(self.tunable.backbone, self.classifier(best), best, tuple(candidates))
 
     def classifier(self, candidate: Candidate) -> Classifier:
         """A classifier of its own with the candidate's weights, in eval mode, on the CPU."""
@@ -214,7 +217,7 @@ class Tuning:
         if not isinstance(held, list):
             return logits_of(self.shell, held, preprocess, self.bench)
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(device)
-        upper = upper_for_inference(self.shell, self.bench.backbone, self.plan.freeze, example)
+        upper = upper_for_inference(self.shell, self.tunable.backbone, self.plan.freeze, example)
         with torch.inference_mode():
             return np.concatenate([upper(chunk.to(device)).float().cpu().numpy() for chunk in held])
 
@@ -249,6 +252,15 @@ def _standard_error(candidate: Candidate) -> float:
     n = len(candidate.logits)
     share = (candidate.accuracy * n + 1) / (n + 2)
     return float(np.sqrt(share * (1 - share) / n))
+
+
+def backbone_at(freeze: int, material: Material, bench: Bench) -> Backbone:
+    """The run's backbone with taps only where something learns: what lies below runs once and gives no more than images."""
+    if not freeze or not bench.backbone.changes:
+        return bench.backbone
+    plain = bench.backbone.plain or bench.backbone
+    example = normalised(material.fitting.plain[:BATCH], material.preprocess).to(bench.device)
+    return tapped(bench.backbone, example, above=freeze) or plain
 
 
 def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> Head:

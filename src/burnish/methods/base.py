@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
+from burnish.errors import RecipeError
 from burnish.recipe import Recipe
 
 
@@ -33,6 +36,7 @@ class Group:
     parameters: tuple[str, ...]
     rate: float  # fraction of the peak learning rate
     decays: bool  # whether weight decay applies
+    starts: float = 0.0  # progress of the run, 0 to 1, before which they stay as they are
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,25 @@ class Tunable:
     """A classifier ready to be trained; a parameter in no group is frozen (P3)."""
 
     classifier: Classifier
+    backbone: Backbone  # what the trained classifier is saved as; its module may lack what `merged` takes out again
     groups: tuple[Group, ...]
     peak_learning_rate: float
+    freeze: int = 0  # leading stages in which nothing learns and which can run once an image
+    pull: float = 0.0  # towards the start, as weight decay is towards zero, for what decays of the trunk (L2-SP)
+    by_gradient: bool = False  # whether the groups' rates follow their relative gradients, anew each epoch (auto-RGN)
+    moves_statistics: bool = False  # whether BatchNorm learns its statistics: for training from scratch alone
 
     def movable(self) -> frozenset[str]:
         """The names of the parameters that training may change."""
         return frozenset(name for group in self.groups for name in group.parameters)
+
+    def moving(self) -> dict[str, Tensor]:
+        """All that training may change, by its name in the state dict, in the order of names."""
+        movable = self.movable()
+        found: dict[str, Tensor] = {n: p for n, p in self.classifier.named_parameters() if n in movable}
+        if self.moves_statistics:
+            found |= {n: b for n, b in self.classifier.named_buffers() if n.endswith(("running_mean", "running_var"))}
+        return dict(sorted(found.items()))
 
 
 class Method(Protocol):
@@ -63,8 +80,16 @@ class Method(Protocol):
     def trains(self) -> bool: ...  # False: `prepare` is all there is to do
 
     def prepare(self, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
-        """The classifier before its first step, bit-equal in function to backbone + head."""
+        """The classifier before its first step, bit-equal in function to backbone + head unless the method says other.
+
+        RecipeError, naming what there is, when the network has nothing that the method could train.
+        """
         ...
+
+
+# "Never at or above 5e-4 on a whole ViT" (design, evidence): transformers lose their pretraining at rates that suit CNNs.
+_PEAK_CNN = 1e-3
+_PEAK_ATTENTION = 2e-4
 
 
 def assembled(backbone: Backbone, head: Head) -> Classifier:
@@ -74,3 +99,63 @@ def assembled(backbone: Backbone, head: Head) -> Classifier:
         classifier.head.weight.copy_(torch.from_numpy(head.weight))
         classifier.head.bias.copy_(torch.from_numpy(head.bias))
     return classifier.eval()
+
+
+def peak_of(recipe: Recipe, trunk: nn.Module, times: float = 1.0) -> float:
+    """The recipe's peak learning rate; undecided, the default for AdamW on all of this trunk, so many times."""
+    if isinstance(recipe.learning_rate, float):
+        return recipe.learning_rate
+    return times * (_PEAK_ATTENTION if attends(trunk) else _PEAK_CNN)
+
+
+def attends(trunk: nn.Module) -> bool:
+    """Whether it is a transformer, told by its attention."""
+    return any("attention" in type(module).__name__.lower() for module in trunk.modules())
+
+
+def frozen_stages(recipe: Recipe, backbone: Backbone) -> int:
+    """Leading stages that stay as they are; RecipeError with the stages there are when that is too many."""
+    frozen = 0 if recipe.freeze == "auto" else recipe.freeze
+    if frozen > len(backbone.stages):
+        names = ", ".join(stage.name for stage in backbone.stages)
+        raise RecipeError(f"freeze is {frozen}, but {backbone.name} has {len(backbone.stages)} stages: {names}")
+    return frozen
+
+
+def stage_groups(
+    classifier: Classifier, backbone: Backbone, *, freeze: int, decay: float, starts: Sequence[float] | None = None
+) -> tuple[Group, ...]:
+    """Groups of all parameters above the first `freeze` stages: each stage at `decay` times the rate of the one after it.
+
+    starts: for each stage that learns, the progress from which it does.
+    """
+    depth, groups = len(backbone.stages), []
+    for index, stage in enumerate(backbone.stages[freeze:], start=freeze):
+        names = [f"trunk.{name}" for name in stage.parameters]
+        begin = starts[index - freeze] if starts is not None else 0.0
+        groups += by_decay(stage.name, names, classifier, rate=decay ** (depth - 1 - index), starts=begin)
+    return (*groups, *head_groups(classifier))
+
+
+def head_groups(classifier: Classifier, rate: float = 1.0) -> list[Group]:
+    """The head's own."""
+    return by_decay(
+        "head", [name for name, _ in classifier.named_parameters() if name.startswith("head.")], classifier, rate=rate
+    )
+
+
+def by_decay(
+    name: str, names: Sequence[str], classifier: Classifier, *, rate: float = 1.0, starts: float = 0.0
+) -> list[Group]:
+    """Two groups of the parameters among `names`: matrices and kernels decay, vectors do not."""
+    parameters = dict(classifier.named_parameters())
+    matrices = tuple(name for name in names if name in parameters and parameters[name].ndim > 1)
+    vectors = tuple(name for name in names if name in parameters and parameters[name].ndim <= 1)
+    groups = [Group(name, matrices, rate, True, starts), Group(f"{name} (vectors)", vectors, rate, False, starts)]
+    return [group for group in groups if group.parameters]
+
+
+def options_of(method: Method) -> dict[str, Any]:
+    """What can be set in a method's name, as in lora:rank=4, with the values in force."""
+    told = ("name", "summary", "when", "paper", "trains")
+    return {key: value for key, value in vars(method).items() if key not in told}

@@ -104,6 +104,7 @@ def logistic_path(
     penalties: tuple[float, ...],
     variances: torch.Tensor,
     seconds_left: Callable[[], float] = lambda: float("inf"),
+    iterations: int = _ITERATIONS,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Softmax regression (weight [k r], bias [k]) for each L2 penalty in turn, started from the stronger one before it.
 
@@ -116,7 +117,7 @@ def logistic_path(
         scaled = x * pace
         free, shift = (weight / pace).requires_grad_(), bias.clone().requires_grad_()
         optimiser = torch.optim.LBFGS(
-            [free, shift], max_iter=_ITERATIONS, tolerance_grad=1e-5, tolerance_change=1e-7,
+            [free, shift], max_iter=iterations, tolerance_grad=1e-5, tolerance_change=1e-7,
             history_size=10, line_search_fn="strong_wolfe",
         )  # fmt: skip
 

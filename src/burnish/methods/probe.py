@@ -24,4 +24,4 @@ class Probe:
 
     def prepare(self, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
         """The frozen trunk with the fitted head; nothing is left to train."""
-        return Tunable(assembled(backbone, head), groups=(), peak_learning_rate=0.0)
+        return Tunable(assembled(backbone, head), backbone, groups=(), peak_learning_rate=0.0)

@@ -67,7 +67,7 @@ def render(facts: Mapping[str, Any]) -> str:
         ) from None
     template, policy = _template()
     scores = values.get("scores") or {}
-    kept = scores.get("probe" if values.get("kept") == "probe" else "tuned") or scores.get("probe")
+    kept = scores.get(_kept_role(values)) or scores.get("probe")
     return template.render(
         facts=values,
         policy=policy,
@@ -75,6 +75,7 @@ def render(facts: Mapping[str, Any]) -> str:
         sentence=re.sub(r"(?<=[ (])-(?=\d)", "\N{MINUS SIGN}", verdict.sentence()),
         bars=_bars(verdict),
         kept=kept,
+        kept_role=_kept_role(values),
         metrics=_metrics(scores),
         charts=_charts(values.get("history") or []),
         confusion=_confusion(kept),
@@ -83,6 +84,11 @@ def render(facts: Mapping[str, Any]) -> str:
         calibration=_calibration(values.get("calibration")),
         stages=_stages(values.get("stages_seconds") or {}),
     )
+
+
+def _kept_role(values: dict[str, Any]) -> str:
+    """Which of the two models in the proof is used."""
+    return str(values.get("kept_role") or ("probe" if values.get("kept") == "probe" else "tuned"))
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,77 @@
+"""What may be done to an architecture, as plain values that travel with a package and select from this table only (P8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from burnish.backbones import taps
+from burnish.errors import ModelError, UnknownModel, nearest, shown
+
+_MOST_LAYERS = 4096
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of change."""
+
+    apply: Callable[[nn.Module, dict[str, Any]], nn.Module]
+    entries: dict[str, Callable[[Any], bool]]  # besides "kind": what each must be
+
+
+def _names(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= _MOST_LAYERS
+        and all(isinstance(name, str) and 0 < len(name) <= 500 for name in value)
+    )
+
+
+def _numbers(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, list)
+        and 0 < len(value) <= _MOST_LAYERS
+        and all(type(number) is int and low <= number <= high for number in value)
+    )
+
+
+KINDS: dict[str, _Kind] = {
+    taps.KIND: _Kind(taps.with_taps, {"layers": _names, "channels": _numbers(1, 3)}),
+}
+
+
+def check_changes(changes: Any) -> None:
+    """UnknownModel unless this is a list of changes that the table knows, every entry as it must be."""
+    if not isinstance(changes, list):
+        raise UnknownModel("the changes to the architecture are not a list")
+    for change in changes:
+        kind = change.get("kind") if isinstance(change, dict) else None
+        if not isinstance(kind, str) or kind not in KINDS:
+            close = nearest(str(kind), list(KINDS))
+            raise UnknownModel(f"no kind of change {shown(repr(kind))} to an architecture (nearest: {close})")
+        entries = KINDS[kind].entries
+        wrong = sorted(
+            (set(change) ^ {"kind", *entries}) | {key for key, fine in entries.items() if not fine(change.get(key))}
+        )
+        if wrong:
+            raise UnknownModel(
+                f"the change {kind!r} has entries that are missing, unknown or wrong: {', '.join(map(shown, wrong))}"
+            )
+        lengths = {len(value) for value in change.values() if isinstance(value, list)}
+        if len(lengths) > 1:
+            raise UnknownModel(f"the change {kind!r} has lists of different lengths")
+
+
+def changed(trunk: nn.Module, changes: Sequence[dict[str, Any]]) -> nn.Module:
+    """The trunk with these changes made, in their order; ModelError when one does not fit it."""
+    for change in changes:
+        try:
+            trunk = KINDS[change["kind"]].apply(trunk, change)
+        except Exception as error:  # tracing and replacing meet whatever the foreign network does
+            raise ModelError(
+                f"the change {change['kind']!r} does not fit the architecture ({shown(str(error))[:200]})"
+            ) from None
+    return trunk.eval()
