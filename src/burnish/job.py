@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import load_backbone
+from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
 from burnish.choose.ledger import Ledger, probed_from, probed_parts
 from burnish.choose.material import Bench, Material, gather
@@ -20,7 +21,7 @@ from burnish.choose.probing import Probed, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import Rates
 from burnish.choose.survey import survey
-from burnish.choose.tuning import Candidate, Tuned, Tuning, backbone_at, start_head
+from burnish.choose.tuning import Candidate, Tuned, Tuning, start_head
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.split import make_splits, write_splits
 from burnish.data.store import PixelStore
@@ -65,6 +66,7 @@ def run_job(
     """
     keep_freed_memory()
     method = method_named("full" if recipe.method == "auto" else recipe.method)
+    recipe = replace(recipe, taps=taps_for(recipe))
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
     splits = make_splits(
@@ -81,7 +83,6 @@ def run_job(
         facilities.store,
     )
     material, splits, probed = look(catalog, splits, bench, folder, ledger, trains=method.trains)
-    bench = replace(bench, backbone=probed.backbone)
     kept = probe_contender(probed)
     contenders = [kept]
     decisions = probe_decisions(probed)
@@ -199,6 +200,13 @@ def tune_on_the_clock(
     return tuning.best(), bench, reasons
 
 
+def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
+    """Whether heads see all depths: as cross-validation finds for auto, as the method's name says else."""
+    if recipe.taps != "auto" or recipe.method == "auto":
+        return recipe.taps
+    return "on" if recipe.method == "multiprobe" else "off"
+
+
 def settle_plan(
     method: Method, probed: Probed, material: Material, bench: Bench, ledger: Ledger
 ) -> tuple[Plan, Bench, Head | None]:
@@ -207,18 +215,19 @@ def settle_plan(
     if known is not None:
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
         head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy()) if known[1] else None
-        return made, replace(bench, recipe=recipe, backbone=backbone_at(made.freeze, material, bench)), head
+        return made, replace(bench, recipe=recipe), head
     rates = Rates(material, bench, forward_per_second=probed.images_per_second, at=probed.preprocess.size)
 
     def tunable_at(freeze: int) -> Tunable:
-        backbone, classes = backbone_at(freeze, material, bench), len(material.catalog.classes)
-        blank = Head(np.zeros((classes, backbone.width), np.float32), np.zeros(classes, np.float32))
-        return method.prepare(backbone, blank, replace(bench.recipe, freeze=freeze))
+        blank = Head(np.zeros((classes, bench.backbone.width), np.float32), np.zeros(classes, np.float32))
+        return method.prepare(bench.backbone, blank, replace(bench.recipe, freeze=freeze))
 
+    labels, classes = material.labels[material.train_rows], len(material.catalog.classes)
+    bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
     made = plan(tunable_at, material, bench, rates)
     peak = tunable_at(made.freeze).peak_learning_rate
     recipe = settled(bench.recipe, made, flip=probed.flip, peak=peak, half=rates.half, device=bench.device)
-    bench = replace(bench, recipe=recipe, backbone=backbone_at(made.freeze, material, bench))
+    bench = replace(bench, recipe=recipe)
     head = start_head(probed, made, material, bench) if made.steps else None
     tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
     ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe)}, tensors)
@@ -228,7 +237,7 @@ def settle_plan(
 
 def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
-    material, bench, budget = tuning.material, tuning.bench, ledger.clock.budget_seconds
+    material, budget = tuning.material, ledger.clock.budget_seconds
     saved = float(probed.val_right.mean())
     known = ledger.get("tuning")
     if known is not None:
@@ -258,7 +267,7 @@ def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, jou
             if pace is not None:
                 pace.saw_between(time.monotonic() - began)
         if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):
-            if pace is not None and not tuning.training.over:
+            if pace is not None and tuning.training.steps < tuning.training.total:  # a run at its end stays there
                 tuning.training.total = pace.total(tuning.training)
             save_state()
     save_state()

@@ -28,7 +28,9 @@ class Recipe:
     seed: int = 0
     image_size: int | Auto = "auto"  # pixels, side of the training crops
     batch_size: int | Auto = "auto"  # images per optimiser step
-    learning_rate: float | Auto = "auto"  # peak, of the head and the last stage
+    learning_rate: float | Literal["auto", "race"] = (
+        "auto"  # peak, of the head and the last stage; "race": short trials
+    )
     freeze: int | Auto = (
         "auto"  # leading stages that stay as they are (see `burnish models`); "auto": as the clock asks
     )
@@ -36,6 +38,17 @@ class Recipe:
     stage_decay: float = 0.75  # each earlier stage learns at this fraction of the next one's rate
     weight_decay: float = 0.05
     label_smoothing: float = 0.1  # fraction, 0 to 1
+    augment: Literal["plain", "trivial", "none"] = (
+        "plain"  # of training images: crops and colour; TrivialAugment too; none
+    )
+    mixup: float = 0.0  # alpha of the Beta distribution that two images are blended by; 0: never
+    cutmix: float = 0.0  # the same for a pasted rectangle
+    sam: float = 0.0  # radius of sharpness-aware steps, which take twice the time; 0: plain ones
+    dropout: float = 0.0  # of the features before the head, fraction
+    drop_path: float = 0.0  # of residual branches, rising with depth to this fraction
+    balance: Literal["auto", "none", "sampling", "loss"] = "auto"  # of unequal classes; "auto": sampling from 1 : 10 on
+    average: Literal["ema", "none"] = "ema"  # of the weights while training
+    soup: Literal["on", "off"] = "off"  # average the best epochs as long as validation improves
     flip: Literal["auto", "on", "off"] = "auto"  # mirror images left to right while training
     val_fraction: float = 0.15  # of the training images, when the data names no val split
     test_fraction: float = 0.2  # of all images, when the data names no test split
@@ -128,13 +141,24 @@ _CHECKS = (
     _Check("image_size", lambda v: v == "auto" or _whole(v, 32, 1024), '"auto" or 32 to 1024 pixels'),
     _Check("batch_size", lambda v: v == "auto" or _whole(v, 1, 65_536), '"auto" or a whole number from 1'),
     _Check(
-        "learning_rate", lambda v: v == "auto" or (_real(v) and 0 < v <= 1), '"auto" or a number above 0 and at most 1'
+        "learning_rate",
+        lambda v: v in ("auto", "race") or (_real(v) and 0 < v <= 1),
+        '"auto", "race" or a number above 0 and at most 1',
     ),
     _Check("freeze", lambda v: v == "auto" or _whole(v, 0, 1000), '"auto" or a whole number of stages from 0'),
     _Check("taps", lambda v: v in ("auto", "on", "off"), '"auto", "on" or "off"'),
     _Check("stage_decay", lambda v: _real(v) and 0 < v <= 1, "a number above 0 and at most 1"),
     _Check("weight_decay", lambda v: _real(v) and 0 <= v < 1, "a number from 0 and below 1"),
     _Check("label_smoothing", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),
+    _Check("augment", lambda v: v in ("plain", "trivial", "none"), '"plain", "trivial" or "none"'),
+    _Check("mixup", lambda v: _real(v) and 0 <= v <= 10, "a number from 0 to 10"),
+    _Check("cutmix", lambda v: _real(v) and 0 <= v <= 10, "a number from 0 to 10"),
+    _Check("sam", lambda v: _real(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    _Check("dropout", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),
+    _Check("drop_path", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),
+    _Check("balance", lambda v: v in ("auto", "none", "sampling", "loss"), '"auto", "none", "sampling" or "loss"'),
+    _Check("average", lambda v: v in ("ema", "none"), '"ema" or "none"'),
+    _Check("soup", lambda v: v in ("on", "off"), '"on" or "off"'),
     _Check("flip", lambda v: v in ("auto", "on", "off"), '"auto", "on" or "off"'),
     _Check("val_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
     _Check("test_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import taps
+from burnish.backbones import adapters, taps
 from burnish.errors import ModelError, UnknownModel, nearest, shown
 
 _MOST_LAYERS = 4096
@@ -40,6 +40,24 @@ def _numbers(low: int, high: int) -> Callable[[Any], bool]:
 
 KINDS: dict[str, _Kind] = {
     taps.KIND: _Kind(taps.with_taps, {"layers": _names, "channels": _numbers(1, 3)}),
+    adapters.ADAPTERS: _Kind(
+        adapters.with_adapters,
+        {
+            "layers": _names,
+            "channels": _numbers(1, 3),
+            "widths": _numbers(1, 65_536),
+            "bottleneck": lambda value: type(value) is int and 1 <= value <= 4096,
+            "form": lambda value: value in adapters.FORMS,
+        },
+    ),
+    adapters.PROMPTS: _Kind(
+        adapters.with_prompts,
+        {
+            "layers": _names,
+            "widths": _numbers(1, 65_536),
+            "tokens": lambda value: type(value) is int and 1 <= value <= 4096,
+        },
+    ),
 }
 
 

@@ -8,15 +8,14 @@ passes from below to above is one tensor. Both parts hold the trunk's own layers
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from burnish.backbones.fold import TOLERANCE
+from burnish.backbones.graphs import defaults
 from burnish.backbones.spec import Stage
 
 
@@ -39,7 +38,7 @@ def cut(trunk: nn.Module, stages: Sequence[Stage], at: int, example: Tensor) -> 
     if not below or not above:
         return None
     try:
-        graph = _Tracer(below, above).trace(trunk, concrete_args=_defaults(trunk))
+        graph = _Tracer(below, above).trace(trunk, concrete_args=defaults(trunk))
         border = _border(trunk, graph, above)
         if border is None:
             return None
@@ -59,12 +58,6 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inside = f"{module_qualified_name}."
         return not all(any(name.startswith(inside) for name in side) for side in (self.below, self.above))
-
-
-def _defaults(trunk: nn.Module) -> dict[str, Any]:
-    """Optional arguments of the forward pass, at their defaults."""
-    parameters = inspect.signature(trunk.forward).parameters.values()
-    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
 
 
 def _border(trunk: nn.Module, graph: fx.Graph, above: set[str]) -> fx.Node | None:

@@ -9,7 +9,6 @@ layer 93; on 101 classes of photographs 94.1 against 92.8.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from burnish.backbones.blocks import blocks_of
 from burnish.backbones.fold import agree, evaluated
+from burnish.backbones.graphs import channel_of, graphed, shapes_of
 from burnish.backbones.spec import Backbone
 
 KIND = "taps"
@@ -59,11 +59,11 @@ def tapped(
     plain = backbone.plain or backbone
     below = {name for stage in plain.stages[:above] for name in stage.parameters}
     blocks = [name for name in blocks_of(plain.module) if not any(other.startswith(f"{name}.") for other in below)]
-    shapes = _shapes(plain.module, blocks, example)
+    shapes = shapes_of(plain.module, blocks, example)
     blocks = [name for name in blocks if len(shapes.get(name, ())) in (3, 4)]
     for step in range(1, len(blocks) + 1):
         chosen = blocks[::-1][::step][::-1]  # the last one always
-        channels = [_channel(shapes[name]) for name in chosen]
+        channels = [channel_of(shapes[name]) for name in chosen]
         width = plain.width + sum(2 * shapes[name][at] for name, at in zip(chosen, channels, strict=True))
         if width <= max(width_at_most, 0):
             break
@@ -91,75 +91,21 @@ def tapped_as(backbone: Backbone, change: dict[str, Any], scale: Tensor) -> Back
 
 
 def with_taps(trunk: nn.Module, change: dict[str, Any]) -> fx.GraphModule:
-    """The trunk with taps at these layers, scales 1; it holds the trunk's own layers under their names.
-
-    ValueError where a layer is not run exactly once.
-    """
-    layers, channels = change["layers"], change["channels"]
-    graph = _Tracer(layers).trace(trunk, concrete_args=_defaults(trunk))
-    nodes = {
-        name: [node for node in graph.nodes if node.op == "call_module" and node.target == name] for name in layers
-    }
-    if any(len(found) != 1 for found in nodes.values()):
-        raise ValueError("a tapped layer is not run exactly once")
-    module = fx.GraphModule(trunk, graph)
-    module.add_module("taps", Taps(channels))
-    copies = {node.target: node for node in module.graph.nodes if node.op == "call_module"}
+    """The trunk with taps at these layers, scales 1."""
+    module, steps = graphed(trunk, change["layers"])
+    module.add_module("taps", Taps(change["channels"]))
     (output,) = (node for node in module.graph.nodes if node.op == "output")
     with module.graph.inserting_before(output):
-        joined = module.graph.call_module("taps", (output.args[0], *(copies[name] for name in layers)))
+        joined = module.graph.call_module("taps", (output.args[0], *steps.values()))
     output.args = (joined,)
     module.recompile()
     return module
 
 
-class _Tracer(fx.Tracer):
-    """Goes only into layers that hold a tapped one."""
-
-    def __init__(self, layers: Sequence[str]) -> None:
-        super().__init__()
-        self.layers = tuple(layers)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not any(name.startswith(f"{module_qualified_name}.") for name in self.layers)
-
-
-def _defaults(trunk: nn.Module) -> dict[str, Any]:
-    parameters = inspect.signature(trunk.forward).parameters.values()
-    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
-
-
-def _shapes(trunk: nn.Module, layers: Sequence[str], example: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the layers give for the example."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes[name] = tuple(output.shape)
-
-    handles = [
-        trunk.get_submodule(name).register_forward_hook(lambda _layer, _given, output, name=name: note(name, output))
-        for name in layers
-    ]
-    try:
-        evaluated(trunk, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
-
-
-def _channel(shape: tuple[int, ...]) -> int:
-    """Which dimension holds the channels: tokens [b n c], maps [b c h w], or [b h w c] as Swin has them."""
-    if len(shape) == 3:
-        return 2
-    return 3 if shape[1] == shape[2] != shape[3] else 1
-
-
 def _added(plain: Backbone, change: dict[str, Any]) -> int:
     size = plain.preprocess.size
     example = torch.zeros(1, 3, size, size).to(next(plain.module.parameters()).device)
-    shapes = _shapes(plain.module, change["layers"], example)
+    shapes = shapes_of(plain.module, change["layers"], example)
     return sum(2 * shapes[name][at] for name, at in zip(change["layers"], change["channels"], strict=True))
 
 

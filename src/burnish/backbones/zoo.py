@@ -118,13 +118,13 @@ def check_architecture(architecture: Any) -> None:
     check_changes(architecture.get("changes", []))
 
 
-def rebuild(architecture: dict[str, Any]) -> nn.Module:
-    """The headless module of a stored architecture, weights still random, eval mode; nothing is ever fetched.
+def rebuild(architecture: dict[str, Any], *, seed: int = 0) -> nn.Module:
+    """The headless module of a stored architecture, weights still random (drawn from `seed`), eval mode; nothing is fetched.
 
     UnknownModel when the description is not one of ours.
     """
     check_architecture(architecture)
-    module = _built(architecture["name"], architecture["kwargs"].get("img_size"), seed=0)
+    module = _built(architecture["name"], architecture["kwargs"].get("img_size"), seed=seed)
     return changed(module, architecture.get("changes", []))
 
 

@@ -54,7 +54,7 @@ def probe_decisions(probed: Probed) -> list[Decision]:
     """Why this image size, where it is not the network's own, and why this head."""
     choice = probed.choice
     head = Decision(
-        f"head: {choice.kind}, strength {choice.strength:g}",
+        f"head: {choice.how.kind}, strength {choice.how.strength:g}",
         f"least cross-validated loss; right on {choice.accuracy:.1%} ± {choice.standard_error:.1%} of images left out",
         {
             "accuracy": choice.accuracy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from burnish.backbones.taps import tapped_as
 from burnish.choose.probing import Probed
 from burnish.errors import RunError
 from burnish.methods.base import Head
-from burnish.methods.heads import HeadChoice
+from burnish.methods.heads import HeadChoice, HeadKind
 from burnish.runtime import Clock, Watcher
 from burnish.terms import Preprocess
 from burnish.train.checkpoint import read_checkpoint, write_checkpoint
@@ -27,7 +27,7 @@ _MOST_SECONDS = 60.0
 _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 30  # of the time, for saving
 # The plain values of a HeadChoice and of a Probed.
-_CHOICE = ("kind", "strength", "accuracy", "standard_error", "loss", "temperature")
+_CHOICE = ("accuracy", "standard_error", "loss")
 _PROBED = ("flip", "flip_reason", "images_per_second", "size_reason", "plain_accuracy", "plain_loss")
 
 
@@ -87,6 +87,8 @@ def probed_parts(probed: Probed) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "preprocess": probed.preprocess.to_json(),
         "changes": list(probed.backbone.changes),
         "choice": {key: getattr(choice, key) for key in _CHOICE},
+        "how": asdict(choice.how),
+        "start": asdict(probed.start),
         **{key: getattr(probed, key) for key in _PROBED},
     }  # fmt: skip
     arrays = {
@@ -105,7 +107,8 @@ def probed_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
     for change in facts["changes"]:
         backbone = tapped_as(backbone, change, tensors["scale"])
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    choice = HeadChoice(Head(arrays["head.weight"], arrays["head.bias"]), right=arrays["right"], **facts["choice"])
+    head, how = Head(arrays["head.weight"], arrays["head.bias"]), HeadKind(**facts["how"])
+    choice = HeadChoice(head, how, right=arrays["right"], **facts["choice"])
     return Probed(
         backbone=backbone,
         preprocess=Preprocess.from_json(facts["preprocess"]),
@@ -113,5 +116,6 @@ def probed_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
         train_head=Head(arrays["train_head.weight"], arrays["train_head.bias"]),
         val_right=arrays["val_right"],
         val_logits=arrays["val_logits"],
+        start=HeadKind(**facts["start"]),
         **{key: facts[key] for key in _PROBED},
     )

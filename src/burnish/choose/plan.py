@@ -38,6 +38,7 @@ class Plan:
     steps: int  # planned; 0: no time for a useful run
     epochs: float  # the same in passes over the training images
     freeze: int  # leading stages that stay as they are
+    balanced: bool  # whether each class is drawn equally often
     views: int  # augmented views of each image whose activations at the freeze point are kept; 0: none are
     timed: bool  # whether the steps were planned to end on the clock
     most: int  # steps the run may grow to
@@ -49,7 +50,7 @@ class Plan:
     @property
     def schedule(self) -> Schedule:
         """What the training loop needs of it."""
-        return Schedule(self.batch, self.sizes)
+        return Schedule(self.batch, self.sizes, self.balanced)
 
     @property
     def final_size(self) -> int:
@@ -99,7 +100,7 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
         return None
     sizes = ((0.0, size),)
     reason = f"training would have {max(0.0, left):.0f} s, less than half an epoch: the probe is kept"
-    return Plan(batch, sizes, 0, 0.0, 0, 0, True, 0, reserve, {}, 0.0, reason)
+    return Plan(batch, sizes, 0, 0.0, 0, False, 0, True, 0, reserve, {}, 0.0, reason)
 
 
 def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rates: Rates) -> Plan:
@@ -133,6 +134,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         steps=max(0, steps),
         epochs=max(0.0, steps / per_epoch),
         freeze=freeze,
+        balanced=bench.recipe.balance == "sampling",
         views=_views(epochs) if freeze else 0,
         timed=timed,
         most=most,

@@ -13,7 +13,7 @@ from burnish.choose.survey import Surveyed
 from burnish.data.cache import Rows, read_pixels
 from burnish.errors import ModelError, shown
 from burnish.methods.base import Head
-from burnish.methods.heads import HeadChoice, choose_head
+from burnish.methods.heads import HeadChoice, HeadKind, choose_head
 from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
@@ -35,6 +35,7 @@ class Probed:
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
     plain_accuracy: float  # cross-validated, of the best head on the last layer alone
     plain_loss: float  # nats, the same
+    start: HeadKind  # of the heads that training starts from: the best on the last layer alone
 
     @property
     def name(self) -> str:
@@ -63,7 +64,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probed:
         backbone, choice, features = plain, last, features[:, : plain.width]
     assert choice is not None
     train, val = material.train_rows, material.val_rows
-    train_head = choice.refitted(features[train], labels[train], classes=classes)
+    train_head = choice.how.fitted(features[train], labels[train], classes=classes)
     logits = train_head.logits(features[val])
     right = logits.argmax(1) == labels[val]
     flip, reason = settle_flip(material, surveyed, bench, train_head, right)
@@ -80,6 +81,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probed:
         surveyed.size_reason,
         (last or choice).accuracy,
         (last or choice).loss,
+        (last or choice).how,
     )
 
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from burnish.choose.aim import objective_of
 from burnish.choose.material import Bench, Material
 from burnish.data.views import normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
 from burnish.train.features import autocast, takes_half
 from burnish.train.loop import training_step
-from burnish.train.parts import parts_for_training
+from burnish.train.parts import let_drop, parts_for_training
 
 # Seconds kept back for writing the report and leaving, measured at 1 to 2.5 on 2 cores.
 _TAIL_SECONDS = 3.0
@@ -55,7 +56,8 @@ class Rates:
 
     def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> float:
         """Seconds of a real training step on a copy of the model: the better of two after a warm-up."""
-        material, bench, half = self.material, self.bench, self.half
+        material, bench = self.material, self.bench
+        half = self.half and not tunable.moves_statistics
         rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
         assert material.fitting.stored is not None
         pixels = torch.from_numpy(material.fitting.stored[rows]).permute(0, 3, 1, 2).float()
@@ -64,7 +66,10 @@ class Rates:
         labels = torch.from_numpy(material.labels[rows]).to(bench.device)
         twin = replace(tunable, classifier=copy.deepcopy(tunable.classifier).to(bench.device), peak_learning_rate=0.0)
         twin.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        parts = parts_for_training(twin.classifier, twin.backbone, freeze, views[:2], half=half)
+        parts = parts_for_training(
+            twin.classifier, twin.backbone, freeze, views[:2], half=half, moves_statistics=twin.moves_statistics
+        )
+        let_drop(parts.trained, bench.recipe.dropout, bench.recipe.drop_path)
         if parts.lower is not None:
             lower = parts.lower
             with torch.no_grad(), autocast(bench.device, half and bench.device.type != "cpu"):
@@ -73,7 +78,7 @@ class Rates:
             self._lower[freeze] = min(batch, _LOWER_IMAGES) / seconds * (size / self.at) ** 2
         elif freeze:
             self._lower[freeze] = self.whole(self.at)
-        step = training_step(twin, parts.trained, weight_decay=0.0, label_smoothing=0.0, half=half)
+        step = training_step(twin, parts.trained, objective_of(bench.recipe, half=half))
         average = Average(twin)
 
         def once() -> None:

@@ -15,14 +15,15 @@ from torch import nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.lowrank import merged
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import tapped
+from burnish.choose.aim import augmentation_of, objective_of
 from burnish.choose.material import Bench, Material
 from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
 from burnish.choose.probing import Probed, plain_at
 from burnish.data.cache import Rows
-from burnish.data.views import Augmentation, augmented, normalised
+from burnish.data.views import augmented, normalised
 from burnish.methods.base import Head, Tunable
 from burnish.terms import Preprocess
 from burnish.train.activations import kept_or_live, plain_activations
@@ -31,7 +32,7 @@ from burnish.train.checkpoint import restore_training, training_state
 from burnish.train.features import BATCH, autocast, batched, outputs
 from burnish.train.inputs import Inputs, PixelViews
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
-from burnish.train.parts import Parts, parts_for_training, upper_for_inference
+from burnish.train.parts import Parts, let_drop, parts_for_training, upper_for_inference
 
 _WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
 
@@ -64,11 +65,9 @@ class Tuning:
     def __init__(self, tunable: Tunable, made: Plan, probed: Probed, material: Material, bench: Bench) -> None:
         self.plan, self.material, self.bench, self.flip = made, material, bench, probed.flip
         self.tunable = tunable
-        self.half = bench.recipe.precision == "bfloat16"
+        self.half = bench.recipe.precision == "bfloat16" and not tunable.moves_statistics
         tunable.classifier.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        movable = tunable.movable()
-        parameters = dict(tunable.classifier.named_parameters())
-        self.start = {name: parameters[name].detach().clone() for name in sorted(movable)}
+        self.start = {name: value.detach().clone() for name, value in tunable.moving().items()}
         self.shell = copy.deepcopy(tunable.classifier)  # evaluates other weights without touching those in training
         self.training = Training.start(tunable, total=made.steps, weight_decay=bench.recipe.weight_decay)
         self.parts: Parts | None = None
@@ -99,8 +98,14 @@ class Tuning:
         recipe = self.bench.recipe
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(self.bench.device)
         self.parts = parts_for_training(
-            self.tunable.classifier, self.tunable.backbone, self.plan.freeze, example, half=self.half
+            self.tunable.classifier,
+            self.tunable.backbone,
+            self.plan.freeze,
+            example,
+            half=self.half,
+            moves_statistics=self.tunable.moves_statistics,
         )
+        let_drop(self.parts.trained, recipe.dropout, recipe.drop_path)
         if (
             self.training.over
         ):  # an earlier sitting made the last step; the parts are what candidates are looked at with
@@ -115,9 +120,12 @@ class Tuning:
                 self.plan.schedule,
                 module=self.parts.trained,
                 device=self.bench.device,
-                seed=recipe.seed,
-                label_smoothing=recipe.label_smoothing,
-                half=self.half,
+                objective=objective_of(
+                    recipe,
+                    self.material.labels[self.material.train_rows],
+                    classes=len(self.material.catalog.classes),
+                    half=self.half,
+                ),
                 workers=self.bench.workers,
                 watcher=self.bench.watcher,
             ):
@@ -148,7 +156,7 @@ class Tuning:
             labels=self.material.labels[rows],
             ids=fitting.ids[rows],
             paths=tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
-            how=Augmentation(size=self.plan.final_size, flip=self.flip),
+            how=augmentation_of(recipe, size=self.plan.final_size, flip=self.flip),
             preprocess=self.bench.backbone.preprocess,
             seed=recipe.seed,
         )
@@ -193,7 +201,9 @@ class Tuning:
         """A classifier of its own with the candidate's weights, in eval mode, on the CPU."""
         made = copy.deepcopy(self.shell)
         made.load_state_dict({**made.state_dict(), **candidate.state})
-        return made.eval().cpu()
+        whole = merged(made.eval().cpu())
+        assert isinstance(whole, Classifier)
+        return whole
 
     def looked_at(self, name: str, state: State, size: int) -> Candidate:
         """The candidate of that name with its validation logits, accuracy and loss at `size` pixels."""
@@ -213,11 +223,12 @@ class Tuning:
             images = plain_at(self.material, ids, preprocess, self.bench)
             plain = (normalised(chunk, preprocess) for chunk in batched(images))
             self.val[size] = images if lower is None else plain_activations(lower, plain, device)
-        held = self.val[size]
+        held, shell = self.val[size], merged(self.shell)
+        assert isinstance(shell, Classifier)
         if not isinstance(held, list):
-            return logits_of(self.shell, held, preprocess, self.bench)
+            return logits_of(shell, held, preprocess, self.bench)
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(device)
-        upper = upper_for_inference(self.shell, self.tunable.backbone, self.plan.freeze, example)
+        upper = upper_for_inference(shell, self.tunable.backbone, self.plan.freeze, example)
         with torch.inference_mode():
             return np.concatenate([upper(chunk.to(device)).float().cpu().numpy() for chunk in held])
 
@@ -254,15 +265,6 @@ def _standard_error(candidate: Candidate) -> float:
     return float(np.sqrt(share * (1 - share) / n))
 
 
-def backbone_at(freeze: int, material: Material, bench: Bench) -> Backbone:
-    """The run's backbone with taps only where something learns: what lies below runs once and gives no more than images."""
-    if not freeze or not bench.backbone.changes:
-        return bench.backbone
-    plain = bench.backbone.plain or bench.backbone
-    example = normalised(material.fitting.plain[:BATCH], material.preprocess).to(bench.device)
-    return tapped(bench.backbone, example, above=freeze) or plain
-
-
 def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> Head:
     """The probe's head fitted anew to what the first steps will see: one augmented view a training image, at their size.
 
@@ -271,7 +273,10 @@ def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> 
     """
     rows, fitting, stored = material.train_rows, material.fitting, material.fitting.stored
     size = made.schedule.size_at(0.0)
-    how, preprocess = Augmentation(size=size, flip=probed.flip), replace(bench.backbone.preprocess, size=size)
+    how, preprocess = (
+        augmentation_of(bench.recipe, size=size, flip=probed.flip),
+        replace(bench.backbone.preprocess, size=size),
+    )
     assert stored is not None
     trunk: nn.Module | None = None
     half = bench.recipe.precision == "bfloat16"
@@ -289,9 +294,7 @@ def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> 
         trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2], half=half)
         with torch.inference_mode(), autocast(bench.device, half and bench.device.type != "cpu"):
             features.append(trunk(views).float().cpu().numpy())
-    return probed.choice.refitted(
-        np.concatenate(features), material.labels[rows], classes=len(material.catalog.classes)
-    )
+    return probed.start.fitted(np.concatenate(features), material.labels[rows], classes=len(material.catalog.classes))
 
 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:

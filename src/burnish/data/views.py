@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from burnish.data.trivial import trivial
 from burnish.runtime import draws
 from burnish.terms import Preprocess
 
@@ -27,6 +28,7 @@ class Augmentation:
     ratio: float = 4 / 3  # aspect of the crop is drawn between 1/ratio and ratio, log-uniform
     flip: bool = False
     jitter: float = 0.2  # brightness, contrast and saturation are each scaled by 1 ± jitter
+    trivial: bool = False  # one operation of TrivialAugment besides
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ def augmented(
         view = _draw(draws(seed, "view", epoch, int(index)), aspect=float(aspects[row]), how=how)
         crop = _cut(torch.from_numpy(stored[row]), view)
         out = F.interpolate(crop, size=(how.size, how.size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        if how.trivial:
+            changed = trivial(out.permute(2, 0, 1).round().to(torch.uint8), draws(seed, "trivial", epoch, int(index)))
+            out = changed.permute(1, 2, 0)
         pixels[row] = out.flip(1) if view.mirrored else out
         matrices[row], offsets[row] = view.matrix, view.offset
     return _coloured(pixels, matrices, offsets, preprocess)

@@ -14,6 +14,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
 from burnish.errors import RecipeError
 from burnish.recipe import Recipe
+from burnish.runtime import draws
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def assembled(backbone: Backbone, head: Head) -> Classifier:
 
 def peak_of(recipe: Recipe, trunk: nn.Module, times: float = 1.0) -> float:
     """The recipe's peak learning rate; undecided, the default for AdamW on all of this trunk, so many times."""
-    if isinstance(recipe.learning_rate, float):
+    if isinstance(recipe.learning_rate, (int, float)):
         return recipe.learning_rate
     return times * (_PEAK_ATTENTION if attends(trunk) else _PEAK_CNN)
 
@@ -153,6 +154,11 @@ def by_decay(
     vectors = tuple(name for name in names if name in parameters and parameters[name].ndim <= 1)
     groups = [Group(name, matrices, rate, True, starts), Group(f"{name} (vectors)", vectors, rate, False, starts)]
     return [group for group in groups if group.parameters]
+
+
+def torch_draws(seed: int, *parts: str | int) -> torch.Generator:
+    """The random numbers of one purpose, for torch's own functions; no global generator is used (P7)."""
+    return torch.Generator().manual_seed(int(draws(seed, *parts).integers(2**63 - 1)))
 
 
 def options_of(method: Method) -> dict[str, Any]:

@@ -15,23 +15,30 @@ from burnish.runtime import draws
 
 
 @dataclass(frozen=True)
+class HeadKind:
+    """How a head is fitted."""
+
+    kind: str  # "logistic" or "lda"
+    strength: float  # the penalty or the shrinkage
+    temperature: float  # that the logits are divided by, so that the probabilities are about right
+
+    def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Head:
+        """The head on features float32 [n d] and labels int64 [n]."""
+        x, y = torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(labels)
+        axes = Principal.of(x)
+        return _fitted(self, axes, axes.apply(x), y, classes)
+
+
+@dataclass(frozen=True)
 class HeadChoice:
     """The head that cross-validation prefers, fitted to all the images given."""
 
     head: Head
-    kind: str  # "logistic" or "lda"
-    strength: float  # the penalty or the shrinkage
+    how: HeadKind
     accuracy: float  # cross-validated, fraction 0 to 1
     standard_error: float  # of that accuracy, over images
     loss: float  # cross-validated log loss, nats
     right: np.ndarray  # bool [n], out-of-fold
-    temperature: float  # that the logits are divided by, so that the probabilities are about right
-
-    def refitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Head:
-        """A head of the same kind and strength on other images."""
-        x, y = torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(labels)
-        axes = Principal.of(x)
-        return _fitted(self.kind, self.strength, self.temperature, axes, axes.apply(x), y, classes)
 
 
 def choose_head(
@@ -72,31 +79,26 @@ def choose_head(
 
 @dataclass(frozen=True)
 class _Crossed:
-    kind: str
-    strength: float
+    how: HeadKind
     loss: float
-    temperature: float
     right: torch.Tensor
 
     def fitted(self, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> HeadChoice:
         """The same kind and strength, on all images."""
-        head = _fitted(self.kind, self.strength, self.temperature, axes, z, y, classes)
         right = self.right.numpy()
         accuracy = float(right.mean())
         error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
-        return HeadChoice(head, self.kind, self.strength, accuracy, error, self.loss, right, self.temperature)
+        return HeadChoice(_fitted(self.how, axes, z, y, classes), self.how, accuracy, error, self.loss, right)
 
 
-def _fitted(
-    kind: str, strength: float, temperature: float, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int
-) -> Head:
+def _fitted(how: HeadKind, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> Head:
     """One head on coordinates z [n r] and labels y [n]."""
-    if kind == "lda":
-        ((weight, bias),) = lda_path(z, y, classes, (strength,))
+    if how.kind == "lda":
+        ((weight, bias),) = lda_path(z, y, classes, (how.strength,))
     else:
-        path = PENALTIES[: PENALTIES.index(strength) + 1]
+        path = PENALTIES[: PENALTIES.index(how.strength) + 1]
         *_, (weight, bias) = logistic_path(z, y, classes, path, axes.variances)
-    return axes.undo(weight / temperature, bias / temperature)
+    return axes.undo(weight / how.temperature, bias / how.temperature)
 
 
 def fold_numbers(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
@@ -148,5 +150,5 @@ def _best(kind: str, strengths: tuple[float, ...], logits: torch.Tensor, y: torc
     for strength, z in zip(strengths, logits, strict=True):
         temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
         loss, temperature = min((F.cross_entropy(z / t, y).item(), t) for t in temperatures)
-        found.append(_Crossed(kind, strength, loss, temperature, z.argmax(1) == y))
+        found.append(_Crossed(HeadKind(kind, strength, temperature), loss, z.argmax(1) == y))
     return min(found, key=lambda crossed: crossed.loss)

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
-from burnish.errors import RecipeError, nearest, shown
-from burnish.methods.base import Method
-from burnish.methods.full import Full
-from burnish.methods.probe import Probe
+from dataclasses import replace
 
-METHODS: dict[str, Method] = {method.name: method for method in (Probe(), Full())}
+from burnish.errors import RecipeError, nearest, shown
+from burnish.methods.adapter import Adapter
+from burnish.methods.base import Method, options_of
+from burnish.methods.bitfit import BitFit
+from burnish.methods.full import Full
+from burnish.methods.gradual import Gradual
+from burnish.methods.l2sp import L2SP
+from burnish.methods.lora import LoRA
+from burnish.methods.norms import Norms
+from burnish.methods.probe import MultiProbe, Probe
+from burnish.methods.prompt import Prompt
+from burnish.methods.scratch import Scratch
+from burnish.methods.surgical import Surgical
+from burnish.methods.top import Top
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Probe(),
+        MultiProbe(),
+        Full(),
+        Top(),
+        Gradual(),
+        Norms(),
+        BitFit(),
+        LoRA(),
+        Adapter(),
+        Prompt(),
+        L2SP(),
+        Surgical(),
+        Scratch(),
+    )
+}
 
 
 def method_named(name: str) -> Method:
-    """The method of that name; RecipeError with the nearest names."""
-    if name not in METHODS:
+    """The method of that name, with its options where they are given: lora:rank=4:where=*.attn.*
+
+    RecipeError with the nearest names, or the options there are.
+    """
+    kind, *given = name.split(":")
+    if kind not in METHODS:
         choices = ["auto", *METHODS]
-        raise RecipeError(f"no method {shown(name)!r} (nearest: {nearest(name, choices)}); see: burnish methods")
-    return METHODS[name]
+        raise RecipeError(f"no method {shown(kind)!r} (nearest: {nearest(kind, choices)}); see: burnish methods")
+    method = METHODS[kind]
+    known, changes = options_of(method), {}
+    for part in given:
+        key, equals, text = part.partition("=")
+        if not equals or key not in known:
+            there = ", ".join(f"{option}={value}" for option, value in known.items()) or "none"
+            raise RecipeError(f"the method {kind} has no option {shown(part)!r} (its options: {there})")
+        try:
+            changes[key] = type(known[key])(text)
+        except ValueError:
+            what = "a whole number" if isinstance(known[key], int) else "a number"
+            raise RecipeError(f"the option {key} of {kind} is {shown(text)!r}, expected {what}") from None
+    return replace(method, **changes)  # type: ignore[type-var]

@@ -10,25 +10,24 @@ State = dict[str, torch.Tensor]
 
 
 class Average:
-    """An exponential moving average of the movable parameters (Polyak & Juditsky 1992).
+    """An exponential moving average of all that moves (Polyak & Juditsky 1992).
 
     The decay warms up as (1 + t) / (10 + t), so that short runs average over their last tenth, and stops at `most`.
     """
 
     def __init__(self, tunable: Tunable, *, most: float = 0.999) -> None:
-        self.names = sorted(tunable.movable())
-        parameters = dict(tunable.classifier.named_parameters())
-        self.values = [parameters[name].detach().clone() for name in self.names]
+        moving = tunable.moving()
+        self.names = list(moving)
+        self.values = [value.detach().clone() for value in moving.values()]
         self.most, self.steps = most, 0
 
     def follow(self, tunable: Tunable) -> None:
         """Take in the parameters as they are now."""
         self.steps += 1
         decay = min(self.most, (1 + self.steps) / (10 + self.steps))
-        parameters = dict(tunable.classifier.named_parameters())
         with torch.no_grad():
-            for value, name in zip(self.values, self.names, strict=True):
-                value.lerp_(parameters[name], 1.0 - decay)
+            for value, now in zip(self.values, tunable.moving().values(), strict=True):
+                value.lerp_(now, 1.0 - decay)
 
     def state(self) -> State:
         """A copy of the averaged parameters by name."""

@@ -66,7 +66,7 @@ def drop_checkpoints(run: Path) -> None:
 
 def training_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `restore_training` needs, between two steps."""
-    parameters = dict(training.tunable.classifier.named_parameters())
+    parameters = training.tunable.moving()
     tensors: dict[str, Tensor] = {}
     for name, average in zip(training.average.names, training.average.values, strict=True):
         parameter = parameters[name]
@@ -74,14 +74,15 @@ def training_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor
         for key, value in training.optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser/{key}/{name}"] = value
     facts = {key: getattr(training, key) for key in ("total", "steps", "progress", "epoch", "position", "losses")} | {
-        "averaged": training.average.steps
+        "averaged": training.average.steps,
+        "rates": [group["rate"] for group in training.optimiser.param_groups],
     }
     return facts, tensors
 
 
 def restore_training(training: Training, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Put a fresh `Training` of the same tunable where the saved one stood."""
-    parameters = dict(training.tunable.classifier.named_parameters())
+    parameters = training.tunable.moving()
     with torch.no_grad():
         for name, average in zip(training.average.names, training.average.values, strict=True):
             parameter = parameters[name]
@@ -95,6 +96,8 @@ def restore_training(training: Training, facts: Mapping[str, Any], tensors: Mapp
                     **{key: torch.empty_like(parameter).copy_(value) for key, value in moments.items()},
                 }
     training.average.steps = facts["averaged"]
+    for group, rate in zip(training.optimiser.param_groups, facts["rates"], strict=True):
+        group["rate"] = rate
     for key in ("total", "steps", "progress", "epoch", "position"):
         setattr(training, key, facts[key])
     training.losses = list(facts["losses"])

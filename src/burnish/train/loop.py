@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from burnish.errors import BurnishError
 from burnish.methods.base import Tunable
 from burnish.runtime import Watcher, draws
 from burnish.train.averaging import Average
-from burnish.train.features import autocast
 from burnish.train.inputs import Ahead, Inputs
+from burnish.train.objective import Objective, gradient, step
 
-PIXELS_AT_ONCE = 6 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.6 GB for EfficientNet-Lite0
 WARM_UP = 0.1  # fraction of the run over which the learning rate rises from zero
 
 
@@ -37,6 +35,7 @@ class Schedule:
 
     batch: int  # images a step
     sizes: tuple[tuple[float, int], ...]  # (from this progress on, pixels), ascending
+    balanced: bool = False  # whether each class is drawn equally often, instead of each image once an epoch
 
     def size_at(self, progress: float) -> int:
         """Pixels, at this progress."""
@@ -106,23 +105,21 @@ def tune(
     *,
     module: nn.Module,
     device: torch.device,
-    seed: int,
-    label_smoothing: float,
-    half: bool = False,
+    objective: Objective,
     workers: int = 0,
     watcher: Watcher,
 ) -> Iterator[Step | Epoch]:
     """Train the movable parameters in place from where `training` stands to its total.
 
     module: what is run forward and backward on the inputs' batches; it shares its parameters with the tunable's
-    classifier (it may be a faster form or the upper part of it). half: compute in bfloat16, with float32 weights.
-    workers: threads that make batches ahead; the result does not depend on them. Raises Diverged when the loss or a
-    gradient is not finite; nothing has moved then.
+    classifier (it may be a faster form or the upper part of it). objective: its seed addresses the order of the images
+    and all that is drawn for a step. workers: threads that make batches ahead; the result does not depend on them.
+    Raises Diverged when the loss or a gradient is not finite; nothing has moved then.
     """
     peak = training.tunable.peak_learning_rate
     with Ahead(inputs, device, workers) as ahead:
         while not training.over:
-            order = draws(seed, "order", training.epoch).permutation(len(inputs))
+            order = _order(inputs.labels, objective.seed, training.epoch, balanced=schedule.balanced)
             batches = _slices(order, schedule.batch)
             watcher.stage("tune", total=len(order), detail=f"epoch {training.epoch}")
             watcher.advance(sum(map(len, batches[: training.position])))
@@ -133,11 +130,15 @@ def tune(
                 share = (1.0 - training.progress) / (training.total - training.steps)
                 # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
                 factor = learning_rate_factor(training.progress + 0.5 * share)
-                for group in training.optimiser.param_groups:
-                    group["lr"] = peak * group["rate"] * factor
                 views = ahead.get(batches, training.position, epoch=training.epoch, size=size)
                 labels = torch.from_numpy(inputs.labels[rows]).to(device)
-                loss = _step(module, training.optimiser, views, labels, label_smoothing, half)
+                _wake(training)
+                if training.tunable.by_gradient and training.position == 0:
+                    gradient(module, training.optimiser, views, labels, objective, training.steps)
+                    _follow_gradients(training.optimiser)
+                for group in training.optimiser.param_groups:
+                    group["lr"] = peak * group["rate"] * factor
+                loss = step(module, training.optimiser, views, labels, objective, training.steps)
                 if not math.isfinite(loss):
                     raise Diverged(_what_diverged(loss, training, peak * factor, inputs, rows))
                 training.average.follow(training.tunable)
@@ -151,6 +152,44 @@ def tune(
             if training.steps >= training.total:
                 training.progress = 1.0
             yield _end_epoch(training, peak, size, seconds, seen)
+
+
+def _order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool) -> np.ndarray:
+    """The images of an epoch, int64 [n]: each once, or drawn so that the classes are equally frequent."""
+    rng = draws(seed, "order", epoch)
+    if not balanced:
+        return rng.permutation(len(labels))
+    classes = np.unique(labels)
+    wanted = rng.permutation(np.resize(rng.permutation(classes), len(labels)))  # as many of each class, or one more
+    order = np.empty(len(labels), np.int64)
+    for label in classes:
+        places, members = np.flatnonzero(wanted == label), np.flatnonzero(labels == label)
+        rounds = -(-len(places) // len(members))  # a class is gone through whole before an image comes twice
+        order[places] = np.concatenate([rng.permutation(members) for _ in range(rounds)])[: len(places)]
+    return order
+
+
+def _wake(training: Training) -> None:
+    """Groups whose time has come learn; the others have no gradient, so that none is computed below them."""
+    for group in training.optimiser.param_groups:
+        awake = training.progress >= group["starts_at"]
+        for parameter in group["params"]:
+            parameter.requires_grad_(awake)
+
+
+def _follow_gradients(optimiser: torch.optim.Optimizer) -> None:
+    """Each group's rate becomes |gradient| / |weights|, as a share of the largest; the head's stays (auto-RGN)."""
+    relative = []
+    for group in optimiser.param_groups:
+        with torch.no_grad():
+            found = [one for one in group["params"] if one.grad is not None]
+            slope = torch.stack([one.grad.norm() for one in found]).norm().item() if found else 0.0
+            weight = torch.stack([one.norm() for one in group["params"]]).norm().item()
+        relative.append(0.0 if group["is_head"] else slope / max(weight, 1e-12))
+    most = max(relative)
+    for group, share in zip(optimiser.param_groups, relative, strict=True):
+        if not group["is_head"] and most > 0.0 and math.isfinite(most):
+            group["rate"] = share / most
 
 
 def _end_epoch(training: Training, peak: float, size: int, seconds: float, seen: int) -> Epoch:
@@ -182,23 +221,29 @@ def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
     movable = tunable.movable()
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in movable)
-    groups = [
-        {
-            "params": [parameters[name] for name in group.parameters],
-            "rate": group.rate,
-            "weight_decay": weight_decay if group.decays else 0.0,
-        }
-        for group in tunable.groups
-    ]
+    groups = []
+    for group in tunable.groups:
+        members = [parameters[name] for name in group.parameters]
+        is_head = all(name.startswith("head.") for name in group.parameters)
+        pulled = tunable.pull > 0.0 and group.decays and not is_head
+        groups.append(
+            {
+                "params": members,
+                "rate": group.rate,
+                "weight_decay": weight_decay if group.decays and not pulled else 0.0,
+                "starts_at": group.starts,
+                "is_head": is_head,
+                "pull": tunable.pull,
+                "starts": [one.detach().clone() for one in members] if pulled else [],
+            }
+        )
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
 
 
-def training_step(
-    tunable: Tunable, module: nn.Module, *, weight_decay: float, label_smoothing: float, half: bool = False
-) -> Callable[..., float]:
+def training_step(tunable: Tunable, module: nn.Module, objective: Objective) -> Callable[..., float]:
     """A function (views, labels) -> loss that makes one optimiser step at rate zero: for timing."""
-    optimiser = optimiser_for(tunable, weight_decay)
-    return lambda views, labels: _step(module, optimiser, views, labels, label_smoothing, half)
+    optimiser = optimiser_for(tunable, 0.0)
+    return lambda views, labels: step(module, optimiser, views, labels, objective, 0)
 
 
 def steps_an_epoch(images: int, batch: int) -> int:
@@ -209,38 +254,3 @@ def steps_an_epoch(images: int, batch: int) -> int:
 def _slices(order: np.ndarray, batch: int) -> list[np.ndarray]:
     """The order cut in batches of equal size ±1: no small last batch with a noisy gradient."""
     return np.array_split(order, steps_an_epoch(len(order), batch))
-
-
-def _step(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    views: torch.Tensor,
-    labels: torch.Tensor,
-    label_smoothing: float,
-    half: bool,
-) -> float:
-    """One optimiser step; the loss before it, nats. Nothing is changed when the loss or the gradient is not finite."""
-    optimiser.zero_grad(set_to_none=True)
-    loss = 0.0
-    pieces = _pieces(views)
-    for part, truth in zip(views.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
-        with autocast(views.device, half):
-            logits = module(part)
-        share = F.cross_entropy(logits.float(), truth, label_smoothing=label_smoothing, reduction="sum") / len(views)
-        share.backward()
-        loss += share.item()
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-    if not torch.isfinite(norm):
-        return float("nan")
-    optimiser.step()
-    return loss
-
-
-def _pieces(views: torch.Tensor) -> int:
-    """In how many pieces a batch goes through the network one after the other, so that memory on a CPU stays small.
-
-    BatchNorm is frozen, so images do not see each other: the gradient is that of the whole batch, up to rounding.
-    """
-    images, side = views.shape[0], views.shape[-1]
-    return 1 if views.device.type != "cpu" else min(images, math.ceil(images * side * side / PIXELS_AT_ONCE))

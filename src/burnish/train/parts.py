@@ -25,12 +25,20 @@ class Parts:
 
 
 def parts_for_training(
-    classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor, *, half: bool
+    classifier: Classifier,
+    backbone: Backbone,
+    freeze: int,
+    example: torch.Tensor,
+    *,
+    half: bool,
+    moves_statistics: bool = False,
 ) -> Parts:
     """Fold the classifier in place and cut it after `freeze` stages; uncut where the trunk cannot be divided there.
 
-    half: it will be trained under bfloat16 autocast.
+    half: it will be trained under bfloat16 autocast. Where BatchNorm learns its statistics nothing is folded.
     """
+    if moves_statistics:
+        return Parts(classifier.train(), None, None)
     fold = fold_trainable_half if half else fold_trainable
     folded = fold(classifier, example, inplace=True)
     assert isinstance(folded, Classifier)
@@ -41,6 +49,23 @@ def parts_for_training(
     trained = nn.Sequential(halves.upper, folded.dropout, folded.head)
     exact = fold_for_inference(whole.lower, example)
     return Parts(trained, fold_for_inference(whole.lower, example, half=True) if half else exact, exact)
+
+
+def let_drop(trained: nn.Module, dropout: float, drop_path: float) -> None:
+    """Dropout before the head and the drop paths of the trunk act in training; everything else stays in eval mode."""
+    for layer in trained.modules():
+        if isinstance(layer, nn.Dropout) and dropout and layer is _last_dropout(trained):
+            layer.p = dropout
+            layer.train()
+        elif drop_path and type(layer).__name__ == "DropPath":
+            layer.train()
+
+
+def _last_dropout(trained: nn.Module) -> nn.Module | None:
+    """The one before the head: `Classifier.dropout`, or the last but one of the upper part of a cut."""
+    if isinstance(trained, Classifier):
+        return trained.dropout
+    return trained[1] if isinstance(trained, nn.Sequential) else None
 
 
 def upper_for_inference(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> nn.Module:

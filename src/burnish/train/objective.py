@@ -1,0 +1,155 @@
+"""What one step minimises, and the gradient of it: label smoothing, class weights, mixup, cutmix, SAM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from burnish.runtime import draws
+from burnish.train.features import autocast
+
+PIXELS_AT_ONCE = 6 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.6 GB for EfficientNet-Lite0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a run; all that is drawn for a step follows from the seed and the step's number (P7)."""
+
+    seed: int = 0
+    label_smoothing: float = 0.0  # fraction, 0 to 1 (Szegedy et al. 2015, arXiv:1512.00567)
+    half: bool = False  # compute in bfloat16, with float32 weights
+    mixup: float = 0.0  # alpha of the Beta distribution, 0: never (Zhang et al. 2017, arXiv:1710.09412)
+    cutmix: float = 0.0  # the same (Yun et al. 2019, arXiv:1905.04899); with both, a coin decides in each step
+    sam: float = 0.0  # radius of the neighbourhood, 0: plain steps (Foret et al. 2020, arXiv:2010.01412)
+    class_weights: tuple[float, ...] | None = None  # of each class's loss; their mean over images should be 1
+
+    def mixed(self, views: Tensor, step: int) -> tuple[Tensor, np.ndarray | None, float]:
+        """(views, partner of each, share of itself): the inputs of a step, mixed with each other where that is wanted."""
+        if not (self.mixup or self.cutmix) or len(views) < 2:
+            return views, None, 1.0
+        rng = draws(self.seed, "mix", step)
+        partner = rng.permutation(len(views))
+        cut = bool(self.cutmix) and views.ndim == 4 and (not self.mixup or rng.random() < 0.5)
+        alpha = self.cutmix if cut else self.mixup or self.cutmix
+        share = float(rng.beta(alpha, alpha))
+        other = views[torch.from_numpy(partner)]
+        if not cut:
+            return torch.lerp(other, views, share), partner, share
+        height, width = views.shape[-2:]
+        tall, wide = (round(side * math.sqrt(1.0 - share)) for side in (height, width))
+        top, left = int(rng.integers(0, height - tall + 1)), int(rng.integers(0, width - wide + 1))
+        views = views.clone()
+        views[..., top : top + tall, left : left + wide] = other[..., top : top + tall, left : left + wide]
+        return views, partner, 1.0 - tall * wide / (height * width)
+
+    def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Summed over images, nats."""
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device)
+        return F.cross_entropy(
+            logits.float(), truth, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"
+        )
+
+
+def step(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    views: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    number: int,
+) -> float:
+    """One optimiser step; the loss before it, nats. Nothing is changed when the loss or the gradient is not finite.
+
+    number: of the step, the address of what is drawn for it.
+    """
+    loss = gradient(module, optimiser, views, labels, objective, number)
+    parameters = [one for group in optimiser.param_groups for one in group["params"] if one.grad is not None]
+    if objective.sam:
+        with _climbed(parameters, objective.sam) as finite:
+            if not finite:
+                return float("nan")
+            gradient(module, optimiser, views, labels, objective, number)
+    if not torch.isfinite(nn.utils.clip_grad_norm_(parameters, 1.0)):
+        return float("nan")
+    optimiser.step()
+    for group in optimiser.param_groups:  # L2-SP's decay towards the start, decoupled as AdamW's towards zero
+        for parameter, start in zip(group["params"], group.get("starts", ()), strict=False):
+            with torch.no_grad():
+                parameter.lerp_(start, min(1.0, group["lr"] * group["pull"]))
+    return loss
+
+
+def gradient(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    views: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    number: int,
+) -> float:
+    """The gradient of the batch's mean loss, in place; returns the loss, nats."""
+    optimiser.zero_grad(set_to_none=True)
+    views, partner, own = objective.mixed(views, number)
+    total, pieces = 0.0, _pieces(views)
+    parts = np.array_split(np.arange(len(views)), pieces)
+    with addressed(module, objective.seed, number):
+        for rows in parts:
+            place = slice(int(rows[0]), int(rows[-1]) + 1)
+            with autocast(views.device, objective.half):
+                logits = module(views[place])
+            share = own * objective.loss(logits, labels[place])
+            if partner is not None:
+                share = share + (1.0 - own) * objective.loss(logits, labels[torch.from_numpy(partner[rows])])
+            share = share / len(views)
+            share.backward()
+            total += share.item()
+    return total
+
+
+@contextmanager
+def addressed(module: nn.Module, seed: int, number: int) -> Iterator[None]:
+    """Dropout and drop path draw from torch's own generator: for this step it starts at an address of its own (P7)."""
+    if not any(layer.training and draws_in_training(layer) for layer in module.modules()):
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(draws(seed, "dropout", number).integers(2**63 - 1)))
+        yield
+
+
+def draws_in_training(layer: nn.Module) -> bool:
+    """Whether the layer drops at random while training."""
+    return isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ == "DropPath"
+
+
+@contextmanager
+def _climbed(parameters: list[nn.Parameter], radius: float) -> Iterator[bool]:
+    """The weights moved by `radius` along the gradient, and put back after; whether the gradient was finite."""
+    with torch.no_grad():
+        norm = torch.stack([one.grad.norm() for one in parameters if one.grad is not None]).norm()
+        finite = bool(torch.isfinite(norm))
+        before = [one.detach().clone() for one in parameters]
+        if finite:
+            for one in parameters:
+                assert one.grad is not None
+                one.add_(one.grad, alpha=radius / (norm.item() + 1e-12))
+    yield finite
+    with torch.no_grad():
+        for one, value in zip(parameters, before, strict=True):
+            one.copy_(value)
+
+
+def _pieces(views: Tensor) -> int:
+    """In how many pieces a batch goes through the network one after the other, so that memory on a CPU stays small.
+
+    BatchNorm is frozen, so images do not see each other: the gradient is that of the whole batch, up to rounding.
+    """
+    images, side = views.shape[0], views.shape[-1]
+    return 1 if views.device.type != "cpu" else min(images, math.ceil(images * side * side / PIXELS_AT_ONCE))
