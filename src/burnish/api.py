@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from burnish.backbones import zoo
+from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
+from burnish.compare import COMPARED, run_compare
 from burnish.data.cache import cache_folder
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
@@ -25,6 +27,7 @@ from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
+from burnish.report.leaderboard import csv_of, page_of
 from burnish.report.page import render
 from burnish.result import REPORT, RunFolder, read_facts
 from burnish.runtime import Clock, Nobody, Watcher, cores
@@ -165,6 +168,57 @@ def fit_catalog(
     return open_run(folder.path)
 
 
+def compare(
+    data: str | os.PathLike[str],
+    *,
+    models: Sequence[str] = (zoo.DEFAULT_MODEL,),
+    methods: Sequence[str] = ("probe", "multiprobe", "full"),
+    budget: str | float | None = "30m",
+    out: str | os.PathLike[str] | RunFolder | None = None,
+    cache: str | os.PathLike[str] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    watcher: Watcher | None = None,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Race all combinations of models and methods under one budget; the leaderboard as plain values.
+
+    models, methods: as for `fit`; local files too. What costs least is asked first, losers are cut on the validation
+    images, and the finalists are scored once on the test images, with paired differences to the chosen one. The folder
+    holds compare.json, leaderboard.csv, leaderboard.html and, under arms/, a package for each combination. A comparison
+    that died goes on with the same call. RecipeError on an unknown method or when nothing can run.
+    """
+    seconds = parse_budget(budget)
+    clock = clock or Clock.start(seconds, from_process_start=False)
+    recipe = recipe_from({**settings, "budget_seconds": seconds})
+    names, kinds = list(dict.fromkeys(models)), list(dict.fromkeys(methods))
+    if not names or not kinds:
+        raise RecipeError("compare needs at least one model and one method; see: burnish models, burnish methods")
+    for kind in kinds:
+        method_named(kind)
+    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(data)
+    with folder:
+        folder.begin({**asdict(recipe), "compare_models": names, "compare_methods": kinds})
+        if (folder.path / COMPARED).is_file():
+            return read_plain_json(folder.path / COMPARED)
+        words = ["burnish", "compare", str(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
+        facts = run_compare(
+            open_source(data),
+            recipe,
+            folder,
+            models=names,
+            methods=kinds,
+            clock=clock,
+            watcher=watcher or Nobody(),
+            facilities=Facilities(workers_of(workers, recipe.device), store_of(cache)),
+            data=str(data),
+            command=shlex.join([*words, *settings_of(recipe)]),
+        )
+        folder.write("leaderboard.csv", csv_of(facts))
+        folder.write("leaderboard.html", page_of(facts))
+    return facts
+
+
 def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
     """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file."""
     if cache == "off":
@@ -290,14 +344,18 @@ def report(run: str | os.PathLike[str]) -> Path:
 
 def command_of(data: str | os.PathLike[str], recipe: Recipe) -> str:
     """The command line that does this again."""
-    words = ["burnish", "fit", str(data)]
-    default = Recipe()
+    return shlex.join(["burnish", "fit", str(data), *settings_of(recipe)])
+
+
+def settings_of(recipe: Recipe) -> list[str]:
+    """The options that say what differs from the defaults."""
+    words, default = [], Recipe()
     for name in (field.name for field in fields(Recipe) if field.name != "budget_seconds"):
         value = getattr(recipe, name)
         if value != getattr(default, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--budget", "none" if recipe.budget_seconds is None else f"{recipe.budget_seconds:g}s"]
-    return shlex.join(words)
+    return words
 
 
 def _ordered(prediction: Prediction, classes: tuple[str, ...]) -> list[float]:

@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _DEFAULT = Recipe()
+_TRAINING = "How it trains"
 _DATA = "Class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or: demo"
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.")]
@@ -45,7 +46,9 @@ def _number_or_auto(text: str, kind: type) -> Any:
 def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA)],
     model: Annotated[str, typer.Option(help="A name from: burnish models, or NAME=FILE.safetensors")] = _DEFAULT.model,
-    method: Annotated[str, typer.Option(help="auto, or a name from: burnish methods")] = _DEFAULT.method,
+    method: Annotated[
+        str, typer.Option(help="auto, or a name from: burnish methods, e.g. lora:rank=4")
+    ] = _DEFAULT.method,
     budget: Annotated[
         str, typer.Option(help='Wall clock from start to exit: "90s", "10m", "1h30m", or "none"')
     ] = "10m",
@@ -57,15 +60,45 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
     image_size: Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Images a step, or auto")] = "auto",
-    learning_rate: Annotated[str, typer.Option(help="Peak, of the head and the last stage, or auto")] = "auto",
+    learning_rate: Annotated[
+        str, typer.Option(help="Peak, of the head and the last stage, or auto, or race: short trials of three")
+    ] = "auto",
     freeze: Annotated[
         str, typer.Option(help="Leading stages that stay as they are, or auto: as the clock asks")
     ] = "auto",
+    taps: Annotated[str, typer.Option(help="Heads see all depths of the network: on, off, or auto")] = _DEFAULT.taps,
     stage_decay: Annotated[
         float, typer.Option(help="Each earlier stage learns at this fraction")
     ] = _DEFAULT.stage_decay,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices and kernels")] = _DEFAULT.weight_decay,
     label_smoothing: Annotated[float, typer.Option(help="Fraction, 0 to 1")] = _DEFAULT.label_smoothing,
+    augment: Annotated[
+        str, typer.Option(help="Of training images: plain, trivial (TrivialAugment), none", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.augment,
+    mixup: Annotated[
+        float, typer.Option(help="Blend images, alpha of the Beta distribution", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.mixup,
+    cutmix: Annotated[
+        float, typer.Option(help="Paste rectangles, alpha of the Beta distribution", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.cutmix,
+    sam: Annotated[
+        float, typer.Option(help="Radius of sharpness-aware steps, e.g. 0.05", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.sam,
+    dropout: Annotated[
+        float, typer.Option(help="Of the features before the head", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.dropout,
+    drop_path: Annotated[
+        float, typer.Option(help="Of residual branches (stochastic depth)", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.drop_path,
+    balance: Annotated[
+        str, typer.Option(help="Of unequal classes: none, sampling, loss, or auto", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.balance,
+    average: Annotated[
+        str, typer.Option(help="Of weights in training: ema or none", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.average,
+    soup: Annotated[
+        str, typer.Option(help="Average the best epochs too: on or off", rich_help_panel=_TRAINING)
+    ] = _DEFAULT.soup,
     flip: Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")] = "auto",
     val_fraction: Annotated[
         float, typer.Option(help="Of the training images, if the data has no val")
@@ -90,6 +123,16 @@ def fit(
         "batch_size": _number_or_auto(batch_size, int),
         "learning_rate": _number_or_auto(learning_rate, float),
         "freeze": _number_or_auto(freeze, int),
+        "taps": taps,
+        "augment": augment,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "sam": sam,
+        "dropout": dropout,
+        "drop_path": drop_path,
+        "balance": balance,
+        "average": average,
+        "soup": soup,
         "stage_decay": stage_decay,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
@@ -125,6 +168,63 @@ def fit(
             from burnish.screen import print_verdict
 
             print_verdict(result)
+
+
+@app.command()
+def compare(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA)],
+    models: Annotated[str, typer.Option(help="Names or files, with commas; as --model of fit")] = _DEFAULT.model,
+    methods: Annotated[
+        str, typer.Option(help="Names with commas, with options as lora:rank=4; see: burnish methods")
+    ] = "probe,multiprobe,full",
+    budget: Annotated[str, typer.Option(help="Wall clock for all of them together")] = "30m",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A comparison that died there goes on  [default: runs/NAME-N]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
+    val_fraction: Annotated[
+        float, typer.Option(help="Of the training images, if the data has no val")
+    ] = _DEFAULT.val_fraction,
+    test_fraction: Annotated[
+        float, typer.Option(help="Of all images, if the data has no test")
+    ] = _DEFAULT.test_fraction,
+    precision: Annotated[str, typer.Option(help="Of training: float32, bfloat16, or auto")] = _DEFAULT.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = _DEFAULT.device,
+    workers: Annotated[str, typer.Option(help="Threads that make batches ahead, or auto; changes no result")] = "auto",
+    cache: Annotated[str, typer.Option(metavar="DIR|off", help="Where decoded pixels are kept between runs")] = "auto",
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Race models and methods on DATA under one budget; a leaderboard with paired differences."""
+    from burnish.result import RunFolder
+
+    folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
+    with folder:
+        from burnish import api
+        from burnish.screen import print_leaderboard, watcher_for
+
+        clock = api.clock_for(budget)
+        with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+            facts = api.compare(
+                data,
+                models=[name.strip() for name in models.split(",") if name.strip()],
+                methods=[name.strip() for name in methods.split(",") if name.strip()],
+                budget=budget,
+                out=folder,
+                cache=cache,
+                workers=_number_or_auto(workers, int),
+                watcher=watcher,
+                clock=clock,
+                seed=seed,
+                val_fraction=val_fraction,
+                test_fraction=test_fraction,
+                precision=precision,
+                device=device,
+            )
+        if json_:
+            _print_json({"folder": str(folder.path), **facts})
+        else:
+            print_leaderboard(facts, folder.path)
 
 
 @app.command()

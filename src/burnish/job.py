@@ -14,11 +14,12 @@ from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
-from burnish.choose.ledger import Ledger, probed_from, probed_parts
+from burnish.choose.ledger import Ledger, probes_from, probes_parts
 from burnish.choose.material import Bench, Material, gather
 from burnish.choose.plan import Plan, plan, settled
-from burnish.choose.probing import Probed, probe
+from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.proof import Contender, put_to_test
+from burnish.choose.rate_race import race
 from burnish.choose.rates import Rates
 from burnish.choose.survey import survey
 from burnish.choose.tuning import Candidate, Tuned, Tuning, start_head
@@ -82,18 +83,19 @@ def run_job(
         facilities.workers,
         facilities.store,
     )
-    material, splits, probed = look(catalog, splits, bench, folder, ledger, trains=method.trains)
+    material, splits, probes = look(catalog, splits, bench, folder, ledger, trains=method.trains)
+    probed = probes.kept(recipe.taps)
     kept = probe_contender(probed)
     contenders = [kept]
-    decisions = probe_decisions(probed)
+    decisions = probe_decisions(probes, probed)
 
     journal = Journal(folder, watch, ledger)
     if method.trains:
-        tuned, bench, reasons = tune_on_the_clock(method, probed, material, bench, folder, journal, ledger)
+        tuned, bench, reasons = tune_on_the_clock(method, probes, material, bench, folder, journal, ledger)
         decisions += reasons
         if tuned is not None:
             contenders.append(tuned_contender(tuned, material, method=method.name))
-            keep, decision = keep_tuned(probed, tuned, method=method.name, asked_for=recipe.method != "auto")
+            keep, decision = keep_tuned(probed, tuned, material, method=method.name, asked_for=recipe.method != "auto")
             decisions.append(decision)
             kept = contenders[-1] if keep else kept
     bench = replace(
@@ -134,12 +136,12 @@ def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
 
 def look(
     catalog: Catalog, splits: Splits, bench: Bench, folder: RunFolder, ledger: Ledger, *, trains: bool
-) -> tuple[Material, Splits, Probed]:
+) -> tuple[Material, Splits, Probes]:
     """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back."""
     known = ledger.get("probed")
     if known is not None:
-        probed, trains = probed_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
-        material, splits = gather(catalog, splits, bench, probed.preprocess, trains=trains)
+        probes, trains = probes_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
+        material, splits = gather(catalog, splits, bench, probes.last.preprocess, trains=trains)
         if [material.content, splits.sha256] != known[0]["data"]:
             raise RunError(
                 f"the images or labels changed since the run in {shown(str(folder.path))} began; "
@@ -147,14 +149,15 @@ def look(
             )
         bench.watcher.say(f"going on with the run in {shown(str(folder.path))}, which was stopped after "
                           f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
-        return material, splits, probed
+        return material, splits, probes
     surveyed = survey(catalog, splits, bench, trains=trains)
     material, splits = gather(catalog, splits, bench, surveyed.preprocess, trains=surveyed.trains)
     write_splits(folder.path / SPLITS, material.catalog, splits)
-    probed = probe(material, surveyed, bench)
+    probes = probe(material, surveyed, bench)
+    probed = probes.kept(bench.recipe.taps)
     save(folder, probe_contender(probed), material)
     seconds = bench.clock.elapsed()
-    facts, tensors = probed_parts(probed)
+    facts, tensors = probes_parts(probes)
     data = [material.content, splits.sha256]
     ledger.put(
         "probed", {"probed": facts, "trains": surveyed.trains, "data": data, "first_model_seconds": seconds}, tensors
@@ -162,12 +165,12 @@ def look(
     ledger.write()
     found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
     bench.watcher.say(f"probe saved at {seconds:.0f} s: {found}")
-    return material, splits, probed
+    return material, splits, probes
 
 
 def tune_on_the_clock(
     method: Method,
-    probed: Probed,
+    probes: Probes,
     material: Material,
     bench: Bench,
     folder: RunFolder,
@@ -178,19 +181,19 @@ def tune_on_the_clock(
 
     Whenever the moving average beats all that was saved before on the validation images, it becomes the package.
     """
-    flip = Decision("flip: on" if probed.flip else "flip: off", probed.flip_reason)
+    flip = Decision("flip: on" if probes.flip else "flip: off", probes.flip_reason)
     if len(material.val_rows) == 0:
         return None, bench, [flip, Decision("probe kept", "there are no validation images to choose by")]
     bench.watcher.stage("plan")
-    made, bench, head = settle_plan(method, probed, material, bench, ledger)
+    made, bench, head = settle_plan(method, probes, material, bench, ledger)
     why = Decision("schedule", made.reason, {"epochs": made.epochs, "reserve_seconds": made.reserve_seconds})
     folder.write(RECIPE, bench.recipe.to_toml())
     if head is None:
         return None, bench, [flip, why]
     bench.watcher.say(made.reason)
     bench.watcher.stage("tune")
-    tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probed, material, bench)
-    train(tuning, method, probed, folder, journal, ledger)
+    tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probes, material, bench)
+    train(tuning, method, probes.kept(bench.recipe.taps), folder, journal, ledger)
     bench.watcher.stage("choose")
     reasons = [flip, why]
     if tuning.note:
@@ -208,7 +211,7 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
 
 
 def settle_plan(
-    method: Method, probed: Probed, material: Material, bench: Bench, ledger: Ledger
+    method: Method, probes: Probes, material: Material, bench: Bench, ledger: Ledger
 ) -> tuple[Plan, Bench, Head | None]:
     """The plan, the bench with the recipe it settles, and the head training starts from; None when there is no time."""
     known = ledger.get("plan")
@@ -216,7 +219,7 @@ def settle_plan(
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
         head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy()) if known[1] else None
         return made, replace(bench, recipe=recipe), head
-    rates = Rates(material, bench, forward_per_second=probed.images_per_second, at=probed.preprocess.size)
+    rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
 
     def tunable_at(freeze: int) -> Tunable:
         blank = Head(np.zeros((classes, bench.backbone.width), np.float32), np.zeros(classes, np.float32))
@@ -226,9 +229,14 @@ def settle_plan(
     bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
     made = plan(tunable_at, material, bench, rates)
     peak = tunable_at(made.freeze).peak_learning_rate
-    recipe = settled(bench.recipe, made, flip=probed.flip, peak=peak, half=rates.half, device=bench.device)
+    if bench.recipe.learning_rate == "race" and made.steps:
+        trial_bench = replace(bench, recipe=replace(bench.recipe, precision="bfloat16" if rates.half else "float32"))
+        head = start_head(probes, made, material, trial_bench)
+        factor, _ = race(method, made, peak, head, probes, material, trial_bench)
+        peak, made = factor * peak, plan(tunable_at, material, bench, rates)  # what is left of the clock
+    recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=rates.half, device=bench.device)
     bench = replace(bench, recipe=recipe)
-    head = start_head(probed, made, material, bench) if made.steps else None
+    head = start_head(probes, made, material, bench) if made.steps else None
     tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
     ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe)}, tensors)
     ledger.write()
@@ -354,9 +362,9 @@ def save(folder: RunFolder, contender: Contender, material: Material) -> None:
 
 def backbone_for(recipe: Recipe) -> Backbone:
     """The pretrained network; one that takes a single image size is built for the recipe's."""
-    backbone = load_backbone(recipe.model, seed=recipe.seed)
+    backbone = load_backbone(recipe.model, seed=recipe.seed, drop_path=recipe.drop_path)
     if backbone.one_size and recipe.image_size not in ("auto", backbone.preprocess.size):
-        return load_backbone(recipe.model, seed=recipe.seed, image_size=recipe.image_size)
+        return load_backbone(recipe.model, seed=recipe.seed, image_size=recipe.image_size, drop_path=recipe.drop_path)
     return backbone
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -128,6 +129,30 @@ def print_verdict(result: Result) -> None:
     print(f"  next    burnish predict {shown(str(result.folder))} IMAGES...")
 
 
+def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
+    """The end of `compare`: a line or two an arm, and where everything is."""
+    from burnish.report.leaderboard import sentence
+
+    print(f"{shown(str(facts['chosen']))} was chosen, on {facts['counts']['val']} validation images.\n")
+    print(f"   {'model · method':<44}{'test':>7}  {'95 % interval':<17}{'val':>7}")
+    for number, row in enumerate(facts["rows"], start=1):
+        test, val = row["test"], row["validation"]
+        share = f"{test['value']:.1%}" if test else "-"
+        limits = f"{test['low']:.1%} to {test['high']:.1%}" if test else ""
+        told = f"{share:>7}  {limits:<17}"
+        print(f"{number:>2} {shown(row['name'])[:44]:<44}{told}{'-' if val is None else f'{val:.1%}':>7}")
+        _paragraph(sentence(row), indent=5)
+    chosen = next(row for row in facts["rows"] if row["chosen"])
+    budget = facts["budget_seconds"]
+    print()
+    print(
+        f"  test    {facts['counts']['test']:,} images, seen once by the finalists; differences are to the chosen one"
+    )
+    print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
+    print(f"  page    {shown(str(folder / 'leaderboard.html'))}")
+    print(f"  next    burnish predict {shown(str(folder / chosen['package']))} IMAGES...")
+
+
 def print_evaluation(found: Evaluation) -> None:
     """Scores, and the classes that are recognised worst."""
     scores = found.scores
@@ -175,16 +200,30 @@ def print_models(rows: Sequence[ModelRow], query: str) -> None:
 
 
 def print_methods(found: Sequence[Method], *, full: bool) -> None:
-    """A line or two a method; with `full` its whole description."""
+    """A line or two a method; with `full` its whole description and its options."""
+    from burnish.methods.base import options_of
+
     for method in found:
-        print(f"{method.name:<8}{method.summary}")
-        print(textwrap.fill(f"when: {method.when}", _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 14))
-        print(f"        paper: {method.paper}")
+        print(f"{method.name:<11}{method.summary}")
+        print(textwrap.fill(f"when: {method.when}", _WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 17))
+        print(f"           paper: {method.paper}")
         if full:
             print()
-            print(textwrap.indent(textwrap.dedent(type(method).__doc__ or "").strip(), " " * 8))
+            for paragraph in _without_margin(type(method).__doc__ or "").split("\n\n"):
+                formula = paragraph.startswith(" ")
+                _paragraph(paragraph.strip() if formula else " ".join(paragraph.split()), indent=15 if formula else 11)
+                print()
+            for option, value in options_of(method).items():
+                print(f"           option {option}, default {value}: --method {method.name}:{option}={value}")
     if not full:
-        print("auto    the default: probe first, then full; the tuned model is kept when validation prefers it")
+        print("auto       the default: frozen heads first, then full; the tuned model is kept when")
+        print("           validation prefers it by more than a standard error")
+
+
+def _without_margin(text: str) -> str:
+    """A docstring without the indentation of its class."""
+    first, _, rest = text.partition("\n")
+    return f"{first}\n{textwrap.dedent(rest)}".strip()
 
 
 def print_doctor(found: Sequence[Finding]) -> None:

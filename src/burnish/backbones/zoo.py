@@ -52,13 +52,21 @@ class ModelRow:
     parameters: int | None  # without the classifier; None where it would take building the model to know
 
 
-def load_backbone(name: str, *, pretrained: bool = True, image_size: int | None = None, seed: int = 0) -> Backbone:
+def load_backbone(
+    name: str, *, pretrained: bool = True, image_size: int | None = None, seed: int = 0, drop_path: float = 0.0
+) -> Backbone:
     """The headless network of that name, in eval mode on the CPU, with all that must travel with it.
 
     image_size: side in pixels of the images it shall see, None for the one it was trained with. seed: of random
-    weights only. Raises UnknownModel (nearest names), WeightsUnreachable (how to bring them), BadWeights.
+    weights only. drop_path: fraction of the last residual branch that is dropped in training. Raises UnknownModel (nearest
+    names), WeightsUnreachable (how to bring them), BadWeights.
     Every global random generator is left as it was.
     """
+    backbone = _loaded(name, pretrained, image_size, seed)
+    return _dropping(backbone, drop_path) if drop_path else backbone
+
+
+def _loaded(name: str, pretrained: bool, image_size: int | None, seed: int) -> Backbone:
     if name.startswith("random:") or not pretrained:
         arch = _checked_name(_unaliased(name.removeprefix("random:")))
         return _assembled(arch, _built(arch, image_size, seed), _preprocess(arch, {}, image_size), source="random")
@@ -263,9 +271,20 @@ def _all_names() -> list[str]:
 # ---- the module and what travels with it ----------------------------------------------------------------------------
 
 
-def _built(name: str, image_size: int | None, seed: int) -> nn.Module:
+def _dropping(backbone: Backbone, drop_path: float) -> Backbone:
+    """The same weights in a network with stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+    size = backbone.preprocess.size if _has_fixed_size(backbone.name) else None
+    module = _built(backbone.name, size, seed=0, drop_path=drop_path)
+    if not any(type(layer).__name__ == "DropPath" for layer in module.modules()):
+        raise RecipeError(f"{backbone.name} has no residual branches that could be dropped; leave drop_path at 0")
+    module.load_state_dict(backbone.module.state_dict())
+    return replace(backbone, module=module)
+
+
+def _built(name: str, image_size: int | None, seed: int, drop_path: float = 0.0) -> nn.Module:
     """timm's headless module, random weights drawn from `seed`; the global generator is left as it was."""
     kwargs: dict[str, Any] = {"img_size": image_size} if image_size is not None and _has_fixed_size(name) else {}
+    kwargs |= {"drop_path_rate": drop_path} if drop_path else {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
         try:

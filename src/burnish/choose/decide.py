@@ -9,7 +9,7 @@ import numpy as np
 
 from burnish.backbones.classifier import Classifier
 from burnish.choose.material import Material
-from burnish.choose.probing import Probed
+from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
 from burnish.measure.calibration import temperature
@@ -50,7 +50,7 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
     )
 
 
-def probe_decisions(probed: Probed) -> list[Decision]:
+def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
     """Why this image size, where it is not the network's own, and why this head."""
     choice = probed.choice
     head = Decision(
@@ -63,27 +63,51 @@ def probe_decisions(probed: Probed) -> list[Decision]:
             "n": len(choice.right),
         },
     )
-    size = [Decision(f"probe at {probed.preprocess.size} px", probed.size_reason)] if probed.size_reason else []
-    return [*size, head]
+    taps, last = [], probes.last.choice
+    if probes.deep is not None and probed is probes.deep:
+        layers = len(probed.backbone.changes[0]["layers"])
+        taps = [
+            Decision(
+                f"heads see {layers} depths of the network, not the last alone",
+                f"cross-validated {choice.accuracy:.1%}, {choice.loss:.3f} nats, "
+                f"against {last.accuracy:.1%}, {last.loss:.3f} nats",
+                {"loss": choice.loss, "last_layer_loss": last.loss, "last_layer_accuracy": last.accuracy},
+            )
+        ]
+    size = [Decision(f"probe at {probed.preprocess.size} px", probes.size_reason)] if probes.size_reason else []
+    return [*size, *taps, head]
 
 
-def keep_tuned(probed: Probed, tuned: Tuned, *, method: str, asked_for: bool) -> tuple[bool, Decision]:
-    """Whether the tuned model replaces the probe: it has more val images right than the probe with the same training.
+def keep_tuned(
+    probed: Probed, tuned: Tuned, material: Material, *, method: str, asked_for: bool
+) -> tuple[bool, Decision]:
+    """Whether the tuned model replaces the frozen one: by more than one standard error of their paired difference.
 
-    asked_for: the user named the method, so it is kept all the same.
+    Both learnt from the train images alone and are looked at on the same val images. Within one error the simpler model
+    stays (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). asked_for: the user named the method, so it
+    is kept all the same.
     """
-    right = probed.val_right
-    before, after, n = float(right.mean()), tuned.best.accuracy, len(right)
-    better = after > before
-    errors = [float(np.sqrt(value * (1 - value) / n)) for value in (before, after)]
-    why = f"validation {after:.1%} ± {errors[1]:.1%} against {before:.1%} ± {errors[0]:.1%} for the probe ({n} images)"
+    before = probed.val_right.astype(float)
+    after = (tuned.best.logits.argmax(1) == material.labels[material.val_rows]).astype(float)
+    n, gain = len(before), float((after - before).mean())
+    error = float((after - before).std() / np.sqrt(n))
+    errors = [float(np.sqrt(right.mean() * (1 - right.mean()) / n)) for right in (before, after)]
+    better = gain > max(error, 0.0)
+    why = (
+        f"validation {after.mean():.1%} ± {errors[1]:.1%} against {before.mean():.1%} ± {errors[0]:.1%} for the frozen "
+        f"{probed.name} ({n} images); their paired difference is {100 * gain:+.1f} ± {100 * error:.1f} points"
+    )
     numbers = {
-        "tuned": after,
-        "probe": before,
+        "tuned": float(after.mean()),
+        "probe": float(before.mean()),
+        "difference": gain,
+        "standard_error": error,
         "n": n,
         "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
     }
-    what = f"{method} kept, weights: {tuned.best.name}" if better else f"probe kept: {method} was not better"
+    what = f"{method} chosen, weights: {tuned.best.name}" if better else f"{probed.name} kept: {method} was not better"
     if asked_for and not better:
-        what = f"{method} kept because it was asked for, weights: {tuned.best.name}; it was not better than the probe"
+        what = (
+            f"{method} kept because it was asked for, weights: {tuned.best.name}; it was not better than {probed.name}"
+        )
     return better or asked_for, Decision(what, why, numbers)

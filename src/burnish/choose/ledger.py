@@ -13,7 +13,7 @@ from torch import Tensor
 
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped_as
-from burnish.choose.probing import Probed
+from burnish.choose.probing import Probed, Probes
 from burnish.errors import RunError
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, HeadKind
@@ -26,9 +26,9 @@ _SHARE_OF_BUDGET = 0.02
 _MOST_SECONDS = 60.0
 _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 30  # of the time, for saving
-# The plain values of a HeadChoice and of a Probed.
+# The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss")
-_PROBED = ("flip", "flip_reason", "images_per_second", "size_reason", "plain_accuracy", "plain_loss")
+_PROBES = ("flip", "flip_reason", "images_per_second", "size_reason")
 
 
 class Ledger:
@@ -80,42 +80,49 @@ class Ledger:
         self._cost = self._saved - began
 
 
-def probed_parts(probed: Probed) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A Probed as plain values and tensors."""
-    choice = probed.choice
-    facts = {
-        "preprocess": probed.preprocess.to_json(),
-        "changes": list(probed.backbone.changes),
-        "choice": {key: getattr(choice, key) for key in _CHOICE},
-        "how": asdict(choice.how),
-        "start": asdict(probed.start),
-        **{key: getattr(probed, key) for key in _PROBED},
-    }  # fmt: skip
-    arrays = {
-        "head.weight": choice.head.weight, "head.bias": choice.head.bias, "right": choice.right,
-        "train_head.weight": probed.train_head.weight, "train_head.bias": probed.train_head.bias,
-        "val_right": probed.val_right, "val_logits": probed.val_logits,
-    }  # fmt: skip
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    if probed.backbone.changes:
-        tensors["scale"] = probed.backbone.module.get_submodule("taps").state_dict()["scale"]
+def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Probes as plain values and tensors."""
+    facts: dict[str, Any] = {key: getattr(probes, key) for key in _PROBES}
+    tensors: dict[str, Tensor] = {}
+    for key, probed in (("last", probes.last), ("deep", probes.deep)):
+        if probed is None:
+            continue
+        facts[key] = {
+            "name": probed.name,
+            "preprocess": probed.preprocess.to_json(),
+            "changes": list(probed.backbone.changes),
+            "choice": {own: getattr(probed.choice, own) for own in _CHOICE},
+            "how": asdict(probed.choice.how),
+        }
+        arrays = {
+            "head.weight": probed.choice.head.weight, "head.bias": probed.choice.head.bias, "right": probed.choice.right,
+            "train_head.weight": probed.train_head.weight, "train_head.bias": probed.train_head.bias,
+            "val_right": probed.val_right, "val_logits": probed.val_logits,
+        }  # fmt: skip
+        tensors |= {f"{key}/{own}": torch.from_numpy(np.ascontiguousarray(array)) for own, array in arrays.items()}
+        if probed.backbone.changes:
+            tensors[f"{key}/scale"] = probed.backbone.module.get_submodule("taps").state_dict()["scale"]
     return facts, tensors
 
 
-def probed_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Backbone) -> Probed:
-    """The inverse of `probed_parts`; backbone: the network without taps."""
-    for change in facts["changes"]:
-        backbone = tapped_as(backbone, change, tensors["scale"])
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    head, how = Head(arrays["head.weight"], arrays["head.bias"]), HeadKind(**facts["how"])
-    choice = HeadChoice(head, how, right=arrays["right"], **facts["choice"])
-    return Probed(
-        backbone=backbone,
-        preprocess=Preprocess.from_json(facts["preprocess"]),
-        choice=choice,
-        train_head=Head(arrays["train_head.weight"], arrays["train_head.bias"]),
-        val_right=arrays["val_right"],
-        val_logits=arrays["val_logits"],
-        start=HeadKind(**facts["start"]),
-        **{key: facts[key] for key in _PROBED},
-    )
+def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Backbone) -> Probes:
+    """The inverse of `probes_parts`; backbone: the network without taps."""
+
+    def probed(key: str) -> Probed:
+        own, base = facts[key], backbone
+        for change in own["changes"]:
+            base = tapped_as(base, change, tensors[f"{key}/scale"])
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        head = Head(arrays[f"{key}/head.weight"], arrays[f"{key}/head.bias"])
+        return Probed(
+            name=own["name"],
+            backbone=base,
+            preprocess=Preprocess.from_json(own["preprocess"]),
+            choice=HeadChoice(head, HeadKind(**own["how"]), right=arrays[f"{key}/right"], **own["choice"]),
+            train_head=Head(arrays[f"{key}/train_head.weight"], arrays[f"{key}/train_head.bias"]),
+            val_right=arrays[f"{key}/val_right"],
+            val_logits=arrays[f"{key}/val_logits"],
+        )
+
+    deep = probed("deep") if "deep" in facts else None
+    return Probes(probed("last"), deep, **{key: facts[key] for key in _PROBES})

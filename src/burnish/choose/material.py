@@ -64,6 +64,7 @@ class Bench:
     watcher: Watcher
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
+    proves: bool = True  # whether the test images are to be looked at before this clock runs out
 
 
 def gather(

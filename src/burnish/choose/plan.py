@@ -76,10 +76,11 @@ def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench,
     """
     if hopeless := _no_time(material, bench, rates):
         return hopeless
-    fixed = 0 if bench.recipe.freeze == "auto" else bench.recipe.freeze
-    made = _fitted(tunable_at(fixed), fixed, material, bench, rates)
+    first = tunable_at(0 if bench.recipe.freeze == "auto" else bench.recipe.freeze)
+    made = _fitted(first, first.freeze, material, bench, rates)
     # Where the clock leaves the whole network few passes, its upper part may get more: activations below are kept.
-    if bench.recipe.freeze == "auto" and made.timed and made.epochs < _FEW_EPOCHS:
+    free = bench.recipe.freeze == "auto" and first.freeze == 0 and not first.moves_statistics
+    if free and made.timed and made.epochs < _FEW_EPOCHS:
         depth = len(bench.backbone.stages)
         for at in sorted({depth - max(1, depth // 2), depth - max(1, depth // 4)}):
             other = _fitted(tunable_at(at), at, material, bench, rates)
@@ -118,7 +119,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         """Epochs that fit when `size` is the final one."""
         between = _epoch_seconds(material, rates, size, freeze) / per_epoch
         first = n * _views(wanted) / rates.lower(size, freeze) if freeze else 0.0
-        left = bench.clock.left() - rates.reserve_seconds(material, size) - first
+        left = bench.clock.left() - rates.reserve_seconds(material, size, freeze) - first
         return left / (_mixed_step(seconds, sizes, size, freeze) + between) / per_epoch
 
     final = max([size for size in sizes if passes(size) >= wanted], default=sizes[0])
@@ -126,7 +127,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     epochs = min(possible, most / per_epoch)
     timed = math.isfinite(possible) and epochs < most / per_epoch
     steps = int(epochs * per_epoch) if timed else most
-    reserve = rates.reserve_seconds(material, final)
+    reserve = rates.reserve_seconds(material, final, freeze)
     smaller = _smaller(sizes, final, freeze)
     made = Plan(
         batch=batch,
@@ -178,7 +179,7 @@ def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, half: bool, 
         batch_size=made.batch,
         freeze=made.freeze,
         flip="on" if flip else "off",
-        learning_rate=eased(peak, made.steps) if recipe.learning_rate == "auto" else recipe.learning_rate,
+        learning_rate=eased(peak, made.steps) if recipe.learning_rate in ("auto", "race") else recipe.learning_rate,
         precision="bfloat16" if half else "float32",
         device=str(device),
     )

@@ -13,7 +13,7 @@ from burnish.choose.survey import Surveyed
 from burnish.data.cache import Rows, read_pixels
 from burnish.errors import ModelError, shown
 from burnish.methods.base import Head
-from burnish.methods.heads import HeadChoice, HeadKind, choose_head
+from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
@@ -21,68 +21,61 @@ from burnish.train.features import batched, outputs, takes_half
 
 @dataclass(frozen=True)
 class Probed:
-    """The frozen trunk with fitted heads."""
+    """The frozen trunk with a fitted head."""
 
-    backbone: Backbone  # what the heads are fitted to: with taps where cross-validation prefers them
+    name: str  # the method: "probe" on the last layer alone, "multiprobe" on all depths
+    backbone: Backbone  # what the head is fitted to: for multiprobe with taps
     preprocess: Preprocess  # at the size the features were taken
     choice: HeadChoice  # fitted to train and val images; its settings and accuracy come from cross-validation
     train_head: Head  # the same settings, fitted to the train images alone
     val_right: np.ndarray  # bool [v]: whether train_head is right on the val images
     val_logits: np.ndarray  # float32 [v k], of train_head
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What the frozen network tells about the data."""
+
+    last: Probed  # on the last layer alone: training starts from its kind of head
+    deep: Probed | None  # on all depths, where they are wanted and can be had
     flip: bool  # whether mirror images may be trained on
     flip_reason: str
     images_per_second: float  # of the trunk, forward, in float32 as for scores
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
-    plain_accuracy: float  # cross-validated, of the best head on the last layer alone
-    plain_loss: float  # nats, the same
-    start: HeadKind  # of the heads that training starts from: the best on the last layer alone
 
-    @property
-    def name(self) -> str:
-        """The method that this model is of."""
-        return "multiprobe" if self.backbone.changes else "probe"
+    def kept(self, taps: str) -> Probed:
+        """The frozen model to be used: as asked for, or ("auto") the one with the lower cross-validated loss."""
+        if self.deep is None or taps == "off":
+            return self.last
+        return self.deep if taps == "on" or self.deep.choice.loss < self.last.choice.loss else self.last
 
 
-def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probed:
-    """Fit heads to frozen features of the size that the survey settled; to those of all depths where that is better."""
+def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
+    """Fit heads to frozen features of the size that the survey settled: of the last layer, and of all depths."""
     features, rate = fitting_features(material, surveyed, bench)
-    labels, classes = material.labels, len(material.catalog.classes)
     bench.watcher.stage("probe")
-    late = 0.6 * (bench.clock.budget_seconds or float("inf"))
-
-    def chosen(seen: np.ndarray) -> HeadChoice:
-        return choose_head(
-            seen, labels, classes=classes, seed=bench.recipe.seed, seconds_left=lambda: late - bench.clock.elapsed()
-        )
-
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
-    at_once = backbone.changes and bench.recipe.taps == "on"
-    last = None if at_once else chosen(features[:, : plain.width])
-    deep = chosen(features) if backbone.changes else None
-    choice = deep or last
-    if last is not None and (deep is None or deep.loss >= last.loss):
-        backbone, choice, features = plain, last, features[:, : plain.width]
-    assert choice is not None
+    last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench)
+    deep = _headed("multiprobe", backbone, features, material, surveyed, bench) if backbone.changes else None
+    asked = deep or last
+    flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
+    return Probes(last, deep, flip, reason, rate, surveyed.size_reason)
+
+
+def _headed(
+    name: str, backbone: Backbone, features: np.ndarray, material: Material, surveyed: Surveyed, bench: Bench
+) -> Probed:
+    """The best head on these features [n d] of the fitting images."""
+    labels, classes = material.labels, len(material.catalog.classes)
+    late = 0.6 * (bench.clock.budget_seconds or float("inf"))
+    choice = choose_head(
+        features, labels, classes=classes, seed=bench.recipe.seed, seconds_left=lambda: late - bench.clock.elapsed()
+    )
     train, val = material.train_rows, material.val_rows
     train_head = choice.how.fitted(features[train], labels[train], classes=classes)
     logits = train_head.logits(features[val])
     right = logits.argmax(1) == labels[val]
-    flip, reason = settle_flip(material, surveyed, bench, train_head, right)
-    return Probed(
-        backbone,
-        surveyed.preprocess,
-        choice,
-        train_head,
-        right,
-        logits,
-        flip,
-        reason,
-        rate,
-        surveyed.size_reason,
-        (last or choice).accuracy,
-        (last or choice).loss,
-        (last or choice).how,
-    )
+    return Probed(name, backbone, surveyed.preprocess, choice, train_head, right, logits)
 
 
 def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:

@@ -20,7 +20,7 @@ from burnish.train.parts import let_drop, parts_for_training
 
 # Seconds kept back for writing the report and leaving, measured at 1 to 2.5 on 2 cores.
 _TAIL_SECONDS = 3.0
-_CANDIDATES = 4  # models looked at on the val images once training is over
+_CANDIDATES = 5  # models looked at on the val images once training is over
 _SAFETY = 1.05  # on every predicted second of the proof
 _LOWER_IMAGES = 16
 
@@ -88,11 +88,14 @@ class Rates:
         augmenting = 1.0 if freeze else 1.03  # augmentation takes 2 to 3 % of a step
         return augmenting * min([self._timed(once) for _ in range(3)][1:])
 
-    def reserve_seconds(self, material: Material, size: int) -> float:
+    def reserve_seconds(self, material: Material, size: int, freeze: int = 0) -> float:
         """Seconds from the last training step to the exit: candidates on val, both models on test, report."""
         val, test = len(material.val_rows), len(material.test_labels)
+        passes = _CANDIDATES * val / self.upper(size, freeze)
+        if not self.bench.proves:
+            return 1.0 + _SAFETY * passes
         decode = test / material.decoded_per_second
-        passes = _CANDIDATES * val / self.whole(size) + test / self.whole(size) + test / self.forward_per_second
+        passes += test / self.whole(size) + test / self.forward_per_second
         return _TAIL_SECONDS + _SAFETY * (passes + decode)
 
     def _timed(self, work) -> float:

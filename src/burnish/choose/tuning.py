@@ -21,7 +21,7 @@ from burnish.choose.aim import augmentation_of, objective_of
 from burnish.choose.material import Bench, Material
 from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
-from burnish.choose.probing import Probed, plain_at
+from burnish.choose.probing import Probes, plain_at
 from burnish.data.cache import Rows
 from burnish.data.views import augmented, normalised
 from burnish.methods.base import Head, Tunable
@@ -34,6 +34,7 @@ from burnish.train.inputs import Inputs, PixelViews
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
 from burnish.train.parts import Parts, let_drop, parts_for_training, upper_for_inference
 
+_SOUP = 4  # epochs at most
 _WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
 
 
@@ -62,14 +63,16 @@ class Tuned:
 class Tuning:
     """The state of a tuning run: iterate it for steps and epochs, then ask for `best`. Only this object changes."""
 
-    def __init__(self, tunable: Tunable, made: Plan, probed: Probed, material: Material, bench: Bench) -> None:
-        self.plan, self.material, self.bench, self.flip = made, material, bench, probed.flip
+    def __init__(self, tunable: Tunable, made: Plan, probes: Probes, material: Material, bench: Bench) -> None:
+        self.plan, self.material, self.bench, self.flip = made, material, bench, probes.flip
         self.tunable = tunable
         self.half = bench.recipe.precision == "bfloat16" and not tunable.moves_statistics
         tunable.classifier.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.start = {name: value.detach().clone() for name, value in tunable.moving().items()}
         self.shell = copy.deepcopy(tunable.classifier)  # evaluates other weights without touching those in training
-        self.training = Training.start(tunable, total=made.steps, weight_decay=bench.recipe.weight_decay)
+        self.training = Training.start(
+            tunable, total=made.steps, weight_decay=bench.recipe.weight_decay, averages=bench.recipe.average == "ema"
+        )
         self.parts: Parts | None = None
         self.val: dict[int, Rows | list[torch.Tensor]] = {}  # plain images by size, or their activations
         self.diverged: str | None = None
@@ -78,6 +81,8 @@ class Tuning:
         self.latest_steps = -1  # made when that was
         self.latest_size: int | None = None  # pixels, of that epoch
         self.top: Candidate | None = None  # after the best epoch so far
+        self.kept: list[Candidate] = []  # the best epochs, for a soup
+        self.averaged = "EMA" if bench.recipe.average == "ema" else "last"
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -137,12 +142,16 @@ class Tuning:
         """The epoch with its candidate."""
         # At the size of its last steps: a network that has seen 128 px alone fails at 192.
         self.latest, self.latest_size = (
-            self.looked_at("tuned (EMA)", self.training.average.state(), epoch.size),
+            self.looked_at(f"tuned ({self.averaged})", self.training.average.state(), epoch.size),
             epoch.size,
         )
         self.latest_steps = self.training.steps
         if self.top is None or self.latest.accuracy >= self.top.accuracy:
-            self.top = replace(self.latest, name=f"epoch {epoch.number} (EMA)")
+            self.top = replace(self.latest, name=f"epoch {epoch.number} ({self.averaged})")
+        if self.bench.recipe.soup == "on":
+            named = replace(self.latest, name=f"epoch {epoch.number}")
+            same = [one for one in self.kept if one.preprocess == named.preprocess]  # sizes do not mix
+            self.kept = sorted([*same, named], key=lambda one: (-one.accuracy, one.loss))[:_SOUP]
         return epoch, self.latest
 
     def _inputs(self) -> Inputs:
@@ -188,14 +197,31 @@ class Tuning:
         """
         end, size = self.training.average.state(), self.latest_size or self.plan.final_size
         fresh = self.latest if self.latest_steps == self.training.steps else None  # not when steps were made since
-        candidates = [fresh or self.looked_at("tuned (EMA)", end, size)]
+        candidates = [fresh or self.looked_at(f"tuned ({self.averaged})", end, size)]
         for share in _WISE_SHARES:
             candidates.append(self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share), size))
+        if self.averaged == "EMA":
+            last = {name: value.detach().clone() for name, value in self.tunable.moving().items()}
+            candidates.append(self.looked_at("tuned (last)", last, size))
+        if len(self.kept) > 1:
+            candidates.append(self._soup())
         best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))
         if self.top is not None and self.top.accuracy > best.accuracy + _standard_error(best):
             candidates.append(self.top)
             best = self.top
         return Tuned(self.tunable.backbone, self.classifier(best), best, tuple(candidates))
+
+    def _soup(self) -> Candidate:
+        """The best epochs averaged, each taken in while validation does not get worse (arXiv:2203.05482, greedy soup)."""
+        first, *others = self.kept
+        inside, best = [first], first
+        for one in others:
+            states = [*(member.state for member in inside), one.state]
+            mixed = {name: torch.stack([state[name] for state in states]).mean(0) for name in one.state}
+            found = self.looked_at("soup", mixed, first.preprocess.size)
+            if (found.accuracy, -found.loss) >= (best.accuracy, -best.loss):
+                inside, best = [*inside, one], found
+        return replace(best, name=f"soup of {len(inside)} epochs")
 
     def classifier(self, candidate: Candidate) -> Classifier:
         """A classifier of its own with the candidate's weights, in eval mode, on the CPU."""
@@ -237,25 +263,24 @@ class Tuning:
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """All that changes, between two steps."""
         facts, tensors = training_state(self.training)
-        facts = {"training": facts, "latest_size": self.latest_size, "top": None}
-        if self.top is not None:
-            facts["top"] = {
-                "name": self.top.name, "accuracy": self.top.accuracy, "loss": self.top.loss, "size": self.top.preprocess.size,
-            }  # fmt: skip
-            tensors |= {f"top/{name}": value for name, value in self.top.state.items()}
-            tensors["top-logits"] = torch.from_numpy(self.top.logits)
+        held = [*([self.top] if self.top is not None else []), *self.kept]
+        facts = {"training": facts, "latest_size": self.latest_size, "has_top": self.top is not None}
+        facts["held"] = [[one.name, one.accuracy, one.loss, one.preprocess.size] for one in held]
+        for place, one in enumerate(held):
+            tensors |= {f"held{place}/{name}": value for name, value in one.state.items()}
+            tensors[f"held{place}-logits"] = torch.from_numpy(one.logits)
         return facts, tensors
 
     def restore(self, facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         """Stand where `state` was taken."""
         restore_training(self.training, facts["training"], tensors)
-        self.latest_size, top = facts["latest_size"], facts["top"]
-        if top is not None:
-            preprocess = replace(self.bench.backbone.preprocess, size=top["size"])
-            state = {name: tensors[f"top/{name}"].to(self.bench.device) for name in self.start}
-            self.top = Candidate(
-                top["name"], state, top["accuracy"], top["loss"], preprocess, tensors["top-logits"].numpy()
-            )
+        self.latest_size, held = facts["latest_size"], []
+        for place, (name, accuracy, loss, size) in enumerate(facts["held"]):
+            preprocess = replace(self.bench.backbone.preprocess, size=size)
+            state = {own: tensors[f"held{place}/{own}"].to(self.bench.device) for own in self.start}
+            held.append(Candidate(name, state, accuracy, loss, preprocess, tensors[f"held{place}-logits"].numpy()))
+        self.top = held[0] if facts["has_top"] else None
+        self.kept = held[1:] if facts["has_top"] else held
 
 
 def _standard_error(candidate: Candidate) -> float:
@@ -265,7 +290,7 @@ def _standard_error(candidate: Candidate) -> float:
     return float(np.sqrt(share * (1 - share) / n))
 
 
-def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> Head:
+def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> Head:
     """The probe's head fitted anew to what the first steps will see: one augmented view a training image, at their size.
 
     At another size than the probe's the features differ so much that the probe's own head starts at a loss above chance
@@ -274,7 +299,7 @@ def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> 
     rows, fitting, stored = material.train_rows, material.fitting, material.fitting.stored
     size = made.schedule.size_at(0.0)
     how, preprocess = (
-        augmentation_of(bench.recipe, size=size, flip=probed.flip),
+        augmentation_of(bench.recipe, size=size, flip=probes.flip),
         replace(bench.backbone.preprocess, size=size),
     )
     assert stored is not None
@@ -294,7 +319,9 @@ def start_head(probed: Probed, made: Plan, material: Material, bench: Bench) -> 
         trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2], half=half)
         with torch.inference_mode(), autocast(bench.device, half and bench.device.type != "cpu"):
             features.append(trunk(views).float().cpu().numpy())
-    return probed.start.fitted(np.concatenate(features), material.labels[rows], classes=len(material.catalog.classes))
+    return probes.last.choice.how.fitted(
+        np.concatenate(features), material.labels[rows], classes=len(material.catalog.classes)
+    )
 
 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:

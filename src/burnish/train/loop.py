@@ -57,9 +57,10 @@ class Training:
     losses: list[float] = field(default_factory=list)  # of those batches, nats
 
     @classmethod
-    def start(cls, tunable: Tunable, *, total: int, weight_decay: float) -> Training:
-        """Before the first step."""
-        return cls(tunable, optimiser_for(tunable, weight_decay), Average(tunable), total)
+    def start(cls, tunable: Tunable, *, total: int, weight_decay: float, averages: bool = True) -> Training:
+        """Before the first step. averages: else the "average" is the newest weights."""
+        average = Average(tunable) if averages else Average(tunable, most=0.0)
+        return cls(tunable, optimiser_for(tunable, weight_decay), average, total)
 
     @property
     def over(self) -> bool:

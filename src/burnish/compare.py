@@ -1,0 +1,431 @@
+"""A race of models and methods under one clock, and one look at the test images for those that are left.
+
+What costs least is asked first: every model's frozen heads by cross-validation; then short trainings of all that could
+still win; then longer ones of the better half (successive halving, Jamieson & Talwalkar 2015, arXiv:1502.07943). Choices
+are made on the validation images alone, which are the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.weights import read_plain_json
+from burnish.choose.decide import Decision, probe_contender, tuned_contender
+from burnish.choose.ledger import Ledger
+from burnish.choose.material import Bench, Material
+from burnish.choose.probing import Probes
+from burnish.choose.proof import Contender, put_to_test
+from burnish.choose.survey import images_per_second
+from burnish.data.catalog import Catalog
+from burnish.data.split import make_splits
+from burnish.data.views import normalised
+from burnish.errors import BurnishError, RecipeError
+from burnish.facts import machine
+from burnish.job import Facilities, Journal, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
+from burnish.measure.intervals import paired, wilson
+from burnish.methods.table import method_named
+from burnish.recipe import Recipe
+from burnish.result import RunFolder
+from burnish.runtime import Clock, Watcher, keep_freed_memory
+from burnish.ship.bundle import read_bundle
+from burnish.train.checkpoint import drop_checkpoints
+
+COMPARED, ARMS, MODELS = "compare.json", "arms", "models"
+FINALISTS = 6  # scored on the test images
+_TAIL_SECONDS = 3.0  # for the page and leaving
+_LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
+_HOPELESS_ERRORS = 3.0  # standard errors below the best frozen model: its network is not trained when time is short
+
+
+@dataclass
+class Arm:
+    """One model with one method, and what is known of it."""
+
+    model: str
+    method: str
+    place: int
+    right: np.ndarray | None = None  # bool [v]: which val images the model trained on the train images has right
+    loss: float = math.inf  # nats, on val
+    rounds: int = 0  # of training
+    seconds: float = 0.0  # spent on it alone
+    state: str = "waiting"  # "frozen", "trained", "cut: …", "failed: …"
+    package: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} · {self.method}"
+
+    @property
+    def accuracy(self) -> float:
+        """On val, fraction."""
+        return float(self.right.mean()) if self.right is not None and len(self.right) else 0.0
+
+    def rank(self) -> tuple[float, float]:
+        """The better arm is the smaller."""
+        return (-self.accuracy, self.loss)
+
+
+@dataclass
+class _Looked:
+    """A model's frozen part, shared by its arms."""
+
+    bench: Bench
+    material: Material
+    probes: Probes
+
+
+def run_compare(
+    catalog: Catalog,
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    models: list[str],
+    methods: list[str],
+    clock: Clock,
+    watcher: Watcher,
+    facilities: Facilities,
+    data: str,
+    command: str,
+) -> dict[str, Any]:
+    """Race all combinations; the leaderboard as plain values, also written to the folder.
+
+    An arm that cannot run (a method that fits no layer of the model) is told and left out; all failing is an error.
+    """
+    keep_freed_memory()
+    ledger = Ledger(folder.path, clock, watcher)
+    arms = [Arm(model, method, place) for place, (model, method) in enumerate((m, x) for m in models for x in methods)]
+    race = _Race(catalog, recipe, folder, ledger, watcher, facilities, arms)
+    race.freeze()
+    race.train()
+    rows = race.score()
+    facts = {
+        "kind": "compare",
+        "data": data,
+        "command": command,
+        "rows": rows,
+        "chosen": next((row["name"] for row in rows if row["chosen"]), None),
+        "decisions": [decision.to_json() for decision in race.decisions],
+        "counts": race.counts(),
+        "classes": len(catalog.classes),
+        "budget_seconds": recipe.budget_seconds,
+        "seconds": ledger.clock.elapsed(),
+        "machine": machine(),
+    }
+    folder.write_json(COMPARED, facts)
+    drop_checkpoints(folder.path)
+    return facts
+
+
+class _Race:
+    """The race as it stands; only this object changes."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        recipe: Recipe,
+        folder: RunFolder,
+        ledger: Ledger,
+        watcher: Watcher,
+        facilities: Facilities,
+        arms: list[Arm],
+    ) -> None:
+        self.catalog, self.recipe, self.folder, self.ledger = catalog, recipe, folder, ledger
+        self.watcher, self.facilities, self.arms = watcher, facilities, arms
+        self.looked: dict[str, _Looked] = {}
+        self.decisions: list[Decision] = []
+
+    # ---- frozen ------------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Every model's frozen heads; one pass over the images a model, with and without taps."""
+        for number, model in enumerate(dict.fromkeys(arm.model for arm in self.arms)):
+            own = [arm for arm in self.arms if arm.model == model]
+            began = time.monotonic()
+            try:
+                self.looked[model] = self._look(model, number)
+            except BurnishError as error:
+                for arm in own:
+                    arm.state = f"failed: {error}"
+                self.watcher.say(f"{model} is left out: {error}")
+                continue
+            for arm in own:
+                if not method_named(arm.method).trains:
+                    self._settle_frozen(arm, time.monotonic() - began)
+        if not self.looked:
+            raise RecipeError(
+                f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
+            )
+
+    def _look(self, model: str, number: int) -> _Looked:
+        """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""
+        own = [arm for arm in self.arms if arm.model == model]
+        wanted = {taps_for(replace(self.recipe, method=arm.method)) for arm in own}
+        recipe = replace(self.recipe, model=model, taps="off" if wanted == {"off"} else "auto")
+        # A model's share of the clock: half of what is left is for training, the rest for the models still to be seen.
+        left, waiting = self.ledger.clock.left(), len({arm.model for arm in self.arms}) - number
+        share = self.ledger.clock.elapsed() + left / (2 * waiting)
+        clock = replace(self.ledger.clock, budget_seconds=share if math.isfinite(left) else None)
+        bench = Bench(
+            recipe, backbone_for(recipe), pick_device(recipe.device), clock, self.watcher,
+            self.facilities.workers, self.facilities.store, proves=False,
+        )  # fmt: skip
+        splits = make_splits(
+            self.catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction
+        )
+        with self._subfolder(MODELS, f"{number + 1:02d}-{model}", recipe) as folder:
+            ledger = Ledger(folder.path, clock, self.watcher)
+            ledger.clock = clock  # seconds of earlier sittings are counted once, by the race's own ledger
+            trains = any(method_named(arm.method).trains for arm in own)
+            material, _, probes = look(self.catalog, splits, bench, folder, ledger, trains=trains)
+        return _Looked(bench, material, probes)
+
+    def _subfolder(self, kind: str, name: str, recipe: Recipe) -> RunFolder:
+        slug = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)[:80]
+        path = self.folder.path / kind / slug
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder.open(path)
+        folder.begin(asdict(recipe))
+        return folder
+
+    def _settle_frozen(self, arm: Arm, seconds: float) -> None:
+        looked = self.looked[arm.model]
+        probed = looked.probes.kept(taps_for(self._recipe(arm)))
+        arm.right, arm.state, arm.seconds = probed.val_right, "frozen", seconds
+        labels = looked.material.labels[looked.material.val_rows]
+        arm.loss = _loss(probed.val_logits, labels)
+        with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", self._recipe(arm)) as folder:
+            save(folder, probe_contender(probed), looked.material)
+            arm.package = folder.path
+        self.watcher.say(f"{arm.name}: validation {arm.accuracy:.1%}")
+
+    def _recipe(self, arm: Arm) -> Recipe:
+        return replace(self.recipe, model=arm.model, method=arm.method)
+
+    # ---- trained -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Rounds of training; after each the better half goes on, with twice the time."""
+        field = [arm for arm in self.arms if arm.state == "waiting" and method_named(arm.method).trains]
+        field = self._without_hopeless(field)
+        rounds = max(1, math.ceil(math.log2(len(field)))) if len(field) > 2 else 1
+        for number in range(rounds):
+            if not field:
+                return
+            seconds = self._allotted(number, rounds, len(field))
+            if seconds < _LEAST_SECONDS:
+                best = max(1, int(self._seconds_left() / _LEAST_SECONDS))
+                for arm in field[best:]:
+                    arm.state = arm.state if arm.rounds else "cut: no time was left to train it"
+                field = field[:best]
+                seconds = max(1.0, self._seconds_left() / len(field))
+            for arm in field:
+                self._round(arm, number, seconds)
+            field = sorted((arm for arm in field if arm.rounds), key=Arm.rank)
+            if number + 1 < rounds:
+                keep = math.ceil(len(field) / 2)
+                for arm in field[keep:]:
+                    arm.state = f"cut: behind after round {number + 1}"
+                if field[keep:]:
+                    names = ", ".join(arm.name for arm in field[keep:])
+                    best, worst = field[0].accuracy, field[keep - 1].accuracy
+                    why = f"validation below {worst:.1%} (the best has {best:.1%}) after {seconds:.0f} s each"
+                    self.decisions.append(Decision(f"cut after round {number + 1}: {names}", why))
+                    self.watcher.say(f"cut after round {number + 1}: {names}")
+                field = field[:keep]
+
+    def _without_hopeless(self, field: list[Arm]) -> list[Arm]:
+        """Arms of models whose frozen heads are far behind the best model's are cut, unless no other is left."""
+        scores: dict[str, tuple[float, float]] = {}
+        for model, looked in self.looked.items():
+            best = looked.probes.kept("auto").choice
+            scores[model] = (best.accuracy, best.standard_error)
+        if not scores:
+            return []
+        top = max(scores, key=lambda model: scores[model][0])
+        kept = []
+        for arm in field:
+            accuracy, error = scores[arm.model]
+            behind = scores[top][0] - accuracy
+            if behind > _HOPELESS_ERRORS * math.hypot(error, scores[top][1]) and arm.method != "scratch":
+                arm.state = f"cut: frozen heads of {arm.model} are {100 * behind:.1f} points behind those of {top}"
+                why = (
+                    f"cross-validated {accuracy:.1%} ± {error:.1%} against {scores[top][0]:.1%} ± {scores[top][1]:.1%}"
+                )
+                self.decisions.append(Decision(f"{arm.name} is not trained", why))
+            else:
+                kept.append(arm)
+        return kept
+
+    def _seconds_left(self) -> float:
+        """For training: what remains when the finalists' test images and the page are paid for."""
+        looked = list(self.looked.values())
+        slowest = min(each.probes.images_per_second for each in looked)
+        frozen = sum(arm.state == "frozen" for arm in self.arms)
+        waiting = sum(arm.state in ("waiting", "trained") for arm in self.arms)
+        count = min(FINALISTS, frozen + waiting)
+        test = count * len(looked[0].material.test_labels) / slowest
+        return self.ledger.clock.left() - test - _TAIL_SECONDS - 0.5 * count
+
+    def _allotted(self, number: int, rounds: int, count: int) -> float:
+        """Seconds for each arm of a round; settled once, so that a race that died goes on as it was planned."""
+        settled = self.ledger.get("allotted")
+        values = list(settled[0]) if settled is not None else []
+        if number == len(values):
+            values.append(self._seconds_left() / (rounds - number) / count)
+            self.ledger.put("allotted", values)
+            self.ledger.write()
+        return values[number]
+
+    def _round(self, arm: Arm, number: int, seconds: float) -> None:
+        """Train one arm for so many seconds from the start; what it is worth is kept in its folder."""
+        looked = self.looked[arm.model]
+        method = method_named(arm.method)
+        budget = seconds if math.isfinite(seconds) else None
+        recipe = replace(self._recipe(arm), budget_seconds=budget, taps="off")
+        with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}-{number + 1}", recipe) as folder:
+            known = _read_outcome(folder.path)
+            if known is None:
+                self.watcher.say(f"{arm.name}: round {number + 1}, {seconds:.0f} s")
+                began = time.monotonic()
+                ledger = Ledger(folder.path, Clock(time.monotonic(), budget), self.watcher)
+                bench = replace(looked.bench, recipe=recipe, clock=ledger.clock)
+                try:
+                    journal = Journal(folder, self.watcher, ledger)
+                    tuned, bench, reasons = tune_on_the_clock(
+                        method, looked.probes, looked.material, bench, folder, journal, ledger
+                    )
+                except RecipeError as error:
+                    arm.state = f"failed: {error}"
+                    self.watcher.say(f"{arm.name} is left out: {error}")
+                    return
+                if tuned is None:
+                    if not arm.rounds:
+                        arm.state = f"cut: {reasons[-1].why}"
+                    return
+                contender = tuned_contender(tuned, looked.material, method=method.name)
+                save(folder, contender, looked.material)
+                journal.close({})
+                right = tuned.best.logits.argmax(1) == looked.material.labels[looked.material.val_rows]
+                known = (right, tuned.best.loss, ledger.clock.elapsed() if ledger.resumed else time.monotonic() - began)
+                _write_outcome(folder, *known)
+                drop_checkpoints(folder.path)
+            right, loss, spent = known
+            arm.seconds += spent
+            arm.rounds += 1
+            arm.state = "trained"
+            if arm.right is None or (-float(right.mean()), loss) <= arm.rank():
+                arm.right, arm.loss, arm.package = right, loss, folder.path
+        self.watcher.say(f"{arm.name}: validation {arm.accuracy:.1%}")
+
+    # ---- the test images ---------------------------------------------------------------------------------------------
+
+    def score(self) -> list[dict[str, Any]]:
+        """The leaderboard: finalists with test accuracies and differences to the chosen one, then the rest."""
+        alive = sorted((arm for arm in self.arms if arm.state in ("frozen", "trained") and arm.package), key=Arm.rank)
+        if not alive:
+            failed = next((arm.state for arm in self.arms if arm.state.startswith("failed")), "no time")
+            raise RecipeError(f"no arm of the race came to an end; the first: {failed.removeprefix('failed: ')}")
+        chosen = _simplest_of_the_best(alive)
+        ordered = [chosen, *(arm for arm in alive if arm is not chosen)][:FINALISTS]
+        tests: dict[int, tuple[np.ndarray, float, int]] = {}
+        taken = 0.0
+        for arm in ordered:
+            began = time.monotonic()
+            if tests and self.ledger.clock.left() < taken + _TAIL_SECONDS:
+                continue
+            tests[arm.place] = self._tested(arm)
+            taken = max(taken, time.monotonic() - began)
+        finalists = [arm for arm in ordered if arm.place in tests]
+        for arm in alive:
+            if arm not in finalists:
+                arm.state = "cut: others were better on validation, and the time for the test images was short"
+        reference = tests[chosen.place][0]
+        rows = []
+        for arm in sorted(self.arms, key=lambda arm: (arm not in finalists, *arm.rank())):
+            row: dict[str, Any] = {
+                "name": arm.name, "model": arm.model, "method": arm.method, "state": arm.state,
+                "validation": arm.accuracy if arm.right is not None else None,
+                "validation_n": 0 if arm.right is None else len(arm.right), "seconds": arm.seconds,
+                "chosen": arm is chosen, "package": str(arm.package.relative_to(self.folder.path)) if arm.package else None,
+                "test": None, "difference": None, "separable": None, "images_per_second": None, "parameters": None,
+            }  # fmt: skip
+            if arm.place in tests:
+                right, rate, parameters = tests[arm.place]
+                facts = paired(reference, right)
+                row |= {
+                    "test": wilson(int(right.sum()), right.size).to_json(),
+                    "difference": asdict(facts),
+                    "separable": bool(facts.p < 0.05),
+                    "images_per_second": rate,
+                    "parameters": parameters,
+                }
+            rows.append(row)
+        return rows
+
+    def _tested(self, arm: Arm) -> tuple[np.ndarray, float, int]:
+        """(right [m], images per second of the saved network, its parameters): the one look at the test images."""
+        assert arm.package is not None
+        looked, bundle = self.looked[arm.model], read_bundle(arm.package)
+        classifier = bundle.classifier()
+        contender = Contender(
+            arm.name, "tuned", looked.bench.backbone, classifier, bundle.preprocess, bundle.temperature, arm.accuracy
+        )
+        (tested,) = put_to_test([contender], looked.material, looked.bench)
+        images = looked.material.test.plain[:32]
+        fast = fold_for_inference(classifier, normalised(images[:2], looked.material.preprocess))
+        rate = images_per_second(fast, images, looked.bench, half=False)
+        rate *= (looked.material.preprocess.size / bundle.preprocess.size) ** 2
+        return tested.right, rate, sum(parameter.numel() for parameter in classifier.parameters())
+
+    def counts(self) -> dict[str, int]:
+        """Images by split."""
+        material = next(iter(self.looked.values())).material
+        return {
+            "train": len(material.train_rows),
+            "val": len(material.val_rows),
+            "test": len(material.test_labels),
+        }
+
+
+def _simplest_of_the_best(arms: list[Arm]) -> Arm:
+    """The arm with the best validation, or a frozen one within a standard error of their paired difference."""
+    best = arms[0]
+    for arm in arms:
+        if arm.state != "frozen" or best.state == "frozen" or arm.right is None or best.right is None:
+            continue
+        gain = best.right.astype(float) - arm.right
+        if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+            return arm
+    return best
+
+
+def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy, nats."""
+    if not len(labels):
+        return math.inf
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
+
+
+_OUTCOME = "outcome.json"
+
+
+def _write_outcome(folder: RunFolder, right: np.ndarray, loss: float, seconds: float) -> None:
+    """An arm's round, finished."""
+    folder.write_json(_OUTCOME, {"right": right.astype(int), "loss": loss, "seconds": seconds})
+
+
+def _read_outcome(path: Path) -> tuple[np.ndarray, float, float] | None:
+    """What `_write_outcome` wrote; None when the round is not finished."""
+    try:
+        values = read_plain_json(path / _OUTCOME)
+        return np.array(values["right"], bool), float(values["loss"]), float(values["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

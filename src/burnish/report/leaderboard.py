@@ -1,0 +1,119 @@
+"""The leaderboard of a comparison: rows for the terminal, CSV, and one HTML page with its plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from burnish.measure.intervals import Interval
+from burnish.measure.verdict import chance
+
+_COLUMNS = (
+    "name", "model", "method", "state", "chosen", "validation", "validation_n", "test", "test_low", "test_high", "test_n",
+    "difference", "difference_low", "difference_high", "p", "separable", "seconds", "images_per_second", "parameters", "package",
+)  # fmt: skip
+_WIDTH, _HEIGHT, _MARGIN = 460, 280, 46  # pixels, of a plot
+
+
+def csv_of(facts: Mapping[str, Any]) -> str:
+    """The rows as CSV; text that a spreadsheet would run is quoted (P10)."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in facts["rows"]:
+        flat = {key: row.get(key) for key in _COLUMNS}
+        test, difference = row["test"] or {}, row["difference"] or {}
+        flat |= {
+            "test": test.get("value"),
+            "test_low": test.get("low"),
+            "test_high": test.get("high"),
+            "test_n": test.get("n"),
+        }
+        flat |= {"difference": difference.get("difference"), "p": difference.get("p")}
+        flat |= {"difference_low": difference.get("low"), "difference_high": difference.get("high")}
+        writer.writerow([_cell(flat[key]) for key in _COLUMNS])
+    return out.getvalue()
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """How a row stands to the chosen one, in words."""
+    if row["chosen"]:
+        return "chosen on validation"
+    if row["test"] is None:
+        return str(row["state"])
+    facts = row["difference"]
+    points = f"{100 * facts['difference']:+.1f} points ({100 * facts['low']:+.1f} to {100 * facts['high']:+.1f})"
+    return f"{points}, {chance(facts['p'])}" + ("" if row["separable"] else ": not separable")
+
+
+def page_of(facts: Mapping[str, Any]) -> str:
+    """One self-contained HTML page."""
+    rows = [{**row, "sentence": sentence(row)} for row in facts["rows"]]
+    tested = [row for row in rows if row["test"] is not None]
+    plots = [
+        ("Accuracy against seconds spent", "seconds", _plot(tested, lambda row: row["seconds"], "s")),
+        (
+            "Accuracy against milliseconds an image",
+            "milliseconds",
+            _plot(tested, lambda row: 1000.0 / row["images_per_second"], "ms"),
+        ),
+    ]
+    return _template().render(facts=facts, rows=rows, tested=tested, plots=plots)
+
+
+def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] | None:
+    """Points with their intervals, in pixels."""
+    if not rows:
+        return None
+    xs = [max(0.0, float(across(row))) for row in rows]
+    most = max([*xs, 1e-9]) * 1.05
+    intervals = [Interval.from_json(row["test"]) for row in rows]
+    low, high = min(one.low for one in intervals), max(one.high for one in intervals)
+    low, high = max(0.0, low - 0.01), min(1.0, high + 0.01)
+
+    def x(value: float) -> float:
+        return _MARGIN + value / most * (_WIDTH - 2 * _MARGIN)
+
+    def y(value: float) -> float:
+        return _HEIGHT - _MARGIN - (value - low) / max(1e-9, high - low) * (_HEIGHT - 2 * _MARGIN)
+
+    points = [
+        {
+            "number": number,
+            "x": x(value),
+            "y": y(one.value),
+            "low": y(one.low),
+            "high": y(one.high),
+            "name": row["name"],
+            "chosen": row["chosen"],
+        }
+        for number, (row, value, one) in enumerate(zip(rows, xs, intervals, strict=True), start=1)
+    ]
+    ticks_x = [{"x": x(most * share), "label": f"{most * share:.3g} {unit}"} for share in (0.0, 0.5, 1.0)]
+    levels = [low + (high - low) * share for share in (0.0, 0.5, 1.0)]
+    ticks_y = [{"y": y(level), "label": f"{100 * level:.1f}"} for level in levels]
+    return {
+        "points": points, "ticks_x": ticks_x, "ticks_y": ticks_y, "width": _WIDTH, "height": _HEIGHT, "margin": _MARGIN,
+    }  # fmt: skip
+
+
+@cache
+def _template() -> Template:
+    source = files("burnish.report").joinpath("leaderboard.html").read_text(encoding="utf-8")
+    room = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    room.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
+    room.filters["count"] = lambda value: "-" if value is None else f"{value:,.0f}"
+    return room.from_string(source)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        text = value.encode("utf-8", "backslashreplace").decode()
+        return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return "" if value is None else value
