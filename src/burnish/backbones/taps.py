@@ -59,7 +59,7 @@ def tapped(
     plain = backbone.plain or backbone
     below = {name for stage in plain.stages[:above] for name in stage.parameters}
     blocks = [name for name in blocks_of(plain.module) if not any(other.startswith(f"{name}.") for other in below)]
-    shapes = shapes_of(plain.module, blocks, example)
+    shapes = shapes_of(plain.module, blocks, example[:2])
     blocks = [name for name in blocks if len(shapes.get(name, ())) in (3, 4)]
     for step in range(1, len(blocks) + 1):
         chosen = blocks[::-1][::step][::-1]  # the last one always
@@ -72,10 +72,10 @@ def tapped(
     change = {"kind": KIND, "layers": chosen, "channels": channels}
     try:
         module = with_taps(plain.module, change)
-        found, expected = evaluated(module, example), evaluated(plain.module, example)
+        found, expected = evaluated(module, example), evaluated(plain.module, example[:2])
     except Exception:  # tracing may meet anything in a foreign forward pass; all of it means: not here
         return None
-    if found.shape != (len(example), width) or not agree(found[:, : plain.width], expected):
+    if found.shape != (len(example), width) or not agree(found[:2, : plain.width], expected):
         return None
     _spread(module, found, plain.width, [shapes[name][at] for name, at in zip(chosen, channels, strict=True)])
     return replace(backbone, module=module.eval(), width=width, changes=(change,), plain=plain)

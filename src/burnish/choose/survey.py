@@ -32,6 +32,7 @@ _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
 _SAMPLE = 32  # images
+_EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
 
 
@@ -55,7 +56,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
     native = bench.backbone.preprocess
     bench.watcher.stage("survey")
     images, decoded_per_second = _sample(catalog, splits.train, native)
-    example = normalised(images, native).to(bench.device)
+    example = normalised(images[:_EXAMPLE], native).to(bench.device)
     half = takes_half(bench.recipe.precision, bench.device)
     backbone = _tapped(bench, example, images_fitted=len(splits.train) + len(splits.val))
     module = backbone.module.to(bench.device)

@@ -1,0 +1,123 @@
+"""Which pretrained network: asked of this data, by frozen heads on a part of it, within a share of the clock.
+
+Accuracy on ImageNet only says which networks are worth asking; what is measured on the run's own images decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.spec import Backbone
+from burnish.backbones.taps import tapped
+from burnish.choose.decide import Decision
+from burnish.choose.material import Bench
+from burnish.choose.survey import images_per_second
+from burnish.data.cache import read_pixels
+from burnish.data.catalog import Catalog, Splits
+from burnish.data.views import normalised
+from burnish.methods.heads import HeadChoice, choose_head
+from burnish.runtime import cores, draws
+from burnish.train.features import batched, outputs, takes_half
+
+_SHARE = 0.15  # of the budget, for asking all networks
+_IMAGES = 1000  # at most, of the training images
+_ONE_PASS = 0.35  # of the budget: a network that needs more to see all images once is not asked
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a network's frozen head does on a part of the data."""
+
+    name: str
+    backbone: Backbone
+    choice: HeadChoice
+    images_per_second: float
+
+
+def pick_backbone(
+    names: list[str], load: Callable[[str], Backbone], catalog: Catalog, splits: Splits, bench: Bench
+) -> tuple[Backbone, Decision]:
+    """The network with the highest cross-validated accuracy; among those within a standard error of it the fastest.
+
+    names: cheap ones first; load: name to Backbone. A network that cannot see all images in time is not asked, and after
+    its share of the clock no further one is.
+    """
+    ids, total = _part(catalog, splits, bench.recipe.seed), len(splits.train) + len(splits.val) + len(splits.test)
+    until = bench.clock.elapsed() + _SHARE * (bench.clock.budget_seconds or math.inf)
+    asked: list[Asked] = []
+    left_out = []
+    for name in names:
+        if asked and bench.clock.elapsed() >= until:
+            left_out.append(f"{name} (no time)")
+            continue
+        backbone = load(name)
+        bench.watcher.stage(f"asking {name}", total=len(ids))
+        found = _ask(name, backbone, ids, catalog, bench, total=total, only=len(names) == 1)
+        if found is None:
+            left_out.append(f"{name} (too slow for the budget)")
+            continue
+        asked.append(found)
+        bench.watcher.say(
+            f"{name}: {found.choice.accuracy:.1%} ± {found.choice.standard_error:.1%} on {len(ids)} images"
+        )
+    if not asked:
+        return load(names[0]), Decision(f"model: {names[0]}", "the budget allows no other to be asked")
+    best = max(asked, key=lambda one: one.choice.accuracy)
+    close = [one for one in asked if not _better(best, one)]
+    chosen = max(close, key=lambda one: one.images_per_second)
+    words = ", ".join(
+        f"{one.name} {one.choice.accuracy:.1%} ± {one.choice.standard_error:.1%} at {one.images_per_second:.0f} images/s"
+        for one in asked
+    )
+    why = f"cross-validated on {len(ids)} images: {words}" + (f"; not asked: {', '.join(left_out)}" if left_out else "")
+    numbers = {one.name: {"accuracy": one.choice.accuracy, "images_per_second": one.images_per_second} for one in asked}
+    return chosen.backbone, Decision(f"model: {chosen.name}", why, numbers)
+
+
+def _better(one: Asked, other: Asked) -> bool:
+    """By more than a standard error of the paired difference on the same images."""
+    gain = one.choice.right.astype(float) - other.choice.right
+    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+
+
+def _part(catalog: Catalog, splits: Splits, seed: int) -> np.ndarray:
+    """Images of train and val, as many of each class as there are, up to a number in all."""
+    ids = np.sort(np.concatenate([splits.train, splits.val]))
+    if len(ids) <= _IMAGES:
+        return ids
+    shuffled = draws(seed, "portfolio").permutation(ids)
+    labels = catalog.labels[shuffled]
+    rank = np.empty(len(shuffled), int)  # of an image within its class
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank[members] = np.arange(len(members))
+    return np.sort(shuffled[np.argsort(rank, kind="stable")[:_IMAGES]])
+
+
+def _ask(
+    name: str, backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench: Bench, *, total: int, only: bool
+) -> Asked | None:
+    pixels = read_pixels(catalog, ids, preprocess=backbone.preprocess, workers=cores(), store=bench.store)
+    images, labels = pixels.plain, catalog.labels[pixels.ids]
+    half = takes_half(bench.recipe.precision, bench.device)
+    here = replace(bench, backbone=backbone)
+    first = images[: min(16, len(images))]
+    example = normalised(first, backbone.preprocess).to(bench.device)
+    seen = backbone if bench.recipe.taps == "off" else tapped(backbone, example) or backbone
+    trunk = fold_for_inference(seen.module.to(bench.device), example[:2], half=half)
+    rate = images_per_second(trunk, first, here, half=half)
+    if not only and total / rate > _ONE_PASS * (bench.clock.budget_seconds or math.inf):
+        return None
+    features = outputs(
+        trunk, batched(images), preprocess=backbone.preprocess, device=bench.device, half=half,
+        on_progress=bench.watcher.advance,
+    )  # fmt: skip
+    choice = choose_head(
+        features, labels, classes=len(catalog.classes), seed=bench.recipe.seed, seconds_left=lambda: math.inf
+    )
+    return Asked(name, backbone, choice, rate)

@@ -1,0 +1,198 @@
+"""Linear heads on frozen features: the accuracy that is told is honest, and the fits are those of scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from burnish.methods.heads import HeadKind, _fitted, choose_head, fold_numbers
+from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path, spectrum
+
+
+def clusters(n=240, d=20, k=4, spread=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % k
+    centres = rng.normal(size=(k, d)) * 1.2
+    return (centres[labels] + spread * rng.normal(size=(n, d))).astype(np.float32), labels
+
+
+def coordinates(features, labels):
+    """(axes, coordinates, labels) as the fits take them."""
+    x = torch.from_numpy(features)
+    axes = Principal.of(x)
+    return axes, axes.apply(x), torch.from_numpy(labels)
+
+
+def scaled_as_ours(features):
+    centred = features - features.mean(0)
+    return centred / np.sqrt(np.square(centred).mean())
+
+
+# ---- the choice ------------------------------------------------------------------------------------------------------
+
+
+def test_the_head_beats_chance_by_far_and_its_accuracy_is_out_of_fold():
+    features, labels = clusters()
+    choice = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 60)
+    assert choice.accuracy > 0.8
+    assert len(choice.right) == len(labels)
+    noise = np.random.default_rng(5).normal(size=features.shape).astype(np.float32)
+    blind = choose_head(noise, labels, classes=4, seed=0, seconds_left=lambda: 60)
+    assert blind.accuracy < 0.4, (
+        "the accuracy of a head on noise must be about chance: it is measured on images left out"
+    )
+
+
+def test_without_time_there_is_still_a_head():
+    features, labels = clusters()
+    choice = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: -1.0)
+    assert choice.how.kind == "lda"
+    assert (choice.head.logits(features).argmax(1) == labels).mean() > 0.8
+
+
+def test_a_path_without_time_is_given_up_in_its_first_fit():
+    axes, z, y = coordinates(*clusters())
+    with pytest.raises(Late):
+        next(logistic_path(z, y, 4, PENALTIES, axes.variances, lambda: 0.0))
+
+
+@pytest.mark.parametrize("seconds", [60.0, -1.0], ids=["logistic or lda", "lda alone"])
+def test_the_chosen_head_is_its_kind_fitted_to_all_the_images(seconds):
+    features, labels = clusters(spread=2.0)
+    choice = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: seconds)
+    again = choice.how.fitted(features, labels, classes=4)
+    assert np.array_equal(again.weight, choice.head.weight)
+    assert np.array_equal(again.bias, choice.head.bias)
+
+
+def test_the_choice_follows_from_the_seed_and_no_global_generator():
+    features, labels = clusters(spread=3.0)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    one = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 60)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    two = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 60)
+    assert torch.equal(states[0], torch.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
+    assert np.array_equal(one.head.weight, two.head.weight)
+    assert (one.right == two.right).all()
+
+
+def test_a_class_without_images_gets_a_finite_head_that_never_names_it():
+    features, labels = clusters()
+    choice = choose_head(features, labels, classes=5, seed=0, seconds_left=lambda: 60)
+    assert choice.head.weight.shape == (5, 20)
+    assert np.isfinite(choice.head.weight).all() and np.isfinite(choice.head.bias).all()
+    assert 4 not in choice.head.logits(features).argmax(1)
+
+
+def test_folds_are_stratified_and_depend_on_the_seed_alone():
+    labels = np.repeat(np.arange(5), 12)
+    fold = fold_numbers(labels, folds=4, seed=3)
+    assert all((np.bincount(fold[labels == label], minlength=4) == 3).all() for label in range(5))
+    assert (fold == fold_numbers(labels, folds=4, seed=3)).all()
+    assert (fold != fold_numbers(labels, folds=4, seed=4)).any()
+
+
+# ---- the fits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 200), (400, 20)])
+def test_lda_agrees_with_scikit_learns_shrinkage(n, d):
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    features, labels = clusters(n=n, d=d)
+    axes, z, y = coordinates(features, labels)
+    head = _fitted(HeadKind("lda", 0.2, 1.0), axes, z, y, 4)
+    # scikit-learn divides the pooled covariance by n, burnish by n - k: the same once shrunk by a matching amount.
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(scaled_as_ours(features), labels)
+    ours, theirs = head.logits(features), reference.decision_function(scaled_as_ours(features))
+    assert (ours.argmax(1) == theirs.argmax(1)).mean() > 0.99
+
+
+@pytest.mark.parametrize("penalty", [0.1, 0.01, 0.001])
+def test_a_logistic_head_matches_scikit_learn(penalty):
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = clusters(n=400, d=10, spread=2.0)
+    axes, z, y = coordinates(features, labels)
+    path = PENALTIES[: PENALTIES.index(penalty) + 1]
+    *_, (weight, bias) = logistic_path(z, y, 4, path, axes.variances, iterations=200)
+    head = axes.undo(weight, bias)
+    scaled = scaled_as_ours(features)
+    reference = LogisticRegression(C=1 / (penalty * len(labels)), max_iter=2000, tol=1e-8).fit(scaled, labels)
+    ours = F.softmax(torch.from_numpy(head.logits(features)), 1).numpy()
+    assert np.abs(ours - reference.predict_proba(scaled)).max() < 2e-3
+
+
+def test_a_logistic_head_stopped_early_has_nearly_the_loss_of_the_converged_one():
+    """What `choose_head` uses: a few steps a penalty, each from the stronger penalty's head."""
+    features, labels = clusters(n=400, d=10, spread=2.0)
+    axes, z, y = coordinates(features, labels)
+
+    def worth(weight, bias, penalty):
+        return (F.cross_entropy(z @ weight.T + bias, y) + 0.5 * penalty * weight.square().sum()).item()
+
+    path = PENALTIES[:6]
+    early = logistic_path(z, y, 4, path, axes.variances)
+    late = logistic_path(z, y, 4, path, axes.variances, iterations=200)
+    for penalty, quick, whole in zip(path, early, late, strict=True):
+        assert worth(*whole, penalty) <= worth(*quick, penalty) + 1e-6
+        assert worth(*quick, penalty) <= 1.02 * worth(*whole, penalty)
+
+
+def test_the_temperature_divides_the_logits():
+    features, labels = clusters()
+    axes, z, y = coordinates(features, labels)
+    plain, cool = (_fitted(HeadKind("lda", 0.5, t), axes, z, y, 4).logits(features) for t in (1.0, 2.0))
+    assert np.allclose(plain, 2.0 * cool, rtol=1e-4, atol=1e-4)
+
+
+def test_a_larger_shrinkage_gives_a_smaller_head():
+    _, z, y = coordinates(*clusters(n=60, d=200))
+    sizes = [weight.norm().item() for weight, _ in lda_path(z, y, 4, SHRINKAGES)]
+    assert list(SHRINKAGES) == sorted(SHRINKAGES, reverse=True)
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 0.5 * sizes[-1]
+
+
+# ---- principal coordinates -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "d"), [(50, 200), (300, 20), (30, 30)])
+def test_coordinates_are_centred_orthogonal_and_of_falling_variance(n, d):
+    axes, z, _ = coordinates(*clusters(n=n, d=d))
+    count = axes.directions.shape[1]
+    assert torch.allclose(axes.directions.T @ axes.directions, torch.eye(count), atol=1e-4)
+    assert z.mean(0).abs().max() < 1e-4
+    assert torch.allclose(z.square().mean(0), axes.variances, rtol=1e-3, atol=1e-3)
+    assert (axes.variances.diff() <= 0).all()
+    assert count == min(n - 1, d) or (count == d and n > d)
+
+
+def test_a_head_on_coordinates_is_the_same_head_on_plain_features():
+    features, labels = clusters(n=50, d=200)
+    axes, z, _ = coordinates(features, labels)
+    rng = torch.Generator().manual_seed(0)
+    for count in (z.shape[1], 10):  # LDA sees the first ones alone
+        weight, bias = torch.randn(3, count, generator=rng), torch.randn(3, generator=rng)
+        expected = z[:, :count] @ weight.T + bias
+        assert np.allclose(axes.undo(weight, bias).logits(features), expected.numpy(), atol=1e-3)
+
+
+def test_coordinates_keep_distances_between_images():
+    features, labels = clusters(n=50, d=200)
+    _, z, _ = coordinates(features, labels)
+    plain = torch.cdist(torch.from_numpy(scaled_as_ours(features)), torch.from_numpy(scaled_as_ours(features)))
+    assert torch.allclose(torch.cdist(z, z), plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 90), (90, 40)])
+def test_the_spectrum_is_that_of_the_covariance(n, d):
+    centred = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values, directions = spectrum(centred, n)
+    covariance = centred.T @ centred / n
+    assert torch.allclose(covariance @ directions, directions * values, atol=1e-8)
+    assert values.sum().item() == pytest.approx(covariance.trace().item())
+    assert (values.diff() >= 0).all()
