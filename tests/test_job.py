@@ -360,16 +360,16 @@ def test_package_files_can_be_read_by_others_as_the_umask_allows(run):
 def test_a_diverged_run_stops_names_the_step_and_keeps_the_last_good_model(from_step, shapes, tmp_path, monkeypatch):
     from burnish.train import loop
 
-    step, calls = loop._step, []
+    step, calls = loop.step, []
 
-    def failing(module, optimiser, views, labels, label_smoothing, half):
+    def failing(module, optimiser, views, labels, objective, number):
         if len(labels) > 20 and optimiser.param_groups[0]["lr"] > 0:  # not the timing steps, whose rate is zero
             calls.append(1)
             if len(calls) >= from_step:
                 return float("nan")
-        return step(module, optimiser, views, labels, label_smoothing, half)
+        return step(module, optimiser, views, labels, objective, number)
 
-    monkeypatch.setattr(loop, "_step", failing)
+    monkeypatch.setattr(loop, "step", failing)
     run = api.fit(shapes, out=tmp_path / "run", **{**TINY, "epochs": 4, "batch_size": 24})
     assert len(calls) == from_step, "training went on after the loss was no number"
     said = next(one["why"] for one in run.facts["decisions"] if one["what"] == "training stopped early")

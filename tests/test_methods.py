@@ -29,7 +29,7 @@ from burnish.train.checkpoint import read_checkpoint, restore_training, training
 from burnish.train.inputs import PixelViews
 from burnish.train.loop import Epoch, Schedule, Step, Training, tune
 from burnish.train.objective import Objective
-from burnish.train.parts import let_drop, parts_for_training
+from burnish.train.parts import let_drop, parts_for_training, upper_for_inference
 
 BACKBONES = (
     "test_resnet",
@@ -402,6 +402,26 @@ def test_with_frozen_stages_nothing_of_them_moves(name):
     assert not below & tunable.movable()
     still = {key for key in before if torch.equal(before[key], after[key])}
     assert still == set(before) - tunable.movable()
+
+
+@pytest.mark.parametrize("network", ["test_resnet", "test_vit3"])
+@pytest.mark.parametrize("name", ["full", "top", "lora", "adapter", "norms", "bitfit"])
+def test_what_is_trained_and_looked_at_on_kept_activations_is_the_classifier(name, network):
+    """Cut above the frozen stages, with the weights of a few steps; once unmerged for steps, once merged for candidates."""
+    backbone = network_named(network)
+    tunable = METHODS[name].prepare(backbone, a_head(backbone), Recipe(seed=SEED, freeze=2))
+    shell, images = copy.deepcopy(tunable.classifier), images_for(backbone, n=3, seed=1)
+    trained(METHODS[name], backbone, tunable=tunable)
+    shell.load_state_dict(tunable.classifier.state_dict())
+    with torch.no_grad():
+        expected = shell(images)
+        twin = copy.deepcopy(shell)
+        parts = parts_for_training(twin, tunable.backbone, tunable.freeze, images_for(backbone), half=False)
+        assert parts.lower is not None
+        activations = parts.exact(images)
+        torch.testing.assert_close(parts.trained(activations), expected, rtol=1e-3, atol=1e-4)
+        upper = upper_for_inference(merged(shell), tunable.backbone, tunable.freeze, images_for(backbone))
+        torch.testing.assert_close(upper(activations), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("network", "name"), [("test_vit3", "prompt"), ("test_resnet", "adapter")])

@@ -99,7 +99,7 @@ def assert_same(run, expected):
 
 def dies_at_step(patched, number):
     """The run dies as it is about to make this training step; steps made only for timing do not count."""
-    step, made = loop._step, []
+    step, made = loop.step, []
 
     def deadly(module, optimiser, *rest):
         if optimiser.param_groups[0]["lr"] > 0:
@@ -108,7 +108,7 @@ def dies_at_step(patched, number):
                 raise Death
         return step(module, optimiser, *rest)
 
-    patched.setattr(loop, "_step", deadly)
+    patched.setattr(loop, "step", deadly)
 
 
 @contextlib.contextmanager
@@ -691,7 +691,7 @@ def test_a_stopped_run_leaves_with_130_can_predict_and_goes_on_and_a_second_one_
 
 
 def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and_rate(shapes, tmp_path, monkeypatch):
-    step, made = loop._step, []
+    step, made = loop.step, []
 
     def diverging(module, optimiser, *rest):
         if optimiser.param_groups[0]["lr"] > 0:
@@ -700,7 +700,7 @@ def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and
                 return float("nan")
         return step(module, optimiser, *rest)
 
-    monkeypatch.setattr(loop, "_step", diverging)
+    monkeypatch.setattr(loop, "step", diverging)
     run = api.fit(shapes, out=tmp_path / "run", **RUN)
     assert len(made) == 3, "training went on"
     (said,) = [one["why"] for one in run.facts["decisions"] if one["what"] == "training stopped early"]
@@ -719,7 +719,7 @@ def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and
 @pytest.mark.slow
 def test_a_run_that_diverged_and_then_died_comes_to_the_same_bits(shapes, tmp_path, monkeypatch, eager):
     def diverging(patched, at):
-        step = loop._step
+        step = loop.step
 
         def failing(module, optimiser, *rest):  # as a real one: nothing moves in that step, and it comes again
             made = max((int(state["step"]) for state in optimiser.state.values()), default=0)
@@ -727,7 +727,7 @@ def test_a_run_that_diverged_and_then_died_comes_to_the_same_bits(shapes, tmp_pa
                 return float("nan")
             return step(module, optimiser, *rest)
 
-        patched.setattr(loop, "_step", failing)
+        patched.setattr(loop, "step", failing)
 
     diverging(monkeypatch, 7)
     api.fit(shapes, out=tmp_path / "alone", **RUN)

@@ -79,6 +79,7 @@ def run_job(
     recipe = bench.recipe
     material, splits, probes = look(catalog, splits, bench, folder, ledger, trains=method.trains)
     probed = probes.kept(recipe.taps)
+    settled_taps: Literal["on", "off"] = "on" if probed is probes.deep else "off"
     kept = probe_contender(probed)
     contenders = [kept]
     decisions = [*chosen, *probe_decisions(probes, probed)]
@@ -93,7 +94,10 @@ def run_job(
             decisions.append(decision)
             kept = contenders[-1] if keep else kept
     bench = replace(
-        bench, recipe=replace(bench.recipe, method=kept.name, epochs=len(journal.rows) or bench.recipe.epochs)
+        bench,
+        recipe=replace(
+            bench.recipe, method=kept.name, taps=settled_taps, epochs=len(journal.rows) or bench.recipe.epochs
+        ),
     )
     folder.write(RECIPE, bench.recipe.to_toml())
     save(folder, kept, material)

@@ -51,7 +51,9 @@ class Board:
         facts = plain(dict(facts))
         scores = facts.get("scores") or {}
         self.scalars(self._step, {f"test/accuracy/{role}": one["accuracy"]["value"] for role, one in scores.items()})
-        kept = scores.get(str(facts.get("kept_role"))) or next(iter(scores.values()), None)
+        kept = scores.get("probe" if facts.get("kept_role", facts.get("kept")) == "probe" else "tuned") or next(
+            iter(scores.values()), None
+        )
         if kept is not None:
             self.scalars(self._step, {"test/accuracy": kept["accuracy"]["value"]})
             self._write(Summary(value=[_image("test/confusion", np.array(kept["confusion"]))]), self._step)
