@@ -352,7 +352,9 @@ def settings_of(recipe: Recipe) -> list[str]:
     words, default = [], Recipe()
     for name in (field.name for field in fields(Recipe) if field.name != "budget_seconds"):
         value = getattr(recipe, name)
-        if value != getattr(default, name):
+        if name == "search" and value == "on":
+            words.append("--search")
+        elif value != getattr(default, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--budget", "none" if recipe.budget_seconds is None else f"{recipe.budget_seconds:g}s"]
     return words

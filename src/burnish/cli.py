@@ -101,6 +101,10 @@ def fit(
     soup: Annotated[
         str, typer.Option(help="Average the best epochs too: on or off", rich_help_panel=_TRAINING)
     ] = _DEFAULT.soup,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Try other settings in 60 % of the time (Optuna)", rich_help_panel=_TRAINING),
+    ] = False,
     flip: Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")] = "auto",
     val_fraction: Annotated[
         float, typer.Option(help="Of the training images, if the data has no val")
@@ -135,6 +139,7 @@ def fit(
         "balance": balance,
         "average": average,
         "soup": soup,
+        "search": "on" if search else "off",
         "stage_decay": stage_decay,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,

@@ -28,7 +28,8 @@ from burnish.data.split import make_splits
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, RecipeError
 from burnish.facts import machine
-from burnish.job import Facilities, Journal, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
+from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
+from burnish.journal import Journal
 from burnish.measure.intervals import paired, wilson
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -20,25 +19,25 @@ from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.proof import Contender, put_to_test
-from burnish.choose.rate_race import race
 from burnish.choose.rates import Rates
 from burnish.choose.survey import survey
-from burnish.choose.tuning import Candidate, Tuned, Tuning, start_head
+from burnish.choose.trials import Trials, race, search
+from burnish.choose.tuning import Tuned, Tuning, start_head
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.split import make_splits, write_splits
 from burnish.data.store import PixelStore
 from burnish.errors import RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
+from burnish.journal import Journal
 from burnish.methods.base import Head, Method, Tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
-from burnish.report.board import Board
 from burnish.report.page import render
-from burnish.result import BOARD, HISTORY, RECIPE, REPORT, RESULT, SPLITS, RunFolder
+from burnish.result import RECIPE, REPORT, RESULT, SEARCH, SPLITS, RunFolder
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.checkpoint import drop_checkpoints
-from burnish.train.loop import Epoch, Step
+from burnish.train.loop import Step
 
 _LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
 
@@ -183,17 +182,17 @@ def tune_on_the_clock(
     if len(material.val_rows) == 0:
         return None, bench, [flip, Decision("probe kept", "there are no validation images to choose by")]
     bench.watcher.stage("plan")
-    made, bench, head = settle_plan(method, probes, material, bench, ledger)
+    made, bench, head, tried = settle_plan(method, probes, material, bench, ledger)
     why = Decision("schedule", made.reason, {"epochs": made.epochs, "reserve_seconds": made.reserve_seconds})
     folder.write(RECIPE, bench.recipe.to_toml())
     if head is None:
-        return None, bench, [flip, why]
+        return None, bench, [flip, *tried, why]
     bench.watcher.say(made.reason)
     bench.watcher.stage("tune")
     tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probes, material, bench)
     train(tuning, method, probes.kept(bench.recipe.taps), folder, journal, ledger)
     bench.watcher.stage("choose")
-    reasons = [flip, why]
+    reasons = [flip, *tried, why]
     if tuning.note:
         reasons.append(Decision("fallback", tuning.note))
     if tuning.diverged is not None:
@@ -229,6 +228,28 @@ def bench_for(
     return bench(picked, replace(recipe, model=name)), [decision]
 
 
+def tried_out(
+    method: Method,
+    made: Plan,
+    peak: float,
+    rates: Rates,
+    probes: Probes,
+    material: Material,
+    bench: Bench,
+    ledger: Ledger,
+) -> tuple[dict[str, Any], list[Decision]]:
+    """Settings from short runs, "rate" among them as a factor on the default learning rate."""
+    bench = replace(bench, recipe=replace(bench.recipe, precision="bfloat16" if rates.half else "float32"))
+    trials = Trials(method, made, peak, start_head(probes, made, material, bench), probes, material, bench)
+    if bench.recipe.search == "on":
+        bench.watcher.stage("search")
+        settings, decision = search(trials, str(ledger.run / SEARCH), on_state=ledger.write)
+        return settings, [decision]
+    bench.watcher.stage("race of learning rates")
+    factor, decision = race(trials)
+    return {"rate": factor}, [decision]
+
+
 def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
     """Whether heads see all depths: as cross-validation finds for auto, as the method's name says else."""
     if recipe.taps != "auto" or recipe.method == "auto":
@@ -238,13 +259,13 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
 
 def settle_plan(
     method: Method, probes: Probes, material: Material, bench: Bench, ledger: Ledger
-) -> tuple[Plan, Bench, Head | None]:
-    """The plan, the bench with the recipe it settles, and the head training starts from; None when there is no time."""
+) -> tuple[Plan, Bench, Head | None, list[Decision]]:
+    """The plan, the bench with the recipe it settles, the head training starts from (None: no time), what was tried out."""
     known = ledger.get("plan")
     if known is not None:
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
         head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy()) if known[1] else None
-        return made, replace(bench, recipe=recipe), head
+        return made, replace(bench, recipe=recipe), head, [Decision(**told) for told in known[0]["tried"]]
     rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
 
     def tunable_at(freeze: int) -> Tunable:
@@ -255,18 +276,20 @@ def settle_plan(
     bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
     made = plan(tunable_at, material, bench, rates)
     peak = tunable_at(made.freeze).peak_learning_rate
-    if bench.recipe.learning_rate == "race" and made.steps:
-        trial_bench = replace(bench, recipe=replace(bench.recipe, precision="bfloat16" if rates.half else "float32"))
-        head = start_head(probes, made, material, trial_bench)
-        factor, _ = race(method, made, peak, head, probes, material, trial_bench)
-        peak, made = factor * peak, plan(tunable_at, material, bench, rates)  # what is left of the clock
+    tried: list[Decision] = []
+    if made.steps and (bench.recipe.learning_rate == "race" or bench.recipe.search == "on"):
+        settings, tried = tried_out(method, made, peak, rates, probes, material, bench, ledger)
+        peak = settings.pop("rate") * peak
+        bench = replace(bench, recipe=replace(bench.recipe, **settings))
+        made = plan(tunable_at, material, bench, rates)  # into what is left of the clock
     recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=rates.half, device=bench.device)
     bench = replace(bench, recipe=recipe)
     head = start_head(probes, made, material, bench) if made.steps else None
     tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
-    ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe)}, tensors)
+    told = [decision.to_json() for decision in tried]
+    ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe), "tried": told}, tensors)
     ledger.write()
-    return made, bench, head
+    return made, bench, head, tried
 
 
 def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
@@ -305,71 +328,6 @@ def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, jou
                 tuning.training.total = pace.total(tuning.training)
             save_state()
     save_state()
-
-
-class Journal:
-    """The history of a run, as JSON lines, TensorBoard scalars and lines for the onlooker.
-
-    history.jsonl holds no times: a run that died and went on writes the same bytes as one that did not.
-    """
-
-    def __init__(self, folder: RunFolder, watcher: Watcher, ledger: Ledger) -> None:
-        self.folder, self.watcher = folder, watcher
-        known = ledger.get("tuning")
-        self.rows: list[dict[str, Any]] = list(known[0]["rows"]) if known is not None else []
-        shutil.rmtree(folder.path / BOARD, ignore_errors=True)  # what was written after the last state is told again
-        self.board = Board(folder.path / BOARD)
-        for row in self.rows:
-            self._show(row)
-        if ledger.resumed:
-            self._write()
-
-    def epoch(self, epoch: Epoch, candidate: Candidate) -> None:
-        """One epoch's line."""
-        row = {
-            "epoch": epoch.number,
-            "seconds": epoch.seconds,
-            "size": epoch.size,
-            "lr": epoch.learning_rate,
-            "progress": epoch.progress,
-            "steps": epoch.steps,
-            "train_loss": epoch.train_loss,
-            "val_accuracy": candidate.accuracy,
-            "val_loss": candidate.loss,
-            "images_per_second": epoch.images_per_second,
-        }
-        self.rows.append(row)
-        self._write()
-        self._show(row)
-        self.watcher.say(
-            f"epoch {epoch.number} at {epoch.size} px: loss {epoch.train_loss:.3f}, "
-            f"validation {candidate.accuracy:.1%}, {epoch.images_per_second:.0f} images/s"
-        )
-
-    def close(self, facts: dict[str, Any]) -> None:
-        """Add what is known at the end (confusion matrix, settings) and finish the event files."""
-        self.board.finish(facts)
-        self.board.close()
-
-    def _write(self) -> None:
-        timeless = [{key: value for key, value in row.items() if key not in _TIMES} for row in self.rows]
-        self.folder.write_rows(HISTORY, timeless)
-
-    def _show(self, row: dict[str, Any]) -> None:
-        self.board.scalars(
-            row["steps"],
-            {
-                "train/loss": row["train_loss"],
-                "train/learning_rate": row["lr"],
-                "train/images_per_second": row["images_per_second"],
-                "train/size": row["size"],
-                "val/accuracy": row["val_accuracy"],
-                "val/loss": row["val_loss"],
-            },
-        )
-
-
-_TIMES = ("seconds", "images_per_second")
 
 
 def save(folder: RunFolder, contender: Contender, material: Material) -> None:

@@ -27,6 +27,7 @@ ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
     "report.html",
     "tensorboard",
 )
+SEARCH = "search.log"
 _LOCK, _RUNS = ".lock", "runs"
 
 

@@ -1,0 +1,136 @@
+"""Short whole runs, judged on the validation images: learning rates in a race, and a search over more settings.
+
+Not a range test: a rate that looks best over a few steps of a rising ramp is often too high for a run (the ramp sees no
+decay). Each trial is a run in small, warm-up and cosine included.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from burnish.choose.decide import Decision
+from burnish.choose.material import Bench, Material
+from burnish.choose.plan import Plan, eased
+from burnish.choose.probing import Probes
+from burnish.choose.tuning import Tuning
+from burnish.errors import RecipeError
+from burnish.methods.base import Head, Method
+from burnish.recipe import Recipe
+
+FACTORS = (0.3, 1.0, 3.0)  # of the default rate
+_SHARE = 1 / 10  # of the steps that the clock allows, for each trial
+_LEAST = 12  # steps
+_SEARCH_SHARE = 0.6  # of the time left, for searching
+_TRIALS_WITHOUT_BUDGET = 20
+SEARCHED = ("learning_rate", "stage_decay", "weight_decay", "label_smoothing", "mixup")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What short runs of a method are made with."""
+
+    method: Method
+    made: Plan
+    peak: float  # the default rate, for about a hundred steps
+    head: Head
+    probes: Probes
+    material: Material
+    bench: Bench
+
+    @property
+    def steps(self) -> int:
+        """Of one trial."""
+        return max(_LEAST, int(self.made.steps * _SHARE))
+
+    def run(self, recipe: Recipe) -> tuple[float, float]:
+        """(accuracy, loss in nats) on the validation images; infinite loss when it diverges."""
+        short = replace(
+            self.made, sizes=((0.0, self.made.sizes[0][1]),), steps=self.steps, most=self.steps, timed=False
+        )
+        bench = replace(self.bench, recipe=recipe)
+        tuning = Tuning(
+            self.method.prepare(bench.backbone, self.head, recipe), short, self.probes, self.material, bench
+        )
+        for _ in tuning.events():
+            pass
+        if tuning.diverged is not None:
+            return 0.0, math.inf
+        found = tuning.looked_at("trial", tuning.training.average.state(), short.final_size)
+        return found.accuracy, found.loss
+
+
+def race(trials: Trials) -> tuple[float, Decision]:
+    """The factor on the default rate whose trial has the least validation loss."""
+    found = []
+    for factor in FACTORS:
+        rate = min(1.0, factor * eased(trials.peak, trials.steps))
+        accuracy, loss = trials.run(replace(trials.bench.recipe, learning_rate=rate))
+        found.append((loss, factor, rate, accuracy))
+        trials.bench.watcher.say(f"rate {rate:.1e}: validation {accuracy:.1%}, {loss:.3f} nats")
+    best = min(found)
+    words = ", ".join(f"{rate:.1e}: {loss:.3f} nats, {accuracy:.1%}" for loss, _, rate, accuracy in found)
+    why = f"{len(found)} trials of {trials.steps} steps on {len(trials.material.val_rows)} validation images ({words})"
+    return best[1], Decision(f"learning rate: {best[1]:g} times the default", why)
+
+
+def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tuple[dict[str, Any], Decision]:
+    """Settings with the least validation loss among trials that a tree-structured Parzen estimator proposes.
+
+    Bergstra et al. 2011; Optuna, arXiv:1907.10902. The defaults are the first trial. journal: a file that holds the trials, so
+    that a search that died goes on. on_state: called after each trial. RecipeError when Optuna is not installed.
+    """
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise RecipeError("search needs Optuna; run: pip install 'burnish[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    bench, recipe = trials.bench, trials.bench.recipe
+    until = time.monotonic() + _SEARCH_SHARE * (bench.clock.left() - trials.made.reserve_seconds)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(journal)),
+        sampler=optuna.samplers.TPESampler(seed=recipe.seed % 2**32),
+        study_name="burnish",
+        load_if_exists=True,
+    )
+    usual = {"rate": 1.0, "stage_decay": recipe.stage_decay, "weight_decay": max(1e-3, recipe.weight_decay)}
+    if not study.trials:
+        study.enqueue_trial({**usual, "label_smoothing": recipe.label_smoothing, "mixup": recipe.mixup})
+
+    def settings(values: dict[str, float]) -> dict[str, Any]:
+        rate = min(1.0, values["rate"] * eased(trials.peak, trials.steps))
+        return {**{key: values[key] for key in SEARCHED[1:]}, "learning_rate": rate}
+
+    def one(trial: optuna.Trial) -> float:
+        values = {
+            "rate": trial.suggest_float("rate", 0.1, 10.0, log=True),
+            "stage_decay": trial.suggest_float("stage_decay", 0.5, 1.0),
+            "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.5, log=True),
+            "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
+            "mixup": trial.suggest_float("mixup", 0.0, 0.4),
+        }
+        accuracy, loss = trials.run(replace(recipe, **settings(values)))
+        bench.watcher.say(f"trial {trial.number + 1}: validation {accuracy:.1%}, {loss:.3f} nats")
+        return min(loss, 1e6)
+
+    longest = 0.0
+    while len(study.trials) < _TRIALS_WITHOUT_BUDGET or math.isfinite(until):
+        began = time.monotonic()
+        if study.best_trials and began + longest > until:
+            break
+        study.optimize(one, n_trials=1)
+        on_state()
+        longest = max(longest, time.monotonic() - began)
+    best = study.best_trial
+    first = next(trial for trial in study.trials if trial.value is not None)
+    why = (
+        f"trial {best.number + 1} of {len(study.trials)}, each of {trials.steps} steps: {best.value:.3f} nats on "
+        f"{len(trials.material.val_rows)} validation images, against {first.value:.3f} with the defaults"
+    )
+    words = ", ".join(f"{key} {value:.3g}" for key, value in best.params.items())
+    return dict(best.params), Decision(f"settings from a search: {words}", why, dict(best.params))

@@ -1,0 +1,495 @@
+"""A race of models and methods: what it writes, what it tells, how it goes on after a death, and when it sees the test images."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import asdict
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from burnish import api, cli, compare
+from burnish.errors import RecipeError, RunError
+from burnish.measure.intervals import paired, wilson
+from burnish.report.leaderboard import csv_of, page_of
+from burnish.train import loop
+from conftest import write_shapes
+
+MODELS = ["random:test_resnet", "random:test_efficientnet"]
+# One epoch: the clock never decides how much is trained, so that nothing here depends on the machine's speed.
+SMALL = {"epochs": 1, "image_size": 64, "batch_size": 12, "precision": "float32", "budget": 300}
+
+
+class Lines:
+    """A watcher that keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def stage(self, name, *, total=None, detail=""):
+        pass
+
+    def advance(self, count):
+        pass
+
+    def say(self, text):
+        self.said.append(text)
+
+
+class Interrupting(Lines):
+    """Ctrl-C as this many rounds have been announced."""
+
+    def __init__(self, rounds):
+        super().__init__()
+        self.left = rounds
+
+    def say(self, text):
+        super().say(text)
+        if re.search(r": round \d+, ", text):
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def unclear(shapes, tmp_path_factory):
+    """The shapes under labels drawn at random: all are wrong somewhere, and on different images."""
+    rng = np.random.default_rng(5)
+    rows = [f"{name}/{number:03d}.png" for name in ("blue", "green", "red") for number in range(20)]
+    file = shapes.parent / "unclear.csv"
+    names = np.array(["one", "two", "three"])[rng.permutation(np.arange(60) % 3)]
+    file.write_text("path,label\n" + "".join(f"{shapes.name}/{row},{name}\n" for row, name in zip(rows, names)))  # noqa: B905
+    return file
+
+
+METHODS = ["probe", "multiprobe", "full", "norms"]
+
+
+@pytest.fixture(scope="module")
+def race(unclear, tmp_path_factory):
+    """(facts, folder, what was said) of a race of both models with four methods: two rounds of training."""
+    folder, watcher = tmp_path_factory.mktemp("races") / "race", Lines()
+    facts = api.compare(unclear, models=MODELS, methods=METHODS, out=folder, watcher=watcher, **SMALL)
+    return facts, folder, watcher.said
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def finalists(facts):
+    return [row for row in facts["rows"] if row["test"] is not None]
+
+
+# ---- what it writes --------------------------------------------------------------------------------------------------
+
+
+def test_every_combination_has_one_row_and_exactly_one_is_chosen(race):
+    facts, _, _ = race
+    assert sorted((row["model"], row["method"]) for row in facts["rows"]) == sorted(
+        (model, method) for model in MODELS for method in METHODS
+    )
+    (chosen,) = [row for row in facts["rows"] if row["chosen"]]
+    assert facts["chosen"] == chosen["name"] == f"{chosen['model']} · {chosen['method']}"
+    assert facts["rows"][0] is chosen
+
+
+def test_json_csv_and_page_tell_the_same_rows(race):
+    facts, folder, _ = race
+    assert json.loads((folder / "compare.json").read_text(encoding="utf-8")) == json.loads(json.dumps(facts))
+    rows = list(csv.DictReader(io.StringIO((folder / "leaderboard.csv").read_text(encoding="utf-8"))))
+    assert [row["name"] for row in rows] == [row["name"] for row in facts["rows"]]
+    assert [row["chosen"] for row in rows] == [str(row["chosen"]) for row in facts["rows"]]
+    for row, told in zip(facts["rows"], rows, strict=True):
+        assert told["test"] == ("" if row["test"] is None else str(row["test"]["value"]))
+    page = (folder / "leaderboard.html").read_text(encoding="utf-8")
+    assert page.count("<tr") == len(facts["rows"]) + 1
+    assert f"<h1>{facts['chosen']} was chosen</h1>" in page
+
+
+def test_every_arm_that_came_to_an_end_has_a_package_that_predicts(race, shapes):
+    facts, folder, _ = race
+    ended = [row for row in facts["rows"] if row["package"]]
+    assert {row["method"] for row in ended} == set(METHODS)
+    for row in ended:
+        assert (folder / row["package"]).parent == folder / "arms"
+        answers = api.predict(folder / row["package"], [shapes / "red"])
+        assert len(answers) == 20
+        assert {answer.label for answer in answers} <= {"one", "two", "three"}
+
+
+def test_the_differences_are_those_of_the_packages_own_answers_on_the_same_test_images(race, unclear):
+    facts, folder, _ = race
+    splits = {
+        tuple((row["path"], row["label"]) for row in csv.DictReader(file.open(encoding="utf-8")) if row["split"] == "test")
+        for file in (folder / "models").glob("*/splits.csv")
+    }
+    (test,) = splits  # the same for both models
+    right = {}
+    for row in finalists(facts):
+        answers = api.predict(folder / row["package"], [unclear.parent / path for path, _ in test])
+        right[row["name"]] = np.array([answer.label == label for answer, (_, label) in zip(answers, test, strict=True)])
+    assert len(right) == compare.FINALISTS
+    assert len({tuple(one) for one in right.values()}) > 1, "the data tells no two arms apart: this test shows nothing"
+    for row in finalists(facts):
+        own = right[row["name"]]
+        assert row["test"] == wilson(int(own.sum()), own.size).to_json()
+        assert row["difference"] == asdict(paired(right[facts["chosen"]], own))
+        assert row["separable"] == (row["difference"]["p"] < 0.05)
+    assert facts["counts"]["test"] == len(test)
+
+
+def test_a_loser_says_why_it_was_cut_and_the_decision_names_it(race):
+    facts, _, said = race
+    losers = [row for row in facts["rows"] if row["test"] is None]
+    assert len(losers) == 2
+    behind = [row for row in losers if row["state"] == "cut: behind after round 1"]
+    assert len(behind) == 2, [row["state"] for row in losers]
+    (decision,) = [one for one in facts["decisions"] if one["what"].startswith("cut after round 1: ")]
+    assert all(row["name"] in decision["what"] for row in behind)
+    assert "validation below" in decision["why"]
+    second = [text.partition(": round 2")[0] for text in said if ": round 2, " in text]
+    assert len(second) == 2
+    assert not {row["name"] for row in behind} & set(second), "an arm that was cut was trained again"
+
+
+def test_a_finished_race_is_returned_without_work_and_asked_otherwise_it_is_refused(race, unclear, monkeypatch):
+    facts, folder, _ = race
+    before = contents(folder)
+    monkeypatch.setattr(api, "run_compare", lambda *args, **kwargs: pytest.fail("it was done again"))
+    again = api.compare(unclear, models=MODELS, methods=METHODS, out=folder, **SMALL)
+    assert again == json.loads(json.dumps(facts))
+    with pytest.raises(RunError, match=r"asked for otherwise: compare_methods was .*'norms'.* and is .*; seed was 0 and is 1"):
+        api.compare(unclear, models=MODELS, methods=["probe"], out=folder, **{**SMALL, "seed": 1})
+    assert contents(folder) == before
+
+
+# ---- the simplest of the best ----------------------------------------------------------------------------------------
+
+
+def arm(state, right, loss=1.0):
+    return compare.Arm("m", "x", 0, right=np.array(right, bool), loss=loss, state=state)
+
+
+def test_a_frozen_arm_within_a_standard_error_of_the_best_is_chosen_and_one_beyond_it_is_not():
+    best = arm("trained", [1] * 20)
+    close, far = arm("frozen", [1] * 19 + [0]), arm("frozen", [1] * 12 + [0] * 8)
+    assert compare._simplest_of_the_best([best, close, far]) is close
+    assert compare._simplest_of_the_best([best, far]) is best
+
+
+def test_a_trained_arm_never_replaces_the_best():
+    best, equal = arm("trained", [1, 1, 0]), arm("trained", [1, 1, 0], loss=2.0)
+    assert compare._simplest_of_the_best([best, equal]) is best
+    frozen = arm("frozen", [1, 1, 1])
+    assert compare._simplest_of_the_best([frozen, best, equal]) is frozen
+
+
+# ---- arms that cannot run --------------------------------------------------------------------------------------------
+
+
+def test_an_arm_whose_method_fits_no_layer_is_told_as_failed_and_the_race_goes_on(shapes, tmp_path):
+    watcher = Lines()
+    facts = api.compare(
+        shapes, models=MODELS[:1], methods=["probe", "prompt", "full"], out=tmp_path / "race", watcher=watcher, **SMALL
+    )
+    rows = {row["method"]: row for row in facts["rows"]}
+    assert rows["prompt"]["state"].startswith("failed: ")
+    assert "has no blocks that take any number of tokens" in rows["prompt"]["state"]
+    assert rows["prompt"]["package"] is rows["prompt"]["test"] is None
+    assert any(text.startswith("random:test_resnet · prompt is left out: ") for text in watcher.said)
+    assert rows["full"]["state"] == "trained"
+    assert rows["probe"]["test"] is not None and rows["full"]["test"] is not None
+    page = (tmp_path / "race" / "leaderboard.html").read_text(encoding="utf-8")
+    assert "failed: " in page
+
+
+def test_all_arms_failing_is_an_error_that_names_the_first_reason(shapes, tmp_path):
+    with pytest.raises(RecipeError, match=r"no arm of the race came to an end; the first: .* has no blocks that take"):
+        api.compare(shapes, models=MODELS[:1], methods=["prompt"], out=tmp_path / "race", **SMALL)
+    assert not (tmp_path / "race" / "compare.json").exists()
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name_before_anything_runs(shapes, tmp_path):
+    with pytest.raises(RecipeError, match=r"no method 'ful' \(nearest: full"):
+        api.compare(shapes, models=MODELS, methods=["probe", "ful"], out=tmp_path / "race", **SMALL)
+    assert not (tmp_path / "race").exists()
+
+
+@pytest.mark.parametrize("missing", [{"models": []}, {"methods": []}])
+def test_a_race_of_nothing_is_refused(missing, shapes, tmp_path):
+    with pytest.raises(RecipeError, match="at least one model and one method"):
+        api.compare(shapes, **{"models": MODELS, "methods": ["probe"], **missing}, out=tmp_path / "race", **SMALL)
+    assert not (tmp_path / "race").exists()
+
+
+def test_an_unknown_model_is_left_out_with_its_reason(shapes, tmp_path):
+    models = ["random:test_resnte", "random:test_resnet"]
+    facts = api.compare(shapes, models=models, methods=["probe", "multiprobe"], out=tmp_path / "race", **SMALL)
+    states = {(row["model"], row["method"]): row["state"] for row in facts["rows"]}
+    for method in ("probe", "multiprobe"):
+        assert states[models[0], method].startswith("failed: ")
+        assert "no model 'test_resnte' (nearest: test_resnet" in states[models[0], method]
+        assert states[models[1], method] == "frozen"
+
+
+def test_no_known_model_is_an_error_and_leaves_no_folder(shapes, tmp_path):
+    with pytest.raises(RecipeError, match=r"none of the models can be used; the first: .*test_resnte"):
+        api.compare(shapes, models=["random:test_resnte"], methods=["probe"], out=tmp_path / "race", **SMALL)
+    assert not (tmp_path / "race").exists()
+
+
+def test_names_said_twice_race_once(shapes, tmp_path):
+    facts = api.compare(shapes, models=MODELS[:1] * 2, methods=["probe", "probe"], out=tmp_path / "race", **SMALL)
+    assert len(facts["rows"]) == 1
+
+
+# ---- killed ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_race_goes_on_and_trains_no_finished_arm_again(unclear, tmp_path):
+    asked = {"models": MODELS, "methods": ["probe", "full"], "out": tmp_path / "race", **SMALL}
+    with pytest.raises(KeyboardInterrupt):
+        api.compare(unclear, watcher=Interrupting(rounds=2), **asked)
+    (done,) = (tmp_path / "race" / "arms").glob("*/outcome.json")
+    before, written = done.read_bytes(), done.stat().st_mtime_ns
+    assert not (tmp_path / "race" / "compare.json").exists()
+    watcher = Lines()
+    facts = api.compare(unclear, watcher=watcher, **asked)
+    assert done.read_bytes() == before
+    assert done.stat().st_mtime_ns == written
+    rounds = [text.partition(": round")[0] for text in watcher.said if ": round " in text]
+    assert rounds == [f"{MODELS[1]} · full"], "only the arm that was not finished trains"
+    assert {(row["model"], row["method"]) for row in facts["rows"]} == {
+        (model, method) for model in MODELS for method in ("probe", "full")
+    }
+    assert {row["state"] for row in facts["rows"]} == {"frozen", "trained"}
+    assert all(row["test"] is not None for row in facts["rows"])
+    # What came of it is what a race comes to that nothing happened to.
+    alone = api.compare(unclear, **{**asked, "out": tmp_path / "alone"})
+    kept = ("name", "state", "chosen", "validation", "test", "difference", "package")
+    assert [[row[key] for key in kept] for row in facts["rows"]] == [[row[key] for key in kept] for row in alone["rows"]]
+
+
+def test_a_race_killed_when_time_was_short_goes_on(shapes, tmp_path, monkeypatch):
+    """The last training is given what is left of the clock: another number after a death, for the same arm."""
+    monkeypatch.setattr(compare, "_LEAST_SECONDS", 200.0)  # of 300: one arm at most, with all there is
+    asked = {"models": MODELS, "methods": ["full"], "out": tmp_path / "race", **SMALL}
+    with pytest.raises(KeyboardInterrupt):
+        api.compare(shapes, watcher=Interrupting(rounds=1), **asked)
+    facts = api.compare(shapes, **asked)
+    assert sorted(row["state"] for row in facts["rows"]) == ["cut: no time was left to train it", "trained"]
+
+
+def test_a_race_killed_as_its_leaderboard_was_written_writes_it_when_called_again(shapes, tmp_path, monkeypatch):
+    asked = {"models": MODELS[:1], "methods": ["probe"], "out": tmp_path / "race", **SMALL}
+    with monkeypatch.context() as patched:
+        patched.setattr(api, "csv_of", lambda facts: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            api.compare(shapes, **asked)
+    api.compare(shapes, **asked)
+    assert (tmp_path / "race" / "leaderboard.csv").is_file()
+    assert (tmp_path / "race" / "leaderboard.html").is_file()
+
+
+def test_a_race_without_a_limit_of_time_trains_the_epochs_it_is_told(shapes, tmp_path):
+    facts = api.compare(
+        shapes, models=MODELS[:1], methods=["probe", "full"], out=tmp_path / "race", **{**SMALL, "budget": None}
+    )
+    assert {row["method"]: row["state"] for row in facts["rows"]} == {"probe": "frozen", "full": "trained"}
+    assert facts["budget_seconds"] is None
+
+
+# ---- the test images -------------------------------------------------------------------------------------------------
+
+
+def test_no_test_image_is_scored_before_the_last_training_and_choice(shapes, tmp_path, monkeypatch):
+    """P5."""
+    order = []
+
+    def noting(module, name):
+        original = getattr(module, name)
+
+        def noted(*args, **kwargs):
+            order.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noted)
+
+    noting(loop, "step")
+    for name in ("save", "_simplest_of_the_best", "put_to_test"):
+        noting(compare, name)
+    facts = api.compare(shapes, models=MODELS, methods=["probe", "full"], out=tmp_path / "race", **SMALL)
+    first = order.index("put_to_test")
+    assert set(order[:first]) == {"step", "save", "_simplest_of_the_best"}
+    assert order[first:] == ["put_to_test"] * len(finalists(facts)), "each finalist is scored once, and nothing follows"
+
+
+def test_shuffled_test_labels_change_no_choice(shapes, tmp_path):
+    """P5 from the outside."""
+    other = {"blue": "green", "green": "red", "red": "blue"}
+    found = []
+    for variant in (False, True):
+        file = shapes.parent / f"raced-{variant}.csv"
+        with file.open("w", encoding="utf-8") as out:
+            out.write("path,label,split\n")
+            for name in other:
+                for n in range(20):
+                    split = "test" if n < 5 else "val" if n < 9 else "train"
+                    label = other[name] if variant and split == "test" else name
+                    out.write(f"shapes/{name}/{n:03d}.png,{label},{split}\n")
+        facts = api.compare(file, models=MODELS[:1], methods=["probe", "full"], out=tmp_path / str(variant), **SMALL)
+        found.append({row["name"]: (row["chosen"], row["state"], row["validation"]) for row in facts["rows"]})
+        accuracies = [row["test"]["value"] for row in finalists(facts)]
+        assert (max(accuracies) < 0.5) == variant, "the labels were not shuffled"
+    assert found[0] == found[1]
+
+
+# ---- the page and the table ------------------------------------------------------------------------------------------
+
+HOSTILE = '=1+1"><script>alert(1)</script><img src=x onerror=alert(1)>{{ facts }}'
+
+
+def row(**changes):
+    """One made-up row of the leaderboard."""
+    return {
+        "name": "m · full", "model": "m", "method": "full", "state": "trained", "validation": 0.9, "validation_n": 10,
+        "seconds": 12.0, "chosen": False, "package": "arms/01", "test": wilson(8, 10).to_json(),
+        "difference": asdict(paired(np.ones(10, bool), np.arange(10) < 8)), "separable": False,
+        "images_per_second": 50.0, "parameters": 1000, **changes,
+    }  # fmt: skip
+
+
+def made_up(rows, **changes):
+    """The facts of a race that never was."""
+    return {
+        "kind": "compare", "data": "photos", "command": "burnish compare photos", "rows": rows, "chosen": rows[0]["name"],
+        "decisions": [], "counts": {"train": 40, "val": 10, "test": 10}, "classes": 3, "budget_seconds": 60.0,
+        "seconds": 50.0, "machine": {"cores": 2, "torch": "2.10"}, **changes,
+    }  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The tags of a page, and its visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def hostile_page():
+    first = row(name=HOSTILE, model=HOSTILE, method=HOSTILE, chosen=True)
+    cut = row(name="b", state=f"cut: {HOSTILE}", test=None, difference=None, separable=None, images_per_second=None)
+    decision = {"what": HOSTILE, "why": HOSTILE, "numbers": {}}
+    return page_of(made_up([first, cut], data=HOSTILE, command=HOSTILE, decisions=[decision]))
+
+
+def test_hostile_names_are_shown_as_text_on_the_page():
+    page = Page(hostile_page())
+    assert {tag for tag, _ in page.tags} & {"script", "img"} == set()
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    # title, heading, data in words, model, method, cut state, what and why of the decision, command, a point's title twice
+    assert page.text.count(HOSTILE) >= 10
+
+
+def test_the_page_allows_nothing_from_outside_and_refers_to_nothing():
+    page = Page(hostile_page())
+    policies = [
+        attributes["content"]
+        for tag, attributes in page.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert len(policies) == 1
+    assert "default-src 'none'" in policies[0]
+    assert "script-src" not in policies[0]
+    references = {"src", "href", "srcset", "data", "action", "xlink:href", "poster"}
+    assert [(tag, name) for tag, attributes in page.tags for name in attributes if name in references] == []
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base", "form"}
+    text = hostile_page().lower()
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_text_that_a_spreadsheet_would_run_is_quoted_in_the_csv(first):
+    text = csv_of(made_up([row(name=f"{first}cmd|' /C calc'!A0", state=f"{first}1", chosen=True)]))
+    (found,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert found["name"] == f"'{first}cmd|' /C calc'!A0"
+    assert found["state"] == f"'{first}1"
+    assert float(found["difference"]) == -0.2, "a negative number stays a number"
+
+
+def test_commas_quotes_and_lines_in_names_stay_one_cell():
+    name = 'a,b "c"\nd'
+    (found,) = csv.DictReader(io.StringIO(csv_of(made_up([row(name=name, chosen=True)])), newline=""))
+    assert found["name"] == name
+    assert found["package"] == "arms/01"
+
+
+def test_a_difference_is_told_in_points_with_its_chance_and_whether_it_is_separable():
+    from burnish.report.leaderboard import sentence
+
+    assert sentence(row(chosen=True)) == "chosen on validation"
+    assert sentence(row(test=None, state="cut: behind after round 1")) == "cut: behind after round 1"
+    told = sentence(row())
+    assert told.startswith("-20.0 points (")
+    assert told.endswith(": not separable")
+    assert "not separable" not in sentence(row(separable=True))
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def burnish(*words, capsys):
+    """Exit code, stdout and stderr of one command line, run in this process."""
+    try:
+        cli.main([str(word) for word in words])
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_help_fits_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = burnish("compare", "--help", capsys=capsys)
+    assert code == 0
+    assert "Usage" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_command_prints_the_leaderboard_in_80_columns_and_json_when_asked(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_shapes(tmp_path / "shapes", images=10)
+    words = ["compare", "shapes", "--models", ", ".join(MODELS), "--methods", "probe,multiprobe"]
+    words += ["--budget", "300s", "--out", "race"]
+    code, out, err = burnish(*words, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "was chosen, on " in out
+    assert "burnish predict race/arms/" in out
+    assert max(map(len, out.splitlines())) <= 80
+    code, out, _ = burnish(*words, "--json", capsys=capsys)
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["folder"] == "race"
+    assert {(row["model"], row["method"]) for row in facts["rows"]} == {
+        (model, method) for model in MODELS for method in ("probe", "multiprobe")
+    }
+    assert {"folder": "race", **json.loads((tmp_path / "race" / "compare.json").read_text())} == facts
+
+
+def test_a_wrong_method_on_the_command_line_leaves_with_2_and_no_folder(shapes, tmp_path, capsys):
+    code, out, err = burnish("compare", shapes, "--methods", "probe,ful", "--out", tmp_path / "race", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"burnish: no method 'ful' \(nearest: full.*\n", err)
+    assert not (tmp_path / "race").exists()
