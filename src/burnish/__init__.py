@@ -24,6 +24,7 @@ __all__ = [
     "Evaluation",
     "Recipe",
     "Result",
+    "compare",
     "evaluate",
     "fit",
     "fit_recipe",
