@@ -89,7 +89,9 @@ def _row(
     taken = time.monotonic() - began
     found = {"auto": right(auto, seen)}
     for kind, strengths in (("lda", SHRINKAGES), ("logistic", PENALTIES)):
-        for strength in strengths:  # the best of each family on the TEST images: an upper bound no honest choice reaches
+        for (
+            strength
+        ) in strengths:  # the best of each family on the TEST images: an upper bound no honest choice reaches
             head = HeadKind(kind, strength, 1.0).fitted(x[:, :width], y, classes=classes)
             mine = head.logits(z[:, :width]).argmax(1) == truth
             if kind not in found or mine.sum() > found[kind].sum():

@@ -1,0 +1,154 @@
+"""A time-planned run kept on its deadline: it ends, late or not, and its steps fit what is left of the clock (P6)."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from burnish import api
+from burnish.choose import pace as pacing
+from burnish.choose.ledger import Ledger
+from burnish.choose.pace import Pace
+from burnish.choose.tuning import Tuning
+from burnish.train import loop
+from burnish.train.loop import Schedule
+
+NOW = 1000.0
+TWO_SIZES = Schedule(batch=12, sizes=((0.0, 64), (0.6, 128)))
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """The clock stands."""
+    monkeypatch.setattr(pacing, "time", SimpleNamespace(monotonic=lambda: NOW))
+
+
+def paced(*, left, most=10**6, schedule=TWO_SIZES, seconds=None, between=0.0, epoch_steps=1):
+    """A pace with so many seconds left until its deadline."""
+    step_seconds = {64: 1.0, 128: 3.0} if seconds is None else seconds
+    return Pace(
+        schedule, until=NOW + left, most=most, step_seconds=step_seconds, epoch_seconds=between, epoch_steps=epoch_steps
+    )
+
+
+def standing(*, steps=0, total=100, progress=0.0):
+    """What the pace looks at of a training."""
+    return SimpleNamespace(steps=steps, total=total, progress=progress)
+
+
+# ---- a run that is late ends -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("due", [True, False], ids=["at a save", "because it is late"])
+def test_a_run_whose_deadline_is_long_past_makes_no_step_after_its_total(due, shapes, tmp_path, monkeypatch):
+    """The total was once raised after the last step, whose epoch was not told yet: the run went on, learning nothing."""
+    real, made, kept = Tuning.pace, [], []
+
+    def long_past(tuning):
+        pace = real(tuning)
+        pace.until = time.monotonic() - 1000.0
+        kept.append(pace)
+        return pace
+
+    step = loop.step
+
+    def counted(module, optimiser, *rest):
+        if optimiser.param_groups[0]["lr"] > 0:  # not the steps made only for timing
+            made.append(1)
+        return step(module, optimiser, *rest)
+
+    monkeypatch.setattr(Tuning, "pace", long_past)
+    monkeypatch.setattr(Ledger, "due", lambda self: due)
+    monkeypatch.setattr(loop, "step", counted)
+    run = api.fit(
+        shapes, out=tmp_path / "run", model="random:test_resnet", method="full", budget=300, epochs=12, image_size=64,
+        batch_size=12, precision="float32",
+    )  # fmt: skip
+    history = [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]
+    assert kept[0].most == 48, "the plan has room for the steps that are not to be made"
+    assert history[-1]["steps"] == len(made) == 2  # after the first the total is set to one more, and that is the last
+    assert [row["progress"] for row in history] == [1.0]
+    assert run.facts["kept"] == "full"
+
+
+def test_a_run_in_time_makes_all_its_steps(shapes, tmp_path, monkeypatch):
+    """The other side of the test above: there it is the deadline that ends the run, nothing else."""
+    monkeypatch.setattr(Ledger, "due", lambda self: True)
+    run = api.fit(
+        shapes, out=tmp_path / "run", model="random:test_resnet", method="full", budget=300, epochs=3, image_size=64,
+        batch_size=12, precision="float32",
+    )  # fmt: skip
+    history = [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]
+    assert [row["steps"] for row in history] == [4, 8, 12]
+
+
+# ---- how many steps --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [-1e6, -1.0, 0.0, 1e-9, 0.5])
+@pytest.mark.parametrize("steps", [0, 1, 57, 99])
+def test_the_total_is_never_less_than_one_step_more(left, steps, stopped):
+    training = standing(steps=steps, total=100, progress=steps / 100)
+    assert paced(left=left).total(training) == steps + 1
+
+
+def test_the_total_never_passes_what_the_plan_allows(stopped):
+    pace = paced(left=1e9, most=120)
+    assert pace.total(standing(steps=10, progress=0.1)) == 120
+    assert pace.total(standing(steps=119, progress=0.99)) == 120
+
+
+@pytest.mark.parametrize("left", [4.0, 10.0, 31.7, 500.0])
+def test_with_the_total_that_is_given_the_run_ends_on_its_deadline(left, stopped):
+    pace = paced(left=left, between=2.0, epoch_steps=4)
+    training = standing(steps=7, progress=0.5)
+    training.total = pace.total(training)
+    mean = pace.seconds_ahead(training) / (training.total - training.steps)
+    assert -mean < pace.seconds_late(training) <= 1e-9, "late, or one more step would have fitted"
+
+
+def test_seconds_late_count_from_now(stopped):
+    pace = paced(left=10.0, schedule=Schedule(12, ((0.0, 64),)), seconds={64: 2.0})
+    assert pace.seconds_ahead(standing(steps=90, total=100, progress=0.9)) == pytest.approx(20.0)
+    assert pace.seconds_late(standing(steps=90, total=100, progress=0.9)) == pytest.approx(10.0)
+    assert pace.seconds_late(standing(steps=97, total=100, progress=0.97)) == pytest.approx(-4.0)
+
+
+# ---- what a step takes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("progress", "mean"),
+    [(0.0, 0.6 * 1.0 + 0.4 * 3.0), (0.3, (0.3 * 1.0 + 0.4 * 3.0) / 0.7), (0.6, 3.0), (0.9, 3.0)],
+)
+def test_the_sizes_weigh_as_much_as_they_are_still_ahead(progress, mean):
+    assert paced(left=0.0)._mean_step(progress) == pytest.approx(mean)
+
+
+def test_a_step_bears_its_share_of_the_work_between_epochs():
+    pace = paced(left=0.0, between=6.0, epoch_steps=4)
+    assert pace._mean_step(0.7) == pytest.approx(3.0 + 6.0 / 4)
+    pace.saw_between(10.0)
+    assert pace._mean_step(0.7) == pytest.approx(3.0 + (6.0 / 4 + 10.0 / 4) / 2)
+
+
+def test_a_size_never_seen_counts_as_the_slowest_known():
+    assert paced(left=0.0, seconds={64: 2.0})._mean_step(0.0) == pytest.approx(2.0)
+    three = Schedule(12, ((0.0, 64), (0.5, 96), (0.75, 128)))
+    assert paced(left=0.0, schedule=three, seconds={64: 1.0, 128: 4.0})._mean_step(0.5) == pytest.approx(4.0)
+
+
+def test_at_the_very_end_a_mean_is_still_a_number():
+    assert 0.0 < paced(left=0.0)._mean_step(1.0) < 10.0
+
+
+def test_the_first_step_of_a_size_halves_the_error_of_the_plan_and_later_ones_move_it_by_a_fifth():
+    pace = paced(left=0.0)
+    pace.saw_step(64, 2.0)
+    assert pace.step_seconds[64] == pytest.approx(1.5)
+    pace.saw_step(64, 11.5)
+    assert pace.step_seconds[64] == pytest.approx(0.8 * 1.5 + 0.2 * 11.5)
+    assert pace.step_seconds[128] == 3.0
+    pace.saw_step(160, 7.0)
+    assert pace.step_seconds[160] == 7.0
