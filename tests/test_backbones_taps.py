@@ -161,6 +161,7 @@ def test_the_width_that_is_allowed_is_kept(at_most):
     backbone = network_named("test_convnext")
     found = tapped(backbone, images(64), width_at_most=at_most)
     assert found is not None
+    assert found.changes[0]["layers"][-1] == blocks_of(backbone.module)[-1]
     with torch.no_grad():
         assert found.module(images(64)).shape[1] == found.width <= at_most
 

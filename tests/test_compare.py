@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import sys
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -98,7 +97,6 @@ def test_every_combination_has_one_row_and_exactly_one_is_chosen(race):
     )
     (chosen,) = [row for row in facts["rows"] if row["chosen"]]
     assert facts["chosen"] == chosen["name"] == f"{chosen['model']} · {chosen['method']}"
-    assert facts["rows"][0] is chosen
 
 
 def test_json_csv_and_page_tell_the_same_rows(race):
@@ -288,9 +286,6 @@ def test_a_race_killed_in_its_second_arm_goes_on_to_the_same_rows_and_trains_no_
     ]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="compare.py train: seconds of a short round are not settled, so its folder is asked otherwise"
-)
 def test_a_race_killed_when_time_was_short_goes_on(shapes, tmp_path, monkeypatch):
     """The last training is given what is left of the clock: another number after a death, for the same arm."""
     monkeypatch.setattr(compare, "_LEAST_SECONDS", 200.0)  # of 300: one arm at most, with all there is
@@ -301,7 +296,6 @@ def test_a_race_killed_when_time_was_short_goes_on(shapes, tmp_path, monkeypatch
     assert sorted(row["state"] for row in facts["rows"]) == ["cut: no time was left to train it", "trained"]
 
 
-@pytest.mark.xfail(strict=True, reason="api.py compare returns at compare.json without writing the leaderboards")
 def test_a_race_killed_as_its_leaderboard_was_written_writes_it_when_called_again(shapes, tmp_path, monkeypatch):
     asked = {"models": MODELS[:1], "methods": ["probe"], "out": tmp_path / "race", **SMALL}
     with monkeypatch.context() as patched:
@@ -313,7 +307,6 @@ def test_a_race_killed_as_its_leaderboard_was_written_writes_it_when_called_agai
     assert (tmp_path / "race" / "leaderboard.html").is_file()
 
 
-@pytest.mark.xfail(strict=True, reason="compare.py _allotted: infinite seconds cannot be written to the ledger")
 def test_a_race_without_a_limit_of_time_trains_the_epochs_it_is_told(shapes, tmp_path):
     facts = api.compare(
         shapes, models=MODELS[:1], methods=["probe", "full"], out=tmp_path / "race", **{**SMALL, "budget": None}
@@ -448,14 +441,9 @@ def test_text_that_a_spreadsheet_would_run_is_quoted_in_the_csv(first):
     assert float(found["difference"]) == -0.2, "a negative number stays a number"
 
 
-@pytest.mark.xfail(
-    sys.version_info < (3, 13),
-    strict=True,
-    reason="leaderboard.py csv_of: csv quotes a bare carriage return from 3.13 on",
-)
 def test_a_carriage_return_in_a_name_stays_in_its_cell():
     (found,) = csv.DictReader(io.StringIO(csv_of(made_up([row(name="\ra\rb", chosen=True)])), newline=""))
-    assert found["name"] == "'\ra\rb"
+    assert found["name"] == "\\ra\\rb"
     assert found["package"] == "arms/01"
 
 
@@ -516,9 +504,6 @@ def test_the_command_prints_the_leaderboard_and_json_when_asked(tmp_path, capsys
     assert {"folder": "race", **json.loads((tmp_path / "race" / "compare.json").read_text())} == facts
 
 
-@pytest.mark.xfail(
-    strict=True, reason="screen.py print_leaderboard: the line of the test images has 81 columns or more"
-)
 def test_the_printed_leaderboard_fits_80_columns(capsys):
     chosen, cut = row(chosen=True), row(state="cut: " + "long " * 40, test=None, difference=None)
     facts = made_up([chosen, row(name="a/very" * 20), cut], counts={"train": 4000, "val": 1000, "test": 1000})

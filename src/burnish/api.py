@@ -14,7 +14,7 @@ import numpy as np
 from burnish.backbones import zoo
 from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
-from burnish.compare import COMPARED, run_compare
+from burnish.compare import run_compare
 from burnish.data.cache import cache_folder
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
@@ -29,9 +29,10 @@ from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.report.leaderboard import csv_of, page_of
 from burnish.report.page import render
-from burnish.result import REPORT, RunFolder, read_facts
+from burnish.result import COMPARED, LEADERBOARD, REPORT, TABLE, RunFolder, read_facts
 from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
+from burnish.train.checkpoint import drop_checkpoints
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def compare(
     with folder:
         folder.begin({**asdict(recipe), "compare_models": names, "compare_methods": kinds})
         if (folder.path / COMPARED).is_file():
-            return read_plain_json(folder.path / COMPARED)
+            return _shown(folder, read_plain_json(folder.path / COMPARED))
         words = ["burnish", "compare", str(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
         facts = run_compare(
             open_source(data),
@@ -214,8 +215,14 @@ def compare(
             data=str(data),
             command=shlex.join([*words, *settings_of(recipe)]),
         )
-        folder.write("leaderboard.csv", csv_of(facts))
-        folder.write("leaderboard.html", page_of(facts))
+        return _shown(folder, facts)
+
+
+def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
+    """What follows from a comparison's facts alone; its state is no longer needed."""
+    folder.write(TABLE, csv_of(facts))
+    folder.write(LEADERBOARD, page_of(facts))
+    drop_checkpoints(folder.path)
     return facts
 
 

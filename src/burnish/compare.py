@@ -30,15 +30,15 @@ from burnish.errors import BurnishError, RecipeError
 from burnish.facts import machine
 from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
 from burnish.journal import Journal
-from burnish.measure.intervals import paired, wilson
+from burnish.measure.intervals import beats, paired, wilson
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.result import RunFolder
+from burnish.result import COMPARED, OUTCOME, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import read_bundle
 from burnish.train.checkpoint import drop_checkpoints
 
-COMPARED, ARMS, MODELS = "compare.json", "arms", "models"
+ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images
 _TAIL_SECONDS = 3.0  # for the page and leaving
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
@@ -120,7 +120,6 @@ def run_compare(
         "machine": machine(),
     }
     folder.write_json(COMPARED, facts)
-    drop_checkpoints(folder.path)
     return facts
 
 
@@ -219,13 +218,10 @@ class _Race:
         for number in range(rounds):
             if not field:
                 return
-            seconds = self._allotted(number, rounds, len(field))
-            if seconds < _LEAST_SECONDS:
-                best = max(1, int(self._seconds_left() / _LEAST_SECONDS))
-                for arm in field[best:]:
-                    arm.state = arm.state if arm.rounds else "cut: no time was left to train it"
-                field = field[:best]
-                seconds = max(1.0, self._seconds_left() / len(field))
+            seconds, count = self._allotted(number, rounds, len(field))
+            for arm in field[count:]:
+                arm.state = arm.state if arm.rounds else "cut: no time was left to train it"
+            field = field[:count]
             for arm in field:
                 self._round(arm, number, seconds)
             field = sorted((arm for arm in field if arm.rounds), key=Arm.rank)
@@ -274,15 +270,21 @@ class _Race:
         test = count * len(looked[0].material.test_labels) / slowest
         return self.ledger.clock.left() - test - _TAIL_SECONDS - 0.5 * count
 
-    def _allotted(self, number: int, rounds: int, count: int) -> float:
-        """Seconds for each arm of a round; settled once, so that a race that died goes on as it was planned."""
+    def _allotted(self, number: int, rounds: int, count: int) -> tuple[float, int]:
+        """(seconds for each arm of a round, how many arms); settled once, so that a race that died goes on as planned."""
         settled = self.ledger.get("allotted")
         values = list(settled[0]) if settled is not None else []
         if number == len(values):
-            values.append(self._seconds_left() / (rounds - number) / count)
+            left = self._seconds_left()
+            seconds = left / (rounds - number) / count
+            if seconds < _LEAST_SECONDS:
+                count = max(1, min(count, int(left / _LEAST_SECONDS)))
+                seconds = max(1.0, left / count)
+            values.append([seconds if math.isfinite(seconds) else None, count])
             self.ledger.put("allotted", values)
             self.ledger.write()
-        return values[number]
+        seconds, count = values[number]
+        return math.inf if seconds is None else seconds, count
 
     def _round(self, arm: Arm, number: int, seconds: float) -> None:
         """Train one arm for so many seconds from the start; what it is worth is kept in its folder."""
@@ -346,10 +348,11 @@ class _Race:
         finalists = [arm for arm in ordered if arm.place in tests]
         for arm in alive:
             if arm not in finalists:
-                arm.state = "cut: others were better on validation, and the time for the test images was short"
+                short = arm in ordered
+                arm.state = "cut: others were better on validation" + (", and time was short" if short else "")
         reference = tests[chosen.place][0]
         rows = []
-        for arm in sorted(self.arms, key=lambda arm: (arm not in finalists, *arm.rank())):
+        for arm in sorted(self.arms, key=lambda arm: (arm is not chosen, arm not in finalists, *arm.rank())):
             row: dict[str, Any] = {
                 "name": arm.name, "model": arm.model, "method": arm.method, "state": arm.state,
                 "validation": arm.accuracy if arm.right is not None else None,
@@ -401,8 +404,7 @@ def _simplest_of_the_best(arms: list[Arm]) -> Arm:
     for arm in arms:
         if arm.state != "frozen" or best.state == "frozen" or arm.right is None or best.right is None:
             continue
-        gain = best.right.astype(float) - arm.right
-        if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+        if not beats(best.right, arm.right).clearly:
             return arm
     return best
 
@@ -415,18 +417,15 @@ def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
 
 
-_OUTCOME = "outcome.json"
-
-
 def _write_outcome(folder: RunFolder, right: np.ndarray, loss: float, seconds: float) -> None:
     """An arm's round, finished."""
-    folder.write_json(_OUTCOME, {"right": right.astype(int), "loss": loss, "seconds": seconds})
+    folder.write_json(OUTCOME, {"right": right.astype(int), "loss": loss, "seconds": seconds})
 
 
 def _read_outcome(path: Path) -> tuple[np.ndarray, float, float] | None:
     """What `_write_outcome` wrote; None when the round is not finished."""
     try:
-        values = read_plain_json(path / _OUTCOME)
+        values = read_plain_json(path / OUTCOME)
         return np.array(values["right"], bool), float(values["loss"]), float(values["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -28,6 +28,8 @@ ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
     "tensorboard",
 )
 SEARCH = "search.log"
+COMPARED, OUTCOME, LEADERBOARD, TABLE = "compare.json", "outcome.json", "leaderboard.html", "leaderboard.csv"
+_OURS = (ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, COMPARED, OUTCOME, LEADERBOARD, TABLE)
 _LOCK, _RUNS = ".lock", "runs"
 
 
@@ -75,7 +77,7 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run's result is there."""
-        return (self.path / RESULT).is_file()
+        return any((self.path / name).is_file() for name in (RESULT, COMPARED))
 
     def begin(self, asked: dict[str, Any]) -> bool:
         """Note what the run is asked to do, or see that it is the same; returns whether it had begun before.
@@ -182,7 +184,7 @@ def plain(value: Any) -> Any:
 
 def _is_left_behind(name: str) -> bool:
     """Whether a file is the half-written form of one of ours."""
-    return left_behind(name) in (ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT)
+    return left_behind(name) in _OURS
 
 
 def _hold(path: Path) -> int:

@@ -132,6 +132,7 @@ def print_verdict(result: Result) -> None:
 def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     """The end of `compare`: a line or two an arm, and where everything is."""
     from burnish.report.leaderboard import sentence
+    from burnish.result import LEADERBOARD
 
     print(f"{shown(str(facts['chosen']))} was chosen, on {facts['counts']['val']} validation images.\n")
     print(f"   {'model · method':<44}{'test':>7}  {'95 % interval':<17}{'val':>7}")
@@ -145,11 +146,9 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     chosen = next(row for row in facts["rows"] if row["chosen"])
     budget = facts["budget_seconds"]
     print()
-    print(
-        f"  test    {facts['counts']['test']:,} images, seen once by the finalists; differences are to the chosen one"
-    )
+    print(f"  test    {facts['counts']['test']:,} images, seen once; differences are to the chosen one")
     print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
-    print(f"  page    {shown(str(folder / 'leaderboard.html'))}")
+    print(f"  page    {shown(str(folder / LEADERBOARD))}")
     print(f"  next    burnish predict {shown(str(folder / chosen['package']))} IMAGES...")
 
 

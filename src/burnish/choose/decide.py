@@ -13,6 +13,7 @@ from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
 from burnish.measure.calibration import temperature
+from burnish.measure.intervals import beats
 from burnish.methods.base import assembled
 
 
@@ -87,21 +88,20 @@ def keep_tuned(
     stays (the one-standard-error rule, Breiman et al. 1984, section 3.4.3). asked_for: the user named the method, so it
     is kept all the same.
     """
-    before = probed.val_right.astype(float)
-    after = (tuned.best.logits.argmax(1) == material.labels[material.val_rows]).astype(float)
-    n, gain = len(before), float((after - before).mean())
-    error = float((after - before).std() / np.sqrt(n))
+    before = probed.val_right
+    after = tuned.best.logits.argmax(1) == material.labels[material.val_rows]
+    n, gain = len(before), beats(after, before)
     errors = [float(np.sqrt(right.mean() * (1 - right.mean()) / n)) for right in (before, after)]
-    better = gain > max(error, 0.0)
+    better = gain.clearly
     why = (
         f"validation {after.mean():.1%} ± {errors[1]:.1%} against {before.mean():.1%} ± {errors[0]:.1%} for the frozen "
-        f"{probed.name} ({n} images); their paired difference is {100 * gain:+.1f} ± {100 * error:.1f} points"
+        f"{probed.name} ({n} images); their paired difference is {100 * gain.difference:+.1f} ± {100 * gain.error:.1f} points"
     )
     numbers = {
         "tuned": float(after.mean()),
         "probe": float(before.mean()),
-        "difference": gain,
-        "standard_error": error,
+        "difference": gain.difference,
+        "standard_error": gain.error,
         "n": n,
         "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
     }

@@ -20,6 +20,7 @@ from burnish.choose.survey import images_per_second
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.views import normalised
+from burnish.measure.intervals import beats
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import cores, draws
 from burnish.train.features import batched, outputs, takes_half
@@ -81,8 +82,7 @@ def pick_backbone(
 
 def _better(one: Asked, other: Asked) -> bool:
     """By more than a standard error of the paired difference on the same images."""
-    gain = one.choice.right.astype(float) - other.choice.right
-    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    return beats(one.choice.right, other.choice.right).clearly
 
 
 def _part(catalog: Catalog, splits: Splits, seed: int) -> np.ndarray:

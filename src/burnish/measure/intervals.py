@@ -46,6 +46,30 @@ class Paired:
     n: int  # images
 
 
+@dataclass(frozen=True)
+class Gain:
+    """By how much one model has more images right than another."""
+
+    difference: float  # of the accuracies, fraction
+    error: float  # a standard error of it
+
+    @property
+    def clearly(self) -> bool:
+        """By more than a standard error."""
+        return self.difference > self.error
+
+
+def beats(after: np.ndarray, before: np.ndarray) -> Gain:
+    """The paired difference between what two models have right, bool [n], on the same images; for choices, not for proofs.
+
+    With b images that only the first and c that only the second has right, the error is sqrt(b + c + 1) / n: one image
+    more than the variance of McNemar's statistic, so that a single image decides nothing, however few there are.
+    """
+    first, second = np.asarray(after, bool), np.asarray(before, bool)
+    only_after, only_before, n = int((first & ~second).sum()), int((second & ~first).sum()), max(1, len(first))
+    return Gain((only_after - only_before) / n, math.sqrt(only_after + only_before + 1) / n)
+
+
 def wilson(hits: int, n: int, *, confidence: float = 0.95) -> Interval:
     """The share hits / n with Wilson's score interval (Wilson 1927, JASA 22:209).
 

@@ -114,6 +114,6 @@ def _template() -> Template:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
-        text = value.encode("utf-8", "backslashreplace").decode()
+        text = value.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
         return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
     return "" if value is None else value

@@ -182,7 +182,7 @@ def write_csv(file: TextIO, predictions: Iterable[Prediction], *, top: int) -> N
 
 def _cell(text: str) -> str:
     """The text, with an apostrophe before what a spreadsheet would take for a formula."""
-    text = text.encode("utf-8", "backslashreplace").decode()
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
