@@ -511,7 +511,8 @@ def test_the_printed_leaderboard_fits_80_columns(capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_a_wrong_method_on_the_command_line_leaves_with_2_and_no_folder(shapes, tmp_path, capsys):
+def test_a_wrong_method_on_the_command_line_leaves_with_2_and_no_folder(shapes, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("BURNISH_DEBUG", raising=False)
     code, out, err = burnish("compare", shapes, "--methods", "probe,ful", "--out", tmp_path / "race", capsys=capsys)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"burnish: no method 'ful' \(nearest: full.*\n", err)

@@ -359,7 +359,7 @@ def settings_of(recipe: Recipe) -> list[str]:
     words, default = [], Recipe()
     for name in (field.name for field in fields(Recipe) if field.name != "budget_seconds"):
         value = getattr(recipe, name)
-        if name == "search" and value == "on":
+        if name == "search" and value:
             words.append("--search")
         elif value != getattr(default, name):
             words += [f"--{name.replace('_', '-')}", str(value)]

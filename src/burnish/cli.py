@@ -104,7 +104,7 @@ def fit(
     search: Annotated[
         bool,
         typer.Option("--search", help="Try other settings in 60 % of the time (Optuna)", rich_help_panel=_TRAINING),
-    ] = False,
+    ] = _DEFAULT.search,
     flip: Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")] = "auto",
     val_fraction: Annotated[
         float, typer.Option(help="Of the training images, if the data has no val")
@@ -139,7 +139,7 @@ def fit(
         "balance": balance,
         "average": average,
         "soup": soup,
-        "search": "on" if search else "off",
+        "search": search,
         "stage_decay": stage_decay,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,

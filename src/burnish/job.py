@@ -241,7 +241,7 @@ def tried_out(
     """Settings from short runs, "rate" among them as a factor on the default learning rate."""
     bench = replace(bench, recipe=replace(bench.recipe, precision="bfloat16" if rates.half else "float32"))
     trials = Trials(method, made, peak, start_head(probes, made, material, bench), probes, material, bench)
-    if bench.recipe.search == "on":
+    if bench.recipe.search:
         bench.watcher.stage("search")
         settings, decision = search(trials, str(ledger.run / SEARCH), on_state=ledger.write)
         return settings, [decision]
@@ -277,7 +277,7 @@ def settle_plan(
     made = plan(tunable_at, material, bench, rates)
     peak = tunable_at(made.freeze).peak_learning_rate
     tried: list[Decision] = []
-    if made.steps and (bench.recipe.learning_rate == "race" or bench.recipe.search == "on"):
+    if made.steps and (bench.recipe.learning_rate == "race" or bench.recipe.search):
         settings, tried = tried_out(method, made, peak, rates, probes, material, bench, ledger)
         peak = settings.pop("rate") * peak
         bench = replace(bench, recipe=replace(bench.recipe, **settings))

@@ -47,7 +47,7 @@ class Recipe:
     dropout: float = 0.0  # of the features before the head, fraction
     drop_path: float = 0.0  # of residual branches, rising with depth to this fraction
     balance: Literal["auto", "none", "sampling", "loss"] = "auto"  # of unequal classes; "auto": sampling from 1 : 10 on
-    search: Literal["on", "off"] = "off"  # spend part of the time on trials of other settings (needs Optuna)
+    search: bool = False  # spend part of the time on trials of other settings (needs Optuna)
     average: Literal["ema", "none"] = "ema"  # of the weights while training
     soup: Literal["on", "off"] = "off"  # average the best epochs as long as validation improves
     flip: Literal["auto", "on", "off"] = "auto"  # mirror images left to right while training
@@ -159,7 +159,7 @@ _CHECKS = (
     _Check("drop_path", lambda v: _real(v) and 0 <= v < 1, "a fraction from 0 and below 1"),
     _Check("balance", lambda v: v in ("auto", "none", "sampling", "loss"), '"auto", "none", "sampling" or "loss"'),
     _Check("average", lambda v: v in ("ema", "none"), '"ema" or "none"'),
-    _Check("search", lambda v: v in ("on", "off"), '"on" or "off"'),
+    _Check("search", lambda v: isinstance(v, bool), "true or false"),
     _Check("soup", lambda v: v in ("on", "off"), '"on" or "off"'),
     _Check("flip", lambda v: v in ("auto", "on", "off"), '"auto", "on" or "off"'),
     _Check("val_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
