@@ -428,8 +428,13 @@ def test_with_frozen_stages_nothing_of_them_moves(name):
     assert still == set(before) - tunable.movable()
 
 
-@pytest.mark.parametrize("network", ["test_resnet", "test_vit3"])
-@pytest.mark.parametrize("name", ["full", "lora", "adapter"])
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        *((name, network) for name in ("full", "lora", "adapter") for network in ("test_resnet", "test_vit3")),
+        ("prompt", "test_vit3"),
+    ],
+)
 def test_what_is_trained_and_looked_at_on_kept_activations_is_the_classifier(name, network):
     """Cut above the frozen stages, with the weights of a few steps; once unmerged for steps, once merged for candidates."""
     backbone = network_named(network)
@@ -681,7 +686,7 @@ def test_a_batch_in_pieces_is_the_whole_batch(monkeypatch):
     backbone = network_named("test_resnet")
     whole, _, _ = trained(METHODS["full"], backbone, steps=2)
     monkeypatch.setattr(objective, "PIXELS_AT_ONCE", SIZE * SIZE)
-    assert objective._pieces(torch.empty(4, 3, SIZE, SIZE)) == 4
+    assert objective._pieces(backbone.module, torch.empty(4, 3, SIZE, SIZE)) == 4
     pieces, _, _ = trained(METHODS["full"], backbone, steps=2)
     for one, other in zip(whole.classifier.parameters(), pieces.classifier.parameters(), strict=True):
         assert torch.isclose(one, other, atol=2e-4).float().mean() > 0.97

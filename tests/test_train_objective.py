@@ -642,6 +642,7 @@ def test_auto_rgn_rates_are_the_relative_gradients_by_hand():
 
 def test_a_group_without_a_gradient_rests_in_auto_rgn():
     classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(48, FEATURES)), FEATURES, CLASSES)
+    nn.init.eye_(classifier.head.weight)  # a zero head gives the trunk no gradient
     classifier.trunk.add_module("unused", nn.Linear(2, 2))
     classifier.trunk.forward = lambda images: classifier.trunk[1](classifier.trunk[0](images))
     groups = [

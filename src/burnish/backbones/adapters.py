@@ -50,12 +50,12 @@ def with_adapters(trunk: nn.Module, change: dict[str, Any]) -> fx.GraphModule:
     post: y + f(y) (Adapter+, Steitz & Roth 2024, arXiv:2406.06820); parallel: y + f(x) (AdaptFormer, Chen et al. 2022,
     arXiv:2205.13535).
     """
+    module, steps = graphed(trunk, change["layers"])
     with torch.random.fork_rng(devices=[]):  # what is drawn here is drawn again by the method, or read from a package
         made = [
             Bottleneck(width, change["bottleneck"], channel)
             for width, channel in zip(change["widths"], change["channels"], strict=True)
         ]
-    module, steps = graphed(trunk, change["layers"])
     module.add_module(ADAPTERS, nn.ModuleList(made))
     for index, node in enumerate(steps.values()):
         with module.graph.inserting_after(node):

@@ -12,6 +12,8 @@ from burnish.backbones import adapters, taps
 from burnish.errors import ModelError, UnknownModel, nearest, shown
 
 _MOST_LAYERS = 4096
+_MOST_CHANGES = 8
+_MOST_NUMBERS = 2**28  # of what a change adds: a gigabyte
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ KINDS: dict[str, _Kind] = {
 
 def check_changes(changes: Any) -> None:
     """UnknownModel unless this is a list of changes that the table knows, every entry as it must be."""
-    if not isinstance(changes, list):
-        raise UnknownModel("the changes to the architecture are not a list")
+    if not isinstance(changes, list) or len(changes) > _MOST_CHANGES:
+        raise UnknownModel(f"the changes to the architecture are not a list of at most {_MOST_CHANGES}")
     for change in changes:
         kind = change.get("kind") if isinstance(change, dict) else None
         if not isinstance(kind, str) or kind not in KINDS:
@@ -78,6 +80,10 @@ def check_changes(changes: Any) -> None:
             raise UnknownModel(
                 f"the change {kind!r} has entries that are missing, unknown or wrong: {', '.join(map(shown, wrong))}"
             )
+        if len(set(change["layers"])) != len(change["layers"]):
+            raise UnknownModel(f"the change {kind!r} names a layer twice")
+        if sum(change.get("widths", [])) * (2 * change.get("bottleneck", 0) + change.get("tokens", 0)) > _MOST_NUMBERS:
+            raise UnknownModel(f"the change {kind!r} would add more than a gigabyte of weights")
         lengths = {len(value) for value in change.values() if isinstance(value, list)}
         if len(lengths) > 1:
             raise UnknownModel(f"the change {kind!r} has lists of different lengths")

@@ -20,7 +20,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(width, classes, device="meta")  # not drawn: no global generator is used (P7)
+        self.head.weight = nn.Parameter(torch.zeros(classes, width))
+        self.head.bias = nn.Parameter(torch.zeros(classes))
 
     @classmethod
     def over(cls, backbone: Backbone, classes: int) -> Classifier:

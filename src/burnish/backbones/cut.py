@@ -39,7 +39,7 @@ def cut(trunk: nn.Module, stages: Sequence[Stage], at: int, example: Tensor) -> 
         return None
     try:
         graph = _Tracer(below, above).trace(trunk, concrete_args=defaults(trunk))
-        border = _border(trunk, graph, above)
+        border = _border(trunk, graph, below)
         if border is None:
             return None
         parts = Cut(_lower(trunk, graph, border), _upper(trunk, graph, border))
@@ -60,10 +60,13 @@ class _Tracer(fx.Tracer):
         return not all(any(name.startswith(inside) for name in side) for side in (self.below, self.above))
 
 
-def _border(trunk: nn.Module, graph: fx.Graph, above: set[str]) -> fx.Node | None:
-    """The last node before the first use of an upper weight whose value alone crosses over to what follows."""
+def _border(trunk: nn.Module, graph: fx.Graph, below: set[str]) -> fx.Node | None:
+    """The last node before the first use of a weight not below whose value alone crosses over to what follows.
+
+    What belongs to no stage (prompts, adapters) was put in to learn, so it counts as above.
+    """
     nodes = list(graph.nodes)
-    first = next((place for place, node in enumerate(nodes) if _weights_of(trunk, node) & above), None)
+    first = next((place for place, node in enumerate(nodes) if _weights_of(trunk, node) - below), None)
     if first is None:
         return None
     place_of = {node: place for place, node in enumerate(nodes)}

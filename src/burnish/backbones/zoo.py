@@ -139,14 +139,29 @@ def check_architecture(architecture: Any) -> None:
     check_changes(architecture.get("changes", []))
 
 
-def rebuild(architecture: dict[str, Any], *, seed: int = 0) -> nn.Module:
+def rebuild(
+    architecture: dict[str, Any], *, seed: int = 0, drop_path: float = 0.0, width: int | None = None
+) -> nn.Module:
     """The headless module of a stored architecture, weights still random (drawn from `seed`), eval mode; nothing is fetched.
 
-    UnknownModel when the description is not one of ours.
+    UnknownModel when the description is not one of ours; ModelError when its changes do not fit the network, or do not
+    give features of this width.
     """
     check_architecture(architecture)
-    module = _built(architecture["name"], architecture["kwargs"].get("img_size"), seed=seed)
-    return changed(module, architecture.get("changes", []))
+    name, size = architecture["name"], architecture["kwargs"].get("img_size")
+    module, changes = _built(name, size, seed, drop_path), architecture.get("changes", [])
+    if not changes:
+        return module
+    example = _example(module, name, size or _preprocess(name, {}, None).size)
+    module = changed(module, changes)
+    try:
+        with torch.no_grad():
+            found = tuple(module(example).shape)
+    except Exception as error:  # whatever a layer says to an input that is not for it
+        raise ModelError(f"{name}: the changes do not fit the network ({shown(str(error))[:160]})") from None
+    if width is not None and found != (1, width):
+        raise ModelError(f"{name}: with its changes it gives {list(found)}, expected [1, {width}]")
+    return module
 
 
 # ---- where the weights come from -------------------------------------------------------------------------------------
@@ -307,7 +322,10 @@ def _all_names() -> list[str]:
 def _dropping(backbone: Backbone, drop_path: float) -> Backbone:
     """The same weights in a network with stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
     size = backbone.preprocess.size if _has_fixed_size(backbone.name) else None
-    module = _built(backbone.name, size, seed=0, drop_path=drop_path)
+    try:
+        module = _built(backbone.name, size, seed=0, drop_path=drop_path)
+    except UnknownModel:  # its constructor does not know the word
+        module = nn.Identity()
     if not any(type(layer).__name__ == "DropPath" for layer in module.modules()):
         raise RecipeError(f"{backbone.name} has no residual branches that could be dropped; leave drop_path at 0")
     module.load_state_dict(backbone.module.state_dict())

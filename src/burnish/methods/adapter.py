@@ -15,7 +15,7 @@ from burnish.backbones.changes import changed
 from burnish.backbones.graphs import channel_of, shapes_of
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.spec import Backbone
-from burnish.errors import RecipeError, shown
+from burnish.errors import ModelError, RecipeError, shown
 from burnish.methods.base import (
     Head,
     Tunable,
@@ -61,7 +61,10 @@ class Adapter:
         freeze, classifier = frozen_stages(recipe, backbone), assembled(backbone, head)
         change = self._change(backbone, freeze)
         freeze_layers(classifier.trunk)
-        classifier.trunk = changed(classifier.trunk, [change])
+        try:
+            classifier.trunk = changed(classifier.trunk, [change])
+        except ModelError as error:
+            raise RecipeError(f"{backbone.name} does not take adapters ({error}); choose full, lora or norms") from None
         names = [f"trunk.{name}" for name, _ in classifier.trunk.named_parameters() if name.startswith(f"{ADAPTERS}.")]
         with torch.no_grad():
             for name, layer in classifier.trunk.get_submodule(ADAPTERS).named_modules():
@@ -101,8 +104,12 @@ def inputs_of(trunk: nn.Module, layers: list[str], example: torch.Tensor) -> dic
     """Shapes of what the layers take for the example."""
     shapes: dict[str, tuple[int, ...]] = {}
 
+    def note(name: str, given: tuple[object, ...]) -> None:
+        if given and isinstance(given[0], torch.Tensor):
+            shapes[name] = tuple(given[0].shape)
+
     def noted(name: str) -> Callable[..., None]:
-        return lambda _layer, given: shapes.update({name: tuple(given[0].shape)})
+        return lambda _layer, given: note(name, given)
 
     handles = [trunk.get_submodule(name).register_forward_pre_hook(noted(name)) for name in layers]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -53,7 +54,7 @@ class LoRA:
 
     def prepare(self, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
         """The corrections and the head; before the first step the function is bit-equal to the probe's."""
-        if not (isinstance(self.rank, int) and 1 <= self.rank <= 1024) or self.alpha <= 0:
+        if not (isinstance(self.rank, int) and 1 <= self.rank <= 1024) or not 0.0 < self.alpha < math.inf:
             raise RecipeError(f"lora has rank {self.rank} and alpha {self.alpha:g}, expected 1 to 1024 and above 0")
         freeze, classifier = frozen_stages(recipe, backbone), assembled(backbone, head)
         freeze_layers(classifier.trunk)
@@ -61,7 +62,9 @@ class LoRA:
         layers = {
             name: layer
             for name, layer in classifier.trunk.named_modules()
-            if isinstance(layer, (nn.Linear, nn.Conv2d)) and f"{name}.weight" in allowed
+            if isinstance(layer, (nn.Linear, nn.Conv2d))
+            and f"{name}.weight" in allowed
+            and layer._parameters.keys() <= {"weight", "bias"}  # one with a gain of its own is no plain product
         }
         chosen = [name for name in layers if fnmatchcase(name, self.where)]
         if not chosen:

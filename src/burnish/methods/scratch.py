@@ -34,7 +34,7 @@ class Scratch:
         if recipe.freeze not in ("auto", 0):
             raise RecipeError(f"freeze is {recipe.freeze}, but from scratch nothing is worth freezing; leave it out")
         plain = backbone.plain or backbone
-        module = zoo.rebuild(zoo.architecture_for_bundle(plain), seed=recipe.seed)
+        module = zoo.rebuild(zoo.architecture_for_bundle(plain), seed=recipe.seed, drop_path=recipe.drop_path)
         fresh = replace(plain, module=module, source="random", sha256="")
         weight = draws(recipe.seed, "scratch head").normal(size=(len(head.bias), plain.width)) / plain.width**0.5
         classifier = assembled(fresh, Head(weight.astype(np.float32), np.zeros(len(head.bias), np.float32)))

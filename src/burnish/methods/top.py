@@ -39,7 +39,7 @@ class Top:
             return len(names) - max(1, len(names) // 4)
         if self.stage in names:
             return names.index(self.stage)
-        if self.stage.isdigit() and int(self.stage) < len(names):
+        if self.stage.isascii() and self.stage.isdigit() and int(self.stage) < len(names):
             return int(self.stage)
         raise RecipeError(
             f"{backbone.name} has no stage {shown(self.stage)!r} (nearest: {nearest(self.stage, names)}); "

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.runtime import draws
 from burnish.train.features import autocast
 
 PIXELS_AT_ONCE = 6 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.6 GB for EfficientNet-Lite0
+
+_PIECE_FOR_STATISTICS = 16  # images
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def gradient(
     """The gradient of the batch's mean loss, in place; returns the loss, nats."""
     optimiser.zero_grad(set_to_none=True)
     views, partner, own = objective.mixed(views, number)
-    total, pieces = 0.0, _pieces(views)
+    total, pieces = 0.0, _pieces(module, views)
     parts = np.array_split(np.arange(len(views)), pieces)
     with addressed(module, objective.seed, number):
         for rows in parts:
@@ -146,10 +149,15 @@ def _climbed(parameters: list[nn.Parameter], radius: float) -> Iterator[bool]:
             one.copy_(value)
 
 
-def _pieces(views: Tensor) -> int:
+def _pieces(module: nn.Module, views: Tensor) -> int:
     """In how many pieces a batch goes through the network one after the other, so that memory on a CPU stays small.
 
-    BatchNorm is frozen, so images do not see each other: the gradient is that of the whole batch, up to rounding.
+    Where BatchNorm is frozen images do not see each other: the gradient is that of the whole batch, up to rounding. Where it
+    learns its statistics (from scratch) they are those of a piece, so pieces are not small.
     """
     images, side = views.shape[0], views.shape[-1]
-    return 1 if views.device.type != "cpu" else min(images, math.ceil(images * side * side / PIXELS_AT_ONCE))
+    if views.device.type != "cpu":
+        return 1
+    learns = any(layer.training and isinstance(layer, _BatchNorm) for layer in module.modules())
+    most = max(1, images // _PIECE_FOR_STATISTICS) if learns else images
+    return min(most, math.ceil(images * side * side / PIXELS_AT_ONCE))
