@@ -312,7 +312,7 @@ class _Race:
                     if not arm.rounds:
                         arm.state = f"cut: {reasons[-1].why}"
                     return
-                contender = tuned_contender(tuned, looked.material, method=method.name)
+                contender = tuned_contender(tuned, looked.material, method=arm.method)
                 save(folder, contender, looked.material)
                 journal.close({})
                 right = tuned.best.logits.argmax(1) == looked.material.labels[looked.material.val_rows]

@@ -66,7 +66,8 @@ def run_job(
     A folder whose run died is taken up where its ledger stands, and comes to the same bits.
     """
     keep_freed_memory()
-    method = method_named("full" if recipe.method == "auto" else recipe.method)
+    asked = "full" if recipe.method == "auto" else recipe.method  # with its options
+    method = method_named(asked)
     recipe = replace(recipe, taps=taps_for(recipe))
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
@@ -88,8 +89,8 @@ def run_job(
         tuned, bench, reasons = tune_on_the_clock(method, probes, material, bench, folder, journal, ledger)
         decisions += reasons
         if tuned is not None:
-            contenders.append(tuned_contender(tuned, material, method=method.name))
-            keep, decision = keep_tuned(probed, tuned, material, method=method.name, asked_for=recipe.method != "auto")
+            contenders.append(tuned_contender(tuned, material, method=asked))
+            keep, decision = keep_tuned(probed, tuned, material, method=asked, asked_for=recipe.method != "auto")
             decisions.append(decision)
             kept = contenders[-1] if keep else kept
     bench = replace(
@@ -190,7 +191,7 @@ def tune_on_the_clock(
     bench.watcher.say(made.reason)
     bench.watcher.stage("tune")
     tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probes, material, bench)
-    train(tuning, method, probes.kept(bench.recipe.taps), folder, journal, ledger)
+    train(tuning, probes.kept(bench.recipe.taps), folder, journal, ledger)
     bench.watcher.stage("choose")
     reasons = [flip, *tried, why]
     if tuning.note:
@@ -292,9 +293,10 @@ def settle_plan(
     return made, bench, head, tried
 
 
-def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
+def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
-    material, budget = tuning.material, ledger.clock.budget_seconds
+    material, budget, asked = tuning.material, ledger.clock.budget_seconds, tuning.bench.recipe.method
+    method = "full" if asked == "auto" else asked
     saved = float(probed.val_right.mean())
     known = ledger.get("tuning")
     if known is not None:
@@ -320,7 +322,7 @@ def train(tuning: Tuning, method: Method, probed: Probed, folder: RunFolder, jou
             if candidate.accuracy > saved:
                 saved = candidate.accuracy
                 model = Tuned(tuning.tunable.backbone, tuning.classifier(candidate), candidate, (candidate,))
-                save(folder, tuned_contender(model, material, method=method.name), material)
+                save(folder, tuned_contender(model, material, method=method), material)
             if pace is not None:
                 pace.saw_between(time.monotonic() - began)
         if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):

@@ -18,6 +18,8 @@ from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
 
+_SHARE = 0.6  # of the time left, for finding heads
+
 
 @dataclass(frozen=True)
 class Probed:
@@ -55,21 +57,27 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     features, rate = fitting_features(material, surveyed, bench)
     bench.watcher.stage("probe")
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
-    last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench)
-    deep = _headed("multiprobe", backbone, features, material, surveyed, bench) if backbone.changes else None
+    until = bench.clock.elapsed() + _SHARE * bench.clock.left()
+    last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
+    deep = _headed("multiprobe", backbone, features, material, surveyed, bench, until) if backbone.changes else None
     asked = deep or last
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
     return Probes(last, deep, flip, reason, rate, surveyed.size_reason)
 
 
 def _headed(
-    name: str, backbone: Backbone, features: np.ndarray, material: Material, surveyed: Surveyed, bench: Bench
+    name: str,
+    backbone: Backbone,
+    features: np.ndarray,
+    material: Material,
+    surveyed: Surveyed,
+    bench: Bench,
+    until: float,
 ) -> Probed:
-    """The best head on these features [n d] of the fitting images."""
+    """The best head on these features [n d] of the fitting images; until: seconds on the clock, for the search of it."""
     labels, classes = material.labels, len(material.catalog.classes)
-    late = 0.6 * (bench.clock.budget_seconds or float("inf"))
     choice = choose_head(
-        features, labels, classes=classes, seed=bench.recipe.seed, seconds_left=lambda: late - bench.clock.elapsed()
+        features, labels, classes=classes, seed=bench.recipe.seed, seconds_left=lambda: until - bench.clock.elapsed()
     )
     train, val = material.train_rows, material.val_rows
     train_head = choice.how.fitted(features[train], labels[train], classes=classes)

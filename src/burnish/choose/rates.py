@@ -69,7 +69,7 @@ class Rates:
         parts = parts_for_training(
             twin.classifier, twin.backbone, freeze, views[:2], half=half, moves_statistics=twin.moves_statistics
         )
-        let_drop(parts.trained, bench.recipe.dropout, bench.recipe.drop_path)
+        let_drop(twin.classifier, bench.recipe.dropout, bench.recipe.drop_path)
         if parts.lower is not None:
             lower = parts.lower
             with torch.no_grad(), autocast(bench.device, half and bench.device.type != "cpu"):

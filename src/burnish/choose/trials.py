@@ -98,17 +98,19 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         study_name="burnish",
         load_if_exists=True,
     )
-    usual = {"rate": 1.0, "stage_decay": recipe.stage_decay, "weight_decay": max(1e-3, recipe.weight_decay)}
-    if not study.trials:
-        study.enqueue_trial({**usual, "label_smoothing": recipe.label_smoothing, "mixup": recipe.mixup})
+    free = isinstance(recipe.learning_rate, str)  # else the recipe names the rate, and it is not searched
+    usual = {"stage_decay": recipe.stage_decay, "weight_decay": max(1e-3, recipe.weight_decay)}
+    if all(trial.value is None for trial in study.trials):  # nor when the first one died
+        rate = {"rate": 1.0} if free else {}
+        study.enqueue_trial({**usual, **rate, "label_smoothing": recipe.label_smoothing, "mixup": recipe.mixup})
 
     def settings(values: dict[str, float]) -> dict[str, Any]:
-        rate = min(1.0, values["rate"] * eased(trials.peak, trials.steps))
+        rate = min(1.0, values["rate"] * eased(trials.peak, trials.steps)) if free else recipe.learning_rate
         return {**{key: values[key] for key in SEARCHED[1:]}, "learning_rate": rate}
 
     def one(trial: optuna.Trial) -> float:
         values = {
-            "rate": trial.suggest_float("rate", 0.1, 10.0, log=True),
+            "rate": trial.suggest_float("rate", 0.1, 10.0, log=True) if free else 1.0,
             "stage_decay": trial.suggest_float("stage_decay", 0.5, 1.0),
             "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.5, log=True),
             "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
@@ -133,4 +135,4 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         f"{len(trials.material.val_rows)} validation images, against {first.value:.3f} with the defaults"
     )
     words = ", ".join(f"{key} {value:.3g}" for key, value in best.params.items())
-    return dict(best.params), Decision(f"settings from a search: {words}", why, dict(best.params))
+    return {"rate": 1.0, **best.params}, Decision(f"settings from a search: {words}", why, dict(best.params))

@@ -110,7 +110,7 @@ class Tuning:
             half=self.half,
             moves_statistics=self.tunable.moves_statistics,
         )
-        let_drop(self.parts.trained, recipe.dropout, recipe.drop_path)
+        let_drop(self.tunable.classifier, recipe.dropout, recipe.drop_path)
         if (
             self.training.over
         ):  # an earlier sitting made the last step; the parts are what candidates are looked at with

@@ -51,21 +51,14 @@ def parts_for_training(
     return Parts(trained, fold_for_inference(whole.lower, example, half=True) if half else exact, exact)
 
 
-def let_drop(trained: nn.Module, dropout: float, drop_path: float) -> None:
+def let_drop(classifier: Classifier, dropout: float, drop_path: float) -> None:
     """Dropout before the head and the drop paths of the trunk act in training; everything else stays in eval mode."""
-    for layer in trained.modules():
-        if isinstance(layer, nn.Dropout) and dropout and layer is _last_dropout(trained):
-            layer.p = dropout
+    if dropout:
+        classifier.dropout.p = dropout
+        classifier.dropout.train()
+    for layer in classifier.trunk.modules() if drop_path else ():
+        if type(layer).__name__ == "DropPath":
             layer.train()
-        elif drop_path and type(layer).__name__ == "DropPath":
-            layer.train()
-
-
-def _last_dropout(trained: nn.Module) -> nn.Module | None:
-    """The one before the head: `Classifier.dropout`, or the last but one of the upper part of a cut."""
-    if isinstance(trained, Classifier):
-        return trained.dropout
-    return trained[1] if isinstance(trained, nn.Sequential) else None
 
 
 def upper_for_inference(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> nn.Module:
