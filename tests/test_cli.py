@@ -176,11 +176,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, bad, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_debug_shows_the_traceback(bad, capsys, monkeypatch):
-    monkeypatch.delenv("BURNISH_DEBUG", raising=False)
+def test_debug_shows_the_traceback_of_this_call_alone(bad, capsys):
+    before = dict(os.environ)
     _, _, err = burnish("fit", bad / "nothing", "--debug", capsys=capsys)
-    monkeypatch.delenv("BURNISH_DEBUG", raising=False)
     assert "Traceback" in err
+    assert dict(os.environ) == before
+    _, _, err = burnish("fit", bad / "nothing", capsys=capsys)
+    assert "Traceback" not in err
 
 
 class Elements(HTMLParser):

@@ -339,15 +339,13 @@ def doctor(json_: Json = False) -> None:
 @app.callback(invoke_without_command=True)
 def top(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,  # read by `main`
 ) -> None:
     if version:
         from burnish import __version__
 
         typer.echo(f"burnish {__version__}")
         raise typer.Exit
-    if debug:
-        os.environ["BURNISH_DEBUG"] = "1"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -355,6 +353,7 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or bool(os.environ.get("BURNISH_DEBUG"))
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
@@ -364,30 +363,30 @@ def main(argv: list[str] | None = None) -> None:
         if isinstance(code, int) and code:  # a verb that left with typer.Exit
             sys.exit(code)
     except BurnishError as error:
-        _leave(str(error), error.exit_code, error)
-    except KeyboardInterrupt as error:
+        _leave(str(error), error.exit_code, error if debug else None)
+    except KeyboardInterrupt:
         said = "interrupted; what was saved is kept: a run folder that has a package can predict and evaluate"
-        _leave(said, Interrupted.exit_code, error)
+        _leave(said, Interrupted.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
         complaint = getattr(error, "format_message", None)  # typer's own errors: a wrong option, a missing argument
         if callable(complaint):
-            _leave(f"{complaint()} (see: burnish --help)", 2, error)
-        if os.environ.get("BURNISH_DEBUG"):
+            _leave(f"{complaint()} (see: burnish --help)", 2, error if debug else None)
+        if debug:
             raise
         came = f"{type(error).__name__}: {error}"
-        _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70, error)
+        _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70)
 
 
 def _terminated(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _leave(text: str, code: int, error: BaseException) -> None:
-    """Print one sentence to stderr and leave; with --debug the traceback before it."""
-    if os.environ.get("BURNISH_DEBUG") and not isinstance(error, KeyboardInterrupt):
+def _leave(text: str, code: int, error: BaseException | None = None) -> None:
+    """Print one sentence to stderr and leave; where an error is given, its traceback before it."""
+    if error is not None:
         import traceback
 
         traceback.print_exception(error)
