@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from burnish import api, cli, compare
+from burnish.choose.decide import Evidence
 from burnish.errors import RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
 from burnish.report.leaderboard import csv_of, page_of
@@ -177,7 +178,8 @@ def test_a_finished_race_is_returned_without_work_and_asked_otherwise_it_is_refu
 
 
 def arm(state, right, loss=1.0):
-    return compare.Arm("m", "x", 0, right=np.array(right, bool), loss=loss, state=state)
+    evidence = Evidence(np.array(right, bool), np.full(len(right), loss))
+    return compare.Arm("m", "x", 0, evidence=evidence, state=state)
 
 
 def test_a_frozen_arm_within_a_standard_error_of_the_best_is_chosen_and_one_beyond_it_is_not():
@@ -511,8 +513,7 @@ def test_the_printed_leaderboard_fits_80_columns(capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_a_wrong_method_on_the_command_line_leaves_with_2_and_no_folder(shapes, tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("BURNISH_DEBUG", raising=False)
+def test_a_wrong_method_on_the_command_line_leaves_with_2_and_no_folder(shapes, tmp_path, capsys):
     code, out, err = burnish("compare", shapes, "--methods", "probe,ful", "--out", tmp_path / "race", capsys=capsys)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"burnish: no method 'ful' \(nearest: full.*\n", err)

@@ -166,7 +166,7 @@ def begun(
             )
     else:
         module = tunable.classifier
-    let_drop(module, dropout, drop_path)
+    let_drop(tunable.classifier, dropout, drop_path)
     training = Training.start(tunable, total=steps, weight_decay=0.05)
     events = tune(
         training,

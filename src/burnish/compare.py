@@ -17,7 +17,7 @@ import numpy as np
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.weights import read_plain_json
-from burnish.choose.decide import Decision, probe_contender, tuned_contender
+from burnish.choose.decide import Decision, Evidence, probe_contender, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import Probes
@@ -30,7 +30,7 @@ from burnish.errors import BurnishError, RecipeError
 from burnish.facts import machine
 from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
 from burnish.journal import Journal
-from burnish.measure.intervals import beats, paired, wilson
+from burnish.measure.intervals import paired, wilson
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, OUTCOME, RunFolder
@@ -52,8 +52,7 @@ class Arm:
     model: str
     method: str
     place: int
-    right: np.ndarray | None = None  # bool [v]: which val images the model trained on the train images has right
-    loss: float = math.inf  # nats, on val
+    evidence: Evidence | None = None  # of the model trained on the train images
     rounds: int = 0  # of training
     seconds: float = 0.0  # spent on it alone
     state: str = "waiting"  # "frozen", "trained", "cut: …", "failed: …"
@@ -66,11 +65,11 @@ class Arm:
     @property
     def accuracy(self) -> float:
         """On val, fraction."""
-        return float(self.right.mean()) if self.right is not None and len(self.right) else 0.0
+        return -self.rank()[0]
 
     def rank(self) -> tuple[float, float]:
-        """The better arm is the smaller."""
-        return (-self.accuracy, self.loss)
+        """The better arm has the smaller; one without evidence the largest."""
+        return self.evidence.rank() if self.evidence is not None else (0.0, math.inf)
 
 
 @dataclass
@@ -197,9 +196,8 @@ class _Race:
     def _settle_frozen(self, arm: Arm, seconds: float) -> None:
         looked = self.looked[arm.model]
         probed = looked.probes.kept(taps_for(self._recipe(arm)))
-        arm.right, arm.state, arm.seconds = probed.val_right, "frozen", seconds
         labels = looked.material.labels[looked.material.val_rows]
-        arm.loss = _loss(probed.val_logits, labels)
+        arm.evidence, arm.state, arm.seconds = Evidence.of(probed.val_logits, labels), "frozen", seconds
         with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", self._recipe(arm)) as folder:
             save(folder, probe_contender(probed), looked.material)
             arm.package = folder.path
@@ -238,13 +236,13 @@ class _Race:
                 field = field[:keep]
 
     def _without_hopeless(self, field: list[Arm]) -> list[Arm]:
-        """Arms of models whose frozen heads are far behind the best model's are cut, unless no other is left."""
+        """Where time is limited, arms of models whose frozen heads are far behind the best model's are not trained."""
+        if self.recipe.budget_seconds is None:
+            return field
         scores: dict[str, tuple[float, float]] = {}
         for model, looked in self.looked.items():
             best = looked.probes.kept("auto").choice
             scores[model] = (best.accuracy, best.standard_error)
-        if not scores:
-            return []
         top = max(scores, key=lambda model: scores[model][0])
         kept = []
         for arm in field:
@@ -296,7 +294,6 @@ class _Race:
             known = _read_outcome(folder.path)
             if known is None:
                 self.watcher.say(f"{arm.name}: round {number + 1}, {seconds:.0f} s")
-                began = time.monotonic()
                 ledger = Ledger(folder.path, Clock(time.monotonic(), budget), self.watcher)
                 bench = replace(looked.bench, recipe=recipe, clock=ledger.clock)
                 try:
@@ -315,16 +312,16 @@ class _Race:
                 contender = tuned_contender(tuned, looked.material, method=arm.method)
                 save(folder, contender, looked.material)
                 journal.close({})
-                right = tuned.best.logits.argmax(1) == looked.material.labels[looked.material.val_rows]
-                known = (right, tuned.best.loss, ledger.clock.elapsed() if ledger.resumed else time.monotonic() - began)
+                labels = looked.material.labels[looked.material.val_rows]
+                known = Evidence.of(tuned.best.logits, labels), ledger.clock.elapsed()
                 _write_outcome(folder, *known)
                 drop_checkpoints(folder.path)
-            right, loss, spent = known
+            evidence, spent = known
             arm.seconds += spent
             arm.rounds += 1
             arm.state = "trained"
-            if arm.right is None or (-float(right.mean()), loss) <= arm.rank():
-                arm.right, arm.loss, arm.package = right, loss, folder.path
+            if arm.evidence is None or evidence.rank() <= arm.rank():
+                arm.evidence, arm.package = evidence, folder.path
         self.watcher.say(f"{arm.name}: validation {arm.accuracy:.1%}")
 
     # ---- the test images ---------------------------------------------------------------------------------------------
@@ -355,8 +352,8 @@ class _Race:
         for arm in sorted(self.arms, key=lambda arm: (arm is not chosen, arm not in finalists, *arm.rank())):
             row: dict[str, Any] = {
                 "name": arm.name, "model": arm.model, "method": arm.method, "state": arm.state,
-                "validation": arm.accuracy if arm.right is not None else None,
-                "validation_n": 0 if arm.right is None else len(arm.right), "seconds": arm.seconds,
+                "validation": arm.accuracy if arm.evidence is not None else None,
+                "validation_n": 0 if arm.evidence is None else len(arm.evidence.right), "seconds": arm.seconds,
                 "chosen": arm is chosen, "package": str(arm.package.relative_to(self.folder.path)) if arm.package else None,
                 "test": None, "difference": None, "separable": None, "images_per_second": None, "parameters": None,
             }  # fmt: skip
@@ -399,33 +396,26 @@ class _Race:
 
 
 def _simplest_of_the_best(arms: list[Arm]) -> Arm:
-    """The arm with the best validation, or a frozen one within a standard error of their paired difference."""
+    """The arm with the best validation, or the best frozen one that it is not clearly better than."""
     best = arms[0]
     for arm in arms:
-        if arm.state != "frozen" or best.state == "frozen" or arm.right is None or best.right is None:
+        if arm.state != "frozen" or best.state == "frozen" or arm.evidence is None or best.evidence is None:
             continue
-        if not beats(best.right, arm.right).clearly:
+        if not best.evidence.against(arm.evidence).clear:
             return arm
     return best
 
 
-def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy, nats."""
-    if not len(labels):
-        return math.inf
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).mean())
-
-
-def _write_outcome(folder: RunFolder, right: np.ndarray, loss: float, seconds: float) -> None:
+def _write_outcome(folder: RunFolder, evidence: Evidence, seconds: float) -> None:
     """An arm's round, finished."""
-    folder.write_json(OUTCOME, {"right": right.astype(int), "loss": loss, "seconds": seconds})
+    told = {"right": evidence.right.astype(int), "losses": evidence.losses, "seconds": seconds}
+    folder.write_json(OUTCOME, told)
 
 
-def _read_outcome(path: Path) -> tuple[np.ndarray, float, float] | None:
+def _read_outcome(path: Path) -> tuple[Evidence, float] | None:
     """What `_write_outcome` wrote; None when the round is not finished."""
     try:
         values = read_plain_json(path / OUTCOME)
-        return np.array(values["right"], bool), float(values["loss"]), float(values["seconds"])
+        return Evidence(np.array(values["right"], bool), np.array(values["losses"], float)), float(values["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,6 +6,8 @@ from collections import Counter
 
 from torch import nn
 
+from burnish.backbones.spec import Backbone
+
 _SERIES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -16,6 +18,13 @@ def blocks_of(trunk: nn.Module) -> list[str]:
     their stages; ViT: blocks.0, …. Empty for networks without such layers (VGG).
     """
     return _walk(trunk, "", member=False)
+
+
+def blocks_above(backbone: Backbone, freeze: int) -> list[str]:
+    """Names of the blocks of the network, before any changes to it, with nothing in its first `freeze` stages."""
+    plain = backbone.plain or backbone
+    below = {name for stage in plain.stages[:freeze] for name in stage.parameters}
+    return [name for name in blocks_of(plain.module) if not any(other.startswith(f"{name}.") for other in below)]
 
 
 def _walk(module: nn.Module, prefix: str, *, member: bool) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from burnish.terms import Preprocess
 
@@ -33,3 +34,8 @@ class Backbone:
     one_size: bool = False  # whether it takes images of preprocess.size alone, as most transformers do
     changes: tuple[dict[str, Any], ...] = ()  # what was done to the architecture, as `backbones.changes` reads it
     plain: Backbone | None = None  # the network before these changes; they share its weights
+
+    def blank(self) -> Tensor:
+        """A grey image [1 3 s s] for the network, where its weights are."""
+        size = self.preprocess.size
+        return torch.zeros(1, 3, size, size, device=next(self.module.parameters()).device)

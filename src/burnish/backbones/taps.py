@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from burnish.backbones.blocks import blocks_of
+from burnish.backbones.blocks import blocks_above
 from burnish.backbones.fold import agree, evaluated
 from burnish.backbones.graphs import channel_of, graphed, shapes_of
 from burnish.backbones.spec import Backbone
@@ -57,8 +57,7 @@ def tapped(
     The trunk's own features come first. None where it has no blocks or its forward pass cannot be traced.
     """
     plain = backbone.plain or backbone
-    below = {name for stage in plain.stages[:above] for name in stage.parameters}
-    blocks = [name for name in blocks_of(plain.module) if not any(other.startswith(f"{name}.") for other in below)]
+    blocks = blocks_above(plain, above)
     shapes = shapes_of(plain.module, blocks, example[:2])
     blocks = [name for name in blocks if len(shapes.get(name, ())) in (3, 4)]
     for step in range(1, len(blocks) + 1):
@@ -103,9 +102,7 @@ def with_taps(trunk: nn.Module, change: dict[str, Any]) -> fx.GraphModule:
 
 
 def _added(plain: Backbone, change: dict[str, Any]) -> int:
-    size = plain.preprocess.size
-    example = torch.zeros(1, 3, size, size).to(next(plain.module.parameters()).device)
-    shapes = shapes_of(plain.module, change["layers"], example)
+    shapes = shapes_of(plain.module, change["layers"], plain.blank())
     return sum(2 * shapes[name][at] for name, at in zip(change["layers"], change["channels"], strict=True))
 
 

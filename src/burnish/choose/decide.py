@@ -13,7 +13,7 @@ from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
 from burnish.measure.calibration import temperature
-from burnish.measure.intervals import beats
+from burnish.measure.intervals import Gain, beats
 from burnish.methods.base import assembled
 
 
@@ -28,6 +28,48 @@ class Decision:
     def to_json(self) -> dict[str, Any]:
         """Plain values for result.json."""
         return {"what": self.what, "why": self.why, "numbers": self.numbers}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one model stands to a simpler one on the same validation images."""
+
+    gain: Gain  # in images right
+    loss_gain: float  # nats less
+    loss_error: float  # a standard error of that
+
+    @property
+    def clear(self) -> bool:
+        """By more than a standard error in images right or, with no fewer right, in log loss.
+
+        With 80 images the loss tells apart what counting cannot. Within one error of both the simpler model stays (the
+        one-standard-error rule, Breiman et al. 1984, section 3.4.3).
+        """
+        return self.gain.clearly or (self.gain.difference >= 0.0 and self.loss_gain > self.loss_error)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model does on the validation images."""
+
+    right: np.ndarray  # bool [v]
+    losses: np.ndarray  # float64 [v], nats, at the temperature that makes their mean least
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Evidence:
+        """Of logits [v k] and labels [v]."""
+        return cls(logits.argmax(1) == labels, _log_losses(logits, labels))
+
+    def rank(self) -> tuple[float, float]:
+        """The better model has the smaller."""
+        if not len(self.right):
+            return (0.0, 0.0)
+        return (-float(self.right.mean()), float(self.losses.mean()))
+
+    def against(self, simpler: Evidence) -> Difference:
+        """The paired differences to a simpler model."""
+        less = simpler.losses - self.losses
+        return Difference(beats(self.right, simpler.right), float(less.mean()), float(less.std() / np.sqrt(len(less))))
 
 
 def probe_contender(probed: Probed) -> Contender:
@@ -84,41 +126,39 @@ def keep_tuned(
 ) -> tuple[bool, Decision]:
     """Whether the tuned model replaces the frozen one: by more than one standard error of their paired difference.
 
-    Both learnt from the train images alone and are looked at on the same val images. The difference is that of the images
-    they have right or, where the tuned model has no fewer right, of the log loss, each at its own best temperature: with
-    80 images the loss tells apart what counting cannot. Within one error of both the simpler model stays (the
-    one-standard-error rule, Breiman et al. 1984, section 3.4.3). asked_for: the user named the method, so it is kept all
-    the same.
+    Both learnt from the train images alone and are looked at on the same val images (`Evidence`). asked_for: the user named
+    the method, so it is kept all the same.
     """
-    before = probed.val_right
-    after = tuned.best.logits.argmax(1) == material.labels[material.val_rows]
-    n, gain = len(before), beats(after, before)
-    errors = [float(np.sqrt(right.mean() * (1 - right.mean()) / n)) for right in (before, after)]
     labels = material.labels[material.val_rows]
-    less = _log_losses(probed.val_logits, labels) - _log_losses(tuned.best.logits, labels)
-    loss_gain, loss_error = float(less.mean()), float(less.std() / np.sqrt(n))
-    better = gain.clearly or (gain.difference >= 0.0 and loss_gain > loss_error)
+    frozen, trained = Evidence.of(probed.val_logits, labels), Evidence.of(tuned.best.logits, labels)
+    found, n = trained.against(frozen), len(labels)
+    shares = [float(one.right.mean()) for one in (frozen, trained)]
+    errors = [float(np.sqrt(share * (1 - share) / n)) for share in shares]
     why = (
-        f"validation {after.mean():.1%} ± {errors[1]:.1%} against {before.mean():.1%} ± {errors[0]:.1%} for the frozen "
-        f"{probed.name} ({n} images); their paired difference is {100 * gain.difference:+.1f} ± {100 * gain.error:.1f} points, "
-        f"{-loss_gain:+.3f} ± {loss_error:.3f} nats"
+        f"validation {shares[1]:.1%} ± {errors[1]:.1%} against {shares[0]:.1%} ± {errors[0]:.1%} for the frozen "
+        f"{probed.name} ({n} images); their paired difference is {100 * found.gain.difference:+.1f} ± "
+        f"{100 * found.gain.error:.1f} points, {-found.loss_gain:+.3f} ± {found.loss_error:.3f} nats"
     )
     numbers = {
-        "tuned": float(after.mean()),
-        "probe": float(before.mean()),
-        "difference": gain.difference,
-        "standard_error": gain.error,
-        "loss_difference": -loss_gain,
-        "loss_standard_error": loss_error,
+        "tuned": shares[1],
+        "probe": shares[0],
+        "difference": found.gain.difference,
+        "standard_error": found.gain.error,
+        "loss_difference": -found.loss_gain,
+        "loss_standard_error": found.loss_error,
         "n": n,
         "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
     }
-    what = f"{method} chosen, weights: {tuned.best.name}" if better else f"{probed.name} kept: {method} was not better"
-    if asked_for and not better:
+    what = (
+        f"{method} chosen, weights: {tuned.best.name}"
+        if found.clear
+        else f"{probed.name} kept: {method} was not better"
+    )
+    if asked_for and not found.clear:
         what = (
             f"{method} kept because it was asked for, weights: {tuned.best.name}; it was not better than {probed.name}"
         )
-    return better or asked_for, Decision(what, why, numbers)
+    return found.clear or asked_for, Decision(what, why, numbers)
 
 
 def _log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

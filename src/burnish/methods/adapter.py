@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from burnish.backbones.adapters import ADAPTERS, FORMS
-from burnish.backbones.blocks import blocks_of
+from burnish.backbones.blocks import blocks_above, blocks_of
 from burnish.backbones.changes import changed
 from burnish.backbones.graphs import channel_of, shapes_of
 from burnish.backbones.layers import freeze as freeze_layers
@@ -77,11 +77,8 @@ class Adapter:
         return Tunable(classifier, replace(backbone, changes=(*backbone.changes, change)), groups, peak, freeze)
 
     def _change(self, backbone: Backbone, freeze: int) -> dict[str, Any]:
-        below = {name for stage in backbone.stages[:freeze] for name in stage.parameters}
-        plain = (backbone.plain or backbone).module
-        blocks = [name for name in blocks_of(plain) if not any(other.startswith(f"{name}.") for other in below)]
-        size = backbone.preprocess.size
-        example = torch.zeros(1, 3, size, size).to(next(plain.parameters()).device)
+        plain, example = (backbone.plain or backbone).module, backbone.blank()
+        blocks = blocks_above(backbone, freeze)
         shapes = shapes_of(plain, blocks, example)
         given = inputs_of(plain, blocks, example) if self.form == "parallel" else shapes
         blocks = [name for name in blocks if len(shapes.get(name, ())) in (3, 4) and given.get(name) == shapes[name]]

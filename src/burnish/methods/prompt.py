@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from burnish.backbones.adapters import PROMPTS
-from burnish.backbones.blocks import blocks_of
+from burnish.backbones.blocks import blocks_above
 from burnish.backbones.changes import changed
 from burnish.backbones.graphs import shapes_of
 from burnish.backbones.layers import freeze as freeze_layers
@@ -50,10 +50,8 @@ class Prompt:
         if not 1 <= self.tokens <= 4096:
             raise RecipeError(f"prompt has {self.tokens} tokens, expected 1 to 4096")
         freeze, classifier = frozen_stages(recipe, backbone), assembled(backbone, head)
-        below = {name for stage in backbone.stages[:freeze] for name in stage.parameters}
-        plain, size = (backbone.plain or backbone).module, backbone.preprocess.size
-        blocks = [name for name in blocks_of(plain) if not any(other.startswith(f"{name}.") for other in below)]
-        example = torch.zeros(1, 3, size, size).to(next(plain.parameters()).device)
+        plain, example = (backbone.plain or backbone).module, backbone.blank()
+        blocks = blocks_above(backbone, freeze)
         shapes = shapes_of(plain, blocks, example)
         if not blocks or not attends(plain) or any(len(shapes.get(name, ())) != 3 for name in blocks):
             raise RecipeError(
