@@ -33,7 +33,7 @@ def objective_of(recipe: Recipe, labels: np.ndarray | None = None, *, classes: i
 def augmentation_of(recipe: Recipe, *, size: int, flip: bool) -> Augmentation:
     """How training views differ from their images."""
     if recipe.augment == "none":
-        return Augmentation(size=size, min_area=1.0, ratio=1.0, flip=flip, jitter=0.0)
+        return Augmentation(size=size, min_area=1.0, ratio=1.0, flip=flip, jitter=0.0, centred=True)
     return Augmentation(size=size, flip=flip, trivial=recipe.augment == "trivial")
 
 

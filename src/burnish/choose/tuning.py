@@ -264,21 +264,28 @@ class Tuning:
         """All that changes, between two steps."""
         facts, tensors = training_state(self.training)
         held = [*([self.top] if self.top is not None else []), *self.kept]
+        places = {id(one.state): place for place, one in enumerate(held)}  # the best epoch may be held twice
         facts = {"training": facts, "latest_size": self.latest_size, "has_top": self.top is not None}
-        facts["held"] = [[one.name, one.accuracy, one.loss, one.preprocess.size] for one in held]
-        for place, one in enumerate(held):
-            tensors |= {f"held{place}/{name}": value for name, value in one.state.items()}
-            tensors[f"held{place}-logits"] = torch.from_numpy(one.logits)
+        facts["held"] = [[one.name, one.accuracy, one.loss, one.preprocess.size, places[id(one.state)]] for one in held]
+        for place in places.values():
+            tensors |= {f"held{place}/{name}": value for name, value in held[place].state.items()}
+            tensors[f"held{place}-logits"] = torch.from_numpy(held[place].logits)
         return facts, tensors
 
     def restore(self, facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         """Stand where `state` was taken."""
         restore_training(self.training, facts["training"], tensors)
         self.latest_size, held = facts["latest_size"], []
-        for place, (name, accuracy, loss, size) in enumerate(facts["held"]):
-            preprocess = replace(self.bench.backbone.preprocess, size=size)
-            state = {own: tensors[f"held{place}/{own}"].to(self.bench.device) for own in self.start}
-            held.append(Candidate(name, state, accuracy, loss, preprocess, tensors[f"held{place}-logits"].numpy()))
+        states = {
+            place: {own: tensors[f"held{place}/{own}"].to(self.bench.device) for own in self.start}
+            for place in {one[-1] for one in facts["held"]}
+        }
+        for name, accuracy, loss, size, place in facts["held"]:
+            preprocess, logits = (
+                replace(self.bench.backbone.preprocess, size=size),
+                tensors[f"held{place}-logits"].numpy(),
+            )
+            held.append(Candidate(name, states[place], accuracy, loss, preprocess, logits))
         self.top = held[0] if facts["has_top"] else None
         self.kept = held[1:] if facts["has_top"] else held
 

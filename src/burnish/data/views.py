@@ -29,6 +29,7 @@ class Augmentation:
     flip: bool = False
     jitter: float = 0.2  # brightness, contrast and saturation are each scaled by 1 ± jitter
     trivial: bool = False  # one operation of TrivialAugment besides
+    centred: bool = False  # the crop lies in the middle instead of anywhere
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def _draw(rng: np.random.Generator, *, aspect: float, how: Augmentation) -> _Vie
     else:  # a long, thin image: the largest square in it
         width, height = min(1.0, 1.0 / aspect), min(1.0, aspect)
     left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)
+    if how.centred:
+        left, top = (1.0 - width) / 2, (1.0 - height) / 2
     mirrored = bool(rng.random() < 0.5) and how.flip
     brightness, contrast, saturation = 1.0 + how.jitter * rng.uniform(-1.0, 1.0, 3)
     matrix = brightness * contrast * (saturation * np.eye(3) + (1.0 - saturation) * np.outer(np.ones(3), _LUMA))
