@@ -28,7 +28,7 @@ from burnish.data.split import make_splits
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, RecipeError
 from burnish.facts import machine
-from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
+from burnish.job import Facilities, backbone_for, blank_tunable, look, pick_device, save, taps_for, tune_on_the_clock
 from burnish.journal import Journal
 from burnish.measure.intervals import paired, wilson
 from burnish.methods.table import method_named
@@ -157,10 +157,21 @@ class _Race:
             for arm in own:
                 if not method_named(arm.method).trains:
                     self._settle_frozen(arm, time.monotonic() - began)
+                else:
+                    self._check_fit(arm)
         if not self.looked:
             raise RecipeError(
                 f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
             )
+
+    def _check_fit(self, arm: Arm) -> None:
+        """A method that trains nothing of its network has no part in the race."""
+        bench, classes = self.looked[arm.model].bench, len(self.catalog.classes)
+        try:
+            blank_tunable(method_named(arm.method), bench, self._recipe(arm), classes=classes)
+        except RecipeError as error:
+            arm.state = f"failed: {error}"
+            self.watcher.say(f"{arm.name} is left out: {error}")
 
     def _look(self, model: str, number: int) -> _Looked:
         """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""
@@ -296,15 +307,10 @@ class _Race:
                 self.watcher.say(f"{arm.name}: round {number + 1}, {seconds:.0f} s")
                 ledger = Ledger(folder.path, Clock(time.monotonic(), budget), self.watcher)
                 bench = replace(looked.bench, recipe=recipe, clock=ledger.clock)
-                try:
-                    journal = Journal(folder, self.watcher, ledger)
-                    tuned, bench, reasons = tune_on_the_clock(
-                        method, looked.probes, looked.material, bench, folder, journal, ledger
-                    )
-                except RecipeError as error:
-                    arm.state = f"failed: {error}"
-                    self.watcher.say(f"{arm.name} is left out: {error}")
-                    return
+                journal = Journal(folder, self.watcher, ledger)
+                tuned, bench, reasons = tune_on_the_clock(
+                    method, looked.probes, looked.material, bench, folder, journal, ledger
+                )
                 if tuned is None:
                     if not arm.rounds:
                         arm.state = f"cut: {reasons[-1].why}"

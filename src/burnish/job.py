@@ -77,6 +77,7 @@ def run_job(
     watch.stage("model")
     bench, chosen = bench_for(catalog, splits, recipe, ledger, watch, facilities)
     recipe = bench.recipe
+    blank_tunable(method, bench, recipe, classes=len(catalog.classes))  # what cannot be trained is refused at once
     material, splits, probes = look(catalog, splits, bench, folder, ledger, trains=method.trains)
     probed = probes.kept(recipe.taps)
     settled_taps: Literal["on", "off"] = "on" if probed is probes.deep else "off"
@@ -258,6 +259,12 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
     return "on" if recipe.method == "multiprobe" else "off"
 
 
+def blank_tunable(method: Method, bench: Bench, recipe: Recipe, *, classes: int) -> Tunable:
+    """The method on the bench's network with a head of zeros; RecipeError where it does not fit."""
+    blank = Head(np.zeros((classes, bench.backbone.width), np.float32), np.zeros(classes, np.float32))
+    return method.prepare(bench.backbone, blank, recipe)
+
+
 def settle_plan(
     method: Method, probes: Probes, material: Material, bench: Bench, ledger: Ledger
 ) -> tuple[Plan, Bench, Head | None, list[Decision]]:
@@ -270,8 +277,7 @@ def settle_plan(
     rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
 
     def tunable_at(freeze: int) -> Tunable:
-        blank = Head(np.zeros((classes, bench.backbone.width), np.float32), np.zeros(classes, np.float32))
-        return method.prepare(bench.backbone, blank, replace(bench.recipe, freeze=freeze))
+        return blank_tunable(method, bench, replace(bench.recipe, freeze=freeze), classes=classes)
 
     labels, classes = material.labels[material.train_rows], len(material.catalog.classes)
     bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
