@@ -328,6 +328,7 @@ class _Race:
             arm.state = "trained"
             if arm.evidence is None or evidence.rank() <= arm.rank():
                 arm.evidence, arm.package = evidence, folder.path
+        self.ledger.write()  # so that a death later does not give back the seconds spent so far
         self.watcher.say(f"{arm.name}: validation {arm.accuracy:.1%}")
 
     # ---- the test images ---------------------------------------------------------------------------------------------

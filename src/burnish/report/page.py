@@ -129,6 +129,8 @@ def _text(value: Any) -> Any:
         return "–"
     if isinstance(value, float):
         return f"{value:.5g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(_text(one)) for one in value)
     return shown(value) if isinstance(value, str) else shown(str(value))
 
 
