@@ -11,6 +11,7 @@ from torch import nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone, Stage
+from burnish.backbones.zoo import load_backbone
 from burnish.choose.aim import augmentation_of, balance_for, objective_of
 from burnish.data.trivial import _OPERATIONS, trivial
 from burnish.data.views import Augmentation, augmented
@@ -20,8 +21,8 @@ from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from burnish.train.loop import WARM_UP, Schedule, Step, Training, _order, learning_rate_factor, optimiser_for, tune
-from burnish.train.objective import Objective, gradient, step
-from burnish.train.parts import let_drop
+from burnish.train.objective import Objective, draws_in_training, gradient, step
+from burnish.train.parts import let_drop, parts_for_training
 
 CLASSES, FEATURES = 3, 5
 
@@ -393,17 +394,26 @@ def trunk_that_drops():
     return nn.Sequential(nn.Linear(FEATURES, FEATURES), DropPath(), nn.Dropout(0.1), nn.BatchNorm1d(FEATURES))
 
 
+@pytest.mark.parametrize("freeze", [None, 0, 2])
 @pytest.mark.parametrize(("dropout", "drop_path"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2), (0.3, 0.2)])
-def test_only_the_dropout_before_the_head_and_the_drop_paths_act_when_they_are_asked_for(dropout, drop_path):
-    classifier = Classifier(trunk_that_drops(), FEATURES, CLASSES).eval()
-    cut = nn.Sequential(trunk_that_drops(), nn.Dropout(0.0), nn.Linear(FEATURES, CLASSES)).eval()
-    for whole, last in ((classifier, classifier.dropout), (cut, cut[1])):
-        let_drop(whole, dropout, drop_path)
-        acting = {layer for layer in whole.modules() if layer.training}
-        paths = {layer for layer in whole.modules() if type(layer).__name__ == "DropPath"}
-        assert acting == ({last} if dropout else set()) | (paths if drop_path else set())
-        if dropout:
-            assert last.p == dropout
+def test_only_the_dropout_before_the_head_and_the_drop_paths_act_when_they_are_asked_for(dropout, drop_path, freeze):
+    """In the classifier, in its folded form, and in what is trained above frozen stages."""
+    if freeze is None:
+        classifier = Classifier(trunk_that_drops(), FEATURES, CLASSES).eval()
+        trained = classifier
+    else:
+        backbone = load_backbone("random:test_resnet", image_size=64, drop_path=0.2)
+        classifier = Classifier.over(backbone, CLASSES)
+        trained = parts_for_training(classifier, backbone, freeze, torch.rand(2, 3, 64, 64), half=False).trained
+        assert (trained is classifier) == (freeze == 0)
+    let_drop(classifier, dropout, drop_path)
+    acting = {layer for layer in trained.modules() if layer.training and draws_in_training(layer)}
+    assert not any(layer.training for layer in trained.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+    paths = {layer for layer in trained.modules() if type(layer).__name__ == "DropPath"}
+    assert paths
+    assert acting == ({classifier.dropout} if dropout else set()) | (paths if drop_path else set())
+    if dropout:
+        assert classifier.dropout.p == dropout
 
 
 def test_drop_paths_are_the_same_for_the_same_step():
