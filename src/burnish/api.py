@@ -15,11 +15,10 @@ from burnish.backbones import zoo
 from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
 from burnish.compare import run_compare
-from burnish.data.cache import cache_folder
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
 from burnish.data.store import PixelStore
-from burnish.disk import plain_disk_errors, write_whole
+from burnish.disk import cache_folder, plain_disk_errors, write_whole
 from burnish.errors import NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
 from burnish.job import Facilities, accelerated, finish, run_job
 from burnish.measure.scores import Scores, score

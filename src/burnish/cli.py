@@ -46,8 +46,12 @@ def _number_or_auto(text: str, kind: type) -> Any:
 def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA)],
     model: Annotated[
-        str, typer.Option(help="A name from: burnish models, NAME=FILE.safetensors, or auto")
+        str, typer.Option(help="A name from: burnish models, a file, hf-hub:ORG/NAME, URL#sha256=…, or auto")
     ] = _DEFAULT.model,
+    arch: Annotated[str, typer.Option(help="Of a file that does not say it, e.g. resnet50")] = _DEFAULT.arch,
+    preprocess: Annotated[
+        str, typer.Option(help="Of a Keras file: keras:resnet50, caffe, tf, torch, none")
+    ] = _DEFAULT.preprocess,
     method: Annotated[
         str, typer.Option(help="auto, or a name from: burnish methods, e.g. lora:rank=4")
     ] = _DEFAULT.method,
@@ -122,6 +126,8 @@ def fit(
     """Tune a pretrained network on DATA, prove that it helped, save it."""
     settings = {
         "model": model,
+        "arch": arch,
+        "preprocess": preprocess,
         "method": method,
         "epochs": _number_or_auto(epochs, int),
         "seed": seed,

@@ -21,6 +21,14 @@ _DRAFT = re.compile(r"\.\d{4,9}\.tmp")
 _LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
 
+def cache_folder() -> Path:
+    """Where burnish may keep things: $BURNISH_CACHE, or burnish/ in the user's cache folder."""
+    named = os.environ.get("BURNISH_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
+
+
 def write_whole(path: Path, text: str) -> None:
     """Replace a file by a new one with this content, in one step; durable on return."""
     with plain_disk_errors(path.parent):

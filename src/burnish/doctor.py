@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 
-from burnish.backbones.weights import why_unreachable
+from burnish.backbones.hub import why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
-from burnish.data.cache import cache_folder
+from burnish.disk import cache_folder
 from burnish.errors import BurnishError
 from burnish.runtime import cores
 

@@ -354,9 +354,15 @@ def save(folder: RunFolder, contender: Contender, material: Material) -> None:
 
 def backbone_for(recipe: Recipe) -> Backbone:
     """The pretrained network; one that takes a single image size is built for the recipe's."""
-    backbone = load_backbone(recipe.model, seed=recipe.seed, drop_path=recipe.drop_path)
+    settings = {
+        "seed": recipe.seed,
+        "drop_path": recipe.drop_path,
+        "arch": None if recipe.arch == "auto" else recipe.arch,
+        "preprocess": None if recipe.preprocess == "auto" else recipe.preprocess,
+    }
+    backbone = load_backbone(recipe.model, **settings)
     if backbone.one_size and recipe.image_size not in ("auto", backbone.preprocess.size):
-        return load_backbone(recipe.model, seed=recipe.seed, image_size=recipe.image_size, drop_path=recipe.drop_path)
+        return load_backbone(recipe.model, image_size=recipe.image_size, **settings)
     return backbone
 
 

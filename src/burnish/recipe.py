@@ -22,6 +22,8 @@ class Recipe:
     """The settings of `fit`. A field that may be "auto" is a plain value once the run has settled it."""
 
     model: str = "efficientnet_lite0"
+    arch: str = "auto"  # of a file of weights; "auto": as it or the config.json beside it says, or its tensors tell
+    preprocess: str = "auto"  # how a Keras file's images were prepared: keras:resnet50, caffe, tf, torch, none
     method: str = "auto"
     budget_seconds: float | None = 600.0  # wall clock, from process start to exit; None: no limit
     epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds
@@ -135,6 +137,8 @@ def _real(value: Any) -> bool:
 
 _CHECKS = (
     _Check("model", lambda v: isinstance(v, str) and v != "", "a model name or file (see: burnish models)"),
+    _Check("arch", lambda v: isinstance(v, str) and v != "", '"auto" or a name (see: burnish models)'),
+    _Check("preprocess", lambda v: isinstance(v, str) and v != "", '"auto", keras:resnet50, caffe, tf, torch or none'),
     _Check("method", lambda v: isinstance(v, str) and v != "", "a method name (see: burnish methods)"),
     _Check("budget_seconds", lambda v: v is None or (_real(v) and v > 0), "more than zero seconds, or none"),
     _Check("epochs", lambda v: v == "auto" or _whole(v, 1, 100_000), '"auto" or a whole number from 1'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Stage:
 class Backbone:
     """A headless network: module maps [b 3 s s] to pooled features [b width]."""
 
-    name: str  # architecture key, a timm name
+    name: str  # what reports call it: a timm name, cifar_resnet20, keras_resnet50
     module: nn.Module
     width: int
     stages: tuple[Stage, ...]  # input to output; together they hold every parameter exactly once
@@ -31,9 +31,11 @@ class Backbone:
     licence: str  # of the weights, "unknown" when it is not stated
     sha256: str  # of the weights file, "" for random weights
     source: str  # "embedded", "hub", "file PATH" or "random"
+    architecture: dict[str, Any] = field(default_factory=dict)  # what `architectures.built` makes the module from
     one_size: bool = False  # whether it takes images of preprocess.size alone, as most transformers do
     changes: tuple[dict[str, Any], ...] = ()  # what was done to the architecture, as `backbones.changes` reads it
     plain: Backbone | None = None  # the network before these changes; they share its weights
+    notes: tuple[str, ...] = ()  # how loading went, a clause each, for the onlooker
 
     def blank(self) -> Tensor:
         """A grey image [1 3 s s] for the network, where its weights are."""

@@ -1,4 +1,4 @@
-"""Locate, verify and read weights files; nothing that could run code is ever unpickled (P8)."""
+"""Verify and read safetensors files, and find those that come as a package of the index."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
-import queue
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import safetensors
 import safetensors.torch
 import torch
-from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import get_session
 from torch import Tensor
 
 from burnish.errors import BadWeights, WeightsUnreachable, shown
@@ -75,9 +69,6 @@ EMBEDDED = {
 }  # fmt: skip
 EMBEDDED_SHA256 = EMBEDDED["efficientnet_lite0"].sha256
 
-_PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve fails in milliseconds
-_PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
-
 
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits; OSError when it cannot be read."""
@@ -92,31 +83,38 @@ def read_safetensors(path: str | Path, *, sha256: str | None = None) -> dict[str
     read. BadWeights when it is missing, too large, damaged, changed or something else (a pickle is never opened).
     """
     path = Path(path)
-    data = _bytes_of(path)
+    data = bytes_of(path)
     refuse_foreign(path, data[:4096], len(data))
     if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise BadWeights(
             f"{shown(str(path))}: the content changed (SHA-256 {found[:12]}…, expected {sha256[:12]}…); "
             "restore the file from where it came"
         )
+    return tensors_of(data, shown(str(path)))
+
+
+def tensors_of(data: bytes, label: str) -> dict[str, Tensor]:
+    """The tensors in the bytes of a .safetensors file; label: what an error calls it."""
     try:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise BadWeights(f"{shown(str(path))}: a damaged safetensors file ({_brief(error)}); fetch it again") from None
+        raise BadWeights(f"{label}: a damaged safetensors file ({brief(error)}); fetch it again") from None
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The free text entries in a .safetensors header, {} when there are none; BadWeights as in `read_safetensors`."""
-    path = Path(path)
+def metadata_of(data: bytes) -> dict[str, str]:
+    """The free text entries in the header of a .safetensors file, {} when there are none or it is damaged."""
     try:
-        with open(path, "rb") as file:
-            refuse_foreign(path, file.read(4096), path.stat().st_size)
-        with safetensors.safe_open(path, framework="pt") as opened:
-            return dict(opened.metadata() or {})
-    except OSError as error:
-        raise BadWeights(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from None
-    except safetensors.SafetensorError as error:
-        raise BadWeights(f"{shown(str(path))}: a damaged safetensors file ({_brief(error)}); fetch it again") from None
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        found = header.get("__metadata__", {})
+        return {key: value for key, value in found.items() if isinstance(value, str)}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether the bytes begin as a whole .safetensors file does."""
+    header = int.from_bytes(data[:8], "little")
+    return len(data) > 9 and data[8:9] == b"{" and header <= min(len(data) - 8, _MAX_HEADER_BYTES)
 
 
 def refuse_foreign(path: Path, start: bytes, size: int) -> None:
@@ -127,22 +125,16 @@ def refuse_foreign(path: Path, start: bytes, size: int) -> None:
     header = int.from_bytes(start[:8], "little")
     if size > 9 and start[8:9] == b"{" and header <= min(size - 8, _MAX_HEADER_BYTES):
         return
-    raise BadWeights(f"{shown(str(path))}: {_what_it_is(path, start, size)}")
+    raise BadWeights(f"{shown(str(path))}: {what_it_is(path, start, size)}")
 
 
-def _what_it_is(path: Path, start: bytes, size: int) -> str:
+def what_it_is(path: Path, start: bytes, size: int) -> str:
     """One clause on a file that is not safetensors, and what to do about it."""
     if size == 0:
         return "the file is empty, expected a .safetensors file; fetch it again"
     if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
         kind = "a zip archive (most likely a PyTorch checkpoint)" if start[:2] == b"PK" else "a Python pickle"
-        return (
-            f"is {kind}, which can run code when it is opened, so it was not; expected a .safetensors file. "
-            "PyTorch checkpoints come in a later version; until then convert it on a machine where you trust it:\n"
-            f"import torch; from safetensors.torch import save_file\n"
-            f"save_file({{k: v.clone().contiguous() for k, v in torch.load({path.name!r}, weights_only=True, "
-            f"map_location='cpu').items()}}, {path.stem + '.safetensors'!r})"
-        )
+        return f"is {kind}, which can run code when it is opened, so it was not; expected a .safetensors file"
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return "is an HDF5 file (Keras?), expected a .safetensors file"
     if start.startswith(b"version https://git-lfs"):
@@ -181,7 +173,7 @@ def read_embedded(name: str = "efficientnet_lite0") -> dict[str, Tensor]:
     WeightsUnreachable when the package is missing, BadWeights when the file is not the one we know.
     """
     one, path = EMBEDDED[name], embedded_path(name)
-    data = _bytes_of(path)
+    data = bytes_of(path)
     if hashlib.sha256(data).hexdigest() != one.sha256:
         raise BadWeights(
             f"{shown(str(path))}: not the file that was published (SHA-256 differs); "
@@ -222,76 +214,7 @@ def embedded_names(names: Iterable[str], repeats: tuple[int, ...] = _LITE0) -> l
     return translated
 
 
-def cached_on_disk(repository: str, filename: str) -> Path | None:
-    """The file in the Hugging Face cache, or None."""
-    repository, _, revision = repository.partition("@")
-    found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
-    return Path(found) if isinstance(found, str) else None
-
-
-def fetch(repository: str, filename: str) -> Path:
-    """A .safetensors file of a Hugging Face repository: from the cache, else from the network, verified.
-
-    Without a network this fails within about ten seconds: one probe goes first, because the hub's client retries
-    for 23 s on a machine without a resolver. WeightsUnreachable is half a
-    sentence, "… are not in the cache, and …": the caller says whose weights, and what to do.
-    """
-    if not filename.endswith(".safetensors"):
-        raise WeightsUnreachable(f"not to be had: {filename} of {repository} may be a pickle, which is never read")
-    path = cached_on_disk(repository, filename)
-    if path is None:
-        if _told_offline():
-            raise WeightsUnreachable("not in the cache, and HF_HUB_OFFLINE is set")
-        if (reason := why_unreachable()) is not None:
-            hub = huggingface_hub.constants.ENDPOINT
-            raise WeightsUnreachable(f"not in the cache, and {hub} cannot be reached ({reason})")
-        path = _download(repository, filename)
-    digest = path.resolve().name  # a large file in the cache is named by its SHA-256
-    if len(digest) == 64 and sha256_of(path) != digest:
-        raise BadWeights(f"{shown(str(path))}: damaged in the cache (SHA-256 differs); delete it and run again")
-    return path
-
-
-def _download(repository: str, filename: str) -> Path:
-    """The downloaded file's place in the cache; WeightsUnreachable when the hub refuses or breaks off."""
-    repository, _, revision = repository.partition("@")
-    try:
-        path = huggingface_hub.hf_hub_download(
-            repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS
-        )
-        return Path(path)
-    except hub_errors.LocalEntryNotFoundError as error:
-        raise WeightsUnreachable(f"not in the cache, and the hub cannot be reached ({_brief(error)})") from None
-    except hub_errors.EntryNotFoundError:
-        raise WeightsUnreachable(f"not to be had: {repository} has no {filename} (a pickle is never read)") from None
-    except Exception as error:  # the client's tree of errors differs from version to version
-        raise WeightsUnreachable(f"not here: the download broke off ({_brief(error)})") from error
-
-
-def _told_offline() -> bool:
-    said = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
-    return said or huggingface_hub.constants.HF_HUB_OFFLINE
-
-
-def why_unreachable() -> str | None:
-    """None when the hub answers, whatever it answers; else the reason, after `_PROBE_DEADLINE_SECONDS` at most."""
-    answers: queue.Queue[str | None] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS)
-            answers.put(None)
-        except Exception as error:  # requests or httpx, by version
-            answers.put(_brief(error))
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answers.get(timeout=_PROBE_DEADLINE_SECONDS)
-    except queue.Empty:
-        return f"no answer in {_PROBE_DEADLINE_SECONDS:g} s"
-
-
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
     """The whole file; BadWeights when it is missing, not a plain file, or above the limit."""
     try:
         if not path.is_file():
@@ -303,7 +226,7 @@ def _bytes_of(path: Path) -> bytes:
         raise BadWeights(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from None
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """The first line of an error, short enough for a sentence."""
     text = str(error).strip() or type(error).__name__
     return shown(text.splitlines()[0][:160])

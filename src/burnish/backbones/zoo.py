@@ -1,36 +1,47 @@
-"""Names of pretrained models, and the backbone behind a name. The only importer of timm.
+"""Names of pretrained models, and the backbone behind a name.
 
 A model is named in one of these ways:
     efficientnet_lite0            the default; its weights come with the package, no network is needed
     resnet50, resnet50.a1_in1k    a timm name, with or without the tag of its weights; from the cache or the hub
-    path/model.safetensors        a timm model whose file, or the config.json beside it, says its architecture
-    resnet50=path/model.safetensors   the same, where you say it
+    hf-hub:org/name               a timm model of anybody on the Hugging Face hub, hf-hub:org/name@revision
+    path/model.safetensors        a file, its architecture told by a config.json beside it, by the file, or by its tensors
+    path/resnet.h5, model.keras   a Keras model (see docs/models.md)
+    path/release.zip              an archive with one of these, read in place
+    resnet50=path/model.pth       a file of an architecture that you say
+    https://host/file#sha256=…    a file from the web
     random:resnet18               that architecture with random weights, from the seed
 """
 
 from __future__ import annotations
 
-import math
 import re
-import sys
-from collections import Counter
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-from timm.data.config import resolve_data_config
-from timm.models import get_pretrained_cfg
-from timm.models._manipulate import group_with_matcher
-from torch import Tensor, nn
+from torch import nn
 
-from burnish.backbones import weights
-from burnish.backbones.changes import changed, check_changes
-from burnish.backbones.spec import Backbone, Stage
+from burnish.backbones import checkpoint, cifar, hub, opened, pickles, recognise, timmed, weights
+from burnish.backbones.architectures import (
+    LIBRARIES,
+    architecture_for_bundle,
+    built,
+    check_architecture,
+    example_for,
+    rebuild,
+)
+from burnish.backbones.keras import loader as keras
+from burnish.backbones.spec import Backbone
+from burnish.backbones.stages import stages_of, steps_of
+from burnish.backbones.torchvision_names import translated
 from burnish.errors import BadWeights, ModelError, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess
+
+__all__ = [
+    "DEFAULT_MODEL", "DEFAULT_PACKAGE", "ModelRow", "architecture_for_bundle", "check_architecture", "is_installed",
+    "load_backbone", "models", "portfolio", "rebuild",
+]  # fmt: skip
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_PACKAGE = weights.EMBEDDED[DEFAULT_MODEL].package
@@ -39,8 +50,6 @@ _EMBEDDED_NAMES = {
     alias: one.name for one in weights.EMBEDDED.values() for alias in (one.name, one.arch, f"lite{one.number}")
 }
 _EMBEDDED_PREPROCESS = Preprocess(size=224, crop=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
-_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".keras")
-_KWARGS = {"img_size"}  # what a stored architecture may pass to timm
 # Small to middling networks whose weights do well as frozen features and in tuning (timm's results tables), for the case
 # that they are in the hub's cache.
 _PORTFOLIO = (
@@ -49,7 +58,18 @@ _PORTFOLIO = (
     "vit_small_patch16_224.augreg_in21k_ft_in1k",
     "convnext_tiny.in12k_ft_in1k", "vit_base_patch16_clip_224.openai",
 )  # fmt: skip
-_SMALL_PIXELS = 64  # enough for all but fixed-size networks, and quick
+_HEADS = (
+    "fc.",
+    "head.fc.",
+    "classifier.",
+    "head.",
+    "heads.",
+    "linear.",
+    "last_linear.",
+    "head_dist.",
+)  # where no table tells
+_Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
+_ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
 
 @dataclass(frozen=True)
@@ -59,34 +79,52 @@ class ModelRow:
     name: str
     where: str  # "embedded", "cached" or "hub"
     licence: str
-    parameters: int | None  # without the classifier; None where it would take building the model to know
+    parameters: int | None  # without the classifier; None where the index does not know the architecture
+    family: str = ""
+    macs: int | None = None  # multiply-adds of one image at `size`
+    size: int | None = None  # pixels
 
 
 def load_backbone(
-    name: str, *, pretrained: bool = True, image_size: int | None = None, seed: int = 0, drop_path: float = 0.0
+    name: str,
+    *,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    seed: int = 0,
+    drop_path: float = 0.0,
+    arch: str | None = None,
+    preprocess: str | None = None,
 ) -> Backbone:
     """The headless network of that name, in eval mode on the CPU, with all that must travel with it.
 
     image_size: side in pixels of the images it shall see, None for the one it was trained with. seed: of random
-    weights only. drop_path: fraction of the last residual branch that is dropped in training. Raises UnknownModel (nearest
-    names), WeightsUnreachable (how to bring them), BadWeights.
+    weights only. drop_path: fraction of the last residual branch that is dropped in training. arch: the architecture of a
+    file that does not say it. preprocess: how a Keras file's images were prepared, such as keras:resnet50.
+    Raises UnknownModel (nearest names), WeightsUnreachable (how to bring them), BadWeights.
     Every global random generator is left as it was.
     """
-    backbone = _loaded(name, pretrained, image_size, seed)
+    backbone = _loaded(name, pretrained, image_size, seed, arch, preprocess)
     return _dropping(backbone, drop_path) if drop_path else backbone
 
 
-def _loaded(name: str, pretrained: bool, image_size: int | None, seed: int) -> Backbone:
+def _loaded(
+    name: str, pretrained: bool, image_size: int | None, seed: int, arch: str | None, preprocess: str | None
+) -> Backbone:
     if name.startswith("random:") or not pretrained:
-        arch = _checked_name(_unaliased(name.removeprefix("random:")))
-        return _assembled(arch, _built(arch, image_size, seed), _preprocess(arch, {}, image_size), source="random")
+        return _random(_unaliased(name.removeprefix("random:")), image_size, seed)
     if name in _EMBEDDED_NAMES:
         return _embedded(weights.EMBEDDED[_EMBEDDED_NAMES[name]], image_size)
+    if name.startswith(("http://", "https://")):
+        url = name.partition("#")[0]
+        return replace(_from_file(arch, hub.download(name), {}, image_size, preprocess), source=url)
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return _from_repository(name.partition(":")[2], image_size, arch, preprocess)
     said, path = _split_file(name)
     if path is not None:
-        return _from_file(said, path, image_size)
-    arch = _checked_name(name.removeprefix("timm/"))
-    return _from_hub(arch, image_size)
+        if said and arch and said != arch:
+            raise RecipeError(f"the model names the architecture {shown(said)}, --arch says {shown(arch)}")
+        return _from_file(said or arch, path, None, image_size, preprocess)
+    return _from_hub(_checked_name(name.removeprefix("timm/")), image_size)
 
 
 def models(query: str = "") -> list[ModelRow]:
@@ -101,67 +139,26 @@ def models(query: str = "") -> list[ModelRow]:
         aliases = [alias for alias, name in _EMBEDDED_NAMES.items() if name == one.name]
         if any(fnmatchcase(alias, pattern) for alias in (*aliases, "embedded")):
             where = "embedded" if is_installed(one.name) else f"pip install {one.package}"
-            rows.append(ModelRow(one.name, where, "Apache-2.0", one.parameters))
-    for name in timm.list_models(pretrained=True):
-        if fnmatchcase(name.lower(), pattern):
-            cfg = get_pretrained_cfg(name)
-            if cfg is not None and cfg.hf_hub_id:
-                cached = weights.cached_on_disk(cfg.hf_hub_id, "model.safetensors") is not None
-                rows.append(ModelRow(name, "cached" if cached else "hub", cfg.license or "unknown", None))
+            rows.append(_row(one.name, where, "Apache-2.0", one.arch, one.size))
+    known = recognise.index()
+    for name in timmed.published_names():
+        entry = known.get(name.partition(".")[0])
+        family = entry.family if entry is not None else ""
+        if fnmatchcase(name.lower(), pattern) or fnmatchcase(family, pattern):
+            found = timmed.published(name)
+            if found is not None:
+                cached = weights_cached(found.repository)
+                rows.append(_row(name, "cached" if cached else "hub", found.licence, name.partition(".")[0], None))
     if not rows:
         raise UnknownModel(f"no model matches {shown(query)!r} (nearest: {nearest(wanted, _all_names())})")
     return rows
 
 
-def architecture_for_bundle(backbone: Backbone) -> dict[str, Any]:
-    """What `rebuild` needs to build the backbone's module again, as plain JSON values."""
-    arch = backbone.name.partition(".")[0]
-    kwargs = {"img_size": backbone.preprocess.size} if _has_fixed_size(backbone.name) else {}
-    changes = {"changes": list(backbone.changes)} if backbone.changes else {}
-    return {"library": "timm", "name": arch, "kwargs": kwargs, **changes}
-
-
-def check_architecture(architecture: Any) -> None:
-    """UnknownModel unless this is a description from `architecture_for_bundle`: names select from timm's table only."""
-    if not isinstance(architecture, dict) or set(architecture) - {"changes"} != {"library", "name", "kwargs"}:
-        raise UnknownModel('the architecture is not described by "library", "name" and "kwargs"')
-    library, name, kwargs = architecture["library"], architecture["name"], architecture["kwargs"]
-    if library != "timm":
-        raise UnknownModel(f'the architecture is of the library {shown(str(library))!r}, expected "timm"')
-    if not isinstance(name, str) or name not in timm.list_models():
-        close = nearest(str(name), timm.list_models())
-        raise UnknownModel(f"no architecture {shown(str(name))!r} in timm {timm.__version__} (nearest: {close})")
-    if not isinstance(kwargs, dict) or not set(kwargs) <= _KWARGS:
-        raise UnknownModel(f"the architecture has options other than {', '.join(sorted(_KWARGS))}")
-    size = kwargs.get("img_size", 224)
-    if not (type(size) is int and 16 <= size <= 4096):
-        raise UnknownModel(f"the architecture's img_size is {shown(repr(size))}, expected 16 to 4096 pixels")
-    check_changes(architecture.get("changes", []))
-
-
-def rebuild(
-    architecture: dict[str, Any], *, seed: int = 0, drop_path: float = 0.0, width: int | None = None
-) -> nn.Module:
-    """The headless module of a stored architecture, weights still random (drawn from `seed`), eval mode; nothing is fetched.
-
-    UnknownModel when the description is not one of ours; ModelError when its changes do not fit the network, or do not
-    give features of this width.
-    """
-    check_architecture(architecture)
-    name, size = architecture["name"], architecture["kwargs"].get("img_size")
-    module, changes = _built(name, size, seed, drop_path), architecture.get("changes", [])
-    if not changes:
-        return module
-    example = _example(module, name, size or _preprocess(name, {}, None).size)
-    module = changed(module, changes)
-    try:
-        with torch.no_grad():
-            found = tuple(module(example).shape)
-    except Exception as error:  # whatever a layer says to an input that is not for it
-        raise ModelError(f"{name}: the changes do not fit the network ({shown(str(error))[:160]})") from None
-    if width is not None and found != (1, width):
-        raise ModelError(f"{name}: with its changes it gives {list(found)}, expected [1, {width}]")
-    return module
+def _row(name: str, where: str, licence: str, arch: str, size: int | None) -> ModelRow:
+    entry = recognise.index().get(arch)
+    if entry is None:
+        return ModelRow(name, where, licence, None)
+    return ModelRow(name, where, licence, entry.parameters, entry.family, entry.macs, size or entry.size)
 
 
 # ---- where the weights come from -------------------------------------------------------------------------------------
@@ -176,112 +173,204 @@ def is_installed(name: str) -> bool:
     return True
 
 
+def weights_cached(repository: str) -> bool:
+    """Whether the weights of a repository of timm's are in the hub's cache."""
+    return hub.cached_on_disk(repository, "model.safetensors") is not None
+
+
 def portfolio() -> list[str]:
     """Pretrained networks that are at hand without a network, cheap ones first: what `--model auto` chooses among."""
     installed = [name for name in weights.EMBEDDED if is_installed(name)]
-    cached = []
-    for name in _PORTFOLIO:
-        cfg = get_pretrained_cfg(name)
-        if cfg is not None and cfg.hf_hub_id and weights.cached_on_disk(cfg.hf_hub_id, "model.safetensors") is not None:
-            cached.append(name)
-    return [*installed, *cached]
+    found = [(name, timmed.published(name)) for name in _PORTFOLIO]
+    return [*installed, *(name for name, one in found if one is not None and weights_cached(one.repository))]
+
+
+def _random(name: str, image_size: int | None, seed: int) -> Backbone:
+    if cifar.is_known(name):
+        preprocess = replace(cifar.PREPROCESS, size=image_size or cifar.PREPROCESS.size)
+        description = cifar.described(name)
+    elif name.startswith("keras:"):
+        return keras.application(name.removeprefix("keras:"), image_size, seed)
+    else:
+        name = _checked_name(name)
+        preprocess = timmed.preprocess_of(name, {}, image_size)
+        description = timmed.architecture(name, image_size)
+    return _assembled(name, built(description, seed=seed), preprocess, description, source="random")
 
 
 def _embedded(one: weights.Embedded, image_size: int | None) -> Backbone:
     state = weights.read_embedded(one.name)
-    module = _built(one.arch, image_size, seed=0)
+    description = timmed.architecture(one.arch, image_size)
+    module = built(description)
     # Two independent ways of naming must agree: our rule by name, and the order of timm's own layers.
     headless = [name for name in state if not name.startswith("classifier.")]
     if headless != list(module.state_dict()):
-        raise BadWeights(f"{one.name}: timm {timm.__version__} names its layers otherwise; please report it")
-    _fill(module, state, label=one.name, arch=one.arch, advice="please report it")
+        raise BadWeights(f"{one.name}: timm {timmed.VERSION} names its layers otherwise; please report it")
+    fit = checkpoint.fitted(state, module.state_dict(), is_head=lambda name: name.startswith("classifier."))
+    checkpoint.check_share(fit, label=one.name, arch=one.arch, advice="please report it")
+    module.load_state_dict(fit.state)
     preprocess = replace(_EMBEDDED_PREPROCESS, size=image_size or one.size, crop=one.crop)
-    backbone = _assembled(one.arch, module, preprocess, source="embedded", sha256=one.sha256)
+    backbone = _assembled(one.arch, module, preprocess, description, source="embedded", sha256=one.sha256)
     return replace(backbone, licence="Apache-2.0")
 
 
 def _from_hub(name: str, image_size: int | None) -> Backbone:
-    cfg = get_pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id:
+    found = timmed.published(name)
+    if found is None:
         query = name.partition(".")[0][:6]
         raise UnknownModel(f"{name}: timm has this architecture but no weights for it; try: burnish models {query}")
-    full = name if "." in name or not cfg.tag else f"{name}.{cfg.tag}"
+    full, repository = found.name, found.repository
     try:
-        path = weights.fetch(cfg.hf_hub_id, "model.safetensors")
+        path = hub.fetch(repository, "model.safetensors")
     except WeightsUnreachable as error:
         raise WeightsUnreachable(
             f"{full}: its weights are {error}. On a machine with a network run:  "
-            f"hf download {cfg.hf_hub_id} model.safetensors config.json --local-dir {full}  "
+            f"hf download {repository} model.safetensors config.json --local-dir {full}  "
             f"then bring the folder here and say:  --model {full}={full}/model.safetensors  "
             f"(or use --model {DEFAULT_MODEL}, which needs no network)"
         ) from None
-    return _filled_from(full, path, _preprocess(full, {}, image_size), image_size, source="hub")
+    return replace(_from_file(full, path, {}, image_size, None), source="hub")
 
 
-def _from_file(said: str | None, path: Path, image_size: int | None) -> Backbone:
-    metadata = weights.read_metadata(path)
-    config = _config_beside(path)
-    name = said or _name_in(config) or metadata.get("architecture")
-    if name is None:
-        raise UnknownModel(
-            f"{shown(str(path))}: neither the file nor a config.json beside it says its architecture; "
-            f"say it so:  --model NAME={shown(str(path))}  with a timm name such as resnet50 (see: burnish models)"
-        )
-    name = _checked_name(name)
+def _from_repository(name: str, image_size: int | None, arch: str | None, preprocess: str | None) -> Backbone:
+    """A model of anybody on the hub, as timm stores them: config.json with the architecture, and the weights."""
+    config_path, path = hub.of_repository(name)
+    try:
+        config = weights.read_plain_json(config_path)
+    except (OSError, ValueError) as error:
+        raise BadWeights(f"hf-hub:{shown(name)}: its config.json {error}") from None
     told = config.get("architecture")
-    if said and told is not None and told != name.partition(".")[0]:
+    if not isinstance(told, str) and arch is None:
+        kind = ", ".join(map(str, config.get("architectures") or [])) or config.get("model_type") or "nothing"
+        raise UnknownModel(
+            f"hf-hub:{shown(name)}: its config.json names no architecture of timm (it speaks of {shown(str(kind))[:80]}); "
+            "if it is one, say which with --arch"
+        )
+    return replace(_from_file(arch, path, config, image_size, preprocess), source=f"hf-hub:{name}")
+
+
+def _from_file(
+    said: str | None, path: Path, config: dict[str, Any] | None, image_size: int | None, preprocess: str | None
+) -> Backbone:
+    """The network in a file. config: what a hub says of it; None: what lies beside the file."""
+    found = opened.open_file(path)
+    if config is not None:
+        found = replace(found, config=config)
+    if found.kind in ("keras", "h5"):
+        return keras.load(found, said, preprocess, image_size, source=f"file {path}")
+    if preprocess is not None:
+        raise RecipeError(
+            "--preprocess is for Keras files; a PyTorch model's comes with its architecture or config.json"
+        )
+    if found.kind == "torch":
+        state, where = checkpoint.weights_in(pickles.read_torch(found.data, found.label), found.label)
+        metadata: dict[str, str] = {}
+    else:
+        state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
+        metadata = weights.metadata_of(found.data)
+    return _filled(found, state, where, said or _name_told(found, said, metadata), image_size, source=f"file {path}")
+
+
+def _name_told(found: opened.Opened, said: str | None, metadata: dict[str, str]) -> str | None:
+    """The architecture that the config.json or the file itself speaks of."""
+    config = found.config
+    arch = config.get("architecture", metadata.get("architecture"))
+    tag = (config.get("pretrained_cfg") or {}).get("tag") if isinstance(config.get("pretrained_cfg"), dict) else None
+    if isinstance(arch, str) and isinstance(tag, str) and timmed.is_known(f"{arch}.{tag}"):
+        return f"{arch}.{tag}"
+    return arch if isinstance(arch, str) else None
+
+
+def _filled(
+    found: opened.Opened,
+    state: checkpoint.State,
+    where: str,
+    name: str | None,
+    image_size: int | None,
+    *,
+    source: str,
+) -> Backbone:
+    """The network with these weights; its architecture as named, else as names and shapes of the tensors tell."""
+    told, notes = found.config.get("architecture"), []
+    if name and isinstance(told, str) and told != name.partition(".")[0]:
         raise BadWeights(
-            f"{shown(str(path))}: you say {shown(said)}, the config.json beside it says {shown(str(told))}; "
+            f"{found.label}: you say {shown(name)}, the config.json beside it says {shown(told)}; "
             "name that one, or move the file away from the config.json"
         )
-    return _filled_from(name, path, _preprocess(name, config, image_size), image_size, source=f"file {path}")
+    bare = checkpoint.unwrapped(state)
+    foreign = next((names for one in bare if (names := translated(one)) is not None), None)
+    if name is None:
+        name, description, note = _recognised(found, bare, foreign)
+        notes.append(note)
+    else:
+        name = name if cifar.is_known(name) else _checked_name(name)
+        description = _described(name, bare, foreign)
+    if description["library"] == cifar.LIBRARY:
+        preprocess, heads = cifar.PREPROCESS, cifar.HEADS
+        preprocess = replace(preprocess, size=image_size or preprocess.size)
+    else:
+        preprocess = timmed.preprocess_of(name, found.config, image_size)
+        heads = (*timmed.head_prefixes(name), *_HEADS)
+        if timmed.has_fixed_size(name):
+            description["kwargs"]["img_size"] = preprocess.size
+    module = built(description)
+    expected = module.state_dict()
+    others = [foreign[0]] if foreign is not None else []
+    fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=others)
+    if not fit.whole and description["library"] == timmed.LIBRARY:
+        # Perhaps another image size, or an older layout: timm's own conversion for this architecture may help.
+        more = [timmed.converted(module, base) for base in (*bare, *others)]
+        fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*others, *more])
+    fit, adapted = checkpoint.with_colour(fit, state, expected)
+    checkpoint.check_share(fit, label=found.label, arch=name, advice=_ADVICE)
+    module.load_state_dict(fit.state, strict=False)
+    notes += [checkpoint.report(fit, where), *adapted]
+    backbone = _assembled(name, module, preprocess, description, source=source, sha256=found.sha256)
+    return replace(backbone, notes=tuple(notes))
 
 
-def _filled_from(name: str, path: Path, preprocess: Preprocess, image_size: int | None, *, source: str) -> Backbone:
-    """The backbone `name` with the weights of the file at `path`."""
-    try:
-        digest = weights.sha256_of(path)
-    except OSError:
-        digest = None  # read_safetensors says what is wrong with the file
-    state = weights.read_safetensors(path, sha256=digest)
-    module = _built(name, image_size or (preprocess.size if _has_fixed_size(name) else None), seed=0)
-    advice = "name the right architecture:  --model NAME=FILE  (see: burnish models)"
-    _fill(module, state, label=str(path), arch=name, advice=advice)
-    return _assembled(name, module, preprocess, source=source, sha256=digest or "")
+def _recognised(
+    found: opened.Opened, bare: list[checkpoint.State], foreign: _Foreign | None
+) -> tuple[str, dict[str, Any], str]:
+    """(name, description, how it was told) from the tensors; UnknownModel where they fit no known architecture."""
+    names: list[str] = []
+    for candidate in ([foreign[0]] if foreign is not None else []) + bare:
+        shapes = {key: tuple(tensor.shape) for key, tensor in candidate.items()}
+        small = cifar.recognised(shapes)
+        if small is not None:
+            return small["name"], small, f"{small['name']}, told by names and shapes"
+        names = recognise.recognised_without_head(shapes, _HEADS)
+        if names:
+            break
+    if not names:
+        raise UnknownModel(
+            f"{found.label}: neither the file nor a config.json beside it says its architecture, and its {len(bare[0])} tensors "
+            f"({', '.join(shown(key[:60]) for key in list(bare[0])[:2])}, …) fit none that burnish knows; "
+            "say it with --arch, a timm name such as resnet50 (see: burnish models)"
+        )
+    twins = names[1:4] if foreign is None else []  # torchvision's names tell
+    others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""
+    return names[0], _described(names[0], bare, foreign), f"{names[0]}, told by names and shapes{others}"
+
+
+def _described(name: str, bare: list[checkpoint.State], foreign: _Foreign | None) -> dict[str, Any]:
+    """The plain description of the architecture of that name, with the options that the file's tensors ask for."""
+    if cifar.is_known(name):
+        found = cifar.recognised({key: tuple(tensor.shape) for key, tensor in bare[-1].items()})
+        return found if found is not None and found["name"] == name else cifar.described(name)
+    return timmed.architecture(name, None, **(foreign[1] if foreign is not None else {}))
 
 
 def _split_file(name: str) -> tuple[str | None, Path | None]:
     """(architecture or None, file or None) of "NAME=FILE", a path, or a plain name."""
-    if Path(name).is_file():
+    if Path(name).is_file() or (Path(name).is_dir() and ("/" in name or "\\" in name or not timmed.is_known(name))):
         return None, Path(name)
     arch, equals, path = name.partition("=")
-    if equals and re.fullmatch(r"[\w.\-/]+", arch):
+    if equals and re.fullmatch(r"[\w.\-/:]+", arch):
         return arch.removeprefix("timm/"), Path(path)
-    if Path(name).suffix in _FILE_SUFFIXES or "\\" in name or name.startswith((".", "/")):
-        return None, Path(name)
+    if Path(name).suffix in opened.SUFFIXES or "\\" in name or name.startswith((".", "/", "~")):
+        return None, Path(name).expanduser()
     return None, None
-
-
-def _config_beside(path: Path) -> dict[str, Any]:
-    """timm's config.json in the folder of a weights file, {} without one; BadWeights when it is damaged."""
-    config = path.parent / "config.json"
-    if not config.is_file():
-        return {}
-    try:
-        values = weights.read_plain_json(config)
-    except (OSError, ValueError) as error:
-        advice = "mend it, or move the weights to another folder and say --model NAME=FILE"
-        raise BadWeights(f"{shown(str(config))}: {error}; {advice}") from None
-    return values if isinstance(values.get("architecture"), str) else {}
-
-
-def _name_in(config: dict[str, Any]) -> str | None:
-    """The timm name a config.json speaks of, with its tag where timm knows it."""
-    arch = config.get("architecture")
-    tag = (config.get("pretrained_cfg") or {}).get("tag") if isinstance(config.get("pretrained_cfg"), dict) else None
-    if isinstance(arch, str) and isinstance(tag, str) and _known(f"{arch}.{tag}"):
-        return f"{arch}.{tag}"
-    return arch
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -291,29 +380,15 @@ def _unaliased(name: str) -> str:
     return weights.EMBEDDED[_EMBEDDED_NAMES[name]].arch if name in _EMBEDDED_NAMES else name
 
 
-def _known(name: str) -> bool:
-    """Whether timm's tables hold this name, and its tag where it has one."""
-    arch, _, tag = name.partition(".")
-    if ":" in name or "/" in name or arch not in timm.list_models():
-        return False
-    try:
-        return not tag or get_pretrained_cfg(name, allow_unregistered=False) is not None
-    except RuntimeError:
-        return False
-
-
 def _checked_name(name: str) -> str:
     """The name itself; UnknownModel with the nearest names when timm's tables do not hold it."""
-    if _known(name):
+    if timmed.is_known(name):
         return name
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        advice = "download the file and say --model NAME=FILE"
-        raise UnknownModel(f"{shown(name)}: models of other owners on the hub come in a later version; {advice}")
     raise UnknownModel(f"no model {shown(name)!r} (nearest: {nearest(name, _all_names())}); see: burnish models")
 
 
 def _all_names() -> list[str]:
-    return [*_EMBEDDED_NAMES, *timm.list_models(), *timm.list_models(pretrained=True)]
+    return [*_EMBEDDED_NAMES, *timmed.names(), *timmed.published_names()]
 
 
 # ---- the module and what travels with it ----------------------------------------------------------------------------
@@ -321,9 +396,8 @@ def _all_names() -> list[str]:
 
 def _dropping(backbone: Backbone, drop_path: float) -> Backbone:
     """The same weights in a network with stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
-    size = backbone.preprocess.size if _has_fixed_size(backbone.name) else None
     try:
-        module = _built(backbone.name, size, seed=0, drop_path=drop_path)
+        module = built(backbone.architecture, drop_path=drop_path)
     except UnknownModel:  # its constructor does not know the word
         module = nn.Identity()
     if not any(type(layer).__name__ == "DropPath" for layer in module.modules()):
@@ -332,236 +406,23 @@ def _dropping(backbone: Backbone, drop_path: float) -> Backbone:
     return replace(backbone, module=module)
 
 
-def _built(name: str, image_size: int | None, seed: int, drop_path: float = 0.0) -> nn.Module:
-    """timm's headless module, random weights drawn from `seed`; the global generator is left as it was."""
-    kwargs: dict[str, Any] = {"img_size": image_size} if image_size is not None and _has_fixed_size(name) else {}
-    kwargs |= {"drop_path_rate": drop_path} if drop_path else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
-        try:
-            module = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
-        except (AssertionError, ValueError, RuntimeError, TypeError) as error:
-            size = "" if image_size is None else f" for images of {image_size} pixels"
-            raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
-    return module.eval()
-
-
-def _has_fixed_size(name: str) -> bool:
-    """Whether the network is built for one image size (most transformers)."""
-    cfg = get_pretrained_cfg(name)
-    return cfg is not None and bool(cfg.fixed_input_size)
-
-
-def _preprocess(name: str, config: dict[str, Any], image_size: int | None) -> Preprocess:
-    """timm's data settings for a name; those of a config.json beside the file take precedence."""
-    cfg = get_pretrained_cfg(name)
-    values = resolve_data_config({}, pretrained_cfg=cfg.to_dict() if cfg is not None else {})
-    stored = config.get("pretrained_cfg", config)
-    if isinstance(stored, dict):
-        values |= {key: stored[key] for key in values if stored.get(key) is not None}
-    try:
-        channels, height, width = values["input_size"]
-        if (channels, height) != (3, width) or values["crop_mode"] not in ("center", "squash"):
-            raise UnknownModel(f"{name}: expects images of another shape than square RGB, which burnish cannot give it")
-        return Preprocess(
-            size=image_size or height,
-            crop=min(1.0, float(values["crop_pct"])),  # three volo models say 1.15, which would pad
-            interpolation=values["interpolation"],
-            mean=_three(values["mean"]),
-            std=_three(values["std"]),
-            fit="squash" if values["crop_mode"] == "squash" else "crop",
-        )
-    except (RecipeError, TypeError, ValueError) as error:
-        where = f"{name}: the config.json beside the file" if config else name
-        raise BadWeights(f"{shown(where)}: its image settings cannot be used ({shown(str(error))})") from None
-
-
-def _three(values: Any) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("mean and std must be finite")
-    return numbers
-
-
-def _assembled(name: str, module: nn.Module, preprocess: Preprocess, *, source: str, sha256: str = "") -> Backbone:
+def _assembled(
+    name: str,
+    module: nn.Module,
+    preprocess: Preprocess,
+    description: dict[str, Any],
+    *,
+    source: str,
+    sha256: str = "",
+) -> Backbone:
     """The backbone, its width and stages read from one forward pass."""
-    example = _example(module, name, preprocess.size)
-    steps, width = _steps(module, example)
-    told = {getattr(module, attribute, width) for attribute in ("head_hidden_size", "num_features")}
-    if width not in told:
+    ours = description["library"] == timmed.LIBRARY
+    one_size = ours and timmed.has_fixed_size(name)
+    example = example_for(module, preprocess.size, fixed=one_size)
+    steps, width = steps_of(module, example)
+    if ours and width not in (told := timmed.told_widths(module, width)):
         raise ModelError(f"{name}: gives {width} features, timm says {sorted(told)}; please report it")
-    cfg = get_pretrained_cfg(name)
-    licence = (cfg.license if cfg is not None else None) or "unknown"
-    stages, one_size = _stages(module, steps), _has_fixed_size(name)
-    return Backbone(name, module, width, stages, preprocess, licence, sha256, source, one_size)
-
-
-def _example(module: nn.Module, name: str, size: int) -> Tensor:
-    """A grey image [1 3 s s], as small as the network takes."""
-    if not _has_fixed_size(name):
-        try:
-            with torch.no_grad():
-                module(small := torch.zeros(1, 3, _SMALL_PIXELS, _SMALL_PIXELS))
-            return small
-        except (RuntimeError, AssertionError, ValueError):
-            pass  # too small for this network: take the full size
-    return torch.zeros(1, 3, size, size)
-
-
-def _fill(module: nn.Module, state: dict[str, Tensor], *, label: str, arch: str, advice: str) -> None:
-    """Copy the weights into the module; the classifier's are left out, whatever its size; else all must fit.
-
-    BadWeights with counts and first examples of what is missing, unexpected or of another shape.
-    """
-    expected = module.state_dict()
-    chosen = _without_head(state, expected, arch)
-    problems = _misfits(chosen, expected)
-    if problems:  # perhaps another image size, or an older layout: timm's own conversion for this architecture may help
-        converted = _without_head(_converted(module, state), expected, arch)
-        if not _misfits(converted, expected):
-            chosen, problems = converted, []
-    broken = [name for name, tensor in chosen.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        problems.append(f"{len(broken)} tensors with NaN or infinite values ({_first(broken)})")
-    if problems:
-        raise BadWeights(f"{shown(label)}: does not fit {arch}: {'; '.join(problems)}; {advice}")
-    module.load_state_dict(chosen, strict=False)  # only BatchNorm's counters can be missing here
-
-
-def _without_head(state: dict[str, Tensor], expected: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
-    """The weights without those of the classification head, as timm's table names it."""
-    cfg = get_pretrained_cfg(arch)
-    heads = (cfg.classifier if cfg is not None else None) or ()
-    prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-    return {name: state[name] for name in state if name in expected or not name.startswith(prefixes)}
-
-
-def _converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights after timm's own conversion for this architecture; as they are where there is none or it fails."""
-    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return state
-    try:
-        return convert(dict(state), module)
-    except Exception:  # made for files it knows; this is another one, and the plain comparison says so better
-        return state
-
-
-def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """What does not fit, one clause for each kind, with counts and examples."""
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} has {list(state[name].shape)}, expected {list(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
-    shared = [name for name in expected if name in state]
-    kinds = [name for name in shared if state[name].is_floating_point() != expected[name].is_floating_point()]
-    clauses = []
-    if missing:
-        clauses.append(f"{len(missing)} of {len(expected)} tensors are missing ({_first(missing)})")
-    if unexpected:
-        clauses.append(f"{len(unexpected)} are unexpected ({_first(unexpected)})")
-    if shapes:
-        clauses.append(f"{len(shapes)} have another shape ({_first(shapes)})")
-    if kinds:
-        clauses.append(f"{len(kinds)} hold another kind of number ({_first(kinds)})")
-    return clauses
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(shown(name[:120]) for name in names[:3]) + (", …" if len(names) > 3 else "")
-
-
-# ---- stages ----------------------------------------------------------------------------------------------------------
-
-
-def _steps(module: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
-    """When each weight is first used in a forward pass (name → step), and the width of the features.
-
-    Weights used without calling their own layer (a position embedding) have no step.
-    """
-    steps: dict[str, int] = {}
-    handles = []
-    for path, layer in module.named_modules():
-        own = [f"{path}.{name}" if path else name for name in (*layer._parameters, *layer._buffers)]
-        if path and own:
-            handles.append(
-                layer.register_forward_pre_hook(
-                    lambda _layer, _inputs, own=own: [steps.setdefault(name, len(steps)) for name in own] and None
-                )
-            )
-    try:
-        with torch.no_grad():
-            features = module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not isinstance(features, Tensor) or features.ndim != 2:
-        raise ModelError("the network does not give one vector of features an image; burnish cannot use it yet")
-    return steps, int(features.shape[1])
-
-
-def _stages(module: nn.Module, steps: dict[str, int]) -> tuple[Stage, ...]:
-    """All names of the state dict, in runs from input to output: timm's groups, merged until they follow execution."""
-    shapes = {name: tensor.ndim for name, tensor in module.state_dict().items()}
-    groups: list[list[str]] = []
-    for names in _groups(module, list(shapes)):
-        # A lone normalisation (a final norm, the BatchNorm of a VGG layer) belongs to what comes before it.
-        if groups and all(shapes[name] <= 1 for name in names):
-            groups[-1].extend(names)
-        else:
-            groups.append(list(names))
-    merged: list[list[str]] = []
-    labels: list[str] = []
-    for names in groups:
-        label = _label(names)
-        begins = min((steps[name] for name in names if name in steps), default=math.inf)
-        while merged and _ends(merged[-1], steps) > begins:
-            names, label = merged.pop() + names, labels.pop()
-        merged.append(names)
-        labels.append(label)
-    labels = ["stem" if index == 0 and len(labels) > 1 else label for index, label in enumerate(labels)]
-    return tuple(Stage(label, tuple(names)) for label, names in zip(_unique(labels), merged, strict=True))
-
-
-def _groups(module: nn.Module, names: list[str]) -> list[list[str]]:
-    """timm's coarse layer groups, by name; one a top-level layer where timm has none."""
-    try:
-        matcher = module.group_matcher(coarse=True)  # type: ignore[operator]
-        grouped = group_with_matcher(((name, name) for name in names), matcher)
-        groups = [list(members) for _, members in sorted(grouped.items())]
-    except (AttributeError, AssertionError, NotImplementedError, TypeError):
-        by_layer: dict[str, list[str]] = {}
-        for name in names:
-            by_layer.setdefault(name.partition(".")[0], []).append(name)
-        groups = list(by_layer.values())
-    if Counter(name for group in groups for name in group) != Counter(names):
-        return [names]
-    return groups
-
-
-def _ends(names: list[str], steps: dict[str, int]) -> float:
-    return max((steps[name] for name in names if name in steps), default=-math.inf)
-
-
-def _label(names: list[str]) -> str:
-    """The dotted parts the names share, up to the first number ("blocks.3"); else their commonest first two parts."""
-    parts = [name.split(".")[:-1] or [name] for name in names]
-    shared: list[str] = []
-    for column in zip(*parts, strict=False):
-        if len(set(column)) > 1 or any(part.isdigit() for part in shared):
-            break
-        shared.append(column[0])
-    label = ".".join(shared)
-    return label if re.search(r"\d", label) else Counter(".".join(part[:2]) for part in parts).most_common(1)[0][0]
-
-
-def _unique(labels: list[str]) -> list[str]:
-    seen: Counter[str] = Counter()
-    out = []
-    for label in labels:
-        seen[label] += 1
-        out.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
-    return out
+    groups = LIBRARIES[description["library"]].groups_of(module, list(module.state_dict()))
+    stages = stages_of(module, groups, steps)
+    licence = timmed.licence_of(name) if ours else "unknown"
+    return Backbone(name, module, width, stages, preprocess, licence, sha256, source, description, one_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -229,14 +228,6 @@ def typical_side(catalog: Catalog, *, sample: int = 64) -> int:
         except Exception:  # a bad file is named when it is decoded
             continue
     return int(np.median(sides)) if sides else 0
-
-
-def cache_folder() -> Path:
-    """Where burnish may keep things: $BURNISH_CACHE, or burnish/ in the user's cache folder."""
-    named = os.environ.get("BURNISH_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ class Bundle:
 
     def classifier(self) -> Classifier:
         """The module, in eval mode on the CPU; BadWeights when the weights do not fit the architecture exactly."""
-        classifier = Classifier(zoo.rebuild(self.architecture, width=self.width), self.width, len(self.classes))
+        classifier = Classifier(
+            zoo.rebuild(self.architecture, width=self.width, size=self.preprocess.size), self.width, len(self.classes)
+        )
         expected = classifier.state_dict()
         missing, unexpected = sorted(expected.keys() - self.state.keys()), sorted(self.state.keys() - expected.keys())
         shapes = [name for name in expected if name in self.state and expected[name].shape != self.state[name].shape]

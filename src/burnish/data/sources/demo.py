@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from burnish.data.cache import cache_folder
 from burnish.data.catalog import Catalog
 from burnish.data.sources.folder import open_folder
+from burnish.disk import cache_folder
 from burnish.errors import DataError, shown
 
 COUNT = 1797

@@ -1,0 +1,107 @@
+"""Descriptions of networks as plain values that travel with a package, and the networks built from them (P8).
+
+    {"library": "timm", "name": "resnet50", "kwargs": {}, "changes": [...]}
+
+A description selects from tables in our code; it never names a module, a class or a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from burnish.backbones import cifar, timmed
+from burnish.backbones.changes import changed, check_changes
+from burnish.backbones.keras import graph as keras
+from burnish.backbones.spec import Backbone
+from burnish.errors import ModelError, UnknownModel, nearest, shown
+
+_SMALL_PIXELS = 64  # enough for all but fixed-size networks, and quick
+
+
+@dataclass(frozen=True)
+class Library:
+    """Where architectures of one kind come from."""
+
+    check: Callable[[Any, Any], None]  # UnknownModel unless (name, kwargs) select one of them
+    build: Callable[..., nn.Module]  # (name, kwargs, *, drop_path); headless, eval mode, random weights
+    groups_of: Callable[[nn.Module, list[str]], list[list[str]]]  # names of weights in runs, input to output
+
+
+LIBRARIES = {
+    timmed.LIBRARY: Library(timmed.check, timmed.build, timmed.groups_of),
+    cifar.LIBRARY: Library(cifar.check, cifar.build, cifar.groups_of),
+    keras.LIBRARY: Library(keras.check, keras.build, keras.groups_of),
+}
+
+
+def architecture_for_bundle(backbone: Backbone) -> dict[str, Any]:
+    """What `rebuild` needs to build the backbone's module again, as plain JSON values."""
+    changes = {"changes": list(backbone.changes)} if backbone.changes else {}
+    return {**backbone.architecture, **changes}
+
+
+def check_architecture(architecture: Any) -> None:
+    """UnknownModel unless this is a description from `architecture_for_bundle`: names select from our tables only."""
+    if not isinstance(architecture, dict) or set(architecture) - {"changes"} != {"library", "name", "kwargs"}:
+        raise UnknownModel('the architecture is not described by "library", "name" and "kwargs"')
+    library = architecture["library"]
+    if not isinstance(library, str) or library not in LIBRARIES:
+        close = nearest(str(library), LIBRARIES)
+        raise UnknownModel(f"the architecture is of the library {shown(str(library))[:80]!r}, expected one of {close}")
+    LIBRARIES[library].check(architecture["name"], architecture["kwargs"])
+    check_changes(architecture.get("changes", []))
+
+
+def built(architecture: dict[str, Any], *, seed: int = 0, drop_path: float = 0.0) -> nn.Module:
+    """The plain headless module of a description, changes left out; random weights drawn from `seed`, eval mode.
+
+    The global generators are left as they were.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
+        library = LIBRARIES[architecture["library"]]
+        return library.build(architecture["name"], architecture["kwargs"], drop_path=drop_path)
+
+
+def rebuild(
+    architecture: dict[str, Any], *, seed: int = 0, drop_path: float = 0.0, width: int | None = None, size: int = 224
+) -> nn.Module:
+    """The headless module of a stored architecture, weights still random (drawn from `seed`), eval mode; nothing is fetched.
+
+    size: pixels of its images, for trying out changes. UnknownModel when the description is not one of ours; ModelError
+    when its changes do not fit the network, or do not give features of this width.
+    """
+    check_architecture(architecture)
+    module, changes = built(architecture, seed=seed, drop_path=drop_path), architecture.get("changes", [])
+    if not changes:
+        return module
+    example = example_for(
+        module, architecture["kwargs"].get("img_size", size), fixed="img_size" in architecture["kwargs"]
+    )
+    module = changed(module, changes)
+    name = shown(str(architecture["name"]))
+    try:
+        with torch.no_grad():
+            found = tuple(module(example).shape)
+    except Exception as error:  # whatever a layer says to an input that is not for it
+        raise ModelError(f"{name}: the changes do not fit the network ({shown(str(error))[:160]})") from None
+    if width is not None and found != (1, width):
+        raise ModelError(f"{name}: with its changes it gives {list(found)}, expected [1, {width}]")
+    return module
+
+
+def example_for(module: nn.Module, size: int, *, fixed: bool) -> Tensor:
+    """A grey image [1 3 s s], as small as the network takes."""
+    if not fixed:
+        try:
+            with torch.no_grad():
+                module(small := torch.zeros(1, 3, min(_SMALL_PIXELS, size), min(_SMALL_PIXELS, size)))
+            return small
+        except (RuntimeError, AssertionError, ValueError):
+            pass  # too small for this network: take the full size
+    return torch.zeros(1, 3, size, size)

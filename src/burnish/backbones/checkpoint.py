@@ -1,0 +1,241 @@
+"""From what a training script saved to the weights of one network: unwrap, drop prefixes, say what matched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.errors import BadWeights, shown
+
+State = dict[str, Tensor]
+SHARE = 0.95  # of the trunk's tensors that must match; below it the file is for another network
+# Averaged weights before the last ones: they are what such scripts evaluate.
+_PREFERRED = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "state_dict", "model_state_dict", "model_state",
+    "model", "net", "network", "weights", "params", "module", "teacher", "student", "backbone", "encoder",
+)  # fmt: skip
+_WRAPPERS = {
+    "module", "_orig_mod", "model", "backbone", "encoder", "net", "network", "trunk", "base_model", "feature_extractor",
+    "student", "teacher", "visual", "0", "_model", "ema", "body", "resnet", "base",
+}  # fmt: skip
+_DEEPEST = 4
+_MOST_NODES = 100_000
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a file's tensors meet those of a network without its head."""
+
+    state: State  # those that match, under the network's names
+    expected: int  # tensors of the network, counters left out
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[str, ...]  # "name has [..], expected [..]"
+    kinds: tuple[str, ...]  # whole numbers where fractions should be, or the other way round
+    prefix: str = ""  # taken off the file's names
+
+    @property
+    def matched(self) -> int:
+        """Tensors that fit, counters left out."""
+        return sum(not name.endswith(_COUNTER) for name in self.state)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing, too much, or of another shape."""
+        return not (self.missing or self.unexpected or self.shapes or self.kinds)
+
+    def clauses(self) -> list[str]:
+        """What does not fit, one clause for each kind, with counts and examples."""
+        found = []
+        if self.missing:
+            found.append(f"{len(self.missing)} of {self.expected} tensors are missing ({_first(self.missing)})")
+        if self.unexpected:
+            found.append(f"{len(self.unexpected)} are unexpected ({_first(self.unexpected)})")
+        if self.shapes:
+            found.append(f"{len(self.shapes)} have another shape ({_first(self.shapes)})")
+        if self.kinds:
+            found.append(f"{len(self.kinds)} hold another kind of number ({_first(self.kinds)})")
+        return found
+
+
+def weights_in(saved: Any, label: str) -> tuple[State, str]:
+    """The weights among what a script saved, and where they lay ("state_dict", "" for the whole).
+
+    Of several sets the averaged ones come first, then the usual names, then the largest. BadWeights when there is none.
+    """
+    found = list(_states(saved, ""))
+    if not found:
+        what = f"holds {_summary(saved)}"
+        raise BadWeights(
+            f"{label}: {what} and no weights by name; expected a state dict, or one under a name such as state_dict"
+        )
+
+    def order(one: tuple[str, State]) -> tuple[int, int]:
+        words = one[0].split(".")
+        rank = min((_PREFERRED.index(word) for word in words if word in _PREFERRED), default=len(_PREFERRED))
+        return (rank if one[0] else 0, -len(one[1]))
+
+    most = max(len(state) for _, state in found)
+    where, state = min((one for one in found if 2 * len(one[1]) >= most), key=order)
+    return {name: _plain(name, tensor, label) for name, tensor in state.items()}, where
+
+
+def fitted(
+    state: State, expected: Mapping[str, Tensor], *, is_head: Callable[[str], bool], others: Sequence[State] = ()
+) -> Fit:
+    """The file's weights under the network's names, with whatever prefix matches most.
+
+    expected: the network's state dict, which may be on the meta device. is_head: whether a name (prefix taken off) is of
+    the classification head, which is left out. others: the same weights under other names, tried as well.
+    """
+    best: Fit | None = None
+    for candidate in (state, *others):
+        for prefix in _prefixes(candidate, expected):
+            found = _meet(candidate, expected, is_head, prefix)
+            if best is None or _worth(found) > _worth(best):
+                best = found
+    assert best is not None
+    return best
+
+
+def check_share(fit: Fit, *, label: str, arch: str, advice: str) -> None:
+    """BadWeights with counts and first examples when too little matches, or a number is not finite."""
+    broken = [name for name, one in fit.state.items() if one.is_floating_point() and not one.isfinite().all()]
+    problems = []
+    if fit.matched < SHARE * fit.expected or fit.shapes or fit.kinds:
+        problems = [f"{fit.matched} of {fit.expected} tensors match, expected {SHARE:.0%}", *fit.clauses()]
+    if broken:
+        problems.append(f"{len(broken)} tensors with NaN or infinite values ({_first(broken)})")
+    if problems:
+        raise BadWeights(f"{label}: does not fit {arch}: {'; '.join(problems)}; {advice}")
+
+
+def report(fit: Fit, where: str) -> str:
+    """One clause on how it went: "320 of 320 tensors match (under state_dict, without module.)"."""
+    notes = [f"under {shown(where)}"] if where else []
+    notes += [f"without {shown(fit.prefix)}"] if fit.prefix else []
+    text = f"{fit.matched} of {fit.expected} tensors match" + (f" ({', '.join(notes)})" if notes else "")
+    if fit.missing:
+        text += f"; {len(fit.missing)} are missing and stay random ({_first(fit.missing)})"
+    if fit.unexpected:
+        text += f"; {len(fit.unexpected)} are left unused ({_first(fit.unexpected)})"
+    return text
+
+
+def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Those below the prefix, under the rest of their names."""
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def unwrapped(state: State) -> list[State]:
+    """The weights as they are, then without what wrappers put before all, or nearly all, names ("module.", "backbone.")."""
+    found = [state]
+    while True:
+        counts = Counter(name.partition(".")[0] for name in state if "." in name)
+        word, count = counts.most_common(1)[0] if counts else ("", 0)
+        # A head of a few tensors may lie beside the backbone.
+        if not (word in _WRAPPERS and (count == len(state) or (count > 8 and len(state) - count <= 8))):
+            return found
+        state = without_prefix(state, f"{word}.")
+        found.append(state)
+
+
+def with_colour(fit: Fit, state: State, expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:
+    """A first convolution made for grey or RGBA images, adapted to RGB, and a clause that says so.
+
+    Grey: the same kernel on each colour, a third of it, so that an image whose colours are equal gives what it gave.
+    RGBA: the kernel of the fourth channel is left out.
+    """
+    clashes = [one.partition(" has ")[0] for one in fit.shapes]
+    if len(clashes) != 1:
+        return fit, []
+    name = clashes[0]
+    wanted = expected[name]
+    found = state.get(fit.prefix + name, state.get(name))
+    if found is None or found.ndim != 4 or wanted.ndim != 4 or wanted.shape[1] != 3 or found.shape[1] not in (1, 4):
+        return fit, []
+    if (found.shape[0], *found.shape[2:]) != (wanted.shape[0], *wanted.shape[2:]):
+        return fit, []
+    grey = found.shape[1] == 1
+    kernel = found.expand(-1, 3, -1, -1) / 3 if grey else found[:, :3]
+    clause = "its first layer was made for grey images" if grey else "its first layer was made for RGBA images"
+    return replace(fit, state={**fit.state, name: kernel.clone()}, shapes=()), [f"{clause} and is adapted to RGB"]
+
+
+def _prefixes(state: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Beginnings of the file's names that leave names of the network."""
+    found = {""}
+    for name in state:
+        parts = name.split(".")
+        for cut in range(1, min(len(parts), _DEEPEST + 2)):
+            if ".".join(parts[cut:]) in expected:
+                found.add(".".join(parts[:cut]) + ".")
+    return sorted(found, key=len)[:64]
+
+
+def _meet(state: State, expected: Mapping[str, Tensor], is_head: Callable[[str], bool], prefix: str) -> Fit:
+    """The names below one prefix against the network's; what lies beside the prefix is not of the trunk."""
+    inside: State = without_prefix(state, prefix)
+    outside = [name for name in state if prefix and not name.startswith(prefix)]
+    mine = {name: tensor for name, tensor in inside.items() if name in expected or not is_head(name)}
+    matching, shapes, kinds = {}, [], []
+    for name, wanted in expected.items():
+        if name not in mine:
+            continue
+        tensor = mine[name]
+        if tensor.shape != wanted.shape:
+            shapes.append(f"{name} has {list(tensor.shape)}, expected {list(wanted.shape)}")
+        elif tensor.is_floating_point() != wanted.is_floating_point():
+            kinds.append(name)
+        else:
+            matching[name] = tensor
+    counted = [name for name in expected if not name.endswith(_COUNTER)]
+    missing = [name for name in counted if name not in mine]
+    strangers = [*(name for name in mine if name not in expected), *(name for name in outside if not is_head(name))]
+    unexpected = [name for name in strangers if not name.endswith(_COUNTER)]
+    return Fit(matching, len(counted), tuple(missing), tuple(unexpected), tuple(shapes), tuple(kinds), prefix)
+
+
+def _worth(fit: Fit) -> tuple[int, int]:
+    return fit.matched, -len(fit.unexpected)
+
+
+def _states(saved: Any, path: str, depth: int = 0, budget: list[int] | None = None) -> Iterator[tuple[str, State]]:
+    """All dictionaries of named tensors within."""
+    budget = budget if budget is not None else [_MOST_NODES]
+    budget[0] -= 1
+    if not isinstance(saved, Mapping) or depth > _DEEPEST or budget[0] < 0:
+        return
+    tensors = {key: value for key, value in saved.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if len(tensors) > 1 or (tensors and any("." in key for key in tensors)):
+        yield path, dict(tensors)
+    for key, value in saved.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            yield from _states(value, f"{path}.{key}" if path else key, depth + 1, budget)
+
+
+def _plain(name: str, tensor: Tensor, label: str) -> Tensor:
+    """A dense tensor of whole or real numbers in float32 or int64; BadWeights for anything else."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or tensor.is_complex():
+        raise BadWeights(f"{label}: {shown(name)} is not a plain tensor (sparse, quantised or without values)")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise BadWeights(f"{label}: {shown(name)} claims {list(tensor.shape)} numbers, the file holds fewer")
+    plain = tensor.detach()
+    return plain.float() if plain.is_floating_point() else plain
+
+
+def _summary(saved: Any) -> str:
+    if isinstance(saved, Mapping):
+        keys = [shown(str(key)[:40]) for key in list(saved)[:4]]
+        return f"a dictionary with {', '.join(keys) or 'nothing'}"
+    return f"a {type(saved).__name__}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(shown(name[:120]) for name in names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,159 @@
+"""The networks of keras.applications: made by Keras itself, described without it; and how each wants its images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from burnish.backbones.keras.arrays import plain
+from burnish.errors import ModelError, UnknownModel, nearest, shown
+from burnish.terms import Preprocess
+
+_EXTRA = "pip install 'burnish[keras]'"
+_PASSING = re.compile(r"predictions|probs|logits|conv_preds|(conv2d|dense|(batch_|layer_)?normalization|re_lu)(_\d+)?")
+_SIGNATURES = Path(__file__).with_name("signatures.json")  # written by scripts/index_keras
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How keras.applications prepares images of 0 to 255."""
+
+    mean: tuple[float, ...]  # of RGB values 0 to 1
+    std: tuple[float, ...]
+    bgr: bool = False  # whether the network sees blue first
+
+
+MODES = {
+    "caffe": Mode((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3, bgr=True),
+    "tf": Mode((0.5,) * 3, (0.5,) * 3),
+    "torch": Mode((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": Mode((0.0,) * 3, (1 / 255,) * 3),  # 0 to 255, as they are
+}
+
+
+@dataclass(frozen=True)
+class Application:
+    """One network of keras.applications."""
+
+    name: str  # "resnet50"
+    attribute: str  # "ResNet50"
+    mode: str
+    size: int = 224
+
+
+_TABLE = (
+    ("ResNet50", "caffe", 224), ("ResNet101", "caffe", 224), ("ResNet152", "caffe", 224), ("ResNet50V2", "tf", 224),
+    ("ResNet101V2", "tf", 224), ("ResNet152V2", "tf", 224), ("DenseNet121", "torch", 224), ("DenseNet169", "torch", 224),
+    ("DenseNet201", "torch", 224), ("MobileNet", "tf", 224), ("MobileNetV2", "tf", 224), ("VGG16", "caffe", 224),
+    ("VGG19", "caffe", 224), ("InceptionV3", "tf", 299), ("Xception", "tf", 299), ("EfficientNetB0", "none", 224),
+    ("EfficientNetB1", "none", 240), ("EfficientNetB2", "none", 260), ("EfficientNetB3", "none", 300),
+    ("EfficientNetB4", "none", 380), ("EfficientNetB5", "none", 456), ("EfficientNetB6", "none", 528),
+    ("EfficientNetB7", "none", 600), ("EfficientNetV2B0", "none", 224), ("EfficientNetV2B1", "none", 240),
+    ("EfficientNetV2B2", "none", 260), ("EfficientNetV2B3", "none", 300), ("EfficientNetV2S", "none", 384),
+    ("EfficientNetV2M", "none", 480), ("EfficientNetV2L", "none", 480), ("MobileNetV3Small", "none", 224),
+    ("MobileNetV3Large", "none", 224),
+)  # fmt: skip
+APPLICATIONS = {name.lower(): Application(name.lower(), name, mode, size) for name, mode, size in _TABLE}
+
+
+def named(name: str) -> Application:
+    """The application of that name, "resnet50" or "ResNet50"; UnknownModel with the nearest ones."""
+    found = APPLICATIONS.get(name.lower().replace("-", "").replace("_", ""))
+    if found is None:
+        raise UnknownModel(
+            f"no network keras:{shown(name)} in keras.applications (nearest: {nearest(name.lower(), APPLICATIONS)})"
+        )
+    return found
+
+
+def mode_named(name: str) -> Mode:
+    """A way of preparing images: caffe, tf, torch, none, or that of an application, keras:resnet50."""
+    if name in MODES:
+        return MODES[name]
+    if name.startswith("keras:"):
+        return MODES[named(name.removeprefix("keras:")).mode]
+    raise UnknownModel(
+        f"no preprocessing {shown(name)!r}; expected {', '.join(MODES)}, or that of a network such as keras:resnet50"
+    )
+
+
+def preprocess_for(mode: Mode, size: int) -> Preprocess:
+    """The whole image, resized to a square, as Keras's own loaders do it."""
+    return Preprocess(size=size, crop=1.0, interpolation="bilinear", mean=mode.mean, std=mode.std, fit="squash")
+
+
+def config_of(application: Application, size: int, *, layers: Iterable[str] | None = None) -> dict[str, Any]:
+    """The config that Keras gives the network, for images of that size.
+
+    layers: those that have weights, where not all may; VGG's hidden layers are left out when they are not among them.
+    ModelError when Keras is not installed. Every global random generator is left as it was.
+    """
+    top = layers is None or "fc1" in layers or not application.name.startswith("vgg")
+    with generators_untouched():
+        applications = keras_module().applications
+        make: Callable[..., Any] = getattr(applications, application.attribute)
+        try:
+            model = make(weights=None, include_top=top, input_shape=(size, size, 3))
+            return json.loads(model.to_json())
+        except ValueError as error:
+            raise UnknownModel(f"keras:{application.name} for {size} px: {shown(str(error))[:160]}") from None
+        finally:
+            keras_module().backend.clear_session()
+
+
+def keras_module() -> Any:
+    """Keras, on its torch backend unless the process has begun with another; ModelError when it is not installed."""
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+    try:
+        import keras
+    except ImportError:
+        raise ModelError(f"this needs Keras; run: {_EXTRA}") from None
+    return keras
+
+
+@contextmanager
+def generators_untouched() -> Iterator[None]:
+    """Keras draws seeds and weights from the global generators: they are put back (P7)."""
+    python, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
+
+
+def signature(layer_names: Iterable[str]) -> str:
+    """16 hexadecimal digits that stand for the names of layers with weights; not the classifier's, nor numbered ones."""
+    return hashlib.sha256("\n".join(_telling(layer_names)).encode()).hexdigest()[:16]
+
+
+def _telling(layer_names: Iterable[str]) -> list[str]:
+    return sorted({plain(name) for name in layer_names if not _PASSING.fullmatch(plain(name))})
+
+
+@cache
+def _signatures() -> dict[str, str]:
+    return json.loads(_SIGNATURES.read_bytes())
+
+
+def recognised(layer_names: Iterable[str]) -> Application | None:
+    """The application whose layers have these names; None when there is none."""
+    names = list(layer_names)
+    known = {key: name for name, keys in _signatures().items() for key in keys}
+    found = known.get(signature(names)) if len(_telling(names)) > 4 else None  # InceptionV3's layers have numbers alone
+    return APPLICATIONS.get(found) if found else None

@@ -1,0 +1,236 @@
+"""From a Keras file, or the name of a network of keras.applications, to a backbone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from burnish.backbones.archives import Zip
+from burnish.backbones.keras import applications, graph
+from burnish.backbones.keras.arrays import Arrays, stacked
+from burnish.backbones.keras.configs import Node, Parsed, parsed
+from burnish.backbones.opened import Opened
+from burnish.backbones.spec import Backbone
+from burnish.backbones.stages import stages_of, steps_of
+from burnish.backbones.weights import MAX_JSON_BYTES
+from burnish.errors import BadWeights, RecipeError, UnknownModel, shown
+from burnish.terms import Preprocess
+
+_MOST_CONFIG_BYTES = 4 * MAX_JSON_BYTES  # position embeddings may stand in it as text
+_LIKE_OUTPUTS = ("Activation", "Softmax", "Dropout", "op:Divide")
+
+
+def load(found: Opened, arch: str | None, preprocess: str | None, image_size: int | None, *, source: str) -> Backbone:
+    """The headless network in a .keras or .h5 file.
+
+    arch: keras:resnet50 and so on, for files of weights alone whose layers do not tell. preprocess: how its images were
+    prepared, which no Keras file says: keras:resnet50, caffe, tf, torch or none. RecipeError when it is not given.
+    """
+    if preprocess is None:
+        raise RecipeError(
+            f"{found.label}: a Keras file does not say how its images were prepared, and a wrong guess ruins every answer; "
+            "say it with --preprocess: keras:resnet50 (or another network of keras.applications), caffe, tf, torch, "
+            "or none for pixels of 0 to 255"
+        )
+    mode = applications.mode_named(preprocess)
+    config, arrays = _parts(found)
+    notes = []
+    if config is None:
+        application = _application(arrays, arch, found.label)
+        config = applications.config_of(application, image_size or application.size, layers=arrays.layer_names())
+        notes.append(
+            f"keras:{application.name}, told by its layers' names" if arch is None else f"keras:{application.name}"
+        )
+    whole = parsed(config, found.label)
+    trunk, head = _without_head(whole)
+    size = _size_of(whole, image_size, found.label)
+    name = f"keras_{_plain_name(config, found)}"
+    kwargs, pooled = _pooled(name, _described(trunk, whole, size, bgr=mode.bgr))
+    module = graph.build(name, kwargs)
+    assert isinstance(module, graph.KerasNet)
+    matched = _fill(module, trunk, whole, arrays)
+    notes.append(f"{matched} of {matched} arrays match")
+    notes += [f"its head, the layer {head}, is left out"] if head else []
+    notes += [pooled] if pooled else []
+    chosen = applications.preprocess_for(mode, size)
+    backbone = _assembled(name, module, kwargs, chosen, source=source, sha256=found.sha256)
+    if image_size is not None and backbone.one_size and whole.image[0] not in (None, image_size):
+        raise RecipeError(f"{found.label}: this network takes images of {whole.image[0]} pixels only, not {image_size}")
+    return replace(backbone, notes=tuple(notes))
+
+
+def application(name: str, image_size: int | None, seed: int) -> Backbone:
+    """A network of keras.applications with random weights."""
+    one = applications.named(name)
+    size = image_size or one.size
+    whole = parsed(applications.config_of(one, size), f"keras:{one.name}")
+    trunk, _ = _without_head(whole)
+    mode = applications.MODES[one.mode]
+    kwargs, _ = _pooled(f"keras_{one.name}", _described(trunk, whole, size, bgr=mode.bgr))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = graph.build(f"keras_{one.name}", kwargs)
+    chosen = applications.preprocess_for(mode, size)
+    return _assembled(f"keras_{one.name}", module, kwargs, chosen, source="random", sha256="")
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _parts(found: Opened) -> tuple[Any, Arrays]:
+    """(config or None, arrays) of the file."""
+    if found.kind == "h5":
+        arrays = Arrays(found.data, found.label)
+        text = arrays.config()
+        return (None if text is None else _json(text.encode(), found.label)), arrays
+    archive = Zip(found.data, found.label)
+    config = _json(archive.read("config.json", at_most=_MOST_CONFIG_BYTES), found.label)
+    return config, Arrays(archive.read("model.weights.h5"), f"{found.label} (model.weights.h5)")
+
+
+def _json(data: bytes, label: str) -> Any:
+    if len(data) > _MOST_CONFIG_BYTES:
+        raise BadWeights(f"{label}: its config has {len(data):,} bytes, expected at most {_MOST_CONFIG_BYTES:,}")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadWeights(f"{label}: its config is no JSON ({shown(str(error))[:80]})") from None
+    if not isinstance(values, dict):
+        raise BadWeights(f"{label}: its config is no JSON object")
+    return values
+
+
+def _application(arrays: Arrays, arch: str | None, label: str) -> applications.Application:
+    """The network that a file of weights alone is for."""
+    if arch is not None:
+        if not arch.startswith("keras:"):
+            raise UnknownModel(
+                f"{label}: --arch is {shown(arch)!r}, expected a network of Keras such as keras:resnet50"
+            )
+        return applications.named(arch.removeprefix("keras:"))
+    names = arrays.layer_names()
+    found = applications.recognised(names)
+    if found is None:
+        raise UnknownModel(
+            f"{label}: holds weights without a network, and its layers ({stacked(names)}) are those of none that burnish "
+            "knows; say --arch keras:resnet50 or the like, or save the whole model with model.save('model.keras')"
+        )
+    return found
+
+
+def _fill(module: graph.KerasNet, trunk: list[Node], whole: Parsed, arrays: Arrays) -> int:
+    """Put the file's arrays into the module; how many there were."""
+    state, filled = module.state_dict(), {}
+    count = 0
+    by_name = {node.name: node for node in trunk}
+    for name, part in module.parts.items():
+        node = by_name[name]
+        for place, variable in enumerate(part.variables):
+            target = f"{part.place}.{variable.target}"
+            found = arrays.find(node.own_name, node.modern, variable, place, len(part.variables))
+            filled[target] = variable.to_torch(torch.from_numpy(np.ascontiguousarray(found)), state[target])
+            count += 1
+    for path in state:
+        owner = path.rpartition(".value")[0].rpartition(".")[2] if path.endswith(".value") else ""
+        for name, tensor in whole.constants.items():
+            if owner and re.sub(r"\W", "_", name) == owner:
+                filled[path] = tensor
+    module.load_state_dict({**state, **filled})
+    return count
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+def _without_head(whole: Parsed) -> tuple[list[Node], str | None]:
+    """(the nodes that make the features, in order; the name of the classifier's layer, None without one)."""
+    by_name = {node.name: node for node in whole.nodes}
+    output, head = whole.output, None
+    node = by_name.get(output)
+    while node is not None and node.kind in _LIKE_OUTPUTS and len(node.inputs) == 1:
+        node = by_name.get(node.inputs[0])
+    if node is not None and node.kind == "Dense":
+        output, head = node.inputs[0], node.name
+        below = by_name.get(output)
+        while below is not None and below.kind == "Dropout":  # our own stands before the head
+            output = below.inputs[0]
+            below = by_name.get(output)
+    elif (convolution := _classifying(node, by_name)) is not None:
+        node = convolution
+        below = by_name.get(node.inputs[0])
+        while below is not None and below.kind == "Dropout":
+            below = by_name.get(below.inputs[0])
+        output, head = (below.name if below is not None else node.inputs[0]), node.name
+    wanted, stack = set(), [output]
+    while stack:
+        name = stack.pop()
+        if name in by_name and name not in wanted:
+            wanted.add(name)
+            stack += by_name[name].inputs
+    return [node for node in whole.nodes if node.name in wanted], head
+
+
+def _classifying(node: Node | None, by_name: dict[str, Node]) -> Node | None:
+    """The 1 × 1 convolution on a single pixel that is the classifier of MobileNet V1 and V3; None without one."""
+    while node is not None and node.kind in ("Reshape", "Flatten"):
+        node = by_name.get(node.inputs[0])
+        if node is not None and node.kind == "Conv2D" and node.options.get("kernel_size", 1) in (1, [1, 1]):
+            return node
+    return None
+
+
+def _described(trunk: list[Node], whole: Parsed, size: int, *, bgr: bool) -> dict[str, Any]:
+    """What `graph` makes the module from."""
+    used = {name for node in trunk for name in node.inputs}
+    constants = {name: list(one.shape) for name, one in whole.constants.items() if name in used}
+    return {"nodes": [node.plain() for node in trunk], "constants": constants, "size": size, "bgr": bgr}
+
+
+def _size_of(whole: Parsed, image_size: int | None, label: str) -> int:
+    """Pixels a side of the images."""
+    height, width, channels = (whole.image or [None, None, None])[:3]
+    if channels not in (None, 3):
+        raise BadWeights(f"{label}: takes images of {channels} channels, expected 3 (RGB)")
+    if height != width:
+        raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected square ones")
+    return image_size or height or 224
+
+
+def _pooled(name: str, kwargs: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """With the mean over what is left of space, where the network gives maps or tokens; and a clause that says so."""
+    with torch.device("meta"):
+        given = graph.blank(name, kwargs)(torch.zeros(1, 3, kwargs["size"], kwargs["size"]))
+    if given.ndim == 2:
+        return kwargs, ""
+    kind = "GlobalAveragePooling2D" if given.ndim == 4 else "GlobalAveragePooling1D"
+    last = kwargs["nodes"][-1]["name"]
+    node = {"name": "burnish_pool", "kind": kind, "options": {}, "inputs": [last]}
+    return {**kwargs, "nodes": [*kwargs["nodes"], node]}, "its maps are averaged to features"
+
+
+def _plain_name(config: Any, found: Opened) -> str:
+    inner = config.get("config") if isinstance(config, dict) else None
+    told = inner.get("name") if isinstance(inner, dict) else None
+    if not isinstance(told, str) or re.fullmatch(r"(functional|sequential|model)(_\d+)?", told):
+        told = os.path.basename(found.where or found.label).partition(".")[0]
+    return re.sub(r"[^\w\-]", "_", told)[:80] or "model"
+
+
+def _assembled(
+    name: str, module: nn.Module, kwargs: dict[str, Any], preprocess: Preprocess, *, source: str, sha256: str
+) -> Backbone:
+    example = torch.zeros(1, 3, preprocess.size, preprocess.size)
+    steps, width = steps_of(module, example)
+    one_size = not graph.takes_other_sizes(name, kwargs, width)
+    if one_size:
+        kwargs = {**kwargs, "img_size": kwargs["size"]}
+    stages = graph.named_stages(stages_of(module, graph.groups_of(module, list(module.state_dict())), steps))
+    description = {"library": graph.LIBRARY, "name": name, "kwargs": kwargs}
+    return Backbone(name, module, width, stages, preprocess, "unknown", sha256, source, description, one_size)

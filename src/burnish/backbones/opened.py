@@ -1,0 +1,136 @@
+"""What a file of weights is, told by its content, not its name; archives are looked into in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from burnish.backbones import archives, pickles, weights
+from burnish.errors import BadWeights, UnknownModel, shown
+
+Kind = Literal["safetensors", "torch", "keras", "h5"]
+SUFFIXES = (
+    ".safetensors",
+    ".pt",
+    ".pth",
+    ".th",
+    ".bin",
+    ".ckpt",
+    ".h5",
+    ".hdf5",
+    ".keras",
+    ".zip",
+    ".tar",
+    ".gz",
+    ".tgz",
+)
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that holds one model, in memory."""
+
+    kind: Kind
+    data: bytes
+    label: str  # what errors call it
+    sha256: str  # of the file on disk
+    config: dict[str, Any] = field(default_factory=dict)  # of the config.json beside it, {} without one
+    where: str = ""  # the member of the archive it lay in
+
+
+def open_file(path: Path) -> Opened:
+    """The model in a file, or the only one in an archive or a folder; BadWeights when there is not just one.
+
+    Nothing in it is run or followed; it is held in memory whole.
+    """
+    if path.is_dir():
+        path = _only_one_in(path)
+    data, label = weights.bytes_of(path), shown(str(path))
+    digest = hashlib.sha256(data).hexdigest()
+    kind = kind_of(data, label)
+    if kind is not None:
+        return Opened(kind, data, label, digest, config_beside(path))
+    if data[:2] == b"PK" or archives.is_tar(data):
+        return _inside(data, label, digest)
+    raise BadWeights(f"{label}: {weights.what_it_is(path, data[:4096], len(data))}")
+
+
+def kind_of(data: bytes, label: str) -> Kind | None:
+    """What the bytes are, None for archives and for what is no model."""
+    if data[:8] == _HDF5:
+        return "h5"
+    if data[:2] == b"PK":
+        archive = archives.Zip(data, label)
+        if pickles.is_torch_zip(archive):
+            return "torch"
+        return "keras" if {"config.json", "model.weights.h5"} <= set(archive.members) else None
+    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "torch"
+    return "safetensors" if weights.is_safetensors(data) else None
+
+
+def config_beside(path: Path) -> dict[str, Any]:
+    """timm's config.json in the folder of a weights file, {} without one; BadWeights when it is damaged."""
+    config = path.parent / _CONFIG
+    if not config.is_file():
+        return {}
+    try:
+        return weights.read_plain_json(config)
+    except (OSError, ValueError) as error:
+        advice = "mend it, or move the weights to another folder and say --model NAME=FILE"
+        raise BadWeights(f"{shown(str(config))}: {error}; {advice}") from None
+
+
+def _inside(data: bytes, label: str, digest: str) -> Opened:
+    """The only model in an archive."""
+    if data[:2] == b"PK":
+        archive = archives.Zip(data, label)
+        members = (archives.Member(name, archive.read(name)) for name in archive.members)
+    else:
+        members = archives.members_of_tar(data, label)
+    found: list[Opened] = []
+    configs: dict[str, bytes] = {}
+    for member in members:
+        place = PurePosixPath(member.name)
+        if "__MACOSX" in place.parts or place.name.startswith("._"):
+            continue
+        if place.name == _CONFIG:
+            configs[str(place.parent)] = member.data
+        inner = f"{label} ({shown(member.name)})"
+        kind = kind_of(member.data, inner)
+        if kind is not None:
+            found.append(Opened(kind, member.data, inner, digest, {}, member.name))
+            if len(found) > 1:
+                names = ", ".join(shown(one.where) for one in found)
+                raise BadWeights(f"{label}: an archive with more than one model ({names}, …); expected exactly one")
+        elif member.data[:2] == b"PK" or archives.is_tar(member.data):
+            raise BadWeights(f"{inner}: an archive in an archive, which is not opened; unpack the outer one first")
+    if not found:
+        raise BadWeights(f"{label}: an archive without a model; expected one of {', '.join(SUFFIXES[:9])} inside")
+    beside = configs.get(str(PurePosixPath(found[0].where).parent))
+    if beside is None or found[0].kind == "keras":
+        return found[0]
+    try:
+        values = json.loads(beside) if len(beside) <= weights.MAX_JSON_BYTES else {}
+    except (ValueError, RecursionError):
+        values = {}
+    one = found[0]
+    return Opened(one.kind, one.data, one.label, digest, values if isinstance(values, dict) else {}, one.where)
+
+
+def _only_one_in(folder: Path) -> Path:
+    """The one file of weights in a folder; a .safetensors file comes before its twin in another format."""
+    names = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    safe = [path for path in names if path.suffix == ".safetensors"]
+    found = safe or names
+    if len(found) != 1:
+        listed = f" ({', '.join(shown(path.name) for path in found[:4])})" if found else ""
+        raise UnknownModel(
+            f"{shown(str(folder))}: a folder with {len(found)} files of weights{listed}; name one of them"
+        )
+    return found[0]

@@ -1,0 +1,167 @@
+"""PyTorch's own files, read without running what is in them (P8).
+
+A .pth is a pickle, which is a program. Its instructions are looked through first, without being followed: every class
+and function that they ask for is named, and only those that rebuild plain tensors and values are allowed. Only then does
+torch's restricted reader (`weights_only=True`) follow them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pickletools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from burnish.backbones.archives import Zip
+from burnish.errors import BadWeights, shown
+
+_MAX_PICKLE_BYTES = 256 * 2**20  # the instructions alone; the tensors lie beside them
+_STORAGES = {f"{kind}Storage" for kind in (
+    "Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool",
+)}  # fmt: skip
+_ALLOWED = {
+    "collections": {"OrderedDict", "Counter"},
+    "builtins": {"set", "bytearray", "complex"},
+    "__builtin__": {"set", "bytearray", "complex"},
+    "torch": {*_STORAGES, "Size", "device", *(str(one).removeprefix("torch.") for one in (
+        torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
+        torch.uint8, torch.bool,
+    ))},
+    "torch.storage": {"UntypedStorage", "TypedStorage"},
+    "torch.serialization": {"_get_layout"},
+    "torch._utils": {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"},
+    "torch.nn.parameter": {"Parameter"},
+    # Plain records of a training run, kept beside the weights; they come out as values and are not used.
+    "argparse": {"Namespace"},
+    "numpy": {"dtype"},
+    "numpy.core.multiarray": {"scalar"},
+    "numpy._core.multiarray": {"scalar"},
+    "numpy.dtypes": {"Float64DType", "Float32DType", "Int64DType", "Int32DType", "BoolDType"},
+    "_codecs": {"encode"},
+}  # fmt: skip
+_SCALAR: Any = np.float64(0).__reduce__()[0]  # the function that numpy's pickles call, under both its names
+_INERT: list[Any] = [
+    argparse.Namespace, np.dtype, np.float64, np.float32, np.int64, type(np.dtype("float64")), type(np.dtype("float32")),
+    type(np.dtype("int64")), type(np.dtype("int32")), type(np.dtype("bool")),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]  # fmt: skip
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
+_REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
+_ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
+
+
+def read_torch(data: bytes, label: str) -> Any:
+    """What a PyTorch file holds: dictionaries, lists, numbers and tensors on the CPU, nested as they were saved.
+
+    label: what errors call the file. BadWeights, naming what was found, when it asks for anything else, is a program
+    (TorchScript, torch.export), or is damaged; no code of the file has run then.
+    """
+    zipped = data[:2] == b"PK"
+    refuse_programs(_instructions(Zip(data, label)) if zipped else data, label, several=not zipped)
+    try:
+        with torch.serialization.safe_globals(_INERT):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's readers raise half a dozen kinds for damaged files
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadWeights(
+            f"{label}: a PyTorch file that cannot be read without trusting it ({shown(reason[0])[:160]}); {_ADVICE}"
+        ) from None
+
+
+def is_torch_zip(archive: Zip) -> bool:
+    """Whether the archive is what `torch.save` writes, or one of PyTorch's kinds of program."""
+    return any(name.split("/")[-1] in ("data.pkl", "archive_format") for name in archive.members)
+
+
+def _instructions(archive: Zip) -> bytes:
+    """The one pickle in a file of torch.save."""
+    names = archive.members
+    inside = {name.partition("/")[2] for name in names}
+    if any(name.startswith("code/") for name in inside) or "constants.pkl" in inside:
+        raise BadWeights(f"{archive.label}: is TorchScript, a program, which is not run; {_ADVICE}")
+    if "archive_format" in inside or any(name.startswith("models/") for name in inside):
+        raise BadWeights(f"{archive.label}: is a torch.export archive, a program, which is not run; {_ADVICE}")
+    found = [name for name in names if name.split("/")[-1] == "data.pkl"]
+    if len(found) != 1:
+        raise BadWeights(f"{archive.label}: holds {len(found)} files data.pkl, expected one; {_ADVICE}")
+    return archive.read(found[0], at_most=_MAX_PICKLE_BYTES)
+
+
+def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
+    """BadWeights, naming them, when the pickle asks for classes or functions beyond those of plain weights.
+
+    several: whether pickles may follow each other, as in files of torch before 1.6; what follows them is tensors.
+    """
+    asked: dict[str, None] = {}
+    stream = io.BytesIO(data)
+    try:
+        # Magic number, protocol, machine, what was saved, keys of the tensors' bytes, which follow.
+        for _ in range(5 if several and data.startswith(_LEGACY) else 1):
+            asked |= dict.fromkeys(_globals_in(stream))
+    except _Unusual as error:
+        raise BadWeights(
+            f"{label}: is a pickle with {error}, which plain weights never need; it was not opened"
+        ) from None
+    except Exception as error:  # pickletools meets anything in a damaged file
+        raise BadWeights(f"{label}: a damaged pickle ({shown(str(error))[:120]}); fetch the file again") from None
+    strangers = [name for name in asked if not _allowed(name)]
+    if strangers:
+        listed = ", ".join(shown(name[:80]) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
+        raise BadWeights(f"{label}: asks for {listed}, which could run code, so it was not opened; {_ADVICE}")
+
+
+class _Unusual(Exception):
+    """Instructions that no writer of weights uses."""
+
+
+def _allowed(name: str) -> bool:
+    module, _, attribute = name.rpartition(" ")
+    return attribute in _ALLOWED.get(module, ())
+
+
+def _globals_in(stream: io.BytesIO) -> Iterator[str]:
+    """ "module attribute" of each global the next pickle of the stream asks for."""
+    strings: list[str] = []  # the latest texts, as STACK_GLOBAL takes two of them
+    memo: dict[int, str] = {}
+    place = 0
+    latest: str | None = None
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name in _REFUSED_OPCODES:
+            raise _Unusual(f"the instruction {name}")
+        if name == "GLOBAL":
+            yield str(argument)
+            latest = None
+        elif name == "STACK_GLOBAL":
+            if len(strings) < 2:
+                raise _Unusual("a class whose name is put together while it is read")
+            yield f"{strings[-2]} {strings[-1]}"
+            latest = None
+        elif (isinstance(argument, str) and "UNICODE" in name) or name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
+            latest = str(argument)
+            strings.append(latest)
+        elif name == "MEMOIZE":
+            if latest is not None:
+                memo[place] = latest
+            place += 1
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            if latest is not None:
+                memo[_whole(argument)] = latest
+            place = max(place, _whole(argument) + 1)
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            latest = memo.get(_whole(argument))
+            if latest is not None:
+                strings.append(latest)
+        elif name not in ("FRAME", "PROTO"):
+            latest = None
+        if len(strings) > 64:
+            del strings[:-8]
+
+
+def _whole(argument: Any) -> int:
+    return int(argument)

@@ -1,0 +1,75 @@
+"""Which architecture a file of weights belongs to, told from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_INDEX = Path(__file__).with_name("index.json")  # written by scripts/index_architectures
+_COUNTERS = ("num_batches_tracked",)
+# Tensors whose shape follows the size of the images: the same network may have others.
+_LOOSE = ("pos_embed", "relative_position", "rel_pos", "attn_mask", "rope", "attn_biases")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an architecture of timm without building it; all without the classifier."""
+
+    name: str
+    digest: str  # of its tensors' names and shapes, but for those that follow the size of the images
+    exact: str  # of all of them
+    family: str  # the module of timm that holds it: "resnet", "vision_transformer"
+    parameters: int
+    macs: int | None  # multiply-adds of one image of `size` pixels
+    size: int
+    fixed: bool  # whether it is built for one image size
+
+
+def digest(shapes: Mapping[str, tuple[int, ...]], *, exact: bool = False) -> str:
+    """16 hexadecimal digits that stand for these names and shapes, whatever their order."""
+    left_out = _COUNTERS if exact else (*_COUNTERS, *_LOOSE)
+    lines = sorted(
+        f"{name}{list(shape)}" for name, shape in shapes.items() if not any(word in name for word in left_out)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@cache
+def index() -> dict[str, Entry]:
+    """All architectures that the index knows, by name."""
+    values = json.loads(_INDEX.read_bytes())["architectures"]
+    return {
+        name: Entry(name, key, exact, family, parameters, macs, size, bool(fixed))
+        for name, (key, exact, family, parameters, macs, size, fixed) in values.items()
+    }
+
+
+def recognised(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Architectures with just these names and shapes, the plainest name first; [] when there is none.
+
+    Several architectures share their tensors and differ in function (padding, activation): all are given. Where none
+    fits in every shape, those that differ in the size of their images alone.
+    """
+    key, exact = digest(shapes), digest(shapes, exact=True)
+    found = [entry for entry in index().values() if entry.digest == key]
+    same = [entry for entry in found if entry.exact == exact]
+    return sorted((entry.name for entry in same or found), key=_plainness)
+
+
+def recognised_without_head(shapes: Mapping[str, tuple[int, ...]], heads: Iterable[str]) -> list[str]:
+    """`recognised`, the tensors of a classification head under one of these beginnings, or some, left out."""
+    for beginnings in ((), *((head,) for head in sorted(heads, key=len, reverse=True)), tuple(heads)):
+        found = recognised(
+            {name: shape for name, shape in shapes.items() if not name.startswith(beginnings)} if beginnings else shapes
+        )
+        if found:
+            return found
+    return []
+
+
+def _plainness(name: str) -> tuple[bool, int, str]:
+    return name.startswith("tf_"), len(name), name

@@ -1,0 +1,180 @@
+"""timm's architectures: built, described, grouped into stages. The only importer of timm."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from timm.models import get_pretrained_cfg
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor, nn
+
+from burnish.backbones.stages import by_layer
+from burnish.errors import BadWeights, RecipeError, UnknownModel, nearest, shown
+from burnish.terms import Preprocess
+
+LIBRARY = "timm"
+VERSION = timm.__version__
+# What a stored architecture may pass to timm, and what each value may be.
+_OPTIONS = {
+    "img_size": lambda value: type(value) is int and 16 <= value <= 4096,
+    "bn_eps": lambda value: type(value) is float and 0 < value < 1,
+    "in_chans": lambda value: value == 3,
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that timm knows of."""
+
+    name: str  # with the tag
+    repository: str  # on the Hugging Face hub, "" for none
+    licence: str
+
+
+def names() -> list[str]:
+    """All architectures."""
+    return timm.list_models()
+
+
+def published_names() -> list[str]:
+    """All names with pretrained weights, with their tags."""
+    return timm.list_models(pretrained=True)
+
+
+def published(name: str) -> Published | None:
+    """The weights of that name, those of its default tag where it has none; None when timm has no such weights."""
+    cfg = get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id:
+        return None
+    full = name if "." in name or not cfg.tag else f"{name}.{cfg.tag}"
+    return Published(full, cfg.hf_hub_id, cfg.license or "unknown")
+
+
+def licence_of(name: str) -> str:
+    """Of the weights that timm has under that name."""
+    cfg = get_pretrained_cfg(name)
+    return (cfg.license if cfg is not None else None) or "unknown"
+
+
+def is_known(name: str) -> bool:
+    """Whether timm's tables hold this name, and its tag where it has one."""
+    arch, _, tag = name.partition(".")
+    if ":" in name or "/" in name or arch not in timm.list_models():
+        return False
+    try:
+        return not tag or get_pretrained_cfg(name, allow_unregistered=False) is not None
+    except RuntimeError:
+        return False
+
+
+def has_fixed_size(name: str) -> bool:
+    """Whether the network is built for one image size (most transformers)."""
+    cfg = get_pretrained_cfg(name)
+    return cfg is not None and bool(cfg.fixed_input_size)
+
+
+def head_prefixes(name: str) -> tuple[str, ...]:
+    """Beginnings of the names of the classification head's weights, as timm's table has them."""
+    cfg = get_pretrained_cfg(name)
+    heads = (cfg.classifier if cfg is not None else None) or ()
+    return tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+
+
+def architecture(name: str, image_size: int | None, **options: Any) -> dict[str, Any]:
+    """The plain description of a headless network; image_size counts only where the network has one size."""
+    kwargs = {**options, **({"img_size": image_size} if image_size is not None and has_fixed_size(name) else {})}
+    return {"library": LIBRARY, "name": name.partition(".")[0], "kwargs": kwargs}
+
+
+def check(name: Any, kwargs: Any) -> None:
+    """UnknownModel unless these select an architecture and its options from the tables."""
+    if not isinstance(name, str) or name not in timm.list_models():
+        close = nearest(str(name), timm.list_models())
+        raise UnknownModel(f"no architecture {shown(str(name))!r} in timm {VERSION} (nearest: {close})")
+    if not isinstance(kwargs, dict) or not set(kwargs) <= set(_OPTIONS):
+        raise UnknownModel(f"the architecture has options other than {', '.join(sorted(_OPTIONS))}")
+    for key, value in kwargs.items():
+        if not _OPTIONS[key](value):
+            limits = ", expected 16 to 4096 pixels" if key == "img_size" else ""
+            raise UnknownModel(f"the architecture's {key} is {shown(repr(value))[:80]}{limits}")
+
+
+def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Module:
+    """The headless module in eval mode, its weights drawn from the global generator."""
+    options = {**kwargs, **({"drop_path_rate": drop_path} if drop_path else {})}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+    except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+        size = f" for images of {kwargs['img_size']} pixels" if "img_size" in kwargs else ""
+        raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
+
+
+def preprocess_of(name: str, config: dict[str, Any], image_size: int | None) -> Preprocess:
+    """timm's data settings for a name; those of a config.json beside the file take precedence."""
+    cfg = get_pretrained_cfg(name)
+    values = resolve_data_config({}, pretrained_cfg=cfg.to_dict() if cfg is not None else {})
+    stored = config.get("pretrained_cfg", config)
+    if isinstance(stored, dict):
+        values |= {key: stored[key] for key in values if stored.get(key) is not None}
+    try:
+        channels, height, width = values["input_size"]
+        if (channels, height) != (3, width) or values["crop_mode"] not in ("center", "squash"):
+            raise UnknownModel(f"{name}: expects images of another shape than square RGB, which burnish cannot give it")
+        return Preprocess(
+            size=image_size or height,
+            crop=min(1.0, float(values["crop_pct"])),  # three volo models say 1.15, which would pad
+            interpolation=values["interpolation"],
+            mean=_three(values["mean"]),
+            std=_three(values["std"]),
+            fit="squash" if values["crop_mode"] == "squash" else "crop",
+        )
+    except (RecipeError, TypeError, ValueError) as error:
+        where = f"{name}: the config.json beside the file" if config else name
+        raise BadWeights(f"{shown(where)}: its image settings cannot be used ({shown(str(error))})") from None
+
+
+def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights after timm's own conversion for this architecture; as they are where there is none or it fails.
+
+    It brings older layouts to today's names, and position embeddings to another number of patches.
+    """
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        with torch.no_grad():
+            return convert(dict(state), module)
+    except Exception:  # made for files it knows; this is another one, and the plain comparison says so better
+        return state
+
+
+def groups_of(module: nn.Module, names: list[str]) -> list[list[str]]:
+    """timm's coarse layer groups, by name; one a top-level layer where timm has none."""
+    try:
+        matcher = module.group_matcher(coarse=True)  # type: ignore[operator]
+        grouped = group_with_matcher(((name, name) for name in names), matcher)
+        groups = [list(members) for _, members in sorted(grouped.items())]
+    except (AttributeError, AssertionError, NotImplementedError, TypeError):
+        groups = by_layer(names)
+    if Counter(name for group in groups for name in group) != Counter(names):
+        return [names]
+    return groups
+
+
+def told_widths(module: nn.Module, width: int) -> set[int]:
+    """What timm says the features' width is."""
+    return {getattr(module, attribute, width) for attribute in ("head_hidden_size", "num_features")}
+
+
+def _three(values: Any) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("mean and std must be finite")
+    return numbers

@@ -1,0 +1,204 @@
+"""torchvision's names of weights in timm's words. ResNets and DenseNets have the same names in both."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+def translated(state: Mapping[str, Tensor]) -> tuple[State, dict[str, float]] | None:
+    """The weights under timm's names with the options the network then needs; None when they are not torchvision's.
+
+    Vision transformers, EfficientNets (V1 and V2), MobileNets (V2 and V3), ConvNeXt, VGG, and DenseNets of before 2018.
+    """
+    for recognises, translate in _FAMILIES:
+        if recognises(state):
+            try:
+                return translate(dict(state))
+            except (KeyError, IndexError, ValueError, RuntimeError):
+                return None  # looked like it, and is something else
+    return None
+
+
+def _renamed(state: State, rules: list[tuple[str, str]]) -> State:
+    found: State = {}
+    for name, tensor in state.items():
+        for pattern, new in rules:
+            if re.match(pattern, name):
+                found[re.sub(pattern, new, name)] = tensor
+                break
+        else:
+            found[name] = tensor
+    return found
+
+
+def _vit(state: State) -> tuple[State, dict[str, float]]:
+    rules = [
+        (r"conv_proj\.", "patch_embed.proj."),
+        (r"class_token$", "cls_token"),
+        (r"encoder\.pos_embedding$", "pos_embed"),
+        (r"encoder\.ln\.", "norm."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.ln_1\.", r"blocks.\1.norm1."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.ln_2\.", r"blocks.\1.norm2."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+        (r"heads\.head\.", "head."),
+    ]
+    return _renamed(state, rules), {}
+
+
+def _densenet(state: State) -> tuple[State, dict[str, float]]:
+    return _renamed(state, [(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)$", r"\1\2")]), {}
+
+
+def _efficientnet(state: State) -> tuple[State, dict[str, float]]:
+    """features.S.B.block.N.M: convolution and norm in turn, with squeeze and excitation where `fc1` is."""
+    found: State = {}
+    last = max(int(name.split(".")[1]) for name in state if name.startswith("features."))
+    members: dict[tuple[str, str], set[int]] = {}
+    for name in state:
+        if parts := re.match(r"features\.(\d+)\.(\d+)\.block\.(\d+)\.", name):
+            members.setdefault((parts[1], parts[2]), set()).add(int(parts[3]))
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "classifier":
+            found[f"classifier.{parts[-1]}"] = tensor
+        elif parts[1] in ("0", str(last)):
+            stem = parts[1] == "0"
+            layer = (("conv_stem", "bn1") if stem else ("conv_head", "bn2"))[int(parts[2])]
+            found[f"{layer}.{parts[-1]}"] = tensor
+        else:
+            stage, block, number = int(parts[1]) - 1, parts[2], int(parts[4])
+            count = len(members[parts[1], parts[2]])
+            squeezes = any(f"features.{parts[1]}.{block}.block.{place}.fc1.weight" in state for place in range(count))
+            layer = _layer_of_block(number, count, squeezes, parts[5:])
+            found[f"blocks.{stage}.{block}.{layer}.{parts[-1]}"] = tensor
+    wide = any(name.startswith("features.1.0.block.0.0.") and state[name].shape[2:] == (3, 3) and state[name].shape[1] > 1
+               for name in state if state[name].ndim == 4)  # fmt: skip
+    stem = state["features.0.0.weight"].shape[0]
+    # B5 to B7 (stems of 48 and more) and all of V2 were trained with another epsilon.
+    return found, {"bn_eps": 1e-3} if wide or stem >= 48 else {}
+
+
+def _layer_of_block(number: int, count: int, squeezes: bool, rest: list[str]) -> str:
+    """timm's name of one layer in an EfficientNet block."""
+    if squeezes and rest[0] in ("fc1", "fc2"):
+        return f"se.{'conv_reduce' if rest[0] == 'fc1' else 'conv_expand'}"
+    norm = rest[0] == "1"
+    if squeezes:
+        if count == 3:  # depthwise, squeeze, project
+            return (("conv_dw", "bn1"), ("", ""), ("conv_pw", "bn2"))[number][norm]
+        return (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("", ""), ("conv_pwl", "bn3"))[number][norm]
+    if count == 1:
+        return ("conv", "bn1")[norm]
+    return (("conv_exp", "bn1"), ("conv_pwl", "bn2"))[number][norm]
+
+
+def _mobilenet_v2(state: State) -> tuple[State, dict[str, float]]:
+    repeats = (1, 2, 3, 4, 3, 3, 1)
+    places = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]
+    found: State = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "classifier":
+            found[f"classifier.{parts[-1]}"] = tensor
+        elif parts[1] in ("0", "18"):
+            layer = (("conv_stem", "bn1") if parts[1] == "0" else ("conv_head", "bn2"))[int(parts[2])]
+            found[f"{layer}.{parts[-1]}"] = tensor
+        else:
+            stage, block = places[int(parts[1]) - 1]
+            inner = ".".join(parts[3:-1])
+            first = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+            rest = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+            found[f"blocks.{stage}.{block}.{(first if stage == 0 else rest)[inner]}.{parts[-1]}"] = tensor
+    return found, {}
+
+
+def _mobilenet_v3(state: State) -> tuple[State, dict[str, float]]:
+    last = max(int(name.split(".")[1]) for name in state if name.startswith("features."))
+    repeats = (1, 2, 3, 4, 2, 3) if last == 16 else (1, 2, 3, 2, 3)
+    places = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]
+    members = Counter(
+        parts[1] for parts in {tuple(n.split(".")[:4]) for n in state if ".block." in n} if parts[2] == "block"
+    )
+    found: State = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "classifier":
+            layer = "conv_head" if parts[1] == "0" else "classifier"
+            whole = tensor[:, :, None, None] if layer == "conv_head" and tensor.ndim == 2 else tensor
+            found[f"{layer}.{parts[-1]}"] = whole
+        elif parts[1] == "0":
+            found[f"{('conv_stem', 'bn1')[int(parts[2])]}.{parts[-1]}"] = tensor
+        elif parts[1] == str(last):
+            found[f"blocks.{len(repeats)}.0.{('conv', 'bn1')[int(parts[2])]}.{parts[-1]}"] = tensor
+        else:
+            stage, block = places[int(parts[1]) - 1]
+            number, count, rest = int(parts[3]), members[parts[1]], parts[4:]
+            squeezes = any(f"features.{parts[1]}.block.{place}.fc1.weight" in state for place in range(count))
+            if squeezes and rest[0] in ("fc1", "fc2"):
+                layer = f"se.{'conv_reduce' if rest[0] == 'fc1' else 'conv_expand'}"
+            else:
+                order = [place for place in range(count) if f"features.{parts[1]}.block.{place}.0.weight" in state]
+                layers = (
+                    (("conv_dw", "bn1"), ("conv_pw", "bn2"))
+                    if len(order) == 2
+                    else (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
+                )
+                layer = layers[order.index(number)][int(rest[0])]
+            found[f"blocks.{stage}.{block}.{layer}.{parts[-1]}"] = tensor
+    return found, {"bn_eps": 1e-3}
+
+
+def _convnext(state: State) -> tuple[State, dict[str, float]]:
+    found: State = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "classifier":
+            found[f"head.{'norm' if parts[1] == '0' else 'fc'}.{parts[-1]}"] = tensor
+        elif parts[1] == "0":
+            found[f"stem.{parts[2]}.{parts[-1]}"] = tensor
+        elif int(parts[1]) % 2 == 0:
+            found[f"stages.{int(parts[1]) // 2}.downsample.{parts[2]}.{parts[-1]}"] = tensor
+        else:
+            stage = (int(parts[1]) - 1) // 2
+            inner = {"block.0": "conv_dw", "block.2": "norm", "block.3": "mlp.fc1", "block.5": "mlp.fc2"}
+            if parts[3] == "layer_scale":
+                found[f"stages.{stage}.blocks.{parts[2]}.gamma"] = tensor.reshape(-1)
+            else:
+                found[f"stages.{stage}.blocks.{parts[2]}.{inner['.'.join(parts[3:5])]}.{parts[-1]}"] = tensor
+    return found, {}
+
+
+def _vgg(state: State) -> tuple[State, dict[str, float]]:
+    """The two hidden layers of the classifier are convolutions in timm: 7 × 7 over the last map, then 1 × 1."""
+    found: State = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "classifier":
+            layer = {"0": "pre_logits.fc1", "3": "pre_logits.fc2", "6": "head.fc"}[parts[1]]
+            if tensor.ndim == 2 and parts[1] != "6":
+                side = 7 if parts[1] == "0" else 1
+                tensor = tensor.reshape(len(tensor), -1, side, side)
+            found[f"{layer}.{parts[-1]}"] = tensor
+        else:
+            found[name] = tensor
+    return found, {}
+
+
+_FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], tuple[State, dict[str, float]]]]] = [
+    (lambda state: "encoder.pos_embedding" in state and "conv_proj.weight" in state, _vit),
+    (lambda state: any(re.match(r"features\.denseblock1\.denselayer1\.norm\.1\.", name) for name in state), _densenet),
+    (lambda state: "features.1.0.block.0.0.weight" in state and "features.0.1.running_mean" in state, _efficientnet),
+    (lambda state: "features.1.conv.0.0.weight" in state and "features.18.0.weight" in state, _mobilenet_v2),
+    (lambda state: "features.1.block.0.0.weight" in state and "features.0.1.running_mean" in state, _mobilenet_v3),
+    (lambda state: "features.1.0.layer_scale" in state, _convnext),
+    (lambda state: {"features.0.weight", "classifier.0.weight", "classifier.6.weight"} <= set(state), _vgg),
+]
