@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from burnish.backbones import zoo
+from burnish.backbones.anatomy import Anatomy
+from burnish.backbones.anatomy import anatomy as taken_apart
 from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
 from burnish.compare import run_compare
@@ -20,7 +22,7 @@ from burnish.data.sources import open_source
 from burnish.data.store import PixelStore
 from burnish.disk import cache_folder, plain_disk_errors, write_whole
 from burnish.errors import NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
-from burnish.job import Facilities, accelerated, finish, run_job
+from burnish.job import Facilities, accelerated, backbone_for, finish, run_job
 from burnish.measure.scores import Scores, score
 from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
@@ -329,6 +331,15 @@ def write_predictions(path: Path, predictions: Iterable[Prediction], *, top: int
 def models(query: str = "") -> list[ModelRow]:
     """Pretrained networks whose name holds `query`; UnknownModel with the nearest names when there is none."""
     return zoo.models(query)
+
+
+def anatomy(model: str, **settings: Any) -> Anatomy:
+    """The stages of a network, their widths, weights and cost, and its blocks.
+
+    settings: of the network alone, as for `fit`: arch, preprocess, image_size, pool, depth, remove, insert.
+    """
+    recipe = recipe_from({"model": model, **settings})
+    return taken_apart(backbone_for(recipe))
 
 
 def methods(name: str | None = None) -> list[Method]:

@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 _DEFAULT = Recipe()
 _TRAINING = "How it trains"
+_SURGERY = "How the network is changed (names: burnish models NAME --stages)"
 _DATA = "Class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or: demo"
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.")]
@@ -72,6 +73,24 @@ def fit(
     freeze: Annotated[
         str, typer.Option(help="Leading stages that stay as they are, or auto: as the clock asks")
     ] = "auto",
+    head: Annotated[
+        str, typer.Option(help="On the features: linear, mlp:512, cosine", rich_help_panel=_SURGERY)
+    ] = _DEFAULT.head,
+    pool: Annotated[
+        str, typer.Option(help="From maps to features: avg, max, avgmax, catavgmax, token", rich_help_panel=_SURGERY)
+    ] = _DEFAULT.pool,
+    depth: Annotated[
+        str, typer.Option(help="Blocks to keep of each group, e.g. 2,2,4,1", rich_help_panel=_SURGERY)
+    ] = _DEFAULT.depth,
+    remove: Annotated[
+        str, typer.Option(help="Layers to take out, by name pattern, with commas", rich_help_panel=_SURGERY)
+    ] = _DEFAULT.remove,
+    insert: Annotated[
+        str,
+        typer.Option(
+            help="PATTERN=LAYER, e.g. layer3=dropout:0.1; also conv:3, batchnorm, …", rich_help_panel=_SURGERY
+        ),
+    ] = _DEFAULT.insert,
     taps: Annotated[str, typer.Option(help="Heads see all depths of the network: on, off, or auto")] = _DEFAULT.taps,
     stage_decay: Annotated[
         float, typer.Option(help="Each earlier stage learns at this fraction")
@@ -135,6 +154,11 @@ def fit(
         "batch_size": _number_or_auto(batch_size, int),
         "learning_rate": _number_or_auto(learning_rate, float),
         "freeze": _number_or_auto(freeze, int),
+        "pool": pool,
+        "depth": depth,
+        "remove": remove,
+        "insert": insert,
+        "head": head,
         "taps": taps,
         "augment": augment,
         "mixup": mixup,
@@ -296,13 +320,24 @@ def report(run: Run) -> None:
 
 @app.command()
 def models(
-    query: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'resnet*'.")] = "",
+    query: Annotated[
+        str, typer.Argument(help="Part of a name or a family, a pattern such as 'resnet*', or with --stages a model")
+    ] = "",
+    stages: Annotated[bool, typer.Option("--stages", help="Show the stages and blocks of this one model.")] = False,
+    arch: Annotated[str, typer.Option(help="With --stages: of a file that does not say it")] = _DEFAULT.arch,
+    preprocess: Annotated[str, typer.Option(help="With --stages: of a Keras file")] = _DEFAULT.preprocess,
+    image_size: Annotated[str, typer.Option(help="With --stages: pixels")] = "auto",
     json_: Json = False,
 ) -> None:
-    """List pretrained networks and where their weights are."""
+    """List pretrained networks and where their weights are, or the stages of one."""
     from burnish import api
-    from burnish.screen import print_models
+    from burnish.screen import print_anatomy, print_models
 
+    if stages:
+        size = _number_or_auto(image_size, int)
+        found = api.anatomy(query or _DEFAULT.model, arch=arch, preprocess=preprocess, image_size=size)
+        _print_json(found.to_json()) if json_ else print_anatomy(found)
+        return
     rows = api.models(query)
     if json_:
         from dataclasses import asdict

@@ -83,6 +83,7 @@ def facts_of(
             "licence": backbone.licence,
             "sha256": backbone.sha256,
             "source": backbone.source,
+            "loading": list(backbone.notes),
             "width": backbone.width,
             "parameters": sum(parameter.numel() for parameter in kept.classifier.parameters()),
             "preprocess": kept.preprocess.to_json(),

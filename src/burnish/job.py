@@ -20,12 +20,13 @@ from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import Rates
-from burnish.choose.survey import survey
+from burnish.choose.survey import sample_views, survey
 from burnish.choose.trials import Trials, race, search
 from burnish.choose.tuning import Tuned, Tuning, start_head
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.split import make_splits, write_splits
 from burnish.data.store import PixelStore
+from burnish.data.views import normalised
 from burnish.errors import RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
 from burnish.journal import Journal
@@ -212,7 +213,10 @@ def bench_for(
         return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store)
 
     if recipe.model != "auto":
-        return bench(backbone_for(recipe), recipe), []
+        backbone = backbone_for(recipe)
+        for note in backbone.notes:
+            watcher.say(f"{recipe.model}: {note}")
+        return bench(backbone, recipe), what_changed(backbone, catalog, splits, watcher)
     if known is not None:
         recipe = replace(recipe, model=known[0]["model"])
         return bench(backbone_for(recipe), recipe), [Decision(**known[0]["decision"])]
@@ -228,6 +232,24 @@ def bench_for(
     ledger.write()
     watcher.say(f"{decision.what}, {decision.why}")
     return bench(picked, replace(recipe, model=name)), [decision]
+
+
+def what_changed(backbone: Backbone, catalog: Catalog, splits: Splits, watcher: Watcher) -> list[Decision]:
+    """How far layers that were taken out or put in moved the features of some training images."""
+    if backbone.uncut is None:
+        return []
+    views, _ = sample_views(catalog, splits.train, backbone.preprocess)
+    images = normalised(views, backbone.preprocess)
+    with torch.inference_mode():
+        before, after = backbone.uncut(images), backbone.module(images)
+    alike = torch.cosine_similarity(before, after).mean().item()
+    counts = [sum(one.numel() for one in module.parameters()) / 1e6 for module in (backbone.uncut, backbone.module)]
+    why = (
+        f"features of {len(images)} training images have a cosine similarity of {alike:.3f} with those before "
+        f"(1: nothing changed); {counts[0]:.2f} to {counts[1]:.2f} million parameters"
+    )
+    watcher.say(f"network changed: {why}")
+    return [Decision("network changed", why, {"cosine_similarity": alike, "parameters_millions": counts[1]})]
 
 
 def tried_out(
@@ -261,7 +283,7 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
 
 def blank_tunable(method: Method, bench: Bench, recipe: Recipe, *, classes: int) -> Tunable:
     """The method on the bench's network with a head of zeros; RecipeError where it does not fit."""
-    blank = Head(np.zeros((classes, bench.backbone.width), np.float32), np.zeros(classes, np.float32))
+    blank = Head(np.zeros((classes, bench.backbone.width), np.float32), np.zeros(classes, np.float32), recipe.head)
     return method.prepare(bench.backbone, blank, recipe)
 
 
@@ -272,7 +294,7 @@ def settle_plan(
     known = ledger.get("plan")
     if known is not None:
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
-        head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy()) if known[1] else None
+        head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy(), recipe.head) if known[1] else None
         return made, replace(bench, recipe=recipe), head, [Decision(**told) for told in known[0]["tried"]]
     rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
 
@@ -359,6 +381,10 @@ def backbone_for(recipe: Recipe) -> Backbone:
         "drop_path": recipe.drop_path,
         "arch": None if recipe.arch == "auto" else recipe.arch,
         "preprocess": None if recipe.preprocess == "auto" else recipe.preprocess,
+        "pool": recipe.pool,
+        "depth": recipe.depth,
+        "remove": recipe.remove,
+        "insert": recipe.insert,
     }
     backbone = load_backbone(recipe.model, **settings)
     if backbone.one_size and recipe.image_size not in ("auto", backbone.preprocess.size):

@@ -36,6 +36,11 @@ class Recipe:
     freeze: int | Auto = (
         "auto"  # leading stages that stay as they are (see `burnish models`); "auto": as the clock asks
     )
+    pool: str = "auto"  # what makes features of maps: "avg", "max", "avgmax", "catavgmax", "token"; "auto": as it was
+    depth: str = "auto"  # blocks to keep of each group, such as "2,2,4,1"; the last of a group go
+    remove: str = ""  # patterns of names of layers to take out, with commas
+    insert: str = ""  # PATTERN=LAYER with commas: a new layer after each that matches
+    head: str = "linear"  # on the features: "linear", "mlp:512" (a hidden layer of 512 units), "cosine"
     taps: Literal["auto", "on", "off"] = "auto"  # heads see all depths of the network; "auto": cross-validation decides
     stage_decay: float = 0.75  # each earlier stage learns at this fraction of the next one's rate
     weight_decay: float = 0.05
@@ -127,6 +132,14 @@ class _Check:
         return None if fine else f"{self.field} is {shown(repr(value))}, expected {self.expected}"
 
 
+def _is_head(value: Any) -> bool:
+    return value in ("linear", "cosine") or (isinstance(value, str) and bool(re.fullmatch(r"mlp:[1-9]\d{0,4}", value)))
+
+
+def _is_depth(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, str) and bool(re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", value)))
+
+
 def _whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
@@ -151,6 +164,11 @@ _CHECKS = (
         '"auto", "race" or a number above 0 and at most 1',
     ),
     _Check("freeze", lambda v: v == "auto" or _whole(v, 0, 1000), '"auto" or a whole number of stages from 0'),
+    _Check("pool", lambda v: isinstance(v, str) and v != "", '"auto", "avg", "max", "avgmax", "catavgmax" or "token"'),
+    _Check("depth", _is_depth, '"auto" or whole numbers with commas, such as "2,2,4,1"'),
+    _Check("remove", lambda v: isinstance(v, str), "patterns of layers' names, with commas"),
+    _Check("insert", lambda v: isinstance(v, str), "PATTERN=LAYER, with commas"),
+    _Check("head", _is_head, '"linear", "mlp:512" (or another width) or "cosine"'),
     _Check("taps", lambda v: v in ("auto", "on", "off"), '"auto", "on" or "off"'),
     _Check("stage_decay", lambda v: _real(v) and 0 < v <= 1, "a number above 0 and at most 1"),
     _Check("weight_decay", lambda v: _real(v) and 0 <= v < 1, "a number from 0 and below 1"),

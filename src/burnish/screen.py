@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -20,6 +20,7 @@ from burnish.runtime import Clock, Nobody, Watcher
 
 if TYPE_CHECKING:
     from burnish.api import Evaluation, Result
+    from burnish.backbones.anatomy import Anatomy
     from burnish.backbones.zoo import ModelRow
     from burnish.doctor import Finding
     from burnish.measure.intervals import Interval
@@ -185,17 +186,58 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
     return unreadable
 
 
+_Columns = tuple[tuple[str, Literal["left", "right"]], ...]
+
+
 def print_models(rows: Sequence[ModelRow], query: str) -> None:
-    """A table of models; the first hundred when there is no query."""
+    """A table of models; the first forty when there is no query."""
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for title in ("model", "weights", "licence"):
-        table.add_column(title, no_wrap=title != "model", overflow="fold")
+    columns: _Columns = (("model", "left"), ("M par.", "right"), ("GMACs", "right"), ("px", "right"), ("weights", "left"), ("licence", "left"))  # fmt: skip
+    for title, justify in columns:
+        table.add_column(title, justify=justify, no_wrap=title not in ("model", "weights"), overflow="fold")
     most = 40 if not query else 400
     for row in rows[:most]:
-        table.add_row(Text(shown(row.name)), row.where, Text(row.licence))
+        parameters = "" if row.parameters is None else _millions(row.parameters)
+        macs = "" if row.macs is None else f"{row.macs / 1e9:.2f}"
+        table.add_row(Text(shown(row.name)), parameters, macs, str(row.size or ""), row.where, Text(row.licence))
     Console(highlight=False).print(table)
     if len(rows) > most:
         print(f"… and {len(rows) - most} more; narrow it down: burnish models 'resnet*'")
+    if query:
+        print("stages of one: burnish models NAME --stages; as JSON with families: --json")
+
+
+def print_anatomy(found: Anatomy) -> None:
+    """The stages of a network, a line each, and its blocks."""
+    sizes = "only" if found.one_size else "and others"
+    print(
+        f"{shown(found.name)}  {_millions(found.parameters)} M parameters without the head, {found.macs / 1e9:.2f} GMACs"
+    )
+    print(f"images of {found.size} px ({sizes}) to {found.width} features; from {shown(found.source)}")
+    for note in found.notes:
+        print(textwrap.fill(note, _WIDTH, subsequent_indent="  "))
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    columns: _Columns = (("", "right"), ("stage", "left"), ("output", "left"), ("M par.", "right"), ("GMACs", "right"), ("blocks", "left"))  # fmt: skip
+    for title, justify in columns:
+        table.add_column(title, justify=justify, overflow="fold")
+    for row in found.stages:
+        blocks = row.blocks if len(row.blocks) < 3 else (row.blocks[0], "…", row.blocks[-1])
+        table.add_row(
+            str(row.number),
+            Text(shown(row.name)),
+            " × ".join(map(str, row.output)),
+            _millions(row.parameters),
+            f"{row.macs / 1e9:.3f}",
+            Text(shown(" ".join(blocks))),
+        )
+    Console(highlight=False).print(table)
+    print(f"--freeze N keeps the first N stages; --depth {found.depth or '(no blocks)'} is all blocks")
+    names = ", ".join(found.removable[:8]) + (", …" if len(found.removable) > 8 else "")
+    print(textwrap.fill(f"--remove takes out, for example: {names or 'no block'}", _WIDTH, subsequent_indent="  "))
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f}" if count >= 1e6 else f"{count / 1e6:.2f}"
 
 
 def print_methods(found: Sequence[Method], *, full: bool) -> None:

@@ -41,8 +41,8 @@ LIBRARIES = {
 
 def architecture_for_bundle(backbone: Backbone) -> dict[str, Any]:
     """What `rebuild` needs to build the backbone's module again, as plain JSON values."""
-    changes = {"changes": list(backbone.changes)} if backbone.changes else {}
-    return {**backbone.architecture, **changes}
+    changes = [*backbone.architecture.get("changes", []), *backbone.changes]
+    return {**backbone.architecture, **({"changes": changes} if changes else {})}
 
 
 def check_architecture(architecture: Any) -> None:
@@ -58,14 +58,15 @@ def check_architecture(architecture: Any) -> None:
 
 
 def built(architecture: dict[str, Any], *, seed: int = 0, drop_path: float = 0.0) -> nn.Module:
-    """The plain headless module of a description, changes left out; random weights drawn from `seed`, eval mode.
+    """The headless module of a description, its changes made; random weights drawn from `seed`, eval mode.
 
     The global generators are left as they were.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
         library = LIBRARIES[architecture["library"]]
-        return library.build(architecture["name"], architecture["kwargs"], drop_path=drop_path)
+        module = library.build(architecture["name"], architecture["kwargs"], drop_path=drop_path)
+        return changed(module, architecture.get("changes", []))
 
 
 def rebuild(
@@ -77,7 +78,8 @@ def rebuild(
     when its changes do not fit the network, or do not give features of this width.
     """
     check_architecture(architecture)
-    module, changes = built(architecture, seed=seed, drop_path=drop_path), architecture.get("changes", [])
+    changes, plain = architecture.get("changes", []), {**architecture, "changes": []}
+    module = built(plain, seed=seed, drop_path=drop_path)
     if not changes:
         return module
     example = example_for(

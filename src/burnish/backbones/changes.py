@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import adapters, taps
+from burnish.backbones import adapters, surgery, taps
 from burnish.errors import ModelError, UnknownModel, nearest, shown
 
 _MOST_LAYERS = 4096
@@ -60,6 +60,11 @@ KINDS: dict[str, _Kind] = {
             "tokens": lambda value: type(value) is int and 1 <= value <= 4096,
         },
     ),
+    surgery.DROP: _Kind(surgery.without_layers, {"layers": _names}),
+    surgery.INSERT: _Kind(
+        surgery.with_layers,
+        {"layers": _names, "channels": _numbers(1, 3), "widths": _numbers(1, 65_536), "layer": surgery.is_layer},
+    ),
 }
 
 
@@ -82,6 +87,8 @@ def check_changes(changes: Any) -> None:
             )
         if len(set(change["layers"])) != len(change["layers"]):
             raise UnknownModel(f"the change {kind!r} names a layer twice")
+        if kind == surgery.INSERT and sum(49 * width**2 for width in change["widths"]) > _MOST_NUMBERS:
+            raise UnknownModel(f"the change {kind!r} would add more than a gigabyte of weights")
         if sum(change.get("widths", [])) * (2 * change.get("bottleneck", 0) + change.get("tokens", 0)) > _MOST_NUMBERS:
             raise UnknownModel(f"the change {kind!r} would add more than a gigabyte of weights")
         lengths = {len(value) for value in change.values() if isinstance(value, list)}

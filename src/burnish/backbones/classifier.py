@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from burnish.backbones import head as heads
 from burnish.backbones.spec import Backbone
 
 
@@ -16,21 +17,19 @@ class Classifier(nn.Module):
     The state dict has the backbone's own names under "trunk." and the head's under "head.".
     """
 
-    def __init__(self, trunk: nn.Module, width: int, classes: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, trunk: nn.Module, width: int, classes: int, *, head: str = heads.LINEAR, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, classes, device="meta")  # not drawn: no global generator is used (P7)
-        self.head.weight = nn.Parameter(torch.zeros(classes, width))
-        self.head.bias = nn.Parameter(torch.zeros(classes))
+        self.head = heads.made(head, width, classes)
+        self.form, self.classes = head, classes
 
     @classmethod
-    def over(cls, backbone: Backbone, classes: int) -> Classifier:
+    def over(cls, backbone: Backbone, classes: int, head: str = heads.LINEAR) -> Classifier:
         """A classifier on a copy of the backbone, which stays as it is; in eval mode, the head zero."""
-        classifier = cls(copy.deepcopy(backbone.module), backbone.width, classes)
-        nn.init.zeros_(classifier.head.weight)
-        nn.init.zeros_(classifier.head.bias)
-        return classifier.eval()
+        return cls(copy.deepcopy(backbone.module), backbone.width, classes, head=head).eval()
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Pooled features [b d] of images [b 3 s s]."""

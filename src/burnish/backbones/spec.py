@@ -35,6 +35,7 @@ class Backbone:
     one_size: bool = False  # whether it takes images of preprocess.size alone, as most transformers do
     changes: tuple[dict[str, Any], ...] = ()  # what was done to the architecture, as `backbones.changes` reads it
     plain: Backbone | None = None  # the network before these changes; they share its weights
+    uncut: nn.Module | None = None  # the network before layers were taken out or put in
     notes: tuple[str, ...] = ()  # how loading went, a clause each, for the onlooker
 
     def blank(self) -> Tensor:

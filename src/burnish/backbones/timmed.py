@@ -21,10 +21,12 @@ from burnish.terms import Preprocess
 
 LIBRARY = "timm"
 VERSION = timm.__version__
+POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map", "fast")
 # What a stored architecture may pass to timm, and what each value may be.
 _OPTIONS = {
     "img_size": lambda value: type(value) is int and 16 <= value <= 4096,
     "bn_eps": lambda value: type(value) is float and 0 < value < 1,
+    "global_pool": lambda value: value in POOLS,
     "in_chans": lambda value: value == 3,
 }
 

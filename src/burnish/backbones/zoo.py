@@ -34,6 +34,7 @@ from burnish.backbones.architectures import (
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.spec import Backbone
 from burnish.backbones.stages import stages_of, steps_of
+from burnish.backbones.surgery import operated
 from burnish.backbones.torchvision_names import translated
 from burnish.errors import BadWeights, ModelError, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess
@@ -94,17 +95,26 @@ def load_backbone(
     drop_path: float = 0.0,
     arch: str | None = None,
     preprocess: str | None = None,
+    pool: str = "auto",
+    depth: str = "auto",
+    remove: str = "",
+    insert: str = "",
 ) -> Backbone:
     """The headless network of that name, in eval mode on the CPU, with all that must travel with it.
 
     image_size: side in pixels of the images it shall see, None for the one it was trained with. seed: of random
     weights only. drop_path: fraction of the last residual branch that is dropped in training. arch: the architecture of a
-    file that does not say it. preprocess: how a Keras file's images were prepared, such as keras:resnet50.
+    file that does not say it. preprocess: how a Keras file's images were prepared, such as keras:resnet50. pool: what
+    makes features of maps. depth, remove, insert: blocks and layers taken out or put in, see `surgery.operated`.
     Raises UnknownModel (nearest names), WeightsUnreachable (how to bring them), BadWeights.
     Every global random generator is left as it was.
     """
     backbone = _loaded(name, pretrained, image_size, seed, arch, preprocess)
-    return _dropping(backbone, drop_path) if drop_path else backbone
+    if pool != "auto":
+        backbone = _pooling(backbone, pool)
+    if drop_path:
+        backbone = _dropping(backbone, drop_path)
+    return operated(backbone, depth=depth, remove=remove, insert=insert)
 
 
 def _loaded(
@@ -406,6 +416,28 @@ def _dropping(backbone: Backbone, drop_path: float) -> Backbone:
     return replace(backbone, module=module)
 
 
+def _pooling(backbone: Backbone, pool: str) -> Backbone:
+    """The same weights with another way from maps, or tokens, to features."""
+    description, library = backbone.architecture, backbone.architecture["library"]
+    if library == keras.LIBRARY:
+        return keras.pooling(backbone, pool)
+    if library != timmed.LIBRARY or pool not in timmed.POOLS:
+        known = timmed.POOLS if library == timmed.LIBRARY else ("avg",)
+        raise RecipeError(f"pool is {shown(pool)!r}, expected one of {', '.join(known)} for {backbone.name}")
+    description = {**description, "kwargs": {**description["kwargs"], "global_pool": pool}}
+    try:
+        module = built(description)
+        own = backbone.module.state_dict()
+        # A transformer normalises before it picks a token, and after it averages them.
+        spelled = {name: name.replace("fc_norm.", "norm.") for name in module.state_dict() if name not in own}
+        spelled |= {name: name.replace("norm.", "fc_norm.") for name in spelled if spelled[name] not in own}
+        module.load_state_dict({name: own[spelled.get(name, name)] for name in module.state_dict()})
+        found = _assembled(backbone.name, module, backbone.preprocess, description, source=backbone.source)
+    except (ModelError, KeyError, RuntimeError, AssertionError, ValueError) as error:
+        raise RecipeError(f"pool {pool} does not suit {backbone.name} ({shown(str(error))[:120]})") from None
+    return replace(found, sha256=backbone.sha256, licence=backbone.licence, notes=backbone.notes)
+
+
 def _assembled(
     name: str,
     module: nn.Module,
@@ -420,7 +452,7 @@ def _assembled(
     one_size = ours and timmed.has_fixed_size(name)
     example = example_for(module, preprocess.size, fixed=one_size)
     steps, width = steps_of(module, example)
-    if ours and width not in (told := timmed.told_widths(module, width)):
+    if ours and "global_pool" not in description["kwargs"] and width not in (told := timmed.told_widths(module, width)):
         raise ModelError(f"{name}: gives {width} features, timm says {sorted(told)}; please report it")
     groups = LIBRARIES[description["library"]].groups_of(module, list(module.state_dict()))
     stages = stages_of(module, groups, steps)

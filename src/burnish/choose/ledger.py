@@ -113,13 +113,14 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
         for change in own["changes"]:
             base = tapped_as(base, change, tensors[f"{key}/scale"])
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        head = Head(arrays[f"{key}/head.weight"], arrays[f"{key}/head.bias"])
+        how = HeadKind(**own["how"])
+        head = Head(arrays[f"{key}/head.weight"], arrays[f"{key}/head.bias"], how.form)
         return Probed(
             name=own["name"],
             backbone=base,
             preprocess=Preprocess.from_json(own["preprocess"]),
-            choice=HeadChoice(head, HeadKind(**own["how"]), right=arrays[f"{key}/right"], **own["choice"]),
-            train_head=Head(arrays[f"{key}/train_head.weight"], arrays[f"{key}/train_head.bias"]),
+            choice=HeadChoice(head, how, right=arrays[f"{key}/right"], **own["choice"]),
+            train_head=Head(arrays[f"{key}/train_head.weight"], arrays[f"{key}/train_head.bias"], how.form),
             val_right=arrays[f"{key}/val_right"],
             val_logits=arrays[f"{key}/val_logits"],
         )

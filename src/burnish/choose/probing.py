@@ -77,7 +77,12 @@ def _headed(
     """The best head on these features [n d] of the fitting images; until: seconds on the clock, for the search of it."""
     labels, classes = material.labels, len(material.catalog.classes)
     choice = choose_head(
-        features, labels, classes=classes, seed=bench.recipe.seed, seconds_left=lambda: until - bench.clock.elapsed()
+        features,
+        labels,
+        classes=classes,
+        seed=bench.recipe.seed,
+        seconds_left=lambda: until - bench.clock.elapsed(),
+        form=bench.recipe.head,
     )
     train, val = material.train_rows, material.val_rows
     train_head = choice.how.fitted(features[train], labels[train], classes=classes)

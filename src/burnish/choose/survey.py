@@ -55,7 +55,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
     """
     native = bench.backbone.preprocess
     bench.watcher.stage("survey")
-    images, decoded_per_second = _sample(catalog, splits.train, native)
+    images, decoded_per_second = sample_views(catalog, splits.train, native)
     example = normalised(images[:_EXAMPLE], native).to(bench.device)
     half = takes_half(bench.recipe.precision, bench.device)
     backbone = _tapped(bench, example, images_fitted=len(splits.train) + len(splits.val))
@@ -135,7 +135,7 @@ def affordable_size(
     return smallest
 
 
-def _sample(catalog: Catalog, ids: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, float]:
+def sample_views(catalog: Catalog, ids: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, float]:
     """Plain views [b s s 3] of some images spread over the set, and the images per second that decoding does."""
     found = []
     began = time.monotonic()

@@ -334,7 +334,7 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
     """Logits float32 [n k] of plain images, by the fast form of the network."""
     if len(images) == 0:
-        return np.zeros((0, classifier.head.out_features), np.float32)
+        return np.zeros((0, classifier.classes), np.float32)
     example = normalised(images[:2], preprocess).to(bench.device)
     fast = fold_for_inference(classifier.to(bench.device), example)
     return outputs(fast, batched(images), preprocess=preprocess, device=bench.device)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from burnish.backbones import head as heads
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
 from burnish.errors import RecipeError
@@ -19,14 +20,16 @@ from burnish.runtime import draws
 
 @dataclass(frozen=True)
 class Head:
-    """A linear head on features [n d]: logits = features @ weight.T + bias."""
+    """A linear head on features [n d]: logits = features @ weight.T + bias, of unit length for a cosine head."""
 
     weight: np.ndarray  # float32 [k d]
     bias: np.ndarray  # float32 [k]
+    form: str = heads.LINEAR  # of the head that starts with these logits
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """float32 [n k] of features [n d]."""
-        return features @ self.weight.T + self.bias
+        seen = heads.seen_by(self.form, torch.from_numpy(features)).numpy()
+        return seen @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,8 @@ _PEAK_ATTENTION = 2e-4
 
 def assembled(backbone: Backbone, head: Head) -> Classifier:
     """Trunk and head as one new module in eval mode; shares nothing with the backbone."""
-    classifier = Classifier.over(backbone, classes=len(head.bias))
-    with torch.no_grad():
-        classifier.head.weight.copy_(torch.from_numpy(head.weight))
-        classifier.head.bias.copy_(torch.from_numpy(head.bias))
+    classifier = Classifier.over(backbone, classes=len(head.bias), head=head.form)
+    classifier.head.start_as(torch.from_numpy(head.weight), torch.from_numpy(head.bias), torch_draws(0, "head"))
     return classifier.eval()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from burnish.backbones.head import LINEAR, seen_by
 from burnish.methods.base import Head
 from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path
 from burnish.runtime import draws
@@ -21,10 +22,11 @@ class HeadKind:
     kind: str  # "logistic" or "lda"
     strength: float  # the penalty or the shrinkage
     temperature: float  # that the logits are divided by, so that the probabilities are about right
+    form: str = LINEAR  # of the head that is started so
 
     def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Head:
         """The head on features float32 [n d] and labels int64 [n]."""
-        x, y = torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(labels)
+        x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), torch.from_numpy(labels)
         axes = Principal.of(x)
         return _fitted(self, axes, axes.apply(x), y, classes)
 
@@ -48,13 +50,14 @@ def choose_head(
     classes: int,
     seed: int,
     seconds_left: Callable[[], float],
+    form: str = LINEAR,
 ) -> HeadChoice:
     """The best of shrinkage LDA and L2 logistic regression by k-fold cross-validated log loss.
 
     features float32 [n d], labels int64 [n]. LDA comes first: it takes one decomposition a fold and is the
     safer one at few shots. The logistic path is given up when no seconds are left.
     """
-    x, y = torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(labels)
+    x, y = seen_by(form, torch.from_numpy(np.ascontiguousarray(features))), torch.from_numpy(labels)
     # Five folds leave few images with more to train on; from a thousand on, three say the same in half the time.
     folds = min(5 if len(labels) < 1000 else 3, max(2, int(np.bincount(labels, minlength=classes).min())))
     fold = fold_numbers(labels, folds=folds, seed=seed)
@@ -74,6 +77,7 @@ def choose_head(
         best = min(best, _best("logistic", PENALTIES, logistic, y), key=lambda choice: choice.loss)
     except Late:
         pass
+    best = replace(best, how=replace(best.how, form=form))
     return best.fitted(axes, z, y, classes)
 
 
@@ -98,7 +102,7 @@ def _fitted(how: HeadKind, axes: Principal, z: torch.Tensor, y: torch.Tensor, cl
     else:
         path = PENALTIES[: PENALTIES.index(how.strength) + 1]
         *_, (weight, bias) = logistic_path(z, y, classes, path, axes.variances)
-    return axes.undo(weight / how.temperature, bias / how.temperature)
+    return replace(axes.undo(weight / how.temperature, bias / how.temperature), form=how.form)
 
 
 def fold_numbers(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:

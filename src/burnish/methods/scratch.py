@@ -37,7 +37,7 @@ class Scratch:
         module = zoo.rebuild(zoo.architecture_for_bundle(plain), seed=recipe.seed, drop_path=recipe.drop_path)
         fresh = replace(plain, module=module, source="random", sha256="")
         weight = draws(recipe.seed, "scratch head").normal(size=(len(head.bias), plain.width)) / plain.width**0.5
-        classifier = assembled(fresh, Head(weight.astype(np.float32), np.zeros(len(head.bias), np.float32)))
+        classifier = assembled(fresh, Head(weight.astype(np.float32), np.zeros(len(head.bias), np.float32), head.form))
         groups = stage_groups(classifier, fresh, freeze=0, decay=1.0)
         peak = peak_of(recipe, module, _PEAK / peak_of(replace(recipe, learning_rate="auto"), module))
         return Tunable(classifier, fresh, groups, peak, moves_statistics=True)

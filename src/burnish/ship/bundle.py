@@ -26,6 +26,8 @@ from torch import Tensor
 
 from burnish.backbones import weights, zoo
 from burnish.backbones.classifier import Classifier
+from burnish.backbones.head import FORMS, LINEAR, is_form
+from burnish.backbones.head import made as made_head
 from burnish.backbones.spec import Backbone
 from burnish.disk import write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
@@ -51,6 +53,7 @@ class Bundle:
     base_model: str
     base_sha256: str  # of the pretrained weights file, "" for random weights
     licence: str  # of the pretrained weights
+    head: str = LINEAR  # its form, as `backbones.head` has them
     temperature: float = 1.0  # probabilities are softmax(logits / temperature)
     burnish_version: str = ""
     created: str = ""  # ISO 8601, UTC
@@ -77,6 +80,7 @@ class Bundle:
             state=state,
             width=backbone.width,
             method=method,
+            head=classifier.form,
             base_model=backbone.name,
             base_sha256=backbone.sha256,
             licence=backbone.licence,
@@ -88,9 +92,8 @@ class Bundle:
 
     def classifier(self) -> Classifier:
         """The module, in eval mode on the CPU; BadWeights when the weights do not fit the architecture exactly."""
-        classifier = Classifier(
-            zoo.rebuild(self.architecture, width=self.width, size=self.preprocess.size), self.width, len(self.classes)
-        )
+        trunk = zoo.rebuild(self.architecture, width=self.width, size=self.preprocess.size)
+        classifier = Classifier(trunk, self.width, len(self.classes), head=self.head)
         expected = classifier.state_dict()
         missing, unexpected = sorted(expected.keys() - self.state.keys()), sorted(self.state.keys() - expected.keys())
         shapes = [name for name in expected if name in self.state and expected[name].shape != self.state[name].shape]
@@ -135,7 +138,7 @@ def _facts(bundle: Bundle, data: bytes) -> bytes:
         "version": FORMAT_VERSION,
         "members": {WEIGHTS: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}},
         "architecture": bundle.architecture,
-        "head": {"kind": "linear", "width": bundle.width},
+        "head": {"kind": bundle.head, "width": bundle.width},
         "classes": list(bundle.classes),
         "preprocess": bundle.preprocess.to_json(),
         "temperature": bundle.temperature,
@@ -234,8 +237,8 @@ def _check_facts(values: dict[str, Any]) -> None:
         "sha256": str,
     }:
         raise ValueError(f"does not say size and SHA-256 of {WEIGHTS}")
-    if values["head"].get("kind") != "linear" or type(values["head"].get("width")) is not int:
-        raise ValueError(f'has a head of kind {values["head"].get("kind")!r}, expected "linear" with a width')
+    if not is_form(values["head"].get("kind")) or type(values["head"].get("width")) is not int:
+        raise ValueError(f"has a head of kind {values['head'].get('kind')!r}, expected {FORMS}, with a width")
 
 
 def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> Bundle:
@@ -249,6 +252,7 @@ def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> 
         preprocess=preprocess,
         state=state,
         width=values["head"]["width"],
+        head=values["head"]["kind"],
         temperature=float(values["temperature"]),
         facts=values["facts"],
         **{name: values[name] for name in _TEXTS},
@@ -279,10 +283,16 @@ def _problems(bundle: Bundle) -> list[str]:
         problems.append(f"the class {shown(twice)!r} is named twice")
     if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
         problems.append(f"the temperature is {bundle.temperature!r}, expected a number above 0")
-    for name, shape in (("head.weight", [len(names), bundle.width]), ("head.bias", [len(names)])):
-        found = list(bundle.state[name].shape) if name in bundle.state else None
-        if found != shape:
-            problems.append(f"{name} is {found}, expected {shape} for {len(names)} classes")
+    try:
+        with torch.device("meta"):  # only the shapes matter
+            head = made_head(bundle.head, bundle.width, max(1, len(names))).state_dict()
+    except RecipeError as error:
+        problems.append(str(error))
+        head = {}
+    for name, wanted in head.items():
+        found = list(bundle.state[f"head.{name}"].shape) if f"head.{name}" in bundle.state else None
+        if found != list(wanted.shape):
+            problems.append(f"head.{name} is {found}, expected {list(wanted.shape)} for {len(names)} classes")
     if strangers := [name for name in bundle.state if not name.startswith(("trunk.", "head."))]:
         problems.append(f"tensors that are neither trunk nor head: {', '.join(map(shown, strangers[:3]))}")
     if broken := [name for name, tensor in bundle.state.items() if not torch.isfinite(tensor).all()]:

@@ -13,6 +13,7 @@ from burnish.backbones.fold import fold_trainable
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.half import fold_trainable_half
 from burnish.backbones.spec import Backbone
+from burnish.backbones.surgery import InsertedDropout
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ def parts_for_training(
 
 
 def let_drop(classifier: Classifier, dropout: float, drop_path: float) -> None:
-    """Dropout before the head and the drop paths of the trunk act in training; everything else stays in eval mode."""
+    """Dropout before the head or put into the trunk, and its drop paths, act in training; all else stays in eval mode."""
     if dropout:
         classifier.dropout.p = dropout
         classifier.dropout.train()
-    for layer in classifier.trunk.modules() if drop_path else ():
-        if type(layer).__name__ == "DropPath":
+    for layer in classifier.trunk.modules():
+        if isinstance(layer, InsertedDropout) or (drop_path and type(layer).__name__ == "DropPath"):
             layer.train()
 
 

@@ -23,6 +23,7 @@ from burnish.backbones.weights import MAX_JSON_BYTES
 from burnish.errors import BadWeights, RecipeError, UnknownModel, shown
 from burnish.terms import Preprocess
 
+LIBRARY = graph.LIBRARY
 _MOST_CONFIG_BYTES = 4 * MAX_JSON_BYTES  # position embeddings may stand in it as text
 _LIKE_OUTPUTS = ("Activation", "Softmax", "Dropout", "op:Divide")
 
@@ -79,6 +80,22 @@ def application(name: str, image_size: int | None, seed: int) -> Backbone:
         module = graph.build(f"keras_{one.name}", kwargs)
     chosen = applications.preprocess_for(mode, size)
     return _assembled(f"keras_{one.name}", module, kwargs, chosen, source="random", sha256="")
+
+
+def pooling(backbone: Backbone, pool: str) -> Backbone:
+    """The same weights with the mean ("avg") or the largest ("max") over what is left of space."""
+    kwargs = backbone.architecture["kwargs"]
+    last = kwargs["nodes"][-1]
+    kinds = {"avg": f"GlobalAveragePooling{last['kind'][-2:]}", "max": f"GlobalMaxPooling{last['kind'][-2:]}"}
+    if pool not in kinds or last["kind"] not in kinds.values():
+        where = (
+            "" if last["kind"] in kinds.values() else f"; {backbone.name} ends with {last['kind']}, not with a pooling"
+        )
+        raise RecipeError(f"pool is {shown(pool)!r}, expected avg or max{where}")
+    kwargs = {**kwargs, "nodes": [*kwargs["nodes"][:-1], {**last, "kind": kinds[pool]}]}
+    module = graph.build(backbone.name, kwargs)
+    module.load_state_dict(backbone.module.state_dict())
+    return replace(backbone, module=module, architecture={**backbone.architecture, "kwargs": kwargs})
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
