@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -186,14 +186,11 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
     return unreadable
 
 
-_Columns = tuple[tuple[str, Literal["left", "right"]], ...]
-
-
 def print_models(rows: Sequence[ModelRow], query: str) -> None:
     """A table of models; the first forty when there is no query."""
     table = Table(box=None, pad_edge=False, show_edge=False)
-    columns: _Columns = (("model", "left"), ("M par.", "right"), ("GMACs", "right"), ("px", "right"), ("weights", "left"), ("licence", "left"))  # fmt: skip
-    for title, justify in columns:
+    for title in ("model", "M par.", "GMACs", "px", "weights", "licence"):
+        justify = "right" if title in ("M par.", "GMACs", "px") else "left"
         table.add_column(title, justify=justify, no_wrap=title not in ("model", "weights"), overflow="fold")
     most = 40 if not query else 400
     for row in rows[:most]:
@@ -217,8 +214,8 @@ def print_anatomy(found: Anatomy) -> None:
     for note in found.notes:
         print(textwrap.fill(note, _WIDTH, subsequent_indent="  "))
     table = Table(box=None, pad_edge=False, show_edge=False)
-    columns: _Columns = (("", "right"), ("stage", "left"), ("output", "left"), ("M par.", "right"), ("GMACs", "right"), ("blocks", "left"))  # fmt: skip
-    for title, justify in columns:
+    for title in ("", "stage", "output", "M par.", "GMACs", "blocks"):
+        justify = "right" if title in ("", "M par.", "GMACs") else "left"
         table.add_column(title, justify=justify, overflow="fold")
     for row in found.stages:
         blocks = row.blocks if len(row.blocks) < 3 else (row.blocks[0], "…", row.blocks[-1])
