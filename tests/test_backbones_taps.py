@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from burnish.backbones import zoo
+from burnish.backbones import architectures, zoo
 from burnish.backbones.blocks import blocks_of
 from burnish.backbones.changes import changed, check_changes
 from burnish.backbones.fold import TOLERANCE, agree
@@ -394,7 +394,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_changes_are_refused_before_anything_is_built(case, monkeypatch):
-    monkeypatch.setattr(zoo, "_built", lambda *rest, **named: pytest.fail("something was built"))
+    monkeypatch.setattr(architectures, "built", lambda *rest, **named: pytest.fail("something was built"))
     architecture = {"library": "timm", "name": "test_resnet", "kwargs": {}, "changes": HOSTILE[case]}
     with pytest.raises(UnknownModel) as problem:
         zoo.rebuild(architecture)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from burnish.backbones import weights
+from burnish.backbones import hub, weights, zoo
 from burnish.errors import BadWeights, WeightsUnreachable
 
 torch.set_num_threads(1)
@@ -39,7 +39,7 @@ def good(tmp_path):
 def test_what_was_saved_is_read_back(good):
     state = weights.read_safetensors(good, sha256=weights.sha256_of(good))
     assert torch.equal(state["a"], torch.arange(6.0).reshape(2, 3))
-    assert weights.read_metadata(good) == {"architecture": "resnet18"}
+    assert weights.metadata_of(good.read_bytes()) == {"architecture": "resnet18"}
 
 
 def test_a_changed_byte_is_noticed_by_the_hash(good):
@@ -61,20 +61,45 @@ def test_a_pickle_is_refused_by_content_and_never_opened(tmp_path, protocol, nam
     assert not canary.exists()
 
 
-def test_a_pytorch_checkpoint_is_refused_with_a_conversion_that_works(tmp_path, monkeypatch):
+def test_a_pytorch_checkpoint_is_no_safetensors_file_and_never_opened_as_one(tmp_path):
     canary, path = tmp_path / "canary", tmp_path / "model.safetensors"
     torch.save({"x": _Canary(canary)}, path)
-    with pytest.raises(BadWeights, match=r"zip archive .* can run code") as caught:
+    with pytest.raises(BadWeights, match=r"zip archive .* can run code"):
         weights.read_safetensors(path)
     assert not canary.exists()
 
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "model.bin"])
+def test_a_program_in_a_pickle_never_runs_when_a_model_is_loaded(tmp_path, protocol, name):
+    canary, path = tmp_path / "canary", tmp_path / name
+    path.write_bytes(pickle.dumps({"state_dict": {}, "x": _Canary(canary)}, protocol=protocol))
+    with pytest.raises(BadWeights):
+        zoo.load_backbone(f"resnet18={path}")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_program_in_a_pytorch_file_is_named_and_never_runs_and_the_advice_works(tmp_path, monkeypatch, zipped):
+    canary, path = tmp_path / "canary", tmp_path / "old.pth"
+    state = {"one.weight": torch.ones(2, 3).t(), "two.weight": torch.zeros(2)}
+    torch.save({"state_dict": state, "x": _Canary(canary)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(BadWeights, match=r"asks for .*pathlib.*, which could run code") as caught:
+        zoo.load_backbone(f"resnet18={path}")
+    assert not canary.exists()
+
     monkeypatch.chdir(tmp_path)
-    torch.save({"w": torch.ones(2, 3).t()}, "old.pth")
-    with pytest.raises(BadWeights) as caught:
-        weights.read_safetensors(Path("old.pth"))
-    snippet = str(caught.value).split(":\n", 1)[1]
-    exec(snippet)  # the advice itself is under test
-    assert torch.equal(weights.read_safetensors(Path("old.safetensors"))["w"], torch.ones(3, 2))
+    advice = str(caught.value).split("trust it:  ", 1)[1]
+    model = torch.nn.ModuleDict({"one": torch.nn.Linear(2, 3), "two": torch.nn.Linear(1, 2)})
+    exec(advice, {"torch": torch, "model": model})  # the advice itself is under test
+    with pytest.raises(BadWeights, match=r"0 of 100 tensors match"):
+        zoo.load_backbone("resnet18=weights.pth")
+
+
+def test_a_scripted_model_is_a_program_and_is_not_run(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "model.pt")
+    with pytest.raises(BadWeights, match="TorchScript, a program, which is not run"):
+        zoo.load_backbone(f"resnet18={tmp_path / 'model.pt'}")
 
 
 def test_an_archive_that_is_no_checkpoint_is_refused(tmp_path):
@@ -103,8 +128,7 @@ def test_what_is_no_safetensors_file_is_named(tmp_path, content, sentence):
     path.write_bytes(content)
     with pytest.raises(BadWeights, match=sentence):
         weights.read_safetensors(path)
-    with pytest.raises(BadWeights, match=sentence):
-        weights.read_metadata(path)
+    assert weights.metadata_of(content) == {}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -185,22 +209,53 @@ def test_a_missing_package_of_embedded_weights_says_what_to_install(monkeypatch)
         weights.embedded_path()
 
 
-def test_a_pickle_on_the_hub_is_not_asked_for():
-    with pytest.raises(WeightsUnreachable, match="never read"):
-        weights.fetch("timm/resnet18.a1_in1k", "pytorch_model.bin")
+def test_a_pickle_on_the_hub_is_asked_for_only_when_nothing_safer_is_there(monkeypatch, tmp_path):
+    asked = []
+
+    def repository(*names):
+        def fetch(_repository, filename):
+            asked.append(filename)
+            if filename not in names:
+                raise hub.NotThere(f"not to be had: someone/model has no {filename}")
+            return tmp_path / filename
+
+        asked.clear()
+        monkeypatch.setattr(hub, "fetch", fetch)
+
+    repository("config.json", "model.safetensors", "pytorch_model.bin")
+    assert hub.of_repository("someone/model") == (tmp_path / "config.json", tmp_path / "model.safetensors")
+    assert asked == ["config.json", "model.safetensors"]
+    repository("config.json", "pytorch_model.bin")
+    assert hub.of_repository("someone/model")[1] == tmp_path / "pytorch_model.bin"
+    repository("config.json")
+    with pytest.raises(WeightsUnreachable, match=r"has none of model\.safetensors, pytorch_model\.bin"):
+        hub.of_repository("someone/model")
+
+
+def test_a_network_that_breaks_off_does_not_lead_to_the_pickle(monkeypatch, tmp_path):
+    def fetch(_repository, filename):
+        if filename != "config.json":
+            assert filename == "model.safetensors", "asked for the pickle"
+            raise WeightsUnreachable("not here: the download broke off")
+        return tmp_path / filename
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(hub, "cached_on_disk", lambda repository, filename: None)
+    with pytest.raises(WeightsUnreachable, match="broke off"):
+        hub.of_repository("someone/model")
 
 
 def test_hf_hub_offline_is_honoured_without_a_probe(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(weights, "cached_on_disk", lambda repository, filename: None)
-    monkeypatch.setattr(weights, "why_unreachable", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr(hub, "cached_on_disk", lambda repository, filename: None)
+    monkeypatch.setattr(hub, "why_unreachable", lambda: pytest.fail("asked the network"))
     with pytest.raises(WeightsUnreachable, match="HF_HUB_OFFLINE"):
-        weights.fetch("timm/resnet18.a1_in1k", "model.safetensors")
+        hub.fetch("timm/resnet18.a1_in1k", "model.safetensors")
 
 
 def test_a_damaged_file_in_the_cache_is_noticed(monkeypatch, tmp_path):
     blob = tmp_path / ("0" * 64)
     save_file({"a": torch.ones(1)}, blob)
-    monkeypatch.setattr(weights, "cached_on_disk", lambda repository, filename: blob)
+    monkeypatch.setattr(hub, "cached_on_disk", lambda repository, filename: blob)
     with pytest.raises(BadWeights, match="damaged in the cache"):
-        weights.fetch("timm/resnet18.a1_in1k", "model.safetensors")
+        hub.fetch("timm/resnet18.a1_in1k", "model.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import time
 from dataclasses import replace
@@ -14,8 +15,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from burnish.backbones import weights, zoo
-from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable
+from burnish.backbones import hub, timmed, weights, zoo
+from burnish.backbones.stages import stages_of, steps_of
+from burnish.errors import BadWeights, RecipeError, UnknownModel, WeightsUnreachable
 from burnish.terms import Preprocess
 
 torch.set_num_threads(1)
@@ -139,8 +141,8 @@ def test_groups_out_of_order_are_merged_until_they_follow_execution():
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 1))
     module.add_module("end", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
     module.group_matcher = lambda coarse: lambda name: {"0": 1, "1": 0, "2": 2}[name[0]]  # type: ignore[assignment]
-    steps, width = zoo._steps(module, torch.zeros(1, 3, 2, 2))
-    stages = zoo._stages(module, steps)
+    steps, width = steps_of(module, torch.zeros(1, 3, 2, 2))
+    stages = stages_of(module, timmed.groups_of(module, list(module.state_dict())), steps)
     assert width == 4
     assert [set(stage.parameters) for stage in stages] == [
         {"0.weight", "0.bias", "1.weight", "1.bias"},
@@ -195,8 +197,12 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    "name", ["hf-hub:someone/model", "local-dir:/tmp", "random:hf-hub:a/b", "timm/hf-hub:a/b", "a\x1b[0m"]
-)
+    "name",
+    [
+        "local-dir:/tmp", "random:hf-hub:a/b", "timm/hf-hub:a/b", "a\x1b[0m", "hf-hub:model", "hf-hub:a/b/c",
+        "hf-hub:../../etc/passwd", "hf-hub:a/b?x=1", "hf-hub:a/b@", "hf-hub:a/\x1b[0m",
+    ],
+)  # fmt: skip
 def test_a_name_that_would_make_timm_fetch_elsewhere_is_refused(name):
     with pytest.raises(UnknownModel) as caught:
         zoo.load_backbone(name)
@@ -232,9 +238,11 @@ def test_without_a_network_weights_fail_fast_and_say_how_to_bring_them(monkeypat
 
 
 def test_a_resolver_that_hangs_does_not_hang_us(monkeypatch):
-    monkeypatch.setattr(weights, "get_session", lambda: time.sleep(5))
-    monkeypatch.setattr(weights, "_PROBE_DEADLINE_SECONDS", 0.2)
-    monkeypatch.setattr(weights, "cached_on_disk", lambda repository, filename: None)
+    monkeypatch.setattr(hub, "get_session", lambda: time.sleep(5))
+    monkeypatch.setattr(hub, "_PROBE_DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr(hub, "cached_on_disk", lambda repository, filename: None)
+    monkeypatch.setattr(hub, "_download", lambda repository, filename: pytest.fail("tried a download"))
+    monkeypatch.setattr(hub.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     started = time.monotonic()
     with pytest.raises(WeightsUnreachable, match=r"no answer in 0.2 s"):
@@ -243,11 +251,57 @@ def test_a_resolver_that_hangs_does_not_hang_us(monkeypatch):
 
 
 def test_weights_in_the_cache_need_no_network(monkeypatch, resnet18_file):
-    monkeypatch.setattr(weights, "cached_on_disk", lambda repository, filename: resnet18_file)
-    monkeypatch.setattr(weights, "why_unreachable", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr(hub, "cached_on_disk", lambda repository, filename: resnet18_file)
+    monkeypatch.setattr(hub, "why_unreachable", lambda: pytest.fail("asked the network"))
     backbone = zoo.load_backbone("resnet18.a1_in1k")
     assert (backbone.name, backbone.source, backbone.licence) == ("resnet18.a1_in1k", "hub", "apache-2.0")
     assert backbone.sha256 == weights.sha256_of(resnet18_file)
+
+
+@pytest.fixture
+def someone(monkeypatch, tmp_path, resnet18_file):
+    """A repository in the cache, as timm's push_to_hf_hub writes it; the test may change its files."""
+    (tmp_path / "model.safetensors").write_bytes(resnet18_file.read_bytes())
+    told = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 96, 96], "crop_pct": 1.0}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": told}))
+
+    def cached(repository, filename):
+        assert repository in ("someone/model", "someone/model@v2")
+        return tmp_path / filename if (tmp_path / filename).is_file() else None
+
+    monkeypatch.setattr(hub, "cached_on_disk", cached)
+    monkeypatch.setattr(hub, "why_unreachable", lambda: pytest.fail("asked the network"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "hf_hub:someone/model@v2"])
+def test_a_repository_of_anybody_gives_architecture_preprocessing_and_weights(someone, resnet18_file, name):
+    backbone = zoo.load_backbone(name)
+    assert (backbone.name, backbone.source) == ("resnet18", name.replace("hf_hub:", "hf-hub:"))
+    assert (backbone.preprocess.size, backbone.preprocess.mean) == (96, (0.1, 0.2, 0.3))
+    assert backbone.sha256 == weights.sha256_of(resnet18_file)
+    stored = weights.read_safetensors(resnet18_file)
+    assert all(torch.equal(tensor, stored[key]) for key, tensor in backbone.module.state_dict().items())
+
+
+def test_a_repository_with_a_pytorch_file_alone_is_read_too(someone, resnet18_file):
+    torch.save(weights.read_safetensors(resnet18_file), someone / "pytorch_model.bin")
+    (someone / "model.safetensors").unlink()
+    backbone = zoo.load_backbone("hf-hub:someone/model")
+    assert backbone.sha256 == weights.sha256_of(someone / "pytorch_model.bin")
+
+
+def test_a_repository_of_another_library_says_what_it_found_and_how_to_go_on(someone):
+    (someone / "config.json").write_text(json.dumps({"architectures": ["ResNetForImageClassification"]}))
+    with pytest.raises(UnknownModel, match=r"hf-hub:someone/model: .*ResNetForImageClassification.*--arch"):
+        zoo.load_backbone("hf-hub:someone/model")
+    assert zoo.load_backbone("hf-hub:someone/model", arch="resnet18").name == "resnet18"
+
+
+def test_a_repository_that_is_not_in_the_cache_needs_a_network(monkeypatch):
+    monkeypatch.setattr(hub, "cached_on_disk", lambda repository, filename: None)
+    with pytest.raises(WeightsUnreachable, match=r"^hf-hub:someone/model: its config\.json is not in the cache"):
+        zoo.load_backbone("hf-hub:someone/model")
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -266,7 +320,7 @@ def test_a_file_that_says_its_architecture_is_loaded_by_its_path(tmp_path, resne
     path = tmp_path / "x.safetensors"
     save_file(weights.read_safetensors(resnet18_file), path, metadata={"architecture": "resnet18"})
     assert zoo.load_backbone(str(path)).name == "resnet18"
-    save_file({"x": torch.ones(1)}, path, metadata={"architecture": "os.system"})
+    save_file(weights.read_safetensors(resnet18_file), path, metadata={"architecture": "os.system"})
     with pytest.raises(UnknownModel, match=r"no model 'os.system'"):
         zoo.load_backbone(str(path))
 
@@ -314,28 +368,60 @@ def test_a_damaged_config_is_refused(tmp_path, resnet18_file):
         zoo.load_backbone(str(path))
 
 
-def test_a_file_without_a_name_says_how_to_name_it(resnet18_file):
-    with pytest.raises(UnknownModel, match=r"--model NAME="):
-        zoo.load_backbone(str(resnet18_file))
+def test_a_file_that_says_nothing_is_recognised_by_names_and_shapes(resnet18_file):
+    backbone = zoo.load_backbone(str(resnet18_file))
+    assert backbone.name == "resnet18"
+    assert backbone.notes[0].startswith("resnet18, told by names and shapes")
+    assert backbone.notes[1:] == (
+        "100 of 100 tensors match",
+        "taken to have seen images of 224 px, crop 0.95, bicubic, mean 0.485, 0.456, 0.406",
+    )
+
+
+def test_a_file_that_nothing_tells_says_how_to_name_it(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"one.weight": torch.ones(2, 2), "two.weight": torch.ones(2)}, path)
+    with pytest.raises(UnknownModel, match=r"2 tensors \((one|two)\.weight, (one|two)\.weight, …\).*--arch"):
+        zoo.load_backbone(str(path))
+
+
+def test_an_architecture_said_twice_must_be_the_same(resnet18_file):
+    assert zoo.load_backbone(f"resnet18={resnet18_file}", arch="resnet18").name == "resnet18"
+    with pytest.raises(RecipeError, match=r"resnet18.*--arch says resnet34"):
+        zoo.load_backbone(f"resnet18={resnet18_file}", arch="resnet34")
 
 
 def test_weights_of_another_architecture_are_refused_with_counts_and_examples(resnet18_file):
-    with pytest.raises(BadWeights, match=r"does not fit resnet34: \d+ of \d+ tensors are missing \(layer1\.2\.conv1"):
+    counts = r"100 of 180 tensors match, expected 95%; 80 of 180 tensors are missing \(layer1\.2\.conv1"
+    with pytest.raises(BadWeights, match=rf"does not fit resnet34: {counts}.*--arch"):
         zoo.load_backbone(f"resnet34={resnet18_file}")
-    with pytest.raises(BadWeights, match=r"unexpected|another shape"):
+    with pytest.raises(BadWeights, match=r"another shape \(layer1\.0\.conv1\.weight has \[64, 64, 3, 3\], expected"):
         zoo.load_backbone(f"resnet50={resnet18_file}")
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "shape", "nan", "integers"])
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_one_tensor_missing_or_too_much_is_told_and_the_rest_is_loaded(tmp_path, resnet18_file, change):
+    state = weights.read_safetensors(resnet18_file)
+    name = "layer1.0.conv1.weight" if change == "missing" else "layer9.weight"
+    if change == "missing":
+        del state[name]
+        counts = rf"99 of 100 tensors match; 1 are missing and stay random \({name}\)"
+    else:
+        state[name] = torch.ones(1)
+        counts = rf"100 of 100 tensors match; 1 are left unused \({name}\)"
+    path = tmp_path / "x.safetensors"
+    save_file(state, path)
+    backbone = zoo.load_backbone(f"resnet18={path}")
+    assert any(re.fullmatch(counts, note) for note in backbone.notes), backbone.notes
+    for key, tensor in backbone.module.state_dict().items():
+        assert key == name or torch.equal(tensor, state[key])
+
+
+@pytest.mark.parametrize("change", ["shape", "nan", "integers"])
 def test_one_tensor_that_does_not_fit_is_named(tmp_path, resnet18_file, change):
     state = weights.read_safetensors(resnet18_file)
     name = "layer1.0.conv1.weight"
-    if change == "missing":
-        del state[name]
-    elif change == "unexpected":
-        name = "layer9.weight"
-        state[name] = torch.ones(1)
-    elif change == "shape":
+    if change == "shape":
         state[name] = state[name][:1].clone()
     elif change == "nan":
         state[name][0] = float("nan")
@@ -347,11 +433,14 @@ def test_one_tensor_that_does_not_fit_is_named(tmp_path, resnet18_file, change):
         zoo.load_backbone(f"resnet18={path}")
 
 
-def test_a_checkpoint_of_pytorch_is_refused_by_content(tmp_path):
+def test_a_checkpoint_without_weights_by_name_says_what_it_holds(tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "model.pth")
     for name in (f"resnet18={tmp_path / 'model.pth'}", str(tmp_path / "model.pth")):
-        with pytest.raises(BadWeights, match="save_file"):
+        with pytest.raises(BadWeights, match=r"holds a dictionary with a and no weights by name.*state_dict"):
             zoo.load_backbone(name)
+
+
+def test_a_file_that_is_not_there_is_named():
     with pytest.raises(BadWeights, match=r"[Nn]o such file"):
         zoo.load_backbone("resnet18=/no/such/file.safetensors")
     with pytest.raises(BadWeights, match=r"[Nn]o such file"):
@@ -361,7 +450,9 @@ def test_a_checkpoint_of_pytorch_is_refused_by_content(tmp_path):
 # ---- rebuilding ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "random:resnet18", "random:vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "random:resnet18", "random:vit_tiny_patch16_224", "random:cifar_resnet20"]
+)
 def test_a_stored_architecture_is_built_again(name):
     backbone = zoo.load_backbone(name)
     architecture = json.loads(json.dumps(zoo.architecture_for_bundle(backbone)))
@@ -384,6 +475,15 @@ def test_a_stored_architecture_is_built_again(name):
         {"library": "timm", "name": "resnet18", "kwargs": {"img_size": 10**9}},
         {"library": "timm", "name": "resnet18", "kwargs": {"img_size": True}},
         {"library": "timm", "name": "resnet18", "kwargs": {}, "pretrained": True},
+        {"library": "timm", "name": "resnet18", "kwargs": {"bn_eps": 0}},
+        {"library": "timm", "name": "resnet18", "kwargs": {"bn_eps": float("nan")}},
+        {"library": "timm", "name": "resnet18", "kwargs": {"in_chans": 10**6}},
+        {"library": "cifar", "name": "resnet18", "kwargs": {"shortcut": "pad"}},
+        {"library": "cifar", "name": "cifar_resnet21", "kwargs": {"shortcut": "pad"}},
+        {"library": "cifar", "name": "cifar_resnet9998", "kwargs": {"shortcut": "pad"}},
+        {"library": "cifar", "name": "cifar_resnet20", "kwargs": {}},
+        {"library": "cifar", "name": "cifar_resnet20", "kwargs": {"shortcut": "__class__"}},
+        {"library": "cifar", "name": "cifar_resnet20", "kwargs": {"shortcut": ["pad"]}},
         "resnet18",
     ],
 )

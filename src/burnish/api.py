@@ -32,6 +32,8 @@ from burnish.report.leaderboard import csv_of, page_of
 from burnish.report.page import render
 from burnish.result import COMPARED, LEADERBOARD, REPORT, TABLE, RunFolder, read_facts
 from burnish.runtime import Clock, Nobody, Watcher, cores
+from burnish.ship.bundle import read_bundle
+from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
 from burnish.train.checkpoint import drop_checkpoints
 
@@ -340,6 +342,19 @@ def anatomy(model: str, **settings: Any) -> Anatomy:
     """
     recipe = recipe_from({"model": model, **settings})
     return taken_apart(backbone_for(recipe))
+
+
+def export(
+    run: str | os.PathLike[str], out: str | os.PathLike[str], *, to: str = "keras", input: str = "prepared"
+) -> Path:
+    """Write a run's model in another format; returns the file.
+
+    to: "keras", for models that came from a Keras file: a .keras file that Keras and TensorFlow open, its classes and
+    preprocessing in the .json beside it. input: what the file takes, "prepared" as the original did, or "pixels".
+    """
+    if to != "keras":
+        raise RecipeError(f"export to {shown(to)!r} is not known; expected keras")
+    return export_keras(read_bundle(Path(run)), Path(out), input=input)
 
 
 def methods(name: str | None = None) -> list[Method]:

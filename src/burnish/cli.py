@@ -319,6 +319,21 @@ def report(run: Run) -> None:
 
 
 @app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it, e.g. model.keras")],
+    to: Annotated[str, typer.Option(help="The format: keras")] = "keras",
+    input: Annotated[
+        str, typer.Option(help="What the file takes: prepared (as the original did) or pixels (RGB, 0 to 255)")
+    ] = "prepared",
+) -> None:
+    """Write a run's model for another framework (keras: for models that came from a Keras file)."""
+    from burnish import api
+
+    typer.echo(shown(str(api.export(run, out, to=to, input=input))))
+
+
+@app.command()
 def models(
     query: Annotated[
         str, typer.Argument(help="Part of a name or a family, a pattern such as 'resnet*', or with --stages a model")

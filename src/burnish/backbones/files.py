@@ -1,0 +1,154 @@
+"""The backbone in a file of weights: what it is, which architecture, which of its tensors match."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from burnish.backbones import checkpoint, cifar, opened, pickles, recognise, timmed, weights
+from burnish.backbones.architectures import built
+from burnish.backbones.assembly import assembled
+from burnish.backbones.keras import loader as keras
+from burnish.backbones.names import checked_name
+from burnish.backbones.spec import Backbone
+from burnish.backbones.torchvision_names import translated
+from burnish.errors import BadWeights, RecipeError, UnknownModel, shown
+from burnish.terms import Preprocess
+
+# Beginnings of the names of a classification head, where no table tells.
+_HEADS = ("fc.", "head.fc.", "classifier.", "head.", "heads.", "linear.", "last_linear.", "head_dist.")
+_Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
+_IMAGENET = Preprocess()  # as torchvision prepares images
+_ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
+
+
+def from_file(
+    said: str | None, path: Path, config: dict[str, Any] | None, image_size: int | None, preprocess: str | None
+) -> Backbone:
+    """The network in a file. config: what a hub says of it; None: what lies beside the file."""
+    found = opened.open_file(path)
+    if config is not None:
+        found = replace(found, config=config)
+    if found.kind in ("keras", "h5"):
+        return keras.load(found, said, preprocess, image_size, source=f"file {path}")
+    if preprocess is not None:
+        raise RecipeError(
+            "--preprocess is for Keras files; a PyTorch model's comes with its architecture or config.json"
+        )
+    if found.kind == "torch":
+        saved = pickles.read_torch(found.data, found.label)
+        state, where = checkpoint.weights_in(saved, found.label)
+        told = checkpoint.told_in(saved)
+        metadata = {"architecture": told} if told is not None and timmed.is_known(told) else {}
+    else:
+        state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
+        metadata = weights.metadata_of(found.data)
+    return _filled(found, state, where, said or _name_told(found, said, metadata), image_size, source=f"file {path}")
+
+
+def _name_told(found: opened.Opened, said: str | None, metadata: dict[str, str]) -> str | None:
+    """The architecture that the config.json or the file itself speaks of."""
+    config = found.config
+    arch = config.get("architecture", metadata.get("architecture"))
+    tag = (config.get("pretrained_cfg") or {}).get("tag") if isinstance(config.get("pretrained_cfg"), dict) else None
+    if isinstance(arch, str) and isinstance(tag, str) and timmed.is_known(f"{arch}.{tag}"):
+        return f"{arch}.{tag}"
+    return arch if isinstance(arch, str) else None
+
+
+def _filled(
+    found: opened.Opened,
+    state: checkpoint.State,
+    where: str,
+    name: str | None,
+    image_size: int | None,
+    *,
+    source: str,
+) -> Backbone:
+    """The network with these weights; its architecture as named, else as names and shapes of the tensors tell."""
+    named, notes = found.config.get("architecture"), []
+    if name and isinstance(named, str) and named != name.partition(".")[0]:
+        raise BadWeights(
+            f"{found.label}: you say {shown(name)}, the config.json beside it says {shown(named)}; "
+            "name that one, or move the file away from the config.json"
+        )
+    bare = checkpoint.unwrapped(state)
+    foreign = next((names for one in bare if (names := translated(one)) is not None), None)
+    if name is None:
+        name, description, note = _recognised(found, bare, foreign)
+        notes.append(note)
+    else:
+        name = name if cifar.is_known(name) else checked_name(name)
+        description = _described(name, bare, foreign)
+    if description["library"] == cifar.LIBRARY:
+        preprocess, heads = cifar.PREPROCESS, cifar.HEADS
+        preprocess = replace(preprocess, size=image_size or preprocess.size)
+    else:
+        preprocess = _images_for(name, found.config, image_size, torchvision=foreign is not None)
+        heads = (*timmed.head_prefixes(name), *_HEADS)
+        if timmed.has_fixed_size(name):
+            description["kwargs"]["img_size"] = preprocess.size
+    module = built(description)
+    expected = module.state_dict()
+    others = [foreign[0]] if foreign is not None else []
+    fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=others)
+    if not fit.whole and description["library"] == timmed.LIBRARY:
+        # Perhaps another image size, or an older layout: timm's own conversion for this architecture may help.
+        more = [timmed.converted(module, base) for base in (*bare, *others)]
+        fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*others, *more])
+    fit, adapted = checkpoint.with_colour(fit, [*others, *bare], expected)
+    checkpoint.check_share(fit, label=found.label, arch=name, advice=_ADVICE)
+    module.load_state_dict(fit.state, strict=False)
+    notes += [checkpoint.report(fit, where), *adapted]
+    if not found.config:
+        notes.append(f"taken to have seen images of {_in_words(preprocess)}")
+    backbone = assembled(name, module, preprocess, description, source=source, sha256=found.sha256)
+    licence = backbone.licence if "." in name else str(found.config.get("license") or "unknown")[:80]
+    return replace(backbone, notes=tuple(notes), licence=licence)
+
+
+def _images_for(name: str, config: dict[str, Any], image_size: int | None, *, torchvision: bool) -> Preprocess:
+    """How a file's images were prepared: as its config says, as torchvision does, or as timm does for that name."""
+    port = f"{name}.tv_in1k"
+    if config or not torchvision or timmed.is_known(port):
+        return timmed.preprocess_of(port if torchvision and timmed.is_known(port) else name, config, image_size)
+    plain = timmed.preprocess_of(name, config, image_size)
+    return replace(plain, mean=_IMAGENET.mean, std=_IMAGENET.std, crop=_IMAGENET.crop, interpolation="bilinear")
+
+
+def _in_words(preprocess: Preprocess) -> str:
+    mean = ", ".join(f"{value:.3g}" for value in preprocess.mean)
+    return f"{preprocess.size} px, crop {preprocess.crop:g}, {preprocess.interpolation}, mean {mean}"
+
+
+def _recognised(
+    found: opened.Opened, bare: list[checkpoint.State], foreign: _Foreign | None
+) -> tuple[str, dict[str, Any], str]:
+    """(name, description, how it was told) from the tensors; UnknownModel where they fit no known architecture."""
+    names: list[str] = []
+    for candidate in ([foreign[0]] if foreign is not None else []) + bare:
+        shapes = {key: tuple(tensor.shape) for key, tensor in candidate.items()}
+        small = cifar.recognised(shapes)
+        if small is not None:
+            return small["name"], small, f"{small['name']}, told by names and shapes"
+        names = recognise.recognised_without_head(shapes, _HEADS)
+        if names:
+            break
+    if not names:
+        raise UnknownModel(
+            f"{found.label}: neither the file nor a config.json beside it says its architecture, and its {len(bare[0])} tensors "
+            f"({', '.join(shown(key[:60]) for key in list(bare[0])[:2])}, …) fit none that burnish knows; "
+            "say it with --arch, a timm name such as resnet50 (see: burnish models)"
+        )
+    twins = names[1:4] if foreign is None else []  # torchvision's names tell
+    others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""
+    return names[0], _described(names[0], bare, foreign), f"{names[0]}, told by names and shapes{others}"
+
+
+def _described(name: str, bare: list[checkpoint.State], foreign: _Foreign | None) -> dict[str, Any]:
+    """The plain description of the architecture of that name, with the options that the file's tensors ask for."""
+    if cifar.is_known(name):
+        found = cifar.recognised({key: tuple(tensor.shape) for key, tensor in bare[-1].items()})
+        return found if found is not None and found["name"] == name else cifar.described(name)
+    return timmed.architecture(name, None, **(foreign[1] if foreign is not None else {}))

@@ -1,0 +1,222 @@
+"""A tuned model that came from Keras, written back as a .keras file that Keras and TensorFlow open without burnish."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from burnish.backbones.head import CosineHead, LinearHead, MlpHead
+from burnish.backbones.keras import applications, graph
+from burnish.backbones.keras.layers import KINDS
+from burnish.backbones.surgery import DROP
+from burnish.backbones.taps import KIND as TAPS
+from burnish.disk import plain_disk_errors, write_whole
+from burnish.errors import RecipeError, RunError, shown
+from burnish.ship.bundle import Bundle
+
+INPUTS = ("prepared", "pixels")
+_TOLERANCE = 1e-4  # of probabilities, between burnish and Keras, on images of noise
+_MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
+           "op:Divide": "true_divide"}  # fmt: skip
+
+
+def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path:
+    """Write the model to `path`, a .keras file, and what it means to the .json beside it; returns `path`.
+
+    The file gives the probabilities that burnish gives, its temperature included. input "prepared": it takes what the
+    original took, images prepared as by keras.applications; "pixels": RGB of 0 to 255, prepared inside by a 1 × 1
+    convolution. RecipeError when the model did not come from Keras, or was changed in a way Keras has no layers for;
+    RunError when what Keras makes of it gives other probabilities, or the disk refuses. Needs Keras.
+    """
+    if bundle.architecture["library"] != graph.LIBRARY:
+        raise RecipeError(
+            f"the model was made from {shown(bundle.base_model)}, not from a Keras file; only those are written as .keras"
+        )
+    if input not in INPUTS:
+        raise RecipeError(f"input is {shown(input)!r}, expected {' or '.join(INPUTS)}")
+    if path.suffix != ".keras":
+        raise RecipeError(f"{shown(str(path))}: expected a file name that ends in .keras")
+    with applications.generators_untouched():
+        keras = applications.keras_module()
+        model = _Writer(keras, bundle, pixels=input == "pixels").model()
+        _check(keras, model, bundle, pixels=input == "pixels")
+        with plain_disk_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            draft = Path(folder) / path.name
+            model.save(draft)
+            os.replace(draft, path)
+    write_whole(path.with_suffix(".json"), json.dumps(_facts(bundle, input), indent=1) + "\n")
+    return path
+
+
+def _facts(bundle: Bundle, input: str) -> dict[str, Any]:
+    """What somebody who uses the file must know."""
+    preprocess = bundle.preprocess.to_json()
+    if input == "pixels":
+        words = "RGB, 0 to 255, resized as preprocess says; mean and std are applied inside"
+    else:
+        order = "BGR" if bundle.architecture["kwargs"]["bgr"] else "RGB"
+        words = f"(RGB / 255 - mean) / std, then channels in the order {order}, resized as preprocess says"
+    return {"classes": list(bundle.classes), "input": words, "output": "probabilities", "preprocess": preprocess}
+
+
+class _Writer:
+    """Builds the Keras model, node by node."""
+
+    def __init__(self, keras: Any, bundle: Bundle, *, pixels: bool) -> None:
+        self.keras, self.bundle, self.pixels = keras, bundle, pixels
+        self.kwargs: Mapping[str, Any] = bundle.architecture["kwargs"]
+        self.parts = graph.blank(bundle.architecture["name"], dict(self.kwargs)).parts
+        self.state = {
+            name.removeprefix("trunk."): one for name, one in bundle.state.items() if name.startswith("trunk.")
+        }
+        self.dropped: set[str] = set()  # layers that were taken out
+        self.values: dict[str, Any] = {}  # what each node gives
+        self.given = graph.segments_of(self.kwargs)
+
+    def model(self) -> Any:
+        """The whole model, with its weights."""
+        keras, size = self.keras, self.bundle.preprocess.size
+        taps = self._changes()
+        images = keras.Input((size, size, 3), name="images")
+        self.values[graph.INPUT] = self._prepared(images) if self.pixels else images
+        for node in self.kwargs["nodes"]:
+            if node["name"] not in self.values:
+                self.values[node["name"]] = self._node(node)
+        features = self.values[self.kwargs["nodes"][-1]["name"]]
+        if taps is not None:
+            features = self._tapped(features, taps)
+        return keras.Model(images, self._head(features), name="burnish")
+
+    def _changes(self) -> dict[str, Any] | None:
+        """The taps, if any; layers that were taken out become their input."""
+        taps = None
+        for change in self.bundle.architecture.get("changes", []):
+            if change["kind"] == TAPS:
+                taps = change
+            elif change["kind"] == DROP:
+                self.dropped |= set(change["layers"])
+            else:
+                raise RecipeError(
+                    f"the network was changed by {change['kind']!r}, which is not written as Keras layers yet"
+                )
+        return taps
+
+    def _node(self, node: Mapping[str, Any]) -> Any:
+        """What the node's layer gives, its weights set."""
+        place = self.given.get(node["name"])
+        if place is not None and f"body.{place.segment}" in self.dropped:
+            return self.values.get(place.enters)  # the last node of a segment that was taken out; inner ones are unused
+        if place is not None and f"body.{place.segment}.{place.own}" in self.dropped:
+            return self.values[node["inputs"][0]]
+        inputs = [self._input(name) for name in node["inputs"]]
+        options, kind = node["options"], node["kind"]
+        if kind.startswith("op:") or any(name in self.kwargs["constants"] for name in node["inputs"]):
+            return self._operator(kind, options, inputs)
+        layer = getattr(self.keras.layers, kind)(**options, name=node["name"].replace("/", "_"))
+        if kind == "MultiHeadAttention":
+            result = layer(*inputs)
+        else:
+            result = layer(inputs if len(inputs) > 1 else inputs[0])
+        if node["name"] in self.parts:
+            arrays = [self._array(node["name"], variable) for variable in self.parts[node["name"]].variables]
+            extra = len(layer.get_weights()) - len(arrays)  # Normalization keeps a count besides
+            layer.set_weights([*arrays, *layer.get_weights()[len(arrays) :]] if extra else arrays)
+        return result
+
+    def _input(self, name: str) -> Any:
+        if name not in self.kwargs["constants"]:
+            return self.values[name]
+        value = next(one for key, one in self.state.items() if key.endswith(f"{graph.plain_name(name)}.value"))
+        return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy()
+
+    def _array(self, name: str, variable: Any) -> np.ndarray:
+        part = self.parts[name]
+        return variable.to_keras(self.state[f"{part.place}.{variable.target}"]).numpy()
+
+    def _operator(self, kind: str, options: Mapping[str, Any], inputs: list[Any]) -> Any:
+        ops = self.keras.ops
+        options = {**KINDS[kind].options, **options}
+        if kind in _MERGES:
+            total = inputs[0]
+            for other in inputs[1:]:
+                total = getattr(ops, _MERGES[kind])(total, other)
+            return total
+        if kind == "op:Mean":
+            return ops.mean(inputs[0], axis=options["axis"], keepdims=options["keepdims"])
+        if kind == "op:Transpose":
+            return ops.transpose(inputs[0], options["axes"])
+        if kind == "op:Reshape":
+            return ops.reshape(inputs[0], [-1, *options["newshape"][1:]])
+        raise RecipeError(f"the operator {kind} is not written as Keras layers yet")
+
+    def _prepared(self, images: Any) -> Any:
+        """Mean and standard deviation, and the order of the channels, as a convolution with the weights for it."""
+        preprocess = self.bundle.preprocess
+        scale = 1 / (255 * np.array(preprocess.std))
+        shift = -np.array(preprocess.mean) / np.array(preprocess.std)
+        kernel, bias = np.diag(scale), shift
+        if self.kwargs["bgr"]:
+            kernel, bias = kernel[:, ::-1], bias[::-1]
+        layer = self.keras.layers.Conv2D(3, 1, name="prepare", trainable=False)
+        result = layer(images)
+        layer.set_weights([kernel.reshape(1, 1, 3, 3).astype(np.float32), bias.astype(np.float32)])
+        return result
+
+    def _tapped(self, features: Any, taps: Mapping[str, Any]) -> Any:
+        """Features and the pooled outputs of blocks, as `backbones.taps` joins them."""
+        layers, parts = self.keras.layers, [features]
+        by_segment = {place.segment: place.leaves for place in self.given.values()}
+        for index, name in enumerate(taps["layers"]):
+            output = self.values[by_segment[name.removeprefix("body.")]]
+            flat = "1D" if len(output.shape) == 3 else "2D"
+            for place, kind in enumerate(("Average", "Max")):
+                pooled = getattr(layers, f"Global{kind}Pooling{flat}")(name=f"tap_{index}_{kind.lower()}")(output)
+                scale = float(self.state["taps.scale"][2 * index + place])
+                parts.append(layers.Rescaling(scale, name=f"tap_{index}_{kind.lower()}_scale")(pooled))
+        return layers.Concatenate(name="taps")(parts)
+
+    def _head(self, features: Any) -> Any:
+        """Features to probabilities; the temperature is in the last layer's weights."""
+        layers, bundle = self.keras.layers, self.bundle
+        head = bundle.classifier().head
+        if isinstance(head, MlpHead):
+            features = self._dense(features, head.hidden.weight, head.hidden.bias, "gelu", "hidden")
+            weight, bias = head.out.weight, head.out.bias
+        elif isinstance(head, CosineHead):
+            features = layers.UnitNormalization(name="unit_length")(features)
+            weight, bias = torch.nn.functional.normalize(head.weight) * head.scale[:, None], head.bias
+        else:
+            assert isinstance(head, LinearHead)
+            weight, bias = head.weight, head.bias
+        return self._dense(features, weight / bundle.temperature, bias / bundle.temperature, "softmax", "predictions")
+
+    def _dense(self, inputs: Any, weight: Tensor, bias: Tensor, activation: str, name: str) -> Any:
+        layer = self.keras.layers.Dense(len(bias), activation=activation, name=name)
+        result = layer(inputs)
+        layer.set_weights([weight.detach().T.numpy(), bias.detach().numpy()])
+        return result
+
+
+def _check(keras: Any, model: Any, bundle: Bundle, *, pixels: bool) -> None:
+    """RunError unless Keras gives the probabilities that burnish gives, on images of noise."""
+    size, preprocess = bundle.preprocess.size, bundle.preprocess
+    draws = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 256, (4, size, size, 3), generator=draws).float()
+    images = (raw / 255 - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
+    with torch.no_grad():
+        expected = (bundle.classifier()(images.permute(0, 3, 1, 2)) / bundle.temperature).softmax(1).numpy()
+    given = raw if pixels else images.flip(-1) if bundle.architecture["kwargs"]["bgr"] else images
+    found = np.asarray(keras.ops.convert_to_numpy(model(given.numpy(), training=False)))
+    difference = float(np.abs(found - expected).max())
+    if not difference <= _TOLERANCE:
+        raise RunError(
+            f"Keras gives other probabilities than burnish (by {difference:.2g}); nothing was written; please report it"
+        )
