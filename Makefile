@@ -1,11 +1,12 @@
 # make demo   a fresh machine to a tuned, proven model in about two minutes after the install
 # make test   the fast tests, then one run on real images
+# make test-tensorflow   TensorFlow opens what was exported (installs it into .venv-tf)
 # make check  what CI runs besides the tests: lint, types
 PYTHON ?= python3
 BIN := .venv/bin
 BUDGET ?= 2m
 
-.PHONY: demo test check slow clean
+.PHONY: demo test test-tensorflow check slow clean
 
 demo: .venv/installed
 	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; $(BIN)/burnish fit demo --budget $(BUDGET) --out runs/demo-$$n
@@ -13,6 +14,15 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
+
+# TensorFlow itself opens what burnish exports, in an environment of its own
+test-tensorflow: .venv/installed-dev .venv-tf/installed
+	BURNISH_TENSORFLOW=$(CURDIR)/.venv-tf/bin/python $(BIN)/python -m pytest -q tests/test_export_keras.py
+
+.venv-tf/installed:
+	$(PYTHON) -m venv .venv-tf
+	.venv-tf/bin/python -m pip install -q tensorflow-cpu==2.21.0 keras==3.15.1 pillow
+	touch $@
 
 check: .venv/installed-dev
 	scripts/check
@@ -29,4 +39,4 @@ check: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv build src/burnish.egg-info
+	rm -rf .venv .venv-tf build src/burnish.egg-info

@@ -95,13 +95,14 @@ def fitted(
     expected: the network's state dict, which may be on the meta device. is_head: whether a name (prefix taken off) is of
     the classification head, which is left out. others: the same weights under other names, tried as well.
     """
-    best: Fit | None = None
-    for candidate in (state, *others):
-        for prefix in _prefixes(candidate, expected):
-            found = _meet(candidate, expected, is_head, prefix)
-            if best is None or _worth(found) > _worth(best):
-                best = found
-    assert best is not None
+    found = [
+        _meet(candidate, expected, is_head, prefix)
+        for candidate in (state, *others)
+        for prefix in _prefixes(candidate, expected)
+    ]
+    best = max(found, key=_worth)
+    if 2 * best.matched < best.expected:  # another network: an odd prefix that happens to match more would only confuse
+        best = max((one for one in found if not one.prefix), key=_worth)
     return best
 
 

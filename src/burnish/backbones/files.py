@@ -92,11 +92,13 @@ def _filled(
     module = built(description)
     expected = module.state_dict()
     others = [foreign[0]] if foreign is not None else []
-    fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=others)
+    fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*bare[1:], *others])
     if not fit.whole and description["library"] == timmed.LIBRARY:
         # Perhaps another image size, or an older layout: timm's own conversion for this architecture may help.
         more = [timmed.converted(module, base) for base in (*bare, *others)]
-        fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*others, *more])
+        fit = checkpoint.fitted(
+            state, expected, is_head=lambda key: key.startswith(heads), others=[*bare[1:], *others, *more]
+        )
     fit, adapted = checkpoint.with_colour(fit, [*others, *bare], expected)
     checkpoint.check_share(fit, label=found.label, arch=name, advice=_ADVICE)
     module.load_state_dict(fit.state, strict=False)
