@@ -18,7 +18,6 @@ import threading
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -181,15 +180,6 @@ def silence(after=None):
 
 
 always = itertools.repeat
-
-
-def broken(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-def but(values, reasons):
-    """The parameters, those with a reason marked as known to fail."""
-    return [pytest.param(value, marks=broken(reasons[value])) if value in reasons else value for value in values]
 
 
 @contextlib.contextmanager
@@ -472,16 +462,13 @@ def test_bytes_that_are_not_those_of_the_hash_are_refused_every_time(web, model,
         assert_a_sentence(error)
 
 
-@broken("the sentence names the link in snapshots/; the damaged blob stays, and is linked again")
-def test_after_deleting_the_file_that_the_sentence_names_a_good_one_is_fetched(web, model, source, safetensors_file):
+def test_a_damaged_file_is_deleted_and_a_good_one_is_fetched_the_next_time(web, model, source, safetensors_file):
     web.troubles["GET", model] = iter([instead(changed(safetensors_file))])
-    with pytest.raises(BadWeights, match="delete it and run again") as error:
+    with pytest.raises(BadWeights, match="is deleted; run again"):
         load_backbone("hf-hub:someone/model")
-    Path(str(error.value).partition(": damaged")[0]).unlink()
     assert_features(load_backbone("hf-hub:someone/model"), source)
 
 
-@broken("MAX_WEIGHTS_BYTES is not asked for downloads from the hub: only the whole file on the disk is refused")
 def test_a_file_above_the_limit_is_refused_before_it_comes(web, model):
     huge = weights.MAX_WEIGHTS_BYTES + 1
     web.headers[model] |= {"X-Linked-Size": huge}
@@ -545,12 +532,7 @@ HOSTILE_CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("kind", but(HOSTILE_CONFIGS, {
-    "a number of architectures": "TypeError in zoo._from_repository: architectures is not iterable",
-    "a truth for architectures": "TypeError in zoo._from_repository: architectures is not iterable",
-    "a mean of many digits": "OverflowError in timmed._three",
-    "a crop of many digits": "OverflowError in timmed.preprocess_of",
-}))  # fmt: skip
+@pytest.mark.parametrize("kind", HOSTILE_CONFIGS)
 def test_a_config_that_is_not_what_it_should_be_is_refused_in_a_sentence(web, safetensors_file, kind):
     web.offer("someone/model", config=HOSTILE_CONFIGS[kind], safetensors=safetensors_file)
     with pytest.raises(ModelError) as error:
@@ -569,7 +551,6 @@ def test_what_a_config_says_beyond_the_image_settings_does_no_harm(web, source, 
     assert {path for _, path, _ in web.seen} <= {"/", *web.files}
 
 
-@broken("refused: you say test_resnet.r160_in1k, the config.json beside it says test_resnet.r160_in1k")
 def test_an_architecture_with_its_tag_in_the_config_is_that_model(web, source, safetensors_file):
     web.offer("someone/model", config={"architecture": "test_resnet.r160_in1k"}, safetensors=safetensors_file)
     assert_features(load_backbone("hf-hub:someone/model"), source)
@@ -584,9 +565,14 @@ def test_a_repository_that_is_not_there_is_no_known_model(web, model):
     assert_a_sentence(error)
 
 
-@pytest.mark.parametrize("answer", [
-    status(401, X_Error_Code="RepoNotFound"), status(403, X_Error_Code="GatedRepo"),
-], ids=["private", "gated"])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(401, X_Error_Code="RepoNotFound"),
+        status(403, X_Error_Code="GatedRepo"),
+    ],
+    ids=["private", "gated"],
+)
 def test_a_repository_that_asks_for_a_login_says_how(web, model, answer):
     for path in web.files:
         web.troubles["HEAD", path] = always(answer)
@@ -595,7 +581,6 @@ def test_a_repository_that_asks_for_a_login_says_how(web, model, answer):
     assert_a_sentence(error)
 
 
-@broken("says that there is no such repository, and leaves the revision out")
 def test_a_revision_that_is_not_there_is_named(web, model):
     with pytest.raises(UnknownModel, match="v9") as error:
         load_backbone("hf-hub:someone/model@v9")
@@ -639,9 +624,7 @@ INVALID = "HFValidationError escapes from hub.cached_on_disk"
 CLIMBS = "is asked for at the hub, and then written to the cache as a path"
 
 
-@pytest.mark.parametrize("name", but(ODD_NAMES, {
-    **dict.fromkeys(ODD_NAMES[14:22], INVALID), **dict.fromkeys(ODD_NAMES[22:], CLIMBS),
-}), ids=lambda name: ascii(name[:40]))  # fmt: skip
+@pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: ascii(name[:40]))
 def test_a_name_with_odd_characters_is_refused_without_a_request(web, name):
     with pytest.raises(UnknownModel) as error:
         load_backbone(name)
@@ -649,7 +632,6 @@ def test_a_name_with_odd_characters_is_refused_without_a_request(web, name):
     assert web.seen == []
 
 
-@broken("hf-hub:org/name@../../../outside makes <cache>/../outside with a commit in it")
 def test_a_revision_cannot_write_outside_the_cache(web, tmp_path, safetensors_file):
     revision = "../../../outside"
     web.offer("someone/model", revision, config=CONFIG, safetensors=safetensors_file)
@@ -728,7 +710,6 @@ def test_a_server_without_ranges_begins_again(web, file, source):
     assert [span for _, _, span in web.seen] == [None, "bytes=300000-", "bytes=200000-"]
 
 
-@broken("tries go on for ever: more bytes than the time before count as progress, though each time begins at 0")
 def test_a_server_without_ranges_that_breaks_at_any_place_is_given_up(web, file, tmp_path):
     web.knows_ranges = False
     web.troubles["GET", "/file.safetensors"] = itertools.islice(itertools.cycle([dropped(1000), dropped(2000)]), 60)
@@ -754,13 +735,7 @@ NEVER_COMES = {
 ESCAPES = "{} escapes from hub._fetch_into: http.client.HTTPException is no OSError"
 
 
-@pytest.mark.parametrize("kind", but(NEVER_COMES, {
-    "garbage": ESCAPES.format("BadStatusLine"),
-    "chunks broken off": ESCAPES.format("IncompleteRead"),
-    "chunks without sizes": ESCAPES.format("IncompleteRead"),
-    "too many headers": ESCAPES.format("HTTPException"),
-    "a header too long": ESCAPES.format("LineTooLong"),
-}))  # fmt: skip
+@pytest.mark.parametrize("kind", NEVER_COMES)
 def test_a_file_that_never_comes_is_given_up_in_a_sentence_and_not_kept(web, file, source, tmp_path, kind):
     web.troubles["GET", "/file.safetensors"] = itertools.islice(always(NEVER_COMES[kind]), 60)
     with pytest.raises(ModelError) as error:
@@ -791,12 +766,7 @@ def test_a_redirect_on_this_machine_is_followed(web, file, source):
     assert_features(load_backbone(file.replace("file.safetensors", "old")), source)
 
 
-@pytest.mark.parametrize("to", but(
-    ["http://example.invalid/file", "ftp://example.invalid/file", "file:///etc/passwd"],
-    dict.fromkeys(
-        ["http://example.invalid/file", "ftp://example.invalid/file"], "hub._OnlySafer looks at redirects from https alone"
-    ),
-))  # fmt: skip
+@pytest.mark.parametrize("to", ["http://example.invalid/file", "ftp://example.invalid/file", "file:///etc/passwd"])
 def test_a_redirect_to_another_machine_without_https_is_not_followed(web, file, monkeypatch, to, tmp_path):
     hosts = []
 
@@ -826,9 +796,18 @@ def test_redirects_without_end_are_given_up(web, file):
     assert_a_sentence(error)
 
 
-@pytest.mark.parametrize("host", [
-    "example.com", "192.0.2.1", "127.0.0.1.example.com", "localhost.example.com", "127.0.0.1@example.com", "0.0.0.0", "10.0.0.1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "host",
+    [
+        "example.com",
+        "192.0.2.1",
+        "127.0.0.1.example.com",
+        "localhost.example.com",
+        "127.0.0.1@example.com",
+        "0.0.0.0",
+        "10.0.0.1",
+    ],
+)
 def test_http_to_another_machine_is_refused_without_a_request(web, monkeypatch, host):
     monkeypatch.setattr(hub.urllib.request, "build_opener", lambda *handlers: pytest.fail("asked the network"))
     with pytest.raises(UnknownModel, match="https://") as error:
@@ -844,10 +823,7 @@ ODD_ADDRESSES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("address", but(ODD_ADDRESSES, {
-    **dict.fromkeys((ODD_ADDRESSES[4], ODD_ADDRESSES[7], ODD_ADDRESSES[10]), "InvalidURL escapes from hub._fetch_into"),
-    **dict.fromkeys((ODD_ADDRESSES[12], ODD_ADDRESSES[15]), "ValueError escapes from urlsplit in hub.download"),
-}), ids=lambda address: ascii(address[:40]))  # fmt: skip
+@pytest.mark.parametrize("address", ODD_ADDRESSES, ids=lambda address: ascii(address[:40]))
 def test_an_odd_address_is_refused_or_not_found_but_never_a_crash(web, tmp_path, address):
     address = address.replace("PORT", web.address.rpartition(":")[2])
     with pytest.raises(ModelError) as error:
@@ -859,12 +835,7 @@ def test_an_odd_address_is_refused_or_not_found_but_never_a_crash(web, tmp_path,
 ODD_PATHS = ["/..", "/.", "/", "/config.json", "/%2e%2e", "/" + "x" * 300, "/weights.bin?token=%2Fa/b"]
 
 
-@pytest.mark.parametrize("path", but(ODD_PATHS, {
-    "/..": "OSError: os.replace onto the folder ..",
-    "/%2e%2e": "OSError: os.replace onto the folder ..",
-    "/.": "is kept as the file models/DIGEST, where other addresses of the same file want a folder",
-    "/config.json": "is then read as the config.json beside the weights, and called no UTF-8 text",
-}), ids=lambda path: path[:30])  # fmt: skip
+@pytest.mark.parametrize("path", ODD_PATHS, ids=lambda path: path[:30])
 def test_a_file_behind_an_odd_path_is_read_all_the_same(web, source, safetensors_file, path, tmp_path):
     web.files[path] = safetensors_file
     if path == "/":
@@ -876,7 +847,6 @@ def test_a_file_behind_an_odd_path_is_read_all_the_same(web, source, safetensors
     assert {path.parents[1] for path in left_in(tmp_path / "own")} == {tmp_path / "own" / "models"}
 
 
-@broken("both write to .NAME.PID.part, and one finds it gone (also two containers with the same process id)")
 def test_two_at_once_both_get_the_file(web, file, source):
     together = threading.Barrier(2)
 
@@ -967,12 +937,7 @@ def test_the_environment_alone_names_another_hub_and_its_cache(hanging):
     assert hanging("well")[:2] == ["test_resnet", ""]
 
 
-@pytest.mark.parametrize("kind", but(["size", "weights", "later", "address"], {
-    "size": "the hub's client asks six times more for a HEAD, 60 s each (file_download._ETAG_RETRY_TIMEOUT)",
-    "weights": "the hub's client waits 10 s for the next byte, six times",
-    "later": "the hub's client sleeps as long as Retry-After says, five times",
-    "address": "hub._fetch_into waits 20 s for the next byte, five times after the last one that came",
-}))  # fmt: skip
+@pytest.mark.parametrize("kind", ["size", "weights", "later", "address"])
 def test_a_server_that_hangs_in_the_midst_of_it_is_given_up(hanging, kind):
     outcome = hanging(kind)
     assert outcome is not None, f"still waiting after {PATIENCE:g} s"

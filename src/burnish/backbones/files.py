@@ -68,7 +68,7 @@ def _filled(
 ) -> Backbone:
     """The network with these weights; its architecture as named, else as names and shapes of the tensors tell."""
     named, notes = found.config.get("architecture"), []
-    if name and isinstance(named, str) and named != name.partition(".")[0]:
+    if name and isinstance(named, str) and named.partition(".")[0] != name.partition(".")[0]:
         raise BadWeights(
             f"{found.label}: you say {shown(name)}, the config.json beside it says {shown(named)}; "
             "name that one, or move the file away from the config.json"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import queue
 import re
+import tempfile
 import threading
 import time
 import urllib.error
@@ -17,7 +19,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import get_session
 
 from burnish.backbones.weights import MAX_WEIGHTS_BYTES, brief, sha256_of
-from burnish.disk import cache_folder
+from burnish.disk import cache_folder, plain_disk_errors
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, shown
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository may call its weights, the safer first
@@ -25,7 +27,11 @@ _PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve
 _PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
 _TRIES = 5  # for a download, each going on where the last one broke off
 _CHUNK = 1 << 20
-_TIMEOUT_SECONDS = 20.0
+_TIMEOUT_SECONDS = 4.0  # of silence within one try
+_SILENT_SECONDS = 12.0  # without a byte more, then it is given up
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PART = r"[A-Za-z0-9_](?:[\w.\-]{0,94}[A-Za-z0-9_])?"
+_REPOSITORY = re.compile(rf"{_PART}/{_PART}(?<!\.git)(?:@{_PART}(?:/{_PART})*)?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -36,7 +42,10 @@ class NotThere(WeightsUnreachable):
 def cached_on_disk(repository: str, filename: str) -> Path | None:
     """The file in the Hugging Face cache, or None."""
     repository, _, revision = repository.partition("@")
-    found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
+    try:
+        found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
+    except hub_errors.HFValidationError as error:
+        raise UnknownModel(f"hf-hub:{shown(repository)}: is no name of a repository ({brief(error)})") from None
     return Path(found) if isinstance(found, str) else None
 
 
@@ -55,30 +64,82 @@ def fetch(repository: str, filename: str) -> Path:
             hub = huggingface_hub.constants.ENDPOINT
             raise WeightsUnreachable(f"not in the cache, and {hub} cannot be reached ({reason})")
         path = _download(repository, filename)
-    digest = path.resolve().name  # a large file in the cache is named by its SHA-256
+    blob = path.resolve()
+    digest = blob.name  # a large file in the cache is named by its SHA-256
     if len(digest) == 64 and sha256_of(path) != digest:
-        raise BadWeights(f"{shown(str(path))}: damaged in the cache (SHA-256 differs); delete it and run again")
+        for one in {path, blob}:
+            one.unlink(missing_ok=True)
+        raise BadWeights(f"{shown(str(path))}: was damaged in the cache (SHA-256 differs) and is deleted; run again")
     return path
 
 
 def _download(repository: str, filename: str) -> Path:
-    """The downloaded file's place in the cache; WeightsUnreachable when the hub refuses or breaks off."""
+    """The downloaded file's place in the cache; WeightsUnreachable when the hub refuses, breaks off or falls silent."""
+    answers: queue.Queue[Path | Exception] = queue.Queue()
+    # The hub's client waits minutes for a server that hangs, and hours for one that asks it to: it is not waited for.
+    threading.Thread(target=lambda: answers.put(_downloaded(repository, filename)), daemon=True).start()
+    blobs = (
+        Path(huggingface_hub.constants.HF_HUB_CACHE)
+        / f"models--{repository.partition('@')[0].replace('/', '--')}"
+        / "blobs"
+    )
+    came, last = -1, time.monotonic()
+    while True:
+        try:
+            found = answers.get(timeout=0.2)
+        except queue.Empty:
+            now = sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0
+            if now > came:
+                came, last = now, time.monotonic()
+            if time.monotonic() - last > _SILENT_SECONDS:
+                raise WeightsUnreachable(
+                    f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
+                ) from None
+            continue
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def _downloaded(repository: str, filename: str) -> Path | Exception:
+    """The file's place, or what went wrong, in our words."""
     repository, _, revision = repository.partition("@")
+    named = f"{repository}@{revision}" if revision else repository
     try:
+        if (size := _told_size(repository, filename, revision)) > MAX_WEIGHTS_BYTES:
+            return BadWeights(f"{named}: its {filename} has {size:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
         path = huggingface_hub.hf_hub_download(
             repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS
         )
         return Path(path)
     except hub_errors.LocalEntryNotFoundError as error:
-        raise WeightsUnreachable(f"not in the cache, and the hub cannot be reached ({brief(error)})") from None
+        return WeightsUnreachable(f"not in the cache, and the hub cannot be reached ({brief(error)})")
     except hub_errors.EntryNotFoundError:
-        raise NotThere(f"not to be had: {repository} has no {filename}") from None
-    except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError):
-        raise UnknownModel(
-            f"hf-hub:{shown(repository)}: no such repository on the hub, or it is private (then run: hf auth login)"
-        ) from None
+        return NotThere(f"not to be had: {named} has no {filename}")
+    except hub_errors.RevisionNotFoundError:
+        return UnknownModel(f"hf-hub:{shown(named)}: the repository has no revision {shown(revision)}")
+    except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError):
+        return UnknownModel(
+            f"hf-hub:{shown(named)}: no such repository on the hub, or it is private (then run: hf auth login)"
+        )
     except Exception as error:  # the client's tree of errors differs from version to version
-        raise WeightsUnreachable(f"not here: the download broke off ({brief(error)})") from error
+        return WeightsUnreachable(f"not here: the download broke off ({brief(error)})")
+
+
+def _told_size(repository: str, filename: str, revision: str) -> int:
+    """Bytes, as the hub tells before they come; 0 where it does not."""
+    try:
+        url = huggingface_hub.hf_hub_url(repository, filename, revision=revision or None)
+        return huggingface_hub.get_hf_file_metadata(url, timeout=_PROBE_SECONDS).size or 0
+    except Exception:  # the download meets it again, tries anew where that helps, and says what it was
+        return 0
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it was finished and renamed meanwhile
+        return 0
 
 
 def _told_offline() -> bool:
@@ -112,15 +173,22 @@ def download(address: str) -> Path:
     """
     url, _, fragment = address.partition("#")
     digest = fragment.removeprefix("sha256=").lower()
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise UnknownModel(f"{shown(address)}: is not an address ({brief(error)})") from None
     if not _SHA256.fullmatch(digest):
         raise UnknownModel(
             f"{shown(address)}: weights from the web need their SHA-256, so that nobody can change them on the way; "
             f"say:  --model '{shown(url)}#sha256=…'  (the page that offers the file gives it, or: sha256sum FILE)"
         )
-    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+    if parts.scheme != "https" and host not in _LOOPBACK:
         raise UnknownModel(f"{shown(address)}: expected an address that begins with https://")
-    name = re.sub(r"[^\w.\-]", "_", urllib.parse.unquote(parts.path.rpartition("/")[2]))[-120:] or "weights"
+    if not url.isascii() or any(char.isspace() or not char.isprintable() for char in url):
+        raise UnknownModel(f"{shown(address)}: is not an address (write spaces and other characters as %20 and so on)")
+    name = re.sub(r"[^\w.\-]", "_", urllib.parse.unquote(parts.path.rpartition("/")[2])).lstrip(".")[-120:]
+    name = "weights" if name in ("", "config.json") else name
     path = cache_folder() / "models" / digest / name
     if path.is_file():
         if sha256_of(path) == digest:
@@ -128,8 +196,11 @@ def download(address: str) -> Path:
         path.unlink()  # damaged in the cache
     if _told_offline():
         raise WeightsUnreachable(f"{shown(url)}: not in the cache, and HF_HUB_OFFLINE is set")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{name}.{os.getpid()}.part")
+    with plain_disk_errors(cache_folder()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
+        os.close(handle)
+    part = Path(draft)
     try:
         _fetch_into(part, url)
         if (found := sha256_of(part)) != digest:
@@ -143,57 +214,75 @@ def download(address: str) -> Path:
     return path
 
 
+def without_secrets(address: str) -> str:
+    """An address as it may be written down: no user, password, query or hash."""
+    parts = urllib.parse.urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 class _OnlySafer(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but never from https to http."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        if req.full_url.startswith("https://") and not newurl.startswith("https://"):
+        there = urllib.parse.urlsplit(newurl)
+        plain = there.scheme == "http" and there.hostname in _LOOPBACK and not req.full_url.startswith("https://")
+        if there.scheme != "https" and not plain:
             raise urllib.error.URLError("is sent on to an address without https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _fetch_into(part: Path, url: str) -> None:
-    """Download to the file; WeightsUnreachable when it breaks off `_TRIES` times without a byte in between."""
-    opener, left = urllib.request.build_opener(_OnlySafer), _TRIES
+    """Download to the file; WeightsUnreachable when it breaks off `_TRIES` times, or is silent, without getting further."""
+    opener, left, most, last = urllib.request.build_opener(_OnlySafer), _TRIES, 0, time.monotonic()
     while True:
-        have = part.stat().st_size if part.exists() else 0
-        request = urllib.request.Request(
-            url, headers={"User-Agent": "burnish", **({"Range": f"bytes={have}-"} if have else {})}
-        )
+        have = part.stat().st_size
         try:
-            with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
-                goes_on = have and answer.status == 206
-                expected = int(answer.headers.get("Content-Length") or -1)
-                with open(part, "ab" if goes_on else "wb") as file:
-                    got = 0
-                    while chunk := answer.read(_CHUNK):
-                        file.write(chunk)
-                        got += len(chunk)
-                        if file.tell() > MAX_WEIGHTS_BYTES:
-                            raise BadWeights(f"{shown(url)}: more than {MAX_WEIGHTS_BYTES:,} bytes")
-                if expected in (-1, got):
-                    return
-            reason = f"{got:,} of {expected:,} bytes came"
+            reason = _fetched(opener, part, url, have)
+            if reason is None:
+                return
         except urllib.error.HTTPError as error:
             if error.code == 416 and have:  # nothing is left to fetch
                 return
             if error.code < 500 and error.code != 429:
                 raise WeightsUnreachable(
-                    f"{shown(url)}: the server answers {error.code} {shown(error.reason)}"
+                    f"{shown(url)}: the server answers {error.code} {shown(str(error.reason))}"
                 ) from None
             reason = f"the server answers {error.code}"
-        except (OSError, ValueError) as error:  # broken connections, no resolver, bad answers
+        except (
+            OSError,
+            ValueError,
+            http.client.HTTPException,
+        ) as error:  # broken connections, no resolver, bad answers
             reason = brief(error)
-        now = part.stat().st_size if part.exists() else 0
-        left = _TRIES if now > have else left - 1
-        if left <= 0:
+        now = part.stat().st_size
+        if now > most:
+            most, left, last = now, _TRIES, time.monotonic()
+        left -= 1
+        if left <= 0 or time.monotonic() - last >= _TIMEOUT_SECONDS:
             raise WeightsUnreachable(f"{shown(url)}: cannot be fetched ({reason})")
         time.sleep(min(2.0, 0.1 * 2 ** (_TRIES - left)))
 
 
+def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int) -> str | None:
+    """Go on from `have` bytes; None when the whole file is there, else what is lacking."""
+    headers = {"User-Agent": "burnish", **({"Range": f"bytes={have}-"} if have else {})}
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
+        goes_on = bool(have) and answer.status == 206
+        expected, got = int(answer.headers.get("Content-Length") or -1), 0
+        with open(part, "ab" if goes_on else "wb") as file:
+            if file.tell() + expected > MAX_WEIGHTS_BYTES:
+                raise BadWeights(f"{shown(url)}: has {expected:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
+            while chunk := answer.read1(_CHUNK):
+                file.write(chunk)
+                got += len(chunk)
+                if file.tell() > MAX_WEIGHTS_BYTES:
+                    raise BadWeights(f"{shown(url)}: more than {MAX_WEIGHTS_BYTES:,} bytes")
+    return None if expected in (-1, got) else f"{got:,} of {expected:,} bytes came"
+
+
 def of_repository(name: str) -> tuple[Path, Path]:
     """(config.json, weights) of "org/name" or "org/name@revision" on the hub."""
-    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+(@[\w.\-/]+)?", name):
+    if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name.partition("@")[0]:
         raise UnknownModel(f"hf-hub:{shown(name)}: expected hf-hub:ORG/NAME, or hf-hub:ORG/NAME@REVISION")
     try:
         config = fetch(name, "config.json")

@@ -137,7 +137,7 @@ def preprocess_of(name: str, config: dict[str, Any], image_size: int | None) -> 
             std=_three(values["std"]),
             fit="squash" if values["crop_mode"] == "squash" else "crop",
         )
-    except (RecipeError, TypeError, ValueError) as error:
+    except (RecipeError, TypeError, ValueError, OverflowError) as error:
         where = f"{name}: the config.json beside the file" if config else name
         raise BadWeights(f"{shown(where)}: its image settings cannot be used ({shown(str(error))})") from None
 

@@ -106,8 +106,8 @@ def _loaded(
     if name in EMBEDDED_NAMES:
         return _embedded(weights.EMBEDDED[EMBEDDED_NAMES[name]], image_size)
     if name.startswith(("http://", "https://")):
-        url = name.partition("#")[0]
-        return replace(from_file(arch, hub.download(name), {}, image_size, preprocess), source=url)
+        path = hub.download(name)
+        return replace(from_file(arch, path, {}, image_size, preprocess), source=hub.without_secrets(name))
     if name.startswith(("hf-hub:", "hf_hub:")):
         return _from_repository(name.partition(":")[2], image_size, arch, preprocess)
     said, path = _split_file(name)
@@ -232,9 +232,11 @@ def _from_repository(name: str, image_size: int | None, arch: str | None, prepro
         raise BadWeights(f"hf-hub:{shown(name)}: its config.json {error}") from None
     told = config.get("architecture")
     if not isinstance(told, str) and arch is None:
-        kind = ", ".join(map(str, config.get("architectures") or [])) or config.get("model_type") or "nothing"
+        listed = config.get("architectures")
+        kind = ", ".join(map(str, listed)) if isinstance(listed, list) else config.get("model_type")
+        kind = shown(str(kind or "nothing"))[:80]
         raise UnknownModel(
-            f"hf-hub:{shown(name)}: its config.json names no architecture of timm (it speaks of {shown(str(kind))[:80]}); "
+            f"hf-hub:{shown(name)}: its config.json names no architecture of timm (it speaks of {kind}); "
             "if it is one, say which with --arch"
         )
     return replace(from_file(arch, path, config, image_size, preprocess), source=f"hf-hub:{name}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from burnish.backbones.keras.layers import Variable
+from burnish.backbones.keras.options import Variable
 from burnish.errors import BadWeights, ModelError, shown
 
 _MOST_OBJECTS = 200_000

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from burnish.backbones.keras.graph import INPUT
-from burnish.backbones.keras.layers import KINDS, Unfit, activation, inward
+from burnish.backbones.keras.layers import KINDS, inward
+from burnish.backbones.keras.options import Unfit, activation
 from burnish.errors import BadWeights, nearest, shown
 
 _MODELS = ("Functional", "Model", "Sequential")

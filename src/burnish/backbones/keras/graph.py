@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from burnish.backbones.keras.layers import KINDS, KerasAttention, Made, Shape, Unfit, Variable
+from burnish.backbones.keras.layers import KINDS
+from burnish.backbones.keras.modules import KerasAttention, Shape
+from burnish.backbones.keras.options import Made, Unfit, Variable
 from burnish.backbones.spec import Stage
 from burnish.errors import UnknownModel, nearest, shown
 

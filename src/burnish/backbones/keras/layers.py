@@ -7,297 +7,50 @@ rank 3 [b tokens c] and rank 2 [b c] lie as in Keras.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Shape = tuple[int, ...]
-Options = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One array of weights: where Keras keeps it, and how it lies in torch.
-
-    torch = keras.reshape(flat).permute(order).reshape(shape of the target), and back the same way.
-    """
-
-    legacy: str  # "kernel", "query/kernel": in .h5 files of whole models; a|b where versions differ
-    modern: str  # "vars/0", "query_dense/vars/0": in .keras and .weights.h5 files
-    target: str  # in the torch module
-    shape: Shape  # in Keras
-    flat: Shape = ()  # before the axes are put in order; () for the shape itself
-    order: tuple[int, ...] = ()  # () for as they are
-
-    def to_torch(self, array: Tensor, like: Tensor) -> Tensor:
-        """The array as the torch module holds it."""
-        flat = array.reshape(self.flat or self.shape)
-        return flat.permute(self.order or tuple(range(flat.ndim))).reshape(like.shape).contiguous()
-
-    def to_keras(self, tensor: Tensor) -> Tensor:
-        """The other way."""
-        flat = self.flat or self.shape
-        order = self.order or tuple(range(len(flat)))
-        moved = tensor.reshape([flat[axis] for axis in order])
-        return moved.permute([order.index(axis) for axis in range(len(order))]).reshape(self.shape).contiguous()
-
-
-@dataclass(frozen=True)
-class Made:
-    """A layer in torch: modules run one after the other, the first with the inputs; only the first has weights."""
-
-    module: nn.Module
-    variables: tuple[Variable, ...] = ()
-    activation: nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of Keras layer: the options that matter, with Keras's defaults, and how it is made."""
-
-    make: Callable[[Options, list[Shape]], Made]
-    options: Options = field(default_factory=dict)
-
-
-class Unfit(ValueError):
-    """What a layer cannot do here, one clause."""
-
-
-# ---- modules ---------------------------------------------------------------------------------------------------------
-
-
-class Conv2dSame(nn.Conv2d):
-    """TensorFlow's "same" padding: as much as the stride asks for, the odd pixel at the end."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        pads: list[int] = []
-        for size, kernel, stride, dilation in zip(
-            input.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
-        ):
-            pads += same_padding(size, kernel, stride, dilation)
-        padded = F.pad(input, pads) if any(pads) else input
-        return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
-
-
-def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> list[int]:
-    """Pixels before and after."""
-    total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-    return [total // 2, total - total // 2]
-
-
-class _Call(nn.Module):
-    """A function without weights as a layer."""
-
-    def __init__(self, function: Callable[..., Tensor], words: str) -> None:
-        super().__init__()
-        self.function, self.words = function, words
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(*inputs)
-
-    def extra_repr(self) -> str:
-        return self.words
-
-
-class _PoolSame(nn.Module):
-    """Pooling with "same" padding; an average counts real pixels alone."""
-
-    def __init__(self, size: Shape, stride: Shape, *, largest: bool) -> None:
-        super().__init__()
-        self.size, self.stride, self.largest = size, stride, largest
-
-    def forward(self, images: Tensor) -> Tensor:
-        pads = [
-            *same_padding(images.shape[3], self.size[1], self.stride[1]),
-            *same_padding(images.shape[2], self.size[0], self.stride[0]),
-        ]
-        if self.largest:
-            return F.max_pool2d(F.pad(images, pads, value=-math.inf), self.size, self.stride)
-        total = F.avg_pool2d(F.pad(images, pads), self.size, self.stride, divisor_override=1)
-        ones = torch.ones(1, 1, *images.shape[2:], dtype=images.dtype, device=images.device)
-        return total / F.avg_pool2d(F.pad(ones, pads), self.size, self.stride, divisor_override=1)
-
-
-class _Separable(nn.Module):
-    """Depthwise, then pointwise."""
-
-    def __init__(self, depthwise: nn.Module, pointwise: nn.Conv2d) -> None:
-        super().__init__()
-        self.depthwise, self.pointwise = depthwise, pointwise
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.pointwise(self.depthwise(images))
-
-
-class _LastAxis(nn.Module):
-    """A layer that works on the last axis, on maps [b c h w] too."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.inner(inputs.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class _TokenNorm(nn.Module):
-    """BatchNorm over tokens [b n c]."""
-
-    def __init__(self, inner: nn.BatchNorm1d) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.inner(tokens.transpose(1, 2)).transpose(1, 2)
-
-
-class _Scale(nn.Module):
-    """x · scale + offset, each one number or one a channel; they are settings, not weights."""
-
-    def __init__(self, scale: Sequence[float], offset: Sequence[float]) -> None:
-        super().__init__()
-        self.scale, self.offset = list(scale), list(offset)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if len({*self.scale}) == len({*self.offset}) == 1:
-            return inputs * self.scale[0] + self.offset[0]
-        scale, offset = inputs.new_tensor(self.scale), inputs.new_tensor(self.offset)
-        if inputs.ndim == 4:
-            scale, offset = scale.reshape(-1, 1, 1), offset.reshape(-1, 1, 1)
-        return inputs * scale + offset
-
-
-class _Normalization(nn.Module):
-    """(x − mean) / sqrt(variance), as Keras keeps them."""
-
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        scale = self.variance.sqrt().clamp(min=1e-7)
-        if inputs.ndim == 4:
-            return (inputs - self.mean.reshape(-1, 1, 1)) / scale.reshape(-1, 1, 1)
-        return (inputs - self.mean) / scale
-
-
-class KerasAttention(nn.Module):
-    """Keras's MultiHeadAttention (Vaswani et al. 2017, arXiv:1706.03762), without masks."""
-
-    def __init__(self, widths: tuple[int, int, int], heads: int, key: int, value: int, out: int, bias: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(widths[0], heads * key, bias=bias)
-        self.key = nn.Linear(widths[2], heads * key, bias=bias)
-        self.value = nn.Linear(widths[1], heads * value, bias=bias)
-        self.proj = nn.Linear(heads * value, out, bias=bias)
-
-    def forward(self, query: Tensor, value: Tensor, key: Tensor | None = None) -> Tensor:
-        key = value if key is None else key
-        q, k, v = (
-            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, tokens in ((self.query, query), (self.key, key), (self.value, value))
-        )
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class _PositionLookup(nn.Module):
-    """An Embedding of fixed numbers: rows of a table."""
-
-    def __init__(self, count: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(count, width))
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        return F.embedding(numbers.long(), self.weight)
-
-
-# ---- options ---------------------------------------------------------------------------------------------------------
-
-
-def _pair(value: Any, name: str, *, low: int = 1, high: int = 512) -> tuple[int, int]:
-    both = [value, value] if type(value) is int else list(value) if isinstance(value, (list, tuple)) else []
-    if len(both) != 2 or not all(type(one) is int and low <= one <= high for one in both):
-        raise Unfit(f"{name} is {str(value)[:60]!r}, expected one or two whole numbers from {low} to {high}")
-    return both[0], both[1]
-
-
-def _whole(value: Any, name: str, low: int = 1, high: int = 65_536) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise Unfit(f"{name} is {str(value)[:60]!r}, expected a whole number from {low} to {high}")
-    return value
-
-
-def _real(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise Unfit(f"{name} is {str(value)[:60]!r}, expected a number")
-    return float(value)
-
-
-def _channels_last(options: Options) -> None:
-    if options.get("data_format") not in (None, "channels_last"):
-        raise Unfit("data_format is channels_first; save the model with channels_last")
-
-
-def _rank(shapes: Sequence[Shape], *allowed: int) -> Shape:
-    if len(shapes) != 1 or len(shapes[0]) not in allowed:
-        ranks = ", ".join(str(len(shape)) for shape in shapes)
-        raise Unfit(f"gets inputs of rank {ranks or 'none'}, expected one of rank {' or '.join(map(str, allowed))}")
-    return shapes[0]
-
-
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU, "relu6": nn.ReLU6, "elu": nn.ELU, "selu": nn.SELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus, "softsign": nn.Softsign, "silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish,
-    "gelu": nn.GELU, "leaky_relu": lambda: nn.LeakyReLU(0.2), "hard_sigmoid": nn.Hardsigmoid,
-    "hard_swish": nn.Hardswish, "hard_silu": nn.Hardswish,
-    "exponential": lambda: _Call(torch.exp, "exp"), "log_softmax": lambda: _Softmax(log=True), "softmax": lambda: _Softmax(),
-}  # fmt: skip
-
-
-class _Softmax(nn.Module):
-    """Over the channels."""
-
-    def __init__(self, *, log: bool = False) -> None:
-        super().__init__()
-        self.log = log
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        axis = 1 if inputs.ndim == 4 else -1
-        return inputs.log_softmax(axis) if self.log else inputs.softmax(axis)
-
-
-def activation(value: Any) -> nn.Module | None:
-    """The activation of that name; None for the linear one. Unfit for any other, such as a function of the user's."""
-    if isinstance(value, dict) and value.get("class_name") == "function" and value.get("registered_name") in (
-        None, value.get("config"),
-    ):  # fmt: skip
-        value = value.get("config")
-    if value in (None, "linear"):
-        return None
-    if not isinstance(value, str) or value not in _ACTIVATIONS:
-        raise Unfit(f"activation is {str(value)[:80]!r}, expected one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[value]()
-
+from burnish.backbones.keras.modules import (
+    Call,
+    Conv2dSame,
+    KerasAttention,
+    LastAxis,
+    Normalization,
+    PoolSame,
+    PositionLookup,
+    Scale,
+    Separable,
+    Shape,
+    Softmax,
+    TokenNorm,
+)
+from burnish.backbones.keras.options import (
+    Kind,
+    Made,
+    Options,
+    Unfit,
+    Variable,
+    activation,
+    channels_last,
+    pair,
+    real,
+    single,
+    whole,
+)
 
 # ---- how each is made ------------------------------------------------------------------------------------------------
 
 
 def _conv(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    inside = _rank(shapes, 4)[1]
-    outside, groups = _whole(options["filters"], "filters"), _whole(options["groups"], "groups")
+    channels_last(options)
+    inside = single(shapes, 4)[1]
+    outside, groups = whole(options["filters"], "filters"), whole(options["groups"], "groups")
     if inside % groups or outside % groups:
         raise Unfit(f"groups is {groups}, which does not divide {inside} and {outside} channels")
-    kernel = _pair(options["kernel_size"], "kernel_size")
+    kernel = pair(options["kernel_size"], "kernel_size")
     layer = _convolution(options, inside, outside, kernel, groups)
     shape = (*kernel, inside // groups, outside)
     variables = [Variable("kernel", "vars/0", "weight", shape, order=(3, 2, 0, 1))]
@@ -305,20 +58,20 @@ def _conv(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _depthwise(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    inside, times = _rank(shapes, 4)[1], _whole(options["depth_multiplier"], "depth_multiplier", 1, 64)
-    kernel = _pair(options["kernel_size"], "kernel_size")
+    channels_last(options)
+    inside, times = single(shapes, 4)[1], whole(options["depth_multiplier"], "depth_multiplier", 1, 64)
+    kernel = pair(options["kernel_size"], "kernel_size")
     layer = _convolution(options, inside, inside * times, kernel, inside)
     variables = [Variable("depthwise_kernel|kernel", "vars/0", "weight", (*kernel, inside, times), order=(2, 3, 0, 1))]
     return Made(layer, _with_bias(variables, options, inside * times), activation(options["activation"]))
 
 
 def _separable(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    inside, times = _rank(shapes, 4)[1], _whole(options["depth_multiplier"], "depth_multiplier", 1, 64)
-    kernel, outside = _pair(options["kernel_size"], "kernel_size"), _whole(options["filters"], "filters")
+    channels_last(options)
+    inside, times = single(shapes, 4)[1], whole(options["depth_multiplier"], "depth_multiplier", 1, 64)
+    kernel, outside = pair(options["kernel_size"], "kernel_size"), whole(options["filters"], "filters")
     first = _convolution({**options, "use_bias": False}, inside, inside * times, kernel, inside)
-    layer = _Separable(first, nn.Conv2d(inside * times, outside, 1, bias=bool(options["use_bias"])))
+    layer = Separable(first, nn.Conv2d(inside * times, outside, 1, bias=bool(options["use_bias"])))
     variables = [
         Variable("depthwise_kernel", "vars/0", "depthwise.weight", (*kernel, inside, times), order=(2, 3, 0, 1)),
         Variable("pointwise_kernel", "vars/1", "pointwise.weight", (1, 1, inside * times, outside), order=(3, 2, 0, 1)),
@@ -327,8 +80,8 @@ def _separable(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _convolution(options: Options, inside: int, outside: int, kernel: tuple[int, int], groups: int) -> nn.Conv2d:
-    stride = _pair(options["strides"], "strides", high=64)
-    dilation = _pair(options.get("dilation_rate", 1), "dilation_rate", high=64)
+    stride = pair(options["strides"], "strides", high=64)
+    dilation = pair(options.get("dilation_rate", 1), "dilation_rate", high=64)
     bias, padding = bool(options["use_bias"]), options["padding"]
     if padding not in ("valid", "same"):
         raise Unfit(f"padding is {str(padding)[:40]!r}, expected valid or same")
@@ -341,9 +94,9 @@ def _convolution(options: Options, inside: int, outside: int, kernel: tuple[int,
 
 
 def _transposed(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    inside, outside = _rank(shapes, 4)[1], _whole(options["filters"], "filters")
-    kernel, stride = _pair(options["kernel_size"], "kernel_size"), _pair(options["strides"], "strides", high=64)
+    channels_last(options)
+    inside, outside = single(shapes, 4)[1], whole(options["filters"], "filters")
+    kernel, stride = pair(options["kernel_size"], "kernel_size"), pair(options["strides"], "strides", high=64)
     if options["padding"] != "valid" or options["output_padding"] is not None or min(
         size - step for size, step in zip(kernel, stride, strict=True)
     ) < 0:  # fmt: skip
@@ -360,23 +113,23 @@ def _with_bias(variables: list[Variable], options: Options, width: int, target: 
 
 
 def _dense(options: Options, shapes: list[Shape]) -> Made:
-    shape = _rank(shapes, 2, 3, 4)
-    inside, outside = shape[1] if len(shape) == 4 else shape[-1], _whole(options["units"], "units")
+    shape = single(shapes, 2, 3, 4)
+    inside, outside = shape[1] if len(shape) == 4 else shape[-1], whole(options["units"], "units")
     linear = nn.Linear(inside, outside, bias=bool(options["use_bias"]))
-    layer = _LastAxis(linear) if len(shape) == 4 else linear
+    layer = LastAxis(linear) if len(shape) == 4 else linear
     inner = "inner." if len(shape) == 4 else ""
     variables = [Variable("kernel", "vars/0", f"{inner}weight", (inside, outside), order=(1, 0))]
     return Made(layer, _with_bias(variables, options, outside, f"{inner}bias"), activation(options["activation"]))
 
 
 def _batch_norm(options: Options, shapes: list[Shape]) -> Made:
-    shape = _rank(shapes, 2, 3, 4)
+    shape = single(shapes, 2, 3, 4)
     width = shape[1] if len(shape) == 4 else shape[-1]
     axis = options["axis"][0] if isinstance(options["axis"], list) and len(options["axis"]) == 1 else options["axis"]
     if axis not in (-1, len(shape) - 1):
         raise Unfit(f"axis is {str(axis)[:40]}, expected the last one")
     # Keras says how much of the old statistics stays, torch how much of the new ones comes in.
-    eps, momentum = _real(options["epsilon"], "epsilon"), 1 - _real(options["momentum"], "momentum")
+    eps, momentum = real(options["epsilon"], "epsilon"), 1 - real(options["momentum"], "momentum")
     norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(width, eps=eps, momentum=momentum)
     inner = "inner." if len(shape) == 3 else ""
     names, variables = [], []
@@ -392,37 +145,37 @@ def _batch_norm(options: Options, shapes: list[Shape]) -> Made:
         [*names, ("moving_mean", "running_mean"), ("moving_variance", "running_var")]
     ):
         variables.append(Variable(legacy, f"vars/{number}", inner + target, (width,)))
-    return Made(_TokenNorm(norm) if len(shape) == 3 else norm, tuple(variables))  # type: ignore[arg-type]
+    return Made(TokenNorm(norm) if len(shape) == 3 else norm, tuple(variables))  # type: ignore[arg-type]
 
 
 def _layer_norm(options: Options, shapes: list[Shape]) -> Made:
-    shape = _rank(shapes, 2, 3, 4)
+    shape = single(shapes, 2, 3, 4)
     width = shape[1] if len(shape) == 4 else shape[-1]
     axis = options["axis"][0] if isinstance(options["axis"], list) and len(options["axis"]) == 1 else options["axis"]
     if axis not in (-1, len(shape) - 1) or options.get("rms_scaling"):
         raise Unfit("layer normalisation is read over the last axis only, without rms_scaling")
     if not (options["scale"] and options["center"]) and options["scale"] != options["center"]:
         raise Unfit("layer normalisation is read with both scale and center, or neither")
-    norm = nn.LayerNorm(width, eps=_real(options["epsilon"], "epsilon"), elementwise_affine=bool(options["scale"]))
+    norm = nn.LayerNorm(width, eps=real(options["epsilon"], "epsilon"), elementwise_affine=bool(options["scale"]))
     inner = "inner." if len(shape) == 4 else ""
     pairs = (("gamma", "weight"), ("beta", "bias")) if options["scale"] else ()
     variables = tuple(
         Variable(legacy, f"vars/{number}", inner + target, (width,)) for number, (legacy, target) in enumerate(pairs)
     )
-    return Made(_LastAxis(norm) if len(shape) == 4 else norm, variables)
+    return Made(LastAxis(norm) if len(shape) == 4 else norm, variables)
 
 
 def _group_norm(options: Options, shapes: list[Shape]) -> Made:
-    width = _rank(shapes, 4)[1]
-    groups = width if options["groups"] == -1 else _whole(options["groups"], "groups")
+    width = single(shapes, 4)[1]
+    groups = width if options["groups"] == -1 else whole(options["groups"], "groups")
     if width % groups or options["axis"] not in (-1, 3) or not (options["scale"] and options["center"]):
         raise Unfit("group normalisation is read over the last axis, with scale and center, in groups that divide it")
-    norm = nn.GroupNorm(groups, width, eps=_real(options["epsilon"], "epsilon"))
+    norm = nn.GroupNorm(groups, width, eps=real(options["epsilon"], "epsilon"))
     return Made(norm, (Variable("gamma", "vars/0", "weight", (width,)), Variable("beta", "vars/1", "bias", (width,))))
 
 
 def _normalization(options: Options, shapes: list[Shape]) -> Made:
-    shape = _rank(shapes, 2, 3, 4)
+    shape = single(shapes, 2, 3, 4)
     width = shape[1] if len(shape) == 4 else shape[-1]
     if options.get("invert") or options["axis"] not in (-1, [-1], [len(shape) - 1], len(shape) - 1):
         raise Unfit("Normalization is read over the last axis only, not inverted")
@@ -430,12 +183,12 @@ def _normalization(options: Options, shapes: list[Shape]) -> Made:
         mean, variance = (_numbers(options[key], key, width) for key in ("mean", "variance"))
         scale = [1 / max(math.sqrt(value), 1e-7) for value in variance]
         offset = [-value * factor for value, factor in zip(mean, scale, strict=True)]
-        return Made(_Scale(scale, offset))
+        return Made(Scale(scale, offset))
     variables = (
         Variable("mean", "vars/0", "mean", (width,)),
         Variable("variance", "vars/1", "variance", (width,)),
     )
-    return Made(_Normalization(width), variables)
+    return Made(Normalization(width), variables)
 
 
 def _numbers(value: Any, name: str, width: int) -> list[float]:
@@ -445,17 +198,17 @@ def _numbers(value: Any, name: str, width: int) -> list[float]:
         flat = [inner for one in flat for inner in (one if isinstance(one, (list, tuple)) else [one])]
         if len(flat) > 65_536:
             raise Unfit(f"{name} has more numbers than channels")
-    numbers = [_real(one, name) for one in flat]
+    numbers = [real(one, name) for one in flat]
     if len(numbers) not in (1, width):
         raise Unfit(f"{name} has {len(numbers)} numbers for {width} channels")
     return numbers if len(numbers) == width else numbers * width
 
 
 def _rescaling(options: Options, shapes: list[Shape]) -> Made:
-    shape = _rank(shapes, 2, 3, 4)
+    shape = single(shapes, 2, 3, 4)
     width = shape[1] if len(shape) == 4 else shape[-1]
     scale, offset = (_numbers(options[key], key, width) for key in ("scale", "offset"))
-    return Made(_Scale(scale, offset))
+    return Made(Scale(scale, offset))
 
 
 def _attention(options: Options, shapes: list[Shape]) -> Made:
@@ -467,8 +220,8 @@ def _attention(options: Options, shapes: list[Shape]) -> Made:
         or options.get("use_gate")
     ):
         raise Unfit("attention is read over the tokens only, without output_shape and gates")
-    heads, key = _whole(options["num_heads"], "num_heads", 1, 4096), _whole(options["key_dim"], "key_dim")
-    value = key if options["value_dim"] is None else _whole(options["value_dim"], "value_dim")
+    heads, key = whole(options["num_heads"], "num_heads", 1, 4096), whole(options["key_dim"], "key_dim")
+    value = key if options["value_dim"] is None else whole(options["value_dim"], "value_dim")
     bias, out = bool(options["use_bias"]), shapes[0][-1]
     widths = (shapes[0][-1], shapes[1][-1], shapes[-1][-1])
     layer = KerasAttention(widths, heads, key, value, out, bias)
@@ -490,12 +243,12 @@ def _attention(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _embedding(options: Options, shapes: list[Shape]) -> Made:
-    count, width = _whole(options["input_dim"], "input_dim"), _whole(options["output_dim"], "output_dim")
-    return Made(_PositionLookup(count, width), (Variable("embeddings", "vars/0", "weight", (count, width)),))
+    count, width = whole(options["input_dim"], "input_dim"), whole(options["output_dim"], "output_dim")
+    return Made(PositionLookup(count, width), (Variable("embeddings", "vars/0", "weight", (count, width)),))
 
 
 def _prelu(options: Options, shapes: list[Shape]) -> Made:
-    shape = _rank(shapes, 4)
+    shape = single(shapes, 4)
     if options["shared_axes"] != [1, 2]:
         raise Unfit("PReLU is read with one slope a channel (shared_axes [1, 2]) only")
     return Made(nn.PReLU(shape[1]), (Variable("alpha", "vars/0", "weight", (1, 1, shape[1])),))
@@ -503,12 +256,12 @@ def _prelu(options: Options, shapes: list[Shape]) -> Made:
 
 def _pool(largest: bool) -> Callable[[Options, list[Shape]], Made]:
     def make(options: Options, shapes: list[Shape]) -> Made:
-        _channels_last(options)
-        _rank(shapes, 4)
-        size = _pair(options["pool_size"], "pool_size")
-        stride = size if options["strides"] is None else _pair(options["strides"], "strides")
+        channels_last(options)
+        single(shapes, 4)
+        size = pair(options["pool_size"], "pool_size")
+        stride = size if options["strides"] is None else pair(options["strides"], "strides")
         if options["padding"] == "same" and max(*size, *stride) > 1:
-            return Made(_PoolSame(size, stride, largest=largest))
+            return Made(PoolSame(size, stride, largest=largest))
         return Made(nn.MaxPool2d(size, stride) if largest else nn.AvgPool2d(size, stride))
 
     return make
@@ -516,26 +269,26 @@ def _pool(largest: bool) -> Callable[[Options, list[Shape]], Made]:
 
 def _global_pool(largest: bool, *ranks: int) -> Callable[[Options, list[Shape]], Made]:
     def make(options: Options, shapes: list[Shape]) -> Made:
-        _channels_last(options)
-        rank, keeps = len(_rank(shapes, *ranks)), bool(options["keepdims"])
+        channels_last(options)
+        rank, keeps = len(single(shapes, *ranks)), bool(options["keepdims"])
         axes = (2, 3) if rank == 4 else (1,)
         if largest:
-            return Made(_Call(lambda x: x.amax(axes, keepdim=keeps), "largest"))
-        return Made(_Call(lambda x: x.mean(axes, keepdim=keeps), "mean"))
+            return Made(Call(lambda x: x.amax(axes, keepdim=keeps), "largest"))
+        return Made(Call(lambda x: x.mean(axes, keepdim=keeps), "mean"))
 
     return make
 
 
 def _padding(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    _rank(shapes, 4)
+    channels_last(options)
+    single(shapes, 4)
     (top, bottom), (left, right) = _sides(options["padding"], "padding")
     return Made(nn.ZeroPad2d((left, right, top, bottom)))
 
 
 def _cropping(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    _rank(shapes, 4)
+    channels_last(options)
+    single(shapes, 4)
     (top, bottom), (left, right) = _sides(options["cropping"], "cropping")
     return Made(nn.ZeroPad2d((-left, -right, -top, -bottom)))
 
@@ -545,23 +298,23 @@ def _sides(value: Any, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
         value = [value, value]
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise Unfit(f"{name} is {str(value)[:60]!r}, expected pairs of whole numbers")
-    return _pair(value[0], name, low=0), _pair(value[1], name, low=0)
+    return pair(value[0], name, low=0), pair(value[1], name, low=0)
 
 
 def _upsampling(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    _rank(shapes, 4)
+    channels_last(options)
+    single(shapes, 4)
     if options["interpolation"] not in ("nearest", "bilinear"):
         raise Unfit("upsampling is read with interpolation nearest or bilinear only")
-    size = _pair(options["size"], "size", high=64)
+    size = pair(options["size"], "size", high=64)
     return Made(nn.Upsample(scale_factor=size, mode=options["interpolation"]))
 
 
 def _flatten(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    rank = len(_rank(shapes, 2, 3, 4))
+    channels_last(options)
+    rank = len(single(shapes, 2, 3, 4))
     if rank == 4:
-        return Made(_Call(lambda x: x.permute(0, 2, 3, 1).flatten(1), "as [h w c]"))
+        return Made(Call(lambda x: x.permute(0, 2, 3, 1).flatten(1), "as [h w c]"))
     return Made(nn.Flatten())
 
 
@@ -571,15 +324,15 @@ def _reshape(options: Options, shapes: list[Shape]) -> Made:
         raise Unfit(f"target_shape is {str(target)[:60]!r}, expected whole numbers")
     if len(target) not in (1, 2, 3) or list(target).count(-1) > 1:
         raise Unfit("tensors of one to three axes besides the batch are read only")
-    return Made(_Call(lambda x: inward(outward(x).reshape(-1, *target)), f"to {list(target)}"))
+    return Made(Call(lambda x: inward(outward(x).reshape(-1, *target)), f"to {list(target)}"))
 
 
 def _permute(options: Options, shapes: list[Shape]) -> Made:
     axes = options["dims"]
-    rank = len(_rank(shapes, 3, 4))
+    rank = len(single(shapes, 3, 4))
     if not isinstance(axes, (list, tuple)) or sorted(map(str, axes)) != sorted(str(one) for one in range(1, rank)):
         raise Unfit(f"dims is {str(axes)[:60]!r}, expected each of 1 to {rank - 1} once")
-    return Made(_Call(lambda x: inward(outward(x).permute(0, *axes)), f"to {list(axes)}"))
+    return Made(Call(lambda x: inward(outward(x).permute(0, *axes)), f"to {list(axes)}"))
 
 
 def outward(tensor: Tensor) -> Tensor:
@@ -604,7 +357,7 @@ def _merge(function: Callable[[Tensor, Tensor], Tensor], words: str) -> Callable
                 total = function(total, _broadcast(other, rank))
             return total
 
-        return Made(_Call(merged, words))
+        return Made(Call(merged, words))
 
     return make
 
@@ -622,7 +375,7 @@ def _broadcast(tensor: Tensor, rank: int) -> Tensor:
 def _average(options: Options, shapes: list[Shape]) -> Made:
     if len(shapes) < 2:
         raise Unfit("gets one input, expected two or more")
-    return Made(_Call(lambda *inputs: torch.stack(torch.broadcast_tensors(*inputs)).mean(0), "mean"))
+    return Made(Call(lambda *inputs: torch.stack(torch.broadcast_tensors(*inputs)).mean(0), "mean"))
 
 
 def _concatenate(options: Options, shapes: list[Shape]) -> Made:
@@ -635,7 +388,7 @@ def _concatenate(options: Options, shapes: list[Shape]) -> Made:
     where = {1: 2, 2: 3, 3: 1}.get(axis, axis) if rank == 4 else axis
     if where == 0:
         raise Unfit("concatenates images of a batch")
-    return Made(_Call(lambda *inputs: torch.cat(inputs, where), f"along {where}"))
+    return Made(Call(lambda *inputs: torch.cat(inputs, where), f"along {where}"))
 
 
 def _nothing(options: Options, shapes: list[Shape]) -> Made:
@@ -643,13 +396,13 @@ def _nothing(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _dropout(options: Options, shapes: list[Shape]) -> Made:
-    return Made(nn.Dropout(min(max(_real(options["rate"], "rate"), 0.0), 0.99)))
+    return Made(nn.Dropout(min(max(real(options["rate"], "rate"), 0.0), 0.99)))
 
 
 def _softmax(options: Options, shapes: list[Shape]) -> Made:
     if options["axis"] not in (-1, len(shapes[0]) - 1):
         raise Unfit("softmax is read over the last axis only")
-    return Made(_Softmax())
+    return Made(Softmax())
 
 
 def _relu(options: Options, shapes: list[Shape]) -> Made:
@@ -657,10 +410,10 @@ def _relu(options: Options, shapes: list[Shape]) -> Made:
     if threshold:
         raise Unfit("ReLU is read without a threshold only")
     if top is None:
-        return Made(nn.LeakyReLU(_real(slope, "negative_slope")) if slope else nn.ReLU())
+        return Made(nn.LeakyReLU(real(slope, "negative_slope")) if slope else nn.ReLU())
     if slope:
         raise Unfit("ReLU is read with a top or a slope, not both")
-    return Made(nn.ReLU6() if top == 6 else nn.Hardtanh(0.0, _real(top, "max_value")))
+    return Made(nn.ReLU6() if top == 6 else nn.Hardtanh(0.0, real(top, "max_value")))
 
 
 def _act(options: Options, shapes: list[Shape]) -> Made:
@@ -668,8 +421,8 @@ def _act(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _resizing(options: Options, shapes: list[Shape]) -> Made:
-    _channels_last(options)
-    shape, size = _rank(shapes, 4), (options["height"], options["width"])
+    channels_last(options)
+    shape, size = single(shapes, 4), (options["height"], options["width"])
     if tuple(shape[2:]) != size:
         raise Unfit(
             f"resizes images to {size[0]} × {size[1]} inside the network; give them that size instead (--image-size)"
@@ -681,13 +434,13 @@ def _resizing(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _op_mean(options: Options, shapes: list[Shape]) -> Made:
-    axis, rank = options["axis"], len(_rank(shapes, 2, 3, 4))
+    axis, rank = options["axis"], len(single(shapes, 2, 3, 4))
     axes = [axis] if type(axis) is int else list(axis) if isinstance(axis, (list, tuple)) else []
     if not axes or not all(type(one) is int and -rank < one < rank and one for one in axes):
         raise Unfit(f"a mean over the axes {str(axis)[:40]}, expected some besides the batch")
     ours = tuple({1: 2, 2: 3, 3: 1}[one % rank] if rank == 4 else one % rank for one in axes)
     keeps = bool(options["keepdims"])
-    return Made(_Call(lambda x: x.mean(ours, keepdim=keeps), "mean"))
+    return Made(Call(lambda x: x.mean(ours, keepdim=keeps), "mean"))
 
 
 def _op_transpose(options: Options, shapes: list[Shape]) -> Made:
@@ -705,8 +458,8 @@ def _op_reshape(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _op_bgr(options: Options, shapes: list[Shape]) -> Made:
-    _rank(shapes, 4)
-    return Made(_Call(lambda x: x.flip(1), "channels in reverse"))
+    single(shapes, 4)
+    return Made(Call(lambda x: x.flip(1), "channels in reverse"))
 
 
 _CONV = {
@@ -736,9 +489,9 @@ KINDS: dict[str, Kind] = {
     "Embedding": Kind(_embedding, {"input_dim": None, "output_dim": None}),
     "Activation": Kind(_act, {"activation": None}),
     "ReLU": Kind(_relu, {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}),
-    "LeakyReLU": Kind(lambda options, _: Made(nn.LeakyReLU(_real(options["negative_slope"], "negative_slope"))),
+    "LeakyReLU": Kind(lambda options, _: Made(nn.LeakyReLU(real(options["negative_slope"], "negative_slope"))),
                       {"negative_slope": 0.3}),
-    "ELU": Kind(lambda options, _: Made(nn.ELU(_real(options["alpha"], "alpha"))), {"alpha": 1.0}),
+    "ELU": Kind(lambda options, _: Made(nn.ELU(real(options["alpha"], "alpha"))), {"alpha": 1.0}),
     "PReLU": Kind(_prelu, {"shared_axes": None}),
     "Softmax": Kind(_softmax, {"axis": -1}),
     "MaxPooling2D": Kind(_pool(True), _POOL),

@@ -1,0 +1,174 @@
+"""torch modules for what Keras layers do and torch has no layer for; maps lie [b c h w], tokens [b n c]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+class Conv2dSame(nn.Conv2d):
+    """TensorFlow's "same" padding: as much as the stride asks for, the odd pixel at the end."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        pads: list[int] = []
+        for size, kernel, stride, dilation in zip(
+            input.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
+        ):
+            pads += same_padding(size, kernel, stride, dilation)
+        padded = F.pad(input, pads) if any(pads) else input
+        return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> list[int]:
+    """Pixels before and after."""
+    total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return [total // 2, total - total // 2]
+
+
+class Call(nn.Module):
+    """A function without weights as a layer."""
+
+    def __init__(self, function: Callable[..., Tensor], words: str) -> None:
+        super().__init__()
+        self.function, self.words = function, words
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+    def extra_repr(self) -> str:
+        return self.words
+
+
+class PoolSame(nn.Module):
+    """Pooling with "same" padding; an average counts real pixels alone."""
+
+    def __init__(self, size: Shape, stride: Shape, *, largest: bool) -> None:
+        super().__init__()
+        self.size, self.stride, self.largest = size, stride, largest
+
+    def forward(self, images: Tensor) -> Tensor:
+        pads = [
+            *same_padding(images.shape[3], self.size[1], self.stride[1]),
+            *same_padding(images.shape[2], self.size[0], self.stride[0]),
+        ]
+        if self.largest:
+            return F.max_pool2d(F.pad(images, pads, value=-math.inf), self.size, self.stride)
+        total = F.avg_pool2d(F.pad(images, pads), self.size, self.stride, divisor_override=1)
+        ones = torch.ones(1, 1, *images.shape[2:], dtype=images.dtype, device=images.device)
+        return total / F.avg_pool2d(F.pad(ones, pads), self.size, self.stride, divisor_override=1)
+
+
+class Separable(nn.Module):
+    """Depthwise, then pointwise."""
+
+    def __init__(self, depthwise: nn.Module, pointwise: nn.Conv2d) -> None:
+        super().__init__()
+        self.depthwise, self.pointwise = depthwise, pointwise
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(images))
+
+
+class LastAxis(nn.Module):
+    """A layer that works on the last axis, on maps [b c h w] too."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TokenNorm(nn.Module):
+    """BatchNorm over tokens [b n c]."""
+
+    def __init__(self, inner: nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.inner(tokens.transpose(1, 2)).transpose(1, 2)
+
+
+class Scale(nn.Module):
+    """x · scale + offset, each one number or one a channel; they are settings, not weights."""
+
+    def __init__(self, scale: Sequence[float], offset: Sequence[float]) -> None:
+        super().__init__()
+        self.scale, self.offset = list(scale), list(offset)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if len({*self.scale}) == len({*self.offset}) == 1:
+            return inputs * self.scale[0] + self.offset[0]
+        scale, offset = inputs.new_tensor(self.scale), inputs.new_tensor(self.offset)
+        if inputs.ndim == 4:
+            scale, offset = scale.reshape(-1, 1, 1), offset.reshape(-1, 1, 1)
+        return inputs * scale + offset
+
+
+class Normalization(nn.Module):
+    """(x − mean) / sqrt(variance), as Keras keeps them."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scale = self.variance.sqrt().clamp(min=1e-7)
+        if inputs.ndim == 4:
+            return (inputs - self.mean.reshape(-1, 1, 1)) / scale.reshape(-1, 1, 1)
+        return (inputs - self.mean) / scale
+
+
+class KerasAttention(nn.Module):
+    """Keras's MultiHeadAttention (Vaswani et al. 2017, arXiv:1706.03762), without masks."""
+
+    def __init__(self, widths: tuple[int, int, int], heads: int, key: int, value: int, out: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(widths[0], heads * key, bias=bias)
+        self.key = nn.Linear(widths[2], heads * key, bias=bias)
+        self.value = nn.Linear(widths[1], heads * value, bias=bias)
+        self.proj = nn.Linear(heads * value, out, bias=bias)
+
+    def forward(self, query: Tensor, value: Tensor, key: Tensor | None = None) -> Tensor:
+        key = value if key is None else key
+        q, k, v = (
+            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, tokens in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class PositionLookup(nn.Module):
+    """An Embedding of fixed numbers: rows of a table."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(count, width))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return F.embedding(numbers.long(), self.weight)
+
+
+class Softmax(nn.Module):
+    """Over the channels."""
+
+    def __init__(self, *, log: bool = False) -> None:
+        super().__init__()
+        self.log = log
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        axis = 1 if inputs.ndim == 4 else -1
+        return inputs.log_softmax(axis) if self.log else inputs.softmax(axis)
