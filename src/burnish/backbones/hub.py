@@ -27,6 +27,7 @@ _PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve
 _PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
 _TRIES = 5  # for a download, each going on where the last one broke off
 _CHUNK = 1 << 20
+_PROGRESS = 1 << 16  # bytes more that make a try worth another
 _TIMEOUT_SECONDS = 4.0  # of silence within one try
 _SILENT_SECONDS = 12.0  # without a byte more, then it is given up
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -255,7 +256,7 @@ def _fetch_into(part: Path, url: str) -> None:
         ) as error:  # broken connections, no resolver, bad answers
             reason = brief(error)
         now = part.stat().st_size
-        if now > most:
+        if now >= most + _PROGRESS:
             most, left, last = now, _TRIES, time.monotonic()
         left -= 1
         if left <= 0 or time.monotonic() - last >= _TIMEOUT_SECONDS:
