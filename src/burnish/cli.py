@@ -218,6 +218,12 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A comparison that died there goes on  [default: runs/NAME-N]")
     ] = None,
+    preprocess: Annotated[str, typer.Option(help="Of Keras files among the models")] = _DEFAULT.preprocess,
+    image_size: Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")] = "auto",
+    head: Annotated[str, typer.Option(help="On the features: linear, mlp:512, cosine")] = _DEFAULT.head,
+    pool: Annotated[str, typer.Option(help="From maps to features: avg, max, avgmax, catavgmax")] = _DEFAULT.pool,
+    dropout: Annotated[float, typer.Option(help="Of the features before the head")] = _DEFAULT.dropout,
+    drop_path: Annotated[float, typer.Option(help="Of residual branches")] = _DEFAULT.drop_path,
     seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
     val_fraction: Annotated[
         float, typer.Option(help="Of the training images, if the data has no val")
@@ -252,6 +258,12 @@ def compare(
                 workers=_number_or_auto(workers, int),
                 watcher=watcher,
                 clock=clock,
+                preprocess=preprocess,
+                image_size=_number_or_auto(image_size, int),
+                head=head,
+                pool=pool,
+                dropout=dropout,
+                drop_path=drop_path,
                 seed=seed,
                 val_fraction=val_fraction,
                 test_fraction=test_fraction,

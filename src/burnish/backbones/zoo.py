@@ -91,6 +91,10 @@ def load_backbone(
     Every global random generator is left as it was.
     """
     backbone = _loaded(name, pretrained, image_size, seed, arch, preprocess)
+    if preprocess is not None and backbone.architecture["library"] != keras.LIBRARY:
+        raise RecipeError(f"preprocess is for Keras files; {shown(name)} says itself how its images are prepared")
+    if arch is not None and backbone.source in ("embedded", "hub", "random"):
+        raise RecipeError(f"arch is for files of weights; {shown(name)} is an architecture's name itself")
     if pool != "auto":
         backbone = pooling(backbone, pool)
     if drop_path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,26 +30,27 @@ class Arrays:
         except ImportError:
             raise ModelError(f"{label}: Keras files need the package h5py; run: {_EXTRA}") from None
         self.label, self._h5py = label, h5py
-        try:
+        with self._readable():
             self.file: Any = h5py.File(io.BytesIO(data), "r")
             self.datasets: dict[str, Any] = dict(self._walk(self.file, "", 0, [_MOST_OBJECTS]))
-        except BadWeights:
-            raise
-        except Exception as error:  # the library's readers raise many kinds for damaged files
-            raise BadWeights(f"{label}: a damaged HDF5 file ({shown(str(error))[:120]}); fetch it again") from None
         total = sum(math.prod(one.shape) * one.dtype.itemsize for one in self.datasets.values())
         if total > _MOST_BYTES:
             raise BadWeights(f"{label}: claims {total:,} bytes of weights, expected at most {_MOST_BYTES:,}")
 
     def config(self) -> Any:
         """The text of the model's config, None in a file of weights alone."""
-        found = self.file.attrs.get("model_config")
+        with self._readable():
+            found = self.file.attrs.get("model_config")
         if isinstance(found, bytes):
             found = found.decode("utf-8", "replace")
         return found if isinstance(found, str) else None
 
     def layer_names(self) -> list[str]:
         """Layers that have weights, by name, whichever way the file is laid out; [] where it keeps no names."""
+        with self._readable():
+            return self._names()
+
+    def _names(self) -> list[str]:
         names: dict[str, None] = {}
         for path in self.datasets:
             parts = path.split("/")
@@ -62,6 +64,16 @@ class Arrays:
         grouped = self._group_names(self.file) or self._group_names(self.file.get("model_weights", {}))
         return grouped or list(names)
 
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Whatever the library says of damage, as a sentence."""
+        try:
+            yield
+        except BadWeights:
+            raise
+        except Exception as error:  # it raises many kinds
+            raise BadWeights(f"{self.label}: a damaged HDF5 file ({shown(str(error))[:120]}); fetch it again") from None
+
     def _group_names(self, root: Any) -> list[str]:
         """Names of the top layers that have weights, as .h5 files of whole models list them."""
         names = _words(root, "layer_names") if hasattr(root, "attrs") else []
@@ -73,7 +85,8 @@ class Arrays:
         layer: its name; modern: where newer files keep its weights; place, among: which of the layer's variables it is,
         and how many there are. BadWeights when it is not there, or has another shape.
         """
-        path = self._modern(modern, variable) or self._legacy(layer, variable, place, among)
+        with self._readable():
+            path = self._modern(modern, variable) or self._legacy(layer, variable, place, among)
         if path is None:
             raise BadWeights(f"{self.label}: has no {variable.legacy} for the layer {shown(layer)}")
         found = self.datasets[path]

@@ -51,6 +51,8 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
         )
     whole = parsed(config, found.label)
     trunk, head = _without_head(whole)
+    if not trunk:
+        raise BadWeights(f"{found.label}: has no layers between its images and its output")
     size = _size_of(whole, image_size, found.label)
     name = f"keras_{_plain_name(config, found)}"
     kwargs, pooled = _pooled(name, _described(trunk, whole, size, bgr=mode.bgr))
@@ -106,7 +108,7 @@ def _parts(found: Opened) -> tuple[Any, Arrays]:
     if found.kind == "h5":
         arrays = Arrays(found.data, found.label)
         text = arrays.config()
-        return (None if text is None else _json(text.encode(), found.label)), arrays
+        return (None if text is None else _json(text.encode("utf-8", "replace"), found.label)), arrays
     archive = Zip(found.data, found.label)
     config = _json(archive.read("config.json", at_most=_MOST_CONFIG_BYTES), found.label)
     return config, Arrays(archive.read("model.weights.h5"), f"{found.label} (model.weights.h5)")

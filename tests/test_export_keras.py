@@ -1,0 +1,274 @@
+"""Promises of exported Keras files: Keras gives the probabilities that burnish gives, or nothing is written."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from burnish import api
+from burnish.backbones.zoo import load_backbone
+from burnish.errors import RecipeError
+from burnish.ship.bundle import read_bundle
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+keras = pytest.importorskip("keras", reason="keras is not installed: pip install 'burnish[keras]'")
+pytest.importorskip("h5py")
+layers = keras.layers
+
+SIZE = 32  # pixels
+CASES = {  # the network, its preprocessing, the method, the head
+    "probe": ("resnet", "caffe", "probe", "linear"),
+    "multiprobe": ("resnet", "tf", "multiprobe", "linear"),
+    "full": ("resnet", "keras:resnet50", "full", "linear"),
+    "mlp": ("resnet", "torch", "full", "mlp:16"),
+    "cosine": ("resnet", "none", "full", "cosine"),
+    "vit": ("vit", "tf", "full", "linear"),
+    "nested": ("nested", "none", "full", "linear"),
+}
+# keras.applications with that preprocessing
+PREPARE = {
+    "caffe": "resnet50",
+    "keras:resnet50": "resnet50",
+    "tf": "mobilenet_v2",
+    "torch": "densenet",
+    "none": "efficientnet",
+}
+
+
+def residual(x, width, stride, name):
+    y = layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_1_conv")(x)
+    y = layers.Activation("relu")(layers.BatchNormalization(name=f"{name}_1_bn")(y))
+    y = layers.BatchNormalization(name=f"{name}_2_bn")(
+        layers.Conv2D(width, 3, padding="same", name=f"{name}_2_conv")(y)
+    )
+    shortcut = layers.Conv2D(width, 1, strides=stride, name=f"{name}_0_conv")(x) if stride > 1 else x
+    return layers.Activation("relu")(layers.Add()([shortcut, y]))
+
+
+def maps(given):
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="stem_conv")(given)
+    for number, stride in enumerate((2, 1, 2)):
+        x = residual(x, 8 * (number + 1) if stride > 1 else x.shape[-1], stride, f"block{number}")
+    return x
+
+
+def resnet():
+    given = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(given, layers.Dense(7)(layers.GlobalAveragePooling2D()(maps(given))), name="little_resnet")
+
+
+def nested():
+    given = keras.Input((SIZE, SIZE, 3))
+    return keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), layers.RandomFlip(), layers.Rescaling(1 / 127.5, offset=-1),
+         keras.Model(given, maps(given)), layers.GlobalAveragePooling2D(), layers.Dense(16, activation="relu"), layers.Dense(2)],
+        name="nested",
+    )  # fmt: skip
+
+
+def vit():
+    given = keras.Input((SIZE, SIZE, 3))
+    x = layers.Reshape((16, 24))(layers.Conv2D(24, 8, strides=8)(given))
+    x = layers.Add()([x, layers.Embedding(16, 24)(np.arange(16)[None])])
+    for _ in range(2):
+        y = layers.LayerNormalization(epsilon=1e-6)(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(2, 12, value_dim=8)(y, y)])
+        y = layers.Dense(48, activation="gelu")(layers.LayerNormalization(epsilon=1e-6)(x))
+        x = layers.Add()([x, layers.Dense(24)(y)])
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization(epsilon=1e-6)(x))
+    return keras.Model(given, layers.Dense(3)(x), name="little_vit")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Keras files by name."""
+    folder = tmp_path_factory.mktemp("models")
+    for make in (resnet, nested, vit):
+        keras.utils.set_random_seed(1)
+        model, rng = make(), np.random.default_rng(2)
+        for variable in model.weights:
+            if variable.name in ("gamma", "moving_variance"):
+                variable.assign(rng.uniform(0.6, 1.4, tuple(variable.shape)).astype(np.float32))
+            elif variable.name in ("beta", "bias", "moving_mean"):
+                variable.assign(rng.normal(0, 0.1, tuple(variable.shape)).astype(np.float32))
+        model.save(folder / f"{make.__name__}.keras")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(models, shapes, tmp_path_factory):
+    """A finished run of a case, made when it is first asked for."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+
+    def of(case, **more):
+        key = f"{case}-{'-'.join(more)}"
+        if key not in made:
+            network, preprocess, method, head = CASES[case]
+            api.fit(
+                shapes, out=folder / key, model=str(models / f"{network}.keras"), preprocess=preprocess, method=method,
+                head=head, epochs=1, budget=None, **more,
+            )  # fmt: skip
+            made[key] = folder / key
+        return made[key]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """An image of the network's size, so that nothing is resized."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels = np.random.default_rng(4).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    pixels[..., 0] //= 2
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def probabilities(run, photo):
+    """What burnish says, in the order of the classes."""
+    found = api.predict(run, [photo], top=3)[0]
+    named = dict(zip(found.classes, found.probabilities, strict=True))
+    return np.array([named[name] for name in read_bundle(run).classes])
+
+
+def raw(photo):
+    return np.array(Image.open(photo)).astype(np.float32)[None]
+
+
+def listing(folder):
+    return {path: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("input", ["prepared", "pixels"])
+def test_keras_gives_the_probabilities_that_burnish_gives(runs, photo, tmp_path, case, input):
+    run = runs(case)
+    path = api.export(run, tmp_path / "out.keras", input=input)
+    assert path == tmp_path / "out.keras"
+    images = raw(photo)
+    if input == "prepared":
+        images = getattr(keras.applications, PREPARE[CASES[case][1]]).preprocess_input(images)
+    model = keras.models.load_model(path)
+    with torch.no_grad():
+        found = keras.ops.convert_to_numpy(model(torch.from_numpy(np.ascontiguousarray(images)), training=False))[0]
+    expected = probabilities(run, photo)
+    assert np.abs(found - expected).max() <= 1e-4
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.json", "out.keras"]
+
+
+def test_the_json_beside_it_says_what_the_file_takes_and_gives(runs, tmp_path):
+    for input, words in (("prepared", "BGR"), ("pixels", "0 to 255")):
+        api.export(runs("full"), tmp_path / "out.keras", input=input)
+        facts = json.loads((tmp_path / "out.json").read_text("utf-8"))
+        assert facts["classes"] == ["blue", "green", "red"]
+        assert words in facts["input"]
+        assert facts["output"] == "probabilities"
+        assert facts["preprocess"]["size"] == SIZE
+
+
+def test_what_was_exported_can_be_tuned_again(runs, photo, tmp_path):
+    """The features that burnish reads from its own file give its logits through the last layer."""
+    path = api.export(runs("full"), tmp_path / "out.keras")
+    again, bundle = load_backbone(str(path), preprocess="caffe"), read_bundle(runs("full"))
+    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(again.module(images), bundle.classifier().features(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("case", "depth"), [("mlp", "1,1"), ("multiprobe", "1,1"), ("vit", "1,1")])
+def test_a_block_that_was_taken_out_stays_out(runs, photo, tmp_path, case, depth):
+    run = runs(case, depth=depth)
+    assert [change["kind"] for change in read_bundle(run).architecture["changes"]][0] == "drop"
+    path = api.export(run, tmp_path / "out.keras", input="pixels")
+    model = keras.models.load_model(path)
+    with torch.no_grad():
+        found = keras.ops.convert_to_numpy(model(torch.from_numpy(raw(photo)), training=False))[0]
+    assert np.abs(found - probabilities(run, photo)).max() <= 1e-4
+
+
+def test_exporting_twice_and_over_an_older_file_gives_the_same_numbers(runs, photo, tmp_path):
+    run, path = runs("probe"), tmp_path / "out.keras"
+    path.write_bytes(b"older")
+    states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    api.export(run, path)
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    first = [weight.copy() for weight in keras.models.load_model(path).get_weights()]
+    api.export(run, path)
+    for one, two in zip(first, keras.models.load_model(path).get_weights(), strict=True):
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "sentence"),
+    [
+        ("out.h5", {}, "ends in .keras"),
+        ("out.keras", {"to": "onnx9"}, "onnx9.*keras"),
+        ("out.keras", {"input": "tensor"}, "prepared or pixels"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_the_folder_is_as_it_was(runs, tmp_path, name, how, sentence):
+    run, path = runs("probe"), tmp_path / name
+    path.write_bytes(b"older")
+    before = listing(tmp_path), listing(run)
+    with pytest.raises(RecipeError, match=sentence):
+        api.export(run, path, **how)
+    assert (listing(tmp_path), listing(run)) == before
+
+
+def test_a_model_that_did_not_come_from_keras_is_refused(shapes, tmp_path):
+    api.fit(
+        shapes, out=tmp_path / "run", model="random:test_resnet", image_size=64, method="probe", budget=None, epochs=1
+    )
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RecipeError, match="not from a Keras file"):
+        api.export(tmp_path / "run", tmp_path / "out" / "out.keras")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_layers_that_were_put_in_are_refused_by_name(runs, tmp_path):
+    run = runs("probe", insert="body.stem_conv*=batchnorm")
+    with pytest.raises(RecipeError, match="'insert'"):
+        api.export(run, tmp_path / "out.keras")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- TensorFlow ------------------------------------------------------------------------------------------------------
+
+TENSORFLOW = """
+import os, sys, json
+os.environ["KERAS_BACKEND"] = "tensorflow"
+import numpy as np, keras
+model = keras.models.load_model(sys.argv[1])
+images = np.load(sys.argv[2])
+if sys.argv[3] != "pixels":
+    images = getattr(keras.applications, sys.argv[3]).preprocess_input(images)
+assert keras.backend.backend() == "tensorflow"
+print(json.dumps(np.asarray(model(images, training=False))[0].tolist()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("input", ["prepared", "pixels"])
+def test_tensorflow_gives_the_probabilities_that_burnish_gives(runs, photo, tmp_path, case, input):
+    python = os.environ.get("BURNISH_TENSORFLOW")
+    if not python:
+        pytest.skip("set BURNISH_TENSORFLOW to the python of an environment that has tensorflow-cpu")
+    run = runs(case)
+    path = api.export(run, tmp_path / "out.keras", input=input)
+    np.save(tmp_path / "images.npy", raw(photo))
+    how = "pixels" if input == "pixels" else PREPARE[CASES[case][1]]
+    said = subprocess.run(
+        [python, "-c", TENSORFLOW, str(path), str(tmp_path / "images.npy"), how],
+        capture_output=True, text=True, timeout=240, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-2000:]
+    found = np.array(json.loads(said.stdout.splitlines()[-1]))
+    assert np.abs(found - probabilities(run, photo)).max() <= 1e-4
