@@ -107,7 +107,7 @@ def _parts(found: Opened) -> tuple[Any, Arrays]:
     """(config or None, arrays) of the file."""
     if found.kind == "h5":
         arrays = Arrays(found.data, found.label)
-        text = arrays.config()
+        text = arrays.config
         return (None if text is None else _json(text.encode("utf-8", "replace"), found.label)), arrays
     archive = Zip(found.data, found.label)
     config = _json(archive.read("config.json", at_most=_MOST_CONFIG_BYTES), found.label)

@@ -1,0 +1,128 @@
+"""Reads an HDF5 file in a process of its own: a damaged one can crash the HDF5 library, and it shall crash alone (P8).
+
+Run as a script by `arrays`: the file comes on standard input; out come eight bytes with the length of a JSON text, that
+text, and the float32 numbers of all datasets one after the other. Links that leave the file are never followed. It imports
+nothing of burnish, and torch neither.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+TRAINING = ("optimizer_weights", "optimizer", "_optimizer")  # groups that are not of the network
+_MOST_OBJECTS = 200_000
+_DEEPEST = 32
+_MOST_BYTES = 8 * 2**30
+_MOST_RATIO = 200  # numbers over the file's bytes: more is a bomb
+_RATIO_FROM_BYTES = 64 * 2**20
+
+
+class Refused(Exception):
+    """What is wrong with the file, one clause."""
+
+
+def read(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """(config, names and shapes; the numbers of each dataset) of a file's bytes."""
+    import h5py
+    import numpy as np
+
+    file = h5py.File(io.BytesIO(data), "r")
+    datasets, names, blobs = [], {}, []
+    found = list(_walk(h5py, file, "", 0, [_MOST_OBJECTS]))
+    total = sum(math.prod(one.shape) * one.dtype.itemsize for _, one in found)
+    if total > min(_MOST_BYTES, max(_RATIO_FROM_BYTES, _MOST_RATIO * len(data))):
+        raise Refused(f"claims {total:,} bytes of weights in a file of {len(data):,}")
+    for path, one in found:
+        if path.split("/")[0] not in TRAINING:
+            values = np.ascontiguousarray(one[()], np.float32)
+            datasets.append([path, list(one.shape)])
+            blobs.append(values.tobytes())
+    for path in {path.rpartition("/")[0] for path, _ in found}:
+        name = file[path].attrs.get("name") if path else None
+        if path.rpartition("/")[2] == "vars" and name is not None:
+            names[path] = _text(name)
+    config = file.attrs.get("model_config")
+    facts = {
+        "config": None if config is None else _text(config),
+        "datasets": datasets,
+        "names": names,
+        "layers": {root: _listed(file[root] if root else file, "layer_names") for root in _roots(file)},
+        "weights": {
+            path.lstrip("/"): words
+            for root in _roots(file)
+            for name in _listed(file[root] if root else file, "layer_names")
+            if (path := f"{root}/{name}").lstrip("/") in file
+            and (words := _listed(file[path.lstrip("/")], "weight_names"))
+        },
+    }
+    return facts, blobs
+
+
+def _roots(file: Any) -> list[str]:
+    """Where layers may be listed: the file itself, or the part of a whole model."""
+    return [root for root in ("", "model_weights") if not root or root in file]
+
+
+def _listed(group: Any, key: str) -> list[str]:
+    """A list of names in an attribute, which is cut in pieces where it is long."""
+    if key in group.attrs:
+        pieces = [key]
+    else:
+        pieces = [f"{key}{number}" for number in range(1000) if f"{key}{number}" in group.attrs]
+    return [_text(name) for piece in pieces for name in group.attrs[piece]]
+
+
+def _text(value: Any) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int]) -> Iterator[tuple[str, Any]]:
+    """Every dataset by its path; each link is looked at before it is followed."""
+    if depth > _DEEPEST:
+        raise Refused("an HDF5 file whose groups are nested too deeply, or hold themselves")
+    for name in group:
+        budget[0] -= 1
+        if budget[0] < 0:
+            raise Refused(f"an HDF5 file of more than {_MOST_OBJECTS:,} parts")
+        inner = f"{path}/{name}" if path else name
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            kind = "another file" if isinstance(link, h5py.ExternalLink) else "another place"
+            raise Refused(f"{inner} is a link to {kind}, which is not followed")
+        one = group[name]
+        if isinstance(one, h5py.Group):
+            yield from _walk(h5py, one, inner, depth + 1, budget)
+        elif isinstance(one, h5py.Dataset):
+            if one.external or one.is_virtual:
+                raise Refused(f"{inner} takes its numbers from another file, which is not followed")
+            if one.shape is not None and one.dtype.kind in "fiub":
+                yield inner, one
+            elif one.dtype.kind not in "OSU" or one.size is None or one.size > 4096:  # a few words are never read
+                raise Refused(f"{inner} holds no numbers ({one.dtype})")
+        else:
+            raise Refused(f"{inner} is of a kind that is not read")
+
+
+def main() -> None:
+    try:
+        facts, blobs = read(sys.stdin.buffer.read())
+    except Refused as error:
+        facts, blobs = {"refused": str(error)}, []
+    except Exception as error:  # the library raises many kinds for damaged files
+        facts, blobs = (
+            {"refused": f"a damaged HDF5 file ({type(error).__name__}: {str(error)[:120]}); fetch it again"},
+            [],
+        )
+    text = json.dumps(facts).encode()
+    for part in (len(text).to_bytes(8, "little"), text, *blobs):
+        sys.stdout.buffer.write(part)
+
+
+if __name__ == "__main__":
+    main()
