@@ -181,10 +181,12 @@ def test_what_was_exported_can_be_tuned_again(runs, photo, tmp_path):
         torch.testing.assert_close(again.module(images), bundle.classifier().features(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("case", "depth"), [("mlp", "1,1"), ("multiprobe", "1,1"), ("vit", "1,1")])
+@pytest.mark.parametrize(
+    ("case", "depth"), [("mlp", "1,1"), pytest.param("multiprobe", "1,1", marks=pytest.mark.slow), ("vit", "1,1")]
+)
 def test_a_block_that_was_taken_out_stays_out(runs, photo, tmp_path, case, depth):
     run = runs(case, depth=depth)
-    assert [change["kind"] for change in read_bundle(run).architecture["changes"]][0] == "drop"
+    assert read_bundle(run).architecture["changes"][0]["kind"] == "drop"
     path = api.export(run, tmp_path / "out.keras", input="pixels")
     model = keras.models.load_model(path)
     with torch.no_grad():

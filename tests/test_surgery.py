@@ -184,7 +184,7 @@ def test_a_hostile_kind_of_head_in_a_package_is_refused(tmp_path, kind):
         read_bundle(tmp_path / "run").classifier()
 
 
-@pytest.mark.parametrize("form", ["mlp:16", "cosine"])
+@pytest.mark.parametrize("form", [pytest.param("mlp:16", marks=pytest.mark.slow), "cosine"])
 def test_a_run_with_that_head_predicts(shapes, tmp_path, form):
     api.fit(shapes, out=tmp_path / "run", method="full", head=form, **TINY)
     found = api.predict(tmp_path / "run", [shapes / "red" / "000.png"], top=3)[0]
@@ -256,7 +256,7 @@ def test_a_depth_that_the_network_does_not_have_is_refused_with_the_one_it_has(d
 def test_a_block_that_others_need_is_refused_with_those_that_can_go():
     with pytest.raises(RecipeError, match=r"layer2\.0 cannot be removed.*what can be: layer1\.0, layer1\.1, layer2\.1"):
         operated(network("resnet18"), remove="layer2.0")
-    with pytest.raises(RecipeError, match="what can be: blocks.0, blocks.1"):
+    with pytest.raises(RecipeError, match=r"what can be: blocks\.0, blocks\.1"):
         operated(network("test_vit"), remove="patch_embed")
 
 
@@ -275,7 +275,7 @@ def test_a_name_that_matches_nothing_is_refused_with_the_nearest_and_the_blocks(
         (name, layer)
         for name in NETWORKS
         for layer in ("linear", "batchnorm", "conv:1", "conv:3", "conv:7")
-        if name in MAPS or layer == "linear"
+        if layer == "linear" or (name in MAPS and (layer in ("batchnorm", "conv:3") or name == "cifar_resnet20"))
     ],
 )
 def test_layers_that_start_as_the_identity_leave_the_features(name, layer):
@@ -295,8 +295,10 @@ def test_layers_that_start_as_the_identity_leave_the_features(name, layer):
     assert_builds_again(found)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("layer", ["layernorm", "gelu", "relu", "silu"])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [*((name, "layernorm") for name in NETWORKS), *(("test_vit", layer) for layer in ("gelu", "relu", "silu"))],
+)
 def test_layers_that_change_the_function_build_again_too(name, layer):
     found = operated(network(name), insert=f"{INSERT[name]}={layer}")
     assert torch.isfinite(features(found)).all()
@@ -336,7 +338,6 @@ def test_new_layers_stand_in_the_stage_of_the_layer_they_follow():
     assert [stage.name for stage in found.stages] == ["stem", "layer1", "layer2", "layer3", "layer4"]
 
 
-@pytest.mark.xfail(strict=True, reason="new layers after one without weights are put at the end of the last stage")
 def test_new_layers_after_one_without_weights_stand_in_the_stage_they_run_in():
     found = operated(network("resnet18"), insert="maxpool=conv:3")
     stage_of = {name: stage.name for stage in found.stages for name in stage.parameters}
@@ -508,7 +509,6 @@ def test_the_api_takes_a_network_apart_after_the_changes_that_fit_takes():
     assert any("layer1.0" in block for block in found.stages[1].blocks)
 
 
-@pytest.mark.xfail(strict=True, reason="backbone_for passes the image size on to networks of one size alone")
 def test_a_network_is_taken_apart_at_the_size_that_was_asked_for():
     assert api.anatomy("random:resnet18", image_size=64).size == 64
 

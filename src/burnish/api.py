@@ -341,7 +341,7 @@ def anatomy(model: str, **settings: Any) -> Anatomy:
     settings: of the network alone, as for `fit`: arch, preprocess, image_size, pool, depth, remove, insert.
     """
     recipe = recipe_from({"model": model, **settings})
-    return taken_apart(backbone_for(recipe))
+    return taken_apart(backbone_for(recipe, sized=True))
 
 
 def export(

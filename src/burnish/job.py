@@ -374,8 +374,8 @@ def save(folder: RunFolder, contender: Contender, material: Material) -> None:
     write_bundle(folder.path, bundle)
 
 
-def backbone_for(recipe: Recipe) -> Backbone:
-    """The pretrained network; one that takes a single image size is built for the recipe's."""
+def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
+    """The pretrained network; one that takes a single image size, and with `sized` any, is made for the recipe's."""
     settings = {
         "seed": recipe.seed,
         "drop_path": recipe.drop_path,
@@ -387,7 +387,7 @@ def backbone_for(recipe: Recipe) -> Backbone:
         "insert": recipe.insert,
     }
     backbone = load_backbone(recipe.model, **settings)
-    if backbone.one_size and recipe.image_size not in ("auto", backbone.preprocess.size):
+    if (backbone.one_size or sized) and recipe.image_size not in ("auto", backbone.preprocess.size):
         return load_backbone(recipe.model, image_size=recipe.image_size, **settings)
     return backbone
 

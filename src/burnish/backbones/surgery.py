@@ -15,6 +15,7 @@ from burnish.backbones.blocks import blocks_of
 from burnish.backbones.graphs import channel_of
 from burnish.backbones.layers import replace
 from burnish.backbones.spec import Backbone, Stage
+from burnish.backbones.stages import steps_of
 from burnish.errors import NoSuchName, RecipeError, nearest, shown
 
 DROP, INSERT = "drop", "insert"
@@ -143,7 +144,7 @@ def operated(backbone: Backbone, *, depth: str = "auto", remove: str = "", inser
         return backbone
     before = backbone.architecture.get("changes", [])
     architecture = {**backbone.architecture, "changes": [*before, *changes]}
-    stages = _stages(backbone.stages, module, changes)
+    stages = _stages(backbone.stages, module, changes, backbone.blank())
     with torch.no_grad():
         width = module(backbone.blank()).shape[-1]
     return with_fields(
@@ -250,7 +251,9 @@ def _shapes(
     return found
 
 
-def _stages(stages: Sequence[Stage], module: nn.Module, changes: Sequence[dict[str, Any]]) -> tuple[Stage, ...]:
+def _stages(
+    stages: Sequence[Stage], module: nn.Module, changes: Sequence[dict[str, Any]], example: Tensor
+) -> tuple[Stage, ...]:
     """The same stages with the names that are left, and those of new layers beside the layer they follow."""
     wrapped = [name for change in changes if change["kind"] == INSERT for name in change["layers"]]
     left = list(module.state_dict())
@@ -272,7 +275,12 @@ def _stages(stages: Sequence[Stage], module: nn.Module, changes: Sequence[dict[s
         taken |= set(members)
         if members:
             kept.append(Stage(stage.name, tuple(members)))
-    rest = tuple(name for name in left if name not in taken)
-    if rest:  # after layers without weights, such as a pooling
-        kept[-1] = Stage(kept[-1].name, (*kept[-1].parameters, *rest))
+    rest = [name for name in left if name not in taken]
+    if rest:  # after layers without weights, such as a pooling: by when they run
+        steps, _ = steps_of(module, example)
+        begins = [min((steps[name] for name in stage.parameters if name in steps), default=0) for stage in kept]
+        for name in rest:
+            earlier = [place for place, begin in enumerate(begins) if begin <= steps.get(name, 0)]
+            place = earlier[-1] if earlier else 0
+            kept[place] = Stage(kept[place].name, (*kept[place].parameters, name))
     return tuple(kept)

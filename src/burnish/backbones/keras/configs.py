@@ -279,7 +279,10 @@ def _kind_and_options(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _is_operator(layer: dict[str, Any]) -> bool:
     """Whether it stands for an operator on tensors, not a layer."""
     kind, module = str(layer.get("class_name")), str(layer.get("module") or "")
-    return ".ops." in f"{module}." or (kind in _OPERATORS and kind not in KINDS)
+    bare = kind in _OPERATORS and (
+        kind not in KINDS or "newshape" in (layer.get("config") or {})
+    )  # as .h5 files have them
+    return ".ops." in f"{module}." or bare
 
 
 def _function(kind: str, config: dict[str, Any], own: str) -> tuple[str, dict[str, Any]]:

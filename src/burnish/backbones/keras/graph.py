@@ -183,8 +183,13 @@ def named_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def takes_other_sizes(name: str, kwargs: Mapping[str, Any], width: int) -> bool:
     """Whether the same weights give as many features for larger images."""
+    return takes_size(name, kwargs, width, kwargs["size"] + 32)
+
+
+def takes_size(name: str, kwargs: Mapping[str, Any], width: int, size: int) -> bool:
+    """Whether the same weights give as many features for images of that size."""
     try:
-        other, own = blank(name, {**kwargs, "size": kwargs["size"] + 32}), blank(name, dict(kwargs))
+        other, own = blank(name, {**kwargs, "size": size}), blank(name, dict(kwargs))
         shapes = [{key: one.shape for key, one in net.state_dict().items()} for net in (other, own)]
         with torch.device("meta"):
             return shapes[0] == shapes[1] and other(
@@ -272,7 +277,7 @@ def _net(kwargs: Mapping[str, Any]) -> KerasNet:
     parts, shapes, given = {}, {}, INPUT
     for members in segments:
         name = _identifier(members[-1].name, set(body))
-        single = len(members) == 1
+        single = len(members) == 1 and len(members[0].inputs) == 1
         body[name] = members[0].module if single else Segment(members, given)
         for place, step in enumerate(members):
             if step.name in variables:

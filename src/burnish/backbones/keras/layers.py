@@ -514,8 +514,12 @@ KINDS: dict[str, Kind] = {
     "Average": Kind(_average),
     "Concatenate": Kind(_concatenate, {"axis": -1}),
     "Dropout": Kind(_dropout, {"rate": 0.0}),
-    "SpatialDropout2D": Kind(_dropout, {"rate": 0.0}),
-    "Resizing": Kind(_resizing, {"height": None, "width": None, "data_format": None}),
+    "SpatialDropout2D": Kind(_dropout, {"rate": 0.0, "data_format": None}),
+    "Resizing": Kind(
+        _resizing,
+        {"height": None, "width": None, "data_format": None, "interpolation": "bilinear", "crop_to_aspect_ratio": False,
+         "pad_to_aspect_ratio": False, "fill_mode": "constant", "fill_value": 0.0, "antialias": False},
+    ),
     **dict.fromkeys(
         ("GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation",
          "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness", "Identity"),

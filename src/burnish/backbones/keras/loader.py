@@ -53,19 +53,21 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     trunk, head = _without_head(whole)
     if not trunk:
         raise BadWeights(f"{found.label}: has no layers between its images and its output")
-    size = _size_of(whole, image_size, found.label)
-    name = f"keras_{_plain_name(config, found)}"
-    kwargs, pooled = _pooled(name, _described(trunk, whole, size, bgr=mode.bgr))
-    module = graph.build(name, kwargs)
-    assert isinstance(module, graph.KerasNet)
+    native, name = _size_of(whole, found.label), f"keras_{_plain_name(config, found)}"
+    size = image_size or native
+    kwargs, pooled = _pooled(name, _described(trunk, whole, native, bgr=mode.bgr))
+    if size != native:
+        width = graph.blank(name, kwargs)(torch.zeros(1, 3, native, native, device="meta")).shape[-1]
+        if not graph.takes_size(name, kwargs, width, size):
+            raise RecipeError(f"{found.label}: this network takes images of {native} pixels only, not {size}")
+        kwargs = {**kwargs, "size": size}
+    module = _built(name, kwargs)
     matched = _fill(module, trunk, whole, arrays)
     notes.append(f"{matched} of {matched} arrays match")
     notes += [f"its head, the layer {head}, is left out"] if head else []
     notes += [pooled] if pooled else []
     chosen = applications.preprocess_for(mode, size)
     backbone = _assembled(name, module, kwargs, chosen, source=source, sha256=found.sha256)
-    if image_size is not None and backbone.one_size and whole.image[0] not in (None, image_size):
-        raise RecipeError(f"{found.label}: this network takes images of {whole.image[0]} pixels only, not {image_size}")
     return replace(backbone, notes=tuple(notes))
 
 
@@ -77,9 +79,7 @@ def application(name: str, image_size: int | None, seed: int) -> Backbone:
     trunk, _ = _without_head(whole)
     mode = applications.MODES[one.mode]
     kwargs, _ = _pooled(f"keras_{one.name}", _described(trunk, whole, size, bgr=mode.bgr))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        module = graph.build(f"keras_{one.name}", kwargs)
+    module = _built(f"keras_{one.name}", kwargs, seed)
     chosen = applications.preprocess_for(mode, size)
     return _assembled(f"keras_{one.name}", module, kwargs, chosen, source="random", sha256="")
 
@@ -95,7 +95,7 @@ def pooling(backbone: Backbone, pool: str) -> Backbone:
         )
         raise RecipeError(f"pool is {shown(pool)!r}, expected avg or max{where}")
     kwargs = {**kwargs, "nodes": [*kwargs["nodes"][:-1], {**last, "kind": kinds[pool]}]}
-    module = graph.build(backbone.name, kwargs)
+    module = _built(backbone.name, kwargs)
     module.load_state_dict(backbone.module.state_dict())
     return replace(backbone, module=module, architecture={**backbone.architecture, "kwargs": kwargs})
 
@@ -212,14 +212,23 @@ def _described(trunk: list[Node], whole: Parsed, size: int, *, bgr: bool) -> dic
     return {"nodes": [node.plain() for node in trunk], "constants": constants, "size": size, "bgr": bgr}
 
 
-def _size_of(whole: Parsed, image_size: int | None, label: str) -> int:
-    """Pixels a side of the images."""
+def _built(name: str, kwargs: dict[str, Any], seed: int = 0) -> graph.KerasNet:
+    """The module; no global generator moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = graph.build(name, kwargs)
+    assert isinstance(module, graph.KerasNet)
+    return module
+
+
+def _size_of(whole: Parsed, label: str) -> int:
+    """Pixels a side of the images that the network was made for."""
     height, width, channels = (whole.image or [None, None, None])[:3]
     if channels not in (None, 3):
         raise BadWeights(f"{label}: takes images of {channels} channels, expected 3 (RGB)")
     if height != width:
         raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected square ones")
-    return image_size or height or 224
+    return height or 224
 
 
 def _pooled(name: str, kwargs: dict[str, Any]) -> tuple[dict[str, Any], str]:
