@@ -320,7 +320,7 @@ def test_every_kind_of_layer_in_the_table_is_in_one_of_these_networks(references
     assert set(KINDS) - seen - free <= {"op:BGR", "SpatialDropout2D", "Resizing"}
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit", "nested", "odd", "tokens", "constants"])
+@pytest.mark.parametrize("name", ["vit", "nested", "odd", "constants"])
 def test_the_description_is_plain_and_gives_the_same_function_again(references, name):
     reference = references(name)
     backbone = reference.load()
@@ -456,10 +456,10 @@ def test_an_unknown_way_of_preparing_lists_what_there_is(references):
 @pytest.mark.parametrize(
     ("word", "module"),
     [
-        ("keras:resnet50", "resnet50"), ("keras:VGG16", "vgg16"), ("caffe", "resnet50"), ("tf", "mobilenet_v2"),
-        ("keras:mobilenetv2", "mobilenet_v2"), ("keras:xception", "xception"), ("torch", "densenet"),
-        ("keras:densenet121", "densenet"), ("none", None), ("keras:efficientnetb0", "efficientnet"),
-        ("keras:mobilenetv3small", "mobilenet_v3"), ("keras:resnet50v2", "resnet_v2"),
+        ("keras:resnet50", "resnet50"), pytest.param("keras:VGG16", "vgg16", marks=pytest.mark.slow), ("caffe", "resnet50"), pytest.param("tf", "mobilenet_v2", marks=pytest.mark.slow),
+        ("keras:mobilenetv2", "mobilenet_v2"), pytest.param("keras:xception", "xception", marks=pytest.mark.slow), ("torch", "densenet"),
+        pytest.param("keras:densenet121", "densenet", marks=pytest.mark.slow), ("none", None), pytest.param("keras:efficientnetb0", "efficientnet", marks=pytest.mark.slow),
+        pytest.param("keras:mobilenetv3small", "mobilenet_v3", marks=pytest.mark.slow), pytest.param("keras:resnet50v2", "resnet_v2", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_the_network_sees_what_keras_applications_would_show_it(tmp_path, word, module):

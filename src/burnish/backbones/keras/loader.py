@@ -8,7 +8,6 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -154,7 +153,7 @@ def _fill(module: graph.KerasNet, trunk: list[Node], whole: Parsed, arrays: Arra
         for place, variable in enumerate(part.variables):
             target = f"{part.place}.{variable.target}"
             found = arrays.find(node.own_name, node.modern, variable, place, len(part.variables))
-            filled[target] = variable.to_torch(torch.from_numpy(np.ascontiguousarray(found)), state[target])
+            filled[target] = variable.to_torch(torch.from_numpy(found.copy()), state[target])
             count += 1
     for path in state:
         owner = path.rpartition(".value")[0].rpartition(".")[2] if path.endswith(".value") else ""
