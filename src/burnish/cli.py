@@ -28,6 +28,23 @@ _TRAINING = "How it trains"
 _SURGERY = "How the network is changed (names: burnish models NAME --stages)"
 _DATA = "Class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or: demo"
 
+# Options that fit and compare share.
+Seed = Annotated[int, typer.Option(help="Of splits, order and augmentation")]
+ValFraction = Annotated[float, typer.Option(help="Of the training images, if the data has no val")]
+TestFraction = Annotated[float, typer.Option(help="Of all images, if the data has no test")]
+Precision = Annotated[str, typer.Option(help="Of training: float32, bfloat16, or auto")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
+Workers = Annotated[str, typer.Option(help="Threads that make batches ahead, or auto; changes no result")]
+CacheFolder = Annotated[str, typer.Option(metavar="DIR|off", help="Where decoded pixels are kept between runs")]
+HeadForm = Annotated[str, typer.Option(help="On the features: linear, mlp:512, cosine", rich_help_panel=_SURGERY)]
+Pooling = Annotated[
+    str, typer.Option(help="From maps to features: avg, max, avgmax, catavgmax, token", rich_help_panel=_SURGERY)
+]
+Dropout = Annotated[float, typer.Option(help="Of the features before the head", rich_help_panel=_TRAINING)]
+DropPath = Annotated[float, typer.Option(help="Of residual branches (stochastic depth)", rich_help_panel=_TRAINING)]
+Prepared = Annotated[str, typer.Option(help="Of a Keras file: keras:resnet50, caffe, tf, torch, none")]
+ImageSize = Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")]
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")]
@@ -50,9 +67,7 @@ def fit(
         str, typer.Option(help="A name from: burnish models, a file, hf-hub:ORG/NAME, URL#sha256=…, or auto")
     ] = _DEFAULT.model,
     arch: Annotated[str, typer.Option(help="Of a file that does not say it, e.g. resnet50")] = _DEFAULT.arch,
-    preprocess: Annotated[
-        str, typer.Option(help="Of a Keras file: keras:resnet50, caffe, tf, torch, none")
-    ] = _DEFAULT.preprocess,
+    preprocess: Prepared = _DEFAULT.preprocess,
     method: Annotated[
         str, typer.Option(help="auto, or a name from: burnish methods, e.g. lora:rank=4")
     ] = _DEFAULT.method,
@@ -64,8 +79,8 @@ def fit(
         typer.Option(metavar="RUN", help="The run folder; one that died goes on  [default: runs/NAME-N]"),
     ] = None,
     epochs: Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
-    image_size: Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")] = "auto",
+    seed: Seed = _DEFAULT.seed,
+    image_size: ImageSize = "auto",
     batch_size: Annotated[str, typer.Option(help="Images a step, or auto")] = "auto",
     learning_rate: Annotated[
         str, typer.Option(help="Peak, of the head and the last stage, or auto, or race: short trials of three")
@@ -73,12 +88,8 @@ def fit(
     freeze: Annotated[
         str, typer.Option(help="Leading stages that stay as they are, or auto: as the clock asks")
     ] = "auto",
-    head: Annotated[
-        str, typer.Option(help="On the features: linear, mlp:512, cosine", rich_help_panel=_SURGERY)
-    ] = _DEFAULT.head,
-    pool: Annotated[
-        str, typer.Option(help="From maps to features: avg, max, avgmax, catavgmax, token", rich_help_panel=_SURGERY)
-    ] = _DEFAULT.pool,
+    head: HeadForm = _DEFAULT.head,
+    pool: Pooling = _DEFAULT.pool,
     depth: Annotated[
         str, typer.Option(help="Blocks to keep of each group, e.g. 2,2,4,1", rich_help_panel=_SURGERY)
     ] = _DEFAULT.depth,
@@ -109,12 +120,8 @@ def fit(
     sam: Annotated[
         float, typer.Option(help="Radius of sharpness-aware steps, e.g. 0.05", rich_help_panel=_TRAINING)
     ] = _DEFAULT.sam,
-    dropout: Annotated[
-        float, typer.Option(help="Of the features before the head", rich_help_panel=_TRAINING)
-    ] = _DEFAULT.dropout,
-    drop_path: Annotated[
-        float, typer.Option(help="Of residual branches (stochastic depth)", rich_help_panel=_TRAINING)
-    ] = _DEFAULT.drop_path,
+    dropout: Dropout = _DEFAULT.dropout,
+    drop_path: DropPath = _DEFAULT.drop_path,
     balance: Annotated[
         str, typer.Option(help="Of unequal classes: none, sampling, loss, or auto", rich_help_panel=_TRAINING)
     ] = _DEFAULT.balance,
@@ -129,16 +136,12 @@ def fit(
         typer.Option("--search", help="Try other settings in 60 % of the time (Optuna)", rich_help_panel=_TRAINING),
     ] = _DEFAULT.search,
     flip: Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")] = "auto",
-    val_fraction: Annotated[
-        float, typer.Option(help="Of the training images, if the data has no val")
-    ] = _DEFAULT.val_fraction,
-    test_fraction: Annotated[
-        float, typer.Option(help="Of all images, if the data has no test")
-    ] = _DEFAULT.test_fraction,
-    precision: Annotated[str, typer.Option(help="Of training: float32, bfloat16, or auto")] = _DEFAULT.precision,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = _DEFAULT.device,
-    workers: Annotated[str, typer.Option(help="Threads that make batches ahead, or auto; changes no result")] = "auto",
-    cache: Annotated[str, typer.Option(metavar="DIR|off", help="Where decoded pixels are kept between runs")] = "auto",
+    val_fraction: ValFraction = _DEFAULT.val_fraction,
+    test_fraction: TestFraction = _DEFAULT.test_fraction,
+    precision: Precision = _DEFAULT.precision,
+    device: Device = _DEFAULT.device,
+    workers: Workers = "auto",
+    cache: CacheFolder = "auto",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -218,23 +221,19 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A comparison that died there goes on  [default: runs/NAME-N]")
     ] = None,
-    preprocess: Annotated[str, typer.Option(help="Of Keras files among the models")] = _DEFAULT.preprocess,
-    image_size: Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")] = "auto",
-    head: Annotated[str, typer.Option(help="On the features: linear, mlp:512, cosine")] = _DEFAULT.head,
-    pool: Annotated[str, typer.Option(help="From maps to features: avg, max, avgmax, catavgmax")] = _DEFAULT.pool,
-    dropout: Annotated[float, typer.Option(help="Of the features before the head")] = _DEFAULT.dropout,
-    drop_path: Annotated[float, typer.Option(help="Of residual branches")] = _DEFAULT.drop_path,
-    seed: Annotated[int, typer.Option(help="Of splits, order and augmentation")] = _DEFAULT.seed,
-    val_fraction: Annotated[
-        float, typer.Option(help="Of the training images, if the data has no val")
-    ] = _DEFAULT.val_fraction,
-    test_fraction: Annotated[
-        float, typer.Option(help="Of all images, if the data has no test")
-    ] = _DEFAULT.test_fraction,
-    precision: Annotated[str, typer.Option(help="Of training: float32, bfloat16, or auto")] = _DEFAULT.precision,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = _DEFAULT.device,
-    workers: Annotated[str, typer.Option(help="Threads that make batches ahead, or auto; changes no result")] = "auto",
-    cache: Annotated[str, typer.Option(metavar="DIR|off", help="Where decoded pixels are kept between runs")] = "auto",
+    preprocess: Prepared = _DEFAULT.preprocess,
+    image_size: ImageSize = "auto",
+    head: HeadForm = _DEFAULT.head,
+    pool: Pooling = _DEFAULT.pool,
+    dropout: Dropout = _DEFAULT.dropout,
+    drop_path: DropPath = _DEFAULT.drop_path,
+    seed: Seed = _DEFAULT.seed,
+    val_fraction: ValFraction = _DEFAULT.val_fraction,
+    test_fraction: TestFraction = _DEFAULT.test_fraction,
+    precision: Precision = _DEFAULT.precision,
+    device: Device = _DEFAULT.device,
+    workers: Workers = "auto",
+    cache: CacheFolder = "auto",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
