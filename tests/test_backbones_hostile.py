@@ -198,26 +198,8 @@ class Kind:
 
 
 _BROKEN = {
-    "os.system by STACK_GLOBAL under covered names": "refused by torch's reader in torch's words; os.system is not named",
-    "an old file whose first pickle is spelled otherwise": "the fourth pickle is not looked through; torch refuses, unnamed",
-    "a bytearray of any size": "bytearray(n) takes n bytes of memory",
-    "a text doubled until it fills the memory": "_codecs.encode(…, 'hex') doubles what it is given, call upon call",
-    "a scalar of any size": "numpy's scalar(dtype('V…')) without bytes takes as many as the type says",
-    "half precision under many names": "each name of one storage becomes a copy in float32",
-    "a name of thousands of wrappers": "unwrapped() keeps a copy of the state for each prefix: quadratic",
-    "one dictionary under many names": "_states() looks through one dictionary as often as it is named",
     "a pickle of millions of instructions": "pickletools takes 0.4 µs and more an instruction, and 256 MB are allowed",
-    "a zip with two models of very long names": "the names of members are not cut in the sentence",
-    "keras with millions of weights that the file lacks": "weights are drawn before they are looked for",
-    "keras that enlarges without measure": "maps of up to 2^31 numbers are computed",
-    "keras for images of a billion pixels": "the size of the images is not checked: RuntimeError",
-    "keras for images of more pixels than there are numbers": "the size of the images is not checked: TypeError",
-    "keras for images of negative size": "the size of the images is not checked: RuntimeError",
-    "keras whose classifier takes nothing": "IndexError in _without_head",
-    "keras of many layers from the last to the first": "layers are put in order in quadratic time",
-    "keras with a config of millions of objects": "JSON of 64 MB becomes some 2 GB of objects",
-    "h5 whose groups hold the next one twice": "200,000 parts are walked, by any number of ways to the same group",
-}  # fmt: skip  # what src/ does not refuse as it should, until it is mended; parts of names
+}  # what src/ does not refuse as it should, until it is mended; parts of names
 
 
 KINDS: list[Kind] = []

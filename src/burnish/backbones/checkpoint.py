@@ -25,6 +25,7 @@ _WRAPPERS = {
     "student", "teacher", "visual", "0", "_model", "ema", "body", "resnet", "base",
 }  # fmt: skip
 _DEEPEST = 4
+_LONGEST = 500  # characters of a tensor's name
 _MOST_NODES = 100_000
 _COUNTER = "num_batches_tracked"
 
@@ -84,7 +85,18 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
 
     most = max(len(state) for _, state in found)
     where, state = min((one for one in found if 2 * len(one[1]) >= most), key=order)
-    return {name: _plain(name, tensor, label) for name, tensor in state.items()}, where
+    long = next((name for name in state if len(name) > _LONGEST), None)
+    if long is not None:
+        raise BadWeights(f"{label}: has a tensor whose name has {len(long):,} characters, expected at most {_LONGEST}")
+    plain: dict[Any, Tensor] = {}  # tensors that share their numbers go on doing so
+
+    def once(name: str, tensor: Tensor) -> Tensor:
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        if key not in plain:
+            plain[key] = _plain(name, tensor, label)
+        return plain[key]
+
+    return {name: once(name, tensor) for name, tensor in state.items()}, where
 
 
 def fitted(
@@ -209,18 +221,18 @@ def _worth(fit: Fit) -> tuple[int, int]:
     return fit.matched, -len(fit.unexpected)
 
 
-def _states(saved: Any, path: str, depth: int = 0, budget: list[int] | None = None) -> Iterator[tuple[str, State]]:
-    """All dictionaries of named tensors within."""
-    budget = budget if budget is not None else [_MOST_NODES]
-    budget[0] -= 1
-    if not isinstance(saved, Mapping) or depth > _DEEPEST or budget[0] < 0:
+def _states(saved: Any, path: str, depth: int = 0, seen: set[int] | None = None) -> Iterator[tuple[str, State]]:
+    """All dictionaries of named tensors within, each once."""
+    seen = seen if seen is not None else set()
+    if not isinstance(saved, Mapping) or depth > _DEEPEST or id(saved) in seen or len(seen) > _MOST_NODES:
         return
+    seen.add(id(saved))
     tensors = {key: value for key, value in saved.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if len(tensors) > 1 or (tensors and any("." in key for key in tensors)):
         yield path, dict(tensors)
     for key, value in saved.items():
         if isinstance(key, str) and isinstance(value, Mapping):
-            yield from _states(value, f"{path}.{key}" if path else key, depth + 1, budget)
+            yield from _states(value, f"{path}.{key}" if path else key, depth + 1, seen)
 
 
 def _plain(name: str, tensor: Tensor, label: str) -> Tensor:

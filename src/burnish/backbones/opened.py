@@ -110,7 +110,7 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
         if kind is not None:
             found.append(Opened(kind, member.data, inner, digest, {}, member.name))
             if len(found) > 1:
-                names = ", ".join(shown(one.where) for one in found)
+                names = ", ".join(shown(one.where[:120]) for one in found)
                 raise BadWeights(f"{label}: an archive with more than one model ({names}, …); expected exactly one")
         elif member.data[:2] == b"PK" or archives.is_tar(member.data):
             raise BadWeights(f"{inner}: an archive in an archive, which is not opened; unpack the outer one first")

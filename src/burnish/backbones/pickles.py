@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import pickletools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,8 +26,8 @@ _STORAGES = {f"{kind}Storage" for kind in (
 )}  # fmt: skip
 _ALLOWED = {
     "collections": {"OrderedDict", "Counter"},
-    "builtins": {"set", "bytearray", "complex"},
-    "__builtin__": {"set", "bytearray", "complex"},
+    "builtins": {"set", "complex"},
+    "__builtin__": {"set", "complex"},
     "torch": {*_STORAGES, "Size", "device", *(str(one).removeprefix("torch.") for one in (
         torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
         torch.uint8, torch.bool,
@@ -51,6 +52,8 @@ _INERT: list[Any] = [
     (_SCALAR, "numpy._core.multiarray.scalar"),
 ]  # fmt: skip
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
+# Codecs from bytes to more bytes, and number formats of any length, by which a small pickle grows without end.
+_LARGE = re.compile(r"(?i)(hex|base64|bz2|zlib|zip|uu|quopri)(_codec)?|[<>|=]?[VSUa]\d{3,}")
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
 
@@ -67,9 +70,9 @@ def read_torch(data: bytes, label: str) -> Any:
         with torch.serialization.safe_globals(_INERT):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's readers raise half a dozen kinds for damaged files
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(str(error).partition("WeightsUnpickler error:")[2].split()) or str(error).partition("\n")[0]
         raise BadWeights(
-            f"{label}: a PyTorch file that cannot be read without trusting it ({shown(reason[0])[:160]}); {_ADVICE}"
+            f"{label}: a PyTorch file that cannot be read without trusting it ({shown(reason)[:160]}); {_ADVICE}"
         ) from None
 
 
@@ -100,9 +103,16 @@ def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
     asked: dict[str, None] = {}
     stream = io.BytesIO(data)
     try:
-        # Magic number, protocol, machine, what was saved, keys of the tensors' bytes, which follow.
-        for _ in range(5 if several and data.startswith(_LEGACY) else 1):
-            asked |= dict.fromkeys(_globals_in(stream))
+        # Magic number, protocol, machine, what was saved, keys of the tensors' bytes, which follow and are no pickle.
+        for number in range(5 if several else 1):
+            try:
+                asked |= dict.fromkeys(_globals_in(stream))
+            except _Unusual:
+                raise
+            except Exception:
+                if number == 0:
+                    raise
+                break
     except _Unusual as error:
         raise BadWeights(
             f"{label}: is a pickle with {error}, which plain weights never need; it was not opened"
@@ -130,18 +140,23 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
     memo: dict[int, str] = {}
     place = 0
     latest: str | None = None
+    taken = False
     for opcode, argument, _ in pickletools.genops(stream):
         name = opcode.name
         if name in _REFUSED_OPCODES:
             raise _Unusual(f"the instruction {name}")
+        taken = taken or name in ("POP", "POP_MARK")
         if name == "GLOBAL":
             yield str(argument)
             latest = None
         elif name == "STACK_GLOBAL":
-            if len(strings) < 2:
-                raise _Unusual("a class whose name is put together while it is read")
+            if len(strings) < 2 or taken:  # what was put aside need not be the name
+                guess = " ".join(strings[-2:])[:80]
+                raise _Unusual(f"a class whose name is put together while it is read (STACK_GLOBAL, such as {guess!r})")
             yield f"{strings[-2]} {strings[-1]}"
             latest = None
+        elif isinstance(argument, str) and _LARGE.fullmatch(argument):
+            raise _Unusual(f"the word {argument[:40]!r}, which makes much of little")
         elif (isinstance(argument, str) and "UNICODE" in name) or name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
             latest = str(argument)
             strings.append(latest)

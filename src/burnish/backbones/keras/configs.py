@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -117,32 +118,23 @@ class _Parser:
         if len(inputs) != 1 or len(outputs) != 1:
             raise Unfit(f"has {len(inputs)} inputs and {len(outputs)} outputs, expected one each")
         names: dict[str, str] = {}
-        waiting = dict(enumerate(zip(layers, places, strict=True)))
-        while waiting:
-            ready = [number for number, (layer, _) in waiting.items() if self._is_ready(layer, names)]
-            if not ready:
-                raise Unfit("has layers that take what none of them gives")
-            for number in ready:
-                layer, place = waiting.pop(number)
-                own = _name_of(layer)
-                if own in names:
-                    raise Unfit(f"has two layers called {own}")
-                if own == inputs[0]:
-                    self._note_image({}, layer)
-                    names[own] = given[0]
-                elif _class_of(layer) == "InputLayer":
-                    raise Unfit("has more than one input")
-                else:
-                    names[own] = self._node(layer, names, place, depth)
+        for layer, place in _in_order(layers, places):
+            own = _name_of(layer)
+            if own in names:
+                raise Unfit(f"has two layers called {own}")
+            if own == inputs[0]:
+                self._note_image({}, layer)
+                names[own] = given[0]
+            elif _class_of(layer) == "InputLayer":
+                raise Unfit("has more than one input")
+            else:
+                names[own] = self._node(layer, names, place, depth)
         return self._ends(names[outputs[0]], depth)
 
     def _ends(self, name: str, depth: int) -> str:
         if depth == 0:
             self.found.output = name
         return name
-
-    def _is_ready(self, layer: dict[str, Any], names: dict[str, str]) -> bool:
-        return all(name in names for name in _references(layer.get("inbound_nodes") or []))
 
     def _node(self, layer: dict[str, Any], names: dict[str, str], place: str, depth: int) -> str:
         """A layer of a Functional model, with what goes in as its one call says."""
@@ -154,6 +146,8 @@ class _Parser:
             return self.model(layer, inputs, place, depth=depth + 1)
         kind, options = _kind_and_options(layer)
         order, extra = _arguments(calls[0], kind)
+        if not order:
+            raise Unfit(f"its layer {own} takes nothing")
         inputs = []
         for argument in order:
             if isinstance(argument, _Reference):
@@ -210,6 +204,28 @@ class _Parser:
             if isinstance(shape, (list, tuple)) and len(shape) == 4:
                 self.found.image = [one if type(one) is int else None for one in shape[1:]]
                 return
+
+
+def _in_order(layers: list[Any], places: list[str]) -> Iterator[tuple[Any, str]]:
+    """Layers with their places, each after those it takes from, else as the file has them."""
+    needs = [set(_references(layer.get("inbound_nodes") or [])) for layer in layers]
+    waiting: dict[str, list[int]] = {}
+    for number, names in enumerate(needs):
+        for name in names:
+            waiting.setdefault(name, []).append(number)
+    ready = [number for number, names in enumerate(needs) if not names]
+    done = 0
+    while ready:
+        number = heapq.heappop(ready)
+        yield layers[number], places[number]
+        done += 1
+        own = _name_of(layers[number])
+        for other in waiting.pop(own, ()):
+            needs[other].discard(own)
+            if not needs[other]:
+                heapq.heappush(ready, other)
+    if done < len(layers):
+        raise Unfit("has layers that take what none of them gives")
 
 
 # ---- reading entries -------------------------------------------------------------------------------------------------

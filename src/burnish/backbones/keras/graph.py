@@ -28,6 +28,7 @@ from burnish.errors import UnknownModel, nearest, shown
 LIBRARY = "keras"
 INPUT = "input"  # what nodes call the images
 _MOST_NODES = 5000
+_MOST_VALUES, _MOST_A_PIXEL = 2**25, 256  # in what one layer gives: more than both is no network for images
 _MOST_NUMBERS = 2**31  # eight gigabytes of float32
 _NAME = re.compile(r"[\w.\-/ ]{1,200}")
 _WORD = re.compile(r"[A-Za-z]+_?\d*")  # of "conv2_block1_1_conv", "block_3_expand"
@@ -315,7 +316,11 @@ def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Vari
         except (Unfit, RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise Unfit(f"its layer {own} ({node['kind']}) {reason[:200]}") from None
-        if not isinstance(values[own], Tensor) or values[own].ndim > 4 or values[own].numel() > 2**31:
+        if (
+            not isinstance(values[own], Tensor)
+            or values[own].ndim > 4
+            or values[own].numel() > max(_MOST_VALUES, _MOST_A_PIXEL * size**2)
+        ):
             raise Unfit(f"its layer {own} ({node['kind']}) gives a tensor of {values[own].numel():,} numbers")
         variables[own] = made.variables
     return steps, {name: some for name, some in variables.items() if some}

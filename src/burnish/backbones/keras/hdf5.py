@@ -33,7 +33,7 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
     file = h5py.File(io.BytesIO(data), "r")
     datasets, names, blobs = [], {}, []
-    found = list(_walk(h5py, file, "", 0, [_MOST_OBJECTS]))
+    found = list(_walk(h5py, file, "", 0, [_MOST_OBJECTS], set()))
     total = sum(math.prod(one.shape) * one.dtype.itemsize for _, one in found)
     if total > min(_MOST_BYTES, max(_RATIO_FROM_BYTES, _MOST_RATIO * len(data))):
         raise Refused(f"claims {total:,} bytes of weights in a file of {len(data):,}")
@@ -82,7 +82,7 @@ def _text(value: Any) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int]) -> Iterator[tuple[str, Any]]:
+def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int], seen: set[int]) -> Iterator[tuple[str, Any]]:
     """Every dataset by its path; each link is looked at before it is followed."""
     if depth > _DEEPEST:
         raise Refused("an HDF5 file whose groups are nested too deeply, or hold themselves")
@@ -97,7 +97,11 @@ def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int]) -> It
             raise Refused(f"{inner} is a link to {kind}, which is not followed")
         one = group[name]
         if isinstance(one, h5py.Group):
-            yield from _walk(h5py, one, inner, depth + 1, budget)
+            address = h5py.h5o.get_info(one.id).addr
+            if address in seen:
+                raise Refused("an HDF5 file whose groups are nested too deeply, or hold themselves")
+            seen.add(address)
+            yield from _walk(h5py, one, inner, depth + 1, budget, seen)
         elif isinstance(one, h5py.Dataset):
             if one.external or one.is_virtual:
                 raise Refused(f"{inner} takes its numbers from another file, which is not followed")

@@ -23,7 +23,8 @@ from burnish.errors import BadWeights, RecipeError, UnknownModel, shown
 from burnish.terms import Preprocess
 
 LIBRARY = graph.LIBRARY
-_MOST_CONFIG_BYTES = 4 * MAX_JSON_BYTES  # position embeddings may stand in it as text
+_MOST_CONFIG_BYTES = MAX_JSON_BYTES  # position embeddings may stand in it as text
+_MOST_PIXELS, _MOST_OBJECTS = 4096, 500_000
 _LIKE_OUTPUTS = ("Activation", "Softmax", "Dropout", "op:Divide")
 
 
@@ -60,8 +61,9 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
         if not graph.takes_size(name, kwargs, width, size):
             raise RecipeError(f"{found.label}: this network takes images of {native} pixels only, not {size}")
         kwargs = {**kwargs, "size": size}
+    filled = _found(graph.blank(name, kwargs), trunk, arrays)  # before weights are made for what the file lacks
     module = _built(name, kwargs)
-    matched = _fill(module, trunk, whole, arrays)
+    matched = _fill(module, filled, whole)
     notes.append(f"{matched} of {matched} arrays match")
     notes += [f"its head, the layer {head}, is left out"] if head else []
     notes += [pooled] if pooled else []
@@ -116,6 +118,8 @@ def _parts(found: Opened) -> tuple[Any, Arrays]:
 def _json(data: bytes, label: str) -> Any:
     if len(data) > _MOST_CONFIG_BYTES:
         raise BadWeights(f"{label}: its config has {len(data):,} bytes, expected at most {_MOST_CONFIG_BYTES:,}")
+    if data.count(b"{") > _MOST_OBJECTS:
+        raise BadWeights(f"{label}: its config has more than {_MOST_OBJECTS:,} entries")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -143,25 +147,29 @@ def _application(arrays: Arrays, arch: str | None, label: str) -> applications.A
     return found
 
 
-def _fill(module: graph.KerasNet, trunk: list[Node], whole: Parsed, arrays: Arrays) -> int:
-    """Put the file's arrays into the module; how many there were."""
-    state, filled = module.state_dict(), {}
-    count = 0
+def _found(blank: graph.KerasNet, trunk: list[Node], arrays: Arrays) -> dict[str, torch.Tensor]:
+    """The file's arrays as the module holds them, by their names in its state dict."""
+    state, found = blank.state_dict(), {}
     by_name = {node.name: node for node in trunk}
-    for name, part in module.parts.items():
+    for name, part in blank.parts.items():
         node = by_name[name]
         for place, variable in enumerate(part.variables):
             target = f"{part.place}.{variable.target}"
-            found = arrays.find(node.own_name, node.modern, variable, place, len(part.variables))
-            filled[target] = variable.to_torch(torch.from_numpy(found.copy()), state[target])
-            count += 1
+            array = arrays.find(node.own_name, node.modern, variable, place, len(part.variables))
+            found[target] = variable.to_torch(torch.from_numpy(array.copy()), state[target])
+    return found
+
+
+def _fill(module: graph.KerasNet, filled: dict[str, torch.Tensor], whole: Parsed) -> int:
+    """Put the file's arrays, and the graph's constants, into the module; how many arrays there were."""
+    state, constants = module.state_dict(), {}
     for path in state:
         owner = path.rpartition(".value")[0].rpartition(".")[2] if path.endswith(".value") else ""
         for name, tensor in whole.constants.items():
             if owner and graph.plain_name(name) == owner:
-                filled[path] = tensor
-    module.load_state_dict({**state, **filled})
-    return count
+                constants[path] = tensor
+    module.load_state_dict({**state, **filled, **constants})
+    return len(filled)
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -223,6 +231,8 @@ def _built(name: str, kwargs: dict[str, Any], seed: int = 0) -> graph.KerasNet:
 def _size_of(whole: Parsed, label: str) -> int:
     """Pixels a side of the images that the network was made for."""
     height, width, channels = (whole.image or [None, None, None])[:3]
+    if not all(one is None or 1 <= one <= _MOST_PIXELS for one in (height, width)):
+        raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected 1 to {_MOST_PIXELS}")
     if channels not in (None, 3):
         raise BadWeights(f"{label}: takes images of {channels} channels, expected 3 (RGB)")
     if height != width:
