@@ -177,7 +177,7 @@ class _Race:
         """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""
         own = [arm for arm in self.arms if arm.model == model]
         wanted = {taps_for(replace(self.recipe, method=arm.method)) for arm in own}
-        prepared = self.recipe.preprocess if Path(model).suffix in (".h5", ".hdf5", ".keras") else "auto"
+        prepared = self.recipe.preprocess if Path(model).suffix in (".h5", ".hdf5", ".keras") else ""
         recipe = replace(self.recipe, model=model, preprocess=prepared, taps="off" if wanted == {"off"} else "auto")
         # A model's share of the clock: half of what is left is for training, the rest for the models still to be seen.
         left, waiting = self.ledger.clock.left(), len({arm.model for arm in self.arms}) - number

@@ -379,8 +379,8 @@ def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
     settings = {
         "seed": recipe.seed,
         "drop_path": recipe.drop_path,
-        "arch": None if recipe.arch == "auto" else recipe.arch,
-        "preprocess": None if recipe.preprocess == "auto" else recipe.preprocess,
+        "arch": recipe.arch or None,
+        "preprocess": recipe.preprocess or None,
         "pool": recipe.pool,
         "depth": recipe.depth,
         "remove": recipe.remove,

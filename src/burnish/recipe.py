@@ -22,8 +22,8 @@ class Recipe:
     """The settings of `fit`. A field that may be "auto" is a plain value once the run has settled it."""
 
     model: str = "efficientnet_lite0"
-    arch: str = "auto"  # of a file of weights; "auto": as it or the config.json beside it says, or its tensors tell
-    preprocess: str = "auto"  # how a Keras file's images were prepared: keras:resnet50, caffe, tf, torch, none
+    arch: str = ""  # of a file of weights; "": as it or the config.json beside it says, or its tensors tell
+    preprocess: str = ""  # how a Keras file's images were prepared: keras:resnet50, caffe, tf, torch, none
     method: str = "auto"
     budget_seconds: float | None = 600.0  # wall clock, from process start to exit; None: no limit
     epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds
@@ -36,8 +36,8 @@ class Recipe:
     freeze: int | Auto = (
         "auto"  # leading stages that stay as they are (see `burnish models`); "auto": as the clock asks
     )
-    pool: str = "auto"  # what makes features of maps: "avg", "max", "avgmax", "catavgmax", "token"; "auto": as it was
-    depth: str = "auto"  # blocks to keep of each group, such as "2,2,4,1"; the last of a group go
+    pool: str = ""  # what makes features of maps: "avg", "max", "avgmax", "catavgmax", "token"; "": as it was
+    depth: str = ""  # blocks to keep of each group, such as "2,2,4,1"; the last of a group go
     remove: str = ""  # patterns of names of layers to take out, with commas
     insert: str = ""  # PATTERN=LAYER with commas: a new layer after each that matches
     head: str = "linear"  # on the features: "linear", "mlp:512" (a hidden layer of 512 units), "cosine"
@@ -137,7 +137,7 @@ def _is_head(value: Any) -> bool:
 
 
 def _is_depth(value: Any) -> bool:
-    return value == "auto" or (isinstance(value, str) and bool(re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", value)))
+    return value == "" or (isinstance(value, str) and bool(re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", value)))
 
 
 def _whole(value: Any, low: int, high: int) -> bool:
@@ -150,8 +150,8 @@ def _real(value: Any) -> bool:
 
 _CHECKS = (
     _Check("model", lambda v: isinstance(v, str) and v != "", "a model name or file (see: burnish models)"),
-    _Check("arch", lambda v: isinstance(v, str) and v != "", '"auto" or a name (see: burnish models)'),
-    _Check("preprocess", lambda v: isinstance(v, str) and v != "", '"auto", keras:resnet50, caffe, tf, torch or none'),
+    _Check("arch", lambda v: isinstance(v, str), "a name (see: burnish models)"),
+    _Check("preprocess", lambda v: isinstance(v, str), "keras:resnet50, caffe, tf, torch or none"),
     _Check("method", lambda v: isinstance(v, str) and v != "", "a method name (see: burnish methods)"),
     _Check("budget_seconds", lambda v: v is None or (_real(v) and v > 0), "more than zero seconds, or none"),
     _Check("epochs", lambda v: v == "auto" or _whole(v, 1, 100_000), '"auto" or a whole number from 1'),
@@ -164,8 +164,8 @@ _CHECKS = (
         '"auto", "race" or a number above 0 and at most 1',
     ),
     _Check("freeze", lambda v: v == "auto" or _whole(v, 0, 1000), '"auto" or a whole number of stages from 0'),
-    _Check("pool", lambda v: isinstance(v, str) and v != "", '"auto", "avg", "max", "avgmax", "catavgmax" or "token"'),
-    _Check("depth", _is_depth, '"auto" or whole numbers with commas, such as "2,2,4,1"'),
+    _Check("pool", lambda v: isinstance(v, str), '"avg", "max", "avgmax", "catavgmax" or "token"'),
+    _Check("depth", _is_depth, 'whole numbers with commas, such as "2,2,4,1"'),
     _Check("remove", lambda v: isinstance(v, str), "patterns of layers' names, with commas"),
     _Check("insert", lambda v: isinstance(v, str), "PATTERN=LAYER, with commas"),
     _Check("head", _is_head, '"linear", "mlp:512" (or another width) or "cosine"'),

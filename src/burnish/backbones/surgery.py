@@ -110,7 +110,7 @@ def is_layer(words: Any) -> bool:
 # ---- the operation ---------------------------------------------------------------------------------------------------
 
 
-def operated(backbone: Backbone, *, depth: str = "auto", remove: str = "", insert: str = "") -> Backbone:
+def operated(backbone: Backbone, *, depth: str = "", remove: str = "", insert: str = "") -> Backbone:
     """The network with blocks or layers taken out and put in; the rest keeps its weights.
 
     depth: blocks to keep of each group, such as "2,2,4,1"; the last ones of a group go. remove: patterns of names, with
@@ -118,7 +118,7 @@ def operated(backbone: Backbone, *, depth: str = "auto", remove: str = "", inser
     kept as `uncut`. NoSuchName or RecipeError, with what there is, where it cannot be done.
     """
     changes: list[dict[str, Any]] = []
-    gone = [*_too_deep(backbone, depth), *_matching(backbone, remove)] if depth != "auto" or remove else []
+    gone = [*_too_deep(backbone, depth), *_matching(backbone, remove)] if depth or remove else []
     if gone:
         names = _outermost(dict.fromkeys(gone))
         _check_removable(backbone, names)
@@ -175,7 +175,7 @@ def removable(backbone: Backbone) -> list[str]:
 
 def _too_deep(backbone: Backbone, depth: str) -> list[str]:
     """The last blocks of each group that are more than asked for."""
-    if depth == "auto":
+    if not depth:
         return []
     groups = depths(backbone)
     have = ",".join(str(len(group)) for group in groups)

@@ -76,8 +76,8 @@ def load_backbone(
     drop_path: float = 0.0,
     arch: str | None = None,
     preprocess: str | None = None,
-    pool: str = "auto",
-    depth: str = "auto",
+    pool: str = "",
+    depth: str = "",
     remove: str = "",
     insert: str = "",
 ) -> Backbone:
@@ -95,7 +95,7 @@ def load_backbone(
         raise RecipeError(f"preprocess is for Keras files; {shown(name)} says itself how its images are prepared")
     if arch is not None and backbone.source in ("embedded", "hub", "random"):
         raise RecipeError(f"arch is for files of weights; {shown(name)} is an architecture's name itself")
-    if pool != "auto":
+    if pool:
         backbone = pooling(backbone, pool)
     if drop_path:
         backbone = dropping(backbone, drop_path)
