@@ -132,7 +132,7 @@ def _hub() -> Finding:
         "model hub",
         f"not reachable ({reason})",
         "note",
-        "only embedded, cached and local models can be used; a file is given as --model NAME=FILE.safetensors",
+        "only embedded, cached and local models can be used; a file is given as --model FILE (docs/models.md)",
     )
 
 
