@@ -110,7 +110,8 @@ class _Parser:
             raise Unfit("has no layers, or too many")
         places = _places(layers, modern)
         if kind == "Sequential":
-            self._note_image(config, layers[0])
+            built = _dict(entry.get("build_config")).get("input_shape")
+            self._note_image({"build_input_shape": built, **_dict(config)}, layers[0])
             for layer, place in zip(layers, places, strict=True):
                 given = [self._layer(layer, given, place, depth)]
             return self._ends(given[0], depth)
@@ -204,6 +205,10 @@ class _Parser:
             if isinstance(shape, (list, tuple)) and len(shape) == 4:
                 self.found.image = [one if type(one) is int else None for one in shape[1:]]
                 return
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _in_order(layers: list[Any], places: list[str]) -> Iterator[tuple[Any, str]]:
