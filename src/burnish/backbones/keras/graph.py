@@ -175,7 +175,7 @@ def named_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     renamed: list[Stage] = []
     for number, stage in enumerate(stages):
         layers = dict.fromkeys(name.split(".")[-2] for name in stage.parameters)
-        words = Counter(found[0] if (found := _WORD.match(layer)) else layer for layer in layers)
+        words = Counter(found[0].rstrip("_") if (found := _WORD.match(layer)) else layer for layer in layers)
         label = "stem" if number == 0 and len(stages) > 1 else words.most_common(1)[0][0]
         taken = {one.name for one in renamed}
         renamed.append(replace(stage, name=label if label not in taken else f"{label} ({number})"))
