@@ -245,14 +245,14 @@ def _plain(name: str, tensor: Tensor, label: str) -> Tensor:
     return plain.float() if plain.is_floating_point() else plain
 
 
-def told_in(saved: Any, key: str = "arch") -> str | None:
-    """A word that a training script kept beside the weights, itself or among its arguments."""
+def told_in(saved: Any, *, is_known: Callable[[str], bool]) -> str | None:
+    """The first known architecture that a training script kept beside the weights, itself or among its arguments."""
     if not isinstance(saved, Mapping):
         return None
     args = saved.get("args", saved.get("hyper_parameters"))
     kept = args if isinstance(args, Mapping) else vars(args) if isinstance(args, Namespace) else {}
-    for value in (saved.get(key), kept.get("model"), kept.get(key)):
-        if isinstance(value, str) and 0 < len(value) < 100:
+    for value in (saved.get("arch"), kept.get("model"), kept.get("arch")):
+        if isinstance(value, str) and 0 < len(value) < 100 and is_known(value):
             return value
     return None
 

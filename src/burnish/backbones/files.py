@@ -39,8 +39,8 @@ def from_file(
     if found.kind == "torch":
         saved = pickles.read_torch(found.data, found.label)
         state, where = checkpoint.weights_in(saved, found.label)
-        told = checkpoint.told_in(saved)
-        metadata = {"architecture": told} if told is not None and timmed.is_known(told) else {}
+        told = checkpoint.told_in(saved, is_known=timmed.is_known)
+        metadata = {"architecture": told} if told is not None else {}
     else:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
         metadata = weights.metadata_of(found.data)
@@ -83,9 +83,11 @@ def _filled(
         description = _described(name, bare, foreign)
     if description["library"] == cifar.LIBRARY:
         preprocess, heads = cifar.PREPROCESS, cifar.HEADS
-        preprocess = replace(preprocess, size=image_size or preprocess.size)
+        preprocess = timmed.told_by(found.config, preprocess, image_size, name)
     else:
-        preprocess = _images_for(name, found.config, image_size, torchvision=foreign is not None)
+        # A bare .pth is most likely torchvision's own; in families whose names timm shares, nothing in it says so.
+        torchvision = foreign is not None or (found.kind == "torch" and timmed.is_known(f"{name}.tv_in1k"))
+        preprocess = _images_for(name, found.config, image_size, torchvision=torchvision)
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
             description["kwargs"]["img_size"] = preprocess.size
@@ -113,6 +115,8 @@ def _filled(
 def _images_for(name: str, config: dict[str, Any], image_size: int | None, *, torchvision: bool) -> Preprocess:
     """How a file's images were prepared: as its config says, as torchvision does, or as timm does for that name."""
     port = f"{name}.tv_in1k"
+    if "." in name:
+        return timmed.preprocess_of(name, config, image_size)
     if config or not torchvision or timmed.is_known(port):
         return timmed.preprocess_of(port if torchvision and timmed.is_known(port) else name, config, image_size)
     plain = timmed.preprocess_of(name, config, image_size)

@@ -57,11 +57,9 @@ def open_file(path: Path) -> Opened:
         return Opened(kind, data, label, digest, config_beside(path))
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
-    reason = weights.what_it_is(path, data[:4096], len(data))
-    if reason.startswith("is not a safetensors file"):
-        kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
-        reason = f"is no file of weights that burnish knows; expected {kinds}"
-    raise BadWeights(f"{label}: {reason}")
+    kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
+    unknown = f"is no file of weights that burnish knows; expected {kinds}"
+    raise BadWeights(f"{label}: {weights.what_it_is(data[:4096], len(data)) or unknown}")
 
 
 def kind_of(data: bytes, label: str) -> Kind | None:

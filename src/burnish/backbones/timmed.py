@@ -121,7 +121,25 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
 def preprocess_of(name: str, config: dict[str, Any], image_size: int | None) -> Preprocess:
     """timm's data settings for a name; those of a config.json beside the file take precedence."""
     cfg = get_pretrained_cfg(name)
-    values = resolve_data_config({}, pretrained_cfg=cfg.to_dict() if cfg is not None else {})
+    return _preprocess(
+        name, resolve_data_config({}, pretrained_cfg=cfg.to_dict() if cfg is not None else {}), config, image_size
+    )
+
+
+def told_by(config: dict[str, Any], usual: Preprocess, image_size: int | None, name: str) -> Preprocess:
+    """The usual settings of a network that timm does not know, but for what a config.json beside its file says."""
+    values = {
+        "input_size": (3, usual.size, usual.size),
+        "crop_mode": "squash" if usual.fit == "squash" else "center",
+        "crop_pct": usual.crop,
+        "interpolation": usual.interpolation,
+        "mean": usual.mean,
+        "std": usual.std,
+    }
+    return _preprocess(name, values, config, image_size)
+
+
+def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image_size: int | None) -> Preprocess:
     stored = config.get("pretrained_cfg", config)
     if isinstance(stored, dict):
         values |= {key: stored[key] for key in values if stored.get(key) is not None}

@@ -125,11 +125,14 @@ def refuse_foreign(path: Path, start: bytes, size: int) -> None:
     header = int.from_bytes(start[:8], "little")
     if size > 9 and start[8:9] == b"{" and header <= min(size - 8, _MAX_HEADER_BYTES):
         return
-    raise BadWeights(f"{shown(str(path))}: {what_it_is(path, start, size)}")
+    reason = (
+        what_it_is(start, size) or "is not a safetensors file; expected one, written by safetensors.torch.save_file"
+    )
+    raise BadWeights(f"{shown(str(path))}: {reason}")
 
 
-def what_it_is(path: Path, start: bytes, size: int) -> str:
-    """One clause on a file that is not safetensors, and what to do about it."""
+def what_it_is(start: bytes, size: int) -> str | None:
+    """One clause on a file that is not safetensors, and what to do about it; None where it cannot be told."""
     if size == 0:
         return "the file is empty, expected a .safetensors file; fetch it again"
     if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
@@ -143,7 +146,7 @@ def what_it_is(path: Path, start: bytes, size: int) -> str:
         return "is a web page, not weights (a failed download?); fetch the file again"
     if size > 9 and start[8:9] == b"{":
         return "is a safetensors file that was cut short, or its header length is wrong; fetch it again"
-    return "is not a safetensors file; expected one, written by safetensors.torch.save_file"
+    return None
 
 
 def read_plain_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

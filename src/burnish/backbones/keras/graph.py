@@ -289,11 +289,20 @@ def _net(kwargs: Mapping[str, Any]) -> KerasNet:
     return KerasNet(body, _grouped(body, shapes), parts)
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """The name, made longer until no other step has it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Variable, ...]]]:
     """All layers with the shapes of what they give, in order, and the weights of those that have some."""
     size = kwargs["size"]
     values: dict[str, Tensor] = {INPUT: torch.zeros(1, 3, size, size)}
     steps: list[_Step] = []
+    taken = {node["name"] for node in kwargs["nodes"]}
     variables: dict[str, tuple[Variable, ...]] = {}
     outputs: dict[str, str] = {INPUT: INPUT}  # a node's activation is a step of its own
     for node in kwargs["nodes"]:
@@ -310,7 +319,7 @@ def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Vari
             steps.append(_Step(own, made.module, inputs, tuple(given.shape)))
             outputs[own] = own
             if made.activation is not None:
-                outputs[own] = f"{own}_{type(made.activation).__name__.lower()}"
+                outputs[own] = _free(f"{own}_{type(made.activation).__name__.lower()}", taken)
                 values[own] = made.activation(given)
                 steps.append(_Step(outputs[own], made.activation, (own,), tuple(values[own].shape)))
         except (Unfit, RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:

@@ -49,6 +49,8 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
         notes.append(
             f"keras:{application.name}, told by its layers' names" if arch is None else f"keras:{application.name}"
         )
+    elif arch is not None:
+        raise RecipeError(f"{found.label}: holds its own network, so there is nothing for --arch to say; leave it out")
     whole = parsed(config, found.label)
     trunk, head = _without_head(whole)
     if not trunk:
