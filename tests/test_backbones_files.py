@@ -15,12 +15,17 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from burnish.backbones import weights, zoo
+from burnish.backbones.torchvision_images import preprocess_of
 from burnish.backbones.torchvision_names import translated
+from burnish.data.pixels import decode, view
+from burnish.data.views import normalised
 from burnish.errors import BadWeights, RecipeError, UnknownModel
+from images import noise
 
 torch.set_num_threads(1)
 
@@ -630,3 +635,34 @@ def assert_built_again(backbone, given):
         module.load_state_dict(backbone.module.state_dict(), strict=True)
         assert torch.equal(module(given), backbone.module(given))
     assert not any(layer.training for layer in module.modules())
+
+
+# ---- images as torchvision prepares them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small", "efficientnet_b0"])
+def test_a_bare_torchvision_file_sees_the_same_pixels_as_in_torchvision(name, tmp_path):
+    torch.save(torchvision.models.get_model(name, weights=None).state_dict(), tmp_path / "model.pth")
+    preprocess = zoo.load_backbone(str(tmp_path / "model.pth")).preprocess
+    noise(300, 217, seed=3).save(tmp_path / "image.png")
+    reference = torchvision.models.get_model_weights(name).IMAGENET1K_V1.transforms()
+    wanted = reference(Image.open(tmp_path / "image.png"))
+    ours = normalised(view(decode(tmp_path / "image.png"), preprocess)[None], preprocess)[0]
+    assert (wanted - ours).abs().max() < 1e-5
+
+
+def test_a_published_file_is_known_by_the_beginning_of_its_hash():
+    second = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
+    found = preprocess_of("resnet50", second.url.rpartition("-")[2][:8] + "0" * 56)
+    assert found is not None and round(found.size / found.crop) == second.transforms().resize_size[0]
+    assert preprocess_of("no_such_network", "0" * 64) is None
+
+
+def test_a_word_that_is_no_architecture_does_not_hide_the_one_that_is(tmp_path):
+    saved = {
+        "arch": "my-best-model",
+        "args": {"model": "resnet18"},
+        "state_dict": torchvision.models.resnet18().state_dict(),
+    }
+    torch.save(saved, tmp_path / "model.pth")
+    assert zoo.load_backbone(str(tmp_path / "model.pth")).name == "resnet18"

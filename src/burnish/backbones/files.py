@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from burnish.backbones import checkpoint, cifar, opened, pickles, recognise, timmed, weights
+from burnish.backbones import checkpoint, cifar, opened, pickles, recognise, timmed, torchvision_images, weights
 from burnish.backbones.architectures import built
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
@@ -85,9 +85,9 @@ def _filled(
         preprocess, heads = cifar.PREPROCESS, cifar.HEADS
         preprocess = timmed.told_by(found.config, preprocess, image_size, name)
     else:
-        # A bare .pth is most likely torchvision's own; in families whose names timm shares, nothing in it says so.
-        torchvision = foreign is not None or (found.kind == "torch" and timmed.is_known(f"{name}.tv_in1k"))
-        preprocess = _images_for(name, found.config, image_size, torchvision=torchvision)
+        own = _torchvision_images(name, found, foreign is not None)
+        preprocess = own or timmed.preprocess_of(name, found.config, image_size)
+        preprocess = replace(preprocess, size=image_size or preprocess.size)
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
             description["kwargs"]["img_size"] = preprocess.size
@@ -112,14 +112,20 @@ def _filled(
     return replace(backbone, notes=tuple(notes), licence=licence)
 
 
-def _images_for(name: str, config: dict[str, Any], image_size: int | None, *, torchvision: bool) -> Preprocess:
-    """How a file's images were prepared: as its config says, as torchvision does, or as timm does for that name."""
+def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Preprocess | None:
+    """How torchvision prepares images, where the file is most likely its own: under its names, or a bare .pth of a family
+    whose names timm shares, of which nothing says where it is from."""
+    if found.config or "." in name or not (translated or found.kind == "torch"):
+        return None
+    own = torchvision_images.preprocess_of(name, found.sha256)
     port = f"{name}.tv_in1k"
-    if "." in name:
-        return timmed.preprocess_of(name, config, image_size)
-    if config or not torchvision or timmed.is_known(port):
-        return timmed.preprocess_of(port if torchvision and timmed.is_known(port) else name, config, image_size)
-    plain = timmed.preprocess_of(name, config, image_size)
+    if own is not None:
+        return own
+    if timmed.is_known(port):
+        return timmed.preprocess_of(port, {}, None)
+    if not translated:
+        return None
+    plain = timmed.preprocess_of(name, {}, None)
     return replace(plain, mean=_IMAGENET.mean, std=_IMAGENET.std, crop=_IMAGENET.crop, interpolation="bilinear")
 
 
