@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from burnish.backbones import archives, pickles, weights
+from burnish import archives
+from burnish.backbones import pickles, weights
 from burnish.errors import BadWeights, UnknownModel, shown
 
 Kind = Literal["safetensors", "torch", "keras", "h5"]

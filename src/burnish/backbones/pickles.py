@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from burnish.backbones.archives import Zip
+from burnish.archives import Zip
 from burnish.errors import BadWeights, shown
 
 _MAX_PICKLE_BYTES = 256 * 2**20  # the instructions alone; the tensors lie beside them

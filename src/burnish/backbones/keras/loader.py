@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from burnish.backbones.archives import Zip
+from burnish.archives import Zip
 from burnish.backbones.keras import applications, graph
 from burnish.backbones.keras.arrays import Arrays, stacked
 from burnish.backbones.keras.configs import Node, Parsed, parsed

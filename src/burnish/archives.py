@@ -1,0 +1,284 @@
+"""Read the files in a .zip or .tar archive in place; nothing is ever extracted to disk (P8).
+
+What could fool one reader and not another is refused: members that overlap, share a name, are links, climb out of the
+archive, are encrypted, or unpack to far more than they occupy. Who reads many files may have links and names that climb
+out put `aside`, with the reason, instead.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import mmap
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO
+
+from burnish.errors import BadWeights, BurnishError, shown
+
+MAX_UNPACKED_BYTES = 8 * 2**30  # of a model
+MAX_DATA_BYTES = 2**40  # of images
+_MAX_MEMBERS = 100_000  # a large checkpoint has some thousands
+_MAX_RATIO = 200  # unpacked over packed; weights hardly shrink, and text seldom by more than 20
+_RATIO_FROM_BYTES = 16 * 2**20  # below this nothing is a bomb
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file in an archive."""
+
+    name: str
+    data: bytes
+
+
+Aside = MutableMapping[str, str]  # member -> why it is left out
+
+
+class Zip:
+    """A checked zip archive, in memory or mapped; its members may be read by several threads."""
+
+    def __init__(
+        self,
+        data: bytes | mmap.mmap,
+        label: str,
+        *,
+        error: type[BurnishError] = BadWeights,
+        aside: Aside | None = None,
+        most: int = _MAX_MEMBERS,
+    ) -> None:
+        """label: what errors call it. `error` is raised when it is damaged or made to deceive, or has over `most` members."""
+        self.label, self._data, self._error = label, data, error
+        try:
+            self._zip = zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Mapped(data))
+            self._infos = self._zip.infolist()
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as problem:
+            raise self._error(f"{label}: a damaged zip archive ({shown(str(problem))[:120]}); fetch it again") from None
+        self._check(aside, most)
+        left_out = aside or {}
+        self.members = {
+            info.filename: info for info in self._infos if not info.is_dir() and info.filename not in left_out
+        }
+
+    def read(self, name: str, *, at_most: int = MAX_UNPACKED_BYTES) -> bytes:
+        """A member's bytes, its checksum verified; BadWeights when it is larger than that, damaged or absent."""
+        info = self.members.get(name)
+        if info is None:
+            raise self._error(f"{self.label}: holds no {shown(name)}")
+        if info.file_size > at_most:
+            raise self._error(
+                f"{self.label}: its {shown(name)} has {info.file_size:,} bytes, expected at most {at_most:,}"
+            )
+        try:
+            with self._zip.open(info) as file:
+                data = file.read(info.file_size + 1)
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+            zlib.error,
+        ) as error:
+            raise self._error(f"{self.label}: its {shown(name)} is damaged ({shown(str(error))[:120]})") from None
+        if len(data) != info.file_size:
+            raise self._error(f"{self.label}: its {shown(name)} is not as long as the archive says")
+        return data
+
+    def _check(self, aside: Aside | None, most: int) -> None:
+        infos, label = self._infos, self.label
+        if len(infos) > most:
+            raise self._error(f"{label}: an archive of {len(infos):,} members, expected at most {most:,}")
+        seen: set[str] = set()
+        for info in infos:
+            _put_aside_or_refuse(info.filename, _climbs(info.filename), aside, label, self._error)
+            if info.filename in seen:
+                raise self._error(f"{label}: an archive with two members called {shown(info.filename)!r}")
+            seen.add(info.filename)
+            if info.flag_bits & 0x1:
+                raise self._error(f"{label}: its {shown(info.filename)} is encrypted; decrypt it first")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise self._error(f"{label}: its {shown(info.filename)} is packed in a way that is not read (method "
+                                 f"{info.compress_type}); expected stored or deflated")  # fmt: skip
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            reason = None if kind in (0, stat.S_IFREG, stat.S_IFDIR) else _LINK
+            _put_aside_or_refuse(info.filename, reason, aside, label, self._error)
+        _check_ratio(sum(info.file_size for info in infos), len(self._data), label, self._error)
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """Members lie one after the other, under the same names in both of a zip's lists of contents."""
+        end = 0
+        for info in sorted(self._infos, key=lambda info: info.header_offset):
+            begin = info.header_offset
+            header = self._data[begin : begin + 30]
+            if len(header) < 30 or header[:4] != b"PK\x03\x04":
+                raise self._error(
+                    f"{self.label}: a damaged zip archive ({shown(info.filename)} is not where it is said to be)"
+                )
+            name_length, extra_length = struct.unpack("<HH", header[26:30])
+            own = self._data[begin + 30 : begin + 30 + name_length]
+            encodings = ("utf-8",) if info.flag_bits & 0x800 else ("cp437", "utf-8")
+            if begin < end:
+                raise self._error(f"{self.label}: a zip archive whose members overlap (a bomb, or made to deceive)")
+            if not any(_decoded(own, encoding) == info.orig_filename for encoding in encodings):
+                raise self._error(
+                    f"{self.label}: a zip archive with two names for one member ({shown(info.filename)!r}), made to deceive"
+                )
+            end = begin + 30 + name_length + extra_length + info.compress_size
+        if end > len(self._data):
+            raise self._error(f"{self.label}: a zip archive that was cut short; fetch it again")
+
+
+def members_of_tar(data: bytes, label: str) -> Iterator[Member]:
+    """The files in a tar archive, packed or not, one after the other.
+
+    BadWeights on links, devices, names that climb out, and when it unpacks to far more than it occupies.
+    """
+    with unpacked(io.BytesIO(data), len(data), label) as stream:
+        for tar, info in entries_of_tar(stream, label):
+            file = tar.extractfile(info)
+            assert file is not None
+            content = file.read()
+            if len(content) != info.size:
+                raise BadWeights(f"{label}: a tar archive that was cut short; fetch it again")
+            yield Member(info.name, content)
+
+
+def entries_of_tar(
+    stream: IO[bytes],
+    label: str,
+    *,
+    error: type[BurnishError] = BadWeights,
+    aside: Aside | None = None,
+    most: int = _MAX_MEMBERS,
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The regular files of an unpacked tar stream, in order, each to be read before the next; folders are passed over."""
+    seen: set[str] = set()
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for info in tar:
+                tar.members = []  # type: ignore[attr-defined]  # else it remembers each of a million
+                if info.isdir():
+                    continue
+                reason = _climbs(info.name) or (None if info.isreg() and not info.issparse() else _LINK)
+                if _put_aside_or_refuse(info.name, reason, aside, label, error):
+                    continue
+                if info.name in seen:
+                    raise error(f"{label}: an archive with two members called {shown(info.name)!r}")
+                seen.add(info.name)
+                if len(seen) > most:
+                    raise error(f"{label}: an archive of more than {most:,} members")
+                yield tar, info
+    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as problem:
+        raise error(f"{label}: a damaged tar archive ({shown(str(problem))[:120]}); fetch it again") from None
+
+
+def is_tar(data: bytes) -> bool:
+    """Whether the bytes are a tar archive, packed or not (any gzip, bzip2 or xz file is taken for one)."""
+    return data[257:262] == b"ustar" or any(data.startswith(magic) for magic in _PACKED)
+
+
+_LINK = "is a link or a device, which is not followed"
+
+
+def _climbs(name: str) -> str | None:
+    """Why a member of that name is not read, if so."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name[1:2] == ":":
+        return "climbs out of the archive"
+    return None
+
+
+def _put_aside_or_refuse(
+    name: str, reason: str | None, aside: Aside | None, label: str, error: type[BurnishError]
+) -> bool:
+    """Whether the member was put aside for that reason; it is refused where nothing may be."""
+    if reason is None:
+        return False
+    if aside is None:
+        raise error(f"{label}: its {shown(name)} {reason}")
+    aside[name] = reason
+    return True
+
+
+class _Mapped(io.RawIOBase):
+    """A mapped file as what zipfile reads."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        super().__init__()
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        at = offset + (0, self._at, len(self._data))[whence]
+        if at < 0:
+            raise ValueError("a place before the beginning of the archive")
+        self._at = at
+        return at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        found = self._data[self._at : self._at + len(buffer)]
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
+
+
+class _Counted(io.RawIOBase):
+    """Reads on, and gives up when too much has come out."""
+
+    def __init__(self, inner: IO[bytes], packed: int, label: str, error: type[BurnishError]) -> None:
+        super().__init__()
+        self.inner, self.packed, self.label, self.error, self.count = inner, packed, label, error, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        found = self.inner.read(len(buffer))
+        buffer[: len(found)] = found
+        self.count += len(found)
+        _check_ratio(self.count, self.packed, self.label, self.error)
+        return len(found)
+
+
+def unpacked(raw: IO[bytes], size: int, label: str, *, error: type[BurnishError] = BadWeights) -> IO[bytes]:
+    """The stream, unpacked where it is gzip, bzip2 or xz; `error` when far more comes out than its `size` in bytes."""
+    beginning = raw.read(8)
+    raw.seek(0)
+    kind = next((name for magic, name in _PACKED.items() if beginning.startswith(magic)), None)
+    if kind is None:
+        return raw
+    opened = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[kind]
+    inner = opened(fileobj=raw) if kind == "gzip" else opened(raw)
+    return io.BufferedReader(_Counted(inner, size, label, error), 1 << 20)  # type: ignore[arg-type, return-value]
+
+
+def _check_ratio(unpacked: int, packed: int, label: str, error: type[BurnishError]) -> None:
+    most = MAX_UNPACKED_BYTES if error is BadWeights else MAX_DATA_BYTES
+    if unpacked > most or (unpacked > _RATIO_FROM_BYTES and unpacked > _MAX_RATIO * packed):
+        raise error(f"{label}: unpacks to {unpacked:,} bytes or more from {packed:,} (a bomb), which is not read")
+
+
+def _decoded(name: bytes, encoding: str) -> str | None:
+    try:
+        return name.decode(encoding)
+    except UnicodeDecodeError:
+        return None
