@@ -468,8 +468,8 @@ def test_each_entry_is_decoded_once_and_rendered_in_every_form(catalog, monkeypa
     original = pixels._content
     monkeypatch.setattr(pixels, "_content", lambda path: opened.append(path) or original(path))
     read = read_all(catalog, np.arange(20), RENDERINGS, blank(20), workers=2)
-    assert sorted(opened) == sorted(catalog.file(index) for index in range(20))
-    image = decode(catalog.file(0))
+    assert sorted(opened) == sorted(catalog.image(index) for index in range(20))
+    image = decode(catalog.image(0))
     assert np.array_equal(read.views["plain"][0], view(image, Preprocess(size=8)))
     assert np.array_equal(read.views["stored"][0], stored(image, 12))
     assert read.sizes[0].tolist() == [30, 20]

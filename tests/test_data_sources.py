@@ -38,7 +38,7 @@ def test_class_folders_are_classes_in_code_point_order(tmp_path):
     assert catalog.paths[:3] == ("B/000.png", "B/001.png", "B/002.png")
     assert set(catalog.splits) == {None}
     assert (catalog.groups, catalog.named, catalog.source, catalog.root) == (None, (), "folder", tmp_path)
-    assert catalog.file(0).is_file()
+    assert catalog.image(0).is_file()
 
 
 def test_relative_data_gives_an_absolute_root(tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_class_names_are_stored_in_nfc_and_paths_as_they_are(tmp_path):
     decomposed = unicodedata.normalize("NFD", "é")
     catalog = open_source(write_images(tmp_path, {decomposed: 3, "b": 3}))
     assert catalog.classes == ("b", "é")
-    assert catalog.file(5).is_file()
+    assert catalog.image(5).is_file()
 
 
 def test_folders_that_differ_only_in_unicode_form_are_an_error_naming_both(tmp_path):
@@ -543,7 +543,7 @@ def test_demo_written_by_another_process_meanwhile_is_used(small_demo, monkeypat
 
 def test_changed_demo_says_what_to_delete(small_demo):
     catalog = open_source("demo")
-    catalog.file(0).unlink()
+    catalog.image(0).unlink()
     with pytest.raises(DataError, match=r"holds 7 images, expected the 8 of the demo\. Delete the folder"):
         open_source("demo")
 

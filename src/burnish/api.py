@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -291,8 +292,9 @@ def evaluate(
         )
     rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
     watcher.stage("evaluate", total=len(rows))
-    files = [catalog.file(row) for row in rows]
-    predictions = list(predictor.stream(files, top=len(classes), on_progress=watcher.advance))
+    images = [partial(catalog.image, row) for row in rows]
+    names = [catalog.name(row) for row in rows]
+    predictions = list(predictor.stream(images, top=len(classes), names=names, on_progress=watcher.advance))
     good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
     if not good:
         raise NotEnoughData(f"{shown(str(data))}: none of its {len(rows)} images could be read")

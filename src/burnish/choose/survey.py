@@ -141,7 +141,7 @@ def sample_views(catalog: Catalog, ids: np.ndarray, preprocess: Preprocess) -> t
     began = time.monotonic()
     for index in ids[np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int)] if len(ids) else ():
         try:
-            found.append(view(decode(catalog.file(int(index)), at_least=enough(preprocess)), preprocess))
+            found.append(view(decode(catalog.image(int(index)), at_least=enough(preprocess)), preprocess))
         except UnreadableImage:  # named when all are decoded
             continue
     if not found:  # all will be named, and judged, when they are decoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,10 @@ import PIL
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
+from burnish.data.looks import Looks, look_at
 from burnish.data.pixels import (
     DECODER,
     FORMATS,
-    MAX_BYTES,
     Decoded,
     Rendering,
     Target,
@@ -34,6 +35,8 @@ from burnish.data.pixels import (
 from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, Draft, Entry, Picked, PixelStore, settings_key
 from burnish.errors import UnreadableImage
 from burnish.terms import Preprocess
+
+THUMB = 64  # pixels, side of the small squares
 
 
 class Rows(Protocol):
@@ -50,9 +53,20 @@ class Pixels:
     ids: np.ndarray  # int64 [n], catalogue entries
     plain: Rows  # uint8 [n s s 3], the plain view of the Preprocess they were read with
     stored: Rows | None  # uint8 [n S S 3], whole images squashed, for training crops
+    thumbs: Rows  # uint8 [n t t 3], whole images squashed, small: what twins are looked for in
+    looks: Looks  # hashes and headers of the files
     aspects: np.ndarray  # float32 [n], width / height
     named: tuple[Named, ...]  # the unreadable ones
     content: str  # hash of all the image files' bytes
+
+    def at(self, ids: np.ndarray) -> Pixels:
+        """Those of some catalogue entries, in the order of `ids`; entries without a row are left out."""
+        place = {int(entry): row for row, entry in enumerate(self.ids)}
+        rows = np.array([place[int(entry)] for entry in ids if int(entry) in place], np.int64)
+        stored = None if self.stored is None else Picked(self.stored, rows)
+        looks = self.looks.at(rows)
+        return Pixels(self.ids[rows], Picked(self.plain, rows), stored, Picked(self.thumbs, rows), looks,
+                      self.aspects[rows], (), _content_of(looks.digests))  # fmt: skip
 
 
 def read_pixels(
@@ -70,13 +84,23 @@ def read_pixels(
     store: where the pixels of image files seen before are taken from, and new ones kept. Raises nothing for a bad image:
     it is in `named` and has no row.
     """
-    forms: dict[str, Form] = {"plain": Form(preprocess.size, lambda image: view(image, preprocess))}
+    forms: dict[str, Form] = {
+        "plain": Form(preprocess.size, lambda image: view(image, preprocess)),
+        "thumb": Form(THUMB, lambda image: stored(image, THUMB)),
+    }
     if stored_side is not None:
         forms["stored"] = Form(stored_side, lambda image: stored(image, stored_side))
     key = settings_key(
-        {"preprocess": asdict(preprocess), "stored": stored_side, "pillow": PIL.__version__, "decoder": DECODER}
+        {
+            "preprocess": asdict(preprocess),
+            "stored": stored_side,
+            "thumb": THUMB,
+            "pillow": PIL.__version__,
+            "decoder": DECODER,
+        }
     )
-    digests = _digests(catalog, ids, workers)
+    looks = look_at(catalog, ids, workers=workers)
+    digests = looks.digests
     known = _known(store.entries(key) if store is not None else [], digests)
     places = np.flatnonzero([digest not in known for digest in digests])
     at_least = enough(preprocess)
@@ -85,7 +109,7 @@ def read_pixels(
         bad = read(ids[places], {}, {}, done_before=len(ids) - len(places))  # to say why they cannot be read
         if not bad.good.any():
             good = np.isin(np.arange(len(ids)), places, invert=True)
-            return _pixels(ids, whole.rows, whole.sizes, good, bad.named, digests)
+            return _pixels(ids, whole.rows, whole.sizes, good, bad.named, looks)
 
     draft = _draft(store, len(ids), forms)
     if draft is not None:
@@ -94,7 +118,7 @@ def read_pixels(
             if store is not None:
                 held = [digest if fine else "" for digest, fine in zip(digests, good, strict=True)]
                 store.keep(draft, key, held, sizes)
-            return _pixels(ids, draft.rows, sizes, good, named, digests)
+            return _pixels(ids, draft.rows, sizes, good, named, looks)
         except OSError:  # the disk refuses what it had promised: do without it
             pass
     rows: Mapping[str, Any] = {}
@@ -102,7 +126,7 @@ def read_pixels(
         rows = {name: np.zeros((len(ids), form.side, form.side, 3), np.uint8) for name, form in forms.items()}
     sizes, good, named = _filled(rows, forms, known if rows else {}, digests, read, ids)
     again = {name: _Again(catalog, ids, form, workers, at_least) for name, form in forms.items()}
-    return _pixels(ids, rows or again, sizes, good, named, digests)
+    return _pixels(ids, rows or again, sizes, good, named, looks)
 
 
 @dataclass(frozen=True)
@@ -147,31 +171,21 @@ def _pixels(
     sizes: np.ndarray,
     good: np.ndarray,
     named: tuple[Named, ...],
-    digests: Sequence[str],
+    looks: Looks,
 ) -> Pixels:
     """The value; rows of unreadable images are left out."""
     if not good.all():
         rows = {name: Picked(held, np.flatnonzero(good)) for name, held in rows.items()}
     size = sizes[good].astype(np.float32)
     aspects = size[:, 0] / np.maximum(size[:, 1], 1.0)
-    content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    return Pixels(ids[good], rows["plain"], rows.get("stored"), aspects, named, content)
+    content = _content_of(looks.digests)
+    if not good.all():
+        looks = looks.at(np.flatnonzero(good))
+    return Pixels(ids[good], rows["plain"], rows.get("stored"), rows["thumb"], looks, aspects, named, content)
 
 
-def _digests(catalog: Catalog, ids: np.ndarray, workers: int) -> list[str]:
-    """The hash of each image file's bytes; of one that cannot be read, its place: no other equals it."""
-
-    def digest(index: int) -> str:
-        path = catalog.file(index)
-        try:
-            if not path.is_file() or path.stat().st_size > MAX_BYTES:
-                return f"unread {index}"
-            return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        except (OSError, ValueError):
-            return f"unread {index}"
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(digest, ids.tolist(), chunksize=64))
+def _content_of(digests: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _known(entries: Sequence[Entry], digests: Sequence[str]) -> dict[str, tuple[Entry, int]]:
@@ -223,7 +237,8 @@ def typical_side(catalog: Catalog, *, sample: int = 64) -> int:
     sides = []
     for index in np.linspace(0, len(catalog) - 1, min(sample, len(catalog))).astype(int):
         try:
-            with Image.open(catalog.file(int(index)), formats=FORMATS) as image:
+            source = catalog.image(int(index))
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 sides.append(max(image.size))
         except Exception:  # a bad file is named when it is decoded
             continue
@@ -250,9 +265,9 @@ class _Again:
         return np.stack(images) if images else np.zeros((0, self.form.side, self.form.side, 3), np.uint8)
 
     def _one(self, index: int) -> np.ndarray:
-        path = self.catalog.file(int(index))
+        path = self.catalog.paths[int(index)]
         try:
-            return self.form.rendering(decode(path, at_least=self.at_least))
+            return self.form.rendering(decode(self.catalog.image(int(index)), name=path, at_least=self.at_least))
         except UnreadableImage as error:
             raise UnreadableImage(
                 path, f"it could be read at the start of the run and cannot now ({error.reason})"

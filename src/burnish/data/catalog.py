@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from burnish.data.contents import Contents
+
 SPLIT_WORDS = ("train", "val", "test")
 
 
@@ -29,14 +31,21 @@ class Catalog:
     splits: tuple[str | None, ...]  # [n], one of SPLIT_WORDS, or None: to be drawn
     groups: tuple[str, ...] | None  # [n], images of one group stay on one side of a split
     named: tuple[Named, ...]
-    source: str  # what it was read from: "folder", "split folders", "csv", "demo"
+    source: str  # what it was read from: "folder", "split folders", "csv", "zip", "demo", …
+    contents: Contents | None = None  # of images that are no files under `root`
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def file(self, index: int) -> Path:
-        """The image file of one entry."""
+    def image(self, index: int) -> Path | bytes:
+        """The image file of one entry, or its bytes where it lies inside another file; UnreadableImage when it cannot be had."""
+        if self.contents is not None:
+            return self.contents.image(self.paths[index])
         return self.root / self.paths[index]
+
+    def name(self, index: int) -> str:
+        """What one entry is called: its file, or its place inside the file that holds it."""
+        return str(self.root / self.paths[index])
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def decode(source: Path | bytes, *, name: str | None = None, at_least: int | Non
     Raises UnreadableImage, with the reason in plain words; nothing else, whatever the bytes are.
     """
     label = name if name is not None else "image in memory" if isinstance(source, bytes) else str(source)
-    with _quiet():
+    with quiet():
         return _decode(source, label, at_least)
 
 
@@ -169,7 +169,7 @@ def read_all(
     def read(row: int) -> Named | None:
         index = int(indices[row])
         try:
-            image = _decode(catalog.file(index), catalog.paths[index], at_least)
+            image = _decode(catalog.image(index), catalog.paths[index], at_least)
         except UnreadableImage as error:
             return Named(catalog.paths[index], error.reason)
         for name, rendering in renderings.items():
@@ -178,7 +178,7 @@ def read_all(
         return None
 
     named = []
-    with _quiet():
+    with quiet():
         for done, problem in enumerate(_in_order(read, len(indices), workers=workers), start=done_before + 1):
             if problem is not None:
                 named.append(problem)
@@ -203,7 +203,7 @@ def _in_order(work: Callable[[int], Named | None], count: int, *, workers: int) 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing of Pillow's is printed inside: what it warns of (large images, odd tags) is judged by our own limits.
 
     Warning filters belong to the process, so threads may leave this filter behind; it silences Pillow alone.
@@ -219,7 +219,7 @@ def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Ima
     try:
         data = source if isinstance(source, bytes) else _content(source)
         image = _loaded(data, at_least)
-        return _upright(_rgb(image), _orientation(image))
+        return _upright(_rgb(image), orientation_of(image))
     except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
         raise UnreadableImage(label, _reason(error, data)) from None
 
@@ -228,8 +228,15 @@ class _Refused(Exception):
     """Why an image is not read, in plain words."""
 
 
+def content_of(path: Path) -> bytes:
+    """The bytes of a regular file; UnreadableImage for a pipe or device, without waiting for it, and for what is too large."""
+    try:
+        return _content(path)
+    except _Refused as reason:
+        raise UnreadableImage(path, str(reason)) from None
+
+
 def _content(path: Path) -> bytes:
-    """The bytes of a regular file; a pipe or device is refused without waiting for it."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
@@ -317,7 +324,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; damaged EXIF counts as upright, as in every viewer."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))

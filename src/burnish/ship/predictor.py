@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from scipy.special import softmax
 from torch import nn
 
 from burnish.backbones.frozen import fold_for_inference
+from burnish.data.contents import png_of
 from burnish.data.pixels import decode, enough, view
 from burnish.data.sources.scan import scan
 from burnish.data.views import normalised
@@ -26,7 +26,7 @@ from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
 from burnish.train.features import BATCH, outputs
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Callable[[], Path | bytes]
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,26 @@ class Predictor:
         return found
 
     def stream(
-        self, images: Sequence[ImageLike], *, top: int = 1, on_progress: Callable[[int], None] | None = None
+        self,
+        images: Sequence[ImageLike],
+        *,
+        top: int = 1,
+        names: Sequence[str] | None = None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions one by one; no more than a batch of pixels is in memory."""
+        """Predictions one by one; no more than a batch of pixels is in memory. names: what the images are called."""
         classes = self.bundle.classes
         for start in range(0, len(images), BATCH):
             chunk = images[start : start + BATCH]
             found, problems = self._probabilities(chunk)
-            for image, row, problem in zip(chunk, found, problems, strict=True):
+            called = [_name(image) for image in chunk] if names is None else names[start : start + BATCH]
+            for name, row, problem in zip(called, found, problems, strict=True):
                 if problem is not None:
-                    yield Prediction(_name(image), (), (), problem.reason)
+                    yield Prediction(name, (), (), problem.reason)
                     continue
                 best = np.argsort(-row, kind="stable")[: max(1, top)]
                 yield Prediction(
-                    _name(image), tuple(classes[index] for index in best), tuple(float(row[index]) for index in best)
+                    name, tuple(classes[index] for index in best), tuple(float(row[index]) for index in best)
                 )
             if on_progress is not None:
                 on_progress(len(chunk))
@@ -126,25 +132,13 @@ class Predictor:
 
 def opened(image: ImageLike, *, at_least: int | None = None) -> Image.Image:
     """The upright RGB image of a path, of the bytes of a file, of a Pillow image or of a uint8 array [h w 3] or [h w]."""
+    if callable(image):
+        image = image()
     if isinstance(image, bytes):
         return decode(image, at_least=at_least)
     if isinstance(image, (Image.Image, np.ndarray)):
-        picture = image if isinstance(image, Image.Image) else _from_array(image)
-        buffer = io.BytesIO()
-        (picture if picture.mode in _PNG_MODES else picture.convert("RGB")).save(buffer, "PNG", compress_level=1)
-        return decode(buffer.getvalue())  # the one decoder, so that alpha, 16-bit and palettes come out alike
+        return decode(png_of(image, "array"), at_least=at_least)
     return decode(Path(image), at_least=at_least)
-
-
-_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise UnreadableImage(
-            "array", f"is {array.dtype} {list(array.shape)}, expected uint8 [h w 3], [h w 4] or [h w]"
-        )
-    return Image.fromarray(array)
 
 
 def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

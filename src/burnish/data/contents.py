@@ -1,0 +1,153 @@
+"""Where the bytes of a catalogue's images lie, when they are not files of a folder; nothing is extracted to a named file."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from burnish.archives import Zip
+from burnish.errors import DataError, UnreadableImage, shown
+
+IN_MEMORY_BYTES = 2**28  # of unpacked archives and tables; what is more goes to an unnamed temporary file
+
+
+class Contents(Protocol):
+    """Gives what the decoder reads for a catalogue's path; may be asked by several threads at once."""
+
+    def image(self, path: str) -> Path | bytes:
+        """A file, or the bytes of one; raises UnreadableImage."""
+        ...
+
+
+class Zipped:
+    """The members of a zip archive."""
+
+    def __init__(self, archive: Zip, most: int) -> None:
+        """most: bytes of one image."""
+        self._archive, self._most = archive, most
+
+    def image(self, path: str) -> bytes:
+        try:
+            return self._archive.read(path, at_most=self._most)
+        except DataError as error:
+            raise UnreadableImage(path, _last_clause(error, self._archive.label)) from None
+
+
+class Spool:
+    """Bytes that are written once, one after the other, and read in pieces: in memory, or in a file without a name."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115  # closed with the object
+        self.size = 0
+        self._held: memoryview | None = None
+
+    def add(self, data: bytes) -> tuple[int, int]:
+        """(offset, length) under which the bytes can be read again; DataError when the disk has no room."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise DataError(
+                f"unpacking to the temporary folder {shown(tempfile.gettempdir())} failed after {self.size:,} bytes "
+                f"({error.strerror or error}); free some space, or set TMPDIR to a larger disk"
+            ) from None
+        self.size += len(data)
+        return self.size - len(data), len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Those bytes; by any number of threads, once all is written."""
+        if self._held is None and not getattr(self._file, "_rolled", True):
+            self._held = self._file._file.getbuffer()  # type: ignore[attr-defined]
+        if self._held is not None:
+            return bytes(self._held[offset : offset + length])
+        self._file.flush()
+        return os.pread(self._file.fileno(), length, offset)
+
+
+class OpenFile:
+    """A file on disk, read in pieces."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._file = open(path, "rb")  # noqa: SIM115  # closed with the object
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Those bytes; by any number of threads."""
+        return os.pread(self._file.fileno(), length, offset)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image's bytes stand."""
+
+    holder: Spool | OpenFile
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The bytes; fewer where the file was cut short."""
+        return self.holder.read(self.offset, self.length)
+
+
+class Packed:
+    """Images inside larger files: members of tar archives, cells of tables."""
+
+    def __init__(self, places: dict[str, Place], most: int) -> None:
+        """most: bytes of one image."""
+        self._places, self._most = places, most
+
+    def image(self, path: str) -> bytes:
+        place = self._places[path]
+        if place.length > self._most:
+            raise UnreadableImage(path, f"larger than {self._most // 1_000_000} MB, the most that is read")
+        data = place.read()
+        if len(data) != place.length:
+            raise UnreadableImage(path, "truncated: the archive ends too early")
+        return data
+
+
+class Drawn:
+    """Images that a function gives: arrays, or the items of a data set in Python."""
+
+    def __init__(
+        self, places: dict[str, int], drawn: Callable[[int], Image.Image | np.ndarray | str | os.PathLike[str]]
+    ):
+        """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], or a path."""
+        self._places, self._drawn = places, drawn
+
+    def image(self, path: str) -> Path | bytes:
+        try:
+            item = self._drawn(self._places[path])
+        except Exception as error:  # somebody else's code
+            raise UnreadableImage(path, f"the data set gives no image: {type(error).__name__}: {error}") from None
+        if isinstance(item, (str, os.PathLike)):
+            return Path(item)
+        return png_of(item, path)
+
+
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+
+
+def png_of(image: Image.Image | np.ndarray, name: str) -> bytes:
+    """The image as a PNG file, so that alpha, 16 bits and palettes come out as from any file; or UnreadableImage."""
+    picture = image if isinstance(image, Image.Image) else _from_array(np.asarray(image), name)
+    buffer = io.BytesIO()
+    (picture if picture.mode in _PNG_MODES else picture.convert("RGB")).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise UnreadableImage(name, f"is {array.dtype} {list(array.shape)}, expected uint8 [h w 3], [h w 4] or [h w]")
+    return Image.fromarray(array)
+
+
+def _last_clause(error: DataError, label: str) -> str:
+    return str(error).removeprefix(f"{label}: ")

@@ -1,0 +1,82 @@
+"""A first look at image files: the hash of their bytes and what their headers say, before a pixel is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from burnish.data.catalog import Catalog
+from burnish.data.pixels import FORMATS, MAX_BYTES, content_of, orientation_of, quiet
+from burnish.errors import UnreadableImage
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
+         "I;16B", "I;16L", "I;16N", "F")  # fmt: skip
+_MAY_MOVE = ("GIF", "PNG", "WEBP")
+HEADER = np.dtype(
+    [
+        ("format", np.int8),  # place in FORMATS, -1: none of them
+        ("mode", np.int8),  # place in MODES, -1: another
+        ("frames", np.bool_),  # whether there are more than one
+        ("orientation", np.int8),  # EXIF's, 1 to 8; 1 is upright
+        ("width", np.int32),  # pixels, as stored; 0 where the header cannot be read
+        ("height", np.int32),
+        ("bytes", np.int64),  # of the file, -1 where it cannot be read
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What is known of image files without decoding them; row i is of entry i of those asked for."""
+
+    digests: tuple[str, ...]  # hash of the file's bytes; of one that cannot be read its place: no other equals it
+    headers: np.ndarray  # HEADER [n]
+
+    def at(self, rows: np.ndarray) -> Looks:
+        """Of some rows."""
+        return Looks(tuple(self.digests[row] for row in rows), self.headers[rows])
+
+    def __add__(self, other: Looks) -> Looks:
+        return Looks(self.digests + other.digests, np.concatenate([self.headers, other.headers]))
+
+
+def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
+    """The hashes and headers of some catalogue entries; a bad file raises nothing."""
+    headers = np.zeros(len(ids), HEADER)
+
+    def look(row: int) -> str:
+        index = int(ids[row])
+        digest, headers[row] = _look(catalog, index)
+        return digest or f"unread {index}"
+
+    with quiet(), ThreadPoolExecutor(workers) as pool:
+        return Looks(tuple(pool.map(look, range(len(ids)), chunksize=64)), headers)
+
+
+_NOTHING = (-1, -1, False, 1, 0, 0, -1)
+
+
+def _look(catalog: Catalog, index: int) -> tuple[str, tuple[int, int, bool, int, int, int, int]]:
+    try:
+        source = catalog.image(index)
+        data = content_of(source) if isinstance(source, Path) else source
+    except UnreadableImage:
+        return "", _NOTHING
+    if len(data) > MAX_BYTES:
+        return "", _NOTHING
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            kind = image.format if image.format != "MPO" else "JPEG"
+            place = FORMATS.index(kind) if kind in FORMATS else -1
+            mode = MODES.index(image.mode) if image.mode in MODES else -1
+            moves = kind in _MAY_MOVE and bool(getattr(image, "is_animated", False))
+            return digest, (place, mode, moves, orientation_of(image), *image.size, len(data))
+    except Exception:  # a codec may raise anything on hostile bytes; decoding says what is wrong
+        return digest, (-1, -1, False, 1, 0, 0, len(data))
