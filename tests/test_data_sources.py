@@ -224,16 +224,19 @@ def test_missing_parent_is_a_plain_sentence(tmp_path):
         open_source(tmp_path / "x" / "y")
 
 
-def test_file_that_is_no_csv_is_refused(tmp_path):
+def test_file_that_is_no_data_is_refused(tmp_path):
+    (tmp_path / "notes.doc").write_bytes(b"hello")
+    with pytest.raises(DataError, match=r"notes\.doc is no data that burnish knows\. Give a folder of images, a table"):
+        open_source(tmp_path / "notes.doc")
     (tmp_path / "data.zip").write_bytes(b"PK\x03\x04")
-    with pytest.raises(DataError, match=r"data\.zip is a file, expected a folder or a \.csv file\. Unpack an archive"):
+    with pytest.raises(DataError, match=r"data\.zip: a damaged zip archive"):
         open_source(tmp_path / "data.zip")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_data_that_is_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "data.csv")
-    with pytest.raises(DataError, match="neither a folder nor a CSV"):
+    with pytest.raises(DataError, match="neither a folder nor a file"):
         open_source(tmp_path / "data.csv")
 
 
@@ -401,10 +404,7 @@ def test_csv_labels_that_differ_in_unicode_form_are_one_class(table):
     ("lines", "sentence"),
     [
         (["file,class", *SIX], r"list\.csv has the columns 'file', 'class'; expected path and label, .* Rename them"),
-        (
-            ["path;label", "a/000.png;a"],
-            r"has the columns 'path;label'; expected path and label, .* separated by commas",
-        ),
+        (["path|label", "a/000.png|a"], r"has the columns 'path|label'; expected path and label, .* by commas"),
         ([""], r"has the columns none; expected path and label"),
         (["path,label,path", "a,b,c"], r"has the column 'path' more than once"),
         (
@@ -475,7 +475,7 @@ def test_csv_paths_through_links_out_of_the_folder_are_errors(table, tmp_path_fa
     outside = write_images(tmp_path_factory.mktemp("outside"), {"x": 1})
     file = table("path,label", *SIX, f"{'a/out.png' if link != 'out' else 'out/000.png'},a")
     (file.parent / link).symlink_to(outside / "x" if link == "out" else outside / "x" / "000.png")
-    with pytest.raises(DataError, match=r"line 8: the path .* leads out of the CSV's folder .* Copy the image"):
+    with pytest.raises(DataError, match=r"line 8: the path .* leads out of the table's folder .* Copy the image"):
         open_source(file)
 
 

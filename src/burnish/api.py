@@ -38,6 +38,9 @@ from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
 from burnish.train.checkpoint import drop_checkpoints
 
+# A path or name of labelled images, (images, labels), a map-style data set, or a Catalog: see `data.sources.open_source`.
+Data = Any
+
 
 @dataclass(frozen=True)
 class Result:
@@ -70,7 +73,7 @@ class Result:
         """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
         return self.predictor.probabilities(images)
 
-    def evaluate(self, data: str | os.PathLike[str]) -> Evaluation:
+    def evaluate(self, data: Data) -> Evaluation:
         """Scores on labelled images that were not part of the run."""
         return evaluate(self.folder, data, predictor=self.predictor)
 
@@ -86,7 +89,7 @@ class Evaluation:
 
 
 def fit(
-    data: str | os.PathLike[str],
+    data: Data,
     *,
     budget: str | float | None = "10m",
     out: str | os.PathLike[str] | RunFolder | None = None,
@@ -98,7 +101,9 @@ def fit(
 ) -> Result:
     """Tune a pretrained network on a folder of labelled images; prove on images kept apart that it helped.
 
-    data: class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or "demo".
+    data: class folders, train/val/test folders of class folders, a table path,label[,split][,group] (CSV, TSV, JSON lines,
+    Parquet), a .zip or .tar of folders, WebDataset shards, "hf:ORG/NAME", "torchvision:NAME", "demo"; or in Python
+    (images, labels) or a map-style data set.
     budget: wall clock such as "90s" or "10m", from now to the return; None for no limit (then give epochs).
     For speed, glibc is told to keep freed memory in this process (`runtime.keep_freed_memory`).
     out: the run folder, by default runs/NAME-N. A run there that died goes on where it stood, to the same bits; one that
@@ -115,7 +120,7 @@ def fit(
 
 
 def fit_recipe(
-    data: str | os.PathLike[str],
+    data: Data,
     recipe: Recipe,
     *,
     out: str | os.PathLike[str] | RunFolder | None = None,
@@ -126,7 +131,7 @@ def fit_recipe(
 ) -> Result:
     """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
     clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
-    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(data)
+    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(called(data))
     with folder:
         return fit_catalog(
             open_source(data),
@@ -136,7 +141,7 @@ def fit_recipe(
             workers=workers,
             watcher=watcher,
             clock=clock,
-            data=str(data),
+            data=called(data),
         )
 
 
@@ -174,7 +179,7 @@ def fit_catalog(
 
 
 def compare(
-    data: str | os.PathLike[str],
+    data: Data,
     *,
     models: Sequence[str] = (zoo.DEFAULT_MODEL,),
     methods: Sequence[str] = ("probe", "multiprobe", "full"),
@@ -201,12 +206,12 @@ def compare(
         raise RecipeError("compare needs at least one model and one method; see: burnish models, burnish methods")
     for kind in kinds:
         method_named(kind)
-    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(data)
+    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(called(data))
     with folder:
         folder.begin({**asdict(recipe), "compare_models": names, "compare_methods": kinds})
         if (folder.path / COMPARED).is_file():
             return _shown(folder, read_plain_json(folder.path / COMPARED))
-        words = ["burnish", "compare", str(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
+        words = ["burnish", "compare", called(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
         facts = run_compare(
             open_source(data),
             recipe,
@@ -216,7 +221,7 @@ def compare(
             clock=clock,
             watcher=watcher or Nobody(),
             facilities=Facilities(workers_of(workers, recipe.device), store_of(cache)),
-            data=str(data),
+            data=called(data),
             command=shlex.join([*words, *settings_of(recipe)]),
         )
         return _shown(folder, facts)
@@ -228,6 +233,13 @@ def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
     folder.write(LEADERBOARD, page_of(facts))
     drop_checkpoints(folder.path)
     return facts
+
+
+def called(data: Any) -> str:
+    """What the report and the run folder call the data."""
+    if isinstance(data, (str, os.PathLike)):
+        return os.fspath(data)
+    return data.source if isinstance(data, Catalog) else "images"
 
 
 def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
@@ -272,7 +284,7 @@ def predict(
 
 def evaluate(
     run: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: Data,
     *,
     watcher: Watcher | None = None,
     predictor: Predictor | None = None,
@@ -297,7 +309,7 @@ def evaluate(
     predictions = list(predictor.stream(images, top=len(classes), names=names, on_progress=watcher.advance))
     good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
     if not good:
-        raise NotEnoughData(f"{shown(str(data))}: none of its {len(rows)} images could be read")
+        raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read")
     probabilities = np.array([_ordered(predictions[place], classes) for place in good])
     names = tuple(catalog.classes[catalog.labels[rows[place]]] for place in good)
     labels = np.array([classes.index(name) for name in names])

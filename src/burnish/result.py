@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,7 +61,11 @@ class RunFolder:
     @classmethod
     def free(cls, data: str | os.PathLike[str]) -> RunFolder:
         """Hold runs/NAME-N, the first N that is not there yet, for a run on this data."""
-        stem = Path(os.path.abspath(data)).stem if str(data) != "demo" else "demo"
+        stem = (
+            re.sub(r"^.*:", "", str(data))
+            if re.match(r"demo$|hf:|torchvision:", str(data))
+            else Path(data).absolute().stem
+        )
         name = "".join(char if char.isalnum() or char in "-_" else "-" for char in stem)[:60] or "run"
         number = 1
         while True:

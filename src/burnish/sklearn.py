@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from burnish import api
-from burnish.data.sources.assemble import Labelled, assemble, require_usable
+from burnish.data.sources import require_usable
+from burnish.data.sources.python import open_paths
 from burnish.errors import DataError, NotEnoughData
 from burnish.recipe import parse_budget, recipe_from
 
@@ -63,11 +64,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 "val_fraction": self.val_fraction,
             }
         )
-        root = Path(os.path.commonpath([path.parent for path in paths]))
-        images = [
-            Labelled(path.relative_to(root).as_posix(), str(label)) for path, label in zip(paths, labels, strict=True)
-        ]
-        catalog = assemble(root, images, [], source="paths")
+        catalog = open_paths(paths, [str(label) for label in labels])
         require_usable(catalog)
         self._home = tempfile.TemporaryDirectory(prefix="burnish-") if self.out is None else None
         out = self.out if self._home is None else os.path.join(self._home.name, "run")

@@ -45,14 +45,19 @@ class Spool:
     """Bytes that are written once, one after the other, and read in pieces: in memory, or in a file without a name."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115  # closed with the object
-        self.size = 0
-        self._held: memoryview | None = None
+        self._held, self._file, self.size = bytearray(), None, 0
 
     def add(self, data: bytes) -> tuple[int, int]:
         """(offset, length) under which the bytes can be read again; DataError when the disk has no room."""
         try:
-            self._file.write(data)
+            if self._file is None and self.size + len(data) > IN_MEMORY_BYTES:
+                self._file = tempfile.TemporaryFile(prefix="burnish-", buffering=0)  # noqa: SIM115  # closed with the object
+                self._file.write(self._held)
+                self._held = bytearray()
+            if self._file is None:
+                self._held += data
+            else:
+                self._file.write(data)
         except OSError as error:
             raise DataError(
                 f"unpacking to the temporary folder {shown(tempfile.gettempdir())} failed after {self.size:,} bytes "
@@ -62,12 +67,9 @@ class Spool:
         return self.size - len(data), len(data)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Those bytes; by any number of threads, once all is written."""
-        if self._held is None and not getattr(self._file, "_rolled", True):
-            self._held = self._file._file.getbuffer()  # type: ignore[attr-defined]
-        if self._held is not None:
+        """Those bytes; by any number of threads."""
+        if self._file is None:
             return bytes(self._held[offset : offset + length])
-        self._file.flush()
         return os.pread(self._file.fileno(), length, offset)
 
 

@@ -1,9 +1,14 @@
-"""Where labelled images come from: class folders, split folders, a CSV, the demo.
+"""Where labelled images come from.
 
 scan      what lies in a folder, nothing followed out of it
 assemble  from labelled files to a Catalog, and the checks that every source shares
 folder    DATA/class/*.jpg and DATA/train/class/*.jpg
-table     a CSV with the columns path,label[,split][,group]
+table     CSV, TSV, JSON lines with path,label[,split][,group]
+columnar  Parquet, and what Hugging Face datasets saves
+archive   class folders in a .zip or .tar, read in place
+shards    WebDataset tar files
+named     hf:ORG/NAME, torchvision:NAME
+python    lists, arrays and data sets in Python
 demo      scikit-learn's handwritten digits, written once as PNG files
 """
 
@@ -11,53 +16,86 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from burnish.data.catalog import Catalog
+from burnish.data.sources import archive, columnar, shards, table
 from burnish.data.sources.assemble import require_usable, without
 from burnish.data.sources.demo import open_demo
 from burnish.data.sources.folder import open_folder
-from burnish.data.sources.table import open_table
+from burnish.data.sources.named import fetched, open_torchvision
+from burnish.data.sources.python import open_python
 from burnish.errors import DataError, nearest, shown
 
 __all__ = ["open_source", "require_usable", "without"]
 
+_EXPECTED = "a folder of images, a table (.csv, .tsv, .jsonl, .parquet), an archive (.zip, .tar), or demo"
 
-def open_source(data: str | os.PathLike[str], *, for_training: bool = True) -> Catalog:
-    """The labelled images that DATA holds; no pixel is read and nothing is written beside them.
 
-    data: a folder, a CSV file, or the word "demo" (a folder of that name is "./demo", or a Path).
+def open_source(data: Any, *, for_training: bool = True) -> Catalog:
+    """The labelled images that DATA holds; nothing is written beside them.
+
+    data: a path: a folder, a table, an archive, tar shards such as "shards/train-{000..003}.tar"; a name: "demo",
+    "hf:ORG/NAME", "torchvision:NAME" (a folder of such a name is "./demo", or a Path); in Python also (images, labels), a
+    map-style data set, or a Catalog.
     for_training: also ask for two classes and enough images of each to train, choose and prove; False to evaluate or
     audit, where a split folder may also stand without train.
     Raises DataError or NotEnoughData.
     """
-    if data == "demo":
+    if isinstance(data, Catalog):
+        catalog = data
+    elif not isinstance(data, (str, os.PathLike)):
+        catalog = open_python(data)
+    elif data == "demo":
         catalog = open_demo()
+    elif isinstance(data, str) and data.startswith("torchvision:"):
+        catalog = open_torchvision(data.partition(":")[2])
     else:
-        path = Path(os.path.abspath(Path(data).expanduser()))
-        catalog = open_folder(path, for_training=for_training) if _is_folder(path) else open_table(path)
+        path = fetched(data[3:]) if isinstance(data, str) and data.startswith("hf:") else Path(data).expanduser()
+        catalog = _open_path(Path(os.path.abspath(path)), for_training=for_training)
     if for_training:
         require_usable(catalog)
     return catalog
 
 
-def _is_folder(path: Path) -> bool:
-    """Whether DATA is a folder (True) or a CSV (False); DataError when it is neither."""
+def _open_path(path: Path, *, for_training: bool) -> Catalog:
     if path.is_dir():
-        return True
+        return _open_folder(path, for_training=for_training)
     if not os.path.lexists(path):
-        raise DataError(
-            f"There is no {shown(str(path))}.{_beside(path)} Give a folder of images, a .csv file, or demo."
-        )
+        if "{" in path.name:
+            return shards.open_shards(shards.shards_in(str(path)))
+        raise DataError(f"There is no {shown(str(path))}.{_beside(path)} Give {_EXPECTED}.")
     if not path.is_file():
-        raise DataError(
-            f"{shown(str(path))} is neither a folder nor a CSV file. Give a folder of images, a .csv file, or demo."
-        )
-    if path.suffix.lower() != ".csv":
-        raise DataError(
-            f"{shown(str(path))} is a file, expected a folder or a .csv file. Unpack an archive first; "
-            "a table of images needs the columns path,label and the suffix .csv."
-        )
-    return False
+        raise DataError(f"{shown(str(path))} is neither a folder nor a file. Give {_EXPECTED}.")
+    suffix = path.suffix.lower()
+    if suffix in table.KINDS:
+        return table.open_table(path)
+    if suffix in (".parquet", ".arrow"):
+        return columnar.open_columnar(path, [path])
+    if archive.is_archive(path):
+        shard = not archive.is_zip(path) and shards.is_shard(archive.places_in_tar(path, {}))
+        return shards.open_shards([path]) if shard else archive.open_archive(path, for_training=for_training)
+    raise DataError(f"{shown(str(path))} is no data that burnish knows. Give {_EXPECTED}.")
+
+
+def _open_folder(path: Path, *, for_training: bool) -> Catalog:
+    if columnar.is_saved_by_datasets(path):
+        return columnar.open_columnar(path, columnar.files_saved_by_datasets(path))
+    rows = columnar.parquet_files(path)
+    tars = [] if rows else sorted(path.glob("*.tar"))
+    if (rows or tars) and not _has_class_folders(path):
+        return columnar.open_columnar(path, rows) if rows else shards.open_shards(tars)
+    return open_folder(path, for_training=for_training)
+
+
+def _has_class_folders(path: Path) -> bool:
+    """Whether some folder in it holds anything but tables."""
+    return any(
+        entry.is_dir()
+        and not entry.name.startswith(".")
+        and any(inner.suffix != ".parquet" for inner in entry.iterdir())
+        for entry in path.iterdir()
+    )
 
 
 def _beside(path: Path) -> str:

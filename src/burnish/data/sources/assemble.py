@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from burnish.data.catalog import Catalog, Named
+from burnish.data.contents import Contents
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 
 ENOUGH = 3  # images of a class: one each to train, to choose and to prove
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """One image file with its label."""
 
@@ -31,7 +32,9 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def assemble(root: Path, images: Iterable[Labelled], named: Iterable[Named], *, source: str) -> Catalog:
+def assemble(
+    root: Path, images: Iterable[Labelled], named: Iterable[Named], *, source: str, contents: Contents | None = None
+) -> Catalog:
     """The Catalog of labelled files, ordered by class and path; labels are taken as given.
 
     Where one image has a group, an image without one is a group of its own.
@@ -49,6 +52,7 @@ def assemble(root: Path, images: Iterable[Labelled], named: Iterable[Named], *, 
         groups=tuple(image.group or image.path for image in ordered) if grouped else None,
         named=tuple(sorted(named, key=lambda one: (one.path, one.reason))),
         source=source,
+        contents=contents,
     )
 
 

@@ -19,7 +19,11 @@ def open_folder(root: Path, *, for_training: bool) -> Catalog:
 
     Raises DataError, or NotEnoughData for a folder without images.
     """
-    found = scan(root)
+    return sorted_into_classes(root, scan(root), for_training=for_training)
+
+
+def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catalog:
+    """The catalogue of what lies in a folder, or in an archive of one."""
     _refuse_unsorted(root, found)
     with_images = {_first(path) for path in found.images if "/" in path}
     splits = _split_folders(root, found, with_images)

@@ -10,6 +10,7 @@ from burnish.data.catalog import Named
 from burnish.errors import DataError, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+NO_SUFFIX = "not an image: ignored, not an image suffix"
 LINK_OUT = "a symbolic link out of the data folder: not followed"
 # Left by systems and tools, lower case; names that begin with a dot are ignored as well.
 _LITTER = ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
@@ -57,12 +58,9 @@ def scan(root: Path) -> Scan:
 def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
     """Why an entry is neither a folder to look into nor an image candidate; None when it is one."""
     name = entry.name
-    if name.startswith("."):
-        return "not an image: ignored, hidden"
-    if name.lower() in _LITTER:
-        return "not an image: ignored, left by a system or tool"
-    if not name.isascii() and not _is_utf8(name):
-        return "its name is not UTF-8: rename it"
+    reason = why_not_by_name(name)
+    if reason is not None:
+        return reason
     if entry.is_symlink():
         reason = why_not_follow(entry.path, real_root)
         if reason is not None:
@@ -71,9 +69,23 @@ def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
         return None
     elif not entry.is_file(follow_symlinks=False):
         return "not an image: ignored, not a regular file"
-    if not name.lower().endswith(SUFFIXES):
-        return "not an image: ignored, not an image suffix"
+    return None if has_image_suffix(name) else NO_SUFFIX
+
+
+def why_not_by_name(name: str) -> str | None:
+    """Why a file or folder of that name is not looked at, whatever it is."""
+    if name.startswith("."):
+        return "not an image: ignored, hidden"
+    if name.lower() in _LITTER:
+        return "not an image: ignored, left by a system or tool"
+    if not name.isascii() and not _is_utf8(name):
+        return "its name is not UTF-8: rename it"
     return None
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file of that name is taken for an image."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def why_not_follow(link: str, real_root: str) -> str | None:

@@ -1,58 +1,82 @@
-"""Images listed in a CSV: the columns path and label, and where wanted split and group."""
+"""Images listed in a table: CSV, TSV or JSON lines with path and label, and where wanted split and group."""
 
 from __future__ import annotations
 
 import csv
-import io
+import json
 import os
 import stat
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
+from burnish.data.contents import Contents
 from burnish.data.sources.assemble import Labelled, assemble, class_name
 from burnish.data.sources.scan import LINK_OUT, why_not_follow
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are ignored
+KINDS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SPLIT_WORDS = {word: word for word in SPLIT_WORDS} | {"valid": "val", "validation": "val"}
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One line of the table."""
-
-    line: int
-    image: Labelled
+_DELIMITERS = {"commas": ",", "semicolons": ";", "tabs": "\t"}
+_MOST_CELL_BYTES = 2**20
+Values = dict[str, str]  # column -> cell; "" where there is none
 
 
 def open_table(file: Path) -> Catalog:
-    """The catalogue of a CSV file; paths in it are relative to its folder and stay inside it.
+    """The catalogue of a CSV, TSV or JSON-lines file; paths in it are relative to its folder and stay inside it.
 
     A listed file that is missing is named. Raises DataError, with the line, for all else that is not as it must be.
     """
-    rows = _rows(file)
-    _refuse_half_split(file, rows)
+    rows = _json_rows(file) if file.suffix.lower() in (".jsonl", ".ndjson") else _cell_rows(file)
+    return from_rows(file, rows, source=file.suffix.lower().removeprefix("."))
+
+
+def from_rows(
+    file: Path,
+    rows: Iterable[tuple[int, Values]],
+    *,
+    source: str,
+    unit: str = "line",
+    contents: Contents | None = None,
+) -> Catalog:
+    """The catalogue of (line, values) rows. contents: where the images lie that the paths name, when they are no files."""
     check = _Check(file.parent, os.path.realpath(file.parent))
-    first: dict[str, _Row] = {}
-    usable, named = [], []
-    for row in rows:
-        path, earlier = row.image.path, first.setdefault(row.image.path, row)
-        reason = check.why_not(path) if earlier is row else _said_again(file, earlier, row)
-        if reason == LINK_OUT:
-            came = f"the path '{shown(path)}' leads out of the CSV's folder through a symbolic link"
-            raise _bad(file, row.line, came, "Copy the image into the folder.")
-        if reason is None:
-            usable.append(row.image)
+    place: dict[str, int] = {}
+    images, lines, named, same = [], array("q"), [], sys.intern
+    for line, values in rows:
+        image = _labelled(file, unit, line, values, same)
+        at = place.setdefault(image.path, len(images))
+        if at < len(images):
+            reason = _said_again(file, unit, images[at], lines[at], image, line)
+            named.append(Named(image.path, f"{reason} ({unit} {line})"))
         else:
-            named.append(Named(path, f"{reason} (line {row.line})"))
+            images.append(image)
+            lines.append(line)
+    _refuse_half_split(file, unit, images, lines)
+    usable = images
+    if contents is None:
+        usable = []
+        for image, line in zip(images, lines, strict=True):
+            reason = check.why_not(image.path)
+            if reason == LINK_OUT:
+                came = f"the path '{shown(image.path)}' leads out of the table's folder through a symbolic link"
+                raise _bad(file, unit, line, came, "Copy the image into the folder.")
+            if reason is None:
+                usable.append(image)
+            else:
+                named.append(Named(image.path, f"{reason} ({unit} {line})"))
     if not usable:
         first_reason = f" (first: {shown(named[0].path)}: {named[0].reason})" if named else ""
         raise NotEnoughData(
-            f"{shown(file.name)} lists {len(rows)} images and none of them is a file{first_reason}. Expected paths "
+            f"{shown(file.name)} lists {len(images)} images and none of them is a file{first_reason}. Expected paths "
             f"relative to {shown(str(file.parent))}, with forward slashes."
         )
-    return assemble(file.parent, usable, named, source="csv")
+    return assemble(file.parent, usable, named, source=source, contents=contents)
 
 
 @dataclass(frozen=True)
@@ -80,36 +104,101 @@ class _Check:
         return None if stat.S_ISREG(mode) else "not a regular file"
 
 
-def _rows(file: Path) -> list[_Row]:
-    """All lines below the header, checked one by one."""
-    reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
+def _cell_rows(file: Path) -> Iterator[tuple[int, Values]]:
+    """All lines of a CSV or TSV below its header."""
+    line = 1
     try:
-        header = next(reader, [])
-        where = _columns(file, header)
-        rows = []
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(header):
-                came = f"it has {len(cells)} cells, expected {len(header)} ({shown(', '.join(header))})"
-                raise _bad(file, reader.line_num, came, "Quote values that hold a comma.")
-            values = {name: cells[index].strip() for name, index in where.items()}
-            rows.append(_Row(reader.line_num, _labelled(file, reader.line_num, values)))
-        return rows
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline(_MOST_CELL_BYTES)
+            delimiter = _delimiter(file, first)
+            stream.seek(0)
+            reader = csv.reader(stream, strict=True, delimiter=delimiter)
+            header = next(reader, [])
+            where = _columns(file, header)
+            for cells in reader:
+                line = reader.line_num
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != len(header):
+                    came = f"it has {len(cells)} cells, expected {len(header)} ({shown(', '.join(header))})"
+                    raise _bad(file, "line", line, came, "Quote values that hold a comma.")
+                yield line, {name: cells[index].strip() for name, index in where.items()}
     except csv.Error as error:
-        raise _bad(file, reader.line_num, f"it is not CSV: {error}", "Save the table as CSV again.") from None
-
-
-def _text(file: Path) -> str:
-    """The file as text, UTF-8 with or without a byte order mark."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
+        raise _bad(file, "line", line + 1, f"it is not CSV: {error}", "Save the table as CSV again.") from None
     except OSError as error:
         raise DataError(f"{shown(str(file))} cannot be read: {error.strerror}. Check its permissions.") from None
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, Values]]:
+    """All objects of a file with one a line."""
+    try:
+        with open(file, encoding="utf-8-sig") as stream:
+            for line, text in enumerate(stream, start=1):
+                if not text.strip():
+                    continue
+                try:
+                    values = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise _bad(file, "line", line, f"it is not JSON ({shown(str(error))[:80]})", _JSON_ADVICE) from None
+                if not isinstance(values, dict):
+                    raise _bad(file, "line", line, f"it is {_kind(values)}, expected an object", _JSON_ADVICE)
+                lowered = {str(key).strip().lower(): value for key, value in values.items()}
+                lacking = [name for name in COLUMNS[:2] if name not in lowered]
+                if lacking:
+                    raise _bad(file, "line", line, f"it has no {' and no '.join(lacking)}", _JSON_ADVICE)
+                yield line, {name: _text(file, line, name, lowered.get(name)) for name in COLUMNS}
+    except OSError as error:
+        raise DataError(f"{shown(str(file))} cannot be read: {error.strerror}. Check its permissions.") from None
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
+
+
+_JSON_ADVICE = 'Write one object a line: {"path": "cat/1.jpg", "label": "cat"}.'
+
+
+def _text(file: Path, line: int, name: str, value: Any) -> str:
+    """A JSON value as the text of a cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise _bad(file, "line", line, f"the {name} is {_kind(value)}, expected text", _JSON_ADVICE)
+    return str(value).strip()
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    kinds = {
+        bool: "true or false",
+        float: "a fraction",
+        int: "a number",
+        list: "a list",
+        dict: "an object",
+        str: "text",
+    }
+    return kinds.get(type(value), "null")
+
+
+def _delimiter(file: Path, header: str) -> str:
+    """What separates the cells: as the suffix says for TSV, else the first that makes path and label of the header."""
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    for delimiter in _DELIMITERS.values():
+        names = {name.strip().strip('"').lower() for name in header.split(delimiter)}
+        if {"path", "label"} <= names:
+            return delimiter
+    return ","
+
+
+def _not_utf8(file: Path) -> DataError:
+    """The error, with the first byte that is not."""
+    try:
+        file.read_bytes().decode("utf-8-sig")
+        at = 0
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{shown(file.name)} is not UTF-8 (byte {error.start}). Save it as 'CSV UTF-8', comma-separated."
-        ) from None
+        at = error.start
+    return DataError(f"{shown(file.name)} is not UTF-8 (byte {at}). Save it as 'CSV UTF-8', comma-separated.")
 
 
 def _columns(file: Path, header: list[str]) -> dict[str, int]:
@@ -127,42 +216,38 @@ def _columns(file: Path, header: list[str]) -> dict[str, int]:
     return {name: names.index(name) for name in COLUMNS if name in names}
 
 
-def _labelled(file: Path, line: int, values: dict[str, str]) -> Labelled:
-    """One line as a labelled file."""
+def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[str], str]) -> Labelled:
+    """One line as a labelled file. same: the one object for equal texts, so that a million rows share their labels."""
     path, label, word = values["path"], values["label"], values.get("split", "").lower()
     for column in ("path", "label"):
         if not values[column]:
-            raise _bad(file, line, f"the {column} is empty", "Fill it in or delete the line.")
+            raise _bad(file, unit, line, f"the {column} is empty", "Fill it in or delete the line.")
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
         came = f"the path '{shown(path)}' is not allowed: it must lie under the CSV's folder, without '..'"
-        raise _bad(file, line, came, "Put the CSV into the folder that holds the images.")
+        raise _bad(file, unit, line, came, "Put the CSV into the folder that holds the images.")
     if word and word not in _SPLIT_WORDS:
         came = f"the split '{shown(word)}' is unknown, nearest: {nearest(word, _SPLIT_WORDS)}"
-        raise _bad(file, line, came, "Use train, val (or valid, validation) or test.")
+        raise _bad(file, unit, line, came, "Use train, val (or valid, validation) or test.")
     split = _SPLIT_WORDS[word] if word else None
-    group = values.get("group") or None
-    return Labelled(str(PurePosixPath(path)), class_name(label), split, group)
+    group = values.get("group")
+    return Labelled(str(PurePosixPath(path)), same(class_name(label)), split, same(group) if group else None)
 
 
-def _refuse_half_split(file: Path, rows: list[_Row]) -> None:
+def _refuse_half_split(file: Path, unit: str, images: list[Labelled], lines: array[int]) -> None:
     """DataError when some lines have a split and some do not."""
-    empty = [row.line for row in rows if row.image.split is None]
-    if empty and len(empty) < len(rows):
-        raise _bad(
-            file,
-            empty[0],
-            f"the split is empty, as in {len(empty)} of {len(rows)} lines",
-            "Give every line a split, or none.",
-        )
+    empty = [at for at, image in enumerate(images) if image.split is None]
+    if empty and len(empty) < len(images):
+        came = f"the split is empty, as in {len(empty)} of {len(images)} {unit}s"
+        raise _bad(file, unit, lines[empty[0]], came, f"Give every {unit} a split, or none.")
 
 
-def _said_again(file: Path, first: _Row, again: _Row) -> str:
+def _said_again(file: Path, unit: str, first: Labelled, line: int, again: Labelled, here: int) -> str:
     """Why a line that repeats an earlier one is not used; DataError when it says something else."""
-    if first.image != again.image:
-        before, now = _said(first.image), _said(again.image)
-        came = f"'{shown(first.image.path)}' is {now} here and {before} in line {first.line}"
-        raise _bad(file, again.line, came, "Keep one of the two lines.")
-    return f"listed again, first in line {first.line}"
+    if first != again:
+        before, now = _said(first), _said(again)
+        came = f"'{shown(first.path)}' is {now} here and {before} in {unit} {line}"
+        raise _bad(file, unit, here, came, f"Keep one of the two {unit}s.")
+    return f"listed again, first in {unit} {line}"
 
 
 def _said(image: Labelled) -> str:
@@ -171,6 +256,6 @@ def _said(image: Labelled) -> str:
     return shown(", ".join(part for part in parts if part))
 
 
-def _bad(file: Path, line: int, came: str, remedy: str) -> DataError:
+def _bad(file: Path, unit: str, line: int, came: str, remedy: str) -> DataError:
     """The error for one line of the table."""
-    return DataError(f"{shown(file.name)}, line {line}: {came}. {remedy}")
+    return DataError(f"{shown(file.name)}, {unit} {line}: {came}. {remedy}")

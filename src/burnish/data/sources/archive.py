@@ -1,0 +1,143 @@
+"""Class folders in a .zip or .tar archive, read in place (P8)."""
+
+from __future__ import annotations
+
+import io
+import mmap
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from burnish.archives import Zip, entries_of_tar, is_tar, unpacked
+from burnish.data.catalog import Catalog, Named
+from burnish.data.contents import Contents, OpenFile, Packed, Place, Spool, Zipped
+from burnish.data.pixels import MAX_BYTES
+from burnish.data.sources.folder import SPLIT_FOLDERS, sorted_into_classes
+from burnish.data.sources.scan import NO_SUFFIX, Scan, has_image_suffix, why_not_by_name
+from burnish.errors import DataError, NotEnoughData, shown
+
+MOST_MEMBERS = 5_000_000
+_TAR = 512  # bytes of a tar's block
+
+
+def open_archive(file: Path, *, for_training: bool) -> Catalog:
+    """The catalogue of the class folders, or split folders, in an archive; one folder around all of them is passed over.
+
+    Links, devices and names that climb out are named, and not followed. DataError when the archive is damaged or made to
+    deceive, NotEnoughData when it holds no images.
+    """
+    aside: dict[str, str] = {}
+    kind = "zip" if is_zip(file) else "tar"
+    members, contents = _members_of_zip(file, aside) if kind == "zip" else _members_of_tar(file, aside)
+    found, named, top = _scanned(members)
+    named += [Named(name, reason) for name, reason in aside.items()]
+    if not found.images:
+        more = f": {len(named)} other files" if named else ""
+        raise NotEnoughData(
+            f"{shown(file.name)} holds no images{more}. Expected an archive of one folder of images per class: "
+            "cat/1.jpg, dog/1.jpg."
+        )
+    catalog = sorted_into_classes(file, found, for_training=for_training)
+    named += [Named(top + one.path, one.reason) for one in catalog.named]
+    return replace(
+        catalog,
+        paths=tuple(top + path for path in catalog.paths),
+        named=tuple(sorted(named, key=lambda one: (one.path, one.reason))),
+        source=f"{catalog.source} in a {kind}",
+        contents=contents,
+    )
+
+
+def is_zip(file: Path) -> bool:
+    """Whether the file's content is a zip archive; also of one that begins with a program."""
+    with _opened(file) as stream:
+        if stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06"):
+            return True
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, size - 65_557))  # the end of a zip: 22 bytes and a comment
+        return b"PK\x05\x06" in stream.read()
+
+
+def is_archive(file: Path) -> bool:
+    """Whether the file's content is an archive that is read."""
+    with _opened(file) as stream:
+        return is_tar(stream.read(_TAR)) or is_zip(file)
+
+
+def places_in_tar(file: Path, aside: dict[str, str]) -> dict[str, Place]:
+    """Where each regular file of a tar archive stands; of a packed one, in a temporary copy without a name."""
+    label, places = shown(file.name), dict[str, Place]()
+    with _opened(file) as raw:
+        size = raw.seek(0, io.SEEK_END)
+        raw.seek(0)
+        stream = unpacked(raw, size, label, error=DataError)
+        holder = OpenFile(file) if stream is raw else Spool()
+        for tar, info in entries_of_tar(stream, label, error=DataError, aside=aside, most=MOST_MEMBERS):
+            if isinstance(holder, OpenFile):
+                places[info.name] = Place(holder, info.offset_data, info.size)
+            elif _is_wanted(info.name) and info.size <= MAX_BYTES:
+                inside = tar.extractfile(info)
+                assert inside is not None
+                places[info.name] = Place(holder, *holder.add(inside.read()))
+            else:
+                places[info.name] = Place(holder, 0, info.size)
+    return places
+
+
+def _members_of_zip(file: Path, aside: dict[str, str]) -> tuple[Iterable[str], Contents]:
+    with _opened(file) as stream:
+        if stream.seek(0, io.SEEK_END) == 0:
+            raise DataError(f"{shown(file.name)} is empty (0 bytes). Fetch it again.")
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    archive = Zip(mapped, shown(file.name), error=DataError, aside=aside, most=MOST_MEMBERS)
+    return archive.members, Zipped(archive, MAX_BYTES)
+
+
+def _members_of_tar(file: Path, aside: dict[str, str]) -> tuple[Iterable[str], Contents]:
+    places = places_in_tar(file, aside)
+    return places, Packed(places, MAX_BYTES)
+
+
+def _is_wanted(name: str) -> bool:
+    return has_image_suffix(name) or name.endswith((".cls", ".txt", ".json"))
+
+
+def _opened(file: Path) -> io.BufferedReader:
+    try:
+        return open(file, "rb")
+    except OSError as error:
+        raise DataError(f"{shown(str(file))} cannot be read: {error.strerror}. Check its permissions.") from None
+
+
+def _scanned(members: Iterable[str]) -> tuple[Scan, list[Named], str]:
+    """What a folder with these files would be scanned as, the files that are none of it, and what stands around all."""
+    images, named, folders = [], [], set()
+    for member in members:
+        parts = member.removeprefix("./").split("/")
+        reason = next((why for part in parts if (why := why_not_by_name(part)) is not None), None)
+        if reason is None and not has_image_suffix(parts[-1]):
+            reason = NO_SUFFIX
+        if reason is not None:
+            named.append(Named(member.encode("utf-8", "backslashreplace").decode(), reason))
+        else:
+            images.append(member)
+    top = _common_top(images)
+    inside = [path.removeprefix(top) for path in images]
+    for path in inside:
+        parts = path.split("/")
+        folders.update("/".join(parts[:level]) for level in range(1, len(parts)))
+    return Scan(inside, sorted(folders), []), named, top
+
+
+def _common_top(images: list[str]) -> str:
+    """The folders that stand around every image and are neither a split nor a class, "" or with a slash at the end."""
+    top = ""
+    while images:
+        first = images[0][len(top) :].partition("/")
+        candidate = f"{top}{first[0]}/"
+        if not first[1] or first[0].lower() in SPLIT_FOLDERS or not all(path.startswith(candidate) for path in images):
+            break
+        if not all("/" in path[len(candidate) :] for path in images):
+            break
+        top = candidate
+    return top

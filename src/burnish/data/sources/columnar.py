@@ -1,0 +1,196 @@
+"""Parquet files, and the Arrow files that Hugging Face `datasets` saves: a row an image, its bytes in the row or its path.
+
+pyarrow is imported here alone; it comes with burnish[data].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from burnish.data.catalog import Catalog
+from burnish.data.contents import Packed, Place, Spool
+from burnish.data.pixels import MAX_BYTES
+from burnish.data.sources.folder import SPLIT_FOLDERS
+from burnish.data.sources.table import COLUMNS, Values, from_rows
+from burnish.errors import DataError, NotEnoughData, shown
+
+_BYTES = (
+    "bytes",
+    "image",
+    "img",
+)  # columns that hold the image itself: binary, or Hugging Face's struct of bytes and path
+_LABELS = ("label", "labels", "fine_label", "class", "target")  # the first that is there
+_ROWS = 256  # read at a time
+
+
+def open_columnar(root: Path, files: list[Path]) -> Catalog:
+    """The catalogue of the rows of Parquet or Arrow files; a split column, else the word a file's name begins with.
+
+    Columns: path, or bytes, or image; label, text or whole numbers (named by the schema where it is Hugging Face's); and
+    where wanted split and group. DataError when a file is damaged, columns are missing, or pyarrow is not installed.
+    """
+    spool, places = Spool(), dict[str, Place]()
+    rows = (row for file in files for row in _rows_of(root, file, spool, places))
+    first = next(rows, None)
+    if first is None:
+        raise NotEnoughData(f"{shown(str(root))} holds no rows. Expected an image and its label a row.")
+    held = bool(places)
+
+    def all_rows() -> Iterator[tuple[int, Values]]:
+        yield first
+        yield from rows
+
+    name = files[0] if len(files) == 1 else root / files[0].name
+    kind = "parquet" if _is_parquet(files[0]) else "arrow"
+    return from_rows(name, all_rows(), source=kind, unit="row", contents=Packed(places, MAX_BYTES) if held else None)
+
+
+def is_saved_by_datasets(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote the folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def files_saved_by_datasets(folder: Path) -> list[Path]:
+    """The Arrow files of a saved data set, or of each split of one; DataError when there are none."""
+    folders = [folder] if (folder / "state.json").is_file() else sorted(one for one in folder.iterdir() if one.is_dir())
+    files = [file for one in folders for file in sorted(one.glob("*.arrow"))]
+    if not files:
+        raise DataError(
+            f"{shown(str(folder))} looks saved by datasets.save_to_disk and holds no .arrow file. Save it again."
+        )
+    return files
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files in a folder, or in its folder data/."""
+    return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+
+
+def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> Iterator[tuple[int, Values]]:
+    """(row, values) of one file; images inside it go to the spool."""
+    schema, batches = _opened(file)
+    columns = _columns(file, schema)
+    names = _class_names(schema, columns["label"])
+    word = _split_word(root, file)
+    below = file.relative_to(root).as_posix() if root != file else file.name
+    wanted = list(dict.fromkeys(columns.values()))
+    row = 0
+    try:
+        for batch in batches(wanted):
+            cells = {name: batch.column(column).to_pylist() for name, column in columns.items()}
+            for at in range(batch.num_rows):
+                row += 1
+                values = {name: _text(file, row, name, cells[name][at], names) for name in cells if name in COLUMNS}
+                values.setdefault("split", word)
+                if "image" in cells:
+                    path = values["path"] = f"{below}#{row:06d}"
+                    held = cells["image"][at]
+                    data = held.get("bytes") if isinstance(held, dict) else held
+                    places[path] = Place(spool, *spool.add(data if isinstance(data, bytes) else b""))
+                yield row, values
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow's errors are many
+        raise DataError(f"{shown(file.name)}: damaged after row {row} ({_said(error)}). Fetch it again.") from None
+
+
+def _opened(file: Path) -> tuple[Any, Any]:
+    """(schema, columns -> batches) of a Parquet or Arrow file."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise DataError(f"{shown(file.name)} needs pyarrow to be read; run: pip install 'burnish[data]'") from None
+    try:
+        if _is_parquet(file):
+            table = pq.ParquetFile(file)
+            return table.schema_arrow, lambda wanted: table.iter_batches(_ROWS, columns=wanted)
+        source = pa.memory_map(str(file))
+        try:
+            stream = pa.ipc.open_stream(source)
+            batches: Any = stream
+        except pa.ArrowInvalid:
+            stream = pa.ipc.open_file(source)
+            batches = (stream.get_batch(index) for index in range(stream.num_record_batches))
+        return stream.schema, lambda wanted: (batch.select(wanted) for batch in batches)
+    except Exception as error:
+        raise DataError(
+            f"{shown(file.name)}: no sound Parquet or Arrow file ({_said(error)}). Fetch it again."
+        ) from None
+
+
+def _columns(file: Path, schema: Any) -> dict[str, str]:
+    """Our name -> the file's column, for image (the bytes) or path, label, and where they are there split and group."""
+    import pyarrow.types as types
+
+    by_name = {name.strip().lower(): name for name in schema.names}
+    found = {}
+    for name in _BYTES:
+        kind = schema.field(by_name[name]).type if name in by_name else None
+        binary = kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
+        inner = kind is not None and types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        if binary or inner:
+            found["image"] = by_name[name]
+            break
+    if "image" not in found and "path" in by_name:
+        found["path"] = by_name["path"]
+    label = next((name for name in _LABELS if name in by_name), None)
+    if label is None or not found:
+        raise DataError(
+            f"{shown(file.name)} has the columns {', '.join(map(shown, schema.names)) or 'none'}; expected label, and path "
+            "or the images themselves as bytes or image. Rename them."
+        )
+    found["label"] = by_name[label]
+    return found | {name: by_name[name] for name in ("split", "group") if name in by_name}
+
+
+def _class_names(schema: Any, column: str) -> list[str]:
+    """The names of a ClassLabel column, as Hugging Face keeps them in the schema; [] without them."""
+    try:
+        kept = json.loads((schema.metadata or {})[b"huggingface"])
+        names = kept["info"]["features"][column]["names"]
+        return [str(name) for name in names] if isinstance(names, list) else []
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return []
+
+
+def _text(file: Path, row: int, name: str, value: Any, names: list[str]) -> str:
+    """A value as the text of a cell; class numbers by their names."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        came = f"the {name} is {type(value).__name__}, expected text" + (
+            " or a whole number" if name == "label" else ""
+        )
+        raise DataError(f"{shown(file.name)}, row {row}: {came}. Convert the column.")
+    if name == "label" and names and isinstance(value, int):
+        if not 0 <= value < len(names):
+            raise DataError(
+                f"{shown(file.name)}, row {row}: the class number {value}, and {len(names)} classes are named."
+            )
+        return names[value]
+    return str(value).strip()
+
+
+def _split_word(root: Path, file: Path) -> str:
+    """The split that a file's name begins with, or its folder is called; "" for none."""
+    for name in (file.name, file.parent.name if file.parent != root else ""):
+        word = name.lower().replace(".", "-").replace("_", "-").partition("-")[0]
+        if word in SPLIT_FOLDERS:
+            return SPLIT_FOLDERS[word]
+    return ""
+
+
+def _is_parquet(file: Path) -> bool:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(4) == b"PAR1"
+    except OSError as error:
+        raise DataError(f"{shown(str(file))} cannot be read: {error.strerror}. Check its permissions.") from None
+
+
+def _said(error: Exception) -> str:
+    return shown(" ".join(str(error).split()))[:120] or type(error).__name__

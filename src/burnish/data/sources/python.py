@@ -1,0 +1,147 @@
+"""Images given in Python: paths with labels, an array with labels, or a data set that can be indexed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.data.catalog import Catalog
+from burnish.data.contents import Contents, Drawn
+from burnish.data.sources.assemble import Labelled, assemble, class_name
+from burnish.errors import DataError, NotEnoughData, shown
+
+_TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
+_WORDS = "(images, labels): a list of paths or a uint8 array [n h w 3], and a label for each"
+
+
+def open_python(data: Any) -> Catalog:
+    """The catalogue of (images, labels) or of a map-style data set whose items are (image, label).
+
+    images: paths, or uint8 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. An image of a data set is a Pillow image, such
+    an array, or a path. DataError when it is something else.
+    """
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise DataError(f"The data is a tuple of {len(data)}, expected {_WORDS}.")
+        images, labels = data
+        texts = _labels(labels, len(images), classes=None)
+        if _is_array(images):
+            return _drawn(texts, None, _hwc(images), source="array")
+        if not isinstance(images, (list, tuple, np.ndarray)):
+            raise DataError(f"The images are {_kind(images)}, expected {_WORDS}.")
+        return open_paths(images, texts)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return open_dataset(data)
+    raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
+
+
+def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[str], *, source: str = "paths") -> Catalog:
+    """The catalogue of image files anywhere on disk, with a class name for each. Equal paths are one image."""
+    if len(paths) == 0:
+        raise NotEnoughData("There are no images, expected some paths.")
+    odd = next((path for path in paths if not isinstance(path, (str, os.PathLike))), None)
+    if odd is not None:
+        raise DataError(f"An image is {_kind(odd)}, expected {_WORDS}.")
+    files = [Path(os.path.abspath(path)) for path in paths]
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    found: dict[str, str] = {}
+    for file, label in zip(files, labels, strict=True):
+        path = file.relative_to(root).as_posix()
+        if found.setdefault(path, label) != label:
+            raise DataError(
+                f"{shown(str(file))} is given twice, as {shown(found[path])!r} and as {shown(label)!r}. Keep one."
+            )
+    return assemble(root, [Labelled(path, label) for path, label in found.items()], [], source=source)
+
+
+def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str = "data set") -> Catalog:
+    """The catalogue of a map-style data set; its attribute `classes`, where it has one, names the label numbers."""
+    classes = getattr(data, "classes", None)
+    names = [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
+    kept = next((getattr(data, name) for name in _TARGETS if _is_list_of(getattr(data, name, None), len(data))), None)
+    if kept is None:
+        kept = [_item(data, index)[1] for index in range(len(data))]
+    return _drawn(
+        _labels(kept, len(data), classes=names), splits, lambda index: _plain(_item(data, index)[0]), source=source
+    )
+
+
+def _drawn(labels: list[str], splits: Sequence[str] | None, drawn: Callable[[int], Any], *, source: str) -> Catalog:
+    if not labels:
+        raise NotEnoughData("There are no images, expected some.")
+    width = len(str(len(labels) - 1))
+    paths = [f"{index:0{width}d}" for index in range(len(labels))]
+    images = [
+        Labelled(path, label, splits[at] if splits else None)
+        for at, (path, label) in enumerate(zip(paths, labels, strict=True))
+    ]
+    contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn)
+    return assemble(Path(f"<{source}>"), images, [], source=source, contents=contents)
+
+
+def _item(data: Any, index: int) -> tuple[Any, Any]:
+    item = data[index]
+    if not isinstance(item, (tuple, list)) or len(item) < 2:
+        raise DataError(f"Item {index} of the data set is {_kind(item)}, expected (image, label).")
+    return item[0], item[1]
+
+
+def _labels(labels: Any, count: int, *, classes: list[str] | None) -> list[str]:
+    """A class name for each image."""
+    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if len(values) != count:
+        raise DataError(f"There are {count} images and {len(values)} labels, expected one for each image.")
+    return [_name(value, at, classes) for at, value in enumerate(values)]
+
+
+def _name(value: Any, at: int, classes: list[str] | None) -> str:
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    if isinstance(value, bool) or not isinstance(value, (str, int, np.integer)) or value == "":
+        kind = (
+            "a fraction (burnish sorts into classes, it does not fit numbers)"
+            if isinstance(value, float)
+            else _kind(value)
+        )
+        raise DataError(f"Label {at} is {kind}, expected a class name or number.")
+    if classes is not None and not isinstance(value, str):
+        if not 0 <= int(value) < len(classes):
+            raise DataError(f"Label {at} is {int(value)}, and the data set names {len(classes)} classes.")
+        return class_name(classes[int(value)])
+    return class_name(str(value))
+
+
+def _is_array(images: Any) -> bool:
+    return hasattr(images, "ndim") and hasattr(images, "dtype") and images.ndim > 1
+
+
+def _hwc(images: Any) -> Callable[[int], np.ndarray]:
+    """Item number -> uint8 [h w 3] or [h w], of an array of any layout."""
+    shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
+    if kind != "uint8" or len(shape) not in (3, 4):
+        raise DataError(f"The images are {kind} {list(shape)}, expected uint8 [n h w 3], [n 3 h w] or [n h w].")
+    return lambda index: _plain(images[index])
+
+
+def _plain(image: Any) -> Any:
+    """A torch tensor as an array, channels last; anything else as it is."""
+    if hasattr(image, "detach"):
+        image = image.detach().cpu().numpy()
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        if image.shape[2] not in (1, 3, 4) and image.shape[0] in (1, 3, 4):
+            image = image.transpose(1, 2, 0)
+        image = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    return image
+
+
+def _is_list_of(value: Any, count: int) -> bool:
+    return (isinstance(value, (list, tuple, np.ndarray)) and len(value) == count) or (
+        hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1 and len(value) == count
+    )
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"

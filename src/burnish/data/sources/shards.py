@@ -1,0 +1,150 @@
+"""WebDataset shards: tar files in which KEY.jpg stands beside KEY.cls, KEY.txt or KEY.json with its label."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from burnish.data.catalog import Catalog, Named
+from burnish.data.contents import Packed, Place
+from burnish.data.pixels import MAX_BYTES
+from burnish.data.sources.archive import places_in_tar
+from burnish.data.sources.assemble import Labelled, assemble, class_name
+from burnish.data.sources.folder import SPLIT_FOLDERS
+from burnish.data.sources.scan import SUFFIXES, why_not_by_name
+from burnish.errors import DataError, NotEnoughData, shown
+
+CLASS_FILES = ("classes.txt", "classnames.txt")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_LABELS = ("cls", "json", "txt")  # in this order of trust
+_KEYS = ("label", "cls", "class", "class_name")  # of a JSON label
+_MOST_SHARDS, _MOST_LABEL_BYTES = 100_000, 65_536
+
+
+def open_shards(files: list[Path]) -> Catalog:
+    """The catalogue of such tar files; the split is the word their name begins with, if it is one.
+
+    Class numbers are named by the lines of classes.txt or classnames.txt beside the shards. An image without a label, or a
+    label without an image, is named. DataError when a shard is damaged.
+    """
+    root = files[0].parent
+    names = _class_names(root)
+    images, named, places = [], [], dict[str, Place]()
+    for file in files:
+        aside: dict[str, str] = {}
+        found = places_in_tar(file, aside)
+        named += [Named(f"{file.name}/{name}", reason) for name, reason in aside.items()]
+        for labelled, place in _samples(file, found, names, named):
+            images.append(labelled)
+            places[labelled.path] = place
+    if not images:
+        first = f" (first: {shown(named[0].path)}: {named[0].reason})" if named else ""
+        raise NotEnoughData(
+            f"{shown(str(root))}: {len(files)} shards hold no labelled image{first}. Expected KEY.jpg beside KEY.cls, "
+            "KEY.txt or KEY.json."
+        )
+    return assemble(root, images, named, source="shards", contents=Packed(places, MAX_BYTES))
+
+
+def is_shard(names: Iterable[str]) -> bool:
+    """Whether a tar with members of these names is a shard: an image and its label under one key."""
+    keys: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        key, extension = _parted(name)
+        keys[key].add(extension)
+        if keys[key] & set(_LABELS) and any("." + one in SUFFIXES for one in keys[key]):
+            return True
+    return False
+
+
+def shards_in(pattern: str) -> list[Path]:
+    """The files of a pattern such as shards/train-{000..003}.tar; DataError when one is missing or there are too many."""
+    waiting, files = [pattern], []
+    while waiting:
+        one = waiting.pop()
+        match = _RANGE.search(one)
+        if match is None:
+            files.append(Path(one).expanduser())
+            continue
+        low, high = int(match[1]), int(match[2])
+        if high < low or high - low >= _MOST_SHARDS or len(waiting) > _MOST_SHARDS:
+            raise DataError(
+                f"{shown(pattern)}: the range {match[0]} is empty or too long. Expected such as {{000..012}}."
+            )
+        width = len(match[1])
+        waiting += [f"{one[: match.start()]}{number:0{width}d}{one[match.end() :]}" for number in range(low, high + 1)]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"{shown(pattern)} means {len(files)} files, and there is no {shown(str(missing[-1]))}. Check the range."
+        )
+    return sorted(files)
+
+
+def _samples(
+    file: Path, found: Mapping[str, Place], names: list[str], named: list[Named]
+) -> Iterable[tuple[Labelled, Place]]:
+    """The labelled images of one shard; what is none goes to `named`."""
+    keys: dict[str, dict[str, str]] = defaultdict(dict)  # key -> extension -> member
+    for member in found:
+        key, extension = _parted(member)
+        keys[key][extension] = member
+    split = SPLIT_FOLDERS.get(re.split(r"[^a-z]", file.name.lower(), maxsplit=1)[0])
+    for key, parts in keys.items():
+        pictures = [extension for extension in parts if "." + extension in SUFFIXES]
+        where = f"{file.name}/{parts[pictures[0]] if pictures else key}"
+        hidden = why_not_by_name(PurePosixPath(key).name)
+        if hidden is not None or len(pictures) != 1:
+            why = f"{len(pictures)} images under one key" if pictures else "a key without an image"
+            named.append(Named(where, hidden or why))
+            continue
+        label, reason = _label_of(parts, found, names)
+        if label is None:
+            named.append(Named(where, reason))
+        else:
+            yield Labelled(where, class_name(label), split), found[parts[pictures[0]]]
+
+
+def _label_of(parts: Mapping[str, str], found: Mapping[str, Place], names: list[str]) -> tuple[str | None, str]:
+    """(label, "") of a key, or (None, why it has none)."""
+    extension = next((one for one in _LABELS if one in parts), None)
+    if extension is None:
+        return None, "an image without a label (.cls, .txt or .json)"
+    place = found[parts[extension]]
+    if place.length > _MOST_LABEL_BYTES:
+        return None, f"its label has {place.length:,} bytes"
+    try:
+        value: Any = place.read().decode("utf-8-sig").strip()
+        if extension == "json":
+            values = json.loads(value)
+            value = next((values[key] for key in _KEYS if key in values), None) if isinstance(values, dict) else values
+    except (ValueError, RecursionError):
+        return None, f"its label .{extension} cannot be read"
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        return None, f"its .{extension} holds no label"
+    if str(value).isdecimal() and names:
+        if int(value) >= len(names):
+            return None, f"its class is number {shown(str(value))}, and {len(names)} are named"
+        return names[int(value)], ""
+    return str(value), ""
+
+
+def _class_names(root: Path) -> list[str]:
+    for name in CLASS_FILES:
+        if (root / name).is_file():
+            try:
+                return [line.strip() for line in (root / name).read_text(encoding="utf-8-sig").splitlines()]
+            except (OSError, UnicodeDecodeError):
+                raise DataError(f"{shown(str(root / name))} cannot be read as UTF-8 text. Save it so.") from None
+    return []
+
+
+def _parted(member: str) -> tuple[str, str]:
+    """(key, extension) as WebDataset has it: the name is cut at its first dot."""
+    folder, slash, name = member.rpartition("/")
+    stem, _, extension = name.partition(".")
+    return folder + slash + stem, extension.lower()
