@@ -52,11 +52,13 @@ def test_splits_are_disjoint_sorted_int64_and_cover_all():
 
 
 def test_every_class_is_drawn_in_proportion():
-    catalog = catalog_of({"a": 100, "b": 50, "c": 3})
+    catalog = catalog_of({"a": 4000, "b": 2000, "c": 3})
     splits = make_splits(catalog, seed=0)
-    assert counted(catalog, splits, "test") == {"a": 20, "b": 10, "c": 1}
-    assert counted(catalog, splits, "val") == {"a": 16, "b": 8, "c": 1}
-    assert counted(catalog, splits, "train") == {"a": 64, "b": 32, "c": 1}
+    for word, share in (("test", 0.2), ("val", 0.16), ("train", 0.64)):
+        found = counted(catalog, splits, word)
+        for name, count in (("a", 4000), ("b", 2000)):
+            assert abs(found[name] - share * count) < 4 * np.sqrt(share * (1 - share) * count)
+        assert found["c"] == 1
     assert splits.how == (
         "test (20% of each class) and val (20% of what is left of each class) drawn from all images with seed 0"
     )
@@ -99,19 +101,38 @@ def test_order_of_the_catalogue_does_not_matter():
     assert one.sha256 == two.sha256
 
 
-def test_adding_images_moves_few_of_the_others():
-    small, large = catalog_of({"a": 100, "b": 100}), catalog_of({"a": 110, "b": 100})
-    before, after = (sides(catalog, make_splits(catalog, seed=0)) for catalog in (small, large))
-    moved = [path for path in before if before[path] != after[path]]
-    assert len(moved) <= 10
-    assert all(path.startswith("a/") for path in moved)
+@pytest.mark.parametrize("seed", range(10))
+def test_adding_images_moves_none_of_the_others(seed):
+    small, large = catalog_of({"a": 100, "b": 80}), catalog_of({"a": 300, "b": 80, "c": 50})
+    before, after = (sides(catalog, make_splits(catalog, seed=seed)) for catalog in (small, large))
+    assert {path: after[path] for path in before} == before
 
 
-def test_images_never_move_between_val_and_test_when_one_is_added():
-    for count in range(20, 60):
-        small, large = catalog_of({"a": count, "b": 3}), catalog_of({"a": count + 1, "b": 3})
-        before, after = (sides(catalog, make_splits(catalog, seed=0)) for catalog in (small, large))
-        assert not [path for path in before if {before[path], after[path]} == {"val", "test"}]
+def test_a_class_has_images_to_choose_and_prove_by_however_the_draw_falls():
+    for seed in range(60):
+        catalog = catalog_of({"a": 12, "b": 40})
+        splits = make_splits(catalog, seed=seed)
+        assert counted(catalog, splits, "test")["a"] >= 1 and counted(catalog, splits, "test")["b"] >= 4
+        assert counted(catalog, splits, "val")["a"] >= 2 and counted(catalog, splits, "val")["b"] >= 3
+
+
+def test_a_file_that_is_renamed_stays_on_its_side():
+    catalog = catalog_of({"a": 50, "b": 50})
+    content = [f"hash {row}" for row in range(len(catalog))]
+    renamed = replace(catalog, paths=tuple(f"new/{number}.png" for number in range(len(catalog))))
+    one, other = (make_splits(each, seed=0, content=content) for each in (catalog, renamed))
+    assert all(np.array_equal(getattr(one, word), getattr(other, word)) for word in SPLIT_WORDS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 99), ties=st.lists(st.integers(0, 59), min_size=60, max_size=60), grouped=st.booleans())
+def test_pictures_that_are_the_same_stay_on_one_side(seed, ties, grouped):
+    groups = [f"g{number % 20}" for number in range(60)] if grouped else [None] * 60
+    catalog = catalog_of({"a": 30, "b": 30}, group=groups)
+    where = sides(catalog, make_splits(catalog, seed=seed, together=np.array(ties)))
+    for keys in (ties, catalog.groups or ties):
+        places = {(key, where[path]) for key, path in zip(keys, catalog.paths, strict=True)}
+        assert len(places) == len(set(keys))
 
 
 def test_losing_images_moves_none_of_the_others():
@@ -142,7 +163,7 @@ def test_val_is_drawn_out_of_train_when_only_test_is_given():
     catalog = catalog_of({"a": 20, "b": 20}, split=(["train"] * 10 + ["test"] * 10) * 2)
     splits = make_splits(catalog, seed=0)
     assert all(catalog.splits[row] == "test" for row in splits.test) and len(splits.test) == 20
-    assert counted(catalog, splits, "val") == {"a": 2, "b": 2}
+    assert all(1 <= count <= 4 for count in counted(catalog, splits, "val").values())
     assert "val (20% of what is left of each class) drawn from train with seed 0" in splits.how
 
 
@@ -150,7 +171,7 @@ def test_test_is_drawn_out_of_train_when_only_val_is_given():
     catalog = catalog_of({"a": 20, "b": 20}, split=(["train"] * 10 + ["val"] * 10) * 2)
     splits = make_splits(catalog, seed=0)
     assert [catalog.splits[row] for row in splits.val] == ["val"] * 20
-    assert counted(catalog, splits, "test") == {"a": 2, "b": 2}
+    assert all(1 <= count <= 4 for count in counted(catalog, splits, "test").values())
     assert splits.how == "train and val given by the data; test (20% of each class) drawn from train with seed 0"
 
 
@@ -199,9 +220,9 @@ def test_groups_are_never_torn_apart_and_every_class_is_trained(data, seed, kept
 
 
 def test_groups_are_drawn_in_proportion():
-    catalog = catalog_of({"a": 200, "b": 200}, group=[f"g{number // 5}" for number in range(400)])
+    catalog = catalog_of({"a": 2000, "b": 2000}, group=[f"g{number // 5}" for number in range(4000)])
     splits = make_splits(catalog, seed=0)
-    assert counted(catalog, splits, "test") == {"a": 40, "b": 40}
+    assert all(330 < count < 470 for count in counted(catalog, splits, "test").values())
     assert "groups kept together" in splits.how
 
 
@@ -219,12 +240,9 @@ def test_class_of_one_group_is_trained_and_the_gap_is_said():
     assert "test has no image of 'b'" in splits.how
 
 
-def test_given_splits_that_tear_a_group_apart_are_an_error_naming_it():
-    catalog = catalog_of({"a": 2, "b": 1}, split=["train", "test", "train"], group=["p\n7", "p\n7", "q"])
-    with pytest.raises(
-        DataError, match=r"The group 'p\\n7' is in train \(a/0000\.png\) and in test \(a/0001\.png\), exp"
-    ):
-        make_splits(catalog, seed=0)
+def test_given_splits_that_tear_a_group_apart_are_kept_and_left_to_the_audit():
+    catalog = catalog_of({"a": 2, "b": 1}, split=["train", "test", "train"], group=["p", "p", "q"])
+    assert len(make_splits(catalog, seed=0, val_fraction=0.0).test) == 1
 
 
 # --- files -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Which images train, which choose, which prove: given by the data, or drawn by class, by group and by content address.
 
-An image's place in the draw depends on the seed and its own path alone (P7), so adding images moves few of the
-others, and the order of the catalogue does not matter. Test is taken from the front of that order and val from the
-back, so that a test split that grows by one takes its image from train.
+An image's side depends on the seed and its own bytes: they are hashed to a number from 0 to 1, and those below the test
+fraction prove, those at the other end choose (P7). So adding images moves no old one, renaming a file moves nothing, and
+the order of the catalogue does not matter. Only where a class would have far too few in a split are the nearest to its
+border taken too. Images of one group, and pictures that are the same, stay on one side.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import hashlib
 import io
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
+from burnish.data.ties import clusters_of
 from burnish.disk import write_whole
 from burnish.errors import DataError, RecipeError, shown
 from burnish.runtime import address
 
 HEADER = ("path", "label", "split")
+_FEWEST_VAL = 3  # validation images of a class, where it has three times as many
 
 
 @dataclass(frozen=True)
@@ -31,28 +35,42 @@ class _Unit:
 
     entries: tuple[int, ...]
     counts: dict[int, int]  # class -> images of it
+    place: float  # 0 to 1, its address
+    key: str  # what the address is of
 
 
-def make_splits(catalog: Catalog, *, seed: int, test_fraction: float = 0.2, val_fraction: float = 0.2) -> Splits:
-    """Train, val and test: splits that the data gives are kept, the others are drawn out of train, test first.
+def make_splits(
+    catalog: Catalog,
+    *,
+    seed: int,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.2,
+    content: Sequence[str] | None = None,
+    together: np.ndarray | None = None,
+) -> Splits:
+    """Train, val and test: splits that the data gives are kept, the others are drawn out of train.
 
-    test_fraction: of each class; val_fraction: of what is then left of each class; 0 to below 1, and 0 draws none.
-    A class of three or more images is in every split, one of two in train and test; groups are never torn apart.
-    Raises RecipeError for a fraction out of range, DataError when given splits tear a group apart.
+    test_fraction: of each class, about; val_fraction: of what is then left of each class; 0 to below 1, and 0 draws none.
+    content: a hash of each image's bytes [n], by default its path. together: int64 [n], equal for images that must stay on
+    one side, as groups must. A class of three or more such units is in every split, one of two in train and test.
+    Raises RecipeError for a fraction out of range.
     """
     _check_fractions(test_fraction, val_fraction)
     given = {word for word in catalog.splits if word is not None}
-    _refuse_torn_groups(catalog)
     sides: list[str] = [word or "train" for word in catalog.splits]
     fractions = {"test": test_fraction, "val": val_fraction}
     drawn = [word for word in ("test", "val") if word not in given and fractions[word] > 0.0]
-    order = _units(catalog, [row for row, side in enumerate(sides) if side == "train"], seed)
+    rows = [row for row, side in enumerate(sides) if side == "train"]
+    units = _units(catalog, rows, seed, content, together)
+    shares = {"test": test_fraction if "test" in drawn else 0.0}
+    shares["val"] = (1.0 - shares["test"]) * val_fraction if "val" in drawn else 0.0
     for word in drawn:
-        taken, order = _drawn(order if word == "test" else order[::-1], fractions[word], last=word == drawn[-1])
+        taken, units = _drawn(units, shares[word], back=word == "val", last=word == drawn[-1])
         for unit in taken:
             for row in unit.entries:
                 sides[row] = word
-    return _splits(catalog, sides, _how(catalog, sides, drawn, fractions, seed))
+    tied = together is not None and len(np.unique(together)) < len(together)
+    return _splits(catalog, sides, _how(catalog, sides, drawn, fractions, seed, tied=tied))
 
 
 def restricted(splits: Splits, before: Catalog, after: Catalog) -> Splits:
@@ -98,62 +116,94 @@ def _check_fractions(test_fraction: float, val_fraction: float) -> None:
         raise RecipeError(f"{' and '.join(wrong)}, expected a fraction from 0 to below 1, such as 0.2.")
 
 
-def _refuse_torn_groups(catalog: Catalog) -> None:
-    """DataError when the given splits put images of one group on two sides."""
-    first: dict[str, tuple[str, str]] = {}
-    for group, word, path in zip(catalog.groups or (), catalog.splits, catalog.paths, strict=False):
-        side, other = first.setdefault(group, (word or "train", path))
-        if side != (word or "train"):
-            raise DataError(
-                f"The group '{shown(group)}' is in {side} ({shown(other)}) and in {word or 'train'} ({shown(path)}), "
-                "expected all images of a group in one split. Move them to one, or leave the splits out to have them "
-                "drawn."
-            )
-
-
-def _units(catalog: Catalog, rows: list[int], seed: int) -> list[_Unit]:
+def _units(
+    catalog: Catalog, rows: list[int], seed: int, content: Sequence[str] | None, together: np.ndarray | None
+) -> list[_Unit]:
     """What can be drawn, in the order of its address."""
-    members: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        members[catalog.groups[row] if catalog.groups is not None else catalog.paths[row]].append(row)
-    keys = sorted(members, key=lambda key: (address(seed, "split", unicodedata.normalize("NFC", key)), key))
-    labels = catalog.labels.tolist()
-    return [_Unit(tuple(members[key]), dict(Counter(labels[row] for row in members[key]))) for key in keys]
+    names = content if content is not None else [unicodedata.normalize("NFC", path) for path in catalog.paths]
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, number in zip(rows, _tied(catalog, rows, together), strict=True):
+        members[number].append(row)
+    labels, units = catalog.labels.tolist(), []
+    for entries in members.values():
+        if catalog.groups is not None:
+            key = min(unicodedata.normalize("NFC", catalog.groups[row]) for row in entries)
+        else:
+            key = min(names[row] for row in entries)
+        counts = dict(Counter(labels[row] for row in entries))
+        units.append(_Unit(tuple(entries), counts, address(seed, "split", key) / 2**128, key))
+    return sorted(units, key=lambda unit: (unit.place, unit.key))
 
 
-def _drawn(order: list[_Unit], fraction: float, *, last: bool) -> tuple[list[_Unit], list[_Unit]]:
-    """The units taken and those left: about `fraction` of the images of each class, at least one where that can be.
+def _tied(catalog: Catalog, rows: list[int], together: np.ndarray | None) -> list[int]:
+    """A number for each row, equal for those that stay on one side: by group, by `together`, or through both."""
+    if catalog.groups is None:
+        return list(rows) if together is None else together[rows].tolist()
+    number = {group: index for index, group in enumerate(dict.fromkeys(catalog.groups[row] for row in rows))}
+    groups = np.array([number[catalog.groups[row]] for row in rows], np.int64)
+    if together is None:
+        return groups.tolist()
+    others, count = together[rows], len(rows)
+    first = np.concatenate([_first_of_each(groups), _first_of_each(others)])
+    return clusters_of(first, np.tile(np.arange(count), 2), count).tolist()
 
-    Of a class, one unit is always left to train, and one more for the split drawn next unless this is the `last`.
-    Single images fill each class to the count exactly; groups are taken while half of their images or more are wanted.
+
+def _first_of_each(numbers: np.ndarray) -> np.ndarray:
+    """For each place the first place with the same number."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def _drawn(order: list[_Unit], share: float, *, back: bool, last: bool) -> tuple[list[_Unit], list[_Unit]]:
+    """The units taken and those left: those whose place is below `share`, or with `back` above 1 - share.
+
+    Where a class has less than half of its share so, or fewer than a few, the units next to the border are taken too. Of a
+    class, one unit is always left to train, and one more for the split drawn next unless this is the `last`. A group is
+    taken while half of its images or more are wanted by their classes.
     """
     images, left = Counter[int](), Counter[int]()
     for unit in order:
         images.update(unit.counts)
         left.update(unit.counts.keys())
-    wanted = {label: max(1, round(count * fraction)) for label, count in images.items()}
+    few = _FEWEST_VAL if back else 1
     kept = {label: 2 if units >= 3 and not last else 1 for label, units in left.items()}
+    least = {label: max(min(few, count // 3), 1, int(count * share / 2)) for label, count in images.items()}
+    most = {label: max(least[label], round(count * share * 1.5)) for label, count in images.items()}
     taken: set[int] = set()
+    has = Counter[int]()
 
     def take(position: int) -> None:
         taken.add(position)
         left.subtract(order[position].counts.keys())
-        for label, count in order[position].counts.items():
-            wanted[label] = max(0, wanted[label] - count)
+        has.update(order[position].counts)
 
-    def free(unit: _Unit) -> bool:
-        return all(left[label] > kept[label] for label in unit.counts)
+    def free(position: int) -> bool:
+        return position not in taken and all(left[label] > kept[label] for label in order[position].counts)
 
-    for position, unit in enumerate(order):
-        useful = sum(min(count, wanted[label]) for label, count in unit.counts.items())
-        if useful > 0 and 2 * useful >= len(unit.entries) and free(unit):
+    places = range(len(order) - 1, -1, -1) if back else range(len(order))
+    for position in places:
+        unit = order[position]
+        within = unit.place >= 1.0 - share if back else unit.place < share
+        fits = len(unit.entries) == 1 or all(has[label] + n <= most[label] for label, n in unit.counts.items())
+        if within and fits and free(position):
             take(position)
     for label in sorted(images):
-        if not any(label in order[position].counts for position in taken):
-            places = [at for at, unit in enumerate(order) if at not in taken and label in unit.counts and free(unit)]
-            if places:
-                take(min(places, key=lambda at: len(order[at].entries)))
+        for position in places:
+            if has[label] >= least[label]:
+                break
+            unit = order[position]
+            size = unit.counts.get(label, 0)
+            if size > 0 and (has[label] == 0 or has[label] + size <= most[label]) and free(position):
+                if len(unit.entries) > 1 and has[label] == 0:
+                    position = _smallest(order, places, label, free)
+                take(position)
     return [order[at] for at in sorted(taken)], [unit for at, unit in enumerate(order) if at not in taken]
+
+
+def _smallest(order: list[_Unit], places: range, label: int, free: Callable[[int], bool]) -> int:
+    """The smallest unit that has images of a class and may be taken, the first of equals."""
+    fitting = [at for at in places if label in order[at].counts and free(at)]
+    return min(fitting, key=lambda at: len(order[at].entries))
 
 
 def _splits(catalog: Catalog, sides: list[str], how: str) -> Splits:
@@ -192,14 +242,17 @@ def _matched(path: Path, catalog: Catalog, written: dict[str, tuple[str, str]]) 
     return sides
 
 
-def _how(catalog: Catalog, sides: list[str], drawn: list[str], fractions: dict[str, float], seed: int) -> str:
+def _how(
+    catalog: Catalog, sides: list[str], drawn: list[str], fractions: dict[str, float], seed: int, *, tied: bool
+) -> str:
     """The sentence that says where the splits come from, and which classes a split lacks."""
     given = [word for word in SPLIT_WORDS if word in catalog.splits]
     parts = [f"{' and '.join(given)} given by the data"] if given else []
     if drawn:
         of = {"test": "of each class", "val": "of what is left of each class"}
         shares = " and ".join(f"{word} ({fractions[word]:.0%} {of[word]})" for word in drawn)
-        together = ", groups kept together" if catalog.groups is not None else ""
+        kinds = (["groups"] if catalog.groups is not None else []) + (["pictures that are the same"] if tied else [])
+        together = f", {' and '.join(kinds)} kept together" if kinds else ""
         parts.append(f"{shares} drawn from {'train' if given else 'all images'} with seed {seed}{together}")
     present = {
         word: {int(label) for label, side in zip(catalog.labels, sides, strict=True) if side == word}

@@ -1,0 +1,200 @@
+"""Images that are the same picture: resized, compressed again, mirrored, cropped a little, or slightly recoloured.
+
+Candidates are neighbours in a small descriptor (the lowest frequencies of the grey picture, as in perceptual hashes, but
+not rounded to bits). Each pair is then laid over the other, by scale and shift (Lucas and Kanade 1981), and compared in its
+fine detail, which pictures that merely resemble each other do not share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.fft import dctn
+from torch import Tensor
+
+from burnish.data.cache import Rows
+from burnish.data.ties import clusters_of
+
+_NEIGHBOURS, _PAIRS_A_ROW = 16, 5  # of each image at most, and of all on average, compared in detail; the nearest first
+_ALIKE = 0.7  # cosine of the descriptors; twins cropped by 5 % have 0.6 to 0.99, most above 0.85
+_LEVELS = ((4, 4, 0.92), (2, 3, 0.8), (1, 2, 0.93))  # each: shrunk by, steps of laying over, correlation to go on
+SAME = _LEVELS[-1][2]  # correlation of the detail from which two pictures are one: see benchmarks/audit.py
+_SAME_TINY, _TINY = 0.97, 48  # the same for originals whose short side has fewer pixels
+_COLOUR = 14.0  # mean difference of the colour channels Cb and Cr, of 255, that "slightly recoloured" may reach
+_FLAT = 4.0  # standard deviation of grey below which there is no detail to compare
+_FREQUENCIES = 8
+_MOST_WARP = 0.16  # of the side, in scale and shift
+_BLOCK, _PAIRS = 2048, 2048  # rows and pairs at a time
+_LUMA = torch.tensor([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Pairs of rows that show the same picture."""
+
+    first: np.ndarray  # int64 [m], below `second`
+    second: np.ndarray  # int64 [m]
+    likeness: np.ndarray  # float32 [m], correlation of the detail, SAME to 1
+    mirrored: np.ndarray  # bool [m]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def clusters(self, count: int) -> np.ndarray:
+        """int64 [n]: the smallest row that each of so many rows is a twin of, directly or through others; its own if of none."""
+        return clusters_of(self.first, self.second, count)
+
+
+def find_twins(thumbs: Rows, sides: np.ndarray, *, on_progress: Callable[[int], None] | None = None) -> Twins:
+    """All pairs among small squares uint8 [n s s 3], s divisible by 4; flat images are left out.
+
+    sides: pixels of the originals' short sides [n]; of tiny ones, which have no fine detail, more likeness is asked.
+    on_progress is told the rows done, after each block. The same images give the same pairs, on any machine and clock.
+    """
+    grey, chroma = _parts(thumbs)
+    rows = np.flatnonzero(grey.std((1, 2)).numpy() >= _FLAT)
+    if len(rows) < 2:
+        return Twins(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.float32, bool)))
+    first, second, mirrored = _candidates(grey[rows].numpy(), on_progress)
+    first, second = rows[first], rows[second]
+    likeness = np.zeros(len(first), np.float32)
+    for start in range(0, len(first), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        likeness[part] = _likeness(grey, first[part], second[part], mirrored[part])
+    apart = (chroma[first] - chroma[second]).abs()
+    flipped = (chroma[first] - chroma[second].flip(-1)).abs()
+    apart[mirrored] = flipped[mirrored]
+    least = np.where(np.minimum(sides[first], sides[second]) < _TINY, _SAME_TINY, SAME)
+    found = (likeness >= least) & (apart.mean((1, 2, 3)).numpy() <= _COLOUR)
+    order = np.lexsort((second[found], first[found]))
+    return Twins(first[found][order], second[found][order], likeness[found][order], mirrored[found][order])
+
+
+def _parts(thumbs: Rows) -> tuple[Tensor, Tensor]:
+    """(grey float32 [n s s], colour difference channels [n 2 4 4]) of the squares."""
+    grey, chroma = [], []
+    for start in range(0, len(thumbs), _BLOCK):
+        pixels = torch.from_numpy(np.ascontiguousarray(thumbs[start : start + _BLOCK])).float()
+        luma = pixels @ _LUMA
+        blue, red = 0.564 * (pixels[..., 2] - luma), 0.713 * (pixels[..., 0] - luma)
+        grey.append(luma)
+        chroma.append(F.adaptive_avg_pool2d(torch.stack([blue, red], 1), 4))
+    if not grey:
+        return torch.zeros(0, 4, 4), torch.zeros(0, 2, 4, 4)
+    return torch.cat(grey), torch.cat(chroma)
+
+
+def _candidates(
+    grey: np.ndarray, on_progress: Callable[[int], None] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first, second, mirrored): pairs of rows of grey [n s s] that are near in their lowest frequencies."""
+    k = _FREQUENCIES
+    rows, columns = np.meshgrid(np.arange(k), np.arange(k), indexing="ij")
+    weight = np.sqrt(1.0 + rows + columns).reshape(-1)[1:]  # pictures have less of high frequencies: level them
+    turned = np.where(columns % 2 == 1, -1.0, 1.0).reshape(-1)[1:].astype(np.float32)  # a mirror's sign of each
+    spectra = [
+        np.asarray(dctn(grey[start : start + _BLOCK], axes=(1, 2), norm="ortho"))[:, :k, :k].reshape(-1, k * k)[:, 1:]
+        for start in range(0, len(grey), _BLOCK)
+    ]
+    described = np.concatenate(spectra).astype(np.float32) * weight.astype(np.float32)
+    described /= np.maximum(np.linalg.norm(described, axis=1, keepdims=True), 1e-6)
+    most = min(_NEIGHBOURS, len(grey) - 1)
+    pairs, cosines = list[np.ndarray](), list[np.ndarray]()
+    for start in range(0, len(described), _BLOCK):
+        block = described[start : start + _BLOCK]
+        plain, mirror = block @ described.T, (block * turned) @ described.T
+        alike = np.maximum(plain, mirror)
+        own = np.arange(len(block))
+        alike[own, start + own] = -1.0
+        near = np.argpartition(-alike, most - 1, axis=1)[:, :most]
+        cosine = np.take_along_axis(alike, near, 1)
+        at, place = np.nonzero(cosine >= _ALIKE)
+        other = near[at, place]
+        pairs.append(np.stack([start + at, other, mirror[at, other] > plain[at, other]], 1))
+        cosines.append(cosine[at, place])
+        if on_progress is not None:
+            on_progress(len(block))
+    found = np.concatenate(pairs).astype(np.int64)
+    found[:, :2] = np.sort(found[:, :2], axis=1)
+    nearest = np.argsort(-np.concatenate(cosines), kind="stable")[
+        : 2 * _PAIRS_A_ROW * len(grey)
+    ]  # each stands there twice
+    found = np.unique(found[nearest], axis=0)
+    return found[:, 0], found[:, 1], found[:, 2].astype(bool)
+
+
+def _likeness(grey: Tensor, first: np.ndarray, second: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """float32 [m]: correlation of the detail of each pair, laid over each other."""
+    a, b = grey[first][:, None], grey[second][:, None]
+    b = torch.where(torch.from_numpy(mirrored)[:, None, None, None], b.flip(-1), b)
+    left, warp, found = torch.arange(len(a)), torch.zeros(len(a), 4), torch.zeros(len(a))
+    level = found
+    for shrunk, steps, least in _LEVELS:  # most pairs are given up while they are small
+        small_a, small_b = (F.avg_pool2d(image[left], shrunk) for image in (a, b))
+        warp = _registered(small_a, small_b, warp, steps=steps)
+        level = _correlation(small_a, small_b, warp)
+        stays = level >= least
+        left, warp, level = left[stays], warp[stays], level[stays]
+    found[left] = level
+    return found.numpy()
+
+
+def _registered(a: Tensor, b: Tensor, warp: Tensor, *, steps: int) -> Tensor:
+    """The warp [m 4] (scale and shift of x and y, fractions of half the side) that lays b over a, both [m 1 s s]."""
+    a, b = _levelled(_smooth(a)), _levelled(_smooth(b))
+    side = a.shape[-1]
+    x, y = _axes(side)
+    for _ in range(steps):
+        seen, inside = _warped(b, warp)
+        across, down = torch.zeros_like(seen), torch.zeros_like(seen)
+        across[..., 1:-1] = (seen[..., 2:] - seen[..., :-2]) * ((side - 1) / 4)
+        down[..., 1:-1, :] = (seen[..., 2:, :] - seen[..., :-2, :]) * ((side - 1) / 4)
+        slopes = (torch.stack([across * x, down * y, across, down], -1) * inside[..., None]).flatten(1, 3)
+        missing = ((a - seen) * inside).flatten(1, 3)[..., None]
+        normal = slopes.transpose(1, 2) @ slopes + 1e-2 * torch.eye(4)
+        step = torch.linalg.solve(normal, slopes.transpose(1, 2) @ missing)[..., 0]
+        warp = (warp + step).clamp(-_MOST_WARP, _MOST_WARP)
+    return warp
+
+
+def _warped(b: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
+    """(b as the warp shows it, 1 where that lies inside b and 0 elsewhere), both [m 1 s s]."""
+    x, y = _axes(b.shape[-1])
+    scale_x, scale_y, shift_x, shift_y = (warp[:, place, None, None] for place in range(4))
+    at_x, at_y = x * (1 + scale_x) + shift_x, y * (1 + scale_y) + shift_y
+    seen = F.grid_sample(b, torch.stack([at_x, at_y], -1), align_corners=True, padding_mode="border")
+    return seen, ((at_x.abs() <= 1.0) & (at_y.abs() <= 1.0)).float()[:, None]
+
+
+def _correlation(a: Tensor, b: Tensor, warp: Tensor) -> Tensor:
+    """float32 [m]: of what is left of a and the warped b without their coarse parts, where both are seen."""
+    seen, inside = _warped(b, warp)
+    count = inside.sum((1, 2, 3), keepdim=True).clamp_min(1.0)
+    parts = []
+    for image in (a, seen):
+        detail = _smooth(image - F.avg_pool2d(F.pad(image, (4, 4, 4, 4), mode="replicate"), 9, 1))
+        parts.append((detail - (detail * inside).sum((1, 2, 3), keepdim=True) / count) * inside)
+    one, other = parts
+    size = (one.square().sum((1, 2, 3)) * other.square().sum((1, 2, 3))).sqrt()
+    return (one * other).sum((1, 2, 3)) / size.clamp_min(1e-6)
+
+
+def _axes(side: int) -> tuple[Tensor, Tensor]:
+    """(x, y) [s s] of the pixels, -1 to 1."""
+    line = torch.linspace(-1.0, 1.0, side)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return x, y
+
+
+def _smooth(image: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
+def _levelled(image: Tensor) -> Tensor:
+    """Mean 0 and spread 1, so that brightness and contrast do not count."""
+    image = image - image.mean((-1, -2), keepdim=True)
+    return image / image.square().mean((-1, -2), keepdim=True).sqrt().clamp_min(1e-3)
