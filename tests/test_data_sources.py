@@ -576,7 +576,7 @@ def test_without_keeps_the_groups_of_the_others(table):
 def test_class_that_loses_all_its_images_is_named_with_the_first_reason(tmp_path):
     catalog = open_source(write_images(tmp_path, {"a": 3, "b": 3}))
     lost = [Named(f"b/00{number}.png", f"reason {number}") for number in (2, 0, 1)]
-    sentence = r"All 3 images of class 'b' are unreadable \(first: b/000\.png: reason 0\)\. Replace the files or remove"
+    sentence = r"All 3 images of class 'b' cannot be used \(first: b/000\.png: reason 0\)\. Replace the files or remove"
     with pytest.raises(NotEnoughData, match=sentence):
         without(catalog, lost)
 

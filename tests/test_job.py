@@ -175,7 +175,7 @@ def test_a_class_whose_every_image_is_broken_is_an_error_that_names_it(tmp_path)
     write_shapes(root, images=6)
     for file in (root / "red").iterdir():
         file.write_bytes(b"broken")
-    with pytest.raises(NotEnoughData, match=r"All 6 images of class 'red' are unreadable"):
+    with pytest.raises(NotEnoughData, match=r"All 6 images of class 'red' cannot be used"):
         api.fit(root, out=tmp_path / "run", method="probe", model="random:test_resnet", budget=None)
     assert not (tmp_path / "run").exists(), "a run that came to nothing leaves no folder"
 

@@ -19,12 +19,11 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.weights import read_plain_json
 from burnish.choose.decide import Decision, Evidence, probe_contender, tuned_contender
 from burnish.choose.ledger import Ledger
-from burnish.choose.material import Bench, Material
+from burnish.choose.material import Bench, Material, first_splits
 from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second
 from burnish.data.catalog import Catalog
-from burnish.data.split import make_splits
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, RecipeError
 from burnish.facts import machine
@@ -137,6 +136,7 @@ class _Race:
     ) -> None:
         self.catalog, self.recipe, self.folder, self.ledger = catalog, recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
+        self.split = first_splits(catalog, recipe, watcher)
         self.looked: dict[str, _Looked] = {}
         self.decisions: list[Decision] = []
 
@@ -187,14 +187,11 @@ class _Race:
             recipe, backbone_for(recipe), pick_device(recipe.device), clock, self.watcher,
             self.facilities.workers, self.facilities.store, proves=False,
         )  # fmt: skip
-        splits = make_splits(
-            self.catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction
-        )
         with self._subfolder(MODELS, f"{number + 1:02d}-{model}", recipe) as folder:
             ledger = Ledger(folder.path, clock, self.watcher)
             ledger.clock = clock  # seconds of earlier sittings are counted once, by the race's own ledger
             trains = any(method_named(arm.method).trains for arm in own)
-            material, _, probes = look(self.catalog, splits, bench, folder, ledger, trains=trains)
+            material, _, probes = look(self.catalog, *self.split, bench, folder, ledger, trains=trains)
         return _Looked(bench, material, probes)
 
     def _subfolder(self, kind: str, name: str, recipe: Recipe) -> RunFolder:

@@ -14,7 +14,7 @@ from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
-from burnish.choose.material import Bench, Material, gather
+from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import Probed, Probes, probe
@@ -24,7 +24,8 @@ from burnish.choose.survey import sample_views, survey
 from burnish.choose.trials import Trials, race, search
 from burnish.choose.tuning import Tuned, Tuning, start_head
 from burnish.data.catalog import Catalog, Splits
-from burnish.data.split import make_splits, write_splits
+from burnish.data.looks import Looks
+from burnish.data.split import write_splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, RunError, shown
@@ -72,14 +73,12 @@ def run_job(
     recipe = replace(recipe, taps=taps_for(recipe))
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
-    splits = make_splits(
-        catalog, seed=recipe.seed, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction
-    )
+    splits, looks = first_splits(catalog, recipe, watch)
     watch.stage("model")
     bench, chosen = bench_for(catalog, splits, recipe, ledger, watch, facilities)
     recipe = bench.recipe
     blank_tunable(method, bench, recipe, classes=len(catalog.classes))  # what cannot be trained is refused at once
-    material, splits, probes = look(catalog, splits, bench, folder, ledger, trains=method.trains)
+    material, splits, probes = look(catalog, splits, looks, bench, folder, ledger, trains=method.trains)
     probed = probes.kept(recipe.taps)
     settled_taps: Literal["on", "off"] = "on" if probed is probes.deep else "off"
     kept = probe_contender(probed)
@@ -135,13 +134,13 @@ def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
 
 
 def look(
-    catalog: Catalog, splits: Splits, bench: Bench, folder: RunFolder, ledger: Ledger, *, trains: bool
+    catalog: Catalog, splits: Splits, looks: Looks, bench: Bench, folder: RunFolder, ledger: Ledger, *, trains: bool
 ) -> tuple[Material, Splits, Probes]:
     """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back."""
     known = ledger.get("probed")
     if known is not None:
         probes, trains = probes_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
-        material, splits = gather(catalog, splits, bench, probes.last.preprocess, trains=trains)
+        material, splits = gather(catalog, splits, looks, bench, probes.last.preprocess, trains=trains)
         if [material.content, splits.sha256] != known[0]["data"]:
             raise RunError(
                 f"the images or labels changed since the run in {shown(str(folder.path))} began; "
@@ -151,7 +150,7 @@ def look(
                           f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
         return material, splits, probes
     surveyed = survey(catalog, splits, bench, trains=trains)
-    material, splits = gather(catalog, splits, bench, surveyed.preprocess, trains=surveyed.trains)
+    material, splits = gather(catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains)
     write_splits(folder.path / SPLITS, material.catalog, splits)
     probes = probe(material, surveyed, bench)
     probed = probes.kept(bench.recipe.taps)

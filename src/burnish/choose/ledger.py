@@ -14,6 +14,7 @@ from torch import Tensor
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped_as
 from burnish.choose.probing import Probed, Probes
+from burnish.data.audit.findings import Finding
 from burnish.errors import RunError
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, HeadKind
@@ -83,6 +84,7 @@ class Ledger:
 def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Probes as plain values and tensors."""
     facts: dict[str, Any] = {key: getattr(probes, key) for key in _PROBES}
+    facts["findings"] = [one.to_json() for one in probes.findings]
     tensors: dict[str, Tensor] = {}
     for key, probed in (("last", probes.last), ("deep", probes.deep)):
         if probed is None:
@@ -126,4 +128,5 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
         )
 
     deep = probed("deep") if "deep" in facts else None
-    return Probes(probed("last"), deep, **{key: facts[key] for key in _PROBES})
+    findings = tuple(Finding(**{**one, "paths": tuple(one["paths"])}) for one in facts["findings"])
+    return Probes(probed("last"), deep, findings=findings, **{key: facts[key] for key in _PROBES})

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
 
 from burnish.backbones.spec import Backbone
-from burnish.data.cache import Pixels, read_pixels, typical_side
-from burnish.data.catalog import Catalog, Splits
+from burnish.data.audit.findings import Finding, in_a_sentence
+from burnish.data.audit.sameness import Sameness, leaked
+from burnish.data.audit.whole import audited, same_pictures
+from burnish.data.cache import Pixels, joined, read_pixels, typical_side
+from burnish.data.catalog import Catalog, Named, Splits
+from burnish.data.looks import Looks, look_at
 from burnish.data.sources import without
-from burnish.data.split import restricted
+from burnish.data.split import make_splits, restricted, untorn
 from burnish.data.store import PixelStore
 from burnish.errors import NotEnoughData, shown
 from burnish.recipe import Recipe
@@ -33,6 +36,8 @@ class Material:
     test_labels: np.ndarray  # int64 [m]; read once, by the proof
     preprocess: Preprocess  # of the plain views: that of the probe
     decoded_per_second: float  # images, from file to plain view
+    findings: tuple[Finding, ...]  # of the audit, without those that need a network
+    leaky: np.ndarray  # bool [m]: test images that train or val nearly show too
 
     @property
     def content(self) -> str:
@@ -67,12 +72,23 @@ class Bench:
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
 
 
-def gather(
-    catalog: Catalog, splits: Splits, bench: Bench, preprocess: Preprocess, *, trains: bool
-) -> tuple[Material, Splits]:
-    """Decode every image of the splits once; the unreadable are left out of the splits and named.
+def first_splits(catalog: Catalog, recipe: Recipe, watcher: Watcher) -> tuple[Splits, Looks]:
+    """The splits, by the content of the files, and what their headers say; files with the same bytes stay together."""
+    watcher.stage("look", total=len(catalog))
+    looks = look_at(catalog, np.arange(len(catalog)), workers=cores())
+    watcher.advance(len(catalog))
+    _, copies = np.unique(np.array(looks.digests), return_inverse=True)
+    fractions = {"test_fraction": recipe.test_fraction, "val_fraction": recipe.val_fraction}
+    return make_splits(catalog, seed=recipe.seed, content=looks.digests, together=copies, **fractions), looks
 
-    preprocess: of the plain views. trains: whether to keep whole images for training crops as well.
+
+def gather(
+    catalog: Catalog, splits: Splits, looks: Looks, bench: Bench, preprocess: Preprocess, *, trains: bool
+) -> tuple[Material, Splits]:
+    """Decode every image of the splits once, audit them, and keep same pictures on one side.
+
+    The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
+    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native = bench.backbone.preprocess
@@ -86,33 +102,73 @@ def gather(
         bench.watcher.advance(done - told if done > told else done)
         told = done
 
-    read = partial(
-        read_pixels,
-        catalog,
-        preprocess=preprocess,
-        workers=cores(),
-        store=bench.store,
-        on_progress=on_progress,
-    )
+    def read(wanted: np.ndarray, side: int | None) -> Pixels:
+        return read_pixels(
+            catalog, wanted, preprocess=preprocess, stored_side=side, workers=cores(), store=bench.store,
+            looks=looks.at(wanted), on_progress=on_progress,
+        )  # fmt: skip
+
     began = time.monotonic()
-    fitting, test = read(ids, stored_side=side), read(splits.test)
+    fitting, test = read(ids, side), read(splits.test, None)
     rate = (len(ids) + len(splits.test)) / max(1e-3, time.monotonic() - began)
-    named = (*fitting.named, *test.named)
-    if named:
-        left = without(catalog, named)
-        splits, catalog, before = restricted(splits, catalog, left), left, catalog
-        place = {path: row for row, path in enumerate(left.paths)}
-        fitting, test = (
-            replace(pixels, ids=np.array([place[before.paths[row]] for row in pixels.ids], np.int64))
-            for pixels in (fitting, test)
-        )
+    same = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
+    splits, moved = untorn(catalog, splits, same.together(catalog))
+    away = np.intersect1d(moved, test.ids)
+    if len(away):
+        fitting = joined(fitting, read(away, side))
+        test = test.at(np.setdiff1d(test.ids, away))
+    findings = audited(catalog, splits, same).findings
+    unread = (*fitting.named, *test.named)
+    if unread:
+        first = f"{shown(unread[0].path)}: {unread[0].reason}"
+        bench.watcher.say(f"{len(unread)} images cannot be read and are left out; first: {first}")
+    copied = _copies_of_test(catalog, splits, same)
+    if copied:
         bench.watcher.say(
-            f"{len(named)} images cannot be read and are left out; first: {shown(named[0].path)}: {named[0].reason}"
+            f"{len(copied)} training images are also in test and are left out; first: {shown(copied[0].path)}"
         )
+    gone = np.flatnonzero(np.isin(catalog.paths, [one.path for one in copied])) if copied else np.zeros(0, np.int64)
+    twins = {catalog.paths[entry] for entry in leaked(catalog, splits, same, besides=gone)}
+    fitting, test, catalog, splits = _less([*unread, *copied], fitting, test, catalog, splits)
     require_trainable(catalog, splits)
+    if said := in_a_sentence(findings):
+        bench.watcher.say(f"audit: {said}")
     is_val = np.isin(fitting.ids, splits.val)
     labels, test_labels = catalog.labels[fitting.ids], catalog.labels[test.ids]
-    return Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate), splits
+    leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
+    material = Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate, findings, leaky)
+    return material, splits
+
+
+def _copies_of_test(catalog: Catalog, splits: Splits, same: Sameness) -> list[Named]:
+    """Train and val images whose very bytes are in test: they can only be where the data gives the test split."""
+    ids, copies = same.pixels.ids, same.copies
+    tested = {int(copies[row]): catalog.paths[ids[row]] for row in np.flatnonzero(np.isin(ids, splits.test))}
+    rows = np.flatnonzero(~np.isin(ids, splits.test))
+    return [
+        Named(
+            catalog.paths[ids[row]],
+            f"the same bytes as {tested[int(copies[row])]}, which is in test: left out of the rest",
+        )
+        for row in rows
+        if int(copies[row]) in tested
+    ]
+
+
+def _less(
+    named: list[Named], fitting: Pixels, test: Pixels, catalog: Catalog, splits: Splits
+) -> tuple[Pixels, Pixels, Catalog, Splits]:
+    """All four without these images."""
+    if not named:
+        return fitting, test, catalog, splits
+    left = without(catalog, named)
+    place, gone = {path: row for row, path in enumerate(left.paths)}, {one.path for one in named}
+
+    def kept(pixels: Pixels) -> Pixels:
+        pixels = pixels.at(np.array([entry for entry in pixels.ids if catalog.paths[entry] not in gone], np.int64))
+        return replace(pixels, ids=np.array([place[catalog.paths[entry]] for entry in pixels.ids], np.int64))
+
+    return kept(fitting), kept(test), left, restricted(splits, catalog, left)
 
 
 def require_trainable(catalog: Catalog, splits: Splits) -> None:

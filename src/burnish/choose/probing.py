@@ -10,6 +10,8 @@ import numpy as np
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench, Material
 from burnish.choose.survey import Surveyed
+from burnish.data.audit.findings import Finding, in_order
+from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, read_pixels
 from burnish.errors import ModelError, shown
 from burnish.methods.base import Head
@@ -44,6 +46,7 @@ class Probes:
     flip_reason: str
     images_per_second: float  # of the trunk, forward, in float32 as for scores
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
+    findings: tuple[Finding, ...] = ()  # of the audit: labels that are likely wrong, images unlike all others
 
     def kept(self, taps: str) -> Probed:
         """The frozen model to be used: as asked for, or ("auto") the one with the lower cross-validated loss."""
@@ -62,7 +65,16 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, until) if backbone.changes else None
     asked = deep or last
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
-    return Probes(last, deep, flip, reason, rate, surveyed.size_reason)
+    return Probes(last, deep, flip, reason, rate, surveyed.size_reason, _told_by(material, features, last, deep))
+
+
+def _told_by(material: Material, features: np.ndarray, last: Probed, deep: Probed | None) -> tuple[Finding, ...]:
+    """What the features [n d] of the fitting images, and the better head's out-of-fold probabilities, say about them."""
+    better = deep if deep is not None and deep.choice.loss < last.choice.loss else last
+    found = [*outlier_findings(material.catalog, material.fitting.ids, features)]
+    if better.choice.probabilities is not None:
+        found += label_findings(material.catalog, material.fitting.ids, better.choice.probabilities)
+    return in_order(found)
 
 
 def _headed(

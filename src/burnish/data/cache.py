@@ -32,7 +32,7 @@ from burnish.data.pixels import (
     stored,
     view,
 )
-from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, Draft, Entry, Picked, PixelStore, settings_key
+from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, Draft, Entry, Joined, Picked, PixelStore, settings_key
 from burnish.errors import UnreadableImage
 from burnish.terms import Preprocess
 
@@ -77,12 +77,13 @@ def read_pixels(
     stored_side: int | None = None,
     workers: int,
     store: PixelStore | None = None,
+    looks: Looks | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Pixels:
     """Decode the entries `ids` once; with `stored_side` also keep them for training crops.
 
-    store: where the pixels of image files seen before are taken from, and new ones kept. Raises nothing for a bad image:
-    it is in `named` and has no row.
+    looks: at the same entries, where they were taken before. store: where the pixels of image files seen before are taken
+    from, and new ones kept. Raises nothing for a bad image: it is in `named` and has no row.
     """
     forms: dict[str, Form] = {
         "plain": Form(preprocess.size, lambda image: view(image, preprocess)),
@@ -99,7 +100,7 @@ def read_pixels(
             "decoder": DECODER,
         }
     )
-    looks = look_at(catalog, ids, workers=workers)
+    looks = looks or look_at(catalog, ids, workers=workers)
     digests = looks.digests
     known = _known(store.entries(key) if store is not None else [], digests)
     places = np.flatnonzero([digest not in known for digest in digests])
@@ -182,6 +183,21 @@ def _pixels(
     if not good.all():
         looks = looks.at(np.flatnonzero(good))
     return Pixels(ids[good], rows["plain"], rows.get("stored"), rows["thumb"], looks, aspects, named, content)
+
+
+def joined(one: Pixels, other: Pixels) -> Pixels:
+    """Both, in the order of their entries; a form that one lacks is left out."""
+    order = np.argsort(np.concatenate([one.ids, other.ids]), kind="stable")
+
+    def rows(first: Rows, second: Rows) -> Rows:
+        return Picked(Joined([first, second]), order)
+
+    stored = None if one.stored is None or other.stored is None else rows(one.stored, other.stored)
+    looks = (one.looks + other.looks).at(order)
+    return Pixels(
+        np.concatenate([one.ids, other.ids])[order], rows(one.plain, other.plain), stored, rows(one.thumbs, other.thumbs),
+        looks, np.concatenate([one.aspects, other.aspects])[order], (*one.named, *other.named), _content_of(looks.digests),
+    )  # fmt: skip
 
 
 def _content_of(digests: Sequence[str]) -> str:

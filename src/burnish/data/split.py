@@ -73,6 +73,29 @@ def make_splits(
     return _splits(catalog, sides, _how(catalog, sides, drawn, fractions, seed, tied=tied))
 
 
+def untorn(catalog: Catalog, splits: Splits, together: np.ndarray) -> tuple[Splits, np.ndarray]:
+    """The splits with entries of one number in `together` [n], or of one group, on one side; and the entries that moved.
+
+    They go to train, or where none of them is there to val: so nothing comes into test that was fitted or chosen by. A split
+    that the data gives stays as it is.
+    """
+    sides, given = _sides(catalog, splits), {word for word in catalog.splits if word is not None} - {"train"}
+    rows = [row for row, word in enumerate(sides) if word not in given]
+    before = list(sides)
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, number in zip(rows, _tied(catalog, rows, together), strict=True):
+        members[number].append(row)
+    for entries in members.values():
+        words = {sides[row] for row in entries}
+        if len(words) > 1:
+            for row in entries:
+                sides[row] = "train" if "train" in words else "val"
+    moved = np.array([row for row in rows if sides[row] != before[row]], np.int64)
+    if not len(moved):
+        return splits, moved
+    return _splits(catalog, sides, f"{splits.how}; {len(moved)} moved to where their near-duplicates are"), moved
+
+
 def restricted(splits: Splits, before: Catalog, after: Catalog) -> Splits:
     """The same splits for a catalogue that has lost some images; its hash is that of what is left."""
     side = {before.paths[row]: word for word in SPLIT_WORDS for row in getattr(splits, word)}
@@ -81,11 +104,7 @@ def restricted(splits: Splits, before: Catalog, after: Catalog) -> Splits:
 
 def write_splits(path: Path, catalog: Catalog, splits: Splits) -> None:
     """Write `path,label,split` as CSV (RFC 4180, UTF-8), old or new but never torn; its sha256 is `splits.sha256`."""
-    sides = [""] * len(catalog)
-    for word in SPLIT_WORDS:
-        for row in getattr(splits, word):
-            sides[row] = word
-    write_whole(path, _canonical(catalog, sides).decode())
+    write_whole(path, _canonical(catalog, _sides(catalog, splits)).decode())
 
 
 def read_splits(path: Path, catalog: Catalog, *, sha256: str | None = None) -> Splits:
@@ -204,6 +223,15 @@ def _smallest(order: list[_Unit], places: range, label: int, free: Callable[[int
     """The smallest unit that has images of a class and may be taken, the first of equals."""
     fitting = [at for at in places if label in order[at].counts and free(at)]
     return min(fitting, key=lambda at: len(order[at].entries))
+
+
+def _sides(catalog: Catalog, splits: Splits) -> list[str]:
+    """The split word of each entry."""
+    sides = [""] * len(catalog)
+    for word in SPLIT_WORDS:
+        for row in getattr(splits, word):
+            sides[row] = word
+    return sides
 
 
 def _splits(catalog: Catalog, sides: list[str], how: str) -> Splits:

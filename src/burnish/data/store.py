@@ -81,6 +81,34 @@ class Picked:
         return self.rows[self.places[rows]]
 
 
+class Joined:
+    """The rows of some others, one after the other."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        places = np.arange(len(self))[rows]
+        if np.ndim(places) == 0:
+            return self[[places]][0]
+        owner = np.searchsorted(self._ends, places, side="right")
+        found: np.ndarray | None = None
+        for number, part in enumerate(self.parts):
+            own = np.flatnonzero(owner == number)
+            held = part[places[own] - (self._ends[number] - len(part))] if len(own) or found is None else None
+            if found is None:
+                assert held is not None
+                found = np.empty((len(places), *np.shape(held)[1:]), np.asarray(held).dtype)
+            if held is not None:
+                found[own] = held
+        assert found is not None
+        return found
+
+
 class _Descriptor:
     """An open file, closed when nothing needs it."""
 

@@ -41,6 +41,7 @@ class HeadChoice:
     standard_error: float  # of that accuracy, over images
     loss: float  # cross-validated log loss, nats
     right: np.ndarray  # bool [n], out-of-fold
+    probabilities: np.ndarray | None = None  # float32 [n k], out-of-fold; None once the run was taken up again
 
 
 def choose_head(
@@ -86,13 +87,16 @@ class _Crossed:
     how: HeadKind
     loss: float
     right: torch.Tensor
+    logits: torch.Tensor  # [n k], out-of-fold, at the temperature
 
     def fitted(self, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> HeadChoice:
         """The same kind and strength, on all images."""
         right = self.right.numpy()
         accuracy = float(right.mean())
         error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
-        return HeadChoice(_fitted(self.how, axes, z, y, classes), self.how, accuracy, error, self.loss, right)
+        probabilities = torch.softmax(self.logits, 1).numpy()
+        head = _fitted(self.how, axes, z, y, classes)
+        return HeadChoice(head, self.how, accuracy, error, self.loss, right, probabilities)
 
 
 def _fitted(how: HeadKind, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> Head:
@@ -154,5 +158,5 @@ def _best(kind: str, strengths: tuple[float, ...], logits: torch.Tensor, y: torc
     for strength, z in zip(strengths, logits, strict=True):
         temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
         loss, temperature = min((F.cross_entropy(z / t, y).item(), t) for t in temperatures)
-        found.append(_Crossed(HeadKind(kind, strength, temperature), loss, z.argmax(1) == y))
+        found.append(_Crossed(HeadKind(kind, strength, temperature), loss, z.argmax(1) == y, z / temperature))
     return min(found, key=lambda crossed: crossed.loss)

@@ -41,6 +41,11 @@ class Twins:
     likeness: np.ndarray  # float32 [m], correlation of the detail, SAME to 1
     mirrored: np.ndarray  # bool [m]
 
+    @classmethod
+    def none(cls) -> Twins:
+        """No pair."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, bool))
+
     def __len__(self) -> int:
         return len(self.first)
 
@@ -58,7 +63,7 @@ def find_twins(thumbs: Rows, sides: np.ndarray, *, on_progress: Callable[[int], 
     grey, chroma = _parts(thumbs)
     rows = np.flatnonzero(grey.std((1, 2)).numpy() >= _FLAT)
     if len(rows) < 2:
-        return Twins(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.float32, bool)))
+        return Twins.none()
     first, second, mirrored = _candidates(grey[rows].numpy(), on_progress)
     first, second = rows[first], rows[second]
     likeness = np.zeros(len(first), np.float32)

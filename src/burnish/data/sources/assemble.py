@@ -89,7 +89,7 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
     for index in np.flatnonzero((after == 0) & (before > 0)):
         first = catalog.paths[int(np.argmax(catalog.labels == index))]
         raise NotEnoughData(
-            f"All {before[index]} images of class '{shown(catalog.classes[index])}' are unreadable "
+            f"All {before[index]} images of class '{shown(catalog.classes[index])}' cannot be used "
             f"(first: {shown(first)}: {reasons[first]}). Replace the files or remove the class."
         )
     return replace(

@@ -1,0 +1,81 @@
+"""Labels that are likely wrong, and images unlike all others: told from probabilities and features that are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from burnish.data.audit.findings import Finding
+from burnish.data.catalog import Catalog
+
+_NEIGHBOURS = 5
+_FAR = 6.0  # robust standard deviations of the distance to the neighbours
+_REFERENCES = 10_000  # images that neighbours are looked for among
+_BLOCK = 2048
+
+
+def label_findings(catalog: Catalog, ids: np.ndarray, probabilities: np.ndarray) -> Iterator[Finding]:
+    """Entries that confident learning holds for wrongly labelled, the most certain first.
+
+    ids: catalogue entries [n]; probabilities: of each class [n k], from models that have not seen the image.
+    """
+    wrong, margin = suspects(catalog.labels[ids], probabilities)
+    for row in np.flatnonzero(wrong):
+        path, given = catalog.paths[ids[row]], int(catalog.labels[ids[row]])
+        guess = int(probabilities[row].argmax())
+        evidence = (
+            f"labelled '{catalog.classes[given]}' ({probabilities[row, given]:.0%}), looks like "
+            f"'{catalog.classes[guess]}' ({probabilities[row, guess]:.0%})"
+        )
+        yield Finding("label_error", (path,), evidence, catalog.classes[guess], rank=float(margin[row]))
+
+
+def suspects(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bool [n]: whether the label is likely wrong; float [n]: how much more probable another class is).
+
+    Confident learning (Northcutt, Jiang and Chuang 2021, arXiv:1911.00068): a class claims an image whose probability of it
+    is at least what images labelled so have on average; an image claimed by another class than its label's is suspect.
+    labels int [n], probabilities [n k] out of fold.
+    """
+    n, k = probabilities.shape
+    own = probabilities[np.arange(n), labels]
+    counts = np.bincount(labels, minlength=k)
+    usual = np.bincount(labels, weights=own, minlength=k) / np.maximum(counts, 1)
+    usual[counts == 0] = np.inf
+    claims = np.where(probabilities >= usual, probabilities, -1.0)
+    claimed = claims.argmax(1)
+    others = probabilities.copy()
+    others[np.arange(n), labels] = -1.0
+    margin = others.max(1) - own
+    return (claims.max(1) > 0) & (claimed != labels) & (margin > 0), margin
+
+
+def outlier_findings(catalog: Catalog, ids: np.ndarray, features: np.ndarray) -> Iterator[Finding]:
+    """Entries whose features [n d] are far from those of every other image."""
+    score = strangeness(features)
+    for row in np.flatnonzero(score > _FAR):
+        words = f"its nearest neighbours are {score[row]:.1f} robust standard deviations farther than usual"
+        yield Finding("outlier", (catalog.paths[ids[row]],), words, rank=float(score[row]))
+
+
+def strangeness(features: np.ndarray) -> np.ndarray:
+    """float32 [n]: how much farther, in robust standard deviations, an image's 5th neighbour is than usual.
+
+    By cosine of centred features (k-nearest-neighbour distance, Sun et al. 2022, arXiv:2204.06507).
+    """
+    if len(features) < 4 * _NEIGHBOURS:
+        return np.zeros(len(features), np.float32)
+    x = features.astype(np.float32) - features.mean(0, dtype=np.float64).astype(np.float32)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    among = np.unique(np.linspace(0, len(x) - 1, min(_REFERENCES, len(x))).astype(int))
+    distance, columns = np.empty(len(x), np.float32), np.full(len(x), -1)
+    columns[among] = np.arange(len(among))
+    for start in range(0, len(x), _BLOCK):
+        near = x[start : start + _BLOCK] @ x[among].T
+        own = np.flatnonzero(columns[start : start + _BLOCK] >= 0)
+        near[own, columns[start + own]] = -1.0  # not itself
+        distance[start : start + _BLOCK] = 1.0 - np.partition(near, -_NEIGHBOURS, axis=1)[:, -_NEIGHBOURS]
+    middle = np.median(distance)
+    spread = 1.4826 * np.median(np.abs(distance - middle))
+    return (distance - middle) / max(float(spread), 1e-6)

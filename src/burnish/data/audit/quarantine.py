@@ -1,0 +1,59 @@
+"""A list of images to leave out: nothing is deleted, nothing is moved."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from burnish.data.catalog import Catalog, Named
+from burnish.data.sources import without
+from burnish.errors import DataError, nearest, shown
+
+_RUNS_AS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def cell(text: str) -> str:
+    """The text for a spreadsheet: an apostrophe before what it would take for a formula (P10)."""
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")
+    return "'" + text if text.startswith(_RUNS_AS_A_FORMULA) else text
+
+
+def read_quarantine(file: Path) -> dict[str, str]:
+    """path -> why, of the CSV's lines; with a column `exclude` only those that say yes there. DataError when it is no list.
+
+    audit.csv is such a list; so is any CSV with a column path, and where wanted evidence or reason.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            rows = csv.DictReader(stream, strict=True)
+            names = {name.strip().lower(): name for name in rows.fieldnames or ()}
+            if "path" not in names:
+                came = ", ".join(map(shown, names)) or "none"
+                raise DataError(f"{shown(file.name)} has the columns {came}; expected path. See: burnish audit --help")
+            found = {}
+            for row in rows:
+                said = {key: (row.get(name) or "").strip() for key, name in names.items()}
+                if said["path"] and (said.get("exclude", "yes").lower() in ("yes", "y", "true", "1")):
+                    path = said["path"]
+                    path = path[1:] if path.startswith("'") and path[1:].startswith(_RUNS_AS_A_FORMULA) else path
+                    found[path] = said.get("evidence") or said.get("reason") or said.get("kind") or "listed"
+            return found
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{shown(str(file))} cannot be read as a list of images: {shown(str(error))}.") from None
+
+
+def quarantined(catalog: Catalog, file: Path) -> Catalog:
+    """The catalogue less the images in the list, which are named. DataError when the list names none of them."""
+    listed = read_quarantine(file)
+    here = set(catalog.paths)
+    meant = {path: why for path, why in listed.items() if path in here}
+    known = here | {one.path for one in catalog.named}
+    strangers = [path for path in listed if path not in known]
+    if listed and strangers and not meant:
+        raise DataError(
+            f"{shown(file.name)} lists {len(listed)} images and none is in the data (first: {shown(strangers[0])}; nearest "
+            f"there: {nearest(strangers[0], catalog.paths[:5000], limit=2)}). Paths are those of burnish audit."
+        )
+    named = [Named(path, f"left out by {file.name}: {why}") for path, why in sorted(meant.items())]
+    return replace(without(catalog, named), source=catalog.source) if named else catalog

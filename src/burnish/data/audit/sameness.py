@@ -1,0 +1,146 @@
+"""Findings on images that are the same, and on what that does to splits and labels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from burnish.data.audit.findings import Finding
+from burnish.data.audit.twins import Twins
+from burnish.data.cache import Pixels
+from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
+from burnish.data.ties import clusters_of
+
+
+@dataclass(frozen=True)
+class Sameness:
+    """Which readable images show the same picture."""
+
+    pixels: Pixels
+    copies: np.ndarray  # int64 [n], the first row with the same bytes
+    twins: Twins  # nearly the same, by rows of `pixels`
+
+    @classmethod
+    def of(cls, pixels: Pixels, twins: Twins) -> Sameness:
+        """From the hashes of the files and the pairs that were found."""
+        _, first, inverse = np.unique(np.array(pixels.looks.digests), return_index=True, return_inverse=True)
+        return cls(pixels, first[inverse].astype(np.int64), twins)
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """(first, second) rows of all pairs: each copy with the first of its kind, and the twins."""
+        again = np.flatnonzero(self.copies != np.arange(len(self.copies)))
+        return np.concatenate([self.copies[again], self.twins.first]), np.concatenate([again, self.twins.second])
+
+    def clusters(self) -> np.ndarray:
+        """int64 [n]: equal for rows that are the same, directly or through others."""
+        return clusters_of(*self.pairs(), len(self.copies))
+
+    def together(self, catalog: Catalog) -> np.ndarray:
+        """int64 [entries of the catalogue]: equal for entries that must stay on one side."""
+        found, clusters = np.arange(len(catalog)), self.clusters()
+        found[self.pixels.ids] = self.pixels.ids[clusters]
+        return found
+
+
+def sameness_findings(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
+    """Copies, near-duplicates, and those under different labels."""
+    ids, labels = same.pixels.ids, catalog.labels
+    for rows in _members(same.copies):
+        yield _group("exact_duplicate", catalog, ids[rows], f"{len(rows)} files with the same bytes", len(rows))
+    likeness: dict[int, float] = defaultdict(float)
+    mirrored: dict[int, bool] = defaultdict(bool)
+    clusters = clusters_of(same.twins.first, same.twins.second, len(ids))
+    for first, value, mirror in zip(same.twins.first, same.twins.likeness, same.twins.mirrored, strict=True):
+        key = int(clusters[first])
+        likeness[key], mirrored[key] = max(likeness[key], float(value)), mirrored[key] or bool(mirror)
+    for rows in _members(clusters):
+        if len(np.unique(same.copies[rows])) < 2:
+            continue  # told as copies
+        key = int(clusters[rows[0]])
+        words = ", some mirrored" if mirrored[key] else ""
+        evidence = f"{len(rows)} files of one picture{words}; their detail correlates by up to {likeness[key]:.3f}"
+        yield _group("near_duplicate", catalog, ids[rows], evidence, likeness[key])
+    for rows in _members(same.clusters()):
+        if len({int(label) for label in labels[ids[rows]]}) > 1:
+            names = sorted({catalog.classes[label] for label in labels[ids[rows]]})
+            listed = ", ".join(f"'{name}'" for name in names[:4]) + (" and more" if len(names) > 4 else "")
+            kind = "the same bytes" if len(np.unique(same.copies[rows])) == 1 else "nearly the same"
+            yield _group("label_conflict", catalog, ids[rows], f"{kind}, labelled {listed}", len(rows))
+
+
+def leak_findings(catalog: Catalog, splits: Splits, same: Sameness) -> Iterator[Finding]:
+    """Pictures and groups that are on both sides of a split; the evaluated image comes first in `paths`."""
+    side = sides_of(catalog, splits)
+    ids = same.pixels.ids
+    sure = {
+        (int(a), int(b)): float(v)
+        for a, b, v in zip(same.twins.first, same.twins.second, same.twins.likeness, strict=True)
+    }
+    for rows in _members(same.clusters()):
+        words = side[ids[rows]]
+        for row, word in zip(rows, words, strict=True):
+            sources = [other for other, there in zip(rows, words, strict=True) if _leaks(word, there)]
+            if not sources:
+                continue
+            exact = [other for other in sources if same.copies[other] == same.copies[row]]
+            best = (exact or sorted(sources, key=lambda one: -sure.get((min(row, one), max(row, one)), 0.0)))[0]
+            how = "the same bytes" if exact else "nearly the same picture"
+            there = str(side[ids[best]])
+            evidence = f"{how}: in {word} and in {there}"
+            yield Finding(
+                "leak", (catalog.paths[ids[row]], catalog.paths[ids[best]]), evidence, rank=float(bool(exact))
+            )
+    yield from _torn_groups(catalog, side)
+
+
+def leaked(catalog: Catalog, splits: Splits, same: Sameness, *, besides: np.ndarray) -> np.ndarray:
+    """int64, sorted: the entries of test that some of train or val show too, other than the entries `besides`."""
+    side, ids = sides_of(catalog, splits), same.pixels.ids
+    side[besides] = ""
+    found: list[int] = []
+    for rows in _members(same.clusters()):
+        words = side[ids[rows]]
+        if np.isin(words, ("train", "val")).any():
+            found += ids[rows[words == "test"]].tolist()
+    return np.sort(np.array(found, np.int64))
+
+
+def sides_of(catalog: Catalog, splits: Splits) -> np.ndarray:
+    """str [entries]: the split word of each."""
+    side = np.full(len(catalog), "", "<U5")
+    for word in SPLIT_WORDS:
+        side[getattr(splits, word)] = word
+    return side
+
+
+def _leaks(word: str, there: str) -> bool:
+    """Whether an image of split `word` must not be in `there` too."""
+    return (word == "test" and there in ("train", "val")) or (word == "val" and there == "train")
+
+
+def _torn_groups(catalog: Catalog, side: np.ndarray) -> Iterator[Finding]:
+    places: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for entry, group in enumerate(catalog.groups or ()):
+        places[group][str(side[entry])].append(entry)
+    for group, found in places.items():
+        if len(found) > 1:
+            counts = ", ".join(f"{len(found[word])} in {word}" for word in SPLIT_WORDS if word in found)
+            paths = tuple(catalog.paths[entries[0]] for entries in found.values())
+            yield Finding(
+                "group_leak", paths, f"the group '{group}' has {counts}", group, sum(map(len, found.values()))
+            )
+
+
+def _members(numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of each number that more than one has."""
+    order = np.argsort(numbers, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else ():
+        if len(rows) > 1:
+            yield rows
+
+
+def _group(kind: str, catalog: Catalog, entries: Sequence[int] | np.ndarray, evidence: str, rank: float) -> Finding:
+    return Finding(kind, tuple(sorted(catalog.paths[entry] for entry in entries)), evidence, rank=float(rank))
