@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from burnish.api import Evaluation, Result, compare, evaluate, fit, fit_recipe, open_run, predict, report
+    from burnish.api import Evaluation, Result, audit, compare, evaluate, fit, fit_recipe, open_run, predict, report
     from burnish.errors import BurnishError
     from burnish.recipe import Recipe
 
@@ -24,6 +24,7 @@ __all__ = [
     "Evaluation",
     "Recipe",
     "Result",
+    "audit",
     "compare",
     "evaluate",
     "fit",

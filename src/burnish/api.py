@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,14 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from burnish.audit import Audit, run_audit
 from burnish.backbones import zoo
 from burnish.backbones.anatomy import Anatomy
 from burnish.backbones.anatomy import anatomy as taken_apart
 from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
 from burnish.compare import run_compare
+from burnish.data.audit.findings import csv_of as csv_of_findings
+from burnish.data.audit.quarantine import quarantined
 from burnish.data.catalog import Catalog
-from burnish.data.sources import open_source
+from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
 from burnish.disk import cache_folder, plain_disk_errors, write_whole
 from burnish.errors import NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
@@ -29,9 +33,21 @@ from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
+from burnish.report.findings import page_of as page_of_findings
 from burnish.report.leaderboard import csv_of, page_of
 from burnish.report.page import render
-from burnish.result import COMPARED, LEADERBOARD, REPORT, TABLE, RunFolder, read_facts
+from burnish.result import (
+    AUDIT_PAGE,
+    AUDIT_TABLE,
+    COMPARED,
+    LEADERBOARD,
+    REPORT,
+    RESULT,
+    TABLE,
+    RunFolder,
+    plain,
+    read_facts,
+)
 from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
@@ -95,6 +111,8 @@ def fit(
     out: str | os.PathLike[str] | RunFolder | None = None,
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
+    strict: bool = False,
+    quarantine: str | os.PathLike[str] | None = None,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
     **settings: Any,
@@ -110,13 +128,25 @@ def fit(
     is finished is returned as it is; both only when asked for the same.
     cache: a folder for decoded pixels, kept between runs; "auto" is the user's cache folder, "off" keeps none.
     workers: threads that make training batches ahead; neither changes the result.
+    strict: stop when the audit finds an error, such as a leak or an unreadable file; by default it is said and dealt with.
+    quarantine: a CSV with a column path (such as audit.csv) of images to leave out.
     settings: the fields of `Recipe`: model, method, seed, epochs, …
     Raises a BurnishError whose message says what came, what was expected and what to do.
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
     recipe = recipe_from({**settings, "budget_seconds": seconds})
-    return fit_recipe(data, recipe, out=out, cache=cache, workers=workers, watcher=watcher, clock=clock)
+    return fit_recipe(
+        data,
+        recipe,
+        out=out,
+        cache=cache,
+        workers=workers,
+        strict=strict,
+        quarantine=quarantine,
+        watcher=watcher,
+        clock=clock,
+    )
 
 
 def fit_recipe(
@@ -126,6 +156,8 @@ def fit_recipe(
     out: str | os.PathLike[str] | RunFolder | None = None,
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
+    strict: bool = False,
+    quarantine: str | os.PathLike[str] | None = None,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
 ) -> Result:
@@ -134,11 +166,12 @@ def fit_recipe(
     folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(called(data))
     with folder:
         return fit_catalog(
-            open_source(data),
+            opened(data, quarantine),
             recipe,
             out=folder,
             cache=cache,
             workers=workers,
+            strict=strict,
             watcher=watcher,
             clock=clock,
             data=called(data),
@@ -153,12 +186,13 @@ def fit_catalog(
     data: str,
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
+    strict: bool = False,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
 ) -> Result:
     """`fit` on a catalogue made in Python; `data` is what the report calls it."""
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
-    facilities = Facilities(workers_of(workers, recipe.device), store_of(cache))
+    facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
         folder.begin(asdict(recipe))
         if not folder.finished:
@@ -233,6 +267,50 @@ def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
     folder.write(LEADERBOARD, page_of(facts))
     drop_checkpoints(folder.path)
     return facts
+
+
+def opened(data: Data, quarantine: str | os.PathLike[str] | None, *, for_training: bool = True) -> Catalog:
+    """The labelled images, less those in the list."""
+    catalog = open_source(data, for_training=for_training)
+    if quarantine is None:
+        return catalog
+    catalog = quarantined(catalog, Path(quarantine))
+    if for_training:
+        require_usable(catalog)
+    return catalog
+
+
+def audit(
+    data: Data,
+    *,
+    model: str | None = zoo.DEFAULT_MODEL,
+    out: str | os.PathLike[str] | None = None,
+    quarantine: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    cache: str | os.PathLike[str] = "auto",
+    watcher: Watcher | None = None,
+) -> Audit:
+    """What is wrong with labelled images: unreadable files, duplicates, leaks between splits, likely label errors, …
+
+    Nothing is changed. model: whose features judge labels and outliers; None leaves those out, and is faster. out: a new or
+    empty folder for audit.html, audit.csv (which `fit` takes as quarantine) and result.json. Raises DataError when the data
+    cannot be opened.
+    """
+    backbone = None if model in (None, "none") else backbone_for(recipe_from({"model": model}))
+    catalog = opened(data, quarantine, for_training=False)
+    found = run_audit(
+        catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=watcher or Nobody()
+    )
+    if out is not None:
+        folder = Path(out)
+        with plain_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / AUDIT_TABLE, csv_of_findings(found.findings))
+        write_whole(folder / AUDIT_PAGE, page_of_findings(found.facts, found.findings, found.thumbnails))
+        write_whole(
+            folder / RESULT, json.dumps(plain(found.facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        )
+    return found
 
 
 def called(data: Any) -> str:

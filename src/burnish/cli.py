@@ -26,7 +26,10 @@ app = typer.Typer(
 _DEFAULT = Recipe()
 _TRAINING = "How it trains"
 _SURGERY = "How the network is changed (names: burnish models NAME --stages)"
-_DATA = "Class folders, train/val/test folders of class folders, a CSV path,label[,split][,group], or: demo"
+_DATA = (
+    "Class folders, train/val/test folders of them, a table path,label[,split][,group] (.csv .tsv .jsonl .parquet), a .zip "
+    "or .tar of folders, WebDataset shards, hf:ORG/NAME, torchvision:NAME, or: demo"
+)
 
 # Options that fit and compare share.
 Seed = Annotated[int, typer.Option(help="Of splits, order and augmentation")]
@@ -43,6 +46,9 @@ Pooling = Annotated[
 Dropout = Annotated[float, typer.Option(help="Of the features before the head", rich_help_panel=_TRAINING)]
 DropPath = Annotated[float, typer.Option(help="Of residual branches (stochastic depth)", rich_help_panel=_TRAINING)]
 Prepared = Annotated[str, typer.Option(help="Of a Keras file: keras:resnet50, caffe, tf, torch, none")]
+Quarantine = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A CSV of images to leave out, such as audit.csv")
+]
 ImageSize = Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")]
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.")]
@@ -142,6 +148,8 @@ def fit(
     device: Device = _DEFAULT.device,
     workers: Workers = "auto",
     cache: CacheFolder = "auto",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop when the audit of the data finds an error")] = False,
+    quarantine: Quarantine = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -198,6 +206,8 @@ def fit(
                 out=folder,
                 cache=cache,
                 workers=_number_or_auto(workers, int),
+                strict=strict,
+                quarantine=quarantine,
                 watcher=watcher,
                 clock=clock,
                 **settings,
@@ -273,6 +283,36 @@ def compare(
             _print_json({"folder": str(folder.path), **facts})
         else:
             print_leaderboard(facts, folder.path)
+
+
+@app.command()
+def audit(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA)],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For audit.html, audit.csv and result.json")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Whose features judge labels and outliers, or none, which is faster")
+    ] = _DEFAULT.model,
+    strict: Annotated[bool, typer.Option("--strict", help="Leave with 1 when there is an error")] = False,
+    quarantine: Quarantine = None,
+    seed: Seed = _DEFAULT.seed,
+    cache: CacheFolder = "auto",
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Look for what is wrong with labelled images: bad files, duplicates, leaks between splits, wrong labels."""
+    from burnish import api
+    from burnish.screen import print_audit, watcher_for
+
+    with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
+        found = api.audit(data, model=model, out=out, quarantine=quarantine, seed=seed, cache=cache, watcher=watcher)
+    if json_:
+        _print_json(found.facts)
+    else:
+        print_audit(found, out)
+    if strict and found.errors:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,14 +15,16 @@ import numpy as np
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
 from burnish.choose.proof import Contender, Tested
+from burnish.data.audit.findings import Finding, by_kind, counted
 from burnish.data.catalog import Splits
 from burnish.measure.calibration import ece, reliability
+from burnish.measure.intervals import wilson
 from burnish.measure.scores import score
 from burnish.measure.verdict import Verdict, judge
 from burnish.runtime import cores
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors")
-_MISTAKES_SHOWN = 24
+_MISTAKES_SHOWN, _CASES_KEPT = 24, 12
 
 
 def verdict_of(tested: list[Tested], kept: Contender, *, seconds: float) -> Verdict:
@@ -42,6 +44,7 @@ def facts_of(
     first_model_seconds: float,
     sittings: int,
     material: Material,
+    findings: Sequence[Finding],
     splits: Splits,
     bench: Bench,
     data: str,
@@ -73,6 +76,12 @@ def facts_of(
             "test": len(labels),
         },
         "named": [asdict(named) for named in catalog.named],
+        "findings": {
+            "found": counted(findings),
+            "kinds": by_kind(findings, cases=_CASES_KEPT),
+            "search": material.search_note,
+        },
+        "leaky": _without_leaky(of_kept, material),
         "class_counts": _class_counts(material),
         "classes": list(classes),
         "splits": {"how": splits.how, "sha256": splits.sha256},
@@ -148,6 +157,16 @@ def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
         "ece_after": ece(tested.probabilities, labels),
         "reliability": reliability(tested.probabilities, labels),
     }
+
+
+def _without_leaky(tested: Tested, material: Material) -> dict[str, Any] | None:
+    """Accuracy on the test images that nothing in train or val nearly shows; None when that is all of them."""
+    count = int(material.leaky.sum())
+    if not count:
+        return None
+    right = tested.right[~material.leaky]
+    accuracy = wilson(int(right.sum()), len(right)).to_json() if len(right) else None
+    return {"images": count, "accuracy_without": accuracy}
 
 
 def _mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from burnish.audit import strict_sentence
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.aim import balance_for
@@ -23,19 +24,20 @@ from burnish.choose.rates import Rates
 from burnish.choose.survey import sample_views, survey
 from burnish.choose.trials import Trials, race, search
 from burnish.choose.tuning import Tuned, Tuning, start_head
+from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks
 from burnish.data.split import write_splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
-from burnish.errors import RecipeError, RunError, shown
+from burnish.errors import DataError, RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
 from burnish.journal import Journal
 from burnish.methods.base import Head, Method, Tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
 from burnish.report.page import render
-from burnish.result import RECIPE, REPORT, RESULT, SEARCH, SPLITS, RunFolder
+from burnish.result import AUDIT_TABLE, RECIPE, REPORT, RESULT, SEARCH, SPLITS, RunFolder
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.checkpoint import drop_checkpoints
@@ -50,6 +52,7 @@ class Facilities:
 
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
+    strict: bool = False  # whether errors that the audit finds stop the run
 
 
 def run_job(
@@ -78,7 +81,9 @@ def run_job(
     bench, chosen = bench_for(catalog, splits, recipe, ledger, watch, facilities)
     recipe = bench.recipe
     blank_tunable(method, bench, recipe, classes=len(catalog.classes))  # what cannot be trained is refused at once
-    material, splits, probes = look(catalog, splits, looks, bench, folder, ledger, trains=method.trains)
+    material, splits, probes = look(
+        catalog, splits, looks, bench, folder, ledger, trains=method.trains, strict=facilities.strict
+    )
     probed = probes.kept(recipe.taps)
     settled_taps: Literal["on", "off"] = "on" if probed is probes.deep else "off"
     kept = probe_contender(probed)
@@ -117,6 +122,7 @@ def run_job(
         first_model_seconds=ledger.parts["probed"]["first_model_seconds"],
         sittings=ledger.sittings,
         material=material,
+        findings=in_order([*material.findings, *probes.findings]),
         splits=splits,
         bench=bench,
         data=data,
@@ -134,7 +140,15 @@ def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
 
 
 def look(
-    catalog: Catalog, splits: Splits, looks: Looks, bench: Bench, folder: RunFolder, ledger: Ledger, *, trains: bool
+    catalog: Catalog,
+    splits: Splits,
+    looks: Looks,
+    bench: Bench,
+    folder: RunFolder,
+    ledger: Ledger,
+    *,
+    trains: bool,
+    strict: bool = False,
 ) -> tuple[Material, Splits, Probes]:
     """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back."""
     known = ledger.get("probed")
@@ -152,7 +166,11 @@ def look(
     surveyed = survey(catalog, splits, bench, trains=trains)
     material, splits = gather(catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains)
     write_splits(folder.path / SPLITS, material.catalog, splits)
+    folder.write(AUDIT_TABLE, csv_of(material.findings))
+    if strict and any(one.level == "error" for one in material.findings):
+        raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
     probes = probe(material, surveyed, bench)
+    folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
     probed = probes.kept(bench.recipe.taps)
     save(folder, probe_contender(probed), material)
     seconds = bench.clock.elapsed()

@@ -20,6 +20,7 @@ from burnish.runtime import Clock, Nobody, Watcher
 
 if TYPE_CHECKING:
     from burnish.api import Evaluation, Result
+    from burnish.audit import Audit
     from burnish.backbones.anatomy import Anatomy
     from burnish.backbones.zoo import ModelRow
     from burnish.doctor import Finding
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from burnish.ship.predictor import Prediction
 
 _WIDTH = 80  # columns, of text that is wrapped
+_CASES = 3  # of each kind of finding
 
 
 @contextmanager
@@ -151,6 +153,36 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
     print(f"  page    {shown(str(folder / LEADERBOARD))}")
     print(f"  next    burnish predict {shown(str(folder / chosen['package']))} IMAGES...")
+
+
+def print_audit(found: Audit, out: Path | None) -> None:
+    """What is wrong with the data, kind by kind, with the first cases."""
+    from burnish.data.audit.findings import by_kind
+    from burnish.result import AUDIT_PAGE, AUDIT_TABLE
+
+    counts = found.facts["counts"]
+    print(
+        f"{counts['scanned']:,} files scanned = {counts['used']:,} read + {counts['named']:,} set aside; "
+        f"{counts['classes']:,} classes"
+    )
+    for row in by_kind(found.findings, cases=_CASES):
+        print(f"\n{row['count']:>6,}  {row['title']}  [{row['level']}]")
+        for case in row["cases"]:
+            first = case["paths"][0] if case["paths"] else case["subject"]
+            _paragraph(f"{shown(first)}: {shown(case['evidence'])}", indent=8)
+        if row["count"] > len(row["cases"]):
+            print(f"        and {row['count'] - len(row['cases']):,} more")
+        _paragraph(f"→ {row['advice']}", indent=8)
+    if not found.findings:
+        print("\nNothing was found.")
+    print(f"\n  time    {_minutes(found.facts['seconds'])}, {found.facts['images_per_second']:,.0f} images/s")
+    if out is not None:
+        print(f"  page    {shown(str(out / AUDIT_PAGE))}")
+        print(f"  list    {shown(str(out / AUDIT_TABLE))}")
+        print("  next    see the page, edit the column exclude, then:")
+        print(f"          burnish fit DATA --quarantine {shown(str(out / AUDIT_TABLE))}")
+    elif found.findings:
+        print("  next    --out FOLDER writes a page with pictures and a list of all cases")
 
 
 def print_evaluation(found: Evaluation) -> None:

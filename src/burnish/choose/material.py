@@ -38,6 +38,7 @@ class Material:
     decoded_per_second: float  # images, from file to plain view
     findings: tuple[Finding, ...]  # of the audit, without those that need a network
     leaky: np.ndarray  # bool [m]: test images that train or val nearly show too
+    search_note: str  # why near-duplicates were not looked for, "" when they were
 
     @property
     def content(self) -> str:
@@ -111,7 +112,9 @@ def gather(
     began = time.monotonic()
     fitting, test = read(ids, side), read(splits.test, None)
     rate = (len(ids) + len(splits.test)) / max(1e-3, time.monotonic() - began)
-    same = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
+    same, note = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
+    if note:
+        bench.watcher.say(note)
     splits, moved = untorn(catalog, splits, same.together(catalog))
     away = np.intersect1d(moved, test.ids)
     if len(away):
@@ -136,7 +139,7 @@ def gather(
     is_val = np.isin(fitting.ids, splits.val)
     labels, test_labels = catalog.labels[fitting.ids], catalog.labels[test.ids]
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
-    material = Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate, findings, leaky)
+    material = Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate, findings, leaky, note)
     return material, splits
 
 

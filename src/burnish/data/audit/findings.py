@@ -95,6 +95,25 @@ def counted(findings: Iterable[Finding]) -> dict[str, int]:
     return {name: counts[name] for name in KINDS if counts[name]}
 
 
+def by_kind(findings: Sequence[Finding], *, cases: int) -> list[dict[str, Any]]:
+    """A row for each kind that was found, the worst first: its name, title, level, advice, number, and the first cases."""
+    rows = []
+    for kind in KINDS.values():
+        own = [one for one in findings if one.kind == kind.name]
+        if own:
+            rows.append(
+                {
+                    "name": kind.name,
+                    "title": kind.title,
+                    "level": kind.level,
+                    "advice": kind.advice,
+                    "count": len(own),
+                    "cases": [one.to_json() for one in own[:cases]],
+                }
+            )
+    return rows
+
+
 def in_a_sentence(findings: Sequence[Finding], *, most: int = 4) -> str:
     """The worst kinds with their numbers; "" without findings above a note."""
     counts = {name: count for name, count in counted(findings).items() if KINDS[name].level != "note"}

@@ -30,16 +30,22 @@ class Audited:
 
 def same_pictures(
     pixels: Pixels, *, budget_seconds: float | None = None, on_progress: Callable[[int], None] | None = None
-) -> Sameness:
-    """Copies and twins; with a budget, twins only where looking for them is expected to take no more than 5 % of it.
+) -> tuple[Sameness, str]:
+    """(copies and twins, why twins were not looked for); with a budget, only where that should take no more than 5 % of it.
 
     What is expected follows from the number of images alone, so that the same data and budget give the same splits.
     """
-    twins = Twins.none()
-    if budget_seconds is None or search_seconds(len(pixels.ids)) <= _SHARE * budget_seconds:
+    twins, note = Twins.none(), ""
+    expected = search_seconds(len(pixels.ids))
+    if budget_seconds is not None and expected > _SHARE * budget_seconds:
+        note = (
+            f"near-duplicates are not looked for: among {len(pixels.ids):,} images that may take {expected:.0f} s of the "
+            f"{budget_seconds:.0f} s; burnish audit does it"
+        )
+    else:
         sides = np.minimum(pixels.looks.headers["width"], pixels.looks.headers["height"])
         twins = find_twins(pixels.thumbs, sides, on_progress=on_progress)
-    return Sameness.of(pixels, twins)
+    return Sameness.of(pixels, twins), note
 
 
 def search_seconds(count: int) -> float:

@@ -1,0 +1,183 @@
+"""The audit as a verb: decode every file, look for what would spoil a training or its proof, say what to do."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.spec import Backbone
+from burnish.data.audit.findings import Finding, counted, in_order
+from burnish.data.audit.labels import label_findings, outlier_findings
+from burnish.data.audit.whole import audited, same_pictures
+from burnish.data.cache import Pixels, read_pixels
+from burnish.data.catalog import Catalog, Splits
+from burnish.data.split import make_splits
+from burnish.data.store import PixelStore
+from burnish.data.views import normalised
+from burnish.errors import shown
+from burnish.facts import machine, version_of
+from burnish.methods.heads import choose_head
+from burnish.runtime import Watcher, cores
+from burnish.terms import Preprocess
+from burnish.train.features import batched, outputs, takes_half
+
+# Of JPEGs larger than a few times this, a half or a quarter of the pixels is decoded: all of the file is still read.
+_SMALL = Preprocess(size=64, crop=1.0, fit="squash")
+_CASES_SHOWN = 60  # of a kind, with thumbnails
+_FEWEST = 8  # images of a class that labels are doubted from: fewer say nothing
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is wrong with labelled images; `findings` has the worst first."""
+
+    findings: tuple[Finding, ...]
+    facts: dict[str, Any]  # counts, seconds, machine: the content of result.json
+    thumbnails: dict[str, str]  # path -> data URI, of the images in the cases that are shown
+
+    def of(self, kind: str) -> list[Finding]:
+        """The findings of one kind, such as "leak" or "label_error"."""
+        return [one for one in self.findings if one.kind == kind]
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What spoils the training or the proof."""
+        return [one for one in self.findings if one.level == "error"]
+
+
+def run_audit(
+    catalog: Catalog, backbone: Backbone | None, *, data: str, seed: int, store: PixelStore | None, watcher: Watcher
+) -> Audit:
+    """Everything that can be told; without a backbone all but likely label errors and images unlike all others."""
+    import torch
+
+    began, ids = time.monotonic(), np.arange(len(catalog))
+    watcher.stage("decode", total=len(ids))
+    told = 0
+
+    def on_progress(done: int) -> None:
+        nonlocal told
+        watcher.advance(done - told if done > told else 0)
+        told = done
+
+    preprocess = _SMALL if backbone is None else backbone.preprocess
+    pixels = read_pixels(catalog, ids, preprocess=preprocess, workers=cores(), store=store, on_progress=on_progress)
+    decoded = time.monotonic() - began
+    watcher.stage("same pictures", total=len(pixels.ids))
+    same, _ = same_pictures(pixels, on_progress=watcher.advance)
+    splits = given_splits(catalog)
+    findings = list(audited(catalog, splits, same).findings)
+    if backbone is not None and len(pixels.ids):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        findings += _told_by_features(catalog, pixels, backbone, splits, seed, device, watcher)
+    ordered = in_order(findings)
+    used = len(pixels.ids)
+    facts = {
+        "kind": "audit",
+        "data": data,
+        "source": catalog.source,
+        "model": None if backbone is None else backbone.name,
+        "counts": {
+            "scanned": len(catalog) + len(catalog.named),
+            "used": used,
+            "named": len(catalog.named) + len(pixels.named),
+            "classes": len(catalog.classes),
+        },
+        "splits": None if splits is None else {word: len(getattr(splits, word)) for word in ("train", "val", "test")},
+        "found": counted(ordered),
+        "findings": [one.to_json() for one in ordered],
+        "seconds": time.monotonic() - began,
+        "decode_seconds": decoded,
+        "images_per_second": used / max(1e-9, time.monotonic() - began),
+        "machine": machine(),
+        "burnish": version_of("burnish"),
+    }
+    return Audit(ordered, facts, _thumbnails(catalog, pixels, ordered))
+
+
+def given_splits(catalog: Catalog) -> Splits | None:
+    """The splits that the data gives; None where it gives none but train."""
+    if not {"val", "test"} & set(catalog.splits):
+        return None
+    return make_splits(catalog, seed=0, test_fraction=0.0, val_fraction=0.0)
+
+
+def _told_by_features(
+    catalog: Catalog,
+    pixels: Pixels,
+    backbone: Backbone,
+    splits: Splits | None,
+    seed: int,
+    device: Any,
+    watcher: Watcher,
+) -> Iterable[Finding]:
+    """Likely label errors and outliers, by the frozen network's features."""
+    watcher.stage("features", total=len(pixels.ids))
+    module, half = backbone.module.to(device), takes_half("auto", device)
+    example = normalised(pixels.plain[:2], backbone.preprocess).to(device)
+    features = outputs(
+        fold_for_inference(module, example, half=half),
+        batched(pixels.plain),
+        preprocess=backbone.preprocess,
+        device=device,
+        half=half,
+        on_progress=watcher.advance,
+    )
+    found = list(outlier_findings(catalog, pixels.ids, features))
+    labels = catalog.labels[pixels.ids]
+    counts = np.bincount(labels, minlength=len(catalog.classes))
+    rows = np.flatnonzero(counts[labels] >= _FEWEST)
+    present = np.unique(labels[rows])
+    if len(present) < 2:
+        watcher.say(f"labels are not doubted: fewer than two classes have {_FEWEST} images")
+        return found
+    watcher.stage("likely label errors")
+    number = np.full(len(catalog.classes), -1)
+    number[present] = np.arange(len(present))
+    choice = choose_head(
+        features[rows], number[labels[rows]], classes=len(present), seed=seed, seconds_left=lambda: float("inf")
+    )
+    assert choice.probabilities is not None
+    probabilities = np.zeros((len(rows), len(catalog.classes)), np.float32)
+    probabilities[:, present] = choice.probabilities
+    watcher.say(f"a probe is right on {choice.accuracy:.1%} of the images, cross-validated")
+    return [*found, *label_findings(catalog, pixels.ids[rows], probabilities)]
+
+
+def _thumbnails(catalog: Catalog, pixels: Pixels, findings: tuple[Finding, ...]) -> dict[str, str]:
+    """Small pictures for the cases that the page shows."""
+    shown_cases: dict[str, int] = {}
+    wanted: set[str] = set()
+    for one in findings:
+        shown_cases[one.kind] = shown_cases.get(one.kind, 0) + 1
+        if shown_cases[one.kind] <= _CASES_SHOWN and one.kind != "ignored":
+            wanted.update(one.paths[:6])
+    found = {}
+    for row, entry in enumerate(pixels.ids):
+        path = catalog.paths[entry]
+        if path in wanted:
+            aspect = float(pixels.aspects[row])
+            size = (64, max(8, round(64 / aspect))) if aspect >= 1 else (max(8, round(64 * aspect)), 64)
+            buffer = io.BytesIO()
+            Image.fromarray(np.asarray(pixels.thumbs[row : row + 1])[0]).resize(size).save(buffer, "JPEG", quality=75)
+            found[path] = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return found
+
+
+def strict_sentence(findings: Iterable[Finding], where: str) -> str:
+    """Why a strict run stops."""
+    errors = [one for one in findings if one.level == "error"]
+    first = errors[0]
+    subject = first.paths[0] if first.paths else first.subject
+    return (
+        f"the audit found {len(errors)} errors, and --strict stops there; the first: {first.kind.replace('_', ' ')}, "
+        f"{shown(subject)}: {shown(first.evidence)}; all are in {shown(where)}"
+    )
