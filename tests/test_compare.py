@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from burnish import api, cli, compare
+from burnish import api, cli, comparing
 from burnish.choose.decide import Evidence
 from burnish.errors import RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
-from burnish.report.leaderboard import csv_of, page_of
+from burnish.reports.leaderboard import csv_of, page_of
 from burnish.screen import print_leaderboard
 from burnish.train import loop
 from conftest import write_shapes
@@ -137,7 +137,7 @@ def test_the_differences_are_those_of_the_packages_own_answers_on_the_same_test_
     for row in finalists(facts):
         answers = api.predict(folder / row["package"], [unclear.parent / path for path, _ in test])
         right[row["name"]] = np.array([answer.label == label for answer, (_, label) in zip(answers, test, strict=True)])
-    assert len(right) == compare.FINALISTS
+    assert len(right) == comparing.FINALISTS
     assert len({tuple(one) for one in right.values()}) > 1, "the data tells no two arms apart: this test shows nothing"
     for row in finalists(facts):
         own = right[row["name"]]
@@ -179,21 +179,21 @@ def test_a_finished_race_is_returned_without_work_and_asked_otherwise_it_is_refu
 
 def arm(state, right, loss=1.0):
     evidence = Evidence(np.array(right, bool), np.full(len(right), loss))
-    return compare.Arm("m", "x", 0, evidence=evidence, state=state)
+    return comparing.Arm("m", "x", 0, evidence=evidence, state=state)
 
 
 def test_a_frozen_arm_within_a_standard_error_of_the_best_is_chosen_and_one_beyond_it_is_not():
     best = arm("trained", [1] * 19 + [0])
     close, far = arm("frozen", [0] * 2 + [1] * 18), arm("frozen", [0] * 8 + [1] * 11 + [0])
-    assert compare._simplest_of_the_best([best, close, far]) is close
-    assert compare._simplest_of_the_best([best, far]) is best
+    assert comparing._simplest_of_the_best([best, close, far]) is close
+    assert comparing._simplest_of_the_best([best, far]) is best
 
 
 def test_a_trained_arm_never_replaces_the_best():
     best, equal = arm("trained", [1, 1, 0]), arm("trained", [1, 1, 0], loss=2.0)
-    assert compare._simplest_of_the_best([best, equal]) is best
+    assert comparing._simplest_of_the_best([best, equal]) is best
     frozen = arm("frozen", [1, 1, 1])
-    assert compare._simplest_of_the_best([frozen, best, equal]) is frozen
+    assert comparing._simplest_of_the_best([frozen, best, equal]) is frozen
 
 
 # ---- arms that cannot run --------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def test_a_race_killed_in_its_second_arm_goes_on_to_the_same_rows_and_trains_no_
 
 def test_a_race_killed_when_time_was_short_goes_on(shapes, tmp_path, monkeypatch):
     """The last training is given what is left of the clock: another number after a death, for the same arm."""
-    monkeypatch.setattr(compare, "_LEAST_SECONDS", 200.0)  # of 300: one arm at most, with all there is
+    monkeypatch.setattr(comparing, "_LEAST_SECONDS", 200.0)  # of 300: one arm at most, with all there is
     asked = {"models": MODELS, "methods": ["full"], "out": tmp_path / "race", **SMALL}
     with pytest.raises(KeyboardInterrupt):
         api.compare(shapes, watcher=Interrupting("^epoch 1 ", at=1), **asked)
@@ -335,7 +335,7 @@ def test_no_test_image_is_scored_before_the_last_training_and_choice(shapes, tmp
 
     noting(loop, "step")
     for name in ("save", "_simplest_of_the_best", "put_to_test"):
-        noting(compare, name)
+        noting(comparing, name)
     facts = api.compare(shapes, models=MODELS, methods=["probe", "full"], out=tmp_path / "race", **SMALL)
     first = order.index("put_to_test")
     assert set(order[:first]) == {"step", "save", "_simplest_of_the_best"}
@@ -457,7 +457,7 @@ def test_commas_quotes_and_lines_in_names_stay_one_cell():
 
 
 def test_a_difference_is_told_in_points_with_its_chance_and_whether_it_is_separable():
-    from burnish.report.leaderboard import sentence
+    from burnish.reports.leaderboard import sentence
 
     assert sentence(row(chosen=True)) == "chosen on validation"
     assert sentence(row(test=None, state="cut: behind after round 1")) == "cut: behind after round 1"

@@ -1,6 +1,7 @@
 """Runs at the edges of what is sensible: they end with an honest model, or with a sentence."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from burnish import api
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.plan import eased
 from burnish.choose.survey import affordable_size
-from burnish.errors import ModelError
+from burnish.errors import ModelError, NotEnoughData
 from burnish.methods.heads import choose_head
 from conftest import write_shapes
 
@@ -43,14 +44,23 @@ def test_two_classes_of_three_images_are_enough(method, tmp_path):
     assert np.isfinite(run.predict_proba([tmp_path / "data" / "a" / "000.png"])).all()
 
 
-def test_identical_images_in_two_classes_end_in_an_honest_model(tmp_path):
+def test_one_picture_in_all_files_proves_nothing_and_is_a_sentence(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(8):
             Image.new("RGB", (20, 20), (100, 100, 100)).save(tmp_path / "data" / name / f"{number}.png")
+    with pytest.raises(NotEnoughData, match="no readable test image that is not tied to the training images"):
+        api.fit(tmp_path / "data", out=tmp_path / "run", **QUICK)
+
+
+def test_the_same_images_in_two_classes_end_in_an_honest_model(tmp_path):
+    write_shapes(tmp_path / "data", images=24, classes=("a", "b"))
+    for file in list((tmp_path / "data" / "a").iterdir()):
+        shutil.copy(file, tmp_path / "data" / "b" / file.name)
     run = api.fit(tmp_path / "data", out=tmp_path / "run", **QUICK)
     assert run.verdict.word != "better"
-    assert np.isfinite(run.predict_proba([tmp_path / "data" / "a" / "0.png"])).all()
+    assert run.facts["scores"]["probe"]["accuracy"]["value"] < 0.75
+    assert run.facts["findings"]["found"]["label_conflict"] >= 20
 
 
 def test_splits_given_without_validation_images_and_one_training_image_a_class(tmp_path):
@@ -113,7 +123,7 @@ def test_features_that_are_not_numbers_are_a_sentence_naming_the_image(shapes, t
         return found
 
     monkeypatch.setattr(probing, "outputs", broken)
-    with pytest.raises(ModelError, match=r"not numbers for 1 of 48 images \(first: blue/"):
+    with pytest.raises(ModelError, match=r"not numbers for 1 of 4\d images \(first: blue/"):
         api.fit(shapes, out=tmp_path / "run", **QUICK)
 
 

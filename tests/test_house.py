@@ -13,7 +13,7 @@ ROOT = Path(burnish.__file__).parent
 # Rooms from the ground up: a module may import from its own room and from those before it.
 ORDER = (
     "errors", "archives", "disk", "terms", "recipe", "runtime", "data", "backbones", "methods", "train", "measure", "choose", "facts",
-    "result", "report", "ship", "audit", "journal", "job", "compare", "api", "sklearn", "doctor", "screen", "cli",
+    "result", "reports", "ship", "auditing", "journal", "job", "comparing", "api", "sklearn", "doctor", "screen", "cli",
 )  # fmt: skip
 STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -84,3 +84,9 @@ def test_what_the_package_offers_is_there():
         assert getattr(burnish, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         burnish.nothing  # noqa: B018
+
+
+def test_no_verb_has_the_name_of_a_module():
+    """`import` binds a module's name in the package, and the verb of that name would be gone."""
+    names = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert not names & set(burnish.__all__)

@@ -363,7 +363,7 @@ def test_a_diverged_run_stops_names_the_step_and_keeps_the_last_good_model(from_
     step, calls = loop.step, []
 
     def failing(module, optimiser, views, labels, objective, number):
-        if len(labels) > 20 and optimiser.param_groups[0]["lr"] > 0:  # not the timing steps, whose rate is zero
+        if len(labels) > 12 and optimiser.param_groups[0]["lr"] > 0:  # not the timing steps, whose rate is zero
             calls.append(1)
             if len(calls) >= from_step:
                 return float("nan")
@@ -390,7 +390,7 @@ def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch):
     )  # fmt: skip
     asked = {}
 
-    def noted(data, *, budget, out, cache, workers, watcher, clock, **settings):
+    def noted(data, *, budget, out, cache, workers, strict, quarantine, watcher, clock, **settings):
         asked.update(settings, budget_seconds=api.parse_budget(budget), data=data)
         raise KeyboardInterrupt
 

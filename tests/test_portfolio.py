@@ -224,7 +224,8 @@ def test_a_run_with_model_auto_tells_its_choice_and_names_the_network_in_recipe_
     name = told["what"].removeprefix("model: ")
     assert name in NAMES
     assert set(told["numbers"]) == set(NAMES)
-    assert "cross-validated on 48 images: " in told["why"]
+    counts = run.facts["counts"]
+    assert f"cross-validated on {counts['train'] + counts['val']} images: " in told["why"]
     assert Recipe.from_toml((run.folder / "recipe.toml").read_text()).model == name
     assert run.facts["decisions"][0] == json.loads((run.folder / "result.json").read_text())["decisions"][0]
     assert {answer.problem for answer in run.predict([shapes / "red"])} == {None}

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from burnish.errors import RunError
 from burnish.measure.scores import right, score
 from burnish.measure.verdict import judge
-from burnish.report.board import Board, confusion_image
+from burnish.reports.board import Board, confusion_image
 
 RECIPE = {"model": "efficientnet_lite0", "budget_seconds": None, "seed": 0, "stage_decay": 0.75, "flip": "off"}
 
@@ -110,6 +110,6 @@ def test_confusion_pictures_have_one_square_a_cell(k: int) -> None:
 
 
 def test_writing_a_board_needs_neither_torch_nor_tensorflow() -> None:
-    code = "import sys, burnish.report.board; print({'torch', 'tensorflow', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, burnish.reports.board; print({'torch', 'tensorflow', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

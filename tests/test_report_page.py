@@ -15,7 +15,7 @@ from burnish.errors import NotARun
 from burnish.measure.calibration import ece, reliability
 from burnish.measure.scores import right, score
 from burnish.measure.verdict import judge
-from burnish.report.page import duration, render
+from burnish.reports.page import duration, render
 
 HOSTILE = (
     "<script>alert(1)</script>",

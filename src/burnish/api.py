@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burnish.audit import Audit, run_audit
+from burnish.auditing import Audit, run_audit
 from burnish.backbones import zoo
 from burnish.backbones.anatomy import Anatomy
 from burnish.backbones.anatomy import anatomy as taken_apart
 from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
-from burnish.compare import run_compare
+from burnish.comparing import run_compare
 from burnish.data.audit.findings import csv_of as csv_of_findings
 from burnish.data.audit.quarantine import quarantined
 from burnish.data.catalog import Catalog
@@ -33,9 +33,9 @@ from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
-from burnish.report.findings import page_of as page_of_findings
-from burnish.report.leaderboard import csv_of, page_of
-from burnish.report.page import render
+from burnish.reports.findings import page_of as page_of_findings
+from burnish.reports.leaderboard import csv_of, page_of
+from burnish.reports.page import render
 from burnish.result import (
     AUDIT_PAGE,
     AUDIT_TABLE,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from burnish.audit import strict_sentence
+from burnish.auditing import strict_sentence
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.aim import balance_for
@@ -36,7 +36,7 @@ from burnish.journal import Journal
 from burnish.methods.base import Head, Method, Tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
-from burnish.report.page import render
+from burnish.reports.page import render
 from burnish.result import AUDIT_TABLE, RECIPE, REPORT, RESULT, SEARCH, SPLITS, RunFolder
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import Bundle, write_bundle

@@ -7,7 +7,7 @@ from typing import Any
 
 from burnish.choose.ledger import Ledger
 from burnish.choose.tuning import Candidate
-from burnish.report.board import Board
+from burnish.reports.board import Board
 from burnish.result import BOARD, HISTORY, RunFolder
 from burnish.runtime import Watcher
 from burnish.train.loop import Epoch

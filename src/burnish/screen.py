@@ -20,7 +20,7 @@ from burnish.runtime import Clock, Nobody, Watcher
 
 if TYPE_CHECKING:
     from burnish.api import Evaluation, Result
-    from burnish.audit import Audit
+    from burnish.auditing import Audit
     from burnish.backbones.anatomy import Anatomy
     from burnish.backbones.zoo import ModelRow
     from burnish.doctor import Finding
@@ -134,7 +134,7 @@ def print_verdict(result: Result) -> None:
 
 def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     """The end of `compare`: a line or two an arm, and where everything is."""
-    from burnish.report.leaderboard import sentence
+    from burnish.reports.leaderboard import sentence
     from burnish.result import LEADERBOARD
 
     print(f"{shown(str(facts['chosen']))} was chosen, on {facts['counts']['val']} validation images.\n")

@@ -182,7 +182,8 @@ def require_trainable(catalog: Catalog, splits: Splits) -> None:
         raise NotEnoughData(f"class {name} has no readable training image; add some, or remove the class")
     if len(splits.test) == 0:
         raise NotEnoughData(
-            "the data has no readable test image, so nothing could be proven; add some, or give no test split"
+            "there is no readable test image that is not tied to the training images (the same picture, or the same group), "
+            "so nothing could be proven; add other images, or give no test split"
         )
 
 

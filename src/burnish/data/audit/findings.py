@@ -31,7 +31,7 @@ KINDS = {
         Kind("group_leak", "error", "Groups on both sides of a split",
              "Move each group to one split, or leave the splits out to have them drawn."),
         Kind("label_conflict", "error", "The same picture under different labels",
-             "Look at each and keep one label: as it is, one of them is taught wrong.", True),
+             "Look at each and keep one label: as it is, one of them is taught wrong. The list leaves out all of them.", True),
         Kind("unreadable", "error", "Files that cannot be read", "Replace or remove them. They are not used.", True),
         Kind("truncated", "error", "Truncated files", "Fetch them again. They are not used.", True),
         Kind("not_an_image", "error", "Files that are no images", "Remove them, or convert them. They are not used.", True),

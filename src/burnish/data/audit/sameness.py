@@ -47,7 +47,7 @@ class Sameness:
 
 def sameness_findings(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
     """Copies, near-duplicates, and those under different labels."""
-    ids, labels = same.pixels.ids, catalog.labels
+    ids = same.pixels.ids
     for rows in _members(same.copies):
         yield _group("exact_duplicate", catalog, ids[rows], f"{len(rows)} files with the same bytes", len(rows))
     likeness: dict[int, float] = defaultdict(float)
@@ -63,12 +63,26 @@ def sameness_findings(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
         words = ", some mirrored" if mirrored[key] else ""
         evidence = f"{len(rows)} files of one picture{words}; their detail correlates by up to {likeness[key]:.3f}"
         yield _group("near_duplicate", catalog, ids[rows], evidence, likeness[key])
-    for rows in _members(same.clusters()):
-        if len({int(label) for label in labels[ids[rows]]}) > 1:
-            names = sorted({catalog.classes[label] for label in labels[ids[rows]]})
-            listed = ", ".join(f"'{name}'" for name in names[:4]) + (" and more" if len(names) > 4 else "")
-            kind = "the same bytes" if len(np.unique(same.copies[rows])) == 1 else "nearly the same"
-            yield _group("label_conflict", catalog, ids[rows], f"{kind}, labelled {listed}", len(rows))
+    yield from _conflicts(catalog, same)
+
+
+def _conflicts(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
+    """Sets in which a picture directly has a copy or twin under another label, and just those files."""
+    ids = same.pixels.ids
+    labels: dict[int, set[int]] = defaultdict(set)  # the first copy -> labels of all of them
+    for row, first in enumerate(same.copies.tolist()):
+        labels[first].add(int(catalog.labels[ids[row]]))
+    pairs = [(first, first) for first, given in labels.items() if len(given) > 1]
+    twins = zip(same.copies[same.twins.first].tolist(), same.copies[same.twins.second].tolist(), strict=True)
+    pairs += [(one, other) for one, other in twins if labels[one] != labels[other]]
+    ties = np.array(pairs, np.int64).reshape(-1, 2)
+    sets = clusters_of(ties[:, 0], ties[:, 1], len(ids))
+    for number in np.unique(sets[ties[:, 0]]):
+        rows = np.flatnonzero((sets == number)[same.copies])
+        names = sorted({catalog.classes[label] for label in catalog.labels[ids[rows]].tolist()})
+        listed = ", ".join(f"'{name}'" for name in names[:4]) + (" and more" if len(names) > 4 else "")
+        kind = "the same bytes" if len(np.unique(same.copies[rows])) == 1 else "nearly the same"
+        yield _group("label_conflict", catalog, ids[rows], f"{kind}, labelled {listed}", len(rows))
 
 
 def leak_findings(catalog: Catalog, splits: Splits, same: Sameness) -> Iterator[Finding]:

@@ -21,9 +21,10 @@ from burnish.data.ties import clusters_of
 
 _NEIGHBOURS, _PAIRS_A_ROW = 16, 5  # of each image at most, and of all on average, compared in detail; the nearest first
 _ALIKE = 0.7  # cosine of the descriptors; twins cropped by 5 % have 0.6 to 0.99, most above 0.85
-_LEVELS = ((4, 4, 0.92), (2, 3, 0.8), (1, 2, 0.93))  # each: shrunk by, steps of laying over, correlation to go on
+_LEVELS = ((4, 4, 0.9), (2, 3, 0.8), (1, 2, 0.93))  # each: shrunk by, steps of laying over, correlation to go on
 SAME = _LEVELS[-1][2]  # correlation of the detail from which two pictures are one: see benchmarks/audit.py
 _SAME_TINY, _TINY = 0.97, 48  # the same for originals whose short side has fewer pixels
+_MOST_OF_ONE, _MOST_SHARE_OF_ONE, _ALL_BUT_EQUAL = 50, 0.02, 0.985
 _COLOUR = 14.0  # mean difference of the colour channels Cb and Cr, of 255, that "slightly recoloured" may reach
 _FLAT = 4.0  # standard deviation of grey below which there is no detail to compare
 _FREQUENCIES = 8
@@ -48,6 +49,14 @@ class Twins:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def at(self, rows: np.ndarray) -> Twins:
+        """The same pairs, by the rows that theirs stand for."""
+        return Twins(rows[self.first], rows[self.second], self.likeness, self.mirrored)
+
+    def where(self, kept: np.ndarray) -> Twins:
+        """Those pairs that are kept: bool [m]."""
+        return Twins(self.first[kept], self.second[kept], self.likeness[kept], self.mirrored[kept])
 
     def clusters(self, count: int) -> np.ndarray:
         """int64 [n]: the smallest row that each of so many rows is a twin of, directly or through others; its own if of none."""
@@ -77,6 +86,22 @@ def find_twins(thumbs: Rows, sides: np.ndarray, *, on_progress: Callable[[int], 
     found = (likeness >= least) & (apart.mean((1, 2, 3)).numpy() <= _COLOUR)
     order = np.lexsort((second[found], first[found]))
     return Twins(first[found][order], second[found][order], likeness[found][order], mirrored[found][order])
+
+
+def without_chains(twins: Twins, count: int) -> Twins:
+    """The pairs, less those that tie many pictures into one: of the same page with another number, or the same scene.
+
+    Such pictures resemble each other more than small squares can tell. In a set of more than 50 of `count` pictures (or 2 %)
+    only pairs that are all but equal are kept, and none where even those make such a set.
+    """
+    most = max(_MOST_OF_ONE, int(_MOST_SHARE_OF_ONE * count))
+    for least in (_ALL_BUT_EQUAL, 2.0):
+        clusters = twins.clusters(count)
+        large = np.bincount(clusters, minlength=count) > most
+        if not large.any():
+            break
+        twins = twins.where(~large[clusters[twins.first]] | (twins.likeness >= least))
+    return twins
 
 
 def _parts(thumbs: Rows) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] 
 
 @cache
 def _template() -> Template:
-    source = files("burnish.report").joinpath("leaderboard.html").read_text(encoding="utf-8")
+    source = files("burnish.reports").joinpath("leaderboard.html").read_text(encoding="utf-8")
     room = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     room.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
     room.filters["count"] = lambda value: "-" if value is None else f"{value:,.0f}"

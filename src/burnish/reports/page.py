@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
 @cache
 def _template() -> tuple[Template, str]:
     """The compiled page and the content policy that lets its own style and script run, and nothing else."""
-    source = files("burnish.report").joinpath("page.html").read_text(encoding="utf-8")
+    source = files("burnish.reports").joinpath("page.html").read_text(encoding="utf-8")
     room = Environment(autoescape=True, undefined=StrictUndefined, finalize=_text, trim_blocks=True, lstrip_blocks=True)
     forms = {"percent": percent, "points": _points, "duration": duration, "count": "{:,}".format, "words": _words}
     room.filters |= {key: _or_dash(form) for key, form in forms.items()}

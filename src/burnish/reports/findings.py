@@ -28,7 +28,7 @@ def page_of(facts: Mapping[str, Any], findings: Sequence[Finding], thumbnails: M
 
 @cache
 def _template() -> Template:
-    source = files("burnish.report").joinpath("audit.html").read_text(encoding="utf-8")
+    source = files("burnish.reports").joinpath("audit.html").read_text(encoding="utf-8")
     room = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     room.filters["count"] = "{:,}".format
     room.filters["name"] = lambda text: shown(str(text).encode("utf-8", "backslashreplace").decode())
