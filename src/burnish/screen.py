@@ -126,10 +126,34 @@ def print_verdict(result: Result) -> None:
     print()
     print(f"  kept    {kept}, chosen on {counts['val']} validation images")
     print(f"  images  {counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
+    _print_data(result)
     budget = facts["budget_seconds"]
     print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
     print(f"  report  {shown(str(result.report))}")
     print(f"  next    burnish predict {shown(str(result.folder))} IMAGES...")
+
+
+def _print_data(result: Result) -> None:
+    """What the audit found, in a line or two, where it found something that matters."""
+    from burnish.data.audit.findings import in_words
+    from burnish.result import AUDIT_TABLE
+
+    findings, leaky = result.facts.get("findings") or {}, result.facts.get("leaky")
+    said = in_words(findings.get("found") or {})
+    if said:
+        words = f"{said}; see {shown(str(result.folder / AUDIT_TABLE))}"
+        print(
+            textwrap.fill(
+                words, _WIDTH, initial_indent="  data    ", subsequent_indent=" " * 10, break_on_hyphens=False
+            )
+        )
+    if leaky and leaky["accuracy_without"]:
+        without = leaky["accuracy_without"]
+        words = (
+            f"{leaky['images']} test images are nearly the same as one trained on; "
+            f"on the other {without['n']:,}: {without['value']:.1%} right"
+        )
+        print(textwrap.fill(words, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10))
 
 
 def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -114,9 +114,14 @@ def by_kind(findings: Sequence[Finding], *, cases: int) -> list[dict[str, Any]]:
     return rows
 
 
-def in_a_sentence(findings: Sequence[Finding], *, most: int = 4) -> str:
+def in_a_sentence(findings: Sequence[Finding]) -> str:
     """The worst kinds with their numbers; "" without findings above a note."""
-    counts = {name: count for name, count in counted(findings).items() if KINDS[name].level != "note"}
+    return in_words(counted(findings))
+
+
+def in_words(found: Mapping[str, int], *, most: int = 4) -> str:
+    """The same from kind -> number."""
+    counts = {name: count for name, count in found.items() if name in KINDS and KINDS[name].level != "note"}
     words = [f"{count} {_PLURAL[name] if count != 1 else _SINGULAR[name]}" for name, count in counts.items()]
     more = f" and {len(words) - most} more kinds" if len(words) > most else ""
     return ", ".join(words[:most]) + more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Contents
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 
+_FRACTION = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 ENOUGH = 3  # images of a class: one each to train, to choose and to prove
 
 
@@ -68,6 +70,7 @@ def require_usable(catalog: Catalog) -> None:
             f"{shown(str(catalog.root))} holds {only}, expected at least two. Give each class a folder of its own: "
             f"DATA/cat/1.jpg, DATA/dog/1.jpg.{_named_in_words(catalog.named)}"
         )
+    _refuse_other_tasks(catalog)
     if "val" in catalog.splits or "test" in catalog.splits:
         _require_known_classes(catalog)
     else:
@@ -100,6 +103,23 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
         groups=None if catalog.groups is None else tuple(catalog.groups[index] for index in kept),
         named=tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason))),
     )
+
+
+def _refuse_other_tasks(catalog: Catalog) -> None:
+    """DataError when the labels are those of a task other than one class an image."""
+    names = catalog.classes
+    several = {name for name in names if "|" in name and len(parts := name.split("|")) > 1 and set(parts) & set(names)}
+    if len(several) > 0.1 * len(names):
+        raise DataError(
+            f"Labels such as '{shown(min(several))}' name several classes an image. burnish sorts each image into one class; "
+            "several are not supported yet. Keep one label a row, or leave those rows out."
+        )
+    fractions = [name for name in names if _FRACTION.fullmatch(name)]
+    if len(fractions) > 0.5 * len(names) and len(names) > 0.2 * len(catalog):
+        raise DataError(
+            f"Labels such as '{shown(fractions[0])}' are numbers to be predicted. burnish sorts images into classes, it does not "
+            "fit numbers. Give class names, such as ranges of the number."
+        )
 
 
 def _require_known_classes(catalog: Catalog) -> None:
