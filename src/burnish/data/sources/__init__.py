@@ -72,9 +72,14 @@ def _open_path(path: Path, *, for_training: bool) -> Catalog:
         return table.open_table(path)
     if suffix in (".parquet", ".arrow"):
         return columnar.open_columnar(path, [path])
-    if archive.is_archive(path):
-        shard = not archive.is_zip(path) and shards.is_shard(archive.places_in_tar(path, {}))
-        return shards.open_shards([path]) if shard else archive.open_archive(path, for_training=for_training)
+    if archive.is_zip(path):
+        return archive.open_zip(path, for_training=for_training)
+    if archive.is_packed_or_tar(path):
+        aside: dict[str, str] = {}
+        places = archive.places_in_tar(path, aside)
+        if shards.is_shard(places):
+            return shards.open_shards([path], {path: places})
+        return archive.open_tar(path, places, aside, for_training=for_training)
     raise DataError(f"{shown(str(path))} is no data that burnish knows. Give {_EXPECTED}.")
 
 

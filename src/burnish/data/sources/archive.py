@@ -20,15 +20,24 @@ MOST_MEMBERS = 5_000_000
 _TAR = 512  # bytes of a tar's block
 
 
-def open_archive(file: Path, *, for_training: bool) -> Catalog:
-    """The catalogue of the class folders, or split folders, in an archive; one folder around all of them is passed over.
+def open_zip(file: Path, *, for_training: bool) -> Catalog:
+    """The catalogue of the class folders, or split folders, in a zip; one folder around all of them is passed over.
 
     Links, devices and names that climb out are named, and not followed. DataError when the archive is damaged or made to
     deceive, NotEnoughData when it holds no images.
     """
     aside: dict[str, str] = {}
-    kind = "zip" if is_zip(file) else "tar"
-    members, contents = _members_of_zip(file, aside) if kind == "zip" else _members_of_tar(file, aside)
+    return _catalog(file, "zip", *_members_of_zip(file, aside), aside, for_training=for_training)
+
+
+def open_tar(file: Path, places: dict[str, Place], aside: dict[str, str], *, for_training: bool) -> Catalog:
+    """The same of a tar, packed or not, whose files' places are known."""
+    return _catalog(file, "tar", places, Packed(places, MAX_BYTES), aside, for_training=for_training)
+
+
+def _catalog(
+    file: Path, kind: str, members: Iterable[str], contents: Contents, aside: dict[str, str], *, for_training: bool
+) -> Catalog:
     found, named, top = _scanned(members)
     named += [Named(name, reason) for name, reason in aside.items()]
     if not found.images:
@@ -58,10 +67,10 @@ def is_zip(file: Path) -> bool:
         return b"PK\x05\x06" in stream.read()
 
 
-def is_archive(file: Path) -> bool:
-    """Whether the file's content is an archive that is read."""
+def is_packed_or_tar(file: Path) -> bool:
+    """Whether the file's content is a tar archive, or packed as one may be."""
     with _opened(file) as stream:
-        return is_tar(stream.read(_TAR)) or is_zip(file)
+        return is_tar(stream.read(_TAR))
 
 
 def places_in_tar(file: Path, aside: dict[str, str]) -> dict[str, Place]:
@@ -91,11 +100,6 @@ def _members_of_zip(file: Path, aside: dict[str, str]) -> tuple[Iterable[str], C
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     archive = Zip(mapped, shown(file.name), error=DataError, aside=aside, most=MOST_MEMBERS)
     return archive.members, Zipped(archive, MAX_BYTES)
-
-
-def _members_of_tar(file: Path, aside: dict[str, str]) -> tuple[Iterable[str], Contents]:
-    places = places_in_tar(file, aside)
-    return places, Packed(places, MAX_BYTES)
 
 
 def _is_wanted(name: str) -> bool:

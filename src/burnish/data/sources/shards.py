@@ -25,9 +25,10 @@ _KEYS = ("label", "cls", "class", "class_name")  # of a JSON label
 _MOST_SHARDS, _MOST_LABEL_BYTES = 100_000, 65_536
 
 
-def open_shards(files: list[Path]) -> Catalog:
+def open_shards(files: list[Path], known: Mapping[Path, dict[str, Place]] | None = None) -> Catalog:
     """The catalogue of such tar files; the split is the word their name begins with, if it is one.
 
+    known: the places of files that were looked into before.
     Class numbers are named by the lines of classes.txt or classnames.txt beside the shards. An image without a label, or a
     label without an image, is named. DataError when a shard is damaged.
     """
@@ -36,7 +37,7 @@ def open_shards(files: list[Path]) -> Catalog:
     images, named, places = [], [], dict[str, Place]()
     for file in files:
         aside: dict[str, str] = {}
-        found = places_in_tar(file, aside)
+        found = (known or {}).get(file) or places_in_tar(file, aside)
         named += [Named(f"{file.name}/{name}", reason) for name, reason in aside.items()]
         for labelled, place in _samples(file, found, names, named):
             images.append(labelled)
