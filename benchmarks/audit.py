@@ -276,7 +276,7 @@ def label_case(home: Path, name: str, classes: int | None, share: float, seed: i
     wrong = replace(catalog, paths=paths, labels=given, classes=tuple(catalog.classes[one] for one in present),
                     splits=(None,) * len(kept))  # fmt: skip
     began = time.monotonic()
-    module = importlib.import_module("burnish.audit")
+    module = importlib.import_module("burnish.auditing")
     with mock.patch.object(module, "label_findings", wraps=module.label_findings) as heard:
         found = audit(wrong, cache=str(home / "pixels"), seed=seed)
     _, ids, probabilities = heard.call_args.args  # out of fold, as the audit made them

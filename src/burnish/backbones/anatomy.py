@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from burnish.backbones.graphs import shapes_of
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import depths, removable
 
@@ -80,24 +81,8 @@ def anatomy(backbone: Backbone) -> Anatomy:
 
 def _outputs(module: nn.Module, example: Tensor) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Shapes of what the layers with weights give, one image alone, and their order."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes.pop(name, None)
-            shapes[name] = tuple(output.shape[1:])
-
-    handles = [
-        layer.register_forward_hook(lambda _layer, _given, output, name=name: note(name, output))
-        for name, layer in module.named_modules()
-        if name and (layer._parameters or layer._buffers)
-    ]
-    try:
-        with torch.no_grad():
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    weighty = [name for name, layer in module.named_modules() if name and (layer._parameters or layer._buffers)]
+    shapes = {name: shape[1:] for name, shape in shapes_of(module, weighty, example).items()}
     return shapes, list(shapes)
 
 

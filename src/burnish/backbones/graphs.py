@@ -47,18 +47,31 @@ def defaults(trunk: nn.Module) -> dict[str, Any]:
     return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
 
 
-def shapes_of(trunk: nn.Module, layers: Sequence[str], example: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the layers give for the example, where that is one tensor."""
-    shapes: dict[str, tuple[int, ...]] = {}
+Shape = tuple[int, ...]
 
-    def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes[name] = tuple(output.shape)
 
-    handles = [
-        trunk.get_submodule(name).register_forward_hook(lambda _layer, _given, output, name=name: note(name, output))
-        for name in layers
-    ]
+def shapes_of(trunk: nn.Module, layers: Sequence[str], example: Tensor) -> dict[str, Shape]:
+    """Shapes of what the layers give for the example, where that is one tensor, in the order they are run last."""
+    return {name: given for name, (_, given) in passed(trunk, layers, example).items() if given is not None}
+
+
+def passed(trunk: nn.Module, layers: Sequence[str], example: Tensor) -> dict[str, tuple[Shape | None, Shape | None]]:
+    """(shape of what it takes, shape of what it gives) of each layer that runs, in the order they are run last.
+
+    None where that is not one tensor.
+    """
+    shapes: dict[str, tuple[Shape | None, Shape | None]] = {}
+
+    def noting(name: str) -> Any:
+        def note(_layer: nn.Module, taken: tuple[Any, ...], given: Any) -> None:
+            first = taken[0] if taken else None
+            ends = (tuple(end.shape) if isinstance(end, Tensor) else None for end in (first, given))
+            shapes.pop(name, None)
+            shapes[name] = (next(ends), next(ends))
+
+        return note
+
+    handles = [trunk.get_submodule(name).register_forward_hook(noting(name)) for name in layers]
     try:
         evaluated(trunk, example)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.errors import NoSuchName, nearest, shown
@@ -46,3 +46,14 @@ def set_batchnorm_eval(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.eval()
+
+
+class OnChannels(nn.Module):
+    """A layer for the last axis, on whichever axis holds the channels."""
+
+    def __init__(self, inner: nn.Module, channel: int) -> None:
+        super().__init__()
+        self.inner, self.channel = inner, channel
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs.movedim(self.channel, -1)).movedim(-1, self.channel)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from burnish.backbones.blocks import blocks_of
-from burnish.backbones.graphs import channel_of
-from burnish.backbones.layers import replace
+from burnish.backbones.graphs import Shape, channel_of, passed
+from burnish.backbones.layers import OnChannels, replace
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.stages import steps_of
 from burnish.errors import NoSuchName, RecipeError, nearest, shown
@@ -36,17 +36,6 @@ class Followed(nn.Module):
 
 class InsertedDropout(nn.Dropout):
     """A dropout that somebody asked for: it acts while training, as those that came with a network do not."""
-
-
-class OnChannels(nn.Module):
-    """A layer for the last axis, on whichever axis holds the channels."""
-
-    def __init__(self, inner: nn.Module, channel: int) -> None:
-        super().__init__()
-        self.inner, self.channel = inner, channel
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.inner(inputs.movedim(self.channel, -1)).movedim(-1, self.channel)
 
 
 # ---- the changes, as `changes.KINDS` has them ------------------------------------------------------------------------
@@ -229,26 +218,10 @@ def _check_removable(backbone: Backbone, names: Sequence[str]) -> None:
             )
 
 
-def _shapes(
-    module: nn.Module, names: Sequence[str], example: Tensor
-) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+def _shapes(module: nn.Module, names: Sequence[str], example: Tensor) -> dict[str, tuple[Shape, Shape]]:
     """(shape of its input, shape of its output) of each layer that takes and gives one tensor."""
-    found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    handles = []
-    for name in names:
-
-        def note(_layer: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                found[name] = (tuple(inputs[0].shape), tuple(output.shape))
-
-        handles.append(module.get_submodule(name).register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    found = passed(module, names, example).items()
+    return {name: (taken, given) for name, (taken, given) in found if taken is not None and given is not None}
 
 
 def _stages(

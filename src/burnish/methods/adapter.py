@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 from burnish.backbones.adapters import ADAPTERS, FORMS
 from burnish.backbones.blocks import blocks_above, blocks_of
 from burnish.backbones.changes import changed
-from burnish.backbones.graphs import channel_of, shapes_of
+from burnish.backbones.graphs import channel_of, passed
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.spec import Backbone
 from burnish.errors import ModelError, RecipeError, shown
@@ -79,9 +78,10 @@ class Adapter:
     def _change(self, backbone: Backbone, freeze: int) -> dict[str, Any]:
         plain, example = (backbone.plain or backbone).module, backbone.blank()
         blocks = blocks_above(backbone, freeze)
-        shapes = shapes_of(plain, blocks, example)
-        given = inputs_of(plain, blocks, example) if self.form == "parallel" else shapes
-        blocks = [name for name in blocks if len(shapes.get(name, ())) in (3, 4) and given.get(name) == shapes[name]]
+        ends = passed(plain, blocks, example)
+        shapes = {name: given for name, (_, given) in ends.items() if given is not None and len(given) in (3, 4)}
+        fits = {name for name in shapes if self.form != "parallel" or ends[name][0] == shapes[name]}
+        blocks = [name for name in blocks if name in fits]
         if not blocks:
             found = blocks_of(plain)
             raise RecipeError(
@@ -95,24 +95,3 @@ class Adapter:
         return {
             "kind": ADAPTERS, "layers": blocks, "channels": channels, "widths": widths, "bottleneck": bottleneck, "form": form,
         }  # fmt: skip
-
-
-def inputs_of(trunk: nn.Module, layers: list[str], example: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the layers take for the example."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, given: tuple[object, ...]) -> None:
-        if given and isinstance(given[0], torch.Tensor):
-            shapes[name] = tuple(given[0].shape)
-
-    def noted(name: str) -> Callable[..., None]:
-        return lambda _layer, given: note(name, given)
-
-    handles = [trunk.get_submodule(name).register_forward_pre_hook(noted(name)) for name in layers]
-    try:
-        with torch.no_grad():
-            trunk(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes

@@ -17,7 +17,6 @@ from burnish.backbones.keras.modules import (
     Call,
     Conv2dSame,
     KerasAttention,
-    LastAxis,
     Normalization,
     PoolSame,
     PositionLookup,
@@ -40,6 +39,7 @@ from burnish.backbones.keras.options import (
     single,
     whole,
 )
+from burnish.backbones.layers import OnChannels
 
 # ---- how each is made ------------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ def _dense(options: Options, shapes: list[Shape]) -> Made:
     shape = single(shapes, 2, 3, 4)
     inside, outside = shape[1] if len(shape) == 4 else shape[-1], whole(options["units"], "units")
     linear = nn.Linear(inside, outside, bias=bool(options["use_bias"]))
-    layer = LastAxis(linear) if len(shape) == 4 else linear
+    layer = OnChannels(linear, 1) if len(shape) == 4 else linear
     inner = "inner." if len(shape) == 4 else ""
     variables = [Variable("kernel", "vars/0", f"{inner}weight", (inside, outside), order=(1, 0))]
     return Made(layer, _with_bias(variables, options, outside, f"{inner}bias"), activation(options["activation"]))
@@ -162,7 +162,7 @@ def _layer_norm(options: Options, shapes: list[Shape]) -> Made:
     variables = tuple(
         Variable(legacy, f"vars/{number}", inner + target, (width,)) for number, (legacy, target) in enumerate(pairs)
     )
-    return Made(LastAxis(norm) if len(shape) == 4 else norm, variables)
+    return Made(OnChannels(norm, 1) if len(shape) == 4 else norm, variables)
 
 
 def _group_norm(options: Options, shapes: list[Shape]) -> Made:

@@ -75,17 +75,6 @@ class Separable(nn.Module):
         return self.pointwise(self.depthwise(images))
 
 
-class LastAxis(nn.Module):
-    """A layer that works on the last axis, on maps [b c h w] too."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.inner(inputs.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class TokenNorm(nn.Module):
     """BatchNorm over tokens [b n c]."""
 
