@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from burnish.data.ties import clusters_of
 
 _NEIGHBOURS, _PAIRS_A_ROW = 16, 5  # of each image at most, and of all on average, compared in detail; the nearest first
 _ALIKE = 0.7  # cosine of the descriptors; twins cropped by 5 % have 0.6 to 0.99, most above 0.85
-_LEVELS = ((4, 4, 0.9), (2, 3, 0.8), (1, 2, 0.93))  # each: shrunk by, steps of laying over, correlation to go on
+_LEVELS = ((4, 4, 0.92), (2, 3, 0.88), (1, 2, 0.93))  # each: shrunk by, steps of laying over, correlation to go on
 SAME = _LEVELS[-1][2]  # correlation of the detail from which two pictures are one: see benchmarks/audit.py
 _SAME_TINY, _TINY = 0.97, 48  # the same for originals whose short side has fewer pixels
 _MOST_OF_ONE, _MOST_SHARE_OF_ONE, _ALL_BUT_EQUAL = 50, 0.02, 0.985
@@ -63,17 +64,29 @@ class Twins:
         return clusters_of(self.first, self.second, count)
 
 
-def find_twins(thumbs: Rows, sides: np.ndarray, *, on_progress: Callable[[int], None] | None = None) -> Twins:
-    """All pairs among small squares uint8 [n s s 3], s divisible by 4; flat images are left out.
+def find_twins(
+    thumbs: Rows,
+    sides: np.ndarray,
+    *,
+    most_pairs: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Twins, int]:
+    """(all pairs among small squares, the number of pairs that were alike enough to be compared in detail).
+
+    thumbs: uint8 [n s s 3], s divisible by 4; flat images are left out.
 
     sides: pixels of the originals' short sides [n]; of tiny ones, which have no fine detail, more likeness is asked.
-    on_progress is told the rows done, after each block. The same images give the same pairs, on any machine and clock.
+    most_pairs: compared at most, the nearest first. on_progress is told the rows done, after each block. The same images
+    give the same pairs, on any machine and clock.
     """
     grey, chroma = _parts(thumbs)
     rows = np.flatnonzero(grey.std((1, 2)).numpy() >= _FLAT)
     if len(rows) < 2:
-        return Twins.none()
-    first, second, mirrored = _candidates(grey[rows].numpy(), on_progress)
+        return Twins.none(), 0
+    first, second, mirrored, alike = _candidates(grey[rows].numpy(), on_progress)
+    if most_pairs is not None and most_pairs < len(first):
+        nearest = np.sort(np.argsort(-alike, kind="stable")[:most_pairs])
+        first, second, mirrored = first[nearest], second[nearest], mirrored[nearest]
     first, second = rows[first], rows[second]
     likeness = np.zeros(len(first), np.float32)
     for start in range(0, len(first), _PAIRS):
@@ -85,7 +98,8 @@ def find_twins(thumbs: Rows, sides: np.ndarray, *, on_progress: Callable[[int], 
     least = np.where(np.minimum(sides[first], sides[second]) < _TINY, _SAME_TINY, SAME)
     found = (likeness >= least) & (apart.mean((1, 2, 3)).numpy() <= _COLOUR)
     order = np.lexsort((second[found], first[found]))
-    return Twins(first[found][order], second[found][order], likeness[found][order], mirrored[found][order])
+    twins = Twins(first[found][order], second[found][order], likeness[found][order], mirrored[found][order])
+    return twins, len(alike)
 
 
 def without_chains(twins: Twins, count: int) -> Twins:
@@ -120,8 +134,8 @@ def _parts(thumbs: Rows) -> tuple[Tensor, Tensor]:
 
 def _candidates(
     grey: np.ndarray, on_progress: Callable[[int], None] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(first, second, mirrored): pairs of rows of grey [n s s] that are near in their lowest frequencies."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(first, second, mirrored, cosine): pairs of rows of grey [n s s] that are near in their lowest frequencies."""
     k = _FREQUENCIES
     rows, columns = np.meshgrid(np.arange(k), np.arange(k), indexing="ij")
     weight = np.sqrt(1.0 + rows + columns).reshape(-1)[1:]  # pictures have less of high frequencies: level them
@@ -148,23 +162,21 @@ def _candidates(
         cosines.append(cosine[at, place])
         if on_progress is not None:
             on_progress(len(block))
-    found = np.concatenate(pairs).astype(np.int64)
+    found, alike = np.concatenate(pairs).astype(np.int64), np.concatenate(cosines)
     found[:, :2] = np.sort(found[:, :2], axis=1)
-    nearest = np.argsort(-np.concatenate(cosines), kind="stable")[
-        : 2 * _PAIRS_A_ROW * len(grey)
-    ]  # each stands there twice
-    found = np.unique(found[nearest], axis=0)
-    return found[:, 0], found[:, 1], found[:, 2].astype(bool)
+    nearest = np.argsort(-alike, kind="stable")[: 2 * _PAIRS_A_ROW * len(grey)]  # each stands there twice
+    found, first = np.unique(found[nearest], axis=0, return_index=True)
+    return found[:, 0], found[:, 1], found[:, 2].astype(bool), alike[nearest][first]
 
 
 def _likeness(grey: Tensor, first: np.ndarray, second: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """float32 [m]: correlation of the detail of each pair, laid over each other."""
-    a, b = grey[first][:, None], grey[second][:, None]
-    b = torch.where(torch.from_numpy(mirrored)[:, None, None, None], b.flip(-1), b)
+    a, b = grey[first], grey[second]
+    b = torch.where(torch.from_numpy(mirrored)[:, None, None], b.flip(-1), b)
     left, warp, found = torch.arange(len(a)), torch.zeros(len(a), 4), torch.zeros(len(a))
     level = found
     for shrunk, steps, least in _LEVELS:  # most pairs are given up while they are small
-        small_a, small_b = (F.avg_pool2d(image[left], shrunk) for image in (a, b))
+        small_a, small_b = (_shrunk(image[left], shrunk) for image in (a, b))
         warp = _registered(small_a, small_b, warp, steps=steps)
         level = _correlation(small_a, small_b, warp)
         stays = level >= least
@@ -174,54 +186,75 @@ def _likeness(grey: Tensor, first: np.ndarray, second: np.ndarray, mirrored: np.
 
 
 def _registered(a: Tensor, b: Tensor, warp: Tensor, *, steps: int) -> Tensor:
-    """The warp [m 4] (scale and shift of x and y, fractions of half the side) that lays b over a, both [m 1 s s]."""
+    """The warp [m 4] (scale and shift of x and y, fractions of half the side) that lays b over a, both [m s s]."""
     a, b = _levelled(_smooth(a)), _levelled(_smooth(b))
     side = a.shape[-1]
-    x, y = _axes(side)
+    line = torch.linspace(-1.0, 1.0, side)
     for _ in range(steps):
         seen, inside = _warped(b, warp)
-        across, down = torch.zeros_like(seen), torch.zeros_like(seen)
-        across[..., 1:-1] = (seen[..., 2:] - seen[..., :-2]) * ((side - 1) / 4)
-        down[..., 1:-1, :] = (seen[..., 2:, :] - seen[..., :-2, :]) * ((side - 1) / 4)
-        slopes = (torch.stack([across * x, down * y, across, down], -1) * inside[..., None]).flatten(1, 3)
-        missing = ((a - seen) * inside).flatten(1, 3)[..., None]
-        normal = slopes.transpose(1, 2) @ slopes + 1e-2 * torch.eye(4)
-        step = torch.linalg.solve(normal, slopes.transpose(1, 2) @ missing)[..., 0]
+        slopes = torch.zeros(len(a), 4, side, side)  # of the picture by each number of the warp
+        slopes[:, 2, :, 1:-1] = (seen[..., 2:] - seen[..., :-2]) * ((side - 1) / 4)
+        slopes[:, 3, 1:-1, :] = (seen[..., 2:, :] - seen[..., :-2, :]) * ((side - 1) / 4)
+        slopes[:, 2:] *= inside[:, None]
+        slopes[:, 0], slopes[:, 1] = slopes[:, 2] * line, slopes[:, 3] * line[:, None]
+        flat = slopes.flatten(2)
+        missing = (a - seen).flatten(1)[..., None]
+        step = torch.linalg.solve(flat @ flat.transpose(1, 2) + 1e-2 * torch.eye(4), flat @ missing)[..., 0]
         warp = (warp + step).clamp(-_MOST_WARP, _MOST_WARP)
     return warp
 
 
 def _warped(b: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
-    """(b as the warp shows it, 1 where that lies inside b and 0 elsewhere), both [m 1 s s]."""
-    x, y = _axes(b.shape[-1])
-    scale_x, scale_y, shift_x, shift_y = (warp[:, place, None, None] for place in range(4))
-    at_x, at_y = x * (1 + scale_x) + shift_x, y * (1 + scale_y) + shift_y
-    seen = F.grid_sample(b, torch.stack([at_x, at_y], -1), align_corners=True, padding_mode="border")
-    return seen, ((at_x.abs() <= 1.0) & (at_y.abs() <= 1.0)).float()[:, None]
+    """(b as the warp shows it, 1 where that lies inside b and 0 elsewhere), both [m s s]."""
+    side = b.shape[-1]
+    at = (1.0 + warp[:, :2, None]) * torch.linspace(-1.0, 1.0, side) + warp[:, 2:, None]  # [m 2 s], x and y
+    grid = torch.empty(len(b), side, side, 2)
+    grid[..., 0], grid[..., 1] = at[:, 0, None, :], at[:, 1, :, None]
+    seen = F.grid_sample(b[:, None], grid, align_corners=True, padding_mode="border")[:, 0]
+    within = (at.abs() <= 1.0).float()
+    return seen, within[:, 1, :, None] * within[:, 0, None, :]
 
 
 def _correlation(a: Tensor, b: Tensor, warp: Tensor) -> Tensor:
     """float32 [m]: of what is left of a and the warped b without their coarse parts, where both are seen."""
     seen, inside = _warped(b, warp)
-    count = inside.sum((1, 2, 3), keepdim=True).clamp_min(1.0)
+    count = inside.sum((1, 2), keepdim=True).clamp_min(1.0)
     parts = []
     for image in (a, seen):
-        detail = _smooth(image - F.avg_pool2d(F.pad(image, (4, 4, 4, 4), mode="replicate"), 9, 1))
-        parts.append((detail - (detail * inside).sum((1, 2, 3), keepdim=True) / count) * inside)
+        detail = _smooth(image - _averaged(image, 9))
+        parts.append((detail - (detail * inside).sum((1, 2), keepdim=True) / count) * inside)
     one, other = parts
-    size = (one.square().sum((1, 2, 3)) * other.square().sum((1, 2, 3))).sqrt()
-    return (one * other).sum((1, 2, 3)) / size.clamp_min(1e-6)
-
-
-def _axes(side: int) -> tuple[Tensor, Tensor]:
-    """(x, y) [s s] of the pixels, -1 to 1."""
-    line = torch.linspace(-1.0, 1.0, side)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    return x, y
+    size = (one.square().sum((1, 2)) * other.square().sum((1, 2))).sqrt()
+    return (one * other).sum((1, 2)) / size.clamp_min(1e-6)
 
 
 def _smooth(image: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return _averaged(image, 3)
+
+
+def _averaged(image: Tensor, width: int) -> Tensor:
+    """Means over width × width pixels, the edges repeated; as two small matrix products, which are the fastest form."""
+    means = _means(image.shape[-1], width)
+    return means @ image @ means.T
+
+
+def _shrunk(image: Tensor, times: int) -> Tensor:
+    """Means over blocks of times × times pixels."""
+    if times == 1:
+        return image
+    side = image.shape[-1] // times
+    blocks = torch.eye(side).repeat_interleave(times, 1) / times
+    return blocks @ image @ blocks.T
+
+
+@cache
+def _means(side: int, width: int) -> Tensor:
+    """[s s]: the running mean along a line, its ends repeated."""
+    means = torch.zeros(side, side)
+    for offset in range(-(width // 2), width // 2 + 1):
+        at = (torch.arange(side) + offset).clamp(0, side - 1)
+        means[torch.arange(side), at] += 1.0 / width
+    return means
 
 
 def _levelled(image: Tensor) -> Tensor:

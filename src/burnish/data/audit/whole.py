@@ -16,9 +16,9 @@ from burnish.data.cache import Pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.store import Picked
 
-_SECONDS_A_ROW = 0.8e-3  # of the search for twins on two cores, where most images resemble others
-_SECONDS_A_PAIR_OF_ROWS = 2.5e-9
-_SHARE = 0.05  # of a budget that the search may take
+_SECONDS_A_PAIR = 0.4e-3  # of the detailed comparison on two cores
+_SECONDS_A_SQUARED_ROW = 2.5e-9  # of the search for pairs worth it
+_SHARE = 0.05  # of a budget that each of both may take
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,26 @@ class Audited:
 def same_pictures(
     pixels: Pixels, *, budget_seconds: float | None = None, on_progress: Callable[[int], None] | None = None
 ) -> tuple[Sameness, str]:
-    """(copies and twins, why twins were not looked for); with a budget, only where that should take no more than 5 % of it.
+    """(copies and twins, what was not looked at); with a budget, the nearest pairs that can be compared in 5 % of it.
 
-    What is expected follows from the number of images alone, so that the same data and budget give the same splits.
+    How many that are follows from the budget and the number of images, not from the clock: the same data and budget give
+    the same splits.
     """
-    twins, note = Twins.none(), ""
-    expected = search_seconds(len(pixels.ids))
-    if budget_seconds is not None and expected > _SHARE * budget_seconds:
-        note = (
-            f"near-duplicates are not looked for: among {len(pixels.ids):,} images that may take {expected:.0f} s of the "
-            f"{budget_seconds:.0f} s; burnish audit does it"
-        )
-    else:
-        sides = np.minimum(pixels.looks.headers["width"], pixels.looks.headers["height"])
-        # One of each set of copies is looked at: an image that stands there many times would fill all neighbourhoods.
-        _, rows = np.unique(np.array(pixels.looks.digests), return_index=True)
-        rows = np.sort(rows)
-        twins = find_twins(Picked(pixels.thumbs, rows), sides[rows], on_progress=on_progress).at(rows)
-    return Sameness.of(pixels, without_chains(twins, len(pixels.ids))), note
-
-
-def search_seconds(count: int) -> float:
-    """What the search for twins among so many images is expected to take at most."""
-    return _SECONDS_A_ROW * count + _SECONDS_A_PAIR_OF_ROWS * count**2
+    # One of each set of copies is looked at: an image that stands there many times would fill all neighbourhoods.
+    _, rows = np.unique(np.array(pixels.looks.digests), return_index=True)
+    rows, most, note = np.sort(rows), None, ""
+    if budget_seconds is not None:
+        most = int(_SHARE * budget_seconds / _SECONDS_A_PAIR)
+        if _SECONDS_A_SQUARED_ROW * len(rows) ** 2 > _SHARE * budget_seconds:
+            note = (
+                f"near-duplicates among {len(rows):,} images are not looked for in this budget; burnish audit does it"
+            )
+            return Sameness.of(pixels, Twins.none()), note
+    sides = np.minimum(pixels.looks.headers["width"], pixels.looks.headers["height"])
+    twins, alike = find_twins(Picked(pixels.thumbs, rows), sides[rows], most_pairs=most, on_progress=on_progress)
+    if most is not None and alike > most:
+        note = f"of {alike:,} pairs of images that resemble each other the nearest {most:,} were compared; burnish audit does all"
+    return Sameness.of(pixels, without_chains(twins.at(rows), len(pixels.ids))), note
 
 
 def audited(catalog: Catalog, splits: Splits | None, same: Sameness) -> Audited:
