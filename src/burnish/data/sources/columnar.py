@@ -6,6 +6,7 @@ pyarrow is imported here alone; it comes with burnish[data].
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,12 +177,10 @@ def _text(file: Path, row: int, name: str, value: Any, names: list[str]) -> str:
 
 
 def _split_word(root: Path, file: Path) -> str:
-    """The split that a file's name begins with, or its folder is called; "" for none."""
-    for name in (file.name, file.parent.name if file.parent != root else ""):
-        word = name.lower().replace(".", "-").replace("_", "-").partition("-")[0]
-        if word in SPLIT_FOLDERS:
-            return SPLIT_FOLDERS[word]
-    return ""
+    """The split that a file's name begins with, or that its folder below `root` is called; "" for none."""
+    first = re.split(r"[-_.]", file.name.lower(), maxsplit=1)[0]
+    folder = file.parent.name.lower() if root in file.parent.parents else ""
+    return SPLIT_FOLDERS.get(first) or SPLIT_FOLDERS.get(folder) or ""
 
 
 def _is_parquet(file: Path) -> bool:
