@@ -79,6 +79,8 @@ def find_twins(
     most_pairs: compared at most, the nearest first. on_progress is told the rows done, after each block. The same images
     give the same pairs, on any machine and clock.
     """
+    if len(thumbs) < 2:
+        return Twins.none(), 0
     grey, chroma = _parts(thumbs)
     rows = np.flatnonzero(grey.std((1, 2)).numpy() >= _FLAT)
     if len(rows) < 2:
@@ -127,8 +129,6 @@ def _parts(thumbs: Rows) -> tuple[Tensor, Tensor]:
         blue, red = 0.564 * (pixels[..., 2] - luma), 0.713 * (pixels[..., 0] - luma)
         grey.append(luma)
         chroma.append(F.adaptive_avg_pool2d(torch.stack([blue, red], 1), 4))
-    if not grey:
-        return torch.zeros(0, 4, 4), torch.zeros(0, 2, 4, 4)
     return torch.cat(grey), torch.cat(chroma)
 
 

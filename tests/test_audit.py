@@ -1,0 +1,397 @@
+"""The audit: what it must find, what it must not, and what `fit` does with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageFilter
+
+from burnish import api, cli
+from burnish.data.audit import twins as twins_module
+from burnish.data.audit.labels import strangeness, suspects
+from burnish.data.audit.quarantine import read_quarantine
+from burnish.data.audit.twins import find_twins
+from burnish.data.catalog import SPLIT_WORDS
+from burnish.data.sources.assemble import Labelled, assemble
+from burnish.data.split import make_splits, untorn
+from burnish.errors import DataError
+from images import encoded
+
+TINY = {"model": "random:test_resnet", "budget": None, "epochs": 1, "image_size": 64, "cache": "off"}
+
+
+def picture(seed: int, width: int = 160, height: int = 120) -> Image.Image:
+    """A picture with coarse shapes and fine detail, unlike those of other seeds."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    fine = Image.fromarray(rng.integers(0, 256, (height // 3, width // 3, 3), np.uint8)).resize((width, height))
+    return Image.blend(coarse, fine.filter(ImageFilter.GaussianBlur(2)), 0.45)
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=quality))).convert("RGB")
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    w, h = image.size
+    return image.crop((round(0.04 * w), round(0.01 * h), round(0.99 * w), round(0.96 * h)))
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "smaller": lambda image: image.resize((80, 60)),
+    "larger and squeezed": lambda image: image.resize((200, 190)),
+    "JPEG 40": lambda image: jpeg(image, 40),
+    "cropped": cropped,
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "recoloured": lambda image: ImageEnhance.Color(ImageEnhance.Brightness(image).enhance(1.1)).enhance(0.85),
+    "all of it": lambda image: jpeg(cropped(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)), 60),
+}
+
+
+def squares(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR)) for image in images])
+
+
+def pairs_of(images: list[Image.Image]) -> set[tuple[int, int]]:
+    found, _ = find_twins(squares(images), np.array([min(image.size) for image in images]))
+    return set(zip(found.first.tolist(), found.second.tolist(), strict=True))
+
+
+# ---- the same picture ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_the_same_picture_and_no_other_is(change):
+    originals = [picture(seed) for seed in range(24)]
+    assert pairs_of([*originals, *map(CHANGES[change], originals)]) == {(row, row + 24) for row in range(24)}
+
+
+def test_pictures_that_merely_resemble_each_other_are_not_the_same():
+    shared = picture(0)
+    scenes = [Image.blend(shared, picture(seed), 0.5) for seed in range(1, 12)]
+    colours = [ImageEnhance.Color(Image.merge("RGB", [picture(50).split()[place] for place in order])).enhance(2.0)
+               for order in ((0, 1, 2), (2, 1, 0))]  # fmt: skip
+    blank = [Image.new("RGB", (90, 90), (200, 200, 200 + row)) for row in range(4)]
+    assert not pairs_of(scenes) and not pairs_of(colours) and not pairs_of(blank)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_images_are_no_trouble(count):
+    images = squares([picture(row) for row in range(count)]) if count else np.zeros((0, 64, 64, 3), np.uint8)
+    assert len(find_twins(images, np.full(count, 100))[0]) == 0
+
+
+def test_what_is_found_depends_on_neither_blocks_nor_order(monkeypatch):
+    images = [change(picture(seed)) for seed in range(12) for change in (lambda image: image, *CHANGES.values())]
+    before = pairs_of(images)
+    order = np.random.default_rng(1).permutation(len(images))
+    shuffled = {tuple(sorted((int(order[a]), int(order[b])))) for a, b in pairs_of([images[row] for row in order])}
+    assert shuffled == before and len(before) >= 12 * 20
+    monkeypatch.setattr(twins_module, "_BLOCK", 7)
+    monkeypatch.setattr(twins_module, "_PAIRS", 5)
+    assert pairs_of(images) == before
+
+
+# ---- splits ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ties=st.lists(st.integers(0, 24), min_size=40, max_size=40),
+    words=st.lists(st.sampled_from(["train", "test"]), min_size=40, max_size=40),
+    grouped=st.booleans(),
+    given_test=st.booleans(),
+)
+def test_untorn_moves_nothing_into_test_and_leaves_no_tie_torn_that_it_may_mend(ties, words, grouped, given_test):
+    rows = [
+        Labelled(
+            f"{row:02d}.png", "ab"[row % 2], words[row] if given_test else None, f"g{row % 13}" if grouped else None
+        )
+        for row in range(40)
+    ]
+    catalog = assemble(Path("/nowhere"), rows, [], source="csv")
+    numbers = np.array([ties[int(path[:2])] for path in catalog.paths])
+    before = make_splits(catalog, seed=0)
+    after, moved = untorn(catalog, before, numbers)
+    side = {word: set(getattr(after, word).tolist()) for word in SPLIT_WORDS}
+    assert side["test"] <= set(before.test.tolist())
+    if given_test and "test" in words:
+        assert side["test"] == set(before.test.tolist())
+    movable = [row for row in range(40) if not (given_test and "test" in words and catalog.splits[row] == "test")]
+    where = {row: word for word in SPLIT_WORDS for row in side[word]}
+    for keys in (numbers.tolist(), list(catalog.groups or numbers.tolist())):
+        assert len({(keys[row], where[row]) for row in movable}) == len({keys[row] for row in movable})
+    assert set(moved.tolist()) == {row for row in range(40) if row not in set(getattr(before, where[row]).tolist())}
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_suspects_are_those_of_confident_learning_written_plainly():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 300)
+    probabilities = rng.dirichlet(np.full(4, 0.5), 300)
+    wrong, margin = suspects(labels, probabilities)
+    usual = [probabilities[labels == j, j].mean() for j in range(4)]
+    for row in range(300):
+        claiming = [j for j in range(4) if probabilities[row, j] >= usual[j]]
+        best = max(claiming, key=lambda j: probabilities[row, j], default=None)
+        expected = best is not None and best != labels[row] and probabilities[row].argmax() != labels[row]
+        assert bool(wrong[row]) == expected
+        others = max(probabilities[row, j] for j in range(4) if j != labels[row])
+        assert margin[row] == pytest.approx(others - probabilities[row, labels[row]])
+
+
+def test_a_class_without_images_claims_none_and_one_class_has_no_suspects():
+    probabilities = np.array([[0.2, 0.1, 0.7]] * 4 + [[0.1, 0.8, 0.1]] * 4)
+    assert not suspects(np.array([0] * 4 + [1] * 4), probabilities)[0].any()
+    assert not suspects(np.zeros(5, int), np.ones((5, 1)))[0].any()
+
+
+def test_what_lies_far_from_all_others_is_strange():
+    features = np.random.default_rng(0).normal(0, 1, (200, 16)) + 8.0 * np.eye(16)[np.arange(200) % 4]
+    features[7] = -30.0 * np.eye(16)[9]
+    score = strangeness(features)
+    assert score.argmax() == 7 and score[7] > 6 and np.median(score) < 1
+    assert not strangeness(features[:10]).any()
+
+
+# ---- the verb --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Path:
+    """Two classes with given splits and one fault of each kind."""
+    root, seed = tmp_path / "data", 0
+    for word, count in (("train", 14), ("val", 4), ("test", 8)):
+        for name in ("a", "b"):
+            (root / word / name).mkdir(parents=True)
+            for number in range(count):
+                seed += 1
+                picture(seed).save(root / word / name / f"{number:02d}.png")
+    train, test = root / "train", root / "test"
+    shutil.copy(test / "a" / "00.png", train / "a" / "leak.png")
+    CHANGES["all of it"](Image.open(test / "b" / "01.png")).save(train / "b" / "twin.jpg")
+    shutil.copy(train / "a" / "03.png", train / "b" / "conflict.png")
+    shutil.copy(train / "a" / "04.png", train / "a" / "again.png")
+    (train / "a" / "cut.png").write_bytes((train / "a" / "05.png").read_bytes()[:2000])
+    (train / "a" / "empty.jpg").write_bytes(b"")
+    (train / "a" / "page.png").write_bytes(b"<html>")
+    picture(900).save(train / "a" / "really.jpg", "PNG")
+    picture(901).convert("CMYK").save(train / "a" / "print.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(902).save(train / "b" / "turned.jpg", exif=exif)
+    Image.new("RGB", (90, 90), "white").save(train / "b" / "blank.png")
+    picture(903, 24, 24).save(train / "b" / "tiny.png")
+    picture(904, 900, 90).save(train / "b" / "long.png")
+    picture(905).save(train / "b" / "moves.gif", save_all=True, append_images=[picture(906)])
+    return root
+
+
+EXPECTED = {
+    "leak": {"test/a/00.png", "train/a/leak.png", "test/b/01.png", "train/b/twin.jpg"},
+    "label_conflict": {"train/a/03.png", "train/b/conflict.png"},
+    "exact_duplicate": {"test/a/00.png", "train/a/leak.png", "train/a/03.png", "train/b/conflict.png", "train/a/04.png", "train/a/again.png"},
+    "near_duplicate": {"test/b/01.png", "train/b/twin.jpg"},
+    "truncated": {"train/a/cut.png"},
+    "unreadable": {"train/a/empty.jpg"},
+    "not_an_image": {"train/a/page.png"},
+    "wrong_suffix": {"train/a/really.jpg"},
+    "odd_mode": {"train/a/print.jpg"},
+    "exif_rotated": {"train/b/turned.jpg"},
+    "blank": {"train/b/blank.png"},
+    "tiny": {"train/b/tiny.png"},
+    "extreme_aspect": {"train/b/long.png"},
+    "animated": {"train/b/moves.gif"},
+    "thin_class": set(),
+}  # fmt: skip
+
+
+def listing(root: Path) -> list[tuple[str, int, int]]:
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(root.rglob("*"))]
+
+
+def test_every_fault_is_found_under_its_name_and_nothing_is_touched(faulty, tmp_path):
+    before = listing(faulty)
+    found = api.audit(faulty, model=None, cache="off", out=tmp_path / "out")
+    assert listing(faulty) == before
+    got = {kind: {path for one in found.of(kind) for path in one.paths} for kind in found.facts["found"]}
+    assert got == {kind: paths for kind, paths in EXPECTED.items() if paths}
+    counts = found.facts["counts"]
+    assert counts["scanned"] == counts["used"] + counts["named"] == len([p for p in faulty.rglob("*") if p.is_file()])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.html", "audit.csv", "result.json"}
+
+
+def test_a_clean_set_has_no_findings(tmp_path):
+    for number in range(40):
+        folder = tmp_path / "data" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(number).save(folder / f"{number}.png")
+    assert not api.audit(tmp_path / "data", model=None, cache="off").findings
+
+
+def test_features_tell_labels_that_are_wrong(shapes, tmp_path):
+    shutil.copytree(shapes, tmp_path / "data")
+    moved = sorted((tmp_path / "data" / "red").iterdir())[:2]
+    for file in moved:
+        file.rename(tmp_path / "data" / "blue" / f"x{file.name}")
+    found = api.audit(tmp_path / "data", model="random:test_resnet", cache="off")
+    assert {path for one in found.of("label_error") for path in one.paths} >= {f"blue/x{file.name}" for file in moved}
+
+
+def burnish(*words: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    try:
+        cli.main([str(word) for word in words])
+        code = 0
+    except SystemExit as left:
+        code = int(left.code or 0)
+    return (code, *capsys.readouterr())
+
+
+def test_the_command_line_prints_80_columns_and_leaves_as_told(faulty, tmp_path, capsys):
+    code, out, _ = burnish("audit", faulty, "--model", "none", "--quiet", "--cache", "off", capsys=capsys)
+    assert code == 0 and "Test or validation images that are also in train" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert burnish("audit", faulty, "--model", "none", "--quiet", "--strict", "--cache", "off", capsys=capsys)[0] == 1
+    code, out, _ = burnish("audit", faulty, "--model", "none", "--json", "--cache", "off", capsys=capsys)
+    assert json.loads(out)["found"]["leak"] == 2
+    assert burnish("audit", tmp_path / "nothing", capsys=capsys)[0] == 2
+
+
+def test_the_list_leaves_out_what_it_proposes(faulty, tmp_path):
+    api.audit(faulty, model=None, cache="off", out=tmp_path / "out")
+    proposed = read_quarantine(tmp_path / "out" / "audit.csv")
+    assert {"train/b/conflict.png", "train/b/blank.png", "train/a/again.png"} <= set(proposed)
+    assert "train/a/04.png" in proposed or "train/a/again.png" in proposed
+    left = api.audit(faulty, model=None, cache="off", quarantine=tmp_path / "out" / "audit.csv")
+    assert not left.of("label_conflict") and not left.of("blank") and not left.of("exact_duplicate")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name\nx\n", "expected path"),
+        ("path\nnot/there.png\n", "none is in the data"),
+        (b"path\n\xff\n", "cannot be read"),
+    ],
+)
+def test_a_list_that_is_none_is_a_sentence(text, sentence, faulty, tmp_path):
+    (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=sentence):
+        api.audit(faulty, model=None, cache="off", quarantine=tmp_path / "list.csv")
+
+
+class Elements(HTMLParser):
+    """The tags of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+
+HOSTILE = (
+    "<script>alert(1)<",
+    '"><img src=x onerror=y>',
+    "{{ 7 * 7 }}",
+    "=cmd|x",
+    "a\nb",
+    "&amp;",
+    "\u202eabc",
+    "'; DROP",
+    "-rf",
+    "%s%n",
+)
+
+
+def test_hostile_names_are_text_on_the_page_and_in_the_list(tmp_path):
+    names = [name.replace("/", "") for name in HOSTILE]
+    for number, name in enumerate(names):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for copy in range(2):
+            picture(number).save(folder / f"{copy}{name}.png")
+    found = api.audit(tmp_path / "data", model=None, cache="off", out=tmp_path / "out")
+    assert len(found.of("exact_duplicate")) == len(names)
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    elements = Elements()
+    elements.feed(page)
+    assert "script" not in elements.tags and elements.tags.count("img") == 2 * len(names)
+    assert "{{ 7 * 7 }}" in page and "http:" not in page and "https:" not in page
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "audit.csv").read_text(encoding="utf-8"))))
+    assert not any(value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
+    assert len(read_quarantine(tmp_path / "out" / "audit.csv")) >= len(names)
+
+
+# ---- the gate of fit -------------------------------------------------------------------------------------------------
+
+
+def test_fit_on_faulty_data_ends_with_an_honest_model_that_says_what_was_found(faulty, tmp_path):
+    before = listing(faulty)
+    run = api.fit(faulty, out=tmp_path / "run", method="full", **TINY)
+    assert listing(faulty) == before
+    facts = run.facts
+    assert facts["counts"]["scanned"] == facts["counts"]["used"] + facts["counts"]["named"]
+    reasons = {one["path"]: one["reason"] for one in facts["named"]}
+    assert reasons["train/a/leak.png"].startswith("the same bytes as test/a/00.png, which is in test")
+    assert facts["counts"]["test"] == 16
+    assert facts["findings"]["found"]["leak"] == 2 and facts["leaky"]["images"] == 1
+    assert facts["leaky"]["accuracy_without"]["n"] == 15
+    assert "What the audit found" in run.report.read_text(encoding="utf-8")
+    assert (run.folder / "audit.csv").read_text(encoding="utf-8").startswith("kind,level,path,exclude")
+
+
+def test_fit_with_strict_stops_and_names_the_list(faulty, tmp_path, capsys):
+    words = [
+        "fit",
+        faulty,
+        "--strict",
+        "--model",
+        "random:test_resnet",
+        "--budget",
+        "none",
+        "--epochs",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
+    code, _, err = burnish(*words, "--quiet", "--cache", "off", capsys=capsys)
+    assert code == 2 and "--strict stops there" in err and "audit.csv" in err
+    assert (tmp_path / "run" / "audit.csv").is_file()
+
+
+def test_drawn_splits_keep_the_same_pictures_on_one_side(tmp_path):
+    for number in range(30):
+        for name in ("a", "b"):
+            folder = tmp_path / "data" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            image = picture(number + 100 * (name == "b"))
+            image.save(folder / f"{number}.png")
+            if number % 3 == 0:
+                CHANGES["cropped"](image).save(folder / f"{number}_twin.png")
+                shutil.copy(folder / f"{number}.png", folder / f"{number}_copy.png")
+    run = api.fit(tmp_path / "data", out=tmp_path / "run", method="probe", **TINY)
+    rows = list(csv.DictReader(open(run.folder / "splits.csv", encoding="utf-8")))
+    sides: dict[str, set[str]] = {}
+    for row in rows:
+        sides.setdefault(row["path"].split("_")[0].removesuffix(".png"), set()).add(row["split"])
+    assert all(len(words) == 1 for words in sides.values())
+    assert (
+        run.facts["counts"]["test"] >= 4 and run.facts["leaky"] is None and "leak" not in run.facts["findings"]["found"]
+    )
