@@ -10,7 +10,8 @@ import pytest
 from sklearn import metrics
 
 from burnish.errors import DataError, ModelError, NotEnoughData
-from burnish.measure.scores import right, score
+from burnish.labels import right
+from burnish.measure.scores import score
 
 EXACT = 1e-12
 

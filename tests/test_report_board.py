@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from burnish.errors import RunError
-from burnish.measure.scores import right, score
+from burnish.labels import right
+from burnish.measure.scores import score
 from burnish.measure.verdict import judge
 from burnish.reports.board import Board, confusion_image
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from burnish.errors import NotARun
+from burnish.labels import right
 from burnish.measure.calibration import ece, reliability
-from burnish.measure.scores import right, score
+from burnish.measure.scores import score
 from burnish.measure.verdict import judge
 from burnish.reports.page import duration, render
 

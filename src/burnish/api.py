@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,11 @@ from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
 from burnish.disk import cache_folder, plain_disk_errors, write_whole
-from burnish.errors import NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
+from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
 from burnish.job import Facilities, accelerated, backbone_for, finish, run_job
+from burnish.labels import classes_of
 from burnish.measure.scores import Scores, score
+from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
@@ -98,9 +100,9 @@ class Result:
 class Evaluation:
     """A model's scores on a labelled set."""
 
-    scores: Scores
+    scores: Scores | SeveralScores
     predictions: list[Prediction]
-    labels: tuple[str, ...]  # true class of each prediction
+    labels: tuple[str, ...]  # true class of each prediction; of several, a|b
     named: list[dict[str, str]]  # files that could not be used, with the reason
 
 
@@ -369,7 +371,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a run's model on labelled images; classes are matched by name, an unknown one is an error (P2).
 
-    Of data with splits the test images are scored, else all of them.
+    Of data with splits the test images are scored, else all of them. A model that tells several classes an image is scored as
+    such, on data with one class an image too; DataError when it is the other way round.
     """
     predictor, watcher = predictor or Predictor.open(Path(run)), watcher or Nobody()
     catalog = open_source(data, for_training=False)
@@ -380,6 +383,11 @@ def evaluate(
             f"the data has a class {shown(repr(unknown[0]))} that the model does not know "
             f"(nearest: {nearest(unknown[0], classes)}); rename the folder or label, or leave those images out"
         )
+    if catalog.several and not predictor.bundle.several:
+        raise DataError(
+            f"{shown(called(data))} has several classes an image, and the model was trained to tell one; "
+            "give images with one class each, or train a model on such data with burnish fit"
+        )
     rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
     watcher.stage("evaluate", total=len(rows))
     images = [partial(catalog.image, row) for row in rows]
@@ -389,27 +397,37 @@ def evaluate(
     if not good:
         raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read")
     probabilities = np.array([_ordered(predictions[place], classes) for place in good])
-    names = tuple(catalog.classes[catalog.labels[rows[place]]] for place in good)
-    labels = np.array([classes.index(name) for name in names])
+    names = tuple(catalog.label(rows[place]) for place in good)
+    held = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
     named = [{"path": named.path, "reason": named.reason} for named in catalog.named]
     named += [
         {"path": catalog.paths[row], "reason": prediction.problem}
         for row, prediction in zip(rows, predictions, strict=True)
         if prediction.problem is not None
     ]
-    return Evaluation(score(probabilities, labels, classes), [predictions[place] for place in good], names, named)
+    answers = [predictions[place] for place in good]
+    if predictor.bundle.thresholds is not None:
+        truth = np.array([[name in one for name in classes] for one in held])
+        scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds))
+        return Evaluation(scores, answers, names, named)
+    labels = np.array([classes.index(one[0]) for one in held])
+    return Evaluation(score(probabilities, labels, classes), answers, names, named)
 
 
 def predict_stream(
-    run: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]], *, top: int = 1
+    run: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    top: int = 1,
+    predictor: Predictor | None = None,
 ) -> Iterator[Prediction]:
     """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
-    return Predictor.open(Path(run)).stream(expand(images), top=top)
+    return (predictor or Predictor.open(Path(run))).stream(expand(images), top=top)
 
 
-def write_predictions(path: Path, predictions: Iterable[Prediction], *, top: int) -> int:
+def write_predictions(path: Path, predictor: Predictor, images: Sequence[str], *, top: int) -> int:
     """Write predictions as CSV; returns how many images could not be read."""
-    unreadable = 0
+    unreadable, predictions = 0, predictor.stream(expand(images), top=top)
 
     def counted() -> Iterator[Prediction]:
         nonlocal unreadable
@@ -418,7 +436,7 @@ def write_predictions(path: Path, predictions: Iterable[Prediction], *, top: int
             yield prediction
 
     with plain_disk_errors(path), open(path, "w", encoding="utf-8", newline="") as file:
-        write_csv(file, counted(), top=top)
+        write_csv(file, counted(), top=top, several=predictor.bundle.several)
     return unreadable
 
 

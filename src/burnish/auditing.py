@@ -24,6 +24,8 @@ from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import shown
 from burnish.facts import machine, version_of
+from burnish.labels import counts as counts_of
+from burnish.labels import several
 from burnish.methods.heads import choose_head
 from burnish.runtime import Watcher, cores
 from burnish.terms import Preprocess
@@ -133,6 +135,8 @@ def _told_by_features(
     )
     found = list(outlier_findings(catalog, pixels.ids, features))
     labels = catalog.labels[pixels.ids]
+    if several(labels):
+        return [*found, *_doubted_several(catalog, pixels.ids, features, labels, seed, watcher)]
     counts = np.bincount(labels, minlength=len(catalog.classes))
     rows = np.flatnonzero(counts[labels] >= _FEWEST)
     present = np.unique(labels[rows])
@@ -150,6 +154,22 @@ def _told_by_features(
     probabilities[:, present] = choice.probabilities
     watcher.say(f"a probe is right on {choice.accuracy:.1%} of the images, cross-validated")
     return [*found, *label_findings(catalog, pixels.ids[rows], probabilities)]
+
+
+def _doubted_several(
+    catalog: Catalog, ids: np.ndarray, features: np.ndarray, labels: np.ndarray, seed: int, watcher: Watcher
+) -> Iterable[Finding]:
+    """Likely label errors where an image may have several classes; rare classes are left out of the doubt."""
+    common = np.flatnonzero(counts_of(labels, len(catalog.classes)) >= _FEWEST)
+    if not len(common):
+        watcher.say(f"labels are not doubted: no class has {_FEWEST} images")
+        return []
+    watcher.stage("likely label errors")
+    choice = choose_head(features, labels[:, common], classes=len(common), seed=seed, seconds_left=lambda: float("inf"))
+    assert choice.probabilities is not None
+    probabilities = labels.astype(np.float32)  # of a rare class, what is given
+    probabilities[:, common] = choice.probabilities
+    return label_findings(catalog, ids, probabilities)
 
 
 def _thumbnails(catalog: Catalog, pixels: Pixels, findings: tuple[Finding, ...]) -> dict[str, str]:

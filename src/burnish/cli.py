@@ -347,15 +347,15 @@ def predict(
     from burnish.screen import print_predictions
 
     unreadable = 0
-    stream = api.predict_stream(run, images, top=top)
+    predictor = api.Predictor.open(Path(run))
     if csv is not None:
-        unreadable = api.write_predictions(csv, stream, top=top)
+        unreadable = api.write_predictions(csv, predictor, images, top=top)
     elif json_:
-        rows = list(stream)
+        rows = list(api.predict_stream(run, images, top=top, predictor=predictor))
         unreadable = sum(row.problem is not None for row in rows)
         _print_json([row.to_json() for row in rows])
     else:
-        unreadable = print_predictions(stream)
+        unreadable = print_predictions(api.predict_stream(run, images, top=top, predictor=predictor))
     if unreadable:
         typer.echo(f"{unreadable} of the images could not be read", err=True)
         raise typer.Exit(1)

@@ -29,7 +29,7 @@ from burnish.errors import BurnishError, RecipeError
 from burnish.facts import machine
 from burnish.job import Facilities, backbone_for, blank_tunable, look, pick_device, save, taps_for, tune_on_the_clock
 from burnish.journal import Journal
-from burnish.measure.intervals import paired, wilson
+from burnish.measure.bootstrap import paired_shares, share
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, OUTCOME, RunFolder
@@ -364,9 +364,9 @@ class _Race:
             }  # fmt: skip
             if arm.place in tests:
                 right, rate, parameters = tests[arm.place]
-                facts = paired(reference, right)
+                facts = paired_shares(reference, right)
                 row |= {
-                    "test": wilson(int(right.sum()), right.size).to_json(),
+                    "test": share(right).to_json(),
                     "difference": asdict(facts),
                     "separable": bool(facts.p < 0.05),
                     "images_per_second": rate,
@@ -381,8 +381,9 @@ class _Race:
         looked, bundle = self.looked[arm.model], read_bundle(arm.package)
         classifier = bundle.classifier()
         contender = Contender(
-            arm.name, "tuned", looked.bench.backbone, classifier, bundle.preprocess, bundle.temperature, arm.accuracy
-        )
+            arm.name, "tuned", looked.bench.backbone, classifier, bundle.preprocess, bundle.temperature, arm.accuracy,
+            None if bundle.thresholds is None else np.array(bundle.thresholds),
+        )  # fmt: skip
         (tested,) = put_to_test([contender], looked.material, looked.bench)
         images = looked.material.test.plain[:32]
         fast = fold_for_inference(classifier, normalised(images[:2], looked.material.preprocess))
@@ -413,7 +414,8 @@ def _simplest_of_the_best(arms: list[Arm]) -> Arm:
 
 def _write_outcome(folder: RunFolder, evidence: Evidence, seconds: float) -> None:
     """An arm's round, finished."""
-    told = {"right": evidence.right.astype(int), "losses": evidence.losses, "seconds": seconds}
+    right = evidence.right.astype(int) if evidence.right.dtype == bool else evidence.right
+    told = {"right": right, "losses": evidence.losses, "seconds": seconds}
     folder.write_json(OUTCOME, told)
 
 
@@ -421,6 +423,8 @@ def _read_outcome(path: Path) -> tuple[Evidence, float] | None:
     """What `_write_outcome` wrote; None when the round is not finished."""
     try:
         values = read_plain_json(path / OUTCOME)
-        return Evidence(np.array(values["right"], bool), np.array(values["losses"], float)), float(values["seconds"])
+        right = np.array(values["right"])
+        right = right.astype(bool) if right.dtype.kind == "i" else right
+        return Evidence(right, np.array(values["losses"], float)), float(values["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -17,19 +17,24 @@ from burnish.choose.material import Bench, Material
 from burnish.choose.proof import Contender, Tested
 from burnish.data.audit.findings import Finding, by_kind, counted
 from burnish.data.catalog import Splits
+from burnish.labels import counts, cross_entropies, several
+from burnish.measure.bootstrap import share
 from burnish.measure.calibration import ece, reliability
-from burnish.measure.intervals import wilson
-from burnish.measure.scores import score
-from burnish.measure.verdict import Verdict, judge
+from burnish.measure.scores import Scores, score
+from burnish.measure.several import SeveralScores, score_several
+from burnish.measure.verdict import Verdict, judge, judge_several
 from burnish.runtime import cores
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors")
 _MISTAKES_SHOWN, _CASES_KEPT = 24, 12
 
 
-def verdict_of(tested: list[Tested], kept: Contender, *, seconds: float) -> Verdict:
+def verdict_of(tested: list[Tested], material: Material, *, seconds: float) -> Verdict:
     """Tuned against probe on the same test images; only the probe when nothing was tuned."""
     probe, tuned = tested[0], tested[-1] if len(tested) > 1 else None
+    if material.several:
+        found = None if tuned is None else tuned.probabilities
+        return judge_several(material.test_labels, probe.probabilities, found, seconds=seconds)
     return judge(probe.right, None if tuned is None else tuned.right, seconds=seconds)
 
 
@@ -63,7 +68,8 @@ def facts_of(
         "verdict": verdict.to_json(),
         "kept": kept.name,
         "kept_role": kept.role,
-        "scores": {_role(one): score(one.probabilities, labels, classes).to_json() for one in tested},
+        "task": "several classes an image" if material.several else "one class an image",
+        "scores": {_role(one): scores_of(one, labels, classes).to_json() for one in tested},
         "validation": {one.contender.name: one.contender.validation_accuracy for one in tested},
         "decisions": [decision.to_json() for decision in decisions],
         "history": history,
@@ -128,6 +134,13 @@ def version_of(package: str) -> str:
         return "none"
 
 
+def scores_of(tested: Tested, labels: np.ndarray, classes: Sequence[str]) -> Scores | SeveralScores:
+    """All scores of one contender."""
+    if several(labels):
+        return score_several(tested.probabilities, labels, classes, tested.contender.thresholds)
+    return score(tested.probabilities, labels, classes)
+
+
 def _role(tested: Tested) -> str:
     return tested.contender.role
 
@@ -136,12 +149,12 @@ def _class_counts(material: Material) -> list[dict[str, Any]]:
     """Images by class and split."""
     k = len(material.catalog.classes)
     columns = {
-        "train": np.bincount(material.labels[material.train_rows], minlength=k),
-        "val": np.bincount(material.labels[material.val_rows], minlength=k),
-        "test": np.bincount(material.test_labels, minlength=k),
+        "train": counts(material.labels[material.train_rows], k),
+        "val": counts(material.labels[material.val_rows], k),
+        "test": counts(material.test_labels, k),
     }
     return [
-        {"name": name, **{split: int(counts[index]) for split, counts in columns.items()}}
+        {"name": name, **{split: int(found[index]) for split, found in columns.items()}}
         for index, name in enumerate(material.catalog.classes)
     ]
 
@@ -149,8 +162,13 @@ def _class_counts(material: Material) -> list[dict[str, Any]]:
 def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
     """Expected calibration error without and with the temperature, and the reliability diagram with it."""
     t = tested.contender.temperature
-    raw = np.power(np.maximum(tested.probabilities, 1e-300), t)  # softmax(z) from softmax(z / t), up to its sum
-    raw /= raw.sum(1, keepdims=True)
+    known = np.maximum(tested.probabilities, 1e-300)
+    raw = np.power(known, t)  # softmax(z) from softmax(z / t), up to its sum
+    raw /= (
+        raw + np.power(np.maximum(1.0 - tested.probabilities, 1e-300), t)
+        if several(labels)
+        else raw.sum(1, keepdims=True)
+    )
     return {
         "temperature": t,
         "ece_before": ece(raw, labels),
@@ -165,12 +183,14 @@ def _without_leaky(tested: Tested, material: Material) -> dict[str, Any] | None:
     if not count:
         return None
     right = tested.right[~material.leaky]
-    accuracy = wilson(int(right.sum()), len(right)).to_json() if len(right) else None
+    accuracy = share(right).to_json() if len(right) else None
     return {"images": count, "accuracy_without": accuracy}
 
 
 def _mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:
     """The wrong answers given with most confidence."""
+    if material.several:
+        return _several_mistakes(tested, material)
     wrong = np.flatnonzero(~tested.right)
     sure = tested.probabilities[wrong].max(1)
     classes = material.catalog.classes
@@ -183,3 +203,25 @@ def _mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:
         }
         for row in wrong[np.argsort(-sure, kind="stable")][:_MISTAKES_SHOWN]
     ]
+
+
+def _several_mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:
+    """The images whose classes, taken together, were told with most loss."""
+    chances, labels, classes = tested.probabilities, material.test_labels, material.catalog.classes
+    clipped = np.clip(chances, 1e-12, 1.0 - 1e-12)
+    losses = cross_entropies(np.log(clipped) - np.log1p(-clipped), labels)
+    cut = 0.5 if tested.contender.thresholds is None else tested.contender.thresholds
+    said = chances >= cut
+    wrong = np.flatnonzero((said != labels).any(1))
+    found = []
+    for row in wrong[np.argsort(-losses[wrong], kind="stable")][:_MISTAKES_SHOWN]:
+        worst = int(np.abs(chances[row] - labels[row]).argmax())
+        found.append(
+            {
+                "path": material.catalog.paths[material.test.ids[row]],
+                "label": ", ".join(classes[index] for index in np.flatnonzero(labels[row])) or "no class",
+                "predicted": ", ".join(classes[index] for index in np.flatnonzero(said[row])) or "no class",
+                "confidence": float(np.abs(chances[row, worst] - 0.5) + 0.5),
+            }
+        )
+    return found

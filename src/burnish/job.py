@@ -111,7 +111,7 @@ def run_job(
 
     tested = put_to_test(contenders, material, bench)
     watch.stage("report")
-    verdict = verdict_of(tested, kept, seconds=bench.clock.elapsed())
+    verdict = verdict_of(tested, material, seconds=bench.clock.elapsed())
     facts = facts_of(
         tested=tested,
         kept=kept,
@@ -386,6 +386,7 @@ def save(folder: RunFolder, contender: Contender, material: Material) -> None:
         method=contender.name,
         preprocess=contender.preprocess,
         temperature=contender.temperature,
+        thresholds=None if contender.thresholds is None else tuple(map(float, contender.thresholds)),
         facts={"validation_accuracy": contender.validation_accuracy},
     )
     write_bundle(folder.path, bundle)

@@ -151,7 +151,7 @@ def _print_data(result: Result) -> None:
         without = leaky["accuracy_without"]
         words = (
             f"{leaky['images']} test images are nearly the same as one trained on; "
-            f"on the other {without['n']:,}: {without['value']:.1%} right"
+            f"accuracy on the other {without['n']:,}: {without['value']:.1%}"
         )
         print(textwrap.fill(words, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10))
 
@@ -211,10 +211,19 @@ def print_audit(found: Audit, out: Path | None) -> None:
 
 def print_evaluation(found: Evaluation) -> None:
     """Scores, and the classes that are recognised worst."""
+    from burnish.measure.scores import Scores
+
     scores = found.scores
-    print(f"accuracy           {_interval(scores.accuracy)}  ({scores.accuracy.n} images)")
-    print(f"balanced accuracy  {scores.balanced_accuracy:6.1%}")
-    print(f"macro F1           {scores.macro_f1:6.1%}")
+    if isinstance(scores, Scores):
+        print(f"accuracy           {_interval(scores.accuracy)}  ({scores.accuracy.n} images)")
+        print(f"balanced accuracy  {scores.balanced_accuracy:6.1%}")
+        print(f"macro F1           {scores.macro_f1:6.1%}")
+    else:
+        print(f"mAP                {_interval(scores.mean_average_precision)}  ({scores.n} images)")
+        print(f"macro F1           {_interval(scores.macro_f1)}")
+        print(f"micro F1           {_interval(scores.micro_f1)}")
+        print(f"Jaccard, by image  {_interval(scores.accuracy)}")
+        print(f"all classes right  {_interval(scores.exact)}")
     print(f"log loss           {scores.log_loss:.3f} nats")
     worst = sorted((one for one in scores.per_class if one.n), key=lambda one: (one.recall.value, one.name))[:10]
     print("\nclasses with the lowest recall")
@@ -234,10 +243,12 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
             unreadable += 1
             print(f"{shown(prediction.path)}\tunreadable: {shown(prediction.problem)}", flush=True)
             continue
-        answers = (
+        answers = [
             f"{shown(name)} {share:.1%}"
             for name, share in zip(prediction.classes, prediction.probabilities, strict=True)
-        )
+        ]
+        if prediction.labels is not None:
+            answers = [" | ".join(map(shown, prediction.labels)) or "no class", *answers]
         print(f"{shown(prediction.path)}\t" + "\t".join(answers), flush=True)
     return unreadable
 

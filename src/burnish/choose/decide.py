@@ -12,9 +12,12 @@ from burnish.choose.material import Material
 from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
+from burnish.labels import cross_entropies, probabilities, right, several
 from burnish.measure.calibration import temperature
 from burnish.measure.intervals import Gain, beats
+from burnish.measure.several import thresholds_for
 from burnish.methods.base import assembled
+from burnish.methods.heads import HeadChoice
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,14 @@ class Difference:
 class Evidence:
     """What a model does on the validation images."""
 
-    right: np.ndarray  # bool [v]
+    right: np.ndarray  # bool [v]; or float64 [v], 0 to 1, where an image may have several classes
     losses: np.ndarray  # float64 [v], nats, at the temperature that makes their mean least
 
     @classmethod
     def of(cls, logits: np.ndarray, labels: np.ndarray) -> Evidence:
-        """Of logits [v k] and labels [v]."""
-        return cls(logits.argmax(1) == labels, _log_losses(logits, labels))
+        """Of logits [v k] and labels [v] or [v k]."""
+        scaled = logits.astype(np.float64) / temperature(logits, labels)
+        return cls(right(scaled, labels), cross_entropies(scaled, labels))
 
     def rank(self) -> tuple[float, float]:
         """The better model has the smaller."""
@@ -76,21 +80,25 @@ def probe_contender(probed: Probed) -> Contender:
     """The frozen trunk under the head that was fitted to the train and val images."""
     classifier: Classifier = assembled(probed.backbone, probed.choice.head)
     # The head's own temperature is in its weights already: cross-validation chose it.
-    return Contender(probed.name, "probe", probed.backbone, classifier, probed.preprocess, 1.0, probed.choice.accuracy)
+    return Contender(
+        probed.name,
+        "probe",
+        probed.backbone,
+        classifier,
+        probed.preprocess,
+        1.0,
+        probed.choice.accuracy,
+        probed.thresholds,
+    )
 
 
 def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contender:
     """The best trained candidate, its temperature fitted on the validation images."""
-    labels = material.labels[material.val_rows]
-    return Contender(
-        method,
-        "tuned",
-        tuned.backbone,
-        tuned.classifier,
-        tuned.best.preprocess,
-        temperature(tuned.best.logits, labels),
-        tuned.best.accuracy,
-    )
+    labels, logits = material.labels[material.val_rows], tuned.best.logits
+    t = temperature(logits, labels)
+    cut = thresholds_for(probabilities(logits / t, several=True), labels) if several(labels) else None
+    best = tuned.best
+    return Contender(method, "tuned", tuned.backbone, tuned.classifier, best.preprocess, t, best.accuracy, cut)
 
 
 def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
@@ -98,7 +106,7 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
     choice = probed.choice
     head = Decision(
         f"head: {choice.how.kind}, strength {choice.how.strength:g}",
-        f"least cross-validated loss; right on {choice.accuracy:.1%} ± {choice.standard_error:.1%} of images left out",
+        f"least cross-validated loss; {_right_on(choice)} left out",
         {
             "accuracy": choice.accuracy,
             "standard_error": choice.standard_error,
@@ -121,6 +129,12 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
     return [*size, *taps, head]
 
 
+def _right_on(choice: HeadChoice) -> str:
+    """How right a head is, in words, up to "of images"."""
+    share = f"{choice.accuracy:.1%} ± {choice.standard_error:.1%}"
+    return f"right on {share} of images" if choice.right.dtype == bool else f"{share} of the classes right, of images"
+
+
 def keep_tuned(
     probed: Probed, tuned: Tuned, material: Material, *, method: str, asked_for: bool
 ) -> tuple[bool, Decision]:
@@ -133,7 +147,7 @@ def keep_tuned(
     frozen, trained = Evidence.of(probed.val_logits, labels), Evidence.of(tuned.best.logits, labels)
     found, n = trained.against(frozen), len(labels)
     shares = [float(one.right.mean()) for one in (frozen, trained)]
-    errors = [float(np.sqrt(share * (1 - share) / n)) for share in shares]
+    errors = [float(one.right.std() / np.sqrt(n)) for one in (frozen, trained)]
     why = (
         f"validation {shares[1]:.1%} ± {errors[1]:.1%} against {shares[0]:.1%} ± {errors[0]:.1%} for the frozen "
         f"{probed.name} ({n} images); their paired difference is {100 * found.gain.difference:+.1f} ± "
@@ -159,10 +173,3 @@ def keep_tuned(
             f"{method} kept because it was asked for, weights: {tuned.best.name}; it was not better than {probed.name}"
         )
     return found.clear or asked_for, Decision(what, why, numbers)
-
-
-def _log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each image [n], nats, at the temperature that makes their mean least."""
-    scaled = logits.astype(np.float64) / temperature(logits, labels)
-    scaled -= scaled.max(1, keepdims=True)
-    return np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(labels)), labels]

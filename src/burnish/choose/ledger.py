@@ -101,6 +101,8 @@ def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "train_head.weight": probed.train_head.weight, "train_head.bias": probed.train_head.bias,
             "val_right": probed.val_right, "val_logits": probed.val_logits,
         }  # fmt: skip
+        if probed.thresholds is not None:
+            arrays["thresholds"] = probed.thresholds
         tensors |= {f"{key}/{own}": torch.from_numpy(np.ascontiguousarray(array)) for own, array in arrays.items()}
         if probed.backbone.changes:
             tensors[f"{key}/scale"] = probed.backbone.module.get_submodule("taps").state_dict()["scale"]
@@ -125,6 +127,7 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             train_head=Head(arrays[f"{key}/train_head.weight"], arrays[f"{key}/train_head.bias"], how.form),
             val_right=arrays[f"{key}/val_right"],
             val_logits=arrays[f"{key}/val_logits"],
+            thresholds=arrays.get(f"{key}/thresholds"),
         )
 
     deep = probed("deep") if "deep" in facts else None

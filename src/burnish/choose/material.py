@@ -19,6 +19,7 @@ from burnish.data.sources import without
 from burnish.data.split import make_splits, restricted, untorn
 from burnish.data.store import PixelStore
 from burnish.errors import NotEnoughData, shown
+from burnish.labels import counts
 from burnish.recipe import Recipe
 from burnish.runtime import Clock, Watcher, cores
 from burnish.terms import Preprocess
@@ -30,15 +31,20 @@ class Material:
 
     catalog: Catalog
     fitting: Pixels  # train and val images, in catalogue order
-    labels: np.ndarray  # int64 [n] of the fitting images
+    labels: np.ndarray  # int64 [n], or bool [n k] where an image may have several classes: of the fitting images
     is_val: np.ndarray  # bool [n]
     test: Pixels
-    test_labels: np.ndarray  # int64 [m]; read once, by the proof
+    test_labels: np.ndarray  # int64 [m], or bool [m k]; read once, by the proof
     preprocess: Preprocess  # of the plain views: that of the probe
     decoded_per_second: float  # images, from file to plain view
     findings: tuple[Finding, ...]  # of the audit, without those that need a network
     leaky: np.ndarray  # bool [m]: test images that train or val nearly show too
     search_note: str  # why near-duplicates were not looked for, "" when they were
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have any number of classes."""
+        return self.catalog.several
 
     @property
     def content(self) -> str:
@@ -176,7 +182,7 @@ def _less(
 
 def require_trainable(catalog: Catalog, splits: Splits) -> None:
     """NotEnoughData unless every class has a training image and there is something to test on."""
-    lacking = np.flatnonzero(np.bincount(catalog.labels[splits.train], minlength=len(catalog.classes)) == 0)
+    lacking = np.flatnonzero(counts(catalog.labels[splits.train], len(catalog.classes)) == 0)
     if len(lacking):
         name = shown(repr(catalog.classes[lacking[0]]))
         raise NotEnoughData(f"class {name} has no readable training image; add some, or remove the class")

@@ -14,6 +14,8 @@ from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, read_pixels
 from burnish.errors import ModelError, shown
+from burnish.labels import right, several
+from burnish.measure.several import thresholds_for
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import cores
@@ -32,8 +34,11 @@ class Probed:
     preprocess: Preprocess  # at the size the features were taken
     choice: HeadChoice  # fitted to train and val images; its settings and accuracy come from cross-validation
     train_head: Head  # the same settings, fitted to the train images alone
-    val_right: np.ndarray  # bool [v]: whether train_head is right on the val images
+    val_right: np.ndarray  # bool [v], or float64 [v], 0 to 1: how right train_head is on the val images
     val_logits: np.ndarray  # float32 [v k], of train_head
+    thresholds: np.ndarray | None = (
+        None  # float64 [k], with several classes an image: from which probability on one is said
+    )
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,10 @@ def _headed(
     train, val = material.train_rows, material.val_rows
     train_head = choice.how.fitted(features[train], labels[train], classes=classes)
     logits = train_head.logits(features[val])
-    right = logits.argmax(1) == labels[val]
-    return Probed(name, backbone, surveyed.preprocess, choice, train_head, right, logits)
+    val_right = right(logits, labels[val])
+    known = choice.probabilities
+    cut = thresholds_for(known, labels) if known is not None and several(labels) else None
+    return Probed(name, backbone, surveyed.preprocess, choice, train_head, val_right, logits, cut)
 
 
 def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
@@ -138,7 +145,7 @@ def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess, bench:
 
 
 def settle_flip(
-    material: Material, surveyed: Surveyed, bench: Bench, head: Head, right: np.ndarray
+    material: Material, surveyed: Surveyed, bench: Bench, head: Head, plain_right: np.ndarray
 ) -> tuple[bool, str]:
     """Whether mirroring keeps the label, asked of the probe: is it as right on mirrored val images as on plain ones?
 
@@ -153,12 +160,13 @@ def settle_flip(
     mirrored = (np.ascontiguousarray(chunk[:, :, ::-1]) for chunk in batched(images))
     half = takes_half(bench.recipe.precision, bench.device)
     features = outputs(surveyed.trunk, mirrored, preprocess=preprocess, device=bench.device, half=half)
-    mirrored_right = head.logits(features[:, : head.weight.shape[1]]).argmax(1) == material.labels[rows]
-    drop = right.astype(float) - mirrored_right
+    mirrored_right = right(head.logits(features[:, : head.weight.shape[1]]), material.labels[rows])
+    drop = plain_right.astype(float) - mirrored_right
     error = drop.std() / np.sqrt(len(drop))
     flip = bool(drop.mean() <= error)
     words = "mirroring keeps the label" if flip else "mirroring changes the label"
     return (
         flip,
-        f"{words}: the probe is right on {mirrored_right.mean():.1%} of mirrored and {right.mean():.1%} of plain val images",
+        f"{words}: the probe is right on {mirrored_right.mean():.1%} of mirrored and {plain_right.mean():.1%} of plain "
+        "val images",
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import softmax
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
@@ -14,6 +13,8 @@ from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.tuning import logits_of
 from burnish.data.cache import Rows
+from burnish.labels import probabilities as probabilities_of
+from burnish.labels import right, several
 from burnish.terms import Preprocess
 
 
@@ -28,6 +29,9 @@ class Contender:
     preprocess: Preprocess
     temperature: float  # logits are divided by it
     validation_accuracy: float  # fraction; the probe's is cross-validated when it is fitted to all images
+    thresholds: np.ndarray | None = (
+        None  # float64 [k]: from which probability on a class is said, where there may be several
+    )
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Tested:
 
     contender: Contender
     probabilities: np.ndarray  # float64 [m k]
-    right: np.ndarray  # bool [m]
+    right: np.ndarray  # bool [m]; or float64 [m], 0 to 1, where an image may have several classes
 
 
 def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -> list[Tested]:
@@ -48,7 +52,8 @@ def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -
         if contender.preprocess != material.preprocess:
             images = plain_at(material, material.test.ids, contender.preprocess, bench)
         logits = logits_of(contender.classifier, images, contender.preprocess, bench).astype(np.float64)
-        probabilities = softmax(logits / contender.temperature, axis=1)
+        found = probabilities_of(logits / contender.temperature, several=several(material.test_labels))
         bench.watcher.advance(len(images))
-        tested.append(Tested(contender, probabilities, probabilities.argmax(1) == material.test_labels))
+        cut = 0.5 if contender.thresholds is None else contender.thresholds
+        tested.append(Tested(contender, found, right(found, material.test_labels, cut)))
     return tested

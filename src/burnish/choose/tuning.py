@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from burnish.backbones.classifier import Classifier
@@ -24,6 +23,7 @@ from burnish.choose.plan import Plan
 from burnish.choose.probing import Probes, plain_at
 from burnish.data.cache import Rows
 from burnish.data.views import augmented, normalised
+from burnish.labels import cross_entropies, right
 from burnish.methods.base import Head, Tunable
 from burnish.terms import Preprocess
 from burnish.train.activations import kept_or_live, plain_activations
@@ -165,7 +165,7 @@ class Tuning:
             labels=self.material.labels[rows],
             ids=fitting.ids[rows],
             paths=tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
-            how=augmentation_of(recipe, size=self.plan.final_size, flip=self.flip),
+            how=augmentation_of(recipe, size=self.plan.final_size, flip=self.flip, several=self.material.several),
             preprocess=self.bench.backbone.preprocess,
             seed=recipe.seed,
         )
@@ -237,8 +237,8 @@ class Tuning:
         labels = self.material.labels[self.material.val_rows]
         self.shell.load_state_dict({**self.shell.state_dict(), **state})
         logits = self._val_logits(preprocess)
-        loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
-        return Candidate(name, state, float((logits.argmax(1) == labels).mean()), loss, preprocess, logits)
+        loss = float(cross_entropies(logits, labels).mean())
+        return Candidate(name, state, float(right(logits, labels).mean()), loss, preprocess, logits)
 
     def _val_logits(self, preprocess: Preprocess) -> np.ndarray:
         """The shell's logits of the validation images; what is frozen below has seen them once."""
@@ -306,7 +306,7 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
     rows, fitting, stored = material.train_rows, material.fitting, material.fitting.stored
     size = made.schedule.size_at(0.0)
     how, preprocess = (
-        augmentation_of(bench.recipe, size=size, flip=probes.flip),
+        augmentation_of(bench.recipe, size=size, flip=probes.flip, several=material.several),
         replace(bench.backbone.preprocess, size=size),
     )
     assert stored is not None

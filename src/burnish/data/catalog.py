@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from burnish.data.contents import Contents
+from burnish.labels import SEPARATOR, classes_of, several
 
 SPLIT_WORDS = ("train", "val", "test")
 
@@ -26,7 +27,7 @@ class Catalog:
 
     root: Path  # every path below is relative to it, with forward slashes
     paths: tuple[str, ...]  # [n]
-    labels: np.ndarray  # int64 [n], index into classes
+    labels: np.ndarray  # int64 [n], index into classes; or bool [n k], where an image may have several
     classes: tuple[str, ...]  # [k], sorted
     splits: tuple[str | None, ...]  # [n], one of SPLIT_WORDS, or None: to be drawn
     groups: tuple[str, ...] | None  # [n], images of one group stay on one side of a split
@@ -42,6 +43,15 @@ class Catalog:
         if self.contents is not None:
             return self.contents.image(self.paths[index])
         return self.root / self.paths[index]
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have any number of classes."""
+        return several(self.labels)
+
+    def label(self, index: int) -> str:
+        """The class of one entry, or its classes with a bar between them."""
+        return SEPARATOR.join(self.classes[one] for one in classes_of(self.labels, index))
 
     def name(self, index: int) -> str:
         """What one entry is called: its file, or its place inside the file that holds it."""

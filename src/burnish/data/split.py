@@ -23,6 +23,7 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
 from burnish.data.ties import clusters_of
 from burnish.disk import write_whole
 from burnish.errors import DataError, RecipeError, shown
+from burnish.labels import classes_of, counts
 from burnish.runtime import address
 
 HEADER = ("path", "label", "split")
@@ -143,14 +144,14 @@ def _units(
     members: dict[int, list[int]] = defaultdict(list)
     for row, number in zip(rows, _tied(catalog, rows, together), strict=True):
         members[number].append(row)
-    labels, units = catalog.labels.tolist(), []
+    none, units = len(catalog.classes), []  # an image of no class is drawn as if that were a class too
     for entries in members.values():
         if catalog.groups is not None:
             key = min(unicodedata.normalize("NFC", catalog.groups[row]) for row in entries)
         else:
             key = min(names[row] for row in entries)
-        counts = dict(Counter(labels[row] for row in entries))
-        units.append(_Unit(tuple(entries), counts, address(seed, "split", key) / 2**128, key))
+        held = Counter(label for row in entries for label in classes_of(catalog.labels, row) or [none])
+        units.append(_Unit(tuple(entries), dict(held), address(seed, "split", key) / 2**128, key))
     return sorted(units, key=lambda unit: (unit.place, unit.key))
 
 
@@ -246,7 +247,7 @@ def _canonical(catalog: Catalog, sides: list[str]) -> bytes:
     table = csv.writer(text)
     table.writerow(HEADER)
     for row in sorted(range(len(catalog)), key=catalog.paths.__getitem__):
-        table.writerow((catalog.paths[row], catalog.classes[catalog.labels[row]], sides[row]))
+        table.writerow((catalog.paths[row], catalog.label(row), sides[row]))
     return text.getvalue().encode()
 
 
@@ -258,8 +259,8 @@ def _matched(path: Path, catalog: Catalog, written: dict[str, tuple[str, str]]) 
             listed = f"{len(paths)} (first: {shown(min(paths))})"
             raise DataError(f"{shown(path.name)} is of other images; those that the data {problem}: {listed}. {remedy}")
     sides = []
-    for name, label in zip(catalog.paths, catalog.labels, strict=True):
-        (labelled, side), expected = written[name], catalog.classes[label]
+    for row, name in enumerate(catalog.paths):
+        (labelled, side), expected = written[name], catalog.label(row)
         if labelled != expected:
             came = f"{shown(path.name)} has '{shown(labelled)}' for {shown(name)}"
             raise DataError(f"{came}, the data has '{shown(expected)}'. {remedy}")
@@ -282,12 +283,10 @@ def _how(
         kinds = (["groups"] if catalog.groups is not None else []) + (["pictures that are the same"] if tied else [])
         together = f", {' and '.join(kinds)} kept together" if kinds else ""
         parts.append(f"{shares} drawn from {'train' if given else 'all images'} with seed {seed}{together}")
-    present = {
-        word: {int(label) for label, side in zip(catalog.labels, sides, strict=True) if side == word}
-        for word in SPLIT_WORDS
-    }
     for word in SPLIT_WORDS:
-        absent = [f"'{shown(name)}'" for label, name in enumerate(catalog.classes) if label not in present[word]]
-        if absent and present[word]:
+        rows = np.array([side == word for side in sides])
+        held = counts(catalog.labels[rows], len(catalog.classes))
+        absent = [f"'{shown(name)}'" for name, count in zip(catalog.classes, held, strict=True) if not count]
+        if absent and rows.any():
             parts.append(f"{word} has no image of {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}")
     return "; ".join(parts)

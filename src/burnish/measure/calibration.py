@@ -8,8 +8,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
+from burnish.labels import cross_entropies, right, several
+from burnish.labels import probabilities as probabilities_of
 from burnish.measure.scores import checked
 
 _COLDEST, _HOTTEST = 0.02, 50.0  # the range of temperatures searched; Guo et al. found 0.7 to 3 for trained networks
@@ -27,44 +29,49 @@ class Bin(TypedDict):
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T by which to divide logits [n k] so that their softmax fits labels [n] best.
+    """The T by which to divide logits [n k] so that their softmax fits labels [n], or their sigmoids labels bool [n k], best.
 
     Minimises the negative log-likelihood over log T (Guo et al. 2017, arXiv:1706.04599). When every label has the
     largest logit that has no minimum, colder is always better; then T is where the confidences fit (n + 1) / (n + 2)
     right, the rule of succession. Where nothing can be fitted (no images, one class, outputs that are not numbers or
     say nothing) T is 1. Never a worse likelihood than T = 1 on these images.
     """
-    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
-        raise ValueError(f"shapes {scores.shape} and {truth.shape}, expected [n k] and [n]")
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    truth = truth if several(truth) else truth.astype(np.int64)
+    if scores.ndim != 2 or truth.shape not in (scores.shape[:1], scores.shape):
+        raise ValueError(f"shapes {scores.shape} and {truth.shape}, expected [n k] and [n] or [n k]")
     if len(scores) == 0 or scores.shape[1] < 2 or not np.isfinite(scores).all():
         return 1.0
 
     def loss(log_t: float) -> float:
         return nats(scores / math.exp(log_t), truth)
 
-    all_right = bool(np.all(scores.argmax(axis=1) == truth))
+    all_right = not several(truth) and bool(np.all(right(scores, truth)))
     found = _minimum((lambda log_t: _succession(scores / math.exp(log_t))) if all_right else loss)
     return math.exp(found) if found is not None and loss(found) < loss(0.0) else 1.0
 
 
 def nats(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean negative log-likelihood of labels [n] under the softmax of logits [n k], in nats."""
-    return float(-np.mean(log_softmax(logits, axis=1)[np.arange(len(labels)), labels]))
+    """The mean negative log-likelihood of labels under logits [n k], nats: see `burnish.labels.cross_entropies`."""
+    return float(cross_entropies(logits, labels).mean())
 
 
-def calibrated(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+def calibrated(logits: np.ndarray, temperature: float = 1.0, *, several: bool = False) -> np.ndarray:
     """Probabilities, float64 [n k], from logits [n k] divided by the temperature."""
-    return np.asarray(softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1))
+    return probabilities_of(np.asarray(logits, dtype=np.float64) / temperature, several=several)
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> list[Bin]:
     """The rows of a reliability diagram: `bins` ranges of confidence, equally wide, the empty ones included.
 
-    probabilities [n k], labels [n]; errors as in `burnish.measure.scores.score`.
+    probabilities [n k], labels [n]; errors as in `burnish.measure.scores.score`. With labels bool [n k] every pair of image and
+    class counts, and what is right is that the image has the class.
     """
     rows, truth = checked(probabilities, labels, classes=np.asarray(probabilities).shape[-1])
-    confidence, hit = rows.max(axis=1), rows.argmax(axis=1) == truth
+    if several(truth):
+        confidence, hit = rows.ravel(), truth.ravel()
+    else:
+        confidence, hit = rows.max(axis=1), rows.argmax(axis=1) == truth
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     return [_bin(edges[i], edges[i + 1], confidence[place == i], hit[place == i]) for i in range(bins)]

@@ -35,20 +35,20 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """Second minus first accuracy on the same images, and what chance alone could do."""
+    """Second minus first score on the same images, and what chance alone could do."""
 
     difference: float  # fraction, -1 to 1; above 0 when the second is right more often
     low: float  # of the interval
     high: float
-    p: float  # exact two-sided McNemar; 1 when the two never disagree
-    only_first: int  # images that only the first has right
-    only_second: int
+    p: float  # two-sided: exact McNemar, 1 when the two never disagree; or by paired bootstrap
+    only_first: int | None  # images that only the first has right; None where that is no yes or no
+    only_second: int | None
     n: int  # images
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much one model has more images right than another."""
+    """By how much one model has more images right, or images more right, than another."""
 
     difference: float  # of the accuracies, fraction
     error: float  # a standard error of it
@@ -60,14 +60,14 @@ class Gain:
 
 
 def beats(after: np.ndarray, before: np.ndarray) -> Gain:
-    """The paired difference between what two models have right, bool [n], on the same images; for choices, not for proofs.
+    """The paired difference between what two models have right, bool [n] or float [n] of 0 to 1, on the same images.
 
-    With b images that only the first and c that only the second has right, the error is sqrt(b + c + 1) / n: one image
-    more than the variance of McNemar's statistic, so that a single image decides nothing, however few there are.
+    For choices, not for proofs. With b images that only the first and c that only the second has right, the error is
+    sqrt(b + c + 1) / n: one image more than the variance of McNemar's statistic, so that a single image decides nothing,
+    however few there are. Of images that are partly right the squares of the differences are added instead.
     """
-    first, second = np.asarray(after, bool), np.asarray(before, bool)
-    only_after, only_before, n = int((first & ~second).sum()), int((second & ~first).sum()), max(1, len(first))
-    return Gain((only_after - only_before) / n, math.sqrt(only_after + only_before + 1) / n)
+    gain, n = np.asarray(after, np.float64) - np.asarray(before, np.float64), max(1, len(after))
+    return Gain(float(gain.sum()) / n, math.sqrt(float(np.square(gain).sum()) + 1.0) / n)
 
 
 def wilson(hits: int, n: int, *, confidence: float = 0.95) -> Interval:

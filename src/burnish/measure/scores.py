@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
+from burnish.labels import several
 from burnish.measure.intervals import Interval, wilson
 
 _SMALLEST = float(np.finfo(np.float64).eps)  # stands for a probability of 0: a wrong certainty costs 36 nats
@@ -97,30 +98,35 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str])
     )
 
 
-def right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the likeliest class is the label, bool [n]: what `paired` and `judge` compare; logits do as well."""
-    return np.asarray(probabilities).argmax(axis=1) == np.asarray(labels)
-
-
 def checked(probabilities: np.ndarray, labels: np.ndarray, *, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities as float64 [n k] and labels as int64 [n], after a look at their values; errors as in `score`."""
+    """Probabilities as float64 [n k] and labels as int64 [n] or bool [n k], after a look at them; errors as in `score`."""
     rows, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    if rows.ndim != 2 or truth.shape != rows.shape[:1] or rows.shape[1] != classes:
-        raise ValueError(f"shapes {rows.shape} and {truth.shape} for {classes} classes, expected [n k] and [n]")
+    if rows.ndim != 2 or truth.shape not in (rows.shape[:1], rows.shape) or rows.shape[1] != classes:
+        raise ValueError(
+            f"shapes {rows.shape} and {truth.shape} for {classes} classes, expected [n k] and [n] or [n k]"
+        )
     if len(rows) == 0:
         raise NotEnoughData("no images to score, expected one or more; give the data a test split")
+    if several(truth):
+        _refuse_improbable(rows, np.any(~np.isfinite(rows) | (rows < 0) | (rows > 1), axis=1), "")
+        return rows, truth.astype(bool)
     truth = truth.astype(np.int64)
     if truth.min() < 0 or truth.max() >= classes:
         found = f"labels go from {truth.min()} to {truth.max()}"
         raise DataError(f"{found}, expected 0 to {classes - 1}; name the classes the model was trained on")
     bad = ~np.isfinite(rows).all(axis=1) | (rows < 0).any(axis=1) | (np.abs(rows.sum(axis=1) - 1.0) > _SUM_TOLERANCE)
+    _refuse_improbable(rows, bad, " that sum to 1")
+    return rows, truth
+
+
+def _refuse_improbable(rows: np.ndarray, bad: np.ndarray, more: str) -> None:
+    """ModelError naming the first row that holds no probabilities."""
     if bad.any():
         raise ModelError(
             f"the outputs for {int(bad.sum())} of {len(rows)} images are not probabilities (the first is image "
-            f"{int(bad.argmax())}), expected numbers of 0 to 1 that sum to 1; train with a lower learning rate if they "
+            f"{int(bad.argmax())}), expected numbers of 0 to 1{more}; train with a lower learning rate if they "
             "are not numbers"
         )
-    return rows, truth
 
 
 def _ranks(rows: np.ndarray, truth: np.ndarray) -> np.ndarray:

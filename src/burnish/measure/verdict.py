@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from burnish.measure.bootstrap import interval, paired_by, resampled, times_for
 from burnish.measure.intervals import Interval, Paired, paired, wilson
+from burnish.measure.several import mean_average_precisions
 
+ACCURACY, MEAN_AP = "accuracy", "mAP"
 Word = Literal["better", "worse", "not proven", "probe only"]
 _OPENINGS = {
     "better": "Fine-tuning helped",
@@ -22,24 +25,30 @@ class Verdict:
     """The fine-tuned model against the frozen probe on the same test images."""
 
     word: Word  # of the fine-tuned model; "probe only" when there is none
-    probe: Interval  # accuracy, fraction 0 to 1
+    probe: Interval  # the score, fraction 0 to 1
     tuned: Interval | None
     paired: Paired | None  # tuned minus probe
     seconds: float  # wall clock of the run
+    score: str = (
+        ACCURACY  # what is compared: accuracy, or where an image may have several classes mean average precision
+    )
 
     def sentence(self) -> str:
         """The verdict in plain words, ASCII only, so that every terminal and log can hold it."""
         images = f"{self.probe.n:,} test image{'' if self.probe.n == 1 else 's'}"
         if self.tuned is None or self.paired is None:
+            share = percent(self.probe.value)
+            found = f"{share} of {images} right" if self.score == ACCURACY else f"{self.score} {share} on {images}"
             return (
-                f"The frozen probe was kept: {percent(self.probe.value)} of {images} right "
+                f"The frozen probe was kept: {found} "
                 f"(95 % interval {percent(self.probe.low)} to {percent(self.probe.high)})."
             )
         facts = self.paired
+        score, test = ("", "exact McNemar") if self.score == ACCURACY else (f"{self.score} ", "paired bootstrap")
         return (
-            f"{_OPENINGS[self.word]}: {percent(self.tuned.value)} against {percent(self.probe.value)} for the frozen "
+            f"{_OPENINGS[self.word]}: {score}{percent(self.tuned.value)} against {percent(self.probe.value)} for the frozen "
             f"probe on the same {images} ({_points(facts.difference)} points, 95 % interval {_points(facts.low)} to "
-            f"{_points(facts.high)}, exact McNemar {chance(facts.p)})."
+            f"{_points(facts.high)}, {test} {chance(facts.p)})."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +60,7 @@ class Verdict:
             "tuned": None if self.tuned is None else self.tuned.to_json(),
             "paired": None if self.paired is None else asdict(self.paired),
             "seconds": self.seconds,
+            "score": self.score,
         }
 
     @classmethod
@@ -63,6 +73,7 @@ class Verdict:
             tuned=None if tuned is None else Interval.from_json(tuned),
             paired=None if pairs is None else Paired(**pairs),
             seconds=float(values["seconds"]),
+            score=str(values.get("score", ACCURACY)),
         )
 
 
@@ -79,6 +90,28 @@ def judge(probe_right: np.ndarray, tuned_right: np.ndarray | None, *, seconds: f
         return Verdict("probe only", probe, None, None, float(seconds))
     tuned = wilson(int(np.sum(tuned_right)), right.size)
     return Verdict(_word(facts), probe, tuned, facts, float(seconds))
+
+
+def judge_several(labels: np.ndarray, probe: np.ndarray, tuned: np.ndarray | None, *, seconds: float) -> Verdict:
+    """The verdict where an image may have several classes, by mean average precision: labels bool [m k], probabilities [m k].
+
+    "better" and "worse" need a paired bootstrap p below 0.05 and a 95 % interval of the difference without 0.
+    """
+    n, times = len(labels), times_for(labels.size // max(1, labels.shape[1]), labels.shape[1])
+    once = np.ones((1, n), np.float32)
+
+    def of(chances: np.ndarray) -> tuple[float, np.ndarray]:
+        value = float(mean_average_precisions(chances, labels, once)[0])
+        again = resampled(lambda weights: {"mAP": mean_average_precisions(chances, labels, weights)}, n, times=times)
+        return value, again["mAP"]
+
+    value, again = of(probe)
+    frozen = interval(value, again, n)
+    if tuned is None:
+        return Verdict("probe only", frozen, None, None, float(seconds), MEAN_AP)
+    tuned_value, tuned_again = of(tuned)
+    facts = paired_by(tuned_value - value, tuned_again - again, n)
+    return Verdict(_word(facts), frozen, interval(tuned_value, tuned_again, n), facts, float(seconds), MEAN_AP)
 
 
 def percent(share: float) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from burnish.backbones.head import LINEAR, seen_by
+from burnish.labels import counts, leading, probabilities, right, several
 from burnish.methods.base import Head
-from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path
+from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path, loss_of
 from burnish.runtime import draws
 
 
@@ -25,8 +26,8 @@ class HeadKind:
     form: str = LINEAR  # of the head that is started so
 
     def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Head:
-        """The head on features float32 [n d] and labels int64 [n]."""
-        x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), torch.from_numpy(labels)
+        """The head on features float32 [n d] and labels int64 [n], or bool [n k]."""
+        x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
         axes = Principal.of(x)
         return _fitted(self, axes, axes.apply(x), y, classes)
 
@@ -40,7 +41,7 @@ class HeadChoice:
     accuracy: float  # cross-validated, fraction 0 to 1
     standard_error: float  # of that accuracy, over images
     loss: float  # cross-validated log loss, nats
-    right: np.ndarray  # bool [n], out-of-fold
+    right: np.ndarray  # bool [n], out-of-fold; with several classes an image float64 [n], 0 to 1
     probabilities: np.ndarray | None = None  # float32 [n k], out-of-fold; None once the run was taken up again
 
 
@@ -56,28 +57,32 @@ def choose_head(
     """The best of shrinkage LDA and L2 logistic regression by k-fold cross-validated log loss.
 
     features float32 [n d], labels int64 [n]. LDA comes first: it takes one decomposition a fold and is the
-    safer one at few shots. The logistic path is given up when no seconds are left.
+    safer one at few shots. The logistic path is given up when no seconds are left. Labels bool [n k], several an image, have
+    a logistic regression of each class against the rest, and no LDA.
     """
-    x, y = seen_by(form, torch.from_numpy(np.ascontiguousarray(features))), torch.from_numpy(labels)
+    x, y = seen_by(form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
     # Five folds leave few images with more to train on; from a thousand on, three say the same in half the time.
-    folds = min(5 if len(labels) < 1000 else 3, max(2, int(np.bincount(labels, minlength=classes).min())))
-    fold = fold_numbers(labels, folds=folds, seed=seed)
+    folds = min(5 if len(labels) < 1000 else 3, max(2, int(counts(labels, classes).min())))
+    fold = fold_numbers(leading(labels), folds=folds, seed=seed)
     axes = Principal.of(x)  # once for all folds: it knows no labels, and what it leaves out it leaves out of all heads
     z = axes.apply(x)
-    lda = _crossed(z, y, fold, SHRINKAGES, lambda zs, ys: iter(lda_path(zs, ys, classes)))
-    best = _best("lda", SHRINKAGES, lda, y)
-    try:
-        logistic = _crossed(
-            z,
-            y,
-            fold,
-            PENALTIES,
-            lambda zs, ys: logistic_path(zs, ys, classes, PENALTIES, axes.variances, seconds_left),
-            early=True,
-        )
-        best = min(best, _best("logistic", PENALTIES, logistic, y), key=lambda choice: choice.loss)
-    except Late:
-        pass
+
+    def logistic(left: Callable[[], float], penalties: tuple[float, ...] = PENALTIES) -> _Crossed:
+        def path(zs: torch.Tensor, ys: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            return logistic_path(zs, ys, classes, penalties, axes.variances, left)
+
+        return _best("logistic", penalties, _crossed(z, y, fold, penalties, path, early=True), labels)
+
+    if several(labels):
+        try:
+            best = logistic(seconds_left)
+        except Late:  # the shortest path there is
+            best = logistic(lambda: float("inf"), PENALTIES[3:4])
+    else:
+        lda = _crossed(z, y, fold, SHRINKAGES, lambda zs, ys: iter(lda_path(zs, ys, classes)))
+        best = _best("lda", SHRINKAGES, lda, labels)
+        with suppress(Late):
+            best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)
     best = replace(best, how=replace(best.how, form=form))
     return best.fitted(axes, z, y, classes)
 
@@ -86,17 +91,19 @@ def choose_head(
 class _Crossed:
     how: HeadKind
     loss: float
-    right: torch.Tensor
+    right: np.ndarray
     logits: torch.Tensor  # [n k], out-of-fold, at the temperature
 
     def fitted(self, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> HeadChoice:
         """The same kind and strength, on all images."""
-        right = self.right.numpy()
-        accuracy = float(right.mean())
-        error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
-        probabilities = torch.softmax(self.logits, 1).numpy()
-        head = _fitted(self.how, axes, z, y, classes)
-        return HeadChoice(head, self.how, accuracy, error, self.loss, right, probabilities)
+        told = probabilities(self.logits.numpy(), several=y.ndim == 2).astype(np.float32)
+        head, error = _fitted(self.how, axes, z, y, classes), float(self.right.std() / np.sqrt(len(self.right)))
+        return HeadChoice(head, self.how, float(self.right.mean()), error, self.loss, self.right, told)
+
+
+def _truth(labels: np.ndarray) -> torch.Tensor:
+    """Labels as the losses take them."""
+    return torch.from_numpy(labels.astype(np.float32) if several(labels) else labels)
 
 
 def _fitted(how: HeadKind, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> Head:
@@ -141,7 +148,7 @@ def _crossed(
         left_out, path, least = z[held], [], float("inf")
         for weight, bias in fit(z[rest], y[rest]):
             path.append(left_out[:, : weight.shape[1]] @ weight.T + bias)
-            loss = F.cross_entropy(path[-1], y[held]).item()
+            loss = loss_of(path[-1], y[held]).item()
             if early and loss > 1.1 * least:
                 break
             least = min(least, loss)
@@ -152,11 +159,12 @@ def _crossed(
     return out[0]
 
 
-def _best(kind: str, strengths: tuple[float, ...], logits: torch.Tensor, y: torch.Tensor) -> _Crossed:
+def _best(kind: str, strengths: tuple[float, ...], logits: torch.Tensor, labels: np.ndarray) -> _Crossed:
     """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature)."""
-    found = []
+    found, y = [], _truth(labels)
     for strength, z in zip(strengths, logits, strict=True):
         temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
-        loss, temperature = min((F.cross_entropy(z / t, y).item(), t) for t in temperatures)
-        found.append(_Crossed(HeadKind(kind, strength, temperature), loss, z.argmax(1) == y, z / temperature))
+        loss, temperature = min((loss_of(z / t, y).item(), t) for t in temperatures)
+        right_ones = right(z.numpy(), labels)
+        found.append(_Crossed(HeadKind(kind, strength, temperature), loss, right_ones, z / temperature))
     return min(found, key=lambda crossed: crossed.loss)

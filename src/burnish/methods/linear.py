@@ -1,4 +1,4 @@
-"""Linear heads on features in principal coordinates: shrinkage LDA in closed form, softmax regression by L-BFGS."""
+"""Linear heads on features in principal coordinates: shrinkage LDA in closed form, logistic regression by L-BFGS."""
 
 from __future__ import annotations
 
@@ -108,10 +108,12 @@ def logistic_path(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Softmax regression (weight [k r], bias [k]) for each L2 penalty in turn, started from the stronger one before it.
 
+    y: int64 [n]; or float [n k], 0 or 1, for a logistic regression of each class against the rest.
     variances [r]: of the columns of x. They and the penalty say about how curved the loss is along each column; divided
     by that, L-BFGS needs a fifth of the steps.
     """
     weight, bias = torch.zeros(classes, x.shape[1]), torch.zeros(classes)
+    scale = classes if y.ndim == 2 else 1  # the sum over the classes, so that the penalty weighs the same on each
     for penalty in penalties:
         pace = (variances / classes + penalty).rsqrt()
         scaled = x * pace
@@ -132,13 +134,18 @@ def logistic_path(
             if seconds_left() <= 0:
                 raise Late
             optimiser.zero_grad()
-            loss = F.cross_entropy(scaled @ free.T + shift, y) + 0.5 * penalty * (free * pace).square().sum()
+            loss = loss_of(scaled @ free.T + shift, y) * scale + 0.5 * penalty * (free * pace).square().sum()
             loss.backward()
             return loss
 
         optimiser.step(closure)
         weight, bias = (free * pace).detach(), shift.detach()
         yield weight, bias
+
+
+def loss_of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy, nats: of classes int64 [n], or of labels float [n k] over images and classes."""
+    return F.binary_cross_entropy_with_logits(logits, y) if y.ndim == 2 else F.cross_entropy(logits, y)
 
 
 class Late(Exception):

@@ -51,12 +51,17 @@ class Board:
         facts = plain(dict(facts))
         scores = facts.get("scores") or {}
         self.scalars(self._step, {f"test/accuracy/{role}": one["accuracy"]["value"] for role, one in scores.items()})
+        several = {
+            role: one["mean_average_precision"] for role, one in scores.items() if "mean_average_precision" in one
+        }
+        self.scalars(self._step, {f"test/mAP/{role}": one["value"] for role, one in several.items()})
         kept = scores.get("probe" if facts.get("kept_role", facts.get("kept")) == "probe" else "tuned") or next(
             iter(scores.values()), None
         )
         if kept is not None:
             self.scalars(self._step, {"test/accuracy": kept["accuracy"]["value"]})
-            self._write(Summary(value=[_image("test/confusion", np.array(kept["confusion"]))]), self._step)
+            if kept.get("confusion"):
+                self._write(Summary(value=[_image("test/confusion", np.array(kept["confusion"]))]), self._step)
             self._write(Summary(value=[_text("test/classes", _class_lines(kept["per_class"]))]), self._step)
         if facts.get("verdict"):
             sentence = Verdict.from_json(facts["verdict"]).sentence()

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from burnish.errors import NotARun, shown
 from burnish.measure.intervals import wilson
-from burnish.measure.verdict import Verdict, percent
+from burnish.measure.verdict import ACCURACY, Verdict, percent
 from burnish.result import plain
 
 _LARGEST_TABLE = 25  # classes; beyond, the confusion matrix is a map and a list of pairs
@@ -72,6 +72,8 @@ def render(facts: Mapping[str, Any]) -> str:
         facts=values,
         policy=policy,
         verdict=verdict,
+        score="Accuracy" if verdict.score == ACCURACY else "Mean average precision (mAP)",
+        several=verdict.score != ACCURACY,
         sentence=re.sub(r"(?<=[ (])-(?=\d)", "\N{MINUS SIGN}", verdict.sentence()),
         bars=_bars(verdict),
         kept=kept,
@@ -176,13 +178,24 @@ def _metrics(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     def interval(one: Mapping[str, Any]) -> str:
         return f"{percent(one['value'])} ({percent(one['low'])} to {percent(one['high'])})"
 
+    one_class = any("balanced_accuracy" in one for one in scores.values())
     forms = {
-        "accuracy": ("Accuracy (95 % interval)", interval),
+        "mean_average_precision": ("Mean average precision, mAP (95 % interval)", interval),
+        "accuracy": (
+            "Accuracy (95 % interval)" if one_class else "Classes right by image, Jaccard (95 % interval)",
+            interval,
+        ),
+        "exact": ("Images with every class right (95 % interval)", interval),
+        "micro_f1": ("F1 of all classes together (95 % interval)", interval),
+        "auroc": ("AUROC, mean of each class against the rest (95 % interval)", interval),
         "top5": ("Label among the five likeliest", interval),
         "balanced_accuracy": ("Mean recall of the classes", percent),
-        "macro_f1": ("Mean F1 of the classes", lambda value: f"{value:.3f}"),
+        "macro_f1": (
+            "Mean F1 of the classes",
+            lambda value: interval(value) if isinstance(value, dict) else f"{value:.3f}",
+        ),
         "log_loss": ("Log loss, nats (lower is better)", lambda value: f"{value:.3f}"),
-        "brier": ("Brier score, 0 to 2 (lower is better)", lambda value: f"{value:.3f}"),
+        "brier": (f"Brier score, 0 to {2 if one_class else 1} (lower is better)", lambda value: f"{value:.3f}"),
     }
     tables = [scores[role] for role in ("probe", "tuned") if scores.get(role)]
     return [

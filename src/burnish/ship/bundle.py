@@ -54,7 +54,10 @@ class Bundle:
     base_sha256: str  # of the pretrained weights file, "" for random weights
     licence: str  # of the pretrained weights
     head: str = LINEAR  # its form, as `backbones.head` has them
-    temperature: float = 1.0  # probabilities are softmax(logits / temperature)
+    temperature: float = 1.0  # probabilities are softmax(logits / temperature), or of several classes their sigmoids
+    thresholds: tuple[float, ...] | None = (
+        None  # [k], where an image may have several: from which probability one is said
+    )
     burnish_version: str = ""
     created: str = ""  # ISO 8601, UTC
     facts: dict[str, Any] = field(default_factory=dict)  # anything else worth keeping, plain JSON values
@@ -69,6 +72,7 @@ class Bundle:
         method: str,
         preprocess: Preprocess | None = None,
         temperature: float = 1.0,
+        thresholds: tuple[float, ...] | None = None,
         facts: dict[str, Any] | None = None,
     ) -> Bundle:
         """The package of a classifier trained from `backbone`; weights are copied. preprocess None: the backbone's."""
@@ -85,10 +89,16 @@ class Bundle:
             base_sha256=backbone.sha256,
             licence=backbone.licence,
             temperature=temperature,
+            thresholds=thresholds,
             burnish_version=_own_version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             facts=facts or {},
         )
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have any number of the classes."""
+        return self.thresholds is not None
 
     def classifier(self) -> Classifier:
         """The module, in eval mode on the CPU; BadWeights when the weights do not fit the architecture exactly."""
@@ -142,6 +152,7 @@ def _facts(bundle: Bundle, data: bytes) -> bytes:
         "classes": list(bundle.classes),
         "preprocess": bundle.preprocess.to_json(),
         "temperature": bundle.temperature,
+        **({} if bundle.thresholds is None else {"thresholds": list(bundle.thresholds)}),
         **{name: getattr(bundle, name) for name in _TEXTS},
         "facts": bundle.facts,
     }
@@ -222,6 +233,8 @@ def _check_facts(values: dict[str, Any]) -> None:
         "format": str, "version": int, "members": dict, "architecture": dict, "head": dict, "classes": list,
         "preprocess": dict, "temperature": (int, float), **dict.fromkeys(_TEXTS, str), "facts": dict, "sha256": str,
     }  # fmt: skip
+    if "thresholds" in values:  # of packages for several classes an image alone
+        kinds["thresholds"] = list
     if set(values) != set(kinds):
         raise ValueError(f"entries missing or unknown: {', '.join(sorted(set(values) ^ set(kinds)))}")
     wrong = [key for key, kind in kinds.items() if not isinstance(values[key], kind) or isinstance(values[key], bool)]
@@ -254,6 +267,7 @@ def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> 
         width=values["head"]["width"],
         head=values["head"]["kind"],
         temperature=float(values["temperature"]),
+        thresholds=tuple(values["thresholds"]) if "thresholds" in values else None,
         facts=values["facts"],
         **{name: values[name] for name in _TEXTS},
     )
@@ -283,6 +297,10 @@ def _problems(bundle: Bundle) -> list[str]:
         problems.append(f"the class {shown(twice)!r} is named twice")
     if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
         problems.append(f"the temperature is {bundle.temperature!r}, expected a number above 0")
+    if bundle.thresholds is not None:
+        cuts = [one for one in bundle.thresholds if type(one) in (int, float) and 0.0 <= one <= 1.0]
+        if len(cuts) != len(names):
+            problems.append(f"{len(bundle.thresholds)} thresholds, expected {len(names)} numbers of 0 to 1")
     try:
         with torch.device("meta"):  # only the shapes matter
             head = made_head(bundle.head, bundle.width, max(1, len(names))).state_dict()

@@ -64,7 +64,8 @@ def _facts(bundle: Bundle, input: str) -> dict[str, Any]:
     else:
         order = "BGR" if bundle.architecture["kwargs"]["bgr"] else "RGB"
         words = f"(RGB / 255 - mean) / std, then channels in the order {order}, resized as preprocess says"
-    return {"classes": list(bundle.classes), "input": words, "output": "probabilities", "preprocess": preprocess}
+    told = {"classes": list(bundle.classes), "input": words, "output": "probabilities", "preprocess": preprocess}
+    return told if bundle.thresholds is None else {**told, "thresholds": list(bundle.thresholds)}
 
 
 class _Writer:
@@ -196,7 +197,8 @@ class _Writer:
         else:
             assert isinstance(head, LinearHead)
             weight, bias = head.weight, head.bias
-        return self._dense(features, weight / bundle.temperature, bias / bundle.temperature, "softmax", "predictions")
+        answers = "sigmoid" if bundle.several else "softmax"
+        return self._dense(features, weight / bundle.temperature, bias / bundle.temperature, answers, "predictions")
 
     def _dense(self, inputs: Any, weight: Tensor, bias: Tensor, activation: str, name: str) -> Any:
         layer = self.keras.layers.Dense(len(bias), activation=activation, name=name)
@@ -212,7 +214,8 @@ def _check(keras: Any, model: Any, bundle: Bundle, *, pixels: bool) -> None:
     raw = torch.randint(0, 256, (4, size, size, 3), generator=draws).float()
     images = (raw / 255 - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
     with torch.no_grad():
-        expected = (bundle.classifier()(images.permute(0, 3, 1, 2)) / bundle.temperature).softmax(1).numpy()
+        logits = bundle.classifier()(images.permute(0, 3, 1, 2)) / bundle.temperature
+        expected = (logits.sigmoid() if bundle.several else logits.softmax(1)).numpy()
     given = raw if pixels else images.flip(-1) if bundle.architecture["kwargs"]["bgr"] else images
     found = np.asarray(keras.ops.convert_to_numpy(model(given.numpy(), training=False)))
     difference = float(np.abs(found - expected).max())

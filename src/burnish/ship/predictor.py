@@ -13,7 +13,6 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from PIL import Image
-from scipy.special import softmax
 from torch import nn
 
 from burnish.backbones.frozen import fold_for_inference
@@ -22,6 +21,8 @@ from burnish.data.pixels import decode, enough, view
 from burnish.data.sources.scan import scan
 from burnish.data.views import normalised
 from burnish.errors import DataError, UnreadableImage, shown
+from burnish.labels import SEPARATOR
+from burnish.labels import probabilities as probabilities_of
 from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
 from burnish.train.features import BATCH, outputs
@@ -37,10 +38,15 @@ class Prediction:
     classes: tuple[str, ...]  # names, most probable first
     probabilities: tuple[float, ...]  # of those, each 0 to 1
     problem: str | None = None  # set when the image could not be read; then the other two are empty
+    labels: tuple[str, ...] | None = (
+        None  # where an image may have several classes: those that are said, most probable first
+    )
 
     @property
     def label(self) -> str | None:
-        """The most probable class."""
+        """The most probable class; where an image may have several, those that are said, as a|b."""
+        if self.labels is not None:
+            return SEPARATOR.join(self.labels)
         return self.classes[0] if self.classes else None
 
     @property
@@ -95,10 +101,11 @@ class Predictor:
                 if problem is not None:
                     yield Prediction(name, (), (), problem.reason)
                     continue
-                best = np.argsort(-row, kind="stable")[: max(1, top)]
-                yield Prediction(
-                    name, tuple(classes[index] for index in best), tuple(float(row[index]) for index in best)
-                )
+                order = np.argsort(-row, kind="stable")
+                best, cuts = order[: max(1, top)], self.bundle.thresholds
+                said = None if cuts is None else tuple(classes[index] for index in order if row[index] >= cuts[index])
+                chances = tuple(float(row[index]) for index in best)
+                yield Prediction(name, tuple(classes[index] for index in best), chances, labels=said)
             if on_progress is not None:
                 on_progress(len(chunk))
 
@@ -120,7 +127,8 @@ class Predictor:
         if good:
             batch = np.stack([one for one in read if not isinstance(one, UnreadableImage)])
             logits = outputs(self._module(batch), [batch], preprocess=preprocess, device=torch.device("cpu"))
-            found[good] = softmax(logits.astype(np.float64) / self.bundle.temperature, axis=1)
+            scaled = logits.astype(np.float64) / self.bundle.temperature
+            found[good] = probabilities_of(scaled, several=self.bundle.several)
         return found, problems
 
     def _module(self, pixels: np.ndarray) -> nn.Module:
@@ -157,17 +165,20 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return files
 
 
-def write_csv(file: TextIO, predictions: Iterable[Prediction], *, top: int) -> None:
-    """Rows path,label,probability[,label2,probability2…],problem; text that a spreadsheet would run is quoted (P10)."""
+def write_csv(file: TextIO, predictions: Iterable[Prediction], *, top: int, several: bool = False) -> None:
+    """Rows path,label,probability[,label2,probability2…],problem; text that a spreadsheet would run is quoted (P10).
+
+    several: the classes that are said come first, as a|b in a column labels; label and probability are of the likeliest.
+    """
     writer = csv.writer(file, lineterminator="\n")
     header = (
         [name for rank in range(1, top + 1) for name in (f"label{rank}", f"probability{rank}")]
         if top > 1
         else ["label", "probability"]
     )
-    writer.writerow(["path", *header, "problem"])
+    writer.writerow(["path", *(["labels"] if several else []), *header, "problem"])
     for prediction in predictions:
-        cells: list[str] = []
+        cells: list[str] = [_cell(SEPARATOR.join(prediction.labels or ()))] if several else []
         for rank in range(top):
             known = rank < len(prediction.classes)
             cells += [_cell(prediction.classes[rank]), f"{prediction.probabilities[rank]:.6f}"] if known else ["", ""]

@@ -53,7 +53,14 @@ class Objective:
         return views, partner, 1.0 - tall * wide / (height * width)
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Summed over images, nats."""
+        """Summed over images, nats. truth: int64 [b], or [b k] where an image may have several classes.
+
+        Then it is the binary cross-entropy summed over the classes, and smoothing takes that share of the label to all of them.
+        """
+        if truth.ndim == 2:
+            goal, smoothing = truth.float(), self.label_smoothing
+            goal = goal * (1.0 - smoothing) + smoothing / truth.shape[1] if smoothing else goal
+            return F.binary_cross_entropy_with_logits(logits.float(), goal, reduction="sum")
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device)
         return F.cross_entropy(
             logits.float(), truth, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"

@@ -9,6 +9,7 @@ import numpy as np
 
 from burnish.data.audit.findings import Finding
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
+from burnish.labels import counts as images_of_each
 
 _THIN = 10  # images
 _UNEQUAL = 10.0  # largest over smallest
@@ -23,7 +24,7 @@ _FAR_FEWER = 20  # times fewer images than the middle class, with a name like th
 
 def class_findings(catalog: Catalog, splits: Splits | None) -> Iterator[Finding]:
     """All findings on classes; splits: of the same catalogue, where they are known."""
-    counts = np.bincount(catalog.labels, minlength=len(catalog.classes))
+    counts = images_of_each(catalog.labels, len(catalog.classes))
     for label in np.flatnonzero(counts < _THIN):
         name = catalog.classes[label]
         yield Finding("thin_class", (), f"{counts[label]} images", name, rank=-float(counts[label]))
@@ -49,7 +50,7 @@ def class_findings(catalog: Catalog, splits: Splits | None) -> Iterator[Finding]
 def _gaps(catalog: Catalog, splits: Splits) -> Iterator[Finding]:
     for word in SPLIT_WORDS:
         entries = getattr(splits, word)
-        held = np.bincount(catalog.labels[entries], minlength=len(catalog.classes)) if len(entries) else None
+        held = images_of_each(catalog.labels[entries], len(catalog.classes)) if len(entries) else None
         if held is None:
             continue
         for label in np.flatnonzero(held == 0):

@@ -8,6 +8,7 @@ import numpy as np
 
 from burnish.data.audit.findings import Finding
 from burnish.data.catalog import Catalog
+from burnish.labels import counts as images_of_each
 
 _NEIGHBOURS = 5
 _FAR = 6.0  # robust standard deviations of the distance to the neighbours
@@ -20,6 +21,9 @@ def label_findings(catalog: Catalog, ids: np.ndarray, probabilities: np.ndarray)
 
     ids: catalogue entries [n]; probabilities: of each class [n k], from models that have not seen the image.
     """
+    if catalog.several:
+        yield from _several_findings(catalog, ids, probabilities)
+        return
     wrong, margin = suspects(catalog.labels[ids], probabilities)
     for row in np.flatnonzero(wrong):
         path, given = catalog.paths[ids[row]], int(catalog.labels[ids[row]])
@@ -29,6 +33,36 @@ def label_findings(catalog: Catalog, ids: np.ndarray, probabilities: np.ndarray)
             f"'{catalog.classes[guess]}' ({probabilities[row, guess]:.0%})"
         )
         yield Finding("label_error", (path,), evidence, catalog.classes[guess], rank=float(margin[row]))
+
+
+def _several_findings(catalog: Catalog, ids: np.ndarray, probabilities: np.ndarray) -> Iterator[Finding]:
+    """Of entries with several classes: those that lack a class, or have one, against what the images say."""
+    wrong = suspects_of_several(catalog.labels[ids], probabilities)
+    for row in np.flatnonzero(wrong.any(1)):
+        given = catalog.labels[ids[row]]
+        doubted = sorted(np.flatnonzero(wrong[row]), key=lambda index: -abs(probabilities[row, index] - given[index]))
+        words = [
+            f"{'labelled' if given[index] else 'not labelled'} '{catalog.classes[index]}' ({probabilities[row, index]:.0%})"
+            for index in doubted
+        ]
+        right = np.where(wrong[row], ~given, given)
+        suggestion = "|".join(catalog.classes[index] for index in np.flatnonzero(right))
+        rank = float(np.abs(probabilities[row] - given)[doubted[0]])
+        yield Finding("label_error", (catalog.paths[ids[row]],), ", ".join(words), suggestion, rank=rank)
+
+
+def suspects_of_several(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Which labels bool [n k] are likely wrong, by confident learning for each class as against all others.
+
+    A class claims an image as in `suspects`; an image that it has and does not claim, while not having it claims the image, is
+    suspect, and the other way round.
+    """
+    have, chance = labels.astype(bool), np.asarray(probabilities, np.float64)
+    with_it, without = images_of_each(have, 0), images_of_each(~have, 0)
+    usual = np.where(with_it > 0, (chance * have).sum(0) / np.maximum(with_it, 1), np.inf)
+    usual_without = np.where(without > 0, ((1 - chance) * ~have).sum(0) / np.maximum(without, 1), np.inf)
+    claimed, spurned = chance >= usual, 1 - chance >= usual_without
+    return (~have & claimed & ~spurned & (chance > 0.5)) | (have & spurned & ~claimed & (chance < 0.5))
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -69,9 +69,9 @@ def sameness_findings(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
 def _conflicts(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
     """Sets in which a picture directly has a copy or twin under another label, and just those files."""
     ids = same.pixels.ids
-    labels: dict[int, set[int]] = defaultdict(set)  # the first copy -> labels of all of them
+    labels: dict[int, set[str]] = defaultdict(set)  # the first copy -> labels of all of them
     for row, first in enumerate(same.copies.tolist()):
-        labels[first].add(int(catalog.labels[ids[row]]))
+        labels[first].add(catalog.label(ids[row]))
     pairs = [(first, first) for first, given in labels.items() if len(given) > 1]
     twins = zip(same.copies[same.twins.first].tolist(), same.copies[same.twins.second].tolist(), strict=True)
     pairs += [(one, other) for one, other in twins if labels[one] != labels[other]]
@@ -79,7 +79,7 @@ def _conflicts(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
     sets = clusters_of(ties[:, 0], ties[:, 1], len(ids))
     for number in np.unique(sets[ties[:, 0]]):
         rows = np.flatnonzero((sets == number)[same.copies])
-        names = sorted({catalog.classes[label] for label in catalog.labels[ids[rows]].tolist()})
+        names = sorted({catalog.label(entry) or "no class" for entry in ids[rows]})
         listed = ", ".join(f"'{name}'" for name in names[:4]) + (" and more" if len(names) > 4 else "")
         kind = "the same bytes" if len(np.unique(same.copies[rows])) == 1 else "nearly the same"
         yield _group("label_conflict", catalog, ids[rows], f"{kind}, labelled {listed}", len(rows))

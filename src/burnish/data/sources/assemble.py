@@ -14,6 +14,7 @@ import numpy as np
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Contents
 from burnish.errors import DataError, NotEnoughData, nearest, shown
+from burnish.labels import SEPARATOR, counts, having
 
 _FRACTION = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 ENOUGH = 3  # images of a class: one each to train, to choose and to prove
@@ -24,7 +25,7 @@ class Labelled:
     """One image file with its label."""
 
     path: str  # relative to the source's root
-    label: str
+    label: str | tuple[str, ...]  # one class, or any number of them
     split: str | None = None
     group: str | None = None
 
@@ -32,6 +33,41 @@ class Labelled:
 def class_name(text: str) -> str:
     """The name under which a class is stored and matched: Unicode NFC, so that two ways of typing é are one."""
     return unicodedata.normalize("NFC", text)
+
+
+def class_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The classes of one image, each once, in order."""
+    return tuple(sorted({class_name(name.strip()) for name in names if name.strip()}))
+
+
+def with_several(images: list[Labelled]) -> list[Labelled]:
+    """The images with any number of classes each, where their labels say so; else just as they are.
+
+    They do where one is given as a list, or where "a|b" stands for two classes: a part of it is found in another label too.
+    No label is then an image of no class.
+    """
+    if not any(isinstance(image.label, tuple) for image in images) and not _bars_divide(
+        {image.label for image in images if isinstance(image.label, str)}
+    ):
+        return images
+    listed = any(isinstance(image.label, tuple) for image in images)
+    known: dict[str, tuple[str, ...]] = {}
+
+    def parts(label: str | tuple[str, ...]) -> tuple[str, ...]:
+        if isinstance(label, tuple):
+            return label
+        if label not in known:
+            known[label] = class_names([label] if listed else label.split(SEPARATOR))
+        return known[label]
+
+    return [replace(image, label=parts(image.label)) for image in images]
+
+
+def _bars_divide(labels: set[str]) -> bool:
+    """Whether a bar in these labels stands between classes."""
+    divided = {label: set(label.split(SEPARATOR)) - {""} for label in labels if SEPARATOR in label}
+    uses = Counter(part for label in labels for part in divided.get(label, {label}))
+    return any(uses[part] > 1 for parts in divided.values() for part in parts)
 
 
 def assemble(
@@ -42,13 +78,12 @@ def assemble(
     Where one image has a group, an image without one is a group of its own.
     """
     ordered = sorted(images, key=lambda image: (image.label, image.path))
-    classes = tuple(sorted({image.label for image in ordered}))
-    number = {name: index for index, name in enumerate(classes)}
+    classes, labels = _numbered([image.label for image in ordered])
     grouped = any(image.group for image in ordered)
     return Catalog(
         root=root,
         paths=tuple(image.path for image in ordered),
-        labels=np.array([number[image.label] for image in ordered], np.int64),
+        labels=labels,
         classes=classes,
         splits=tuple(image.split for image in ordered),
         groups=tuple(image.group or image.path for image in ordered) if grouped else None,
@@ -56,6 +91,20 @@ def assemble(
         source=source,
         contents=contents,
     )
+
+
+def _numbered(labels: list[str | tuple[str, ...]]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes in order, and int64 [n]; or, where labels are tuples, bool [n k]."""
+    if not any(isinstance(label, tuple) for label in labels):
+        classes = tuple(sorted({str(label) for label in labels}))
+        number = {name: index for index, name in enumerate(classes)}
+        return classes, np.array([number[str(label)] for label in labels], np.int64)
+    classes = tuple(sorted({name for label in labels for name in label}))
+    number = {name: index for index, name in enumerate(classes)}
+    table = np.zeros((len(labels), len(classes)), bool)
+    for row, label in enumerate(labels):
+        table[row, [number[name] for name in label]] = True
+    return classes, table
 
 
 def require_usable(catalog: Catalog) -> None:
@@ -87,10 +136,10 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
     if len(kept) + len(reasons) != len(catalog):
         strangers = sorted(set(reasons) - set(catalog.paths))
         raise ValueError(f"not in the catalogue: {strangers[:3]}")
-    before = np.bincount(catalog.labels, minlength=len(catalog.classes))
-    after = np.bincount(catalog.labels[kept], minlength=len(catalog.classes))
+    before = counts(catalog.labels, len(catalog.classes))
+    after = counts(catalog.labels[kept], len(catalog.classes))
     for index in np.flatnonzero((after == 0) & (before > 0)):
-        first = catalog.paths[int(np.argmax(catalog.labels == index))]
+        first = catalog.paths[int(np.argmax(having(catalog.labels, int(index))))]
         raise NotEnoughData(
             f"All {before[index]} images of class '{shown(catalog.classes[index])}' cannot be used "
             f"(first: {shown(first)}: {reasons[first]}). Replace the files or remove the class."
@@ -106,14 +155,8 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
 
 
 def _refuse_other_tasks(catalog: Catalog) -> None:
-    """DataError when the labels are those of a task other than one class an image."""
+    """DataError when the labels are numbers to be predicted."""
     names = catalog.classes
-    several = {name for name in names if "|" in name and len(parts := name.split("|")) > 1 and set(parts) & set(names)}
-    if len(several) > 0.1 * len(names):
-        raise DataError(
-            f"Labels such as '{shown(min(several))}' name several classes an image. burnish sorts each image into one class; "
-            "several are not supported yet. Keep one label a row, or leave those rows out."
-        )
     fractions = [name for name in names if _FRACTION.fullmatch(name)]
     if len(fractions) > 0.5 * len(names) and len(names) > 0.2 * len(catalog):
         raise DataError(
@@ -124,17 +167,15 @@ def _refuse_other_tasks(catalog: Catalog) -> None:
 
 def _require_known_classes(catalog: Catalog) -> None:
     """DataError when a class of val or test is not in train."""
-    in_train = {
-        int(label) for label, split in zip(catalog.labels, catalog.splits, strict=True) if split in ("train", None)
-    }
-    known = [catalog.classes[label] for label in sorted(in_train)]
-    for label, split, path in zip(catalog.labels, catalog.splits, catalog.paths, strict=True):
-        if int(label) not in in_train:
-            unknown = catalog.classes[label]
-            raise DataError(
-                f"{split} holds the class '{shown(unknown)}' ({shown(path)}), which train does not. "
-                f"{_nearest_classes(unknown, known)} Rename it, remove it, or add training images of it."
-            )
+    training = np.array([split in ("train", None) for split in catalog.splits])
+    in_train = counts(catalog.labels[training], len(catalog.classes)) > 0
+    known = [name for name, there in zip(catalog.classes, in_train, strict=True) if there]
+    for index in np.flatnonzero(~in_train):
+        unknown, row = catalog.classes[index], int(np.argmax(having(catalog.labels, int(index))))
+        raise DataError(
+            f"{catalog.splits[row]} holds the class '{shown(unknown)}' ({shown(catalog.paths[row])}), which train does not. "
+            f"{_nearest_classes(unknown, known)} Rename it, remove it, or add training images of it."
+        )
     if len(known) < 2:
         raise NotEnoughData(
             f"train holds {len(known)} class, expected at least two. Add training images of another class."
@@ -148,8 +189,8 @@ def _nearest_classes(unknown: str, known: list[str]) -> str:
 
 def _require_enough_of_each(catalog: Catalog) -> None:
     """NotEnoughData when a class has fewer images than the splits that are still to be drawn."""
-    counts = np.bincount(catalog.labels, minlength=len(catalog.classes))
-    scarce = [f"'{shown(catalog.classes[index])}' has {counts[index]}" for index in np.flatnonzero(counts < ENOUGH)]
+    found = counts(catalog.labels, len(catalog.classes))
+    scarce = [f"'{shown(catalog.classes[index])}' has {found[index]}" for index in np.flatnonzero(found < ENOUGH)]
     if scarce:
         more = f", and {len(scarce) - 5} more classes" if len(scarce) > 5 else ""
         raise NotEnoughData(

@@ -30,8 +30,8 @@ _ROWS = 256  # read at a time
 def open_columnar(root: Path, files: list[Path]) -> Catalog:
     """The catalogue of the rows of Parquet or Arrow files; a split column, else the word a file's name begins with.
 
-    Columns: path, or bytes, or image; label, text or whole numbers (named by the schema where it is Hugging Face's); and
-    where wanted split and group. DataError when a file is damaged, columns are missing, or pyarrow is not installed.
+    Columns: path, or bytes, or image; label, text or whole numbers (named by the schema where it is Hugging Face's) or lists of
+    them; and where wanted split and group. DataError when a file is damaged, columns are missing, or pyarrow is not installed.
     """
     spool, places = Spool(), dict[str, Place]()
     rows = (row for file in files for row in _rows_of(root, file, spool, places))
@@ -84,7 +84,7 @@ def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> 
             cells = {name: batch.column(column).to_pylist() for name, column in columns.items()}
             for at in range(batch.num_rows):
                 row += 1
-                values = {name: _text(file, row, name, cells[name][at], names) for name in cells if name in COLUMNS}
+                values = {name: _value(file, row, name, cells[name][at], names) for name in cells if name in COLUMNS}
                 values.setdefault("split", word)
                 if "image" in cells:
                     path = values["path"] = f"{below}#{row:06d}"
@@ -152,10 +152,19 @@ def _class_names(schema: Any, column: str) -> list[str]:
     """The names of a ClassLabel column, as Hugging Face keeps them in the schema; [] without them."""
     try:
         kept = json.loads((schema.metadata or {})[b"huggingface"])
-        names = kept["info"]["features"][column]["names"]
+        feature = kept["info"]["features"][column]
+        inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # of a list of classes
+        names = inner["names"]
         return [str(name) for name in names] if isinstance(names, list) else []
-    except (KeyError, ValueError, TypeError, RecursionError):
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         return []
+
+
+def _value(file: Path, row: int, name: str, value: Any, names: list[str]) -> str | list[str]:
+    """A value as the text of a cell, or a list of classes as texts."""
+    if name == "label" and isinstance(value, list):
+        return [_text(file, row, name, one, names) for one in value]
+    return _text(file, row, name, value, names)
 
 
 def _text(file: Path, row: int, name: str, value: Any, names: list[str]) -> str:

@@ -11,16 +11,18 @@ import numpy as np
 
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Contents, Drawn
-from burnish.data.sources.assemble import Labelled, assemble, class_name
+from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
 from burnish.errors import DataError, NotEnoughData, shown
 
 _TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
 _WORDS = "(images, labels): a list of paths or a uint8 array [n h w 3], and a label for each"
+Label = str | tuple[str, ...]
 
 
 def open_python(data: Any) -> Catalog:
     """The catalogue of (images, labels) or of a map-style data set whose items are (image, label).
 
+    labels: a class name or number for each image, or, where it may have several, a list of them or a row of 0 and 1 [n k].
     images: paths, or uint8 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. An image of a data set is a Pillow image, such
     an array, or a path. DataError when it is something else.
     """
@@ -39,7 +41,7 @@ def open_python(data: Any) -> Catalog:
     raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
 
 
-def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[str], *, source: str = "paths") -> Catalog:
+def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[Label], *, source: str = "paths") -> Catalog:
     """The catalogue of image files anywhere on disk, with a class name for each. Equal paths are one image."""
     if len(paths) == 0:
         raise NotEnoughData("There are no images, expected some paths.")
@@ -48,14 +50,15 @@ def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[str], *, sour
         raise DataError(f"An image is {_kind(odd)}, expected {_WORDS}.")
     files = [Path(os.path.abspath(path)) for path in paths]
     root = Path(os.path.commonpath([file.parent for file in files]))
-    found: dict[str, str] = {}
+    found: dict[str, Label] = {}
     for file, label in zip(files, labels, strict=True):
         path = file.relative_to(root).as_posix()
         if found.setdefault(path, label) != label:
             raise DataError(
-                f"{shown(str(file))} is given twice, as {shown(found[path])!r} and as {shown(label)!r}. Keep one."
+                f"{shown(str(file))} is given twice, as {_said(found[path])} and as {_said(label)}. Keep one."
             )
-    return assemble(root, [Labelled(path, label) for path, label in found.items()], [], source=source)
+    images = [Labelled(path, label) for path, label in found.items()]
+    return assemble(root, with_several(images), [], source=source)
 
 
 def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str = "data set") -> Catalog:
@@ -70,7 +73,7 @@ def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str 
     )
 
 
-def _drawn(labels: list[str], splits: Sequence[str] | None, drawn: Callable[[int], Any], *, source: str) -> Catalog:
+def _drawn(labels: list[Label], splits: Sequence[str] | None, drawn: Callable[[int], Any], *, source: str) -> Catalog:
     if not labels:
         raise NotEnoughData("There are no images, expected some.")
     width = len(str(len(labels) - 1))
@@ -80,7 +83,7 @@ def _drawn(labels: list[str], splits: Sequence[str] | None, drawn: Callable[[int
         for at, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
     contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn)
-    return assemble(Path(f"<{source}>"), images, [], source=source, contents=contents)
+    return assemble(Path(f"<{source}>"), with_several(images), [], source=source, contents=contents)
 
 
 def _item(data: Any, index: int) -> tuple[Any, Any]:
@@ -90,12 +93,33 @@ def _item(data: Any, index: int) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def _labels(labels: Any, count: int, *, classes: list[str] | None) -> list[str]:
-    """A class name for each image."""
+def _labels(labels: Any, count: int, *, classes: list[str] | None) -> list[Label]:
+    """A class name for each image, or several."""
+    if getattr(labels, "ndim", 1) == 2:
+        labels = _of_columns(labels)
     values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(values) != count:
         raise DataError(f"There are {count} images and {len(values)} labels, expected one for each image.")
-    return [_name(value, at, classes) for at, value in enumerate(values)]
+    return [_label(value, at, classes) for at, value in enumerate(values)]
+
+
+def _of_columns(table: Any) -> list[Any]:
+    """Class numbers of rows of 0 and 1 [n k]: one where each row has a single 1, else a list."""
+    rows = np.asarray(table.detach().cpu() if hasattr(table, "detach") else table)
+    if not np.isin(rows, (0, 1)).all():
+        raise DataError(
+            f"The labels are a table {list(rows.shape)} of other numbers than 0 and 1, expected [n] or 0 and 1."
+        )
+    found = [np.flatnonzero(row).tolist() for row in rows]
+    return [row[0] for row in found] if all(len(row) == 1 for row in found) else found
+
+
+def _label(value: Any, at: int, classes: list[str] | None) -> Label:
+    if getattr(value, "ndim", 0) == 1:
+        value = _of_columns(value[None])[0]  # a data set whose items carry a row of 0 and 1
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return class_names(_name(one, at, classes) for one in value)
+    return _name(value, at, classes)
 
 
 def _name(value: Any, at: int, classes: list[str] | None) -> str:
@@ -139,8 +163,12 @@ def _plain(image: Any) -> Any:
 
 def _is_list_of(value: Any, count: int) -> bool:
     return (isinstance(value, (list, tuple, np.ndarray)) and len(value) == count) or (
-        hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1 and len(value) == count
+        hasattr(value, "tolist") and getattr(value, "ndim", 0) in (1, 2) and len(value) == count
     )
+
+
+def _said(label: Label) -> str:
+    return shown(repr(label if isinstance(label, str) else "|".join(label)))
 
 
 def _kind(value: Any) -> str:

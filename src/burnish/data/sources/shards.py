@@ -13,7 +13,7 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Packed, Place
 from burnish.data.pixels import MAX_BYTES
 from burnish.data.sources.archive import places_in_tar
-from burnish.data.sources.assemble import Labelled, assemble, class_name
+from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.scan import SUFFIXES, why_not_by_name
 from burnish.errors import DataError, NotEnoughData, shown
@@ -21,7 +21,7 @@ from burnish.errors import DataError, NotEnoughData, shown
 CLASS_FILES = ("classes.txt", "classnames.txt")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LABELS = ("cls", "json", "txt")  # in this order of trust
-_KEYS = ("label", "cls", "class", "class_name")  # of a JSON label
+_KEYS = ("label", "labels", "cls", "class", "class_name")  # of a JSON label
 _MOST_SHARDS, _MOST_LABEL_BYTES = 100_000, 65_536
 
 
@@ -48,7 +48,7 @@ def open_shards(files: list[Path], known: Mapping[Path, dict[str, Place]] | None
             f"{shown(str(root))}: {len(files)} shards hold no labelled image{first}. Expected KEY.jpg beside KEY.cls, "
             "KEY.txt or KEY.json."
         )
-    return assemble(root, images, named, source="shards", contents=Packed(places, MAX_BYTES))
+    return assemble(root, with_several(images), named, source="shards", contents=Packed(places, MAX_BYTES))
 
 
 def is_shard(names: Iterable[str]) -> bool:
@@ -107,11 +107,14 @@ def _samples(
         if label is None:
             named.append(Named(where, reason))
         else:
-            yield Labelled(where, class_name(label), split), found[parts[pictures[0]]]
+            known = class_names(label) if isinstance(label, list) else class_name(label)
+            yield Labelled(where, known, split), found[parts[pictures[0]]]
 
 
-def _label_of(parts: Mapping[str, str], found: Mapping[str, Place], names: list[str]) -> tuple[str | None, str]:
-    """(label, "") of a key, or (None, why it has none)."""
+def _label_of(
+    parts: Mapping[str, str], found: Mapping[str, Place], names: list[str]
+) -> tuple[str | list[str] | None, str]:
+    """(label, "") of a key, (labels, "") where it is a JSON list, or (None, why it has none)."""
     extension = next((one for one in _LABELS if one in parts), None)
     if extension is None:
         return None, "an image without a label (.cls, .txt or .json)"
@@ -125,6 +128,15 @@ def _label_of(parts: Mapping[str, str], found: Mapping[str, Place], names: list[
             value = next((values[key] for key in _KEYS if key in values), None) if isinstance(values, dict) else values
     except (ValueError, RecursionError):
         return None, f"its label .{extension} cannot be read"
+    if not isinstance(value, list):
+        return _named_class(value, extension, names)
+    told = [_named_class(one, extension, names) for one in value]
+    bad = next((reason for label, reason in told if label is None), "")
+    return (None, bad) if bad else ([label for label, _ in told if label is not None], "")
+
+
+def _named_class(value: Any, extension: str, names: list[str]) -> tuple[str | None, str]:
+    """(class, "") of a name or number, or (None, why it is none)."""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         return None, f"its .{extension} holds no label"
     if str(value).isdecimal() and names:

@@ -1,4 +1,7 @@
-"""Images listed in a table: CSV, TSV or JSON lines with path and label, and where wanted split and group."""
+"""Images listed in a table: CSV, TSV or JSON lines with path and label, and where wanted split and group.
+
+Several classes an image are written a|b, or as a list in JSON; none of them as | or an empty list. `labels` does for `label`.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,18 @@ from typing import Any
 
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.contents import Contents
-from burnish.data.sources.assemble import Labelled, assemble, class_name
+from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
 from burnish.data.sources.scan import LINK_OUT, why_not_follow
 from burnish.errors import DataError, NotEnoughData, nearest, shown
+from burnish.labels import SEPARATOR
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are ignored
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SPLIT_WORDS = {word: word for word in SPLIT_WORDS} | {"valid": "val", "validation": "val"}
 _DELIMITERS = {"commas": ",", "semicolons": ";", "tabs": "\t"}
 _MOST_CELL_BYTES = 2**20
-Values = dict[str, str]  # column -> cell; "" where there is none
+Label = str | tuple[str, ...]
+Values = dict[str, Any]  # column -> text, "" where there is none; a label may be a list of texts
 
 
 def open_table(file: Path) -> Catalog:
@@ -58,6 +63,10 @@ def from_rows(
             images.append(image)
             lines.append(line)
     _refuse_half_split(file, unit, images, lines)
+    images = with_several(images)
+    empty = next((at for at, image in enumerate(images) if image.label == ""), None)
+    if empty is not None:
+        raise _bad(file, unit, lines[empty], "the label is empty", "Fill it in or delete the line.")
     usable = images
     if contents is None:
         usable = []
@@ -145,10 +154,12 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Values]]:
                 if not isinstance(values, dict):
                     raise _bad(file, "line", line, f"it is {_kind(values)}, expected an object", _JSON_ADVICE)
                 lowered = {str(key).strip().lower(): value for key, value in values.items()}
+                if "label" not in lowered and "labels" in lowered:
+                    lowered["label"] = lowered["labels"]
                 lacking = [name for name in COLUMNS[:2] if name not in lowered]
                 if lacking:
                     raise _bad(file, "line", line, f"it has no {' and no '.join(lacking)}", _JSON_ADVICE)
-                yield line, {name: _text(file, line, name, lowered.get(name)) for name in COLUMNS}
+                yield line, {name: _value(file, line, name, lowered.get(name)) for name in COLUMNS}
     except OSError as error:
         raise DataError(f"{shown(str(file))} cannot be read: {error.strerror}. Check its permissions.") from None
     except UnicodeDecodeError:
@@ -156,6 +167,13 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Values]]:
 
 
 _JSON_ADVICE = 'Write one object a line: {"path": "cat/1.jpg", "label": "cat"}.'
+
+
+def _value(file: Path, line: int, name: str, value: Any) -> str | list[str]:
+    """A JSON value as the text of a cell, or a list of classes as texts."""
+    if name == "label" and isinstance(value, list):
+        return [_text(file, line, name, one) for one in value]
+    return _text(file, line, name, value)
 
 
 def _text(file: Path, line: int, name: str, value: Any) -> str:
@@ -186,7 +204,7 @@ def _delimiter(file: Path, header: str) -> str:
         return "\t"
     for delimiter in _DELIMITERS.values():
         names = {name.strip().strip('"').lower() for name in header.split(delimiter)}
-        if {"path", "label"} <= names:
+        if "path" in names and names & {"label", "labels"}:
             return delimiter
     return ","
 
@@ -204,6 +222,8 @@ def _not_utf8(file: Path) -> DataError:
 def _columns(file: Path, header: list[str]) -> dict[str, int]:
     """Which cell holds which of the known columns."""
     names = [name.strip().lower() for name in header]
+    if "label" not in names:
+        names = ["label" if name == "labels" else name for name in names]
     if not {"path", "label"} <= set(names):
         came = ", ".join(f"'{shown(name.strip())}'" for name in header) or "none"
         raise DataError(
@@ -219,9 +239,8 @@ def _columns(file: Path, header: list[str]) -> dict[str, int]:
 def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[str], str]) -> Labelled:
     """One line as a labelled file. same: the one object for equal texts, so that a million rows share their labels."""
     path, label, word = values["path"], values["label"], values.get("split", "").lower()
-    for column in ("path", "label"):
-        if not values[column]:
-            raise _bad(file, unit, line, f"the {column} is empty", "Fill it in or delete the line.")
+    if not path:
+        raise _bad(file, unit, line, "the path is empty", "Fill it in or delete the line.")
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
         came = f"the path '{shown(path)}' is not allowed: it must lie under the CSV's folder, without '..'"
         raise _bad(file, unit, line, came, "Put the CSV into the folder that holds the images.")
@@ -230,7 +249,8 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
         raise _bad(file, unit, line, came, "Use train, val (or valid, validation) or test.")
     split = _SPLIT_WORDS[word] if word else None
     group = values.get("group")
-    return Labelled(str(PurePosixPath(path)), same(class_name(label)), split, same(group) if group else None)
+    known: Label = class_names(label) if isinstance(label, list) else same(class_name(label))
+    return Labelled(str(PurePosixPath(path)), known, split, same(group) if group else None)
 
 
 def _refuse_half_split(file: Path, unit: str, images: list[Labelled], lines: array[int]) -> None:
@@ -252,7 +272,8 @@ def _said_again(file: Path, unit: str, first: Labelled, line: int, again: Labell
 
 def _said(image: Labelled) -> str:
     """What a line says of its image."""
-    parts = [f"'{image.label}'", image.split, f"group '{image.group}'" if image.group else None]
+    label = image.label if isinstance(image.label, str) else SEPARATOR.join(image.label)
+    parts = [f"'{label}'", image.split, f"group '{image.group}'" if image.group else None]
     return shown(", ".join(part for part in parts if part))
 
 

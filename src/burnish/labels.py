@@ -1,0 +1,69 @@
+"""Labels of images: one class each, int64 [n], or several, bool [n k]; and what they have in common.
+
+Everything that differs between the two tasks is here, told apart by the number of dimensions alone: with one class an image
+the probabilities are a softmax, with several each class has a sigmoid of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, log_softmax, softmax
+
+SEPARATOR = "|"  # between the classes of one image, in text
+
+
+def several(labels: np.ndarray) -> bool:
+    """Whether an image may have any number of classes."""
+    return labels.ndim == 2
+
+
+def counts(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Images of each class, int64 [k]."""
+    return labels.sum(0, dtype=np.int64) if several(labels) else np.bincount(labels, minlength=classes)
+
+
+def having(labels: np.ndarray, index: int) -> np.ndarray:
+    """Which images are of one class, bool [n]."""
+    return labels[:, index] if several(labels) else labels == index
+
+
+def leading(labels: np.ndarray) -> np.ndarray:
+    """A number for each image to draw evenly by, int64 [n]: its class; of several the rarest, and k where it has none."""
+    if not several(labels):
+        return labels
+    rarity = np.argsort(np.argsort(labels.sum(0), kind="stable"), kind="stable")
+    ranked = np.where(labels, rarity, labels.shape[1])
+    return np.where(labels.any(1), ranked.argmin(1), labels.shape[1]).astype(np.int64)
+
+
+def classes_of(labels: np.ndarray, row: int) -> list[int]:
+    """The classes of one image."""
+    return np.flatnonzero(labels[row]).tolist() if several(labels) else [int(labels[row])]
+
+
+def probabilities(logits: np.ndarray, *, several: bool) -> np.ndarray:
+    """float64 [n k] of logits [n k]: each row sums to 1, or with several each number stands for itself."""
+    values = np.asarray(logits, np.float64)
+    return np.asarray(expit(values) if several else softmax(values, axis=1))
+
+
+def right(scores: np.ndarray, labels: np.ndarray, cut: float | np.ndarray = 0.0) -> np.ndarray:
+    """How right each answer is: bool [n], whether the largest score is the label's; or float64 [n], 0 to 1.
+
+    With several classes an image it is what the answered classes (scores [n k] of at least `cut`, a number or [k]; 0 for logits)
+    and the true ones have in common, as a share of all that are in either (the Jaccard index; 1 when both are none): the
+    accuracy of several labels of Godbole and Sarawagi 2004.
+    """
+    if not several(labels):
+        return np.asarray(scores).argmax(axis=1) == labels
+    answered = np.asarray(scores) >= cut
+    both, either = (answered & labels).sum(1), (answered | labels).sum(1)
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The negative log-likelihood of each image's label, float64 [n], nats; of several labels, the mean over the classes."""
+    values = np.asarray(logits, np.float64)
+    if not several(labels):
+        return -np.asarray(log_softmax(values, axis=1))[np.arange(len(labels)), labels]
+    return (np.logaddexp(0.0, values) - values * labels).mean(1)

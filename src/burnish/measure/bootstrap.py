@@ -1,0 +1,126 @@
+"""How sure a score is for which no formula is known: it is computed again and again on images drawn with replacement.
+
+Efron 1979 (Annals of Statistics 7:1), percentile limits. A draw is a row of weights, how often each image came, and a score is
+a function of weights: so a thousand draws are a few matrix products, and two models are compared on the very same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from burnish.measure.intervals import Interval, Paired, paired, wilson
+from burnish.runtime import draws
+
+TIMES = 1000
+_FEWEST_TIMES = 200
+_MOST_WORK = 4e8  # weights times classes: above that fewer draws, about 5 s on 2 cores
+_AT_ONCE = 4_000_000  # weights in memory
+
+Statistics = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # weights float32 [c n] -> scores by name, each [c]
+
+
+def times_for(n: int, classes: int) -> int:
+    """How many draws are affordable where each costs n images times k classes."""
+    return int(np.clip(_MOST_WORK / max(1, n * classes), _FEWEST_TIMES, TIMES))
+
+
+def resampled(statistics: Statistics, n: int, *, times: int = TIMES, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every score on each of so many draws of n images, float64 [times]; the same seed gives the same draws."""
+    parts = [statistics(weights) for weights in _weights(n, times, seed)]
+    return {name: np.concatenate([np.asarray(part[name], np.float64) for part in parts]) for name in parts[0]}
+
+
+def limits(values: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The middle 95 % of resampled scores; those that are not numbers (a draw without a class) do not count."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(known, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def interval(value: float, values: np.ndarray, n: int, *, confidence: float = 0.95) -> Interval:
+    """The score of the images themselves with its limits; it lies inside them."""
+    low, high = limits(values, confidence=confidence)
+    return Interval(float(value), min(low, float(value)), max(high, float(value)), n)
+
+
+def chance_of_none(differences: np.ndarray) -> float:
+    """Two-sided p that there is no difference, of resampled ones: twice the share on the lesser side of 0, never 0 itself."""
+    known = differences[np.isfinite(differences)]
+    if not len(known):
+        return 1.0
+    least = min((known <= 0).sum(), (known >= 0).sum())
+    return float(min(1.0, 2.0 * (least + 1) / (len(known) + 1)))
+
+
+def _weights(n: int, times: int, seed: int) -> Iterator[np.ndarray]:
+    chunk = max(1, min(times, _AT_ONCE // max(1, n)))
+    for start in range(0, times, chunk):
+        rng, rows = draws(seed, "bootstrap", start), min(chunk, times - start)
+        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
+
+
+# ---- scores of rankings, as functions of weights -----------------------------------------------------------------------
+
+
+class Ranking:
+    """How well scores [n] order images of one kind before the rest: average precision and area under the ROC, by weights.
+
+    Equal scores stand at one place. Both are nan in a draw without an image of the kind (and AUROC without one of the rest).
+    """
+
+    def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
+        self.order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+        falling = np.asarray(scores, np.float64)[self.order]
+        self.ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # the last of each run of equals
+        self.positive = np.asarray(positive, bool)[self.order]
+
+    def both(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(average precision [c], area under the ROC curve [c]) for weights [c n].
+
+        Average precision: the mean over the images of the kind of the precision at their place, without interpolation.
+        """
+        sorted_weights = weights[:, self.order]
+        hits = np.cumsum(np.where(self.positive, sorted_weights, 0.0), 1, dtype=np.float64)[:, self.ends]
+        seen = np.cumsum(sorted_weights, 1, dtype=np.float64)[:, self.ends]
+        found = np.diff(hits, axis=1, prepend=0.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = np.where(seen > 0, hits / seen, 0.0)
+            average = (found * precision).sum(1) / hits[:, -1]
+            misses = seen - hits
+            before = misses - 0.5 * np.diff(misses, axis=1, prepend=0.0)  # of equals, half count as before
+            area = 1.0 - (found * before).sum(1) / (hits[:, -1] * misses[:, -1])
+        return average, area
+
+
+# ---- shares of images, right or partly right ----------------------------------------------------------------------------
+
+
+def share(right: np.ndarray) -> Interval:
+    """The mean of how right each answer is: of bool [n] with Wilson's interval, of float [n], 0 to 1, by bootstrap."""
+    if right.dtype == bool:
+        return wilson(int(right.sum()), len(right))
+    again = resampled(lambda weights: {"mean": weights @ right / len(right)}, len(right))
+    return interval(float(right.mean()), again["mean"], len(right))
+
+
+def paired_shares(first: np.ndarray, second: np.ndarray) -> Paired:
+    """Second minus first of what is right on the same images: exact for bool [n], by paired bootstrap for float [n]."""
+    if first.dtype == bool and second.dtype == bool:
+        return paired(first, second)
+    gain = np.asarray(second, np.float64) - np.asarray(first, np.float64)
+    again = resampled(lambda weights: {"gain": weights @ gain / len(gain)}, len(gain))["gain"]
+    return paired_by(float(gain.mean()), again, len(gain))
+
+
+def paired_by(difference: float, resampled_differences: np.ndarray, n: int) -> Paired:
+    """The difference of two scores on the same n images, from the same draws of both."""
+    found = interval(difference, resampled_differences, n)
+    same = not np.any(resampled_differences)
+    chance = 1.0 if same else chance_of_none(resampled_differences)
+    return Paired(found.value, found.low, found.high, chance, None, None, n)

@@ -1,0 +1,184 @@
+"""The scores of one model on images of which each may have several classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from burnish.errors import NotEnoughData
+from burnish.labels import cross_entropies, right
+from burnish.measure.bootstrap import Ranking, interval, resampled, times_for
+from burnish.measure.intervals import Interval, wilson
+from burnish.measure.scores import checked
+
+_EVEN = 0.5
+_FEWEST = 10  # images with a class, and without it, from which its own threshold is fitted
+_TINY = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How one class fares among several."""
+
+    name: str
+    n: int  # images that have it
+    predicted: int  # images that were said to have it
+    hits: int  # rightly
+    threshold: float  # from which probability on it is said
+    recall: Interval  # hits / n
+    precision: float | None  # hits / predicted
+    f1: float | None  # None where the class is neither there nor said
+    average_precision: float | None  # None without images that have it
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "recall": self.recall.to_json()}
+
+
+@dataclass(frozen=True, eq=False)
+class SeveralScores:
+    """All scores of one model on n images of k classes, of which each may have any number."""
+
+    n: int
+    mean_average_precision: Interval  # macro mean over the classes that images have; bootstrap
+    accuracy: Interval  # mean over images of what answered and true classes share (Jaccard); bootstrap
+    exact: Interval  # images with every class right, neither more nor less; Wilson
+    micro_f1: Interval  # of all pairs of image and class; bootstrap
+    macro_f1: Interval  # mean over the classes; bootstrap
+    auroc: Interval  # macro mean of each class against the rest; bootstrap
+    log_loss: float  # mean binary cross-entropy over images and classes, nats
+    brier: float  # mean squared distance of a probability to 0 or 1
+    per_class: tuple[LabelScore, ...]  # [k]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for result.json."""
+        intervals = ("mean_average_precision", "accuracy", "exact", "micro_f1", "macro_f1", "auroc")
+        return {
+            "n": self.n,
+            **{name: getattr(self, name).to_json() for name in intervals},
+            "log_loss": self.log_loss,
+            "brier": self.brier,
+            "per_class": [one.to_json() for one in self.per_class],
+        }
+
+
+def score_several(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], thresholds: np.ndarray | None = None
+) -> SeveralScores:
+    """The scores of probabilities [n k], each of its own, against labels bool [n k].
+
+    thresholds [k]: from which probability on a class is said, 0.5 without. NotEnoughData without images or without a single
+    label; ModelError for outputs that are not probabilities.
+    """
+    rows, truth = checked(probabilities, labels, classes=len(classes))
+    if not truth.any():
+        raise NotEnoughData("none of the images has any of the classes, so nothing can be scored")
+    n, k = rows.shape
+    cut = np.full(k, _EVEN) if thresholds is None else np.asarray(thresholds, np.float64)
+    said, similar = rows >= cut, right(rows, truth, cut)
+    once = np.ones((1, n), np.float32)
+    statistics = Statistics(rows, truth, cut)
+    values = {name: float(found[0]) for name, found in statistics(once).items()}
+    again = resampled(statistics, n, times=times_for(n, k))
+    known = {name: interval(values[name], again[name], n) for name in values}
+    clipped = np.clip(rows, _TINY, 1.0 - _TINY)
+    return SeveralScores(
+        n=n,
+        exact=wilson(int((said == truth).all(1).sum()), n),
+        log_loss=float(cross_entropies(np.log(clipped) - np.log1p(-clipped), truth).mean()),
+        brier=float(((rows - truth) ** 2).mean()),
+        per_class=tuple(
+            _label_score(name, rows[:, at], truth[:, at], said[:, at], float(cut[at]))
+            for at, name in enumerate(classes)
+        ),
+        accuracy=interval(float(similar.mean()), again["accuracy"], n),
+        **{name: known[name] for name in ("mean_average_precision", "micro_f1", "macro_f1", "auroc")},
+    )
+
+
+class Statistics:
+    """The scores that are resampled, as functions of weights [c n]."""
+
+    def __init__(self, probabilities: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> None:
+        self.said, self.truth = (probabilities >= thresholds).astype(np.float32), labels.astype(np.float32)
+        self.both = self.said * self.truth
+        self.similar = right(probabilities, labels, thresholds).astype(np.float32)
+        with_images = np.flatnonzero(labels.any(0))
+        self.rankings = [Ranking(probabilities[:, at], labels[:, at]) for at in with_images]
+
+    def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Each score [c]."""
+        hits, said, true = weights @ self.both, weights @ self.said, weights @ self.truth  # [c k]
+        either = said + true
+        with np.errstate(invalid="ignore", divide="ignore"):
+            f1 = np.where(either > 0, 2.0 * hits / either, np.nan)
+            micro = 2.0 * hits.sum(1) / either.sum(1)
+        pairs = [ranking.both(weights) for ranking in self.rankings]
+        return {
+            "accuracy": weights @ self.similar / weights.sum(1),
+            "micro_f1": micro,
+            "macro_f1": _mean(f1.T),
+            "mean_average_precision": _mean(np.array([pair[0] for pair in pairs])),
+            "auroc": _mean(np.array([pair[1] for pair in pairs])),
+        }
+
+
+def mean_average_precisions(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The macro mean average precision [c] of probabilities [n k] against labels bool [n k], for weights [c n]."""
+    at = np.flatnonzero(labels.any(0))
+    return _mean(np.array([Ranking(probabilities[:, one], labels[:, one]).both(weights)[0] for one in at]))
+
+
+def thresholds_for(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """From which probability on each class is said, float64 [k]: so that F1 is highest on these images.
+
+    probabilities [n k] of images that were not trained on, labels bool [n k]. A class of which fewer than 10 images (or all but
+    10) are there gets the threshold that is best for all pairs together: its own would follow the noise. Where the classes are
+    well calibrated the best is half of the F1 reached (Lipton, Elkan and Narayanaswamy 2014, arXiv:1402.1892), so mostly below
+    0.5. Without images: 0.5.
+    """
+    rows, truth = np.asarray(probabilities, np.float64), np.asarray(labels, bool)
+    if not truth.any():
+        return np.full(rows.shape[1], _EVEN)
+    together = _best_cut(rows.ravel(), truth.ravel())
+    found = truth.sum(0)
+    own = (found >= _FEWEST) & (len(rows) - found >= _FEWEST)
+    return np.array([_best_cut(rows[:, at], truth[:, at]) if own[at] else together for at in range(rows.shape[1])])
+
+
+def _best_cut(scores: np.ndarray, positive: np.ndarray) -> float:
+    """The middle between the two neighbouring scores at which F1 is highest."""
+    order = np.argsort(-scores, kind="stable")
+    falling, hits = scores[order], np.cumsum(positive[order])
+    f1 = 2.0 * hits / (np.arange(1, len(falling) + 1) + hits[-1])
+    f1[:-1][falling[:-1] == falling[1:]] = -1.0  # equals are said together
+    best = int(f1.argmax())
+    below = falling[best + 1] if best + 1 < len(falling) else 0.0
+    return float(np.clip((falling[best] + below) / 2.0, _TINY, 1.0))
+
+
+def _label_score(name: str, chances: np.ndarray, truth: np.ndarray, said: np.ndarray, threshold: float) -> LabelScore:
+    n, predicted, hits = int(truth.sum()), int(said.sum()), int((truth & said).sum())
+    average = Ranking(chances, truth).both(np.ones((1, len(truth)), np.float32))[0][0]
+    return LabelScore(
+        name=name,
+        n=n,
+        predicted=predicted,
+        hits=hits,
+        threshold=threshold,
+        recall=wilson(hits, n),
+        precision=hits / predicted if predicted else None,
+        f1=2.0 * hits / (n + predicted) if n + predicted else None,
+        average_precision=None if math.isnan(average) else float(average),
+    )
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """The mean over the first axis of what is a number; nan where nothing is."""
+    known = np.isfinite(rows)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, rows, 0.0).sum(0) / known.sum(0)
