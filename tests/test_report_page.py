@@ -259,7 +259,7 @@ def test_a_large_confusion_matrix_is_a_map_and_its_most_frequent_confusions() ->
     html = render(facts)
     confusion = np.array(facts["scores"]["tuned"]["confusion"])
     assert html.split('class="map"')[1].split("</svg>")[0].count("h1v1h-1z") == np.count_nonzero(confusion)
-    most = html.split('aria-label="Most frequent confusions"')[1].split("</table>")[0]
+    most = html.split('aria-label="The most frequent confusions"')[1].split("</table>")[0]
     first = int(re.findall(r'<td class="number">(\d+)</td>', most)[0])
     assert first == (confusion - np.diag(np.diag(confusion))).max()
 

@@ -220,7 +220,7 @@ def test_weights_are_the_same_as_drawing_images_anew(answers):
 
     def one_class(weights):
         seen.append(weights)
-        return {"ap": Ranking(chances[:, 2], labels[:, 2]).both(weights)[0]}
+        return {"ap": Ranking(chances[:, 2], labels[:, 2]).average_precision(weights)}
 
     found = resampled(one_class, len(labels), times=20)["ap"]
     weights = np.concatenate(seen).astype(int)

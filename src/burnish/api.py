@@ -49,6 +49,7 @@ from burnish.result import (
     RunFolder,
     plain,
     read_facts,
+    read_pictures,
 )
 from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.ship.bundle import read_bundle
@@ -83,9 +84,16 @@ class Result:
         """The HTML report."""
         return self.folder / REPORT
 
-    def predict(self, images: Sequence[ImageLike | str | os.PathLike[str]], *, top: int = 1) -> list[Prediction]:
-        """One Prediction an image: paths, folders, bytes, Pillow images or uint8 arrays [h w 3]."""
-        return predict(self.folder, images, top=top, predictor=self.predictor)
+    def predict(
+        self,
+        images: Sequence[ImageLike | str | os.PathLike[str]],
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        sets: float | None = None,
+    ) -> list[Prediction]:
+        """One Prediction an image: paths, folders, bytes, Pillow images or uint8 arrays [h w 3]; see `burnish.predict`."""
+        return predict(self.folder, images, top=top, reject=reject, sets=sets, predictor=self.predictor)
 
     def predict_proba(self, images: Sequence[ImageLike]) -> np.ndarray:
         """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
@@ -353,13 +361,19 @@ def predict(
     images: Sequence[ImageLike | str | os.PathLike[str]],
     *,
     top: int = 1,
+    reject: float | None = None,
+    sets: float | None = None,
     predictor: Predictor | None = None,
 ) -> list[Prediction]:
-    """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`."""
+    """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`.
+
+    reject: the accuracy wanted of the answers, such as 0.99; what is less sure, or unlike the training images, is `declined`.
+    sets: how often the `set` of classes must hold the true one, such as 0.95. RecipeError when the package cannot say so.
+    """
     found: list[ImageLike] = []
     for image in images:
         found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
-    return (predictor or Predictor.open(Path(run))).predict(found, top=top)
+    return (predictor or Predictor.open(Path(run))).predict(found, top=top, reject=reject, sets=sets)
 
 
 def evaluate(
@@ -419,15 +433,25 @@ def predict_stream(
     images: Sequence[str | os.PathLike[str]],
     *,
     top: int = 1,
+    reject: float | None = None,
+    sets: float | None = None,
     predictor: Predictor | None = None,
 ) -> Iterator[Prediction]:
     """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
-    return (predictor or Predictor.open(Path(run))).stream(expand(images), top=top)
+    return (predictor or Predictor.open(Path(run))).stream(expand(images), top=top, reject=reject, sets=sets)
 
 
-def write_predictions(path: Path, predictor: Predictor, images: Sequence[str], *, top: int) -> int:
+def write_predictions(
+    path: Path,
+    predictor: Predictor,
+    images: Sequence[str],
+    *,
+    top: int,
+    reject: float | None = None,
+    sets: float | None = None,
+) -> int:
     """Write predictions as CSV; returns how many images could not be read."""
-    unreadable, predictions = 0, predictor.stream(expand(images), top=top)
+    unreadable, predictions = 0, predictor.stream(expand(images), top=top, reject=reject, sets=sets)
 
     def counted() -> Iterator[Prediction]:
         nonlocal unreadable
@@ -436,7 +460,7 @@ def write_predictions(path: Path, predictor: Predictor, images: Sequence[str], *
             yield prediction
 
     with plain_disk_errors(path), open(path, "w", encoding="utf-8", newline="") as file:
-        write_csv(file, counted(), top=top, several=predictor.bundle.several)
+        write_csv(file, counted(), top=top, several=predictor.bundle.several, with_sets=sets is not None)
     return unreadable
 
 
@@ -480,7 +504,7 @@ def clock_for(budget: str | float | None) -> Clock:
 def report(run: str | os.PathLike[str]) -> Path:
     """Write a finished run's report.html anew from its result.json; returns its path."""
     folder = Path(run)
-    write_whole(folder / REPORT, render(read_facts(folder)))
+    write_whole(folder / REPORT, render(read_facts(folder), read_pictures(folder)))
     return folder / REPORT
 
 

@@ -340,6 +340,14 @@ def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers there as CSV.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
+    reject: Annotated[
+        float | None,
+        typer.Option(metavar="ACCURACY", help="Answer only what is right so often, e.g. 0.99; else say unknown."),
+    ] = None,
+    sets: Annotated[
+        float | None,
+        typer.Option(metavar="COVERAGE", help="Name a set of classes that holds the true one so often, e.g. 0.95."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Name the class of each image."""
@@ -349,13 +357,14 @@ def predict(
     unreadable = 0
     predictor = api.Predictor.open(Path(run))
     if csv is not None:
-        unreadable = api.write_predictions(csv, predictor, images, top=top)
+        unreadable = api.write_predictions(csv, predictor, images, top=top, reject=reject, sets=sets)
     elif json_:
-        rows = list(api.predict_stream(run, images, top=top, predictor=predictor))
+        rows = list(api.predict_stream(run, images, top=top, reject=reject, sets=sets, predictor=predictor))
         unreadable = sum(row.problem is not None for row in rows)
         _print_json([row.to_json() for row in rows])
     else:
-        unreadable = print_predictions(api.predict_stream(run, images, top=top, predictor=predictor))
+        stream = api.predict_stream(run, images, top=top, reject=reject, sets=sets, predictor=predictor)
+        unreadable = print_predictions(stream)
     if unreadable:
         typer.echo(f"{unreadable} of the images could not be read", err=True)
         raise typer.Exit(1)

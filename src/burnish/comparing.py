@@ -382,7 +382,7 @@ class _Race:
         classifier = bundle.classifier()
         contender = Contender(
             arm.name, "tuned", looked.bench.backbone, classifier, bundle.preprocess, bundle.temperature, arm.accuracy,
-            None if bundle.thresholds is None else np.array(bundle.thresholds),
+            thresholds=None if bundle.thresholds is None else np.array(bundle.thresholds),
         )  # fmt: skip
         (tested,) = put_to_test([contender], looked.material, looked.bench)
         images = looked.material.test.plain[:32]

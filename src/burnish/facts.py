@@ -18,8 +18,9 @@ from burnish.choose.proof import Contender, Tested
 from burnish.data.audit.findings import Finding, by_kind, counted
 from burnish.data.catalog import Splits
 from burnish.labels import counts, cross_entropies, several
-from burnish.measure.bootstrap import share
-from burnish.measure.calibration import ece, reliability
+from burnish.measure.bootstrap import paired_shares, share
+from burnish.measure.calibration import adaptive_ece, ece, reliability
+from burnish.measure.held_out import declining
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict, judge, judge_several
@@ -50,6 +51,8 @@ def facts_of(
     sittings: int,
     material: Material,
     findings: Sequence[Finding],
+    baselines: Sequence[dict[str, Any]],
+    more_data: dict[str, Any] | None,
     splits: Splits,
     bench: Bench,
     data: str,
@@ -92,6 +95,9 @@ def facts_of(
         "classes": list(classes),
         "splits": {"how": splits.how, "sha256": splits.sha256},
         "calibration": _calibration(of_kept, labels),
+        "declining": None if kept.held_out is None else declining(kept.held_out, of_kept.probabilities, labels),
+        "baselines": [*_majority(material, of_kept), *baselines],
+        "more_data": more_data,
         "mistakes": _mistakes(of_kept, material),
         "model": {
             "name": backbone.name,
@@ -159,6 +165,21 @@ def _class_counts(material: Material) -> list[dict[str, Any]]:
     ]
 
 
+def _majority(material: Material, kept: Tested) -> list[dict[str, Any]]:
+    """The answer that knows no image: the class that most training images have."""
+    if material.several:
+        return []
+    most = int(np.bincount(material.labels[material.train_rows]).argmax())
+    name = material.catalog.classes[most]
+    return [baseline("majority", f"always the commonest class, {name}", material.test_labels == most, kept.right)]
+
+
+def baseline(key: str, name: str, right: np.ndarray, kept_right: np.ndarray) -> dict[str, Any]:
+    """A simpler answer on the same test images, and what the kept model has over it."""
+    facts = paired_shares(right, kept_right)
+    return {"key": key, "name": name, "accuracy": share(right).to_json(), "paired": asdict(facts)}
+
+
 def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
     """Expected calibration error without and with the temperature, and the reliability diagram with it."""
     t = tested.contender.temperature
@@ -173,6 +194,8 @@ def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
         "temperature": t,
         "ece_before": ece(raw, labels),
         "ece_after": ece(tested.probabilities, labels),
+        "adaptive_ece_before": adaptive_ece(raw, labels),
+        "adaptive_ece_after": adaptive_ece(tested.probabilities, labels),
         "reliability": reliability(tested.probabilities, labels),
     }
 

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from burnish.answers import table_of
 from burnish.auditing import strict_sentence
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
+from burnish.choose.limits import familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.portfolio import pick_backbone
@@ -32,14 +34,28 @@ from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import DataError, RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
+from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
+from burnish.measure.cost import Energy
+from burnish.measure.ood import Familiarity
 from burnish.methods.base import Head, Method, Tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
 from burnish.reports.page import render
-from burnish.result import AUDIT_TABLE, RECIPE, REPORT, RESULT, SEARCH, SPLITS, RunFolder
+from burnish.result import (
+    AUDIT_TABLE,
+    PICTURES,
+    PREDICTIONS,
+    RECIPE,
+    REPORT,
+    RESULT,
+    SEARCH,
+    SPLITS,
+    RunFolder,
+    read_pictures,
+)
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
-from burnish.ship.bundle import Bundle, write_bundle
+from burnish.ship.bundle import Bundle, package_folder, write_bundle
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.train.loop import Step
 
@@ -71,6 +87,7 @@ def run_job(
     A folder whose run died is taken up where its ledger stands, and comes to the same bits.
     """
     keep_freed_memory()
+    energy = Energy()
     asked = "full" if recipe.method == "auto" else recipe.method  # with its options
     method = method_named(asked)
     recipe = replace(recipe, taps=taps_for(recipe))
@@ -106,10 +123,13 @@ def run_job(
         ),
     )
     folder.write(RECIPE, bench.recipe.to_toml())
-    save(folder, kept, material)
+    familiarity, sample = familiar_to(kept, material, bench, images_per_second=probes.images_per_second)
+    save(folder, kept, material, familiarity=familiarity)
     watch.say(decisions[-1].what + ": " + decisions[-1].why)
 
     tested = put_to_test(contenders, material, bench)
+    of_kept = next(one for one in tested if one.contender is kept)
+    folder.write(PREDICTIONS, table_of(tested, kept, material))
     watch.stage("report")
     verdict = verdict_of(tested, material, seconds=bench.clock.elapsed())
     facts = facts_of(
@@ -123,11 +143,16 @@ def run_job(
         sittings=ledger.sittings,
         material=material,
         findings=in_order([*material.findings, *probes.findings]),
+        baselines=[],
+        more_data=probes.more_data,
         splits=splits,
         bench=bench,
         data=data,
         command=command,
     )
+    folder.write_json(PICTURES, pictures_of(of_kept, material, bench, sample))
+    facts["cost"] = cost_of(kept, bench, package=package_folder(folder.path), joules=energy.joules())
+    facts["seconds"] = bench.clock.elapsed()
     folder.write_json(RESULT, facts)  # before all that only shows it
     journal.close(facts)
     finish(folder, facts)
@@ -135,7 +160,7 @@ def run_job(
 
 def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
     """What follows from the result alone: the report; the state of the run is no longer needed."""
-    folder.write(REPORT, render(facts))
+    folder.write(REPORT, render(facts, read_pictures(folder.path)))
     drop_checkpoints(folder.path)
 
 
@@ -377,7 +402,9 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
     save_state()
 
 
-def save(folder: RunFolder, contender: Contender, material: Material) -> None:
+def save(
+    folder: RunFolder, contender: Contender, material: Material, *, familiarity: Familiarity | None = None
+) -> None:
     """Make this model the run's package."""
     bundle = Bundle.of(
         contender.backbone,
@@ -386,6 +413,8 @@ def save(folder: RunFolder, contender: Contender, material: Material) -> None:
         method=contender.name,
         preprocess=contender.preprocess,
         temperature=contender.temperature,
+        held_out=contender.held_out,
+        familiarity=familiarity,
         thresholds=None if contender.thresholds is None else tuple(map(float, contender.thresholds)),
         facts={"validation_accuracy": contender.validation_accuracy},
     )

@@ -30,8 +30,24 @@ ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
 )
 SEARCH = "search.log"
 AUDIT_TABLE, AUDIT_PAGE = "audit.csv", "audit.html"
+PICTURES, PREDICTIONS = "pictures.json", "predictions.csv"
 COMPARED, OUTCOME, LEADERBOARD, TABLE = "compare.json", "outcome.json", "leaderboard.html", "leaderboard.csv"
-_OURS = (ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, COMPARED, OUTCOME, LEADERBOARD, TABLE, AUDIT_TABLE, AUDIT_PAGE)
+_OURS = (
+    ASKED,
+    RECIPE,
+    SPLITS,
+    HISTORY,
+    RESULT,
+    REPORT,
+    COMPARED,
+    OUTCOME,
+    LEADERBOARD,
+    TABLE,
+    AUDIT_TABLE,
+    AUDIT_PAGE,
+    PICTURES,
+    PREDICTIONS,
+)
 _LOCK, _RUNS = ".lock", "runs"
 
 
@@ -171,6 +187,15 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise NotARun(f"{shown(str(file))} holds no run: expected a JSON object")
     return facts
+
+
+def read_pictures(path: Path) -> dict[str, Any]:
+    """The pictures that a run's report shows; empty where it has none."""
+    try:
+        found = json.loads((path / PICTURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def plain(value: Any) -> Any:

@@ -247,6 +247,12 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
             f"{shown(name)} {share:.1%}"
             for name, share in zip(prediction.classes, prediction.probabilities, strict=True)
         ]
+        if prediction.declined is not None:
+            answers = [f"unknown ({prediction.declined})", *answers]
+        elif prediction.unfamiliar:
+            answers.append("(unlike the training images)")
+        if prediction.set is not None:
+            answers.append(f"{{{', '.join(map(shown, prediction.set))}}}")
         if prediction.labels is not None:
             answers = [" | ".join(map(shown, prediction.labels)) or "no class", *answers]
         print(f"{shown(prediction.path)}\t" + "\t".join(answers), flush=True)

@@ -86,6 +86,16 @@ def _outputs(module: nn.Module, example: Tensor) -> tuple[dict[str, tuple[int, .
     return shapes, list(shapes)
 
 
+def macs_of(module: nn.Module, example: Tensor) -> int:
+    """Multiply-adds of a module on `example`, 0 where they cannot be counted."""
+    try:  # without numbers: quick, and attention is counted, which some processors do in one uncounted step
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            copy.deepcopy(module).to("meta")(example.to("meta"))
+        return counter.get_total_flops() // 2
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return 0
+
+
 def _macs(module: nn.Module, example: Tensor, backbone: Backbone) -> tuple[Counter[str], int]:
     """Multiply-adds by stage, and of all; what a layer does beside its inner layers counts for its first stage."""
     try:  # without numbers: quick, and attention is counted, which some processors do in one uncounted step

@@ -37,3 +37,15 @@ class Classifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.dropout(self.trunk(images)))
+
+
+class Both(nn.Module):
+    """A classifier that gives its logits and its features side by side, [b k + d]."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier, self.classes = classifier, classifier.classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.classifier.features(images)
+        return torch.cat([self.classifier.head(features), features], 1)

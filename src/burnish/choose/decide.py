@@ -14,6 +14,7 @@ from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
 from burnish.labels import cross_entropies, probabilities, right, several
 from burnish.measure.calibration import temperature
+from burnish.measure.held_out import HeldOut
 from burnish.measure.intervals import Gain, beats
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import assembled
@@ -88,6 +89,8 @@ def probe_contender(probed: Probed) -> Contender:
         probed.preprocess,
         1.0,
         probed.choice.accuracy,
+        sum(one.numel() for one in classifier.head.parameters()),
+        probed.held_out,
         probed.thresholds,
     )
 
@@ -96,9 +99,20 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
     """The best trained candidate, its temperature fitted on the validation images."""
     labels, logits = material.labels[material.val_rows], tuned.best.logits
     t = temperature(logits, labels)
-    cut = thresholds_for(probabilities(logits / t, several=True), labels) if several(labels) else None
-    best = tuned.best
-    return Contender(method, "tuned", tuned.backbone, tuned.classifier, best.preprocess, t, best.accuracy, cut)
+    chances, best = probabilities(logits / t, several=several(labels)), tuned.best
+    held_out, cut = (None, thresholds_for(chances, labels)) if several(labels) else (HeldOut.of(chances, labels), None)
+    return Contender(
+        method,
+        "tuned",
+        tuned.backbone,
+        tuned.classifier,
+        best.preprocess,
+        t,
+        best.accuracy,
+        tuned.moved,
+        held_out,
+        cut,
+    )
 
 
 def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:

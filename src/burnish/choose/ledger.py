@@ -16,6 +16,7 @@ from burnish.backbones.taps import tapped_as
 from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
 from burnish.errors import RunError
+from burnish.measure.held_out import HeldOut
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, HeadKind
 from burnish.runtime import Clock, Watcher
@@ -29,7 +30,8 @@ _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 30  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss")
-_PROBES = ("flip", "flip_reason", "images_per_second", "size_reason")
+_PROBES = ("flip", "flip_reason", "images_per_second", "size_reason", "more_data")
+_HELD_OUT = ("confidence", "right", "own")
 
 
 class Ledger:
@@ -101,6 +103,8 @@ def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "train_head.weight": probed.train_head.weight, "train_head.bias": probed.train_head.bias,
             "val_right": probed.val_right, "val_logits": probed.val_logits,
         }  # fmt: skip
+        if probed.held_out is not None:
+            arrays |= {f"held_out.{name}": getattr(probed.held_out, name) for name in _HELD_OUT}
         if probed.thresholds is not None:
             arrays["thresholds"] = probed.thresholds
         tensors |= {f"{key}/{own}": torch.from_numpy(np.ascontiguousarray(array)) for own, array in arrays.items()}
@@ -127,6 +131,9 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             train_head=Head(arrays[f"{key}/train_head.weight"], arrays[f"{key}/train_head.bias"], how.form),
             val_right=arrays[f"{key}/val_right"],
             val_logits=arrays[f"{key}/val_logits"],
+            held_out=HeldOut(*(arrays[f"{key}/held_out.{name}"] for name in _HELD_OUT))
+            if f"{key}/held_out.own" in arrays
+            else None,
             thresholds=arrays.get(f"{key}/thresholds"),
         )
 

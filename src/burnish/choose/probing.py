@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench, Material
+from burnish.choose.more_data import learning_curve
 from burnish.choose.survey import Surveyed
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, read_pixels
 from burnish.errors import ModelError, shown
 from burnish.labels import right, several
+from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, choose_head
@@ -36,9 +39,8 @@ class Probed:
     train_head: Head  # the same settings, fitted to the train images alone
     val_right: np.ndarray  # bool [v], or float64 [v], 0 to 1: how right train_head is on the val images
     val_logits: np.ndarray  # float32 [v k], of train_head
-    thresholds: np.ndarray | None = (
-        None  # float64 [k], with several classes an image: from which probability on one is said
-    )
+    held_out: HeldOut | None = None  # by cross-validation, with one class an image
+    thresholds: np.ndarray | None = None  # float64 [k], with several classes: from which probability on one is said
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Probes:
     flip_reason: str
     images_per_second: float  # of the trunk, forward, in float32 as for scores
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
+    more_data: dict[str, Any] | None = None  # what more images would do, as `choose.more_data` tells it
     findings: tuple[Finding, ...] = ()  # of the audit: labels that are likely wrong, images unlike all others
 
     def kept(self, taps: str) -> Probed:
@@ -70,15 +73,20 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, until) if backbone.changes else None
     asked = deep or last
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
-    return Probes(last, deep, flip, reason, rate, surveyed.size_reason, _told_by(material, features, last, deep))
-
-
-def _told_by(material: Material, features: np.ndarray, last: Probed, deep: Probed | None) -> tuple[Finding, ...]:
-    """What the features [n d] of the fitting images, and the better head's out-of-fold probabilities, say about them."""
     better = deep if deep is not None and deep.choice.loss < last.choice.loss else last
+    curve = learning_curve(
+        features[:, : better.choice.head.weight.shape[1]], material, better.choice.how, seed=bench.recipe.seed,
+        seconds_left=bench.clock.left(),
+    )  # fmt: skip
+    found = _told_by(material, features, better.choice)
+    return Probes(last, deep, flip, reason, rate, surveyed.size_reason, curve, found)
+
+
+def _told_by(material: Material, features: np.ndarray, choice: HeadChoice) -> tuple[Finding, ...]:
+    """What the features [n d] of the fitting images, and a head's out-of-fold probabilities, say about them."""
     found = [*outlier_findings(material.catalog, material.fitting.ids, features)]
-    if better.choice.probabilities is not None:
-        found += label_findings(material.catalog, material.fitting.ids, better.choice.probabilities)
+    if choice.probabilities is not None:
+        found += label_findings(material.catalog, material.fitting.ids, choice.probabilities)
     return in_order(found)
 
 
@@ -106,8 +114,9 @@ def _headed(
     logits = train_head.logits(features[val])
     val_right = right(logits, labels[val])
     known = choice.probabilities
-    cut = thresholds_for(known, labels) if known is not None and several(labels) else None
-    return Probed(name, backbone, surveyed.preprocess, choice, train_head, val_right, logits, cut)
+    assert known is not None
+    held_out, cut = (None, thresholds_for(known, labels)) if several(labels) else (HeldOut.of(known, labels), None)
+    return Probed(name, backbone, surveyed.preprocess, choice, train_head, val_right, logits, held_out, cut)
 
 
 def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:

@@ -15,6 +15,7 @@ from burnish.choose.tuning import logits_of
 from burnish.data.cache import Rows
 from burnish.labels import probabilities as probabilities_of
 from burnish.labels import right, several
+from burnish.measure.held_out import HeldOut
 from burnish.terms import Preprocess
 
 
@@ -29,9 +30,9 @@ class Contender:
     preprocess: Preprocess
     temperature: float  # logits are divided by it
     validation_accuracy: float  # fraction; the probe's is cross-validated when it is fitted to all images
-    thresholds: np.ndarray | None = (
-        None  # float64 [k]: from which probability on a class is said, where there may be several
-    )
+    moved: int = 0  # parameters that were fitted
+    held_out: HeldOut | None = None  # how sure and how right on held-out images, with one class an image
+    thresholds: np.ndarray | None = None  # float64 [k], with several: from which probability on one is said
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,12 @@ _TAIL_SECONDS = 1.5
 _CANDIDATES = 5  # models looked at on the val images once training is over
 _SAFETY = 1.03  # on every predicted second of the proof
 _LOWER_IMAGES = 16
+_AFTER_SHARE, _AFTER_SECONDS = 0.06, 15.0  # of the budget, and at most
+
+
+def after_seconds(budget_seconds: float | None) -> float:
+    """What is kept back for what comes beside the proof: what is familiar, explanations, what things cost."""
+    return 0.0 if budget_seconds is None else min(_AFTER_SECONDS, _AFTER_SHARE * budget_seconds)
 
 
 class Rates:
@@ -97,7 +103,7 @@ class Rates:
         # Plain views of the probe's size are there already; others are made from the files again.
         decode = 0.0 if size == material.preprocess.size else test / material.decoded_per_second
         passes += test / self.whole(size) + test / self.forward_per_second
-        return _TAIL_SECONDS + _SAFETY * (passes + decode)
+        return _TAIL_SECONDS + after_seconds(self.bench.clock.budget_seconds) + _SAFETY * (passes + decode)
 
     def _timed(self, work) -> float:
         began = time.monotonic()

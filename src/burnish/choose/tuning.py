@@ -58,6 +58,7 @@ class Tuned:
     classifier: Classifier
     best: Candidate
     candidates: tuple[Candidate, ...]
+    moved: int = 0  # parameters that training could change
 
 
 class Tuning:
@@ -209,7 +210,8 @@ class Tuning:
         if self.top is not None and self.top.accuracy > best.accuracy + _standard_error(best):
             candidates.append(self.top)
             best = self.top
-        return Tuned(self.tunable.backbone, self.classifier(best), best, tuple(candidates))
+        moved = sum(one.numel() for one in self.tunable.moving().values())
+        return Tuned(self.tunable.backbone, self.classifier(best), best, tuple(candidates), moved)
 
     def _soup(self) -> Candidate:
         """The best epochs averaged, each taken in while validation does not get worse (arXiv:2203.05482, greedy soup)."""

@@ -67,14 +67,19 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
     probabilities [n k], labels [n]; errors as in `burnish.measure.scores.score`. With labels bool [n k] every pair of image and
     class counts, and what is right is that the image has the class.
     """
-    rows, truth = checked(probabilities, labels, classes=np.asarray(probabilities).shape[-1])
-    if several(truth):
-        confidence, hit = rows.ravel(), truth.ravel()
-    else:
-        confidence, hit = rows.max(axis=1), rows.argmax(axis=1) == truth
+    confidence, hit = _told(probabilities, labels)
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     return [_bin(edges[i], edges[i + 1], confidence[place == i], hit[place == i]) for i in range(bins)]
+
+
+def adaptive_ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
+    """The expected calibration error with bins of equally many images (Nixon et al. 2019, arXiv:1904.01685), a fraction."""
+    confidence, hit = _told(probabilities, labels)
+    order = np.argsort(confidence, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    gaps = [abs(float(hit[part].mean() - confidence[part].mean())) for part in parts]
+    return float(np.average(gaps, weights=[len(part) for part in parts]))
 
 
 def ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
@@ -86,6 +91,14 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> flo
     gaps = [abs((row["accuracy"] or 0.0) - (row["confidence"] or 0.0)) for row in table]
     counts = [row["n"] for row in table]
     return float(np.average(gaps, weights=counts))
+
+
+def _told(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(confidence, whether right) of each answer; with several classes an image, of each pair of image and class."""
+    rows, truth = checked(probabilities, labels, classes=np.asarray(probabilities).shape[-1])
+    if several(truth):
+        return rows.ravel(), truth.ravel()
+    return rows.max(axis=1), rows.argmax(axis=1) == truth
 
 
 def _bin(low: float, high: float, confidence: np.ndarray, hit: np.ndarray) -> Bin:

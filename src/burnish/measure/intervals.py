@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,6 +104,15 @@ def paired(first_right: np.ndarray, second_right: np.ndarray, *, confidence: flo
     disagreements = only_first + only_second
     p = float(binomtest(only_second, disagreements, 0.5).pvalue) if disagreements else 1.0
     return Paired(difference, low, high, p, only_first, only_second, int(first.size))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p values of several comparisons, corrected so that none is called true by chance in more than 5 % (Holm 1979)."""
+    order, corrected, most = sorted(range(len(chances)), key=lambda at: chances[at]), [0.0] * len(chances), 0.0
+    for rank, at in enumerate(order):
+        most = max(most, min(1.0, (len(chances) - rank) * chances[at]))
+        corrected[at] = most
+    return corrected
 
 
 def _quantile(confidence: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
 from burnish.labels import several
+from burnish.measure.bootstrap import Ranking, interval, mean_of_known, resampled, times_for
 from burnish.measure.intervals import Interval, wilson
 
 _SMALLEST = float(np.finfo(np.float64).eps)  # stands for a probability of 0: a wrong certainty costs 36 nats
@@ -52,8 +53,10 @@ class Scores:
     top5: Interval | None  # the label is among the five likeliest; None up to five classes, where it says nothing
     log_loss: float  # mean, nats
     brier: float  # mean squared distance to the one-hot label over all classes, 0 to 2 (Brier 1950)
+    auroc: float  # area under the ROC curve, mean of each class with images against the rest, 0 to 1; nan with one class alone
     per_class: tuple[ClassScore, ...]  # [k]
     confusion: np.ndarray  # int64 [k k]; row: the label, column: the prediction
+    intervals: Mapping[str, Interval]  # of those that are plain numbers above, by name; bootstrap
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for result.json."""
@@ -65,6 +68,8 @@ class Scores:
             "top5": None if self.top5 is None else self.top5.to_json(),
             "log_loss": self.log_loss,
             "brier": self.brier,
+            "auroc": None if math.isnan(self.auroc) else self.auroc,
+            "intervals": {name: one.to_json() for name, one in self.intervals.items()},
             "per_class": [one.to_json() for one in self.per_class],
             "confusion": self.confusion.tolist(),
         }
@@ -80,22 +85,53 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str])
     predictions, n, k = rows.argmax(axis=1), *rows.shape
     confusion = np.bincount(truth * k + predictions, minlength=k * k).reshape(k, k)
     hits, counts, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    seen = counts > 0
-    mentioned = seen | (predicted > 0)
-    at_label = rows[np.arange(n), truth]
+    statistics = Statistics(rows, truth)
+    values = {name: float(found[0]) for name, found in statistics(np.ones((1, n), np.float32)).items()}
+    again = resampled(statistics, n, times=times_for(n, k))
     return Scores(
         n=n,
         accuracy=wilson(int(hits.sum()), n),
-        balanced_accuracy=float(np.mean(hits[seen] / counts[seen])),
-        macro_f1=float(np.mean(2.0 * hits[mentioned] / (counts + predicted)[mentioned])),
         top5=wilson(int(np.sum(_ranks(rows, truth) < 5)), n) if k > 5 else None,
-        log_loss=float(-np.mean(np.log(np.clip(at_label, _SMALLEST, 1.0)))),
-        brier=float(np.mean(np.sum(rows**2, axis=1) - 2.0 * at_label + 1.0)),
+        **values,
+        intervals={name: interval(value, again[name], n) for name, value in values.items()},
         per_class=tuple(
             _class_score(name, int(counts[i]), int(hits[i]), int(predicted[i])) for i, name in enumerate(classes)
         ),
         confusion=confusion,
     )
+
+
+class Statistics:
+    """The scores for whose interval there is no formula, as functions of weights [c n]."""
+
+    def __init__(self, rows: np.ndarray, truth: np.ndarray) -> None:
+        n, k = rows.shape
+        at_label, answers = rows[np.arange(n), truth], rows.argmax(axis=1)
+        self.losses = -np.log(np.clip(at_label, _SMALLEST, 1.0))
+        self.squares = np.sum(rows**2, axis=1) - 2.0 * at_label + 1.0
+        self.truth, self.answers = _one_hot(truth, k), _one_hot(answers, k)
+        self.hits = _one_hot(np.where(truth == answers, truth, k), k + 1)[:, :k]
+        self.rankings = [Ranking(rows[:, label], truth == label) for label in np.unique(truth)]
+
+    def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Each score [c]."""
+        total = weights.sum(1, dtype=np.float64)
+        hits, counts, predicted = weights @ self.hits, weights @ self.truth, weights @ self.answers  # [c k]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            recalls = np.where(counts > 0, hits / counts, np.nan)
+            f1 = np.where(counts + predicted > 0, 2.0 * hits / (counts + predicted), np.nan)
+        return {
+            "balanced_accuracy": mean_of_known(recalls.T),
+            "macro_f1": mean_of_known(f1.T),
+            "log_loss": weights @ self.losses / total,
+            "brier": weights @ self.squares / total,
+            "auroc": mean_of_known(np.array([ranking.area(weights) for ranking in self.rankings])),
+        }
+
+
+def _one_hot(numbers: np.ndarray, k: int) -> np.ndarray:
+    """float64 [n k]: sums of whole weights are exact."""
+    return (numbers[:, None] == np.arange(k)).astype(np.float64)
 
 
 def checked(probabilities: np.ndarray, labels: np.ndarray, *, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from burnish.errors import NotEnoughData
 from burnish.labels import cross_entropies, right
-from burnish.measure.bootstrap import Ranking, interval, resampled, times_for
+from burnish.measure.bootstrap import Ranking, interval, mean_of_known, resampled, times_for
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.scores import checked
 
@@ -104,9 +104,9 @@ class Statistics:
     """The scores that are resampled, as functions of weights [c n]."""
 
     def __init__(self, probabilities: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> None:
-        self.said, self.truth = (probabilities >= thresholds).astype(np.float32), labels.astype(np.float32)
+        self.said, self.truth = (probabilities >= thresholds).astype(np.float64), labels.astype(np.float64)
         self.both = self.said * self.truth
-        self.similar = right(probabilities, labels, thresholds).astype(np.float32)
+        self.similar = right(probabilities, labels, thresholds).astype(np.float64)
         with_images = np.flatnonzero(labels.any(0))
         self.rankings = [Ranking(probabilities[:, at], labels[:, at]) for at in with_images]
 
@@ -117,20 +117,23 @@ class Statistics:
         with np.errstate(invalid="ignore", divide="ignore"):
             f1 = np.where(either > 0, 2.0 * hits / either, np.nan)
             micro = 2.0 * hits.sum(1) / either.sum(1)
-        pairs = [ranking.both(weights) for ranking in self.rankings]
         return {
             "accuracy": weights @ self.similar / weights.sum(1),
             "micro_f1": micro,
-            "macro_f1": _mean(f1.T),
-            "mean_average_precision": _mean(np.array([pair[0] for pair in pairs])),
-            "auroc": _mean(np.array([pair[1] for pair in pairs])),
+            "macro_f1": mean_of_known(f1.T),
+            "mean_average_precision": mean_of_known(
+                np.array([one.average_precision(weights) for one in self.rankings])
+            ),
+            "auroc": mean_of_known(np.array([one.area(weights) for one in self.rankings])),
         }
 
 
 def mean_average_precisions(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The macro mean average precision [c] of probabilities [n k] against labels bool [n k], for weights [c n]."""
     at = np.flatnonzero(labels.any(0))
-    return _mean(np.array([Ranking(probabilities[:, one], labels[:, one]).both(weights)[0] for one in at]))
+    return mean_of_known(
+        np.array([Ranking(probabilities[:, one], labels[:, one]).average_precision(weights) for one in at])
+    )
 
 
 def thresholds_for(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -163,7 +166,7 @@ def _best_cut(scores: np.ndarray, positive: np.ndarray) -> float:
 
 def _label_score(name: str, chances: np.ndarray, truth: np.ndarray, said: np.ndarray, threshold: float) -> LabelScore:
     n, predicted, hits = int(truth.sum()), int(said.sum()), int((truth & said).sum())
-    average = Ranking(chances, truth).both(np.ones((1, len(truth)), np.float32))[0][0]
+    average = Ranking(chances, truth).average_precision(np.ones((1, len(truth)), np.float32))[0]
     return LabelScore(
         name=name,
         n=n,
@@ -175,10 +178,3 @@ def _label_score(name: str, chances: np.ndarray, truth: np.ndarray, said: np.nda
         f1=2.0 * hits / (n + predicted) if n + predicted else None,
         average_precision=None if math.isnan(average) else float(average),
     )
-
-
-def _mean(rows: np.ndarray) -> np.ndarray:
-    """The mean over the first axis of what is a number; nan where nothing is."""
-    known = np.isfinite(rows)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, rows, 0.0).sum(0) / known.sum(0)

@@ -17,18 +17,20 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from burnish.errors import NotARun, shown
-from burnish.measure.intervals import wilson
-from burnish.measure.verdict import ACCURACY, Verdict, percent
+from burnish.measure.intervals import Interval, holm, wilson
+from burnish.measure.verdict import ACCURACY, Verdict, chance, percent
+from burnish.reports.words import Say, verdict_in, words_in
 from burnish.result import plain
 
 _LARGEST_TABLE = 25  # classes; beyond, the confusion matrix is a map and a list of pairs
 _PAIRS_SHOWN, _NAMED_SHOWN = 20, 200
 _LEVELS = 10  # of colour strength
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 220, 54, 16, 14, 30  # of a chart and its margins, SVG units
+_BASELINES = {"majority": "Commonest class", "scratch": "Trained from scratch"}
 _PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
 
 
@@ -51,11 +53,12 @@ class Chart:
     lines: tuple[Line, ...]
 
 
-def render(facts: Mapping[str, Any]) -> str:
+def render(facts: Mapping[str, Any], pictures: Mapping[str, Any] | None = None, *, lang: str = "en") -> str:
     """The page as HTML text; sections whose facts are missing are absent, only "verdict" must be there.
 
-    facts: the content of result.json, as `burnish.facts.facts_of` makes it; values may be numpy's. A mistake may carry
-    "thumbnail", a data URI of a PNG, JPEG or WebP. NotARun when the verdict is missing or damaged.
+    facts: the content of result.json, as `burnish.facts.facts_of` makes it; values may be numpy's. pictures: of pictures.json, as
+    `burnish.insights.pictures_of` makes it; each picture a data URI of a PNG, JPEG or WebP. lang: "en" or "zh"; what the run
+    itself wrote, such as its reasons, stays English. NotARun when the verdict is missing or damaged.
     """
     values = _lenient(plain(dict(facts)))
     try:
@@ -65,25 +68,37 @@ def render(facts: Mapping[str, Any]) -> str:
             f"the run's facts hold no readable verdict ({shown(repr(error))}), expected those that burnish fit writes; "
             "run it again"
         ) from None
-    template, policy = _template()
+    template, policy = _template(lang)
+    say = words_in(lang)
     scores = values.get("scores") or {}
     kept = scores.get(_kept_role(values)) or scores.get("probe")
+    pictured = _lenient(plain(dict(pictures or {})))
+    cases = [_safe(one) for one in pictured.get("cases") or []]
+    mistakes = [one for one in cases if one["kind"] == "mistake"] or _mistakes(values.get("mistakes") or [])
     return template.render(
+        lang="zh-Hans" if lang == "zh" else lang,
         facts=values,
         policy=policy,
         verdict=verdict,
-        score="Accuracy" if verdict.score == ACCURACY else "Mean average precision (mAP)",
+        score=say("Accuracy") if verdict.score == ACCURACY else say("Mean average precision (mAP)"),
         several=verdict.score != ACCURACY,
-        sentence=re.sub(r"(?<=[ (])-(?=\d)", "\N{MINUS SIGN}", verdict.sentence()),
-        bars=_bars(verdict),
+        sentence=re.sub(r"(?<=[ (])-(?=\d)", "\N{MINUS SIGN}", verdict_in(lang, verdict)),
+        bars=_bars(verdict, values.get("baselines") or [], say),
+        baselines=_baselines(values.get("baselines") or [], say),
         kept=kept,
         kept_role=_kept_role(values),
-        metrics=_metrics(scores),
-        charts=_charts(values.get("history") or []),
+        metrics=_metrics(scores, say),
+        charts=_charts(values.get("history") or [], say),
         confusion=_confusion(kept),
-        mistakes=_mistakes(values.get("mistakes") or []),
+        mistakes=mistakes,
+        unsure=[one for one in cases if one["kind"] == "unsure"],
+        has_heat=any(one.get("heat") for one in cases),
+        pictures=pictured,
         named=(values.get("named") or [])[:_NAMED_SHOWN],
-        calibration=_calibration(values.get("calibration")),
+        calibration=_calibration(values.get("calibration"), say),
+        coverage=_coverage(values.get("declining"), say),
+        more_data=_more_data(values.get("more_data"), say),
+        costs=_costs(values.get("cost"), say),
         stages=_stages(values.get("stages_seconds") or {}),
     )
 
@@ -106,15 +121,20 @@ def duration(seconds: float) -> str:
 
 
 @cache
-def _template() -> tuple[Template, str]:
+def _template(lang: str) -> tuple[Template, str]:
     """The compiled page and the content policy that lets its own style and script run, and nothing else."""
     source = files("burnish.reports").joinpath("page.html").read_text(encoding="utf-8")
-    room = Environment(autoescape=True, undefined=StrictUndefined, finalize=_text, trim_blocks=True, lstrip_blocks=True)
+    room = Environment(
+        loader=PackageLoader("burnish", "reports"), extensions=["jinja2.ext.i18n"], autoescape=True,
+        undefined=StrictUndefined, finalize=_text, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    say = words_in(lang)
+    room.install_gettext_callables(say, lambda one, many, n: say(one if n == 1 else many), newstyle=True)  # type: ignore[attr-defined]
     forms = {"percent": percent, "points": _points, "duration": duration, "count": "{:,}".format, "words": _words}
     room.filters |= {key: _or_dash(form) for key, form in forms.items()}
     rules = [f"{tag}-src '{_fingerprint(source, tag)}'" for tag in ("style", "script")]
     policy = ["default-src 'none'", *rules, "img-src data:", "base-uri 'none'", "form-action 'none'"]
-    return room.from_string(source), "; ".join(policy)
+    return room.get_template("page.html"), "; ".join(policy)
 
 
 def _fingerprint(source: str, tag: str) -> str:
@@ -164,54 +184,82 @@ def _words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _bars(verdict: Verdict) -> list[dict[str, Any]]:
-    """The accuracies to draw one above the other."""
-    rows = [{"role": "probe", "name": "Frozen probe", "interval": verdict.probe}]
+def _bars(verdict: Verdict, baselines: Sequence[Mapping[str, Any]], say: Say) -> list[dict[str, Any]]:
+    """The scores to draw one above the other: simpler answers first."""
+    simpler = [one for one in baselines if one.get("key") in ("majority", "scratch")]
+    rows = [
+        {"role": "probe", "name": say(_BASELINES[one["key"]]), "interval": Interval.from_json(one["accuracy"])}
+        for one in simpler
+    ]
+    rows.append({"role": "probe", "name": say("Frozen probe"), "interval": verdict.probe})
     if verdict.tuned is not None:
-        rows.append({"role": "tuned", "name": "Fine-tuned", "interval": verdict.tuned})
+        rows.append({"role": "tuned", "name": say("Fine-tuned"), "interval": verdict.tuned})
     return rows
 
 
-def _metrics(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _baselines(baselines: Sequence[Mapping[str, Any]], say: Say) -> list[dict[str, Any]]:
+    """The table of simpler answers: what the kept model has over each, with Holm's correction where they are many."""
+    chances = holm([one["paired"]["p"] for one in baselines])
+    rows = []
+    for one, p in zip(baselines, chances, strict=True):
+        facts = one["paired"]
+        gain = f"{100 * facts['difference']:+.1f} ({100 * facts['low']:+.1f} … {100 * facts['high']:+.1f})"
+        title = say(_BASELINES[one["key"]]) if one["key"] in _BASELINES else one["name"]
+        rows.append(
+            {"name": title, "note": one["name"] if title != one["name"] else "", "accuracy": one["accuracy"],
+             "gain": gain.replace("-", "\N{MINUS SIGN}"), "chance": chance(p).removeprefix("p ").removeprefix("= ")}
+        )  # fmt: skip
+    return rows
+
+
+def _metrics(scores: Mapping[str, Any], say: Say) -> list[dict[str, Any]]:
     """The score table: one row a score, with a cell for each model that was tested."""
 
     def interval(one: Mapping[str, Any]) -> str:
-        return f"{percent(one['value'])} ({percent(one['low'])} to {percent(one['high'])})"
+        return f"{percent(one['value'])} ({percent(one['low'])} … {percent(one['high'])})"
+
+    def plainly(value: Any, spread: Mapping[str, Any] | None) -> str:
+        return f"{value:.3f}" + (f" ({spread['low']:.3f} … {spread['high']:.3f})" if spread else "")
 
     one_class = any("balanced_accuracy" in one for one in scores.values())
-    forms = {
-        "mean_average_precision": ("Mean average precision, mAP (95 % interval)", interval),
-        "accuracy": (
-            "Accuracy (95 % interval)" if one_class else "Classes right by image, Jaccard (95 % interval)",
-            interval,
-        ),
-        "exact": ("Images with every class right (95 % interval)", interval),
-        "micro_f1": ("F1 of all classes together (95 % interval)", interval),
-        "auroc": ("AUROC, mean of each class against the rest (95 % interval)", interval),
-        "top5": ("Label among the five likeliest", interval),
-        "balanced_accuracy": ("Mean recall of the classes", percent),
-        "macro_f1": (
-            "Mean F1 of the classes",
-            lambda value: interval(value) if isinstance(value, dict) else f"{value:.3f}",
-        ),
-        "log_loss": ("Log loss, nats (lower is better)", lambda value: f"{value:.3f}"),
-        "brier": (f"Brier score, 0 to {2 if one_class else 1} (lower is better)", lambda value: f"{value:.3f}"),
+    names = {
+        "mean_average_precision": say("Mean average precision (mAP)"),
+        "accuracy": say("Accuracy") if one_class else say("Classes right by image (Jaccard)"),
+        "exact": say("Images with every class right"),
+        "top5": say("Label among the five likeliest"),
+        "balanced_accuracy": say("Mean recall of the classes"),
+        "macro_f1": say("Mean F1 of the classes"),
+        "micro_f1": say("F1 of all classes together"),
+        "auroc": say("AUROC, mean of each class against the rest"),
+        "log_loss": say("Log loss, nats (lower is better)"),
+        "brier": say("Brier score, 0 to %(most)s (lower is better)") % {"most": 2 if one_class else 1},
     }
+
+    def cell(table: Mapping[str, Any], key: str) -> str:
+        value, spread = table.get(key), (table.get("intervals") or {}).get(key)
+        if value is None:
+            return "–"
+        if isinstance(value, dict):
+            return interval(value)
+        if key == "balanced_accuracy":
+            return interval(spread) if spread else percent(value)
+        return plainly(value, spread)
+
     tables = [scores[role] for role in ("probe", "tuned") if scores.get(role)]
     return [
-        {"name": name, "cells": ["–" if one.get(key) is None else form(one[key]) for one in tables]}
-        for key, (name, form) in forms.items()
+        {"name": name, "cells": [cell(one, key) for one in tables]}
+        for key, name in names.items()
         if any(one.get(key) is not None for one in tables)
     ]
 
 
-def _charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def _charts(history: Sequence[Mapping[str, Any]], say: Say) -> list[Chart]:
     """Loss, validation accuracy and learning rate over the epochs; those that were not recorded are left out."""
     epochs = [row["epoch"] for row in history]
     wanted = (
-        ("Loss, nats", (("training", "train_loss"), ("validation", "val_loss")), True, 1.0, ""),
-        ("Validation accuracy", (("validation", "val_accuracy"),), False, 100.0, " %"),
-        ("Learning rate at the end of the epoch", (("learning rate", "lr"),), True, 1.0, ""),
+        (say("Loss, nats"), ((say("training"), "train_loss"), (say("validation"), "val_loss")), True, 1.0, ""),
+        (say("Validation accuracy"), ((say("validation"), "val_accuracy"),), False, 100.0, " %"),
+        (say("Learning rate at the end of the epoch"), ((say("learning rate"), "lr"),), True, 1.0, ""),
     )
     charts = []
     for title, series, from_zero, factor, unit in wanted:
@@ -307,15 +355,76 @@ def _pairs(counts: np.ndarray, share: np.ndarray, names: Sequence[str]) -> list[
     ]
 
 
-def _mistakes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The mistakes; a thumbnail that is not an inline picture is left out."""
-    return [
-        {**row, "thumbnail": row["thumbnail"] if _PICTURE.fullmatch(row.get("thumbnail") or "") else None}
-        for row in rows
+def _mistakes(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The mistakes of a run whose pictures are not there."""
+    return [_safe({**row, "kind": "mistake"}) for row in rows]
+
+
+def _safe(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A case with its pictures; what is not an inline picture is left out."""
+
+    def picture(value: Any) -> str | None:
+        return value if isinstance(value, str) and _PICTURE.fullmatch(value) else None
+
+    near = [_Lenient({**one, "thumbnail": picture(one.get("thumbnail"))}) for one in row.get("near") or []]
+    pictured = {"thumbnail": picture(row.get("thumbnail")), "heat": picture(row.get("heat")), "near": near}
+    return _Lenient({**row, **pictured})
+
+
+def _coverage(declining: Mapping[str, Any] | None, say: Say) -> Chart | None:
+    """Accuracy of what is answered over the share that is, in percent."""
+    if not declining or len(declining.get("curve") or []) < 2:
+        return None
+    curve = declining["curve"]
+    title = say("Accuracy of the answers (%), by the share of images answered (%), surest first")
+    ys = [100 * accuracy for _, accuracy in curve]
+    return _chart(title, [100 * share for share, _ in curve], {"": ys}, from_zero=False, unit="")
+
+
+def _more_data(facts: Mapping[str, Any] | None, say: Say) -> dict[str, Any] | None:
+    """The learning curve with where it leads, drawn over the number of images."""
+    if not facts or not facts.get("points"):
+        return None
+    points, ahead = facts["points"], facts["ahead"]
+    xs = [one["images"] for one in points] + [one["images"] for one in ahead]
+    nothing: list[float | None] = [None] * (len(points) - 1)
+    last = 100 * points[-1]["accuracy"]
+    lines = {
+        say("measured"): [*(100 * one["accuracy"] for one in points), *([None] * len(ahead))],
+        say("carried on"): [*nothing, last, *(100 * one["accuracy"] for one in ahead)],
+    }
+    title = say("Accuracy of the frozen probe (%), by training images")
+    return {**facts, "chart": _chart(title, xs, lines, from_zero=False, unit="")}
+
+
+def _costs(cost: Mapping[str, Any] | None, say: Say) -> list[tuple[str, str]]:
+    """What the model costs, a line each."""
+    if not cost:
+        return []
+    latency = cost.get("latency") or {}
+    rows = [
+        (say("Parameters"), f"{cost['parameters']:,}"),
+        (say("of them fitted here"), f"{cost['tuned_parameters']:,}"),
+        (say("Multiply-adds of one image"), f"{cost['macs'] / 1e9:.2f} G" if cost.get("macs") else None),
+        (say("Package"), f"{cost['package_bytes'] / 1e6:.1f} MB"),
+        (
+            say("One image through the network, p50 and p99"),
+            f"{1e3 * latency['p50_seconds']:.1f} ms, {1e3 * latency['p99_seconds']:.1f} ms" if latency else None,
+        ),
+        (
+            say("Images a second, in batches"),
+            f"{cost['images_per_second']:.0f}" if cost.get("images_per_second") else None,
+        ),
+        (say("Peak memory of the run"), f"{cost['peak_memory_bytes'] / 1e9:.2f} GB"),
+        (
+            say("Energy of the run"),
+            f"{cost['joules'] / 3600:.1f} Wh" if cost.get("joules") else say("not readable here"),
+        ),
     ]
+    return [(title, value) for title, value in rows if value is not None]
 
 
-def _calibration(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _calibration(facts: Mapping[str, Any] | None, say: Say) -> dict[str, Any] | None:
     """Calibration with the dots of a reliability diagram on a 0 to 100 square, each with its 95 % interval."""
     if not facts:
         return None
@@ -331,7 +440,8 @@ def _calibration(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
                 "top": round(100 - 100 * interval.high, 2),
                 "bottom": round(100 - 100 * interval.low, 2),
                 "radius": round(1.0 + 2.2 * math.sqrt(row["n"] / most), 2),
-                "note": f"n = {row['n']:,}: confidence {percent(row['confidence'])}, right {percent(row['accuracy'])}",
+                "note": say("n = %(n)s: confidence %(confidence)s, right %(right)s")
+                % {"n": f"{row['n']:,}", "confidence": percent(row["confidence"]), "right": percent(row["accuracy"])},
             }
         )
     return {"facts": facts, "dots": dots}

@@ -2,7 +2,7 @@
 
     RUN/package.json                            the pointer: {"current": "packages/0001"}
     RUN/packages/0001/bundle.json               names of the classes, preprocessing, hashes, facts
-    RUN/packages/0001/weights.safetensors       "trunk.*" and "head.*"
+    RUN/packages/0001/weights.safetensors       "trunk.*", "head.*" and "familiarity.*"
 
 A version is written by `disk.write_version`, old or new but never torn. A package folder can be copied away alone.
 """
@@ -31,12 +31,15 @@ from burnish.backbones.head import made as made_head
 from burnish.backbones.spec import Backbone
 from burnish.disk import write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
+from burnish.measure.held_out import HeldOut
+from burnish.measure.ood import Familiarity
 from burnish.terms import Preprocess
 
 FORMAT, FORMAT_VERSION = "burnish-package", 1
 WEIGHTS, FACTS, POINTER, VERSIONS = "weights.safetensors", "bundle.json", "package.json", "packages"
 _CURRENT = re.compile(rf"{VERSIONS}/\d{{4,9}}")
 _MAX_POINTER_BYTES = 4096
+_FAMILIAR = "familiarity."  # what tensors of that kind are called
 _TEXTS = ("method", "base_model", "base_sha256", "licence", "burnish_version", "created")
 
 
@@ -58,6 +61,8 @@ class Bundle:
     thresholds: tuple[float, ...] | None = (
         None  # [k], where an image may have several: from which probability one is said
     )
+    held_out: HeldOut | None = None  # for declining and for sets of classes
+    familiarity: Familiarity | None = None  # for telling images unlike those trained on
     burnish_version: str = ""
     created: str = ""  # ISO 8601, UTC
     facts: dict[str, Any] = field(default_factory=dict)  # anything else worth keeping, plain JSON values
@@ -73,6 +78,8 @@ class Bundle:
         preprocess: Preprocess | None = None,
         temperature: float = 1.0,
         thresholds: tuple[float, ...] | None = None,
+        held_out: HeldOut | None = None,
+        familiarity: Familiarity | None = None,
         facts: dict[str, Any] | None = None,
     ) -> Bundle:
         """The package of a classifier trained from `backbone`; weights are copied. preprocess None: the backbone's."""
@@ -90,6 +97,8 @@ class Bundle:
             licence=backbone.licence,
             temperature=temperature,
             thresholds=thresholds,
+            held_out=held_out,
+            familiarity=familiarity,
             burnish_version=_own_version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             facts=facts or {},
@@ -130,6 +139,10 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     if problems := _problems(bundle):
         raise RunError(f"{shown(str(folder))}: the package would not be sound: {'; '.join(problems)}")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bundle.state.items()}
+    if bundle.familiarity is not None:
+        state |= {
+            _FAMILIAR + name: torch.from_numpy(array.copy()) for name, array in bundle.familiarity.arrays().items()
+        }
     data = safetensors.torch.save(state)
     facts = _facts(bundle, data)
     try:
@@ -153,6 +166,7 @@ def _facts(bundle: Bundle, data: bytes) -> bytes:
         "preprocess": bundle.preprocess.to_json(),
         "temperature": bundle.temperature,
         **({} if bundle.thresholds is None else {"thresholds": list(bundle.thresholds)}),
+        **({} if bundle.held_out is None else {"held_out": bundle.held_out.to_json()}),
         **{name: getattr(bundle, name) for name in _TEXTS},
         "facts": bundle.facts,
     }
@@ -176,7 +190,7 @@ def read_bundle(folder: Path) -> Bundle:
     BadWeights when the weights are; both say what was found.
     """
     folder = Path(folder)
-    package = _package_folder(folder)
+    package = package_folder(folder)
     values = _checked_facts(package)
     member = values["members"][WEIGHTS]
     path = package / WEIGHTS
@@ -191,7 +205,7 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def _package_folder(folder: Path) -> Path:
+def package_folder(folder: Path) -> Path:
     """Where bundle.json lies: the folder itself, or the version that its pointer names."""
     if (folder / FACTS).is_file():
         return folder
@@ -233,8 +247,8 @@ def _check_facts(values: dict[str, Any]) -> None:
         "format": str, "version": int, "members": dict, "architecture": dict, "head": dict, "classes": list,
         "preprocess": dict, "temperature": (int, float), **dict.fromkeys(_TEXTS, str), "facts": dict, "sha256": str,
     }  # fmt: skip
-    if "thresholds" in values:  # of packages for several classes an image alone
-        kinds["thresholds"] = list
+    optional = {"thresholds": list, "held_out": dict}  # the first with several classes an image, the second with one
+    kinds |= {key: kind for key, kind in optional.items() if key in values}
     if set(values) != set(kinds):
         raise ValueError(f"entries missing or unknown: {', '.join(sorted(set(values) ^ set(kinds)))}")
     wrong = [key for key, kind in kinds.items() if not isinstance(values[key], kind) or isinstance(values[key], bool)]
@@ -257,13 +271,18 @@ def _check_facts(values: dict[str, Any]) -> None:
 def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> Bundle:
     try:
         preprocess = _preprocess(values["preprocess"])
+        held_out = HeldOut.from_json(values["held_out"]) if "held_out" in values else None
+        known = {name.removeprefix(_FAMILIAR): one.numpy() for name, one in state.items() if name.startswith(_FAMILIAR)}
+        familiarity = Familiarity.from_arrays(known, values["head"]["width"]) if known else None
     except (RecipeError, TypeError, ValueError) as error:
         raise NotARun(f"{shown(str(package / FACTS))}: {shown(str(error))}") from None
     return Bundle(
         architecture=values["architecture"],
         classes=tuple(values["classes"]),
         preprocess=preprocess,
-        state=state,
+        state={name: one for name, one in state.items() if not name.startswith(_FAMILIAR)},
+        held_out=held_out,
+        familiarity=familiarity,
         width=values["head"]["width"],
         head=values["head"]["kind"],
         temperature=float(values["temperature"]),

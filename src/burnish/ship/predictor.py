@@ -6,7 +6,7 @@ import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,18 +15,22 @@ import torch
 from PIL import Image
 from torch import nn
 
+from burnish.backbones.classifier import Both
 from burnish.backbones.frozen import fold_for_inference
 from burnish.data.contents import png_of
 from burnish.data.pixels import decode, enough, view
 from burnish.data.sources.scan import scan
 from burnish.data.views import normalised
-from burnish.errors import DataError, UnreadableImage, shown
+from burnish.errors import DataError, RecipeError, UnreadableImage, shown
 from burnish.labels import SEPARATOR
 from burnish.labels import probabilities as probabilities_of
+from burnish.measure.held_out import sets as sets_of
 from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
-from burnish.train.features import BATCH, outputs
+from burnish.train.features import BATCH, batched, outputs
 
+UNKNOWN = "unknown"  # shown in the place of an answer that is declined
+_CPU = torch.device("cpu")
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Callable[[], Path | bytes]
 
 
@@ -38,13 +42,18 @@ class Prediction:
     classes: tuple[str, ...]  # names, most probable first
     probabilities: tuple[float, ...]  # of those, each 0 to 1
     problem: str | None = None  # set when the image could not be read; then the other two are empty
-    labels: tuple[str, ...] | None = (
-        None  # where an image may have several classes: those that are said, most probable first
+    labels: tuple[str, ...] | None = None  # with several classes an image: those that are said, most probable first
+    unfamiliar: bool | None = None  # whether it is unlike the training images; None where the package cannot tell
+    declined: str | None = None  # with `reject`: why no answer is given
+    set: tuple[str, ...] | None = (
+        None  # with `sets`: classes that hold the true one as often as was asked, likeliest first
     )
 
     @property
     def label(self) -> str | None:
-        """The most probable class; where an image may have several, those that are said, as a|b."""
+        """The most probable class; with several classes an image those that are said, as a|b; None where it is declined."""
+        if self.declined is not None:
+            return None
         if self.labels is not None:
             return SEPARATOR.join(self.labels)
         return self.classes[0] if self.classes else None
@@ -71,13 +80,15 @@ class Predictor:
         """The predictor of a run folder or a package folder."""
         return cls(read_bundle(folder))
 
-    def predict(self, images: Sequence[ImageLike], *, top: int = 1) -> list[Prediction]:
-        """One Prediction an image, in order; an unreadable one carries its `problem`."""
-        return list(self.stream(images, top=top))
+    def predict(
+        self, images: Sequence[ImageLike], *, top: int = 1, reject: float | None = None, sets: float | None = None
+    ) -> list[Prediction]:
+        """One Prediction an image, in order; an unreadable one carries its `problem`. reject, sets: as for `stream`."""
+        return list(self.stream(images, top=top, reject=reject, sets=sets))
 
     def probabilities(self, images: Sequence[ImageLike]) -> np.ndarray:
         """float64 [n k] in the order of `bundle.classes`; raises UnreadableImage on the first bad image."""
-        found, problems = self._probabilities(list(images))
+        found, _, problems = self._told(list(images))
         for problem in problems:
             if problem is not None:
                 raise problem
@@ -90,27 +101,83 @@ class Predictor:
         top: int = 1,
         names: Sequence[str] | None = None,
         on_progress: Callable[[int], None] | None = None,
+        reject: float | None = None,
+        sets: float | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions one by one; no more than a batch of pixels is in memory. names: what the images are called."""
-        classes = self.bundle.classes
+        """Predictions one by one; no more than a batch of pixels is in memory. names: what the images are called.
+
+        reject: the accuracy wanted of the answers, such as 0.99: images whose answer is less sure than held-out images of the
+        run say it must be, or that are unlike the training images, are declined. sets: how often a set of classes must hold the
+        true one, such as 0.95. RecipeError when the package cannot say so.
+        """
+        self._require_held_out(reject, sets)
+        held_out = self.bundle.held_out
+        least = held_out.rejecting(reject) if held_out is not None and reject is not None else None
+        cut = held_out.cut(sets) if held_out is not None and sets is not None else None
+        return self._stream(images, top, names, on_progress, least, cut)
+
+    def _stream(
+        self,
+        images: Sequence[ImageLike],
+        top: int,
+        names: Sequence[str] | None,
+        on_progress: Callable[[int], None] | None,
+        least: float | None,
+        cut: float | None,
+    ) -> Iterator[Prediction]:
+        """least: confidence from which answers are given; cut: probability from which a class belongs to the set."""
         for start in range(0, len(images), BATCH):
             chunk = images[start : start + BATCH]
-            found, problems = self._probabilities(chunk)
+            found, strange, problems = self._told(chunk)
             called = [_name(image) for image in chunk] if names is None else names[start : start + BATCH]
-            for name, row, problem in zip(called, found, problems, strict=True):
+            for at, (name, problem) in enumerate(zip(called, problems, strict=True)):
                 if problem is not None:
                     yield Prediction(name, (), (), problem.reason)
                     continue
-                order = np.argsort(-row, kind="stable")
-                best, cuts = order[: max(1, top)], self.bundle.thresholds
-                said = None if cuts is None else tuple(classes[index] for index in order if row[index] >= cuts[index])
-                chances = tuple(float(row[index]) for index in best)
-                yield Prediction(name, tuple(classes[index] for index in best), chances, labels=said)
+                yield self._prediction(name, found[at], None if strange is None else bool(strange[at]), top, least, cut)
             if on_progress is not None:
                 on_progress(len(chunk))
 
-    def _probabilities(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[UnreadableImage | None]]:
-        """Probabilities [b k], zero rows for images that could not be read, and the reasons."""
+    def _prediction(
+        self, name: str, row: np.ndarray, strange: bool | None, top: int, least: float | None, cut: float | None
+    ) -> Prediction:
+        """The answer from the probabilities [k] of one image."""
+        classes, cuts = self.bundle.classes, self.bundle.thresholds
+        order = np.argsort(-row, kind="stable")
+        best, declined = order[: max(1, top)], None
+        if least is not None and strange:
+            declined = "unlike the training images"
+        elif least is not None and row[order[0]] < least:
+            declined = f"unsure: {row[order[0]]:.1%}, and {least:.1%} is asked for"
+        said = None if cuts is None else tuple(classes[index] for index in order if row[index] >= cuts[index])
+        held = None if cut is None else tuple(classes[at] for at in order if sets_of(row[None], cut)[0, at])
+        chances = tuple(float(row[index]) for index in best)
+        names = tuple(classes[index] for index in best)
+        return Prediction(name, names, chances, labels=said, unfamiliar=strange, declined=declined, set=held)
+
+    def _require_held_out(self, reject: float | None, sets: float | None) -> None:
+        """RecipeError when declining or sets are asked for and the package cannot give them."""
+        if (reject is None and sets is None) or self.bundle.held_out is not None:
+            return
+        why = (
+            "the model tells several classes an image, each by its own threshold"
+            if self.bundle.several
+            else "the package holds no held-out images; make it again with this version of burnish fit"
+        )
+        raise RecipeError(f"{'reject' if reject is not None else 'sets'} cannot be had: {why}")
+
+    def features(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """float32 [n d], what the trunk gives; raises UnreadableImage on the first bad image."""
+        rows = [
+            view(opened(image, at_least=enough(self.bundle.preprocess)), self.bundle.preprocess) for image in images
+        ]
+        told = outputs(
+            self._module(np.stack(rows)), batched(np.stack(rows)), preprocess=self.bundle.preprocess, device=_CPU
+        )
+        return told[:, len(self.bundle.classes) :]
+
+    def _told(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray | None, list[UnreadableImage | None]]:
+        """Probabilities [b k] and strangeness beyond the limit [b], zero for images that could not be read; and the reasons."""
         preprocess = self.bundle.preprocess
 
         def pixels(image: ImageLike) -> np.ndarray | UnreadableImage:
@@ -124,17 +191,23 @@ class Predictor:
         problems = [one if isinstance(one, UnreadableImage) else None for one in read]
         good = [row for row, problem in enumerate(problems) if problem is None]
         found = np.zeros((len(images), len(self.bundle.classes)))
+        strange = None if self.bundle.familiarity is None else np.zeros(len(images), bool)
         if good:
             batch = np.stack([one for one in read if not isinstance(one, UnreadableImage)])
-            logits = outputs(self._module(batch), [batch], preprocess=preprocess, device=torch.device("cpu"))
+            told = outputs(self._module(batch), [batch], preprocess=preprocess, device=_CPU)
+            logits, features = np.split(told, [len(self.bundle.classes)], axis=1)
             scaled = logits.astype(np.float64) / self.bundle.temperature
             found[good] = probabilities_of(scaled, several=self.bundle.several)
-        return found, problems
+            if strange is not None and self.bundle.familiarity is not None:
+                strange[good] = self.bundle.familiarity.strange(features)
+        return found, strange, problems
 
     def _module(self, pixels: np.ndarray) -> nn.Module:
         """The fast form of the network, made on first use."""
         if self._fast is None:
-            self._fast = fold_for_inference(self.bundle.classifier(), normalised(pixels[:2], self.bundle.preprocess))
+            self._fast = fold_for_inference(
+                Both(self.bundle.classifier()), normalised(pixels[:2], self.bundle.preprocess)
+            )
         return self._fast
 
 
@@ -165,9 +238,12 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return files
 
 
-def write_csv(file: TextIO, predictions: Iterable[Prediction], *, top: int, several: bool = False) -> None:
+def write_csv(
+    file: TextIO, predictions: Iterable[Prediction], *, top: int, several: bool = False, with_sets: bool = False
+) -> None:
     """Rows path,label,probability[,label2,probability2…],problem; text that a spreadsheet would run is quoted (P10).
 
+    An answer that is declined has the label "unknown" and the reason as its problem; with_sets: a column `set`, as a|b.
     several: the classes that are said come first, as a|b in a column labels; label and probability are of the likeliest.
     """
     writer = csv.writer(file, lineterminator="\n")
@@ -176,13 +252,16 @@ def write_csv(file: TextIO, predictions: Iterable[Prediction], *, top: int, seve
         if top > 1
         else ["label", "probability"]
     )
-    writer.writerow(["path", *(["labels"] if several else []), *header, "problem"])
+    writer.writerow(["path", *(["labels"] if several else []), *header, *(["set"] if with_sets else []), "problem"])
     for prediction in predictions:
+        if prediction.declined is not None:
+            prediction = replace(prediction, classes=(UNKNOWN, *prediction.classes[1:]))
         cells: list[str] = [_cell(SEPARATOR.join(prediction.labels or ()))] if several else []
         for rank in range(top):
             known = rank < len(prediction.classes)
             cells += [_cell(prediction.classes[rank]), f"{prediction.probabilities[rank]:.6f}"] if known else ["", ""]
-        writer.writerow([_cell(prediction.path), *cells, prediction.problem or ""])
+        told = [_cell(SEPARATOR.join(prediction.set or ()))] if with_sets else []
+        writer.writerow([_cell(prediction.path), *cells, *told, prediction.problem or prediction.declined or ""])
 
 
 def _cell(text: str) -> str:

@@ -1,0 +1,76 @@
+"""What a run's kept model and its frozen probe answered for each test image: predictions.csv, written and read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from burnish.choose.material import Material
+from burnish.choose.proof import Contender, Tested
+from burnish.errors import NotARun, shown
+from burnish.labels import SEPARATOR, several
+from burnish.result import PREDICTIONS
+
+_HEADER = ("path", "label", "answer", "confidence", "right", "probe_answer", "probe_confidence", "probe_right")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The test images of a run, and how right its kept model was on each."""
+
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]  # of several classes an image, a|b
+    right: np.ndarray  # bool [m], or float64 [m] of 0 to 1 with several classes an image
+
+
+def table_of(tested: Sequence[Tested], kept: Contender, material: Material) -> str:
+    """The table as CSV (RFC 4180): numbers and names, a row a test image."""
+    of_kept = next(one for one in tested if one.contender is kept)
+    probe = tested[0]
+    catalog, text = material.catalog, io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_HEADER)
+    columns = [_columns(one, material) for one in (of_kept, probe)]
+    for row, entry in enumerate(material.test.ids):
+        writer.writerow((_utf8(catalog.paths[entry]), _utf8(catalog.label(entry)), *columns[0][row], *columns[1][row]))
+    return text.getvalue()
+
+
+def read_answers(run: Path) -> Answers:
+    """What `table_of` wrote into a run folder. NotARun when it is not there or damaged."""
+    file = run / PREDICTIONS
+    try:
+        with open(file, encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+        right = [row["right"] for row in rows]
+        values = np.array([value == "1" for value in right]) if set(right) <= {"0", "1"} else np.array(right, float)
+        return Answers(tuple(row["path"] for row in rows), tuple(row["label"] for row in rows), values)
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise NotARun(
+            f"{shown(str(file))} cannot be read ({why}); expected the folder of a run that this version of burnish fit finished"
+        ) from None
+
+
+def _columns(tested: Tested, material: Material) -> list[tuple[str, str, str]]:
+    """(answer, confidence, right) of each test image."""
+    chances, classes = tested.probabilities, material.catalog.classes
+    sure = [f"{value:.6f}" for value in chances.max(1)]
+    if not several(material.test_labels):
+        answers = [_utf8(classes[at]) for at in chances.argmax(1)]
+        right = [str(int(value)) for value in tested.right]
+        return list(zip(answers, sure, right, strict=True))
+    cut = 0.5 if tested.contender.thresholds is None else tested.contender.thresholds
+    said = chances >= cut
+    answers = [_utf8(SEPARATOR.join(classes[at] for at in np.flatnonzero(row))) for row in said]
+    return list(zip(answers, sure, [f"{value:.6f}" for value in tested.right], strict=True))
+
+
+def _utf8(text: str) -> str:
+    """Names may hold bytes that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

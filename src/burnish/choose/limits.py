@@ -1,0 +1,81 @@
+"""What the kept model can know of its own limits before it meets the test images: what is familiar to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from burnish.backbones.classifier import Both, Classifier
+from burnish.backbones.frozen import fold_for_inference
+from burnish.choose.material import Bench, Material
+from burnish.choose.probing import plain_at
+from burnish.choose.proof import Contender
+from burnish.data.cache import Rows
+from burnish.data.views import normalised
+from burnish.labels import leading
+from burnish.measure.ood import Familiarity
+from burnish.terms import Preprocess
+from burnish.train.features import batched, outputs
+
+AFTER_SHARE, AFTER_SECONDS = (
+    0.06,
+    20.0,
+)  # of the budget, and at most: for this, for explanations and for what things cost
+_SHARE = 0.03  # of the budget, for features of images that were trained on or chosen by
+_MOST, _FEWEST = 1000, 40  # images whose features are taken
+_HELD_OUT = 1 / 3  # of them, where there are no validation images that the model has not seen
+
+
+def features_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
+    """Features float32 [n d] of plain images, by the fast form of the network."""
+    if len(images) == 0:
+        return np.zeros((0, 1), np.float32)
+    example = normalised(images[:2], preprocess).to(bench.device)
+    fast = fold_for_inference(Both(classifier.to(bench.device)), example)
+    return outputs(fast, batched(images), preprocess=preprocess, device=bench.device)[:, classifier.classes :]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features of some training images, to the kept model."""
+
+    rows: np.ndarray  # int64 [n], of the fitting images
+    features: np.ndarray  # float32 [n d]
+
+
+def familiar_to(
+    kept: Contender, material: Material, bench: Bench, *, images_per_second: float
+) -> tuple[Familiarity | None, Sample | None]:
+    """What is like the training images, to the kept model, and some of those; the limit is that of images it has not learnt from.
+
+    A sample of the training images, as large as a small share of the budget allows (images_per_second: forward, at the probe's
+    size). None where there are too few.
+    """
+    budget = bench.clock.budget_seconds
+    rate = images_per_second * (material.preprocess.size / kept.preprocess.size) ** 2
+    most = _MOST if budget is None else int(min(_MOST, _SHARE * budget * rate))
+    train, val = material.train_rows, material.val_rows
+    if most < _FEWEST or len(train) < _FEWEST:
+        return None, None
+    # A probe is fitted to val images too, but its features are frozen: to them, all images are new.
+    apart = round(most * _HELD_OUT)
+    held = _spread(val, apart) if len(val) >= _FEWEST / 2 else _spread(train[1::3], apart)
+    shown = _spread(np.setdiff1d(train, held), most - len(held))
+    rows = np.concatenate([shown, held])
+    bench.watcher.stage("what is familiar", total=len(rows))
+    images: Rows = material.fitting.plain[rows]
+    if kept.preprocess != material.preprocess:
+        images = plain_at(material, material.fitting.ids[rows], kept.preprocess, bench)
+    features = features_of(kept.classifier, images, kept.preprocess, bench)
+    if not np.isfinite(features).all():
+        return None, None
+    found = Familiarity.of(features[: len(shown)], leading(material.labels[shown]))
+    return found.limited_by(features[len(shown) :]), Sample(shown, features[: len(shown)])
+
+
+def _spread(rows: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spread."""
+    rows = np.asarray(rows)
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))] if len(rows) else rows

@@ -1,0 +1,104 @@
+"""Would more images help? A learning curve of the frozen head, carried on by a power law, with its uncertainty."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from burnish.choose.material import Material
+from burnish.labels import leading, right
+from burnish.methods.heads import HeadKind
+from burnish.runtime import draws
+
+_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the training images
+_REPEATS = 3  # draws of each share but the whole
+_FACTORS = (2.0, 4.0)  # times as many images
+_FEWEST = 40  # training images, and validation images, from which a curve says something
+_SHARE_OF_TIME = 0.03
+_DRAWS = 500  # of the validation images, for the uncertainty
+
+
+def learning_curve(
+    features: np.ndarray, material: Material, how: HeadKind, *, seed: int, seconds_left: float | None
+) -> dict[str, Any] | None:
+    """Validation error of heads on shares of the training images, and what 2 and 4 times as many would give: plain values.
+
+    features [n d] of the fitting images. The error is taken to fall as b · n^-c (Hestness et al. 2017, arXiv:1712.00409),
+    without a floor, so it is a hopeful view; its range comes from redrawing validation images and repeats. None where there are
+    too few images, or no time (seconds_left: None for no limit).
+    """
+    train, val, labels = material.train_rows, material.val_rows, material.labels
+    if len(train) < _FEWEST or len(val) < _FEWEST:
+        return None
+    classes = len(material.catalog.classes)
+
+    def wrong(rows: np.ndarray) -> np.ndarray:
+        head = how.fitted(features[rows], labels[rows], classes=classes)
+        return 1.0 - right(head.logits(features[val]), labels[val]).astype(np.float64)
+
+    began = time.monotonic()
+    whole = wrong(train)
+    cost = (time.monotonic() - began) * sum(_SHARES[:-1]) * _REPEATS
+    if seconds_left is not None and cost > _SHARE_OF_TIME * seconds_left:
+        return None
+    groups = leading(labels[train])
+    points: list[tuple[int, list[np.ndarray]]] = []
+    for share in _SHARES[:-1]:
+        parts = [_part(train, groups, share, seed, repeat) for repeat in range(_REPEATS)]
+        parts = [part for part in parts if len(np.unique(leading(labels[part]))) > 1]
+        if parts:
+            points.append((round(float(np.mean([len(part) for part in parts]))), [wrong(part) for part in parts]))
+    points.append((len(train), [whole]))
+    if len(points) < 3:
+        return None
+    return _told(points, len(val), seed)
+
+
+def _told(points: list[tuple[int, list[np.ndarray]]], n: int, seed: int) -> dict[str, Any]:
+    """The curve and where it leads, from (training images, wrong [v] of each repeat)."""
+    sizes = np.log([size for size, _ in points])
+    reached = points[-1][0]
+    goals = np.log([factor * reached for factor in _FACTORS])
+    rng, ahead = draws(seed, "learning curve"), []
+    for _ in range(_DRAWS):
+        rows = rng.integers(0, n, n)
+        errors = [float(np.mean(repeats[rng.integers(len(repeats))][rows])) for _, repeats in points]
+        ahead.append(_carried(sizes, np.array(errors), goals, n))
+    means = np.array([float(np.mean([one.mean() for one in repeats])) for _, repeats in points])
+    found, spread = _carried(sizes, means, goals, n), np.quantile(np.array(ahead), [0.025, 0.975], axis=0)
+    return {
+        "n_val": n,
+        "points": [
+            {"images": size, "accuracy": float(1.0 - error)} for (size, _), error in zip(points, means, strict=True)
+        ],
+        "ahead": [
+            {
+                "images": round(factor * reached),
+                "factor": factor,
+                "accuracy": float(1.0 - found[at]),
+                "low": float(1.0 - spread[1, at]),
+                "high": float(1.0 - spread[0, at]),
+            }
+            for at, factor in enumerate(_FACTORS)
+        ],
+    }
+
+
+def _carried(sizes: np.ndarray, errors: np.ndarray, goals: np.ndarray, n: int) -> np.ndarray:
+    """Errors at `goals` by a line through the logarithms; it never rises, and larger sizes weigh more."""
+    logs = np.log(np.maximum(errors, 0.5 / n))
+    weights = np.exp(0.5 * (sizes - sizes[-1]))
+    slope, _ = np.polyfit(sizes, logs, 1, w=weights)
+    # Through the last point, which is the one that was reached; the slope is that of all.
+    return np.exp(logs[-1] + min(float(slope), 0.0) * (goals - sizes[-1]))
+
+
+def _part(train: np.ndarray, groups: np.ndarray, share: float, seed: int, repeat: int) -> np.ndarray:
+    """A share of the training rows, of each class about as much, and one image at the least."""
+    kept = []
+    for group in np.unique(groups):
+        members = draws(seed, "learning curve", str(share), repeat, int(group)).permutation(train[groups == group])
+        kept.append(members[: max(1, round(share * len(members)))])
+    return np.sort(np.concatenate(kept))

@@ -1,0 +1,171 @@
+"""What comes beside the proof: pictures of mistakes with what the model looked at, their nearest training images, cost."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from burnish.backbones.anatomy import macs_of
+from burnish.backbones.frozen import fold_for_inference
+from burnish.choose.limits import Sample, features_of
+from burnish.choose.material import Bench, Material
+from burnish.choose.probing import plain_at
+from burnish.choose.proof import Contender, Tested
+from burnish.data.views import normalised
+from burnish.errors import ModelError
+from burnish.labels import leading, several
+from burnish.measure.cost import latency, peak_memory_bytes
+from burnish.reports.explain import grad_cam, overlay, sanity
+
+_MISTAKES, _UNSURE = 24, 12
+_NEAR = 3  # training images beside a mistake
+_SIDE, _SMALL = 160, 72  # pixels, of a picture and of a neighbour
+_CHECKED = 4  # images on which maps are compared with those of shuffled weights
+_LEAST_SECONDS = 1.5  # left on the clock, below which no pictures are made
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test image that deserves a look."""
+
+    row: int  # of the test images
+    kind: str  # "mistake" or "unsure"
+    answer: int  # class
+
+
+def cases_of(tested: Tested, labels: np.ndarray) -> list[Case]:
+    """The wrong answers given with most confidence, and the right and wrong ones that were nearest to another class."""
+    chances = tested.probabilities
+    if several(labels):
+        return []
+    answers, order = chances.argmax(1), np.sort(chances, 1)
+    wrong = np.flatnonzero(~tested.right)
+    found = [
+        Case(int(row), "mistake", int(answers[row])) for row in wrong[np.argsort(-chances[wrong].max(1), kind="stable")]
+    ]
+    found = found[:_MISTAKES]
+    margin = order[:, -1] - order[:, -2] if chances.shape[1] > 1 else np.ones(len(chances))
+    known = {case.row for case in found}
+    unsure = [int(row) for row in np.argsort(margin, kind="stable") if int(row) not in known][:_UNSURE]
+    return [*found, *(Case(row, "unsure", int(answers[row])) for row in unsure)]
+
+
+def pictures_of(tested: Tested, material: Material, bench: Bench, sample: Sample | None) -> dict[str, Any]:
+    """Pictures of the cases as data URIs, by path, with maps and neighbours; plain values. Empty when the clock is out.
+
+    {"cases": [{path, kind, label, predicted, confidence, thumbnail, heat, near: [{path, label, thumbnail}]}], "sanity": …}
+    """
+    kept, labels = tested.contender, material.test_labels
+    cases = cases_of(tested, labels)
+    if not cases or bench.clock.left() < _LEAST_SECONDS:
+        return {}
+    bench.watcher.stage("explanations", total=len(cases))
+    rows = np.array([case.row for case in cases])
+    if kept.preprocess == material.preprocess:
+        pixels = np.stack([material.test.plain[row : row + 1][0] for row in rows])
+    else:
+        views = plain_at(material, material.test.ids[rows], kept.preprocess, bench)
+        pixels = np.asarray(views[: len(rows)])
+    classes, names = material.catalog.classes, material.catalog.paths
+    heats, check = _heats(kept, pixels, np.array([case.answer for case in cases]), bench)
+    near = _neighbours(kept, pixels, material, bench, sample) if sample is not None else [[] for _ in cases]
+    told = []
+    for at, case in enumerate(cases):
+        heat = None if heats is None else overlay(pixels[at], heats[at])
+        told.append(
+            {
+                "path": names[material.test.ids[case.row]],
+                "kind": case.kind,
+                "label": classes[labels[case.row]],
+                "predicted": classes[case.answer],
+                "confidence": float(tested.probabilities[case.row].max()),
+                "thumbnail": data_uri(pixels[at], _SIDE),
+                "heat": None if heat is None else data_uri(heat, _SIDE),
+                "near": near[at],
+            }
+        )
+    return {"cases": told, "sanity": check, "looked_among": 0 if sample is None else len(sample.rows)}
+
+
+def cost_of(kept: Contender, bench: Bench, *, package: Path, joules: float | None) -> dict[str, Any]:
+    """Weights, multiply-adds, bytes, and the speed of the fast form on the processor for one image and for many."""
+    classifier, cpu = kept.classifier.to("cpu"), torch.device("cpu")
+    size = kept.preprocess.size
+    example = torch.zeros(2, 3, size, size)
+    found: dict[str, Any] = {
+        "parameters": sum(one.numel() for one in classifier.parameters()),
+        "tuned_parameters": kept.moved,
+        "macs": macs_of(classifier, example[:1]),
+        "package_bytes": sum(one.stat().st_size for one in package.rglob("*") if one.is_file()),
+        "image_size": size,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "joules": joules,
+        "threads": torch.get_num_threads(),
+    }
+    if bench.clock.left() < 1.0:
+        return found
+    fast = fold_for_inference(classifier, example)
+    classifier.to(bench.device)
+    allowed = 0.5 if bench.clock.budget_seconds is not None and bench.clock.budget_seconds < 60 else 1.0
+    one = normalised(np.zeros((1, size, size, 3), np.uint8), kept.preprocess).to(cpu)
+    many = one.expand(16, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        single = latency(lambda: fast(one), seconds=allowed)
+        batch = latency(lambda: fast(many), seconds=allowed)
+    return {**found, "latency": single.to_json(), "images_per_second": len(many) / batch.p50_seconds}
+
+
+def data_uri(pixels: np.ndarray, side: int) -> str:
+    """A small JPEG of uint8 [h w 3] as a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=78)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _heats(
+    kept: Contender, pixels: np.ndarray, answers: np.ndarray, bench: Bench
+) -> tuple[np.ndarray | None, dict[str, Any] | None]:
+    """(maps [b s s] for the answered classes, whether they change with the weights); None where the network has none."""
+    classifier, found = kept.classifier.to(bench.device), []
+    images, targets = normalised(pixels, kept.preprocess).to(bench.device), torch.from_numpy(answers)
+    try:
+        check = sanity(classifier, images[:_CHECKED], targets[:_CHECKED], seed=bench.recipe.seed)
+        for start in range(0, len(images), 8):
+            found.append(grad_cam(classifier, images[start : start + 8], targets[start : start + 8]))
+            bench.watcher.advance(len(found[-1]))
+    except (ModelError, RuntimeError):  # a network whose forward pass does not bear hooks or gradients
+        return None, None
+    return np.concatenate(found), {"similarity": check.similarity, "images": check.images, "passed": check.passed}
+
+
+def _neighbours(
+    kept: Contender, pixels: np.ndarray, material: Material, bench: Bench, sample: Sample
+) -> list[list[dict[str, Any]]]:
+    """The training images of the sample whose features have the smallest angle to each image's."""
+    features = features_of(kept.classifier, pixels, kept.preprocess, bench)
+    centre = sample.features.mean(0)
+    ours, theirs = (_unit(one - centre) for one in (features, sample.features))
+    order = np.argsort(-(ours @ theirs.T), axis=1, kind="stable")[:, :_NEAR]
+    labels, fitting, classes = leading(material.labels), material.fitting, material.catalog.classes
+    return [
+        [
+            {
+                "path": material.catalog.paths[fitting.ids[sample.rows[at]]],
+                "label": classes[labels[sample.rows[at]]],
+                "thumbnail": data_uri(fitting.plain[sample.rows[at] : sample.rows[at] + 1][0], _SMALL),
+            }
+            for at in row
+        ]
+        for row in order
+    ]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,73 @@
+"""What a model costs: weights, multiply-adds, seconds, memory, energy."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_LATENCY_SECONDS, _LATENCY_RUNS = 1.0, 100
+_ENERGY = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one call, again and again."""
+
+    p50_seconds: float
+    p99_seconds: float
+    runs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def latency(call: Callable[[], object], *, seconds: float = _LATENCY_SECONDS) -> Latency:
+    """Of calls for about so many seconds, at least five and at most a hundred, after two to warm up."""
+    for _ in range(2):
+        call()
+    taken, until = [], time.perf_counter() + seconds
+    while len(taken) < 5 or (len(taken) < _LATENCY_RUNS and time.perf_counter() < until):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return Latency(float(np.quantile(taken, 0.5)), float(np.quantile(taken, 0.99)), len(taken))
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory that this process has had."""
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024
+
+
+class Energy:
+    """Joules that the processor packages use from the making of this object on, where the machine lets them be read (RAPL)."""
+
+    def __init__(self, root: Path = _ENERGY) -> None:
+        self._counters = [one for one in sorted(root.glob("intel-rapl:[0-9]*")) if one.name.count(":") == 1]
+        self._start = self._read()
+
+    def joules(self) -> float | None:
+        """Since the start; None where no counter can be read, as in most virtual machines."""
+        now = self._read()
+        if now is None or self._start is None:
+            return None
+        used = 0.0
+        for counter, before, after in zip(self._counters, self._start, now, strict=True):
+            most = int((counter / "max_energy_range_uj").read_text())
+            used += (after - before if after >= before else after + most - before) / 1e6
+        return used
+
+    def _read(self) -> list[int] | None:
+        try:
+            found = [int((one / "energy_uj").read_text()) for one in self._counters]
+        except (OSError, ValueError):
+            return None
+        return found or None

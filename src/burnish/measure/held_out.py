@@ -1,0 +1,147 @@
+"""What a model knows of its own limits, from images that it was not trained on: when to decline, and sets of classes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from burnish.errors import RecipeError
+from burnish.measure.intervals import wilson
+
+_MOST = 5000  # images kept, spread over all
+COVERAGES = (0.9, 0.95, 0.99)  # of sets of classes, that a report shows
+ACCURACIES = (0.95, 0.98, 0.99)  # of what is answered, that a report shows
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """How sure a model was, and how right, on held-out images; one class an image."""
+
+    confidence: np.ndarray  # float64 [n], probability of the likeliest class
+    right: np.ndarray  # bool [n], whether it is the true one
+    own: np.ndarray  # float64 [n], probability of the true class
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> HeldOut:
+        """Of probabilities [n k] and labels int64 [n]; at most 5,000 images spread over all."""
+        rows = np.unique(np.linspace(0, len(labels) - 1, min(_MOST, len(labels))).astype(int))
+        chances = np.asarray(probabilities, np.float64)[rows]
+        own = chances[np.arange(len(rows)), labels[rows]]
+        return cls(chances.max(1), chances.argmax(1) == labels[rows], own)
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    def threshold(self, accuracy: float) -> float | None:
+        """The least confidence from which answers are right so often; None when these images cannot show that.
+
+        The lowest one at which (wrong + 1) / (answered + 1) is at most 1 - accuracy, the rule of succession taken against
+        the model: so 99 of 100 needs at least 99 images that are all right.
+        """
+        if not 0.0 < accuracy < 1.0:
+            raise RecipeError(f"reject is {accuracy!r}, expected the accuracy wanted of the answers, such as 0.99")
+        order = np.argsort(-self.confidence, kind="stable")
+        falling, wrong = self.confidence[order], np.cumsum(~self.right[order])
+        fits = (wrong + 1.0) / (np.arange(1, len(order) + 1) + 1.0) <= 1.0 - accuracy + 1e-12
+        fits[:-1] &= falling[:-1] > falling[1:]  # equals are answered together
+        found = np.flatnonzero(fits)
+        return float(falling[found[-1]]) if len(found) else None
+
+    def rejecting(self, accuracy: float) -> float:
+        """`threshold`, or RecipeError that says what these images can show."""
+        found = self.threshold(accuracy)
+        if found is None:
+            best = max(
+                (one for one in np.arange(0.5, 1.0, 0.005) if self.threshold(float(one)) is not None), default=None
+            )
+            most = "no share at all" if best is None else f"{best:.1%} at the most"
+            raise RecipeError(
+                f"reject {accuracy:g}: the {len(self)} held-out images of this package can show {most}; ask for less, or "
+                "train with more validation images"
+            )
+        return found
+
+    def cut(self, coverage: float) -> float:
+        """The probability from which a class belongs to the set, so that sets hold the true class so often.
+
+        Split conformal prediction with the probability of the true class (Sadinle, Lei and Wasserman 2019, JASA 114:223; Vovk et
+        al. 2005): 0 where the images are too few for the coverage, and every class is in the set.
+        """
+        if not 0.0 < coverage < 1.0:
+            raise RecipeError(f"sets is {coverage!r}, expected how often a set must hold the true class, such as 0.95")
+        rank = math.ceil((len(self) + 1) * coverage)
+        return 0.0 if rank > len(self) else float(np.sort(self.own)[len(self) - rank])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the package."""
+        return {
+            "confidence": [round(float(one), 7) for one in self.confidence],
+            "right": [int(one) for one in self.right],
+            "own": [round(float(one), 7) for one in self.own],
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> HeldOut:
+        """The inverse of `to_json`; ValueError when it is not."""
+        names = ("confidence", "right", "own")
+        if set(values) != set(names) or not all(isinstance(values[name], list) for name in names):
+            raise ValueError(f"held_out: expected lists {', '.join(names)}")
+        try:
+            columns = [np.array(values[name], np.float64) for name in names]
+        except (TypeError, ValueError):
+            raise ValueError("held_out: expected numbers") from None
+        if any(one.ndim != 1 or len(one) != len(columns[0]) for one in columns):
+            raise ValueError("held_out: expected lists of one length")
+        if any(((one < 0) | (one > 1) | ~np.isfinite(one)).any() for one in columns):
+            raise ValueError("held_out: expected numbers of 0 to 1")
+        return cls(columns[0], columns[1] > 0.5, columns[2])
+
+
+def sets(probabilities: np.ndarray, cut: float) -> np.ndarray:
+    """Which classes are in each set, bool [n k]: those of at least `cut`, and always the likeliest."""
+    held = probabilities >= cut
+    held[np.arange(len(held)), probabilities.argmax(1)] = True
+    return held
+
+
+def declining(held_out: HeldOut, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What thresholds and sets from held-out images do on other ones [n k], [n]: plain values for the report.
+
+    "answers": at each wanted accuracy the threshold, how many are answered and how many of those are right; "sets": at each
+    wanted coverage how often the true class is inside, and the sizes; "curve": accuracy over the share answered, for thresholds
+    on these very images; "aurc": the area over it, the mean error (Geifman and El-Yaniv 2017, arXiv:1705.08500).
+    """
+    chances, n = np.asarray(probabilities, np.float64), len(labels)
+    sure, right = chances.max(1), chances.argmax(1) == labels
+    answers = []
+    for accuracy in ACCURACIES:
+        threshold = held_out.threshold(accuracy)
+        answered = sure >= threshold if threshold is not None else np.zeros(n, bool)
+        hits, count = int(right[answered].sum()), int(answered.sum())
+        found = None if threshold is None else wilson(hits, count).to_json()
+        answers.append({"wanted": accuracy, "threshold": threshold, "answered": count, "accuracy": found})
+    sized = []
+    for coverage in COVERAGES:
+        held = sets(chances, held_out.cut(coverage))
+        inside = held[np.arange(n), labels]
+        sized.append(
+            {
+                "wanted": coverage,
+                "covered": wilson(int(inside.sum()), n).to_json(),
+                "mean_size": float(held.sum(1).mean()),
+                "single": float((held.sum(1) == 1).mean()),
+            }
+        )
+    order = np.argsort(-sure, kind="stable")
+    accuracy = np.cumsum(right[order]) / np.arange(1, n + 1)
+    shown = np.unique(np.linspace(0, n - 1, min(60, n)).astype(int))
+    return {
+        "held_out": len(held_out),
+        "answers": answers,
+        "sets": sized,
+        "curve": [[float((at + 1) / n), float(accuracy[at])] for at in shown],
+        "aurc": float(1.0 - accuracy.mean()),
+    }
