@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from burnish.answers import read_answers
 from burnish.auditing import Audit, run_audit
 from burnish.backbones import zoo
 from burnish.backbones.anatomy import Anatomy
@@ -24,9 +26,11 @@ from burnish.data.audit.findings import csv_of as csv_of_findings
 from burnish.data.audit.quarantine import quarantined
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source, require_usable
+from burnish.data.sources.scan import SUFFIXES, scan
 from burnish.data.store import PixelStore
 from burnish.disk import cache_folder, plain_disk_errors, write_whole
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
+from burnish.explaining import Explained, explained, strangers
 from burnish.job import Facilities, accelerated, backbone_for, finish, run_job
 from burnish.labels import classes_of
 from burnish.measure.scores import Scores, score
@@ -35,12 +39,17 @@ from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
+from burnish.reports.board import board_of_compare
+from burnish.reports.explain import Sanity
 from burnish.reports.findings import page_of as page_of_findings
 from burnish.reports.leaderboard import csv_of, page_of
 from burnish.reports.page import render
+from burnish.reports.runs import Compared, side_by_side
+from burnish.reports.runs import page_of as page_of_runs
 from burnish.result import (
     AUDIT_PAGE,
     AUDIT_TABLE,
+    BOARD,
     COMPARED,
     LEADERBOARD,
     REPORT,
@@ -52,6 +61,7 @@ from burnish.result import (
     read_pictures,
 )
 from burnish.runtime import Clock, Nobody, Watcher, cores
+from burnish.seeds import other_seeds, share_of
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
@@ -205,20 +215,23 @@ def fit_catalog(
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
         folder.begin(asdict(recipe))
-        if not folder.finished:
+
+        def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock) -> None:
             run_job(
-                catalog,
-                recipe,
-                folder,
-                clock=clock,
-                watcher=watcher,
-                facilities=facilities,
-                data=data,
+                catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
                 command=command_of(data, recipe),
-            )
+            )  # fmt: skip
+
+        if not folder.finished:
+            job(catalog, recipe, folder, share_of(clock, recipe))
         else:
             watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
-            finish(folder, read_facts(folder.path))
+        facts = read_facts(folder.path)
+        if recipe.seeds > 1 and not facts.get("seeds"):
+            facts["seeds"] = other_seeds(job, catalog, recipe, folder, facts, clock, watcher)
+            facts["seconds"] = clock.elapsed()
+            folder.write_json(RESULT, facts)
+        finish(folder, facts)
     return open_run(folder.path)
 
 
@@ -275,6 +288,8 @@ def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
     """What follows from a comparison's facts alone; its state is no longer needed."""
     folder.write(TABLE, csv_of(facts))
     folder.write(LEADERBOARD, page_of(facts))
+    if not (folder.path / BOARD).exists():
+        board_of_compare(folder.path / BOARD, facts)
     drop_checkpoints(folder.path)
     return facts
 
@@ -501,11 +516,86 @@ def clock_for(budget: str | float | None) -> Clock:
     return Clock.start(parse_budget(budget), from_process_start=True)
 
 
-def report(run: str | os.PathLike[str]) -> Path:
-    """Write a finished run's report.html anew from its result.json; returns its path."""
+def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathLike[str] | None = None) -> Path:
+    """Write a finished run's report anew from its result.json, into its report.html or `out`; returns the path.
+
+    lang: "en" or "zh", of the page's own words. RecipeError for another.
+    """
     folder = Path(run)
-    write_whole(folder / REPORT, render(read_facts(folder), read_pictures(folder)))
-    return folder / REPORT
+    page = render(read_facts(folder), read_pictures(folder), lang=lang)
+    path = folder / REPORT if out is None else Path(out)
+    write_whole(path, page)
+    return path
+
+
+def report_runs(
+    runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str] = "runs.html"
+) -> tuple[Path, list[Compared], int]:
+    """Finished runs side by side, on the test images that all have: (page, rows, images in common).
+
+    Each run's kept model is paired with the first's, image by image. NotEnoughData when no test image is in common.
+    """
+    if len({Path(run).resolve() for run in runs}) < 2:
+        raise RecipeError("to compare runs, name at least two different ones: burnish report RUN RUN...")
+    named = [(os.fspath(run), read_facts(Path(run)), read_answers(Path(run))) for run in runs]
+    rows, n = side_by_side(named)
+    write_whole(Path(out), page_of_runs(rows, n))
+    return Path(out), rows, n
+
+
+def explain(
+    run: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str] = "explained",
+    target: str | None = None,
+    predictor: Predictor | None = None,
+) -> tuple[list[Explained], Sanity | None]:
+    """Where the model looks (Grad-CAM): image and overlay side by side as PNG in the folder `out`, one for each image.
+
+    target: the class to look for, by default the likeliest. With the rows comes whether the maps change when the weights are
+    shuffled, as maps that mean something must. NoSuchName for a class that the model does not have.
+    """
+    return explained(predictor or Predictor.open(Path(run)), expand(images), Path(out), target=target)
+
+
+def ood(run: str | os.PathLike[str], data: Data, other: Data, *, predictor: Predictor | None = None) -> dict[str, Any]:
+    """How well the package tells images of `other` from those of `data`, by what is unlike its training images.
+
+    Of data with splits the test images are taken; labels play no part. AUROC and the share of each beyond the package's limit.
+    """
+    predictor = predictor or Predictor.open(Path(run))
+    inside, outside = (_images_of(one) for one in (data, other))
+    return strangers(predictor, inside, outside)
+
+
+def _images_of(data: Data) -> list[ImageLike]:
+    """The test images of data that has splits, all of other data; a folder or file of images needs no labels."""
+    if isinstance(data, (str, os.PathLike)) and (found := _bare_images(Path(data))):
+        return found
+    catalog = open_source(data, for_training=False)
+    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
+    return [partial(catalog.image, row) for row in rows]
+
+
+def _bare_images(path: Path) -> list[ImageLike]:
+    """The images of a folder that holds no folders of images, or a single image file; empty for anything else."""
+    if path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()):
+        return [path / name for name in sorted(scan(path).images)]
+    return [path] if path.is_file() and path.suffix.lower() in SUFFIXES else []
+
+
+def board(runs: Sequence[str | os.PathLike[str]], *, port: int = 6006) -> list[str]:
+    """The command that shows runs in TensorBoard on this machine alone; NotARun when one has no event files."""
+    found = []
+    for run in map(Path, runs):
+        if not list(run.rglob("events.out.tfevents.*")):
+            raise NotARun(f"{shown(str(run))} holds no TensorBoard events; expected the folder of a run or of several")
+        found.append((run.name or "run", run))
+    where = (
+        ["--logdir", str(found[0][1])] if len(found) == 1 else ["--logdir_spec", ",".join(f"{n}:{r}" for n, r in found)]
+    )
+    return [sys.executable, "-m", "tensorboard.main", *where, "--host", "127.0.0.1", "--port", str(port)]
 
 
 def command_of(data: str | os.PathLike[str], recipe: Recipe) -> str:

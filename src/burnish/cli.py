@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 _DEFAULT = Recipe()
 _TRAINING = "How it trains"
+_PROOF = "What it is held against"
 _SURGERY = "How the network is changed (names: burnish models NAME --stages)"
 _DATA = (
     "Class folders, train/val/test folders of them, a table path,label[,split][,group] (.csv .tsv .jsonl .parquet), a .zip "
@@ -150,6 +151,15 @@ def fit(
     cache: CacheFolder = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Stop when the audit of the data finds an error")] = False,
     quarantine: Quarantine = None,
+    baselines: Annotated[
+        str, typer.Option(help="none, probe, or all: also from scratch, in half the time", rich_help_panel=_PROOF)
+    ] = _DEFAULT.baselines,
+    against: Annotated[
+        str, typer.Option(metavar="RUN", help="Compare with the model of an earlier run", rich_help_panel=_PROOF)
+    ] = _DEFAULT.against,
+    seeds: Annotated[
+        int, typer.Option(help="Train so often, from other seeds, in shares of the budget", rich_help_panel=_PROOF)
+    ] = _DEFAULT.seeds,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -189,6 +199,9 @@ def fit(
         "test_fraction": test_fraction,
         "precision": precision,
         "device": device,
+        "baselines": baselines,
+        "against": against,
+        "seeds": seeds,
     }
     from burnish.result import RunFolder
 
@@ -319,6 +332,10 @@ def audit(
 def evaluate(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help=_DATA + ". Of data with splits, the test images.")],
+    ood: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Images of another kind: how well are they told from DATA? (AUROC)"),
+    ] = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -328,10 +345,11 @@ def evaluate(
 
     with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
         found = api.evaluate(run, data, watcher=watcher)
+        told = None if ood is None else api.ood(run, data, ood)
     if json_:
-        _print_json({"scores": found.scores.to_json(), "named": found.named})
+        _print_json({"scores": found.scores.to_json(), "named": found.named, "ood": told})
     else:
-        print_evaluation(found)
+        print_evaluation(found, told)
 
 
 @app.command()
@@ -371,11 +389,67 @@ def predict(
 
 
 @app.command()
-def report(run: Run) -> None:
-    """Write a finished run's report.html anew and print its path."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A finished run; or several, to be compared.")],
+    lang: Annotated[str, typer.Option(help="Of the page of one run: en or zh")] = "en",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page  [default: RUN/report.html; of several runs.html]")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write a run's report anew; or several runs side by side, paired on the same test images."""
     from burnish import api
 
-    typer.echo(shown(str(api.report(run))))
+    if len(runs) == 1:
+        typer.echo(shown(str(api.report(runs[0], lang=lang, out=out))))
+        return
+    page, rows, n = api.report_runs(runs, out=out or "runs.html")
+    if json_:
+        from dataclasses import asdict
+
+        _print_json({"page": str(page), "images": n, "runs": [asdict(row) for row in rows]})
+    else:
+        from burnish.screen import print_runs
+
+        print_runs(rows, n, page)
+
+
+@app.command()
+def explain(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the PNG files go.")] = Path("explained"),
+    target: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="The class to look for  [default: the likeliest]")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show where in each image the model found its answer (Grad-CAM), as PNG files."""
+    from burnish import api
+    from burnish.screen import print_explained
+
+    rows, check = api.explain(run, images, out=out, target=target)
+    if json_:
+        told = None if check is None else {"similarity": check.similarity, "passed": check.passed}
+        _print_json({"images": [row.to_json() for row in rows], "sanity": told})
+    else:
+        print_explained(rows, check)
+    if any(row.problem for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def board(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or a folder of runs.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of this machine alone (127.0.0.1)")] = 6006,
+) -> None:
+    """Show runs in TensorBoard, until Ctrl-C."""
+    from burnish import api
+
+    command = api.board(runs, port=port)
+    typer.echo(f"http://127.0.0.1:{port}/  (Ctrl-C ends it)")
+    sys.stdout.flush()
+    os.execv(command[0], command)
 
 
 @app.command()

@@ -24,15 +24,17 @@ from burnish.measure.held_out import declining
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict, judge, judge_several
+from burnish.recipe import Recipe
 from burnish.runtime import cores
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors")
 _MISTAKES_SHOWN, _CASES_KEPT = 24, 12
+_SCORED = ("probe", "tuned", "scratch")
 
 
 def verdict_of(tested: list[Tested], material: Material, *, seconds: float) -> Verdict:
     """Tuned against probe on the same test images; only the probe when nothing was tuned."""
-    probe, tuned = tested[0], tested[-1] if len(tested) > 1 else None
+    probe, tuned = tested[0], next((one for one in tested if one.contender.role == "tuned"), None)
     if material.several:
         found = None if tuned is None else tuned.probabilities
         return judge_several(material.test_labels, probe.probabilities, found, seconds=seconds)
@@ -72,7 +74,7 @@ def facts_of(
         "kept": kept.name,
         "kept_role": kept.role,
         "task": "several classes an image" if material.several else "one class an image",
-        "scores": {_role(one): scores_of(one, labels, classes).to_json() for one in tested},
+        "scores": {_role(one): scores_of(one, labels, classes).to_json() for one in tested if _role(one) in _SCORED},
         "validation": {one.contender.name: one.contender.validation_accuracy for one in tested},
         "decisions": [decision.to_json() for decision in decisions],
         "history": history,
@@ -96,7 +98,7 @@ def facts_of(
         "splits": {"how": splits.how, "sha256": splits.sha256},
         "calibration": _calibration(of_kept, labels),
         "declining": None if kept.held_out is None else declining(kept.held_out, of_kept.probabilities, labels),
-        "baselines": [*_majority(material, of_kept), *baselines],
+        "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept), *baselines],
         "more_data": more_data,
         "mistakes": _mistakes(of_kept, material),
         "model": {
@@ -165,9 +167,18 @@ def _class_counts(material: Material) -> list[dict[str, Any]]:
     ]
 
 
-def _majority(material: Material, kept: Tested) -> list[dict[str, Any]]:
+def _scratch(tested: list[Tested], kept: Tested) -> list[dict[str, Any]]:
+    """The same network without its pretraining."""
+    found = [one for one in tested if one.contender.role == "scratch"]
+    return [
+        baseline("scratch", "the same network from random weights, as long a training", one.right, kept.right)
+        for one in found
+    ]
+
+
+def _majority(material: Material, kept: Tested, recipe: Recipe) -> list[dict[str, Any]]:
     """The answer that knows no image: the class that most training images have."""
-    if material.several:
+    if material.several or recipe.baselines == "none":
         return []
     most = int(np.bincount(material.labels[material.train_rows]).argmax())
     name = material.catalog.classes[most]

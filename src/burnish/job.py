@@ -13,6 +13,7 @@ from burnish.answers import table_of
 from burnish.auditing import strict_sentence
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
+from burnish.baselines import earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
@@ -22,7 +23,7 @@ from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.proof import Contender, put_to_test
-from burnish.choose.rates import Rates
+from burnish.choose.rates import Rates, after_seconds
 from burnish.choose.survey import sample_views, survey
 from burnish.choose.trials import Trials, race, search
 from burnish.choose.tuning import Tuned, Tuning, start_head
@@ -91,6 +92,7 @@ def run_job(
     asked = "full" if recipe.method == "auto" else recipe.method  # with its options
     method = method_named(asked)
     recipe = replace(recipe, taps=taps_for(recipe))
+    rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
     splits, looks = first_splits(catalog, recipe, watch)
@@ -109,8 +111,11 @@ def run_job(
 
     journal = Journal(folder, watch, ledger)
     if method.trains:
+        clock, bench = bench.clock, replace(bench, rivals=int(rival is not None))
+        if recipe.baselines == "all" and ledger.get("scratch") is None:
+            bench = replace(bench, clock=half_for(clock, reserve_seconds=after_seconds(clock.budget_seconds)))
         tuned, bench, reasons = tune_on_the_clock(method, probes, material, bench, folder, journal, ledger)
-        decisions += reasons
+        decisions, bench = [*decisions, *reasons], replace(bench, clock=clock)
         if tuned is not None:
             contenders.append(tuned_contender(tuned, material, method=asked))
             keep, decision = keep_tuned(probed, tuned, material, method=asked, asked_for=recipe.method != "auto")
@@ -125,13 +130,32 @@ def run_job(
     folder.write(RECIPE, bench.recipe.to_toml())
     familiarity, sample = familiar_to(kept, material, bench, images_per_second=probes.images_per_second)
     save(folder, kept, material, familiarity=familiarity)
+    if sample is not None:
+        journal.features(sample, material)
     watch.say(decisions[-1].what + ": " + decisions[-1].why)
 
+    if recipe.baselines == "all":
+        bench = replace(bench, rivals=bench.rivals + 1)
+        scratch, reason = from_scratch(
+            probes,
+            material,
+            bench,
+            ledger,
+            lambda b, r: blank_tunable(method_named("scratch"), b, r, classes=len(catalog.classes)),
+        )
+        decisions.append(reason)
+        contenders += [scratch] if scratch is not None else []
+    contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []
     tested = put_to_test(contenders, material, bench)
     of_kept = next(one for one in tested if one.contender is kept)
     folder.write(PREDICTIONS, table_of(tested, kept, material))
     watch.stage("report")
     verdict = verdict_of(tested, material, seconds=bench.clock.elapsed())
+    others = [
+        earlier_baseline(rival, one, of_kept, material)
+        for one in tested
+        if rival is not None and one.contender.role == "against"
+    ]
     facts = facts_of(
         tested=tested,
         kept=kept,
@@ -143,7 +167,7 @@ def run_job(
         sittings=ledger.sittings,
         material=material,
         findings=in_order([*material.findings, *probes.findings]),
-        baselines=[],
+        baselines=[found for found in others if found is not None],
         more_data=probes.more_data,
         splits=splits,
         bench=bench,
@@ -365,7 +389,7 @@ def settle_plan(
 
 def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
-    material, budget, asked = tuning.material, ledger.clock.budget_seconds, tuning.bench.recipe.method
+    material, budget, asked = tuning.material, tuning.bench.clock.budget_seconds, tuning.bench.recipe.method
     method = "full" if asked == "auto" else asked
     saved = float(probed.val_right.mean())
     known = ledger.get("tuning")
@@ -381,13 +405,14 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
         ledger.put("tuning", {**facts, "saved": saved, "rows": journal.rows}, tensors)
         ledger.write()
 
+    journal.begin(tuning)
     for event in tuning.events():
         if isinstance(event, Step):
             if pace is not None:
                 pace.saw_step(event.size, event.seconds)
         else:
             began = time.monotonic()
-            journal.epoch(*event)
+            journal.epoch(*event, tuning)
             candidate = event[1]
             if candidate.accuracy > saved:
                 saved = candidate.accuracy

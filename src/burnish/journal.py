@@ -5,9 +5,14 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import numpy as np
+
 from burnish.choose.ledger import Ledger
-from burnish.choose.tuning import Candidate
+from burnish.choose.limits import Sample
+from burnish.choose.material import Material
+from burnish.choose.tuning import Candidate, Tuning
 from burnish.reports.board import Board
+from burnish.reports.projector import write_projector
 from burnish.result import BOARD, HISTORY, RunFolder
 from burnish.runtime import Watcher
 from burnish.train.loop import Epoch
@@ -30,8 +35,18 @@ class Journal:
         if ledger.resumed:
             self._write()
 
-    def epoch(self, epoch: Epoch, candidate: Candidate) -> None:
-        """One epoch's line."""
+    def begin(self, tuning: Tuning) -> None:
+        """What training starts from: some views of the images."""
+        if not self.rows:
+            self.board.images("train/views", tuning.sample(_VIEWS_SHOWN))
+
+    def epoch(self, epoch: Epoch, candidate: Candidate, tuning: Tuning) -> None:
+        """One epoch's line, the learning rate of each group, what is taken for what on the validation images."""
+        material = tuning.material
+        self.board.scalars(epoch.steps, {f"learning_rate/{name}": rate for name, rate in tuning.rates().items()})
+        if not material.several:
+            labels, classes = material.labels[material.val_rows], len(material.catalog.classes)
+            self.board.confusion("val/confusion", candidate.logits.argmax(1), labels, classes, epoch.steps)
         row = {
             "epoch": epoch.number,
             "seconds": epoch.seconds,
@@ -43,6 +58,7 @@ class Journal:
             "val_accuracy": candidate.accuracy,
             "val_loss": candidate.loss,
             "images_per_second": epoch.images_per_second,
+            "gradient_norm": epoch.gradient_norm,
         }
         self.rows.append(row)
         self._write()
@@ -50,6 +66,14 @@ class Journal:
         self.watcher.say(
             f"epoch {epoch.number} at {epoch.size} px: loss {epoch.train_loss:.3f}, "
             f"validation {candidate.accuracy:.1%}, {epoch.images_per_second:.0f} images/s"
+        )
+
+    def features(self, sample: Sample, material: Material) -> None:
+        """The features of held-out images, for the embedding projector."""
+        rows = sample.held_rows
+        labels = [material.catalog.label(entry) for entry in material.fitting.ids[rows]]
+        write_projector(
+            self.folder.path / BOARD, sample.held_features, labels, np.asarray(material.fitting.plain[rows])
         )
 
     def close(self, facts: dict[str, Any]) -> None:
@@ -69,10 +93,12 @@ class Journal:
                 "train/learning_rate": row["lr"],
                 "train/images_per_second": row["images_per_second"],
                 "train/size": row["size"],
+                "train/gradient_norm": row.get("gradient_norm"),
                 "val/accuracy": row["val_accuracy"],
                 "val/loss": row["val_loss"],
             },
         )
 
 
-_TIMES = ("seconds", "images_per_second")
+_TIMES = ("seconds", "images_per_second", "gradient_norm")  # and what a run that died and went on cannot know
+_VIEWS_SHOWN = 16

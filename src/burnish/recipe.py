@@ -62,6 +62,11 @@ class Recipe:
     test_fraction: float = 0.2  # of all images, when the data names no test split
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training and frozen features; scores are float32
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
+    baselines: Literal["none", "probe", "all"] = (
+        "probe"  # in the report; "all": trained from scratch too, for half the time
+    )
+    against: str = ""  # the folder of an earlier run whose model is to be compared on the same test images
+    seeds: int = 1  # trainings, each from its own seed and with its share of the budget
 
     def __post_init__(self) -> None:
         problems = [problem for check in _CHECKS if (problem := check.problem(getattr(self, check.field)))]
@@ -187,5 +192,8 @@ _CHECKS = (
     _Check("val_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
     _Check("test_fraction", lambda v: _real(v) and 0 < v < 0.9, "a fraction above 0 and below 0.9"),
     _Check("precision", lambda v: v in ("auto", "float32", "bfloat16"), '"auto", "float32" or "bfloat16"'),
+    _Check("baselines", lambda v: v in ("none", "probe", "all"), '"none", "probe" or "all"'),
+    _Check("against", lambda v: isinstance(v, str), "the folder of a run"),
+    _Check("seeds", lambda v: _whole(v, 1, 100), "a whole number from 1 to 100"),
     _Check("device", lambda v: isinstance(v, str) and v != "", '"auto", "cpu", "cuda", "cuda:0" or "mps"'),
 )

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from burnish.backbones.anatomy import Anatomy
     from burnish.backbones.zoo import ModelRow
     from burnish.doctor import Finding
+    from burnish.explaining import Explained
     from burnish.measure.intervals import Interval
     from burnish.methods.base import Method
+    from burnish.reports.explain import Sanity
+    from burnish.reports.runs import Compared
     from burnish.ship.predictor import Prediction
 
 _WIDTH = 80  # columns, of text that is wrapped
@@ -209,8 +212,34 @@ def print_audit(found: Audit, out: Path | None) -> None:
         print("  next    --out FOLDER writes a page with pictures and a list of all cases")
 
 
-def print_evaluation(found: Evaluation) -> None:
-    """Scores, and the classes that are recognised worst."""
+def print_runs(rows: Sequence[Compared], n: int, page: Path) -> None:
+    """Runs side by side, two lines a run."""
+    from burnish.reports.runs import sentence
+
+    print(f"{len(rows)} runs on the same {n:,} test images; differences are to the first\n")
+    for row in rows:
+        print(f"  {shown(row.name)[:34]:<34} {_interval(row.accuracy)}")
+        _paragraph(f"{row.kept} on {row.model}; {sentence(row)}", indent=4)
+    print(f"\n  page    {shown(str(page))}")
+
+
+def print_explained(rows: Sequence[Explained], check: Sanity | None) -> None:
+    """A line an image, and whether the maps can be believed."""
+    for row in rows:
+        if row.problem is not None:
+            print(f"{shown(row.path)}\tunreadable: {shown(row.problem)}")
+        else:
+            print(f"{shown(row.path)}\t{shown(row.target or '')} {row.probability or 0.0:.1%}\t{shown(row.file or '')}")
+    if check is not None:
+        word = "so they tell of the weights" if check.passed else "so do not trust them"
+        _paragraph(
+            f"With shuffled weights the maps have a rank correlation of {check.similarity:.2f} with these, {word} "
+            f"({check.images} images)."
+        )
+
+
+def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) -> None:
+    """Scores, how well images of another kind are told apart, and the classes that are recognised worst."""
     from burnish.measure.scores import Scores
 
     scores = found.scores
@@ -225,6 +254,14 @@ def print_evaluation(found: Evaluation) -> None:
         print(f"Jaccard, by image  {_interval(scores.accuracy)}")
         print(f"all classes right  {_interval(scores.exact)}")
     print(f"log loss           {scores.log_loss:.3f} nats")
+    if isinstance(scores, Scores) and "auroc" in scores.intervals:
+        print(f"AUROC, mean        {_interval(scores.intervals['auroc'])}")
+    if ood is not None:
+        from burnish.measure.intervals import Interval
+
+        print(f"AUROC, other data  {_interval(Interval.from_json(ood['auroc']))}")
+        shares = [f"{ood[key]['beyond_limit']:.1%} of {ood[key]['n']:,}" for key in ("inside", "outside")]
+        _paragraph(f"unlike the training images: {shares[0]} images of the data, {shares[1]} of the other data")
     worst = sorted((one for one in scores.per_class if one.n), key=lambda one: (one.recall.value, one.name))[:10]
     print("\nclasses with the lowest recall")
     for one in worst:

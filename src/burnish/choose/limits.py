@@ -43,6 +43,8 @@ class Sample:
 
     rows: np.ndarray  # int64 [n], of the fitting images
     features: np.ndarray  # float32 [n d]
+    held_rows: np.ndarray  # int64 [m], of others, by which the limit was set: validation images where there are any
+    held_features: np.ndarray  # float32 [m d]
 
 
 def familiar_to(
@@ -72,7 +74,7 @@ def familiar_to(
     if not np.isfinite(features).all():
         return None, None
     found = Familiarity.of(features[: len(shown)], leading(material.labels[shown]))
-    return found.limited_by(features[len(shown) :]), Sample(shown, features[: len(shown)])
+    return found.limited_by(features[len(shown) :]), Sample(shown, features[: len(shown)], held, features[len(shown) :])
 
 
 def _spread(rows: Sequence[int] | np.ndarray, most: int) -> np.ndarray:

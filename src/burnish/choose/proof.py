@@ -24,7 +24,7 @@ class Contender:
     """A finished model, every choice about it made."""
 
     name: str  # the method: "probe", "full"
-    role: Literal["probe", "tuned"]  # frozen, the baseline of the proof, or trained
+    role: Literal["probe", "tuned", "scratch", "against"]  # frozen, trained, from scratch, or of another run
     backbone: Backbone  # what the classifier was made from
     classifier: Classifier
     preprocess: Preprocess

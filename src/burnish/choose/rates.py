@@ -103,6 +103,8 @@ class Rates:
         # Plain views of the probe's size are there already; others are made from the files again.
         decode = 0.0 if size == material.preprocess.size else test / material.decoded_per_second
         passes += test / self.whole(size) + test / self.forward_per_second
+        # Where a rival's images are of another size they are decoded again, and it may be as slow as the whole network.
+        passes += self.bench.rivals * test * (1 / self.forward_per_second + 1 / material.decoded_per_second)
         return _TAIL_SECONDS + after_seconds(self.bench.clock.budget_seconds) + _SAFETY * (passes + decode)
 
     def _timed(self, work) -> float:

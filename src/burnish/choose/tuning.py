@@ -188,6 +188,25 @@ class Tuning:
         watcher.stage("tune")
         return inputs
 
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each group at the latest step, by its name."""
+        groups = zip(self.tunable.groups, self.training.optimiser.param_groups, strict=True)
+        return {group.name: float(held["lr"]) for group, held in groups}
+
+    def sample(self, count: int) -> np.ndarray:
+        """Some training images as the first epoch sees them, uint8 [n s s 3]."""
+        fitting, recipe = self.material.fitting, self.bench.recipe
+        assert fitting.stored is not None
+        rows = self.material.train_rows[:: max(1, len(self.material.train_rows) // count)][:count]
+        preprocess = self.bench.backbone.preprocess
+        how = augmentation_of(recipe, size=self.plan.final_size, flip=self.flip, several=self.material.several)
+        views = augmented(
+            fitting.stored[rows], fitting.aspects[rows], fitting.ids[rows], seed=recipe.seed, epoch=1, how=how,
+            preprocess=preprocess,
+        )  # fmt: skip
+        mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (preprocess.mean, preprocess.std))
+        return ((views * std + mean) * 255).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+
     # ---- candidates --------------------------------------------------------------------------------------------------
 
     def best(self) -> Tuned:

@@ -46,6 +46,21 @@ class Board:
         self._step = max(self._step, step)
         self._write(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in finite.items()]), step)
 
+    def images(self, tag: str, pixels: np.ndarray, step: int = 0) -> None:
+        """Images uint8 [n s s 3] as one sheet."""
+        across = int(np.ceil(np.sqrt(len(pixels))))
+        side = pixels.shape[1]
+        sheet = np.zeros((-(-len(pixels) // across) * side, across * side, 3), np.uint8)
+        for at, one in enumerate(pixels):
+            top, left = at // across * side, at % across * side
+            sheet[top : top + side, left : left + side] = one
+        self._write(Summary(value=[_picture(tag, Image.fromarray(sheet))]), step)
+
+    def confusion(self, tag: str, answers: np.ndarray, labels: np.ndarray, classes: int, step: int) -> None:
+        """The confusion matrix of answers [n] against labels [n]."""
+        matrix = np.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
+        self._write(Summary(value=[_image(tag, matrix)]), step)
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """What is known at the end: test scores, confusion matrix, recipe. The facts are those of `page.render`."""
         facts = plain(dict(facts))
@@ -83,6 +98,22 @@ class Board:
             self._file.flush()
 
 
+def board_of_compare(folder: Path, facts: Mapping[str, Any]) -> None:
+    """One line of the HParams tab for each arm of a comparison that saw the test images."""
+    for number, row in enumerate(facts["rows"], start=1):
+        if row["test"] is None:
+            continue
+        with Board(folder / f"{number:02d}") as board:
+            board._write(Summary(value=[_text("arm", [row["name"]])]), 0)
+            board._write(hparams_pb({"model": row["model"], "method": row["method"]}), 0)
+            values = {
+                "test/accuracy": row["test"]["value"],
+                "val/accuracy": row["validation"],
+                "seconds": row["seconds"],
+            }
+            board.scalars(0, values)
+
+
 def confusion_image(confusion: np.ndarray) -> Image.Image:
     """A picture of counts [k k], row: label, column: prediction; stronger colour: larger share of the row."""
     k = len(confusion)
@@ -107,7 +138,11 @@ def _setting(value: Any) -> bool | int | float | str:
 
 
 def _image(tag: str, confusion: np.ndarray) -> Summary.Value:
-    picture, file = confusion_image(confusion), io.BytesIO()
+    return _picture(tag, confusion_image(confusion))
+
+
+def _picture(tag: str, picture: Image.Image) -> Summary.Value:
+    file = io.BytesIO()
     picture.save(file, "PNG")
     height, width = picture.height, picture.width
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())

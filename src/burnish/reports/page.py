@@ -130,7 +130,13 @@ def _template(lang: str) -> tuple[Template, str]:
     )  # fmt: skip
     say = words_in(lang)
     room.install_gettext_callables(say, lambda one, many, n: say(one if n == 1 else many), newstyle=True)  # type: ignore[attr-defined]
-    forms = {"percent": percent, "points": _points, "duration": duration, "count": "{:,}".format, "words": _words}
+    forms = {
+        "percent": percent,
+        "points": lambda share: say("%(n)s points") % {"n": f"{100 * share:.1f}"},
+        "duration": duration,
+        "count": "{:,}".format,
+        "words": _words,
+    }
     room.filters |= {key: _or_dash(form) for key, form in forms.items()}
     rules = [f"{tag}-src '{_fingerprint(source, tag)}'" for tag in ("style", "script")]
     policy = ["default-src 'none'", *rules, "img-src data:", "base-uri 'none'", "form-action 'none'"]
@@ -172,11 +178,6 @@ def _lenient(value: Any) -> Any:
     if isinstance(value, dict):
         return _Lenient({key: _lenient(item) for key, item in value.items()})
     return [_lenient(item) for item in value] if isinstance(value, list) else value
-
-
-def _points(share: float) -> str:
-    """A difference of fractions as percentage points."""
-    return f"{100 * share:.1f} points"
 
 
 def _words(key: str) -> str:

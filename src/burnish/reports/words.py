@@ -18,6 +18,7 @@ CHINESE = {
         "由 burnish %(version)s 生成。本页自成一体：不加载、不发送任何内容。"
     ),
     "Verdict": "结论",
+    "%(n)s points": "%(n)s 个百分点",
     "%(low)s to %(high)s": "%(low)s 至 %(high)s",
     "Accuracy": "准确率",
     "Mean average precision (mAP)": "平均精度均值（mAP）",
@@ -222,12 +223,6 @@ CHINESE = {
     "AUROC, mean of each class against the rest": "AUROC（各类对其余的均值）",
     "Log loss, nats (lower is better)": "对数损失（奈特，越低越好）",
     "Brier score, 0 to %(most)s (lower is better)": "Brier 分数，0 至 %(most)s（越低越好）",
-    "Several runs, side by side": "多次运行并列比较",
-    "Run": "运行",
-    "Kept": "保留",
-    "Test accuracy": "测试准确率",
-    "Less than the first": "与第一个之差",
-    "Seconds": "秒",
 }
 
 

@@ -166,14 +166,9 @@ class Predictor:
         )
         raise RecipeError(f"{'reject' if reject is not None else 'sets'} cannot be had: {why}")
 
-    def features(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """float32 [n d], what the trunk gives; raises UnreadableImage on the first bad image."""
-        rows = [
-            view(opened(image, at_least=enough(self.bundle.preprocess)), self.bundle.preprocess) for image in images
-        ]
-        told = outputs(
-            self._module(np.stack(rows)), batched(np.stack(rows)), preprocess=self.bundle.preprocess, device=_CPU
-        )
+    def features_of_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """What the trunk gives, float32 [n d], for plain views uint8 [n s s 3] of the package's own size."""
+        told = outputs(self._module(pixels), batched(pixels), preprocess=self.bundle.preprocess, device=_CPU)
         return told[:, len(self.bundle.classes) :]
 
     def _told(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray | None, list[UnreadableImage | None]]:

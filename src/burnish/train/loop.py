@@ -55,6 +55,7 @@ class Training:
     epoch: int = 1  # the running one
     position: int = 0  # batches of it that are done
     losses: list[float] = field(default_factory=list)  # of those batches, nats
+    norms: list[float] = field(default_factory=list)  # of their gradients, those of this process
 
     @classmethod
     def start(cls, tunable: Tunable, *, total: int, weight_decay: float, averages: bool = True) -> Training:
@@ -89,6 +90,7 @@ class Epoch:
     train_loss: float  # mean, nats, with label smoothing
     seconds: float  # of its steps in this process
     images_per_second: float
+    gradient_norm: float | None  # mean over the steps of this process, before it is cut to 1
     last: bool
 
 
@@ -139,7 +141,7 @@ def tune(
                     _follow_gradients(training.optimiser)
                 for group in training.optimiser.param_groups:
                     group["lr"] = peak * group["rate"] * factor
-                loss = step(module, training.optimiser, views, labels, objective, training.steps)
+                loss = step(module, training.optimiser, views, labels, objective, training.steps, training.norms)
                 if not math.isfinite(loss):
                     raise Diverged(_what_diverged(loss, training, peak * factor, inputs, rows))
                 training.average.follow(training.tunable)
@@ -204,9 +206,10 @@ def _end_epoch(training: Training, peak: float, size: int, seconds: float, seen:
         float(np.mean(training.losses)),
         seconds,
         seen / max(seconds, 1e-9),
+        float(np.mean(training.norms)) if training.norms else None,
         training.steps >= training.total,
     )
-    training.epoch, training.position, training.losses = training.epoch + 1, 0, []
+    training.epoch, training.position, training.losses, training.norms = training.epoch + 1, 0, [], []
     return told
 
 

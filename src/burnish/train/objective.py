@@ -74,10 +74,11 @@ def step(
     labels: Tensor,
     objective: Objective,
     number: int,
+    norms: list[float] | None = None,
 ) -> float:
     """One optimiser step; the loss before it, nats. Nothing is changed when the loss or the gradient is not finite.
 
-    number: of the step, the address of what is drawn for it.
+    number: of the step, the address of what is drawn for it. norms: takes the length of the gradient before it is cut to 1.
     """
     loss = gradient(module, optimiser, views, labels, objective, number)
     parameters = [one for group in optimiser.param_groups for one in group["params"] if one.grad is not None]
@@ -86,8 +87,11 @@ def step(
             if not finite:
                 return float("nan")
             gradient(module, optimiser, views, labels, objective, number)
-    if not torch.isfinite(nn.utils.clip_grad_norm_(parameters, 1.0)):
+    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+    if not torch.isfinite(norm):
         return float("nan")
+    if norms is not None:
+        norms.append(norm.item())
     optimiser.step()
     for group in optimiser.param_groups:  # L2-SP's decay towards the start, decoupled as AdamW's towards zero
         for parameter, start in zip(group["params"], group.get("starts", ()), strict=False):

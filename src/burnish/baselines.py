@@ -1,0 +1,144 @@
+"""What the kept model is held against besides the frozen probe: training from scratch, and the model of an earlier run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.choose.decide import Decision, tuned_contender
+from burnish.choose.ledger import Ledger
+from burnish.choose.material import Bench, Material
+from burnish.choose.plan import Plan, plan, settled
+from burnish.choose.probing import Probes
+from burnish.choose.proof import Contender, Tested
+from burnish.choose.rates import Rates
+from burnish.choose.tuning import Tuning
+from burnish.errors import RunError, shown
+from burnish.facts import baseline
+from burnish.methods.base import Head, Tunable
+from burnish.methods.table import method_named
+from burnish.recipe import Recipe, recipe_from
+from burnish.result import SPLITS
+from burnish.runtime import Clock
+from burnish.ship.bundle import Bundle, read_bundle
+
+_CAREFUL = (
+    0.9  # of the steps that fit: they are made without a look at the clock, so that a run taken up makes the same
+)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The kept model of an earlier run."""
+
+    name: str  # its folder
+    bundle: Bundle
+    learnt_from: frozenset[str]  # paths that it was trained on or chosen by
+
+
+def earlier(run: str, classes: tuple[str, ...], *, several: bool) -> Earlier:
+    """The model of a run that this one is to be held against; RunError unless it tells the very same classes."""
+    bundle = read_bundle(Path(run))
+    if set(bundle.classes) != set(classes) or bundle.several != several:
+        strange = sorted(set(bundle.classes) ^ set(classes))[:3]
+        why = (
+            f"other classes ({', '.join(map(shown, strange))}, …)"
+            if strange
+            else "another task (one class an image, or several)"
+        )
+        raise RunError(f"against {shown(run)}: that run has {why}, so the two cannot be compared; leave --against out")
+    learnt: set[str] = set()
+    try:
+        with open(Path(run) / SPLITS, encoding="utf-8", newline="") as file:
+            learnt = {row["path"] for row in csv.DictReader(file) if row["split"] != "test"}
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError):
+        pass  # a package that was copied away alone: what it learnt from is not known
+    return Earlier(run, bundle, frozenset(learnt))
+
+
+def earlier_contender(one: Earlier, bench: Bench, classes: tuple[str, ...]) -> Contender:
+    """The earlier model, with its classes in the order of this run's."""
+    bundle, order = one.bundle, [one.bundle.classes.index(name) for name in classes]
+    state = dict(bundle.state)
+    for name in [name for name in state if name.startswith(("head.weight", "head.bias", "head.scale", "head.out."))]:
+        state[name] = state[name][order]
+    classifier = replace(bundle, state=state).classifier()
+    cut = None if bundle.thresholds is None else np.array(bundle.thresholds)[order]
+    return Contender(
+        bundle.method, "against", bench.backbone, classifier, bundle.preprocess, bundle.temperature, 0.0, thresholds=cut
+    )
+
+
+def earlier_baseline(one: Earlier, tested: Tested, kept: Tested, material: Material) -> dict[str, Any] | None:
+    """The comparison, on the test images that the earlier run did not learn from; None when it learnt from all."""
+    paths = [material.catalog.paths[entry] for entry in material.test.ids]
+    fresh = np.array([path not in one.learnt_from for path in paths])
+    if not fresh.any():
+        return None
+    note = "" if fresh.all() else f" ({int((~fresh).sum())} test images that it learnt from are left out)"
+    return baseline("against", f"the earlier run {one.name}{note}", tested.right[fresh], kept.right[fresh])
+
+
+def half_for(clock: Clock, *, reserve_seconds: float) -> Clock:
+    """A clock that leaves half of what is left, but for the reserve, to a training that follows."""
+    if clock.budget_seconds is None:
+        return clock
+    spare = max(0.0, clock.left() - reserve_seconds)
+    return replace(clock, budget_seconds=clock.budget_seconds - spare / 2)
+
+
+def from_scratch(
+    probes: Probes,
+    material: Material,
+    bench: Bench,
+    ledger: Ledger,
+    blank: Callable[[Bench, Recipe], Tunable],
+) -> tuple[Contender | None, Decision]:
+    """The network trained from random weights for what is left of the clock, and how that went.
+
+    blank: the tunable of a bench and a recipe. A run that is taken up makes the same steps again.
+    """
+    method, watcher = method_named("scratch"), bench.watcher
+    watcher.stage("from scratch")
+    settings = {
+        "method": "scratch",
+        "learning_rate": "auto",
+        "freeze": 0,
+        "search": False,
+        "epochs": bench.recipe.epochs,
+    }
+    if bench.clock.budget_seconds is not None:
+        settings["epochs"] = "auto"
+    bench = replace(bench, recipe=replace(bench.recipe, **{**settings, "image_size": "auto", "precision": "auto"}))
+    known = ledger.get("scratch")
+    if known is not None:
+        made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
+    else:
+        rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
+        made = plan(lambda freeze: blank(bench, replace(bench.recipe, freeze=freeze)), material, bench, rates)
+        made = replace(made, steps=int(made.steps * (_CAREFUL if made.timed else 1.0)))
+        peak = blank(bench, bench.recipe).peak_learning_rate
+        recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=False, device=bench.device)
+        ledger.put("scratch", {"plan": made.to_json(), "recipe": asdict(recipe)})
+        ledger.write()
+    if not made.steps:
+        return None, Decision("not trained from scratch", made.reason)
+    bench = replace(bench, recipe=recipe)
+    zero = Head(
+        np.zeros((len(material.catalog.classes), bench.backbone.width), np.float32),
+        np.zeros(len(material.catalog.classes), np.float32),
+        recipe.head,
+    )
+    tuning = Tuning(method.prepare(bench.backbone, zero, recipe), made, probes, material, bench)
+    for _ in tuning.events():
+        pass
+    if tuning.diverged is not None:
+        return None, Decision("not trained from scratch", tuning.diverged)
+    contender = replace(tuned_contender(tuning.best(), material, method="scratch"), role="scratch")
+    why = f"{made.steps} steps at {made.final_size} px: validation {contender.validation_accuracy:.1%}"
+    return contender, Decision("trained from scratch, as a baseline", why)

@@ -1,0 +1,135 @@
+"""Maps of where a run's model looks, as PNG files; and whether images are unlike those it was trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from burnish.data.pixels import enough, view
+from burnish.data.views import normalised
+from burnish.disk import plain_disk_errors
+from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
+from burnish.measure.bootstrap import Ranking, interval, resampled
+from burnish.reports.explain import Sanity, grad_cam, overlay, png, sanity
+from burnish.ship.predictor import ImageLike, Predictor, opened
+
+_CHECKED = 4  # images on which the maps are compared with those of shuffled weights
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One image with its map."""
+
+    path: str
+    file: str | None  # the PNG; None when the image could not be read
+    target: str | None  # the class that the map speaks for
+    probability: float | None  # of it
+    problem: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def explained(
+    predictor: Predictor, images: Sequence[Path], folder: Path, *, target: str | None = None
+) -> tuple[list[Explained], Sanity | None]:
+    """Write image and overlay side by side into `folder` for each image; (rows, whether the maps tell of the weights).
+
+    target: the class to look for; None: the likeliest of each image. NoSuchName when the model has no such class, ModelError
+    when its network keeps no places apart.
+    """
+    bundle, classifier = predictor.bundle, predictor.bundle.classifier()
+    if target is not None and target not in bundle.classes:
+        raise NoSuchName(f"the model has no class {shown(repr(target))}; nearest: {nearest(target, bundle.classes)}")
+    with plain_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Explained] = []
+    check: Sanity | None = None
+    for start in range(0, len(images), _AT_ONCE):
+        chunk = images[start : start + _AT_ONCE]
+        read = [_pixels(image, predictor) for image in chunk]
+        good = [at for at, one in enumerate(read) if isinstance(one, np.ndarray)]
+        maps: dict[int, tuple[np.ndarray, int, float]] = {}
+        if good:
+            pixels = np.stack([one for one in read if isinstance(one, np.ndarray)])
+            inputs = normalised(pixels, bundle.preprocess)
+            chances = predictor.probabilities([chunk[at] for at in good])
+            wanted = chances.argmax(1) if target is None else np.full(len(good), bundle.classes.index(target))
+            targets = torch.from_numpy(wanted)
+            heats = grad_cam(classifier, inputs, targets)
+            if check is None:
+                check = sanity(classifier, inputs[:_CHECKED], targets[:_CHECKED])
+            for place, at in enumerate(good):
+                both = np.concatenate([pixels[place], overlay(pixels[place], heats[place])], axis=1)
+                maps[at] = (both, int(wanted[place]), float(chances[place, wanted[place]]))
+        for at, image in enumerate(chunk):
+            if at not in maps:
+                rows.append(Explained(str(image), None, None, None, str(read[at])))
+                continue
+            both, label, chance = maps[at]
+            file = folder / f"{start + at + 1:04d}-{_plain(image.stem)}-{_plain(bundle.classes[label])}.png"
+            with plain_disk_errors(file):
+                file.write_bytes(png(both))
+            rows.append(Explained(str(image), str(file), bundle.classes[label], chance))
+    return rows, check
+
+
+def strangers(predictor: Predictor, inside: Sequence[ImageLike], outside: Sequence[ImageLike]) -> dict[str, Any]:
+    """How well the package tells images of another kind (outside) from those of its own (inside); plain values.
+
+    AUROC with a bootstrap interval, and the share of each that is beyond the package's limit. RecipeError when the package holds
+    no features, NotEnoughData when either has no readable image.
+    """
+    familiarity = predictor.bundle.familiarity
+    if familiarity is None:
+        raise RecipeError(
+            "the package cannot tell what is unlike its training images: it was made from too few, or by an older burnish; "
+            "make it again with burnish fit"
+        )
+    scores = [_strangeness(predictor, images) for images in (inside, outside)]
+    for one, what in zip(scores, ("the data", "the other data"), strict=True):
+        if not len(one):
+            raise NotEnoughData(f"{what} holds no readable image")
+    every, strange = np.concatenate(scores), np.repeat([False, True], [len(one) for one in scores])
+    ranking = Ranking(every, strange)
+    value = float(ranking.area(np.ones((1, len(every)), np.float32))[0])
+    again = resampled(lambda weights: {"auroc": ranking.area(weights)}, len(every))
+    return {
+        "auroc": interval(value, again["auroc"], len(every)).to_json(),
+        "inside": {"n": len(scores[0]), "beyond_limit": float((scores[0] > familiarity.limit).mean())},
+        "outside": {"n": len(scores[1]), "beyond_limit": float((scores[1] > familiarity.limit).mean())},
+    }
+
+
+def _strangeness(predictor: Predictor, images: Sequence[ImageLike]) -> np.ndarray:
+    """Of the images that can be read, float64 [n]."""
+    familiarity, found = predictor.bundle.familiarity, []
+    assert familiarity is not None
+    for start in range(0, len(images), 64):
+        read = [_pixels(image, predictor) for image in images[start : start + 64]]
+        pixels = [one for one in read if isinstance(one, np.ndarray)]
+        if pixels:
+            found.append(familiarity.strangeness(predictor.features_of_pixels(np.stack(pixels))))
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _pixels(image: ImageLike, predictor: Predictor) -> np.ndarray | str:
+    """The plain view of an image, or why it cannot be read."""
+    preprocess = predictor.bundle.preprocess
+    try:
+        return view(opened(image, at_least=enough(preprocess)), preprocess)
+    except UnreadableImage as error:
+        return error.reason
+
+
+def _plain(text: str) -> str:
+    """A name that is safe in a file name everywhere."""
+    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII)[:60].strip(".") or "_"

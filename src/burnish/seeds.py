@@ -1,0 +1,68 @@
+"""The same training from other seeds, on the same splits: how much of a result is the luck of a training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
+from burnish.data.sources import without
+from burnish.data.split import read_splits
+from burnish.recipe import Recipe
+from burnish.result import SPLITS, RunFolder, read_facts
+from burnish.runtime import Clock, Watcher
+
+FOLDER = "seeds"
+
+Job = Callable[[Catalog, Recipe, RunFolder, Clock], None]
+
+
+def share_of(clock: Clock, recipe: Recipe) -> Clock:
+    """The part of the clock that the first training has."""
+    if clock.budget_seconds is None or recipe.seeds == 1:
+        return clock
+    return replace(clock, budget_seconds=clock.elapsed() + clock.left() / recipe.seeds)
+
+
+def other_seeds(
+    job: Job, catalog: Catalog, recipe: Recipe, folder: RunFolder, facts: dict[str, Any], clock: Clock, watcher: Watcher
+) -> dict[str, Any]:
+    """Train again with each further seed, in RUN/seeds; the accuracies with their mean and standard deviation, plain values.
+
+    Each is a run of its own, on the splits of the first and a share of what is left of the clock, and goes on when it died.
+    """
+    fixed = _with_splits(catalog, folder, facts)
+    runs = [_told(recipe.seed, facts)]
+    for number in range(1, recipe.seeds):
+        seed, left = recipe.seed + number, clock.left() / (recipe.seeds - number)
+        budget = None if clock.budget_seconds is None else max(1.0, left)
+        own = replace(recipe, seed=seed, seeds=1, budget_seconds=recipe.budget_seconds, baselines="none", against="")
+        with RunFolder.open(folder.path / FOLDER / str(seed)) as place:
+            place.begin(asdict(own))
+            if not place.finished:
+                watcher.say(f"seed {seed}: the same training again")
+                job(fixed, own, place, Clock(time.monotonic(), budget))
+            runs.append(_told(seed, read_facts(place.path)))
+    found = np.array([one["accuracy"] for one in runs])
+    return {"runs": runs, "mean": float(found.mean()), "sd": float(found.std(ddof=1))}
+
+
+def _told(seed: int, facts: dict[str, Any]) -> dict[str, Any]:
+    """What one training came to: its tuned model's score, the probe's where nothing was tuned."""
+    scores = facts["scores"]
+    own = scores.get("tuned") or scores["probe"]
+    return {"seed": seed, "accuracy": own["accuracy"]["value"], "model": "tuned" if "tuned" in scores else "probe"}
+
+
+def _with_splits(catalog: Catalog, folder: RunFolder, facts: dict[str, Any]) -> Catalog:
+    """The catalogue with the splits that the first run settled, without what it set aside."""
+    here = set(catalog.paths)
+    gone = [Named(one["path"], one["reason"]) for one in facts["named"] if one["path"] in here]
+    catalog = without(catalog, gone) if gone else catalog
+    splits = read_splits(folder.path / SPLITS, catalog)
+    side = {int(row): word for word in SPLIT_WORDS for row in getattr(splits, word)}
+    return replace(catalog, splits=tuple(side[row] for row in range(len(catalog))))
