@@ -259,8 +259,9 @@ def test_a_closed_pipe_is_no_traceback(run, shapes):
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_the_python_examples_of_the_readme_run(shapes, tmp_path, monkeypatch):
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/proof.md"])
+def test_the_python_examples_of_the_docs_run(page, shapes, tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert code
     (tmp_path / "photos").symlink_to(shapes)

@@ -792,6 +792,6 @@ def test_a_run_into_an_empty_folder_that_comes_to_nothing_leaves_no_trace(tmp_pa
     write_shapes(tmp_path / "data", images=3)
     for file in (tmp_path / "data").rglob("*.png"):
         file.write_bytes(b"")
-    with pytest.raises(api.NotEnoughData):
+    with pytest.raises(NotEnoughData):
         api.fit(tmp_path / "data", out=tmp_path / "run", **RUN)
     assert not (tmp_path / "run").exists()

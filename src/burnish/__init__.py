@@ -13,7 +13,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from burnish.api import Evaluation, Result, audit, compare, evaluate, fit, fit_recipe, open_run, predict, report
+    from burnish.api import (
+        Evaluation,
+        Result,
+        audit,
+        compare,
+        evaluate,
+        explain,
+        fit,
+        fit_recipe,
+        ood,
+        open_run,
+        predict,
+        report,
+        report_runs,
+    )
     from burnish.errors import BurnishError
     from burnish.recipe import Recipe
 
@@ -27,11 +41,14 @@ __all__ = [
     "audit",
     "compare",
     "evaluate",
+    "explain",
     "fit",
     "fit_recipe",
+    "ood",
     "open_run",
     "predict",
     "report",
+    "report_runs",
 ]
 
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from burnish.answers import read_answers
 from burnish.auditing import Audit, run_audit
 from burnish.backbones import zoo
 from burnish.backbones.anatomy import Anatomy
@@ -26,102 +21,77 @@ from burnish.data.audit.findings import csv_of as csv_of_findings
 from burnish.data.audit.quarantine import quarantined
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source, require_usable
-from burnish.data.sources.scan import SUFFIXES, scan
 from burnish.data.store import PixelStore
 from burnish.disk import cache_folder, plain_disk_errors, write_whole
-from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
-from burnish.explaining import Explained, explained, strangers
+from burnish.errors import RecipeError, shown
 from burnish.job import Facilities, accelerated, backbone_for, finish, run_job
-from burnish.labels import classes_of
-from burnish.measure.scores import Scores, score
-from burnish.measure.several import SeveralScores, score_several
-from burnish.measure.verdict import Verdict
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.reports.board import board_of_compare
-from burnish.reports.explain import Sanity
 from burnish.reports.findings import page_of as page_of_findings
 from burnish.reports.leaderboard import csv_of, page_of
-from burnish.reports.page import render
-from burnish.reports.runs import Compared, side_by_side
-from burnish.reports.runs import page_of as page_of_runs
 from burnish.result import (
     AUDIT_PAGE,
     AUDIT_TABLE,
     BOARD,
     COMPARED,
     LEADERBOARD,
-    REPORT,
     RESULT,
     TABLE,
     RunFolder,
     plain,
     read_facts,
-    read_pictures,
 )
 from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.seeds import other_seeds, share_of
-from burnish.ship.bundle import read_bundle
-from burnish.ship.keras import export_keras
-from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
+from burnish.tracking import track
 from burnish.train.checkpoint import drop_checkpoints
-
-# A path or name of labelled images, (images, labels), a map-style data set, or a Catalog: see `data.sources.open_source`.
-Data = Any
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run, opened: its facts and its model."""
-
-    folder: Path
-    facts: dict[str, Any]  # the content of result.json
-    predictor: Predictor
-
-    @property
-    def verdict(self) -> Verdict:
-        """Tuned against frozen probe on the same test images."""
-        return Verdict.from_json(self.facts["verdict"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the probabilities."""
-        return self.predictor.bundle.classes
-
-    @property
-    def report(self) -> Path:
-        """The HTML report."""
-        return self.folder / REPORT
-
-    def predict(
-        self,
-        images: Sequence[ImageLike | str | os.PathLike[str]],
-        *,
-        top: int = 1,
-        reject: float | None = None,
-        sets: float | None = None,
-    ) -> list[Prediction]:
-        """One Prediction an image: paths, folders, bytes, Pillow images or uint8 arrays [h w 3]; see `burnish.predict`."""
-        return predict(self.folder, images, top=top, reject=reject, sets=sets, predictor=self.predictor)
-
-    def predict_proba(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
-        return self.predictor.probabilities(images)
-
-    def evaluate(self, data: Data) -> Evaluation:
-        """Scores on labelled images that were not part of the run."""
-        return evaluate(self.folder, data, predictor=self.predictor)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's scores on a labelled set."""
-
-    scores: Scores | SeveralScores
-    predictions: list[Prediction]
-    labels: tuple[str, ...]  # true class of each prediction; of several, a|b
-    named: list[dict[str, str]]  # files that could not be used, with the reason
+from burnish.using import (
+    Data as Data,
+)
+from burnish.using import (
+    Evaluation as Evaluation,
+)
+from burnish.using import (
+    Result as Result,
+)
+from burnish.using import (
+    board as board,
+)
+from burnish.using import (
+    called as called,
+)
+from burnish.using import (
+    evaluate as evaluate,
+)
+from burnish.using import (
+    explain as explain,
+)
+from burnish.using import (
+    export as export,
+)
+from burnish.using import (
+    ood as ood,
+)
+from burnish.using import (
+    open_run as open_run,
+)
+from burnish.using import (
+    predict as predict,
+)
+from burnish.using import (
+    predict_stream as predict_stream,
+)
+from burnish.using import (
+    report as report,
+)
+from burnish.using import (
+    report_runs as report_runs,
+)
+from burnish.using import (
+    write_predictions as write_predictions,
+)
 
 
 def fit(
@@ -222,7 +192,8 @@ def fit_catalog(
                 command=command_of(data, recipe),
             )  # fmt: skip
 
-        if not folder.finished:
+        new = not folder.finished
+        if new:
             job(catalog, recipe, folder, share_of(clock, recipe))
         else:
             watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
@@ -232,6 +203,8 @@ def fit_catalog(
             facts["seconds"] = clock.elapsed()
             folder.write_json(RESULT, facts)
         finish(folder, facts)
+        if new:
+            track(folder.path, facts, watcher)
     return open_run(folder.path)
 
 
@@ -338,13 +311,6 @@ def audit(
     return found
 
 
-def called(data: Any) -> str:
-    """What the report and the run folder call the data."""
-    if isinstance(data, (str, os.PathLike)):
-        return os.fspath(data)
-    return data.source if isinstance(data, Catalog) else "images"
-
-
 def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
     """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file."""
     if cache == "off":
@@ -364,121 +330,6 @@ def workers_of(workers: int | Literal["auto"], device: str) -> int:
     return workers
 
 
-def open_run(path: str | os.PathLike[str]) -> Result:
-    """A finished run; NotARun when the folder is not one or was changed."""
-    folder = Path(path)
-    facts = read_facts(folder)
-    return Result(folder, facts, Predictor.open(folder))
-
-
-def predict(
-    run: str | os.PathLike[str],
-    images: Sequence[ImageLike | str | os.PathLike[str]],
-    *,
-    top: int = 1,
-    reject: float | None = None,
-    sets: float | None = None,
-    predictor: Predictor | None = None,
-) -> list[Prediction]:
-    """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`.
-
-    reject: the accuracy wanted of the answers, such as 0.99; what is less sure, or unlike the training images, is `declined`.
-    sets: how often the `set` of classes must hold the true one, such as 0.95. RecipeError when the package cannot say so.
-    """
-    found: list[ImageLike] = []
-    for image in images:
-        found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
-    return (predictor or Predictor.open(Path(run))).predict(found, top=top, reject=reject, sets=sets)
-
-
-def evaluate(
-    run: str | os.PathLike[str],
-    data: Data,
-    *,
-    watcher: Watcher | None = None,
-    predictor: Predictor | None = None,
-) -> Evaluation:
-    """Score a run's model on labelled images; classes are matched by name, an unknown one is an error (P2).
-
-    Of data with splits the test images are scored, else all of them. A model that tells several classes an image is scored as
-    such, on data with one class an image too; DataError when it is the other way round.
-    """
-    predictor, watcher = predictor or Predictor.open(Path(run)), watcher or Nobody()
-    catalog = open_source(data, for_training=False)
-    classes = predictor.bundle.classes
-    unknown = [name for name in catalog.classes if name not in classes]
-    if unknown:
-        raise NoSuchName(
-            f"the data has a class {shown(repr(unknown[0]))} that the model does not know "
-            f"(nearest: {nearest(unknown[0], classes)}); rename the folder or label, or leave those images out"
-        )
-    if catalog.several and not predictor.bundle.several:
-        raise DataError(
-            f"{shown(called(data))} has several classes an image, and the model was trained to tell one; "
-            "give images with one class each, or train a model on such data with burnish fit"
-        )
-    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
-    watcher.stage("evaluate", total=len(rows))
-    images = [partial(catalog.image, row) for row in rows]
-    names = [catalog.name(row) for row in rows]
-    predictions = list(predictor.stream(images, top=len(classes), names=names, on_progress=watcher.advance))
-    good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
-    if not good:
-        raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read")
-    probabilities = np.array([_ordered(predictions[place], classes) for place in good])
-    names = tuple(catalog.label(rows[place]) for place in good)
-    held = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
-    named = [{"path": named.path, "reason": named.reason} for named in catalog.named]
-    named += [
-        {"path": catalog.paths[row], "reason": prediction.problem}
-        for row, prediction in zip(rows, predictions, strict=True)
-        if prediction.problem is not None
-    ]
-    answers = [predictions[place] for place in good]
-    if predictor.bundle.thresholds is not None:
-        truth = np.array([[name in one for name in classes] for one in held])
-        scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds))
-        return Evaluation(scores, answers, names, named)
-    labels = np.array([classes.index(one[0]) for one in held])
-    return Evaluation(score(probabilities, labels, classes), answers, names, named)
-
-
-def predict_stream(
-    run: str | os.PathLike[str],
-    images: Sequence[str | os.PathLike[str]],
-    *,
-    top: int = 1,
-    reject: float | None = None,
-    sets: float | None = None,
-    predictor: Predictor | None = None,
-) -> Iterator[Prediction]:
-    """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
-    return (predictor or Predictor.open(Path(run))).stream(expand(images), top=top, reject=reject, sets=sets)
-
-
-def write_predictions(
-    path: Path,
-    predictor: Predictor,
-    images: Sequence[str],
-    *,
-    top: int,
-    reject: float | None = None,
-    sets: float | None = None,
-) -> int:
-    """Write predictions as CSV; returns how many images could not be read."""
-    unreadable, predictions = 0, predictor.stream(expand(images), top=top, reject=reject, sets=sets)
-
-    def counted() -> Iterator[Prediction]:
-        nonlocal unreadable
-        for prediction in predictions:
-            unreadable += prediction.problem is not None
-            yield prediction
-
-    with plain_disk_errors(path), open(path, "w", encoding="utf-8", newline="") as file:
-        write_csv(file, counted(), top=top, several=predictor.bundle.several, with_sets=sets is not None)
-    return unreadable
-
-
 def models(query: str = "") -> list[ModelRow]:
     """Pretrained networks whose name holds `query`; UnknownModel with the nearest names when there is none."""
     return zoo.models(query)
@@ -493,19 +344,6 @@ def anatomy(model: str, **settings: Any) -> Anatomy:
     return taken_apart(backbone_for(recipe, sized=True))
 
 
-def export(
-    run: str | os.PathLike[str], out: str | os.PathLike[str], *, to: str = "keras", input: str = "prepared"
-) -> Path:
-    """Write a run's model in another format; returns the file.
-
-    to: "keras", for models that came from a Keras file: a .keras file that Keras and TensorFlow open, its classes and
-    preprocessing in the .json beside it. input: what the file takes, "prepared" as the original did, or "pixels".
-    """
-    if to != "keras":
-        raise RecipeError(f"export to {shown(to)!r} is not known; expected keras")
-    return export_keras(read_bundle(Path(run)), Path(out), input=input)
-
-
 def methods(name: str | None = None) -> list[Method]:
     """All fine-tuning methods, or the one of that name."""
     return list(METHODS.values()) if name is None else [method_named(name)]
@@ -514,88 +352,6 @@ def methods(name: str | None = None) -> list[Method]:
 def clock_for(budget: str | float | None) -> Clock:
     """A clock that has run since the process started: for command lines."""
     return Clock.start(parse_budget(budget), from_process_start=True)
-
-
-def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathLike[str] | None = None) -> Path:
-    """Write a finished run's report anew from its result.json, into its report.html or `out`; returns the path.
-
-    lang: "en" or "zh", of the page's own words. RecipeError for another.
-    """
-    folder = Path(run)
-    page = render(read_facts(folder), read_pictures(folder), lang=lang)
-    path = folder / REPORT if out is None else Path(out)
-    write_whole(path, page)
-    return path
-
-
-def report_runs(
-    runs: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str] = "runs.html"
-) -> tuple[Path, list[Compared], int]:
-    """Finished runs side by side, on the test images that all have: (page, rows, images in common).
-
-    Each run's kept model is paired with the first's, image by image. NotEnoughData when no test image is in common.
-    """
-    if len({Path(run).resolve() for run in runs}) < 2:
-        raise RecipeError("to compare runs, name at least two different ones: burnish report RUN RUN...")
-    named = [(os.fspath(run), read_facts(Path(run)), read_answers(Path(run))) for run in runs]
-    rows, n = side_by_side(named)
-    write_whole(Path(out), page_of_runs(rows, n))
-    return Path(out), rows, n
-
-
-def explain(
-    run: str | os.PathLike[str],
-    images: Sequence[str | os.PathLike[str]],
-    *,
-    out: str | os.PathLike[str] = "explained",
-    target: str | None = None,
-    predictor: Predictor | None = None,
-) -> tuple[list[Explained], Sanity | None]:
-    """Where the model looks (Grad-CAM): image and overlay side by side as PNG in the folder `out`, one for each image.
-
-    target: the class to look for, by default the likeliest. With the rows comes whether the maps change when the weights are
-    shuffled, as maps that mean something must. NoSuchName for a class that the model does not have.
-    """
-    return explained(predictor or Predictor.open(Path(run)), expand(images), Path(out), target=target)
-
-
-def ood(run: str | os.PathLike[str], data: Data, other: Data, *, predictor: Predictor | None = None) -> dict[str, Any]:
-    """How well the package tells images of `other` from those of `data`, by what is unlike its training images.
-
-    Of data with splits the test images are taken; labels play no part. AUROC and the share of each beyond the package's limit.
-    """
-    predictor = predictor or Predictor.open(Path(run))
-    inside, outside = (_images_of(one) for one in (data, other))
-    return strangers(predictor, inside, outside)
-
-
-def _images_of(data: Data) -> list[ImageLike]:
-    """The test images of data that has splits, all of other data; a folder or file of images needs no labels."""
-    if isinstance(data, (str, os.PathLike)) and (found := _bare_images(Path(data))):
-        return found
-    catalog = open_source(data, for_training=False)
-    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
-    return [partial(catalog.image, row) for row in rows]
-
-
-def _bare_images(path: Path) -> list[ImageLike]:
-    """The images of a folder that holds no folders of images, or a single image file; empty for anything else."""
-    if path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()):
-        return [path / name for name in sorted(scan(path).images)]
-    return [path] if path.is_file() and path.suffix.lower() in SUFFIXES else []
-
-
-def board(runs: Sequence[str | os.PathLike[str]], *, port: int = 6006) -> list[str]:
-    """The command that shows runs in TensorBoard on this machine alone; NotARun when one has no event files."""
-    found = []
-    for run in map(Path, runs):
-        if not list(run.rglob("events.out.tfevents.*")):
-            raise NotARun(f"{shown(str(run))} holds no TensorBoard events; expected the folder of a run or of several")
-        found.append((run.name or "run", run))
-    where = (
-        ["--logdir", str(found[0][1])] if len(found) == 1 else ["--logdir_spec", ",".join(f"{n}:{r}" for n, r in found)]
-    )
-    return [sys.executable, "-m", "tensorboard.main", *where, "--host", "127.0.0.1", "--port", str(port)]
 
 
 def command_of(data: str | os.PathLike[str], recipe: Recipe) -> str:
@@ -614,11 +370,3 @@ def settings_of(recipe: Recipe) -> list[str]:
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--budget", "none" if recipe.budget_seconds is None else f"{recipe.budget_seconds:g}s"]
     return words
-
-
-def _ordered(prediction: Prediction, classes: tuple[str, ...]) -> list[float]:
-    """A full prediction's probabilities in the order of the classes."""
-    found = dict(zip(prediction.classes, prediction.probabilities, strict=True))
-    if len(found) != len(classes):
-        raise NotARun("the model's answer does not name every class")
-    return [found[name] for name in classes]

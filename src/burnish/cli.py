@@ -371,9 +371,10 @@ def predict(
     """Name the class of each image."""
     from burnish import api
     from burnish.screen import print_predictions
+    from burnish.ship.predictor import Predictor
 
     unreadable = 0
-    predictor = api.Predictor.open(Path(run))
+    predictor = Predictor.open(Path(run))
     if csv is not None:
         unreadable = api.write_predictions(csv, predictor, images, top=top, reject=reject, sets=sets)
     elif json_:
