@@ -109,7 +109,7 @@ def browser(page: Path) -> float | None:
 
 
 def intervals(runs: int = 1000, n: int = 300) -> dict[str, Any]:
-    """How often 95 % intervals hold the truth over simulated test sets; the truth of those by bootstrap is that of 20,000 images."""
+    """How often 95 % intervals hold the truth over simulated test sets; that of the bootstrap is taken from 20,000 images."""
     rng = np.random.default_rng(0)
     found: dict[str, list[bool]] = {"wilson": [], "newcombe, paired": [], "bootstrap, AUROC": [], "bootstrap, macro F1": [],
                                     "bootstrap, log loss": []}  # fmt: skip

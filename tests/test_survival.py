@@ -17,7 +17,7 @@ import torch
 
 from burnish import api, disk, job, result
 from burnish.choose.ledger import Ledger
-from burnish.errors import RunError
+from burnish.errors import NotEnoughData, RunError
 from burnish.train import checkpoint, loop
 from burnish.train.features import takes_half
 from conftest import write_shapes
