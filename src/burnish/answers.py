@@ -12,7 +12,7 @@ import numpy as np
 
 from burnish.choose.material import Material
 from burnish.choose.proof import Contender, Tested
-from burnish.errors import NotARun, shown
+from burnish.errors import NotARun, cell, shown
 from burnish.labels import SEPARATOR, several
 from burnish.result import PREDICTIONS
 
@@ -37,7 +37,7 @@ def table_of(tested: Sequence[Tested], kept: Contender, material: Material) -> s
     writer.writerow(_HEADER)
     columns = [_columns(one, material) for one in (of_kept, probe)]
     for row, entry in enumerate(material.test.ids):
-        writer.writerow((_utf8(catalog.paths[entry]), _utf8(catalog.label(entry)), *columns[0][row], *columns[1][row]))
+        writer.writerow((cell(catalog.paths[entry]), cell(catalog.label(entry)), *columns[0][row], *columns[1][row]))
     return text.getvalue()
 
 
@@ -62,15 +62,10 @@ def _columns(tested: Tested, material: Material) -> list[tuple[str, str, str]]:
     chances, classes = tested.probabilities, material.catalog.classes
     sure = [f"{value:.6f}" for value in chances.max(1)]
     if not several(material.test_labels):
-        answers = [_utf8(classes[at]) for at in chances.argmax(1)]
+        answers = [cell(classes[at]) for at in chances.argmax(1)]
         right = [str(int(value)) for value in tested.right]
         return list(zip(answers, sure, right, strict=True))
     cut = 0.5 if tested.contender.thresholds is None else tested.contender.thresholds
     said = chances >= cut
-    answers = [_utf8(SEPARATOR.join(classes[at] for at in np.flatnonzero(row))) for row in said]
+    answers = [cell(SEPARATOR.join(classes[at] for at in np.flatnonzero(row))) for row in said]
     return list(zip(answers, sure, [f"{value:.6f}" for value in tested.right], strict=True))
-
-
-def _utf8(text: str) -> str:
-    """Names may hold bytes that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()

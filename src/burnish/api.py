@@ -48,50 +48,29 @@ from burnish.seeds import other_seeds, share_of
 from burnish.tracking import track
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.using import (
-    Data as Data,
+    Data,
+    Evaluation,
+    Result,
+    board,
+    called,
+    evaluate,
+    explain,
+    export,
+    ood,
+    open_run,
+    predict,
+    predict_stream,
+    report,
+    report_runs,
+    write_predictions,
 )
-from burnish.using import (
-    Evaluation as Evaluation,
-)
-from burnish.using import (
-    Result as Result,
-)
-from burnish.using import (
-    board as board,
-)
-from burnish.using import (
-    called as called,
-)
-from burnish.using import (
-    evaluate as evaluate,
-)
-from burnish.using import (
-    explain as explain,
-)
-from burnish.using import (
-    export as export,
-)
-from burnish.using import (
-    ood as ood,
-)
-from burnish.using import (
-    open_run as open_run,
-)
-from burnish.using import (
-    predict as predict,
-)
-from burnish.using import (
-    predict_stream as predict_stream,
-)
-from burnish.using import (
-    report as report,
-)
-from burnish.using import (
-    report_runs as report_runs,
-)
-from burnish.using import (
-    write_predictions as write_predictions,
-)
+
+# The verbs that use a run are made in `burnish.using`.
+__all__ = [
+    "Data", "Evaluation", "Result", "anatomy", "audit", "board", "called", "clock_for", "command_of", "compare", "evaluate",
+    "explain", "export", "fit", "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict",
+    "predict_stream", "report", "report_runs", "settings_of", "store_of", "workers_of", "write_predictions",
+]  # fmt: skip
 
 
 def fit(
@@ -197,12 +176,13 @@ def fit_catalog(
             job(catalog, recipe, folder, share_of(clock, recipe))
         else:
             watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
-        facts = read_facts(folder.path)
-        if recipe.seeds > 1 and not facts.get("seeds"):
+        facts, more = read_facts(folder.path), recipe.seeds > 1
+        if more and not facts.get("seeds"):
             facts["seeds"] = other_seeds(job, catalog, recipe, folder, facts, clock, watcher)
             facts["seconds"] = clock.elapsed()
             folder.write_json(RESULT, facts)
-        finish(folder, facts)
+        if more or not new:  # the job has written the report of a new run
+            finish(folder, facts)
         if new:
             track(folder.path, facts, watcher)
     return open_run(folder.path)

@@ -103,3 +103,12 @@ def shown(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
     )
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+
+
+def cell(text: str) -> str:
+    """`text` made safe for a spreadsheet: an apostrophe before what it would take for a formula (P10)."""
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
+    return "'" + text if text.startswith(FORMULA) else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from burnish.data.pixels import enough, view
 from burnish.data.views import normalised
 from burnish.disk import plain_disk_errors
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, interval, resampled
-from burnish.reports.explain import Sanity, grad_cam, overlay, png, sanity
-from burnish.ship.predictor import ImageLike, Predictor, opened
-
-_CHECKED = 4  # images on which the maps are compared with those of shuffled weights
-_AT_ONCE = 8
+from burnish.reports.explain import Sanity, maps, overlay, png
+from burnish.ship.predictor import ImageLike, Predictor
+from burnish.train.features import BATCH
 
 
 @dataclass(frozen=True)
@@ -53,31 +50,27 @@ def explained(
         folder.mkdir(parents=True, exist_ok=True)
     rows: list[Explained] = []
     check: Sanity | None = None
-    for start in range(0, len(images), _AT_ONCE):
-        chunk = images[start : start + _AT_ONCE]
-        read = [_pixels(image, predictor) for image in chunk]
-        good = [at for at, one in enumerate(read) if isinstance(one, np.ndarray)]
-        maps: dict[int, tuple[np.ndarray, int, float]] = {}
-        if good:
-            pixels = np.stack([one for one in read if isinstance(one, np.ndarray)])
-            inputs = normalised(pixels, bundle.preprocess)
-            chances = predictor.probabilities([chunk[at] for at in good])
-            wanted = chances.argmax(1) if target is None else np.full(len(good), bundle.classes.index(target))
-            targets = torch.from_numpy(wanted)
-            heats = grad_cam(classifier, inputs, targets)
-            if check is None:
-                check = sanity(classifier, inputs[:_CHECKED], targets[:_CHECKED])
-            for place, at in enumerate(good):
-                both = np.concatenate([pixels[place], overlay(pixels[place], heats[place])], axis=1)
-                maps[at] = (both, int(wanted[place]), float(chances[place, wanted[place]]))
-        for at, image in enumerate(chunk):
-            if at not in maps:
-                rows.append(Explained(str(image), None, None, None, str(read[at])))
+    for start in range(0, len(images), BATCH):
+        chunk = images[start : start + BATCH]
+        read = predictor.pixels(chunk)
+        pixels = [one for one in read if isinstance(one, np.ndarray)]
+        pictures: Iterator[tuple[np.ndarray, int, float]] = iter(())
+        if pixels:
+            plain = np.stack(pixels)
+            chances, _ = predictor.of_pixels(plain)
+            wanted = chances.argmax(1) if target is None else np.full(len(plain), bundle.classes.index(target))
+            heats, found = maps(classifier, normalised(plain, bundle.preprocess), torch.from_numpy(wanted))
+            check = check or found
+            both = [np.concatenate([one, overlay(one, heat)], axis=1) for one, heat in zip(plain, heats, strict=True)]
+            pictures = zip(both, wanted.tolist(), chances[np.arange(len(plain)), wanted].tolist(), strict=True)
+        for number, (image, one) in enumerate(zip(chunk, read, strict=True), start=start + 1):
+            if isinstance(one, UnreadableImage):
+                rows.append(Explained(str(image), None, None, None, one.reason))
                 continue
-            both, label, chance = maps[at]
-            file = folder / f"{start + at + 1:04d}-{_plain(image.stem)}-{_plain(bundle.classes[label])}.png"
+            picture, label, chance = next(pictures)
+            file = folder / f"{number:04d}-{_plain(image.stem)}-{_plain(bundle.classes[label])}.png"
             with plain_disk_errors(file):
-                file.write_bytes(png(both))
+                file.write_bytes(png(picture))
             rows.append(Explained(str(image), str(file), bundle.classes[label], chance))
     return rows, check
 
@@ -113,21 +106,12 @@ def _strangeness(predictor: Predictor, images: Sequence[ImageLike]) -> np.ndarra
     """Of the images that can be read, float64 [n]."""
     familiarity, found = predictor.bundle.familiarity, []
     assert familiarity is not None
-    for start in range(0, len(images), 64):
-        read = [_pixels(image, predictor) for image in images[start : start + 64]]
+    for start in range(0, len(images), BATCH):
+        read = predictor.pixels(images[start : start + BATCH])
         pixels = [one for one in read if isinstance(one, np.ndarray)]
         if pixels:
-            found.append(familiarity.strangeness(predictor.features_of_pixels(np.stack(pixels))))
+            found.append(familiarity.strangeness(predictor.of_pixels(np.stack(pixels))[1]))
     return np.concatenate(found) if found else np.zeros(0)
-
-
-def _pixels(image: ImageLike, predictor: Predictor) -> np.ndarray | str:
-    """The plain view of an image, or why it cannot be read."""
-    preprocess = predictor.bundle.preprocess
-    try:
-        return view(opened(image, at_least=enough(preprocess)), preprocess)
-    except UnreadableImage as error:
-        return error.reason
 
 
 def _plain(text: str) -> str:

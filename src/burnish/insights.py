@@ -22,12 +22,11 @@ from burnish.data.views import normalised
 from burnish.errors import ModelError
 from burnish.labels import leading, several
 from burnish.measure.cost import latency, peak_memory_bytes
-from burnish.reports.explain import grad_cam, overlay, sanity
+from burnish.reports.explain import maps, overlay
 
 _MISTAKES, _UNSURE = 24, 12
 _NEAR = 3  # training images beside a mistake
 _SIDE, _SMALL = 160, 72  # pixels, of a picture and of a neighbour
-_CHECKED = 4  # images on which maps are compared with those of shuffled weights
 _LEAST_SECONDS = 1.5  # left on the clock, below which no pictures are made
 
 
@@ -133,16 +132,14 @@ def _heats(
     kept: Contender, pixels: np.ndarray, answers: np.ndarray, bench: Bench
 ) -> tuple[np.ndarray | None, dict[str, Any] | None]:
     """(maps [b s s] for the answered classes, whether they change with the weights); None where the network has none."""
-    classifier, found = kept.classifier.to(bench.device), []
+    classifier = kept.classifier.to(bench.device)
     images, targets = normalised(pixels, kept.preprocess).to(bench.device), torch.from_numpy(answers)
     try:
-        check = sanity(classifier, images[:_CHECKED], targets[:_CHECKED], seed=bench.recipe.seed)
-        for start in range(0, len(images), 8):
-            found.append(grad_cam(classifier, images[start : start + 8], targets[start : start + 8]))
-            bench.watcher.advance(len(found[-1]))
+        heats, check = maps(classifier, images, targets, seed=bench.recipe.seed)
     except (ModelError, RuntimeError):  # a network whose forward pass does not bear hooks or gradients
         return None, None
-    return np.concatenate(found), {"similarity": check.similarity, "images": check.images, "passed": check.passed}
+    bench.watcher.advance(len(heats))
+    return heats, {"similarity": check.similarity, "images": check.images, "passed": check.passed}
 
 
 def _neighbours(

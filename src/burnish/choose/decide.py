@@ -12,8 +12,8 @@ from burnish.choose.material import Material
 from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
-from burnish.labels import cross_entropies, probabilities, right, several
-from burnish.measure.calibration import temperature
+from burnish.labels import cross_entropies, right, several
+from burnish.measure.calibration import calibrated, temperature
 from burnish.measure.held_out import HeldOut
 from burnish.measure.intervals import Gain, beats
 from burnish.measure.several import thresholds_for
@@ -99,7 +99,7 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
     """The best trained candidate, its temperature fitted on the validation images."""
     labels, logits = material.labels[material.val_rows], tuned.best.logits
     t = temperature(logits, labels)
-    chances, best = probabilities(logits / t, several=several(labels)), tuned.best
+    chances, best = calibrated(logits, t, several=several(labels)), tuned.best
     held_out, cut = (None, thresholds_for(chances, labels)) if several(labels) else (HeldOut.of(chances, labels), None)
     return Contender(
         method,

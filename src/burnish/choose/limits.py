@@ -57,6 +57,8 @@ def familiar_to(
     """
     budget = bench.clock.budget_seconds
     rate = images_per_second * (material.preprocess.size / kept.preprocess.size) ** 2
+    if kept.preprocess != material.preprocess:
+        rate /= 2  # they are decoded again, which takes about as long
     most = _MOST if budget is None else int(min(_MOST, _SHARE * budget * rate))
     train, val = material.train_rows, material.val_rows
     if most < _FEWEST or len(train) < _FEWEST:

@@ -13,8 +13,8 @@ from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.tuning import logits_of
 from burnish.data.cache import Rows
-from burnish.labels import probabilities as probabilities_of
 from burnish.labels import right, several
+from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import HeldOut
 from burnish.terms import Preprocess
 
@@ -53,7 +53,7 @@ def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -
         if contender.preprocess != material.preprocess:
             images = plain_at(material, material.test.ids, contender.preprocess, bench)
         logits = logits_of(contender.classifier, images, contender.preprocess, bench).astype(np.float64)
-        found = probabilities_of(logits / contender.temperature, several=several(material.test_labels))
+        found = calibrated(logits, contender.temperature, several=several(material.test_labels))
         bench.watcher.advance(len(images))
         cut = 0.5 if contender.thresholds is None else contender.thresholds
         tested.append(Tested(contender, found, right(found, material.test_labels, cut)))

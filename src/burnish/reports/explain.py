@@ -26,6 +26,8 @@ from burnish.runtime import draws
 
 _PREFIXES = (0, 1, 2, 4, 5)  # tokens that stand before the patches: class, distillation, registers
 _LAST = 24  # layers from the end that are looked at
+_AT_ONCE = 8  # images, forward and backward
+_CHECKED = 4  # images whose maps are compared with those of shuffled weights
 _ALIKE = 0.5  # rank correlation, above which a map says too little of the weights
 _COLOURS = np.array([[0, 0, 96], [31, 95, 200], [90, 200, 190], [250, 220, 90], [215, 48, 20]], np.float64)
 
@@ -65,6 +67,13 @@ def grad_cam(classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndar
         most = heat.amax((1, 2), keepdim=True)
         return (heat / most.clamp(min=1e-12)).cpu().numpy()
     raise ModelError("no layer of this network keeps places in the image apart, so there is nothing to show")
+
+
+def maps(classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0) -> tuple[np.ndarray, Sanity]:
+    """`grad_cam` of any number of images, a few at once, and `sanity` by the first of them."""
+    parts = zip(images.split(_AT_ONCE), targets.split(_AT_ONCE), strict=True)
+    heats = np.concatenate([grad_cam(classifier, some, theirs) for some, theirs in parts])
+    return heats, sanity(classifier, images[:_CHECKED], targets[:_CHECKED], seed=seed)
 
 
 def sanity(classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0) -> Sanity:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from burnish.errors import cell
 from burnish.measure.intervals import Interval
 from burnish.measure.verdict import chance
 
@@ -113,7 +114,4 @@ def _template() -> Template:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        text = value.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
-        return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-    return "" if value is None else value
+    return cell(value) if isinstance(value, str) else "" if value is None else value

@@ -21,9 +21,9 @@ from burnish.data.contents import png_of
 from burnish.data.pixels import decode, enough, view
 from burnish.data.sources.scan import scan
 from burnish.data.views import normalised
-from burnish.errors import DataError, RecipeError, UnreadableImage, shown
+from burnish.errors import DataError, RecipeError, UnreadableImage, cell, shown
 from burnish.labels import SEPARATOR
-from burnish.labels import probabilities as probabilities_of
+from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import sets as sets_of
 from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
@@ -150,7 +150,8 @@ class Predictor:
         elif least is not None and row[order[0]] < least:
             declined = f"unsure: {row[order[0]]:.1%}, and {least:.1%} is asked for"
         said = None if cuts is None else tuple(classes[index] for index in order if row[index] >= cuts[index])
-        held = None if cut is None else tuple(classes[at] for at in order if sets_of(row[None], cut)[0, at])
+        inside = None if cut is None else sets_of(row[None], cut)[0]
+        held = None if inside is None else tuple(classes[at] for at in order if inside[at])
         chances = tuple(float(row[index]) for index in best)
         names = tuple(classes[index] for index in best)
         return Prediction(name, names, chances, labels=said, unfamiliar=strange, declined=declined, set=held)
@@ -166,33 +167,35 @@ class Predictor:
         )
         raise RecipeError(f"{'reject' if reject is not None else 'sets'} cannot be had: {why}")
 
-    def features_of_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """What the trunk gives, float32 [n d], for plain views uint8 [n s s 3] of the package's own size."""
-        told = outputs(self._module(pixels), batched(pixels), preprocess=self.bundle.preprocess, device=_CPU)
-        return told[:, len(self.bundle.classes) :]
-
-    def _told(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray | None, list[UnreadableImage | None]]:
-        """Probabilities [b k] and strangeness beyond the limit [b], zero for images that could not be read; and the reasons."""
+    def pixels(self, images: Sequence[ImageLike]) -> list[np.ndarray | UnreadableImage]:
+        """The plain view uint8 [s s 3] of each image, or why it cannot be read."""
         preprocess = self.bundle.preprocess
 
-        def pixels(image: ImageLike) -> np.ndarray | UnreadableImage:
+        def one(image: ImageLike) -> np.ndarray | UnreadableImage:
             try:
                 return view(opened(image, at_least=enough(preprocess)), preprocess)
             except UnreadableImage as error:
                 return error
 
         with ThreadPoolExecutor(cores()) as pool:
-            read = list(pool.map(pixels, images))
+            return list(pool.map(one, images))
+
+    def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
+        told = outputs(self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=_CPU)
+        logits, features = np.split(told, [len(self.bundle.classes)], axis=1)
+        return calibrated(logits, self.bundle.temperature, several=self.bundle.several), features
+
+    def _told(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray | None, list[UnreadableImage | None]]:
+        """Probabilities [b k] and strangeness beyond the limit [b], zero for images that could not be read; and the reasons."""
+        read = self.pixels(images)
         problems = [one if isinstance(one, UnreadableImage) else None for one in read]
         good = [row for row, problem in enumerate(problems) if problem is None]
         found = np.zeros((len(images), len(self.bundle.classes)))
         strange = None if self.bundle.familiarity is None else np.zeros(len(images), bool)
         if good:
             batch = np.stack([one for one in read if not isinstance(one, UnreadableImage)])
-            told = outputs(self._module(batch), [batch], preprocess=preprocess, device=_CPU)
-            logits, features = np.split(told, [len(self.bundle.classes)], axis=1)
-            scaled = logits.astype(np.float64) / self.bundle.temperature
-            found[good] = probabilities_of(scaled, several=self.bundle.several)
+            found[good], features = self.of_pixels(batch)
             if strange is not None and self.bundle.familiarity is not None:
                 strange[good] = self.bundle.familiarity.strange(features)
         return found, strange, problems
@@ -251,18 +254,12 @@ def write_csv(
     for prediction in predictions:
         if prediction.declined is not None:
             prediction = replace(prediction, classes=(UNKNOWN, *prediction.classes[1:]))
-        cells: list[str] = [_cell(SEPARATOR.join(prediction.labels or ()))] if several else []
+        cells: list[str] = [cell(SEPARATOR.join(prediction.labels or ()))] if several else []
         for rank in range(top):
             known = rank < len(prediction.classes)
-            cells += [_cell(prediction.classes[rank]), f"{prediction.probabilities[rank]:.6f}"] if known else ["", ""]
-        told = [_cell(SEPARATOR.join(prediction.set or ()))] if with_sets else []
-        writer.writerow([_cell(prediction.path), *cells, *told, prediction.problem or prediction.declined or ""])
-
-
-def _cell(text: str) -> str:
-    """The text, with an apostrophe before what a spreadsheet would take for a formula."""
-    text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+            cells += [cell(prediction.classes[rank]), f"{prediction.probabilities[rank]:.6f}"] if known else ["", ""]
+        told = [cell(SEPARATOR.join(prediction.set or ()))] if with_sets else []
+        writer.writerow([cell(prediction.path), *cells, *told, prediction.problem or prediction.declined or ""])
 
 
 def _name(image: ImageLike) -> str:

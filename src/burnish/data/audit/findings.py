@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from burnish.errors import cell
+
 Level = Literal["error", "warning", "note"]
 
 
@@ -148,7 +150,6 @@ def csv_of(findings: Sequence[Finding]) -> str:
 
     Of files that are the same the first is kept.
     """
-    from burnish.data.audit.quarantine import cell
 
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")

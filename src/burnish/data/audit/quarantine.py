@@ -8,15 +8,7 @@ from pathlib import Path
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import without
-from burnish.errors import DataError, nearest, shown
-
-_RUNS_AS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def cell(text: str) -> str:
-    """The text for a spreadsheet: an apostrophe before what it would take for a formula (P10)."""
-    text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")
-    return "'" + text if text.startswith(_RUNS_AS_A_FORMULA) else text
+from burnish.errors import FORMULA, DataError, nearest, shown
 
 
 def read_quarantine(file: Path) -> dict[str, str]:
@@ -36,7 +28,7 @@ def read_quarantine(file: Path) -> dict[str, str]:
                 said = {key: (row.get(name) or "").strip() for key, name in names.items()}
                 if said["path"] and (said.get("exclude", "yes").lower() in ("yes", "y", "true", "1")):
                     path = said["path"]
-                    path = path[1:] if path.startswith("'") and path[1:].startswith(_RUNS_AS_A_FORMULA) else path
+                    path = path[1:] if path.startswith("'") and path[1:].startswith(FORMULA) else path
                     found[path] = said.get("evidence") or said.get("reason") or said.get("kind") or "listed"
             return found
     except (OSError, csv.Error, UnicodeDecodeError) as error:
