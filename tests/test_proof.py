@@ -472,6 +472,14 @@ def test_all_baselines_and_an_earlier_run_are_held_against_the_kept_model(shapes
     assert "Trained from scratch" in text and "the earlier run" in text
 
 
+def test_a_probe_alone_is_held_against_training_from_scratch_too(shapes, tmp_path):
+    found = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "probe"}, baselines="all")
+    assert {one["key"] for one in found.facts["baselines"]} == {"majority", "scratch"}
+    assert found.facts["kept"] == "probe" and set(found.facts["scores"]) == {"probe", "scratch"}
+    none = api.fit(shapes, out=tmp_path / "none", **{**TINY, "method": "probe"}, baselines="none")
+    assert none.facts["baselines"] == []
+
+
 def test_test_images_that_the_earlier_run_learnt_from_are_left_out(shapes, tmp_path):
     first = api.fit(shapes, out=tmp_path / "first", **{**TINY, "method": "probe", "seed": 5})
     second = api.fit(shapes, out=tmp_path / "second", **{**TINY, "method": "probe"}, against=str(first.folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,15 @@ from burnish.choose.rates import Rates
 from burnish.choose.tuning import Tuning
 from burnish.errors import RunError, shown
 from burnish.facts import baseline
-from burnish.methods.base import Head, Tunable
+from burnish.methods.base import Tunable, blank_head, blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
 from burnish.result import SPLITS
 from burnish.runtime import Clock
 from burnish.ship.bundle import Bundle, read_bundle
 
-_CAREFUL = (
-    0.9  # of the steps that fit: they are made without a look at the clock, so that a run taken up makes the same
-)
+# Of the steps that fit: they are made without a look at the clock, so that a run taken up makes the same.
+_CAREFUL = 0.9
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,13 @@ def from_scratch(
     material: Material,
     bench: Bench,
     ledger: Ledger,
-    blank: Callable[[Bench, Recipe], Tunable],
 ) -> tuple[Contender | None, Decision]:
     """The network trained from random weights for what is left of the clock, and how that went.
 
-    blank: the tunable of a bench and a recipe. A run that is taken up makes the same steps again.
+    A run that is taken up makes the same steps again.
     """
-    method, watcher = method_named("scratch"), bench.watcher
-    watcher.stage("from scratch")
+    method, classes = method_named("scratch"), len(material.catalog.classes)
+    bench.watcher.stage("from scratch")
     settings = {
         "method": "scratch",
         "learning_rate": "auto",
@@ -115,25 +112,25 @@ def from_scratch(
     if bench.clock.budget_seconds is not None:
         settings["epochs"] = "auto"
     bench = replace(bench, recipe=replace(bench.recipe, **{**settings, "image_size": "auto", "precision": "auto"}))
+
+    def blank(recipe: Recipe) -> Tunable:
+        return blank_tunable(method, bench.backbone, recipe, classes=classes)
+
     known = ledger.get("scratch")
     if known is not None:
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
     else:
         rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
-        made = plan(lambda freeze: blank(bench, replace(bench.recipe, freeze=freeze)), material, bench, rates)
+        made = plan(lambda freeze: blank(replace(bench.recipe, freeze=freeze)), material, bench, rates)
         made = replace(made, steps=int(made.steps * (_CAREFUL if made.timed else 1.0)))
-        peak = blank(bench, bench.recipe).peak_learning_rate
+        peak = blank(bench.recipe).peak_learning_rate
         recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=False, device=bench.device)
         ledger.put("scratch", {"plan": made.to_json(), "recipe": asdict(recipe)})
         ledger.write()
     if not made.steps:
         return None, Decision("not trained from scratch", made.reason)
     bench = replace(bench, recipe=recipe)
-    zero = Head(
-        np.zeros((len(material.catalog.classes), bench.backbone.width), np.float32),
-        np.zeros(len(material.catalog.classes), np.float32),
-        recipe.head,
-    )
+    zero = blank_head(bench.backbone, recipe, classes=classes)
     tuning = Tuning(method.prepare(bench.backbone, zero, recipe), made, probes, material, bench)
     for _ in tuning.events():
         pass

@@ -27,9 +27,10 @@ from burnish.data.catalog import Catalog
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, RecipeError
 from burnish.facts import machine
-from burnish.job import Facilities, backbone_for, blank_tunable, look, pick_device, save, taps_for, tune_on_the_clock
+from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
 from burnish.journal import Journal
 from burnish.measure.bootstrap import paired_shares, share
+from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, OUTCOME, RunFolder
@@ -168,7 +169,7 @@ class _Race:
         """A method that trains nothing of its network has no part in the race."""
         bench, classes = self.looked[arm.model].bench, len(self.catalog.classes)
         try:
-            blank_tunable(method_named(arm.method), bench, self._recipe(arm), classes=classes)
+            blank_tunable(method_named(arm.method), bench.backbone, self._recipe(arm), classes=classes)
         except RecipeError as error:
             arm.state = f"failed: {error}"
             self.watcher.say(f"{arm.name} is left out: {error}")

@@ -93,7 +93,7 @@ def pictures_of(tested: Tested, material: Material, bench: Bench, sample: Sample
     return {"cases": told, "sanity": check, "looked_among": 0 if sample is None else len(sample.rows)}
 
 
-def cost_of(kept: Contender, bench: Bench, *, package: Path, joules: float | None) -> dict[str, Any]:
+def cost_of(kept: Contender, bench: Bench, *, package: Path) -> dict[str, Any]:
     """Weights, multiply-adds, bytes, and the speed of the fast form on the processor for one image and for many."""
     classifier, cpu = kept.classifier.to("cpu"), torch.device("cpu")
     size = kept.preprocess.size
@@ -105,7 +105,6 @@ def cost_of(kept: Contender, bench: Bench, *, package: Path, joules: float | Non
         "package_bytes": sum(one.stat().st_size for one in package.rglob("*") if one.is_file()),
         "image_size": size,
         "peak_memory_bytes": peak_memory_bytes(),
-        "joules": joules,
         "threads": torch.get_num_threads(),
     }
     if bench.clock.left() < 1.0:

@@ -6,18 +6,17 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from burnish.answers import table_of
 from burnish.auditing import strict_sentence
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
-from burnish.baselines import earlier, earlier_baseline, earlier_contender, from_scratch, half_for
+from burnish.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
-from burnish.choose.limits import familiar_to
+from burnish.choose.limits import Sample, familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.portfolio import pick_backbone
@@ -39,7 +38,7 @@ from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
 from burnish.measure.cost import Energy
 from burnish.measure.ood import Familiarity
-from burnish.methods.base import Head, Method, Tunable
+from burnish.methods.base import Head, Method, Tunable, blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
 from burnish.reports.page import render
@@ -97,21 +96,60 @@ def run_job(
     watch = Stopwatch(watcher, ledger.clock)
     splits, looks = first_splits(catalog, recipe, watch)
     watch.stage("model")
-    bench, chosen = bench_for(catalog, splits, recipe, ledger, watch, facilities)
-    recipe = bench.recipe
-    blank_tunable(method, bench, recipe, classes=len(catalog.classes))  # what cannot be trained is refused at once
+    bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
+    bench = replace(bench, rivals=int(rival is not None))
+    blank_tunable(
+        method, bench.backbone, bench.recipe, classes=len(catalog.classes)
+    )  # what cannot be trained is refused at once
+    trains = method.trains or recipe.baselines == "all"
     material, splits, probes = look(
-        catalog, splits, looks, bench, folder, ledger, trains=method.trains, strict=facilities.strict
+        catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict
     )
-    probed = probes.kept(recipe.taps)
-    settled_taps: Literal["on", "off"] = "on" if probed is probes.deep else "off"
-    kept = probe_contender(probed)
-    contenders = [kept]
-    decisions = [*chosen, *probe_decisions(probes, probed)]
-
     journal = Journal(folder, watch, ledger)
+    chosen = choose(method, asked, probes, material, bench, folder, journal, ledger)
+    chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
+    folder.write(RECIPE, chosen.bench.recipe.to_toml())
+    familiarity, sample = familiar_to(chosen.kept, material, chosen.bench, images_per_second=probes.images_per_second)
+    save(folder, chosen.kept, material, familiarity=familiarity)
+    if sample is not None:
+        journal.features(sample, material)
+    watch.say(chosen.decisions[-1].what + ": " + chosen.decisions[-1].why)
+    facts = prove(
+        chosen, rival, probes, material, sample, splits, folder, journal, ledger, watch, data=data, command=command
+    )
+    facts["cost"] |= {"joules": energy.joules()}
+    facts["seconds"] = ledger.clock.elapsed()
+    folder.write_json(RESULT, facts)  # before all that only shows it
+    journal.close(facts)
+    finish(folder, facts)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was made before the test images are looked at, and which of it is kept."""
+
+    kept: Contender
+    contenders: list[Contender]  # the frozen probe first
+    decisions: list[Decision]
+    bench: Bench  # its recipe settled
+
+
+def choose(
+    method: Method,
+    asked: str,
+    probes: Probes,
+    material: Material,
+    bench: Bench,
+    folder: RunFolder,
+    journal: Journal,
+    ledger: Ledger,
+) -> Chosen:
+    """The probe, or the tuned model where validation shows that it is better. asked: the method's name with its options."""
+    recipe, clock = bench.recipe, bench.clock
+    probed = probes.kept(recipe.taps)
+    kept = probe_contender(probed)
+    contenders, decisions = [kept], probe_decisions(probes, probed)
     if method.trains:
-        clock, bench = bench.clock, replace(bench, rivals=int(rival is not None))
         if recipe.baselines == "all" and ledger.get("scratch") is None:
             bench = replace(bench, clock=half_for(clock, reserve_seconds=after_seconds(clock.budget_seconds)))
         tuned, bench, reasons = tune_on_the_clock(method, probes, material, bench, folder, journal, ledger)
@@ -121,28 +159,34 @@ def run_job(
             keep, decision = keep_tuned(probed, tuned, material, method=asked, asked_for=recipe.method != "auto")
             decisions.append(decision)
             kept = contenders[-1] if keep else kept
-    bench = replace(
-        bench,
-        recipe=replace(
-            bench.recipe, method=kept.name, taps=settled_taps, epochs=len(journal.rows) or bench.recipe.epochs
-        ),
+    settled = replace(
+        bench.recipe,
+        method=kept.name,
+        taps="on" if probed is probes.deep else "off",
+        epochs=len(journal.rows) or bench.recipe.epochs,
     )
-    folder.write(RECIPE, bench.recipe.to_toml())
-    familiarity, sample = familiar_to(kept, material, bench, images_per_second=probes.images_per_second)
-    save(folder, kept, material, familiarity=familiarity)
-    if sample is not None:
-        journal.features(sample, material)
-    watch.say(decisions[-1].what + ": " + decisions[-1].why)
+    return Chosen(kept, contenders, decisions, replace(bench, recipe=settled))
 
-    if recipe.baselines == "all":
-        bench = replace(bench, rivals=bench.rivals + 1)
-        scratch, reason = from_scratch(
-            probes,
-            material,
-            bench,
-            ledger,
-            lambda b, r: blank_tunable(method_named("scratch"), b, r, classes=len(catalog.classes)),
-        )
+
+def prove(
+    chosen: Chosen,
+    rival: Earlier | None,
+    probes: Probes,
+    material: Material,
+    sample: Sample | None,
+    splits: Splits,
+    folder: RunFolder,
+    journal: Journal,
+    ledger: Ledger,
+    watch: Stopwatch,
+    *,
+    data: str,
+    command: str,
+) -> dict[str, Any]:
+    """The facts of the run: all models on the test images, looked at once; answers and pictures are written on the way."""
+    kept, bench, decisions, contenders = chosen.kept, chosen.bench, [*chosen.decisions], [*chosen.contenders]
+    if bench.recipe.baselines == "all":
+        scratch, reason = from_scratch(probes, material, replace(bench, rivals=bench.rivals + 1), ledger)
         decisions.append(reason)
         contenders += [scratch] if scratch is not None else []
     contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []
@@ -151,11 +195,7 @@ def run_job(
     folder.write(PREDICTIONS, table_of(tested, kept, material))
     watch.stage("report")
     verdict = verdict_of(tested, material, seconds=bench.clock.elapsed())
-    others = [
-        earlier_baseline(rival, one, of_kept, material)
-        for one in tested
-        if rival is not None and one.contender.role == "against"
-    ]
+    other = earlier_baseline(rival, tested[-1], of_kept, material) if rival is not None else None
     facts = facts_of(
         tested=tested,
         kept=kept,
@@ -167,7 +207,7 @@ def run_job(
         sittings=ledger.sittings,
         material=material,
         findings=in_order([*material.findings, *probes.findings]),
-        baselines=[found for found in others if found is not None],
+        baselines=[other] if other is not None else [],
         more_data=probes.more_data,
         splits=splits,
         bench=bench,
@@ -175,11 +215,7 @@ def run_job(
         command=command,
     )
     folder.write_json(PICTURES, pictures_of(of_kept, material, bench, sample))
-    facts["cost"] = cost_of(kept, bench, package=package_folder(folder.path), joules=energy.joules())
-    facts["seconds"] = bench.clock.elapsed()
-    folder.write_json(RESULT, facts)  # before all that only shows it
-    journal.close(facts)
-    finish(folder, facts)
+    return {**facts, "cost": cost_of(kept, bench, package=package_folder(folder.path))}
 
 
 def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
@@ -347,12 +383,6 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
     return "on" if recipe.method == "multiprobe" else "off"
 
 
-def blank_tunable(method: Method, bench: Bench, recipe: Recipe, *, classes: int) -> Tunable:
-    """The method on the bench's network with a head of zeros; RecipeError where it does not fit."""
-    blank = Head(np.zeros((classes, bench.backbone.width), np.float32), np.zeros(classes, np.float32), recipe.head)
-    return method.prepare(bench.backbone, blank, recipe)
-
-
 def settle_plan(
     method: Method, probes: Probes, material: Material, bench: Bench, ledger: Ledger
 ) -> tuple[Plan, Bench, Head | None, list[Decision]]:
@@ -365,7 +395,7 @@ def settle_plan(
     rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
 
     def tunable_at(freeze: int) -> Tunable:
-        return blank_tunable(method, bench, replace(bench.recipe, freeze=freeze), classes=classes)
+        return blank_tunable(method, bench.backbone, replace(bench.recipe, freeze=freeze), classes=classes)
 
     labels, classes = material.labels[material.train_rows], len(material.catalog.classes)
     bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))

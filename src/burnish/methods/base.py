@@ -103,6 +103,16 @@ def assembled(backbone: Backbone, head: Head) -> Classifier:
     return classifier.eval()
 
 
+def blank_head(backbone: Backbone, recipe: Recipe, *, classes: int) -> Head:
+    """A head of zeros."""
+    return Head(np.zeros((classes, backbone.width), np.float32), np.zeros(classes, np.float32), recipe.head)
+
+
+def blank_tunable(method: Method, backbone: Backbone, recipe: Recipe, *, classes: int) -> Tunable:
+    """The method on a network with a head of zeros; RecipeError where it does not fit."""
+    return method.prepare(backbone, blank_head(backbone, recipe, classes=classes), recipe)
+
+
 def peak_of(recipe: Recipe, trunk: nn.Module, times: float = 1.0) -> float:
     """The recipe's peak learning rate; undecided, the default for AdamW on all of this trunk, so many times."""
     if isinstance(recipe.learning_rate, (int, float)):
