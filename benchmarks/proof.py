@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from burnish import api
-from burnish.choose.more_data import _carried
+from burnish.choose.more_data import carried_on
 from burnish.measure.bootstrap import limits, resampled
 from burnish.measure.intervals import paired, wilson
 from burnish.measure.scores import Statistics
@@ -83,7 +83,7 @@ def carried(more: dict[str, Any] | None) -> dict[str, Any] | None:
     points = more["points"]
     sizes = np.log([one["images"] for one in points])
     errors = np.array([1 - one["accuracy"] for one in points])
-    said = 1 - float(_carried(sizes[:-1], errors[:-1], sizes[-1:], more["n_val"])[0])
+    said = 1 - float(carried_on(sizes[:-1], errors[:-1], sizes[-1:], more["n_val"])[0])
     return {
         "images": points[-1]["images"],
         "from": points[-2]["images"],

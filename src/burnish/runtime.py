@@ -56,6 +56,11 @@ def draws(seed: int, *parts: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=address(seed, *parts)))
 
 
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most so many of the numbers 0 to count - 1, evenly spread, int64, each once."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64)) if count else np.zeros(0, np.int64)
+
+
 class Watcher(Protocol):
     """Whoever looks on while a run works: a terminal, a log, nobody."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from burnish.data.cache import Rows
 from burnish.data.views import normalised
 from burnish.labels import leading
 from burnish.measure.ood import Familiarity
+from burnish.runtime import evenly
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs
 
@@ -65,8 +65,10 @@ def familiar_to(
         return None, None
     # A probe is fitted to val images too, but its features are frozen: to them, all images are new.
     apart = round(most * _HELD_OUT)
-    held = _spread(val, apart) if len(val) >= _FEWEST / 2 else _spread(train[1::3], apart)
-    shown = _spread(np.setdiff1d(train, held), most - len(held))
+    held = val if len(val) >= _FEWEST / 2 else train[1::3]
+    held = held[evenly(len(held), apart)]
+    rest = np.setdiff1d(train, held)
+    shown = rest[evenly(len(rest), most - len(held))]
     rows = np.concatenate([shown, held])
     bench.watcher.stage("what is familiar", total=len(rows))
     images: Rows = material.fitting.plain[rows]
@@ -77,9 +79,3 @@ def familiar_to(
         return None, None
     found = Familiarity.of(features[: len(shown)], leading(material.labels[shown]))
     return found.limited_by(features[len(shown) :]), Sample(shown, features[: len(shown)], held, features[len(shown) :])
-
-
-def _spread(rows: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, evenly spread."""
-    rows = np.asarray(rows)
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))] if len(rows) else rows

@@ -65,9 +65,9 @@ def _told(points: list[tuple[int, list[np.ndarray]]], n: int, seed: int) -> dict
     for _ in range(_DRAWS):
         rows = rng.integers(0, n, n)
         errors = [float(np.mean(repeats[rng.integers(len(repeats))][rows])) for _, repeats in points]
-        ahead.append(_carried(sizes, np.array(errors), goals, n))
+        ahead.append(carried_on(sizes, np.array(errors), goals, n))
     means = np.array([float(np.mean([one.mean() for one in repeats])) for _, repeats in points])
-    found, spread = _carried(sizes, means, goals, n), np.quantile(np.array(ahead), [0.025, 0.975], axis=0)
+    found, spread = carried_on(sizes, means, goals, n), np.quantile(np.array(ahead), [0.025, 0.975], axis=0)
     return {
         "n_val": n,
         "points": [
@@ -86,7 +86,7 @@ def _told(points: list[tuple[int, list[np.ndarray]]], n: int, seed: int) -> dict
     }
 
 
-def _carried(sizes: np.ndarray, errors: np.ndarray, goals: np.ndarray, n: int) -> np.ndarray:
+def carried_on(sizes: np.ndarray, errors: np.ndarray, goals: np.ndarray, n: int) -> np.ndarray:
     """Errors at `goals` by a line through the logarithms; it never rises, and larger sizes weigh more."""
     logs = np.log(np.maximum(errors, 0.5 / n))
     weights = np.exp(0.5 * (sizes - sizes[-1]))

@@ -17,7 +17,7 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.pixels import decode, enough, view
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
-from burnish.runtime import cores
+from burnish.runtime import cores, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
 
@@ -139,7 +139,7 @@ def sample_views(catalog: Catalog, ids: np.ndarray, preprocess: Preprocess) -> t
     """Plain views [b s s 3] of some images spread over the set, and the images per second that decoding does."""
     found = []
     began = time.monotonic()
-    for index in ids[np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int)] if len(ids) else ():
+    for index in ids[evenly(len(ids), _SAMPLE)]:
         try:
             found.append(view(decode(catalog.image(int(index)), at_least=enough(preprocess)), preprocess))
         except UnreadableImage:  # named when all are decoded

@@ -34,6 +34,7 @@ from burnish.data.pixels import (
 )
 from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, Draft, Entry, Joined, Picked, PixelStore, settings_key
 from burnish.errors import UnreadableImage
+from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
 THUMB = 64  # pixels, side of the small squares
@@ -251,7 +252,7 @@ class _Scattered:
 def typical_side(catalog: Catalog, *, sample: int = 64) -> int:
     """The median of the long sides, pixels, over evenly spread readable headers; 0 when none can be read."""
     sides = []
-    for index in np.linspace(0, len(catalog) - 1, min(sample, len(catalog))).astype(int):
+    for index in evenly(len(catalog), sample):
         try:
             source = catalog.image(int(index))
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:

@@ -10,8 +10,10 @@ import numpy as np
 
 from burnish.errors import RecipeError
 from burnish.measure.intervals import wilson
+from burnish.runtime import evenly
 
 _MOST = 5000  # images kept, spread over all
+_POINTS = 60  # of a curve
 COVERAGES = (0.9, 0.95, 0.99)  # of sets of classes, that a report shows
 ACCURACIES = (0.95, 0.98, 0.99)  # of what is answered, that a report shows
 
@@ -27,7 +29,7 @@ class HeldOut:
     @classmethod
     def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> HeldOut:
         """Of probabilities [n k] and labels int64 [n]; at most 5,000 images spread over all."""
-        rows = np.unique(np.linspace(0, len(labels) - 1, min(_MOST, len(labels))).astype(int))
+        rows = evenly(len(labels), _MOST)
         chances = np.asarray(probabilities, np.float64)[rows]
         own = chances[np.arange(len(rows)), labels[rows]]
         return cls(chances.max(1), chances.argmax(1) == labels[rows], own)
@@ -137,7 +139,7 @@ def declining(held_out: HeldOut, probabilities: np.ndarray, labels: np.ndarray) 
         )
     order = np.argsort(-sure, kind="stable")
     accuracy = np.cumsum(right[order]) / np.arange(1, n + 1)
-    shown = np.unique(np.linspace(0, n - 1, min(60, n)).astype(int))
+    shown = evenly(n, _POINTS)
     return {
         "held_out": len(held_out),
         "answers": answers,

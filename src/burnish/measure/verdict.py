@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -120,6 +121,12 @@ def percent(share: float) -> str:
     if 0.0 < share < 1.0:
         rounded = min(max(rounded, 0.1), 99.9)
     return f"{rounded:.1f} %"
+
+
+def difference_in_words(facts: Mapping[str, Any]) -> str:
+    """A paired difference, as plain values, as '+1.2 points (+0.5 to +2.0)'."""
+    difference, low, high = (_points(facts[key]) for key in ("difference", "low", "high"))
+    return f"{difference} points ({low} to {high})"
 
 
 def chance(p: float) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from burnish.methods.base import Head
+from burnish.runtime import evenly
 
 # Penalties on the mean loss for unit-variance features, strong to weak: warm starts go along the path.
 PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)
@@ -40,7 +40,7 @@ class Principal:
         """Of features [n d]; labels play no part."""
         mean = features.mean(0)
         std = (features - mean).square().mean().sqrt().item() + 1e-12
-        rows = np.unique(np.linspace(0, len(features) - 1, min(_SAMPLE, len(features))).astype(int))
+        rows = evenly(len(features), _SAMPLE)
         centred = (features[torch.from_numpy(rows)] - mean) / std
         values, directions = spectrum(centred, len(centred))
         values, directions = values.flip(0)[:_COORDINATES], directions.flip(1)[:, :_COORDINATES]

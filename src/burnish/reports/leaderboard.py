@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined, Template
 
 from burnish.errors import cell
 from burnish.measure.intervals import Interval
-from burnish.measure.verdict import chance
+from burnish.measure.verdict import chance, difference_in_words
+from burnish.reports.plain import plain_page
 
 _COLUMNS = (
     "name", "model", "method", "state", "chosen", "validation", "validation_n", "test", "test_low", "test_high", "test_n",
@@ -49,8 +46,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     if row["test"] is None:
         return str(row["state"])
     facts = row["difference"]
-    points = f"{100 * facts['difference']:+.1f} points ({100 * facts['low']:+.1f} to {100 * facts['high']:+.1f})"
-    return f"{points}, {chance(facts['p'])}" + ("" if row["separable"] else ": not separable")
+    return f"{difference_in_words(facts)}, {chance(facts['p'])}" + ("" if row["separable"] else ": not separable")
 
 
 def page_of(facts: Mapping[str, Any]) -> str:
@@ -65,7 +61,7 @@ def page_of(facts: Mapping[str, Any]) -> str:
             _plot(tested, lambda row: 1000.0 / row["images_per_second"], "ms"),
         ),
     ]
-    return _template().render(facts=facts, rows=rows, tested=tested, plots=plots)
+    return plain_page("leaderboard.html").render(facts=facts, rows=rows, tested=tested, plots=plots)
 
 
 def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] | None:
@@ -102,15 +98,6 @@ def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] 
     return {
         "points": points, "ticks_x": ticks_x, "ticks_y": ticks_y, "width": _WIDTH, "height": _HEIGHT, "margin": _MARGIN,
     }  # fmt: skip
-
-
-@cache
-def _template() -> Template:
-    source = files("burnish.reports").joinpath("leaderboard.html").read_text(encoding="utf-8")
-    room = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    room.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
-    room.filters["count"] = lambda value: "-" if value is None else f"{value:,.0f}"
-    return room.from_string(source)
 
 
 def _cell(value: Any) -> Any:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
 
 from burnish.answers import Answers
 from burnish.errors import NotEnoughData, shown
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import Interval, holm
-from burnish.measure.verdict import chance
+from burnish.measure.verdict import chance, difference_in_words
+from burnish.reports.plain import plain_page
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,8 @@ def sentence(row: Compared) -> str:
     if row.difference is None or row.p is None:
         return "the others are compared with it"
     facts = row.difference
-    points = f"{100 * facts['difference']:+.1f} points ({100 * facts['low']:+.1f} to {100 * facts['high']:+.1f})"
     word = "not separable" if row.p >= 0.05 else "better" if facts["difference"] > 0 else "worse"
-    return f"{points}, {chance(row.p)}: {word}"
+    return f"{difference_in_words(facts)}, {chance(row.p)}: {word}"
 
 
 def page_of(rows: Sequence[Compared], n: int) -> str:
@@ -90,14 +87,4 @@ def page_of(rows: Sequence[Compared], n: int) -> str:
         }
         for row in rows
     ]
-    return _template().render(rows=told, n=n, low=low, high=high, several=len(rows) > 2)
-
-
-@cache
-def _template() -> Template:
-    source = files("burnish.reports").joinpath("runs.html").read_text(encoding="utf-8")
-    room = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    room.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    room.filters["count"] = lambda value: "–" if value is None else f"{value:,.0f}"
-    room.filters["name"] = lambda text: shown(str(text).encode("utf-8", "backslashreplace").decode())
-    return room.from_string(source)
+    return plain_page("runs.html").render(rows=told, n=n, low=low, high=high, several=len(rows) > 2)

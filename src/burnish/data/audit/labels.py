@@ -9,6 +9,7 @@ import numpy as np
 from burnish.data.audit.findings import Finding
 from burnish.data.catalog import Catalog
 from burnish.labels import counts as images_of_each
+from burnish.runtime import evenly
 
 _NEIGHBOURS = 5
 _FAR = 6.0  # robust standard deviations of the distance to the neighbours
@@ -102,7 +103,7 @@ def strangeness(features: np.ndarray) -> np.ndarray:
         return np.zeros(len(features), np.float32)
     x = features.astype(np.float32) - features.mean(0, dtype=np.float64).astype(np.float32)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    among = np.unique(np.linspace(0, len(x) - 1, min(_REFERENCES, len(x))).astype(int))
+    among = evenly(len(x), _REFERENCES)
     distance, columns = np.empty(len(x), np.float32), np.full(len(x), -1)
     columns[among] = np.arange(len(among))
     for start in range(0, len(x), _BLOCK):

@@ -1,0 +1,22 @@
+"""Pages without a script: one skeleton, names made safe on their way out (P10)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from burnish.errors import shown
+
+
+@cache
+def plain_page(name: str) -> Template:
+    """The template of that file in this folder. Filters: `count`, `percent` (without its sign) and `name`."""
+    room = Environment(
+        loader=PackageLoader("burnish", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    room.filters["count"] = lambda value: "-" if value is None else f"{value:,.0f}"
+    room.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
+    room.filters["name"] = lambda text: shown(str(text).encode("utf-8", "backslashreplace").decode())
+    return room.get_template(name)
