@@ -14,7 +14,7 @@ import torch
 from burnish.data.views import normalised
 from burnish.disk import plain_disk_errors
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
-from burnish.measure.bootstrap import Ranking, interval, resampled
+from burnish.measure.bootstrap import Ranking, bootstrapped
 from burnish.reports.explain import Sanity, maps, overlay, png
 from burnish.ship.predictor import ImageLike, Predictor
 from burnish.train.features import BATCH
@@ -93,10 +93,9 @@ def strangers(predictor: Predictor, inside: Sequence[ImageLike], outside: Sequen
             raise NotEnoughData(f"{what} holds no readable image")
     every, strange = np.concatenate(scores), np.repeat([False, True], [len(one) for one in scores])
     ranking = Ranking(every, strange)
-    value = float(ranking.area(np.ones((1, len(every)), np.float32))[0])
-    again = resampled(lambda weights: {"auroc": ranking.area(weights)}, len(every))
+    found = bootstrapped(lambda weights: {"auroc": ranking.area(weights)}, len(every))["auroc"]
     return {
-        "auroc": interval(value, again["auroc"], len(every)).to_json(),
+        "auroc": found.interval().to_json(),
         "inside": {"n": len(scores[0]), "beyond_limit": float((scores[0] > familiarity.limit).mean())},
         "outside": {"n": len(scores[1]), "beyond_limit": float((scores[1] > familiarity.limit).mean())},
     }

@@ -1,14 +1,17 @@
 """How sure a score is for which no formula is known: it is computed again and again on images drawn with replacement.
 
-Efron 1979 (Annals of Statistics 7:1), percentile limits. A draw is a row of weights, how often each image came, and a score is
-a function of weights: so a thousand draws are a few matrix products, and two models are compared on the very same draws.
+Efron 1979 (Annals of Statistics 7:1), with limits corrected for bias and skew. A draw is a row of weights, how often each image
+came, and a score is a function of weights: so a thousand draws are a few matrix products, and two models are compared on the
+very same draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from burnish.measure.intervals import Interval, Paired, paired, wilson
 from burnish.runtime import draws
@@ -16,6 +19,7 @@ from burnish.runtime import draws
 TIMES = 1000
 _FEWEST_TIMES = 200
 _MOST_WORK = 4e8  # weights times classes: above that fewer draws, about 5 s on 2 cores
+_GROUPS = 100  # that are left out in turn, for the skew of a score
 _AT_ONCE = 4_000_000  # weights in memory
 _MOST_COMPARED = 20_000_000  # pairs of images in memory
 
@@ -33,29 +37,56 @@ def resampled(statistics: Statistics, n: int, *, times: int = TIMES, seed: int =
     return {name: np.concatenate([np.asarray(part[name], np.float64) for part in parts]) for name in parts[0]}
 
 
-def limits(values: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The middle 95 % of resampled scores; those that are not numbers (a draw without a class) do not count."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return float("nan"), float("nan")
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(known, [tail, 1.0 - tail])
-    return float(low), float(high)
+@dataclass(frozen=True, eq=False)
+class Bootstrapped:
+    """A score of n images, on draws of them, and with some of them left out."""
+
+    value: float
+    draws: np.ndarray  # float64 [times]; not a number where a draw has no image of a class that is asked for
+    without: np.ndarray  # float64 [groups]
+    n: int
+
+    def interval(self, *, confidence: float = 0.95) -> Interval:
+        """The score with its BCa limits (Efron 1987, JASA 82:171), and at the least itself inside.
+
+        At 300 images of 4 classes plain percentiles hold AUROC 93.4 and log loss 93.4 % of the time, these 94.5 and 93.9
+        (docs/measured.md).
+        """
+        known = self.draws[np.isfinite(self.draws)]
+        if not len(known):
+            return Interval(self.value, float("nan"), float("nan"), self.n)
+        below = float((known < self.value).mean() + 0.5 * (known == self.value).mean())
+        bias = float(norm.ppf(np.clip(below, 1e-4, 1.0 - 1e-4)))
+        tail = float(norm.isf((1.0 - confidence) / 2.0))
+        low, high = (norm.cdf(bias + (bias + z) / (1.0 - self._skew() * (bias + z))) for z in (-tail, tail))
+        limits = np.quantile(known, [low, high])
+        return Interval(self.value, min(float(limits[0]), self.value), max(float(limits[1]), self.value), self.n)
+
+    def paired(self) -> Paired:
+        """The score as a difference of two models; p is twice the share of draws on the lesser side of 0, never 0 itself."""
+        found, known = self.interval(), self.draws[np.isfinite(self.draws)]
+        least = min((known <= 0).sum(), (known >= 0).sum())
+        chance = min(1.0, 2.0 * (int(least) + 1) / (len(known) + 1)) if np.any(known) else 1.0
+        return Paired(found.value, found.low, found.high, chance, None, None, self.n)
+
+    def _skew(self) -> float:
+        """The acceleration of the limits, from what the score is without each group of images."""
+        known = self.without[np.isfinite(self.without)]
+        apart = known.mean() - known if len(known) else known
+        spread = float(np.square(apart).sum())
+        return float((apart**3).sum() / (6.0 * spread**1.5)) if spread > 0 else 0.0
 
 
-def interval(value: float, values: np.ndarray, n: int, *, confidence: float = 0.95) -> Interval:
-    """The score of the images themselves with its limits; it lies inside them."""
-    low, high = limits(values, confidence=confidence)
-    return Interval(float(value), min(low, float(value)), max(high, float(value)), n)
-
-
-def chance_of_none(differences: np.ndarray) -> float:
-    """Two-sided p that there is no difference, of resampled ones: twice the share on the lesser side of 0, never 0 itself."""
-    known = differences[np.isfinite(differences)]
-    if not len(known):
-        return 1.0
-    least = min((known <= 0).sum(), (known >= 0).sum())
-    return float(min(1.0, 2.0 * (least + 1) / (len(known) + 1)))
+def bootstrapped(statistics: Statistics, n: int, *, times: int = TIMES, seed: int = 0) -> dict[str, Bootstrapped]:
+    """Every score of n images by name, with what its interval and p follow from."""
+    itself = statistics(np.ones((1, n), np.float32))
+    again = resampled(statistics, n, times=times, seed=seed)
+    groups = min(n, _GROUPS)
+    left_out = statistics((np.arange(n) % groups != np.arange(groups)[:, None]).astype(np.float32)) if n > 1 else itself
+    return {
+        name: Bootstrapped(float(itself[name][0]), again[name], np.asarray(left_out[name], np.float64), n)
+        for name in itself
+    }
 
 
 def _weights(n: int, times: int, seed: int) -> Iterator[np.ndarray]:
@@ -132,24 +163,16 @@ def mean_of_known(rows: np.ndarray) -> np.ndarray:
 
 def share(right: np.ndarray) -> Interval:
     """The mean of how right each answer is: of bool [n] with Wilson's interval, of float [n], 0 to 1, by bootstrap."""
-    if right.dtype == bool:
-        return wilson(int(right.sum()), len(right))
-    again = resampled(lambda weights: {"mean": weights @ right / len(right)}, len(right))
-    return interval(float(right.mean()), again["mean"], len(right))
+    return wilson(int(right.sum()), len(right)) if right.dtype == bool else _mean(right).interval()
 
 
 def paired_shares(first: np.ndarray, second: np.ndarray) -> Paired:
     """Second minus first of what is right on the same images: exact for bool [n], by paired bootstrap for float [n]."""
     if first.dtype == bool and second.dtype == bool:
         return paired(first, second)
-    gain = np.asarray(second, np.float64) - np.asarray(first, np.float64)
-    again = resampled(lambda weights: {"gain": weights @ gain / len(gain)}, len(gain))["gain"]
-    return paired_by(float(gain.mean()), again, len(gain))
+    return _mean(np.asarray(second, np.float64) - np.asarray(first, np.float64)).paired()
 
 
-def paired_by(difference: float, resampled_differences: np.ndarray, n: int) -> Paired:
-    """The difference of two scores on the same n images, from the same draws of both."""
-    found = interval(difference, resampled_differences, n)
-    same = not np.any(resampled_differences)
-    chance = 1.0 if same else chance_of_none(resampled_differences)
-    return Paired(found.value, found.low, found.high, chance, None, None, n)
+def _mean(values: np.ndarray) -> Bootstrapped:
+    """The mean of values float64 [n]."""
+    return bootstrapped(lambda weights: {"mean": weights @ values / weights.sum(1)}, len(values))["mean"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
 from burnish.labels import several
-from burnish.measure.bootstrap import Ranking, interval, mean_of_known, resampled, times_for
+from burnish.measure.bootstrap import Ranking, bootstrapped, mean_of_known, times_for
 from burnish.measure.intervals import Interval, wilson
 
 _SMALLEST = float(np.finfo(np.float64).eps)  # stands for a probability of 0: a wrong certainty costs 36 nats
@@ -85,15 +85,13 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str])
     predictions, n, k = rows.argmax(axis=1), *rows.shape
     confusion = np.bincount(truth * k + predictions, minlength=k * k).reshape(k, k)
     hits, counts, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    statistics = Statistics(rows, truth)
-    values = {name: float(found[0]) for name, found in statistics(np.ones((1, n), np.float32)).items()}
-    again = resampled(statistics, n, times=times_for(n, k))
+    found = bootstrapped(Statistics(rows, truth), n, times=times_for(n, k))
     return Scores(
         n=n,
         accuracy=wilson(int(hits.sum()), n),
         top5=wilson(int(np.sum(_ranks(rows, truth) < 5)), n) if k > 5 else None,
-        **values,
-        intervals={name: interval(value, again[name], n) for name, value in values.items()},
+        **{name: one.value for name, one in found.items()},
+        intervals={name: one.interval() for name, one in found.items()},
         per_class=tuple(
             _class_score(name, int(counts[i]), int(hits[i]), int(predicted[i])) for i, name in enumerate(classes)
         ),

@@ -11,7 +11,7 @@ import numpy as np
 
 from burnish.errors import NotEnoughData
 from burnish.labels import cross_entropies, right
-from burnish.measure.bootstrap import Ranking, interval, mean_of_known, resampled, times_for
+from burnish.measure.bootstrap import Ranking, bootstrapped, mean_of_known, times_for
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.scores import checked
 
@@ -79,12 +79,8 @@ def score_several(
         raise NotEnoughData("none of the images has any of the classes, so nothing can be scored")
     n, k = rows.shape
     cut = np.full(k, _EVEN) if thresholds is None else np.asarray(thresholds, np.float64)
-    said, similar = rows >= cut, right(rows, truth, cut)
-    once = np.ones((1, n), np.float32)
-    statistics = Statistics(rows, truth, cut)
-    values = {name: float(found[0]) for name, found in statistics(once).items()}
-    again = resampled(statistics, n, times=times_for(n, k))
-    known = {name: interval(values[name], again[name], n) for name in values}
+    said = rows >= cut
+    found = bootstrapped(Statistics(rows, truth, cut), n, times=times_for(n, k))
     clipped = np.clip(rows, _TINY, 1.0 - _TINY)
     return SeveralScores(
         n=n,
@@ -95,8 +91,7 @@ def score_several(
             _label_score(name, rows[:, at], truth[:, at], said[:, at], float(cut[at]))
             for at, name in enumerate(classes)
         ),
-        accuracy=interval(float(similar.mean()), again["accuracy"], n),
-        **{name: known[name] for name in ("mean_average_precision", "micro_f1", "macro_f1", "auroc")},
+        **{name: one.interval() for name, one in found.items()},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burnish.measure.bootstrap import interval, paired_by, resampled, times_for
+from burnish.measure.bootstrap import bootstrapped, times_for
 from burnish.measure.intervals import Interval, Paired, paired, wilson
 from burnish.measure.several import mean_average_precisions
 
@@ -98,21 +98,17 @@ def judge_several(labels: np.ndarray, probe: np.ndarray, tuned: np.ndarray | Non
 
     "better" and "worse" need a paired bootstrap p below 0.05 and a 95 % interval of the difference without 0.
     """
-    n, times = len(labels), times_for(labels.size // max(1, labels.shape[1]), labels.shape[1])
-    once = np.ones((1, n), np.float32)
+    models = {"probe": probe} if tuned is None else {"probe": probe, "tuned": tuned}
 
-    def of(chances: np.ndarray) -> tuple[float, np.ndarray]:
-        value = float(mean_average_precisions(chances, labels, once)[0])
-        again = resampled(lambda weights: {"mAP": mean_average_precisions(chances, labels, weights)}, n, times=times)
-        return value, again["mAP"]
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = {name: mean_average_precisions(chances, labels, weights) for name, chances in models.items()}
+        return found if tuned is None else {**found, "gain": found["tuned"] - found["probe"]}
 
-    value, again = of(probe)
-    frozen = interval(value, again, n)
+    found = bootstrapped(statistics, len(labels), times=times_for(*labels.shape))
     if tuned is None:
-        return Verdict("probe only", frozen, None, None, float(seconds), MEAN_AP)
-    tuned_value, tuned_again = of(tuned)
-    facts = paired_by(tuned_value - value, tuned_again - again, n)
-    return Verdict(_word(facts), frozen, interval(tuned_value, tuned_again, n), facts, float(seconds), MEAN_AP)
+        return Verdict("probe only", found["probe"].interval(), None, None, float(seconds), MEAN_AP)
+    facts = found["gain"].paired()
+    return Verdict(_word(facts), found["probe"].interval(), found["tuned"].interval(), facts, float(seconds), MEAN_AP)
 
 
 def percent(share: float) -> str:
