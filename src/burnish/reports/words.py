@@ -105,6 +105,7 @@ CHINESE = {
     "no test images": "无测试图像",
     "never answered": "从未给出",
     "Worst mistakes": "最严重的错误",
+    "Mistakes, image by image": "逐图列出的错误",
     "The images whose classes cost the kept model most loss, with the class it was furthest off in. Look here first for missing "
     "labels.": "保留模型损失最大的图像。若怀疑标签缺失，请先看这里。",
     "The wrong answers that the kept model was surest of. Look here first for wrong labels.": (
