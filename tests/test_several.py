@@ -332,6 +332,12 @@ def test_balance_that_needs_one_class_an_image_is_refused():
         balance_for(Recipe(balance="sampling"), labels, classes=2)
 
 
+def test_such_a_balance_is_refused_before_an_image_is_read(table, tmp_path):
+    with pytest.raises(RecipeError, match="balance is loss, which needs one class an image"):
+        api.fit(table, out=tmp_path / "run", **TINY, balance="loss")
+    assert not (tmp_path / "run").exists()
+
+
 def test_planted_label_errors_of_several_classes_are_found():
     rng = np.random.default_rng(4)
     truth = rng.random((600, 5)) < 0.3

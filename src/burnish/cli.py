@@ -344,8 +344,8 @@ def evaluate(
     from burnish.screen import print_evaluation, watcher_for
 
     with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
-        found = api.evaluate(run, data, watcher=watcher)
         told = None if ood is None else api.ood(run, data, ood)
+        found = api.evaluate(run, data, watcher=watcher)
     if json_:
         _print_json({"scores": found.scores.to_json(), "named": found.named, "ood": told})
     else:

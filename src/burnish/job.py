@@ -101,6 +101,7 @@ def run_job(
     blank_tunable(
         method, bench.backbone, bench.recipe, classes=len(catalog.classes)
     )  # what cannot be trained is refused at once
+    balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))  # and what cannot be balanced
     trains = method.trains or recipe.baselines == "all"
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict
