@@ -172,6 +172,23 @@ def test_the_json_beside_it_says_what_the_file_takes_and_gives(runs, tmp_path):
         assert facts["preprocess"]["size"] == SIZE
 
 
+def test_a_model_of_several_classes_gives_each_its_own_probability(runs, photo, tmp_path):
+    from dataclasses import replace
+
+    from burnish.ship.keras import export_keras
+    from burnish.ship.predictor import Predictor
+
+    bundle = replace(read_bundle(runs("probe")), thresholds=(0.5, 0.4, 0.3), held_out=None)
+    file = export_keras(bundle, tmp_path / "several.keras", input="pixels")
+    found = np.asarray(
+        keras.ops.convert_to_numpy(keras.models.load_model(file)(torch.from_numpy(raw(photo)), training=False).detach())
+    )
+    expected = Predictor(bundle).probabilities([photo])
+    assert np.abs(found - expected).max() < 1e-4
+    assert abs(float(expected.sum()) - 1.0) > 1e-3  # no softmax
+    assert json.loads(file.with_suffix(".json").read_text())["thresholds"] == [0.5, 0.4, 0.3]
+
+
 def test_what_was_exported_can_be_tuned_again(runs, photo, tmp_path):
     """The features that burnish reads from its own file give its logits through the last layer."""
     path = api.export(runs("full"), tmp_path / "out.keras")
