@@ -178,7 +178,7 @@ def test_a_model_of_several_classes_gives_each_its_own_probability(runs, photo, 
     from burnish.ship.keras import export_keras
     from burnish.ship.predictor import Predictor
 
-    bundle = replace(read_bundle(runs("probe")), thresholds=(0.5, 0.4, 0.3), held_out=None)
+    bundle = replace(read_bundle(runs("probe")), thresholds=(0.5, 0.4, 0.3), held_out=None, temperature=300.0)
     file = export_keras(bundle, tmp_path / "several.keras", input="pixels")
     found = np.asarray(
         keras.ops.convert_to_numpy(keras.models.load_model(file)(torch.from_numpy(raw(photo)), training=False).detach())
