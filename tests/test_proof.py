@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -24,7 +25,8 @@ from burnish.answers import read_answers
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.more_data import learning_curve
-from burnish.errors import BadWeights, NoSuchName, NotARun, NotEnoughData, RecipeError, RunError
+from burnish.data.audit.findings import KINDS
+from burnish.errors import BadWeights, ModelError, NoSuchName, NotARun, NotEnoughData, RecipeError, RunError
 from burnish.measure.bootstrap import Ranking
 from burnish.measure.calibration import adaptive_ece
 from burnish.measure.cost import Energy, latency
@@ -33,9 +35,10 @@ from burnish.measure.intervals import holm
 from burnish.measure.ood import Familiarity
 from burnish.measure.scores import score
 from burnish.methods.heads import HeadKind
+from burnish.reports.chinese import CHINESE, FINDINGS
 from burnish.reports.explain import grad_cam, overlay, sanity
 from burnish.reports.page import render
-from burnish.reports.words import CHINESE
+from burnish.reports.rollout import rollout
 from burnish.result import read_facts, read_pictures
 from burnish.ship.bundle import read_bundle, write_bundle
 
@@ -314,6 +317,42 @@ def test_every_family_has_maps_that_change_with_the_weights(name):
     assert check.images == 4 and -1 <= check.similarity <= 1
 
 
+def test_rollout_follows_the_attention_that_the_layers_give():
+    """By hand: with the attention of each layer as timm computes it without its fused kernel."""
+    backbone = load_backbone("random:test_vit")
+    classifier, size = Classifier.over(backbone, classes=3), backbone.preprocess.size
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    given, expected = [], None
+    layers = [one for one in classifier.trunk.modules() if type(one).__name__ == "Attention"]
+    for layer in layers:
+        layer.fused_attn = False
+        layer.attn_drop.register_forward_hook(lambda own, inputs, out: given.append(out.detach()))
+    heat = rollout(classifier, images, torch.zeros(2, dtype=torch.long))
+    for one in given:
+        mean = one.mean(1)
+        step = (mean + torch.eye(mean.shape[-1])) / 2
+        expected = step if expected is None else step @ expected
+    grid = math.isqrt(expected.shape[-1] - 1)
+    by_hand = expected[:, 0, 1:].reshape(2, grid, grid)
+    assert len(given) == len(layers) > 2 and heat.shape == (2, size, size)
+    assert heat.min() == 0.0 and heat.max() == pytest.approx(1.0)
+    small = heat[:, size // grid // 2 :: size // grid, size // grid // 2 :: size // grid]
+    for ours, theirs in zip(small, by_hand.numpy(), strict=True):
+        assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.95
+    with pytest.raises(ModelError, match="use --how grad-cam"):
+        rollout(Classifier(TwoColours(), 2, 2), images, torch.zeros(2, dtype=torch.long))
+
+
+def test_explain_by_rollout_is_for_transformers(run, tmp_path):
+    image = run.folder.parent / "shapes" / "red" / "001.png"
+    with pytest.raises(ModelError, match="needs a vision transformer"):
+        api.explain(run.folder, [image], out=tmp_path / "a", how="rollout")
+    with pytest.raises(RecipeError, match="how is 'rolout', expected grad-cam or rollout"):
+        api.explain(run.folder, [image], out=tmp_path / "b", how="rolout")
+    with pytest.raises(RecipeError, match="for any class; leave the class out"):
+        api.explain(run.folder, [image], out=tmp_path / "c", how="rollout", target="red")
+
+
 def test_overlays_keep_the_image_where_nothing_is_hot():
     pixels = np.full((8, 8, 3), 200, np.uint8)
     heat = np.zeros((8, 8))
@@ -373,6 +412,49 @@ def test_placeholders_are_the_same_in_both_languages():
     for english, chinese in CHINESE.items():
         found = [set(re.findall(r"%\((\w+)\)s", text)) for text in (english, chinese)]
         assert found[0] == found[1], english
+
+
+def test_every_kind_of_finding_is_translated():
+    kinds = KINDS.values()
+    assert {one.title for one in kinds} | {one.advice for one in kinds} | {
+        one.level for one in kinds
+    } == FINDINGS.keys()
+
+
+def test_the_page_says_how_many_of_its_own_images_are_strange(run):
+    facts = read_facts(run.folder)
+    told = facts["familiarity"]
+    assert told["beyond"]["n"] == facts["counts"]["test"] and told["meant"] == pytest.approx(0.05)
+    rows = [row for row in csv.DictReader(open(run.folder / "splits.csv", encoding="utf-8")) if row["split"] == "test"]
+    found = run.predict([run.folder.parent / "shapes" / row["path"] for row in rows])
+    assert sum(bool(one.unfamiliar) for one in found) == round(told["beyond"]["value"] * len(rows))
+    assert "lie beyond the limit that is meant for 5.0 %" in Page(render(facts)).text()
+    assert "differ from the training images" not in Page(render(facts)).text()
+    told["beyond"] |= {"low": 0.2, "value": 0.3, "high": 0.4}
+    assert "differ from the training images" in Page(render(facts)).text()
+
+
+def test_what_the_clock_left_out_is_said(run):
+    facts = read_facts(run.folder)
+    facts["mistakes"] = [
+        {"path": "a.png", "kind": "mistake", "label": "red", "predicted": "blue", "about": None, "confidence": 0.9}
+    ]
+    facts["cost"]["late"] = True
+    text = Page(render(facts, {"late": True})).text()
+    assert "The clock left no time for pictures of them" in text and "no time to measure how fast" in text
+    assert "The clock left" not in Page((run.folder / "report.html").read_text(encoding="utf-8")).text()
+
+
+def test_the_limit_is_kept_by_as_many_new_images_as_it_says():
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(3), 60)
+    kept = []
+    for _ in range(200):
+        train, held, new = (
+            3.0 * np.eye(12)[labels[:count]] + rng.standard_normal((count, 12)) for count in (180, 39, 60)
+        )
+        kept.append(1.0 - Familiarity.of(train, labels).limited_by(held).strange(new).mean())
+    assert 0.94 <= np.mean(kept) <= 0.98
 
 
 def test_the_chinese_page_speaks_chinese_and_keeps_names(run, tmp_path):

@@ -23,6 +23,7 @@ from burnish.measure.several import mean_average_precisions, score_several, thre
 from burnish.measure.verdict import Verdict, judge_several
 from burnish.methods.heads import choose_head
 from burnish.recipe import Recipe
+from burnish.result import read_pictures
 from burnish.ship.bundle import read_bundle
 from burnish.train.objective import Objective
 from images import noise
@@ -361,6 +362,25 @@ def test_a_run_ends_with_map_thresholds_and_a_report(run):
     assert len(read_bundle(run.folder).thresholds or ()) == 3
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "Mean average precision" in page and "Threshold" in page and "What is taken for what" not in page
+
+
+def test_the_worst_images_of_several_classes_are_shown_with_the_class_they_are_about(tmp_path):
+    table = coloured(tmp_path)
+    lines = table.read_text(encoding="utf-8").splitlines()
+    wrong = [
+        f"{line.split(',')[0]},{'blue' if number % 8 else 'red|blue'}" if number % 4 == 0 else line
+        for number, line in enumerate(lines)
+    ]
+    table.write_text("\n".join([lines[0], *wrong[1:]]), encoding="utf-8")
+    run = api.fit(table, out=tmp_path / "run", **TINY)
+    cases = read_pictures(run.folder)["cases"]
+    assert cases and all(one["kind"] == "mistake" and one["thumbnail"] for one in cases)
+    for one in cases:
+        differ = set(one["label"].split(", ")) ^ set(one["predicted"].split(", "))
+        assert one["about"] in run.classes and differ and one["confidence"] >= 0.5
+    assert [one["path"] for one in cases] == [one["path"] for one in run.facts["mistakes"]]
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "furthest off in" in page and "data:image/jpeg" in page
 
 
 def test_predictions_name_all_classes_over_their_thresholds(run, table, tmp_path):

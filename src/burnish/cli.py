@@ -423,13 +423,16 @@ def explain(
     target: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="The class to look for  [default: the likeliest]")
     ] = None,
+    how: Annotated[
+        str, typer.Option(help="grad-cam: what speaks for the class; rollout: what a vision transformer looks at")
+    ] = "grad-cam",
     json_: Json = False,
 ) -> None:
-    """Show where in each image the model found its answer (Grad-CAM), as PNG files."""
+    """Show where in each image the model found its answer, as PNG files."""
     from burnish import api
     from burnish.screen import print_explained
 
-    rows, check = api.explain(run, images, out=out, target=target)
+    rows, check = api.explain(run, images, out=out, target=target, how=how)
     if json_:
         told = None if check is None else {"similarity": check.similarity, "passed": check.passed}
         _print_json({"images": [row.to_json() for row in rows], "sanity": told})

@@ -15,7 +15,7 @@ from burnish.data.views import normalised
 from burnish.disk import plain_disk_errors
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, bootstrapped
-from burnish.reports.explain import Sanity, maps, overlay, png
+from burnish.reports.explain import WAYS, Sanity, maps, overlay, png
 from burnish.ship.predictor import ImageLike, Predictor
 from burnish.train.features import BATCH
 
@@ -36,13 +36,17 @@ class Explained:
 
 
 def explained(
-    predictor: Predictor, images: Sequence[Path], folder: Path, *, target: str | None = None
+    predictor: Predictor, images: Sequence[Path], folder: Path, *, target: str | None = None, how: str = "grad-cam"
 ) -> tuple[list[Explained], Sanity | None]:
     """Write image and overlay side by side into `folder` for each image; (rows, whether the maps tell of the weights).
 
-    target: the class to look for; None: the likeliest of each image. NoSuchName when the model has no such class, ModelError
-    when its network keeps no places apart.
+    target: the class to look for; None: the likeliest of each image. how: a name of WAYS. NoSuchName when the model has no such
+    class, ModelError when its network keeps no places apart or, for a rollout, is no vision transformer.
     """
+    if how not in WAYS:
+        raise RecipeError(f"how is {shown(repr(how))}, expected {' or '.join(WAYS)}; nearest: {nearest(how, WAYS)}")
+    if how == "rollout" and target is not None:
+        raise RecipeError("rollout shows what is looked at for any class; leave the class out, or use grad-cam")
     bundle, classifier = predictor.bundle, predictor.bundle.classifier()
     if target is not None and target not in bundle.classes:
         raise NoSuchName(f"the model has no class {shown(repr(target))}; nearest: {nearest(target, bundle.classes)}")
@@ -59,7 +63,8 @@ def explained(
             plain = np.stack(pixels)
             chances, _ = predictor.of_pixels(plain)
             wanted = chances.argmax(1) if target is None else np.full(len(plain), bundle.classes.index(target))
-            heats, found = maps(classifier, normalised(plain, bundle.preprocess), torch.from_numpy(wanted))
+            prepared, targets = normalised(plain, bundle.preprocess), torch.from_numpy(wanted)
+            heats, found = maps(classifier, prepared, targets, way=WAYS[how])
             check = check or found
             both = [np.concatenate([one, overlay(one, heat)], axis=1) for one, heat in zip(plain, heats, strict=True)]
             pictures = zip(both, wanted.tolist(), chances[np.arange(len(plain)), wanted].tolist(), strict=True)

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from burnish.cases import cases_of, told
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
 from burnish.choose.proof import Contender, Tested
 from burnish.data.audit.findings import Finding, by_kind, counted
 from burnish.data.catalog import Splits
-from burnish.labels import counts, cross_entropies, several
+from burnish.labels import counts, several
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.calibration import adaptive_ece, ece, reliability
 from burnish.measure.held_out import declining
+from burnish.measure.intervals import wilson
+from burnish.measure.ood import FAMILIAR
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict, judge, judge_several
@@ -28,7 +31,7 @@ from burnish.recipe import Recipe
 from burnish.runtime import cores
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors")
-_MISTAKES_SHOWN, _CASES_KEPT = 24, 12
+_CASES_KEPT = 12  # of a kind of finding
 _SCORED = ("probe", "tuned", "scratch")
 
 
@@ -100,6 +103,7 @@ def facts_of(
         "declining": None if kept.held_out is None else declining(kept.held_out, of_kept.probabilities, labels),
         "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept), *baselines],
         "more_data": more_data,
+        "familiarity": _beyond(of_kept),
         "mistakes": _mistakes(of_kept, material),
         "model": {
             "name": backbone.name,
@@ -222,40 +226,15 @@ def _without_leaky(tested: Tested, material: Material) -> dict[str, Any] | None:
 
 
 def _mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:
-    """The wrong answers given with most confidence."""
-    if material.several:
-        return _several_mistakes(tested, material)
-    wrong = np.flatnonzero(~tested.right)
-    sure = tested.probabilities[wrong].max(1)
-    classes = material.catalog.classes
-    return [
-        {
-            "path": material.catalog.paths[material.test.ids[row]],
-            "label": classes[material.test_labels[row]],
-            "predicted": classes[int(tested.probabilities[row].argmax())],
-            "confidence": float(tested.probabilities[row].max()),
-        }
-        for row in wrong[np.argsort(-sure, kind="stable")][:_MISTAKES_SHOWN]
-    ]
+    """The wrong answers given with most confidence; of several classes an image, those that cost most loss."""
+    found = [one for one in cases_of(tested, material.test_labels) if one.kind == "mistake"]
+    return [told(one, tested, material) for one in found]
 
 
-def _several_mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:
-    """The images whose classes, taken together, were told with most loss."""
-    chances, labels, classes = tested.probabilities, material.test_labels, material.catalog.classes
-    clipped = np.clip(chances, 1e-12, 1.0 - 1e-12)
-    losses = cross_entropies(np.log(clipped) - np.log1p(-clipped), labels)
-    cut = 0.5 if tested.contender.thresholds is None else tested.contender.thresholds
-    said = chances >= cut
-    wrong = np.flatnonzero((said != labels).any(1))
-    found = []
-    for row in wrong[np.argsort(-losses[wrong], kind="stable")][:_MISTAKES_SHOWN]:
-        worst = int(np.abs(chances[row] - labels[row]).argmax())
-        found.append(
-            {
-                "path": material.catalog.paths[material.test.ids[row]],
-                "label": ", ".join(classes[index] for index in np.flatnonzero(labels[row])) or "no class",
-                "predicted": ", ".join(classes[index] for index in np.flatnonzero(said[row])) or "no class",
-                "confidence": float(np.abs(chances[row, worst] - 0.5) + 0.5),
-            }
-        )
-    return found
+def _beyond(tested: Tested) -> dict[str, Any] | None:
+    """How many of the run's own test images lie beyond what its package calls familiar."""
+    familiarity = tested.contender.familiarity
+    if familiarity is None or tested.strangeness is None:
+        return None
+    beyond = wilson(int((tested.strangeness > familiarity.limit).sum()), len(tested.strangeness))
+    return {"limit": familiarity.limit, "meant": 1.0 - FAMILIAR, "beyond": beyond.to_json()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +13,33 @@ from PIL import Image
 
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.frozen import fold_for_inference
+from burnish.cases import cases_of, names_of, told
 from burnish.choose.limits import Sample, features_of
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender, Tested
 from burnish.data.views import normalised
 from burnish.errors import ModelError
-from burnish.labels import leading, several
+from burnish.labels import classes_of
 from burnish.measure.cost import latency, peak_memory_bytes
 from burnish.reports.explain import maps, overlay
 
-_MISTAKES, _UNSURE = 24, 12
 _NEAR = 3  # training images beside a mistake
 _SIDE, _SMALL = 160, 72  # pixels, of a picture and of a neighbour
 _LEAST_SECONDS = 1.5  # left on the clock, below which no pictures are made
 
 
-@dataclass(frozen=True)
-class Case:
-    """One test image that deserves a look."""
-
-    row: int  # of the test images
-    kind: str  # "mistake" or "unsure"
-    answer: int  # class
-
-
-def cases_of(tested: Tested, labels: np.ndarray) -> list[Case]:
-    """The wrong answers given with most confidence, and the right and wrong ones that were nearest to another class."""
-    chances = tested.probabilities
-    if several(labels):
-        return []
-    answers, order = chances.argmax(1), np.sort(chances, 1)
-    wrong = np.flatnonzero(~tested.right)
-    found = [
-        Case(int(row), "mistake", int(answers[row])) for row in wrong[np.argsort(-chances[wrong].max(1), kind="stable")]
-    ]
-    found = found[:_MISTAKES]
-    margin = order[:, -1] - order[:, -2] if chances.shape[1] > 1 else np.ones(len(chances))
-    known = {case.row for case in found}
-    unsure = [int(row) for row in np.argsort(margin, kind="stable") if int(row) not in known][:_UNSURE]
-    return [*found, *(Case(row, "unsure", int(answers[row])) for row in unsure)]
-
-
 def pictures_of(tested: Tested, material: Material, bench: Bench, sample: Sample | None) -> dict[str, Any]:
-    """Pictures of the cases as data URIs, by path, with maps and neighbours; plain values. Empty when the clock is out.
+    """Pictures of the cases as data URIs, by path, with maps and neighbours; plain values, {"late": True} when the clock is out.
 
-    {"cases": [{path, kind, label, predicted, confidence, thumbnail, heat, near: [{path, label, thumbnail}]}], "sanity": …}
+    {"cases": [{… of `cases.told`, thumbnail, heat, near: [{path, label, thumbnail}]}], "sanity": …, "looked_among": …}
     """
-    kept, labels = tested.contender, material.test_labels
-    cases = cases_of(tested, labels)
-    if not cases or bench.clock.left() < _LEAST_SECONDS:
+    kept = tested.contender
+    cases = cases_of(tested, material.test_labels)
+    if not cases:
         return {}
+    if bench.clock.left() < _LEAST_SECONDS:
+        return {"late": True}
     bench.watcher.stage("explanations", total=len(cases))
     rows = np.array([case.row for case in cases])
     if kept.preprocess == material.preprocess:
@@ -72,25 +47,14 @@ def pictures_of(tested: Tested, material: Material, bench: Bench, sample: Sample
     else:
         views = plain_at(material, material.test.ids[rows], kept.preprocess, bench)
         pixels = np.asarray(views[: len(rows)])
-    classes, names = material.catalog.classes, material.catalog.paths
-    heats, check = _heats(kept, pixels, np.array([case.answer for case in cases]), bench)
+    heats, check = _heats(kept, pixels, np.array([case.about for case in cases]), bench)
     near = _neighbours(kept, pixels, material, bench, sample) if sample is not None else [[] for _ in cases]
-    told = []
+    found = []
     for at, case in enumerate(cases):
-        heat = None if heats is None else overlay(pixels[at], heats[at])
-        told.append(
-            {
-                "path": names[material.test.ids[case.row]],
-                "kind": case.kind,
-                "label": classes[labels[case.row]],
-                "predicted": classes[case.answer],
-                "confidence": float(tested.probabilities[case.row].max()),
-                "thumbnail": data_uri(pixels[at], _SIDE),
-                "heat": None if heat is None else data_uri(heat, _SIDE),
-                "near": near[at],
-            }
-        )
-    return {"cases": told, "sanity": check, "looked_among": 0 if sample is None else len(sample.rows)}
+        heat = None if heats is None else data_uri(overlay(pixels[at], heats[at]), _SIDE)
+        pictured = {"thumbnail": data_uri(pixels[at], _SIDE), "heat": heat, "near": near[at]}
+        found.append(told(case, tested, material) | pictured)
+    return {"cases": found, "sanity": check, "looked_among": 0 if sample is None else len(sample.rows)}
 
 
 def cost_of(kept: Contender, bench: Bench, *, package: Path) -> dict[str, Any]:
@@ -108,7 +72,7 @@ def cost_of(kept: Contender, bench: Bench, *, package: Path) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if bench.clock.left() < 1.0:
-        return found
+        return {**found, "late": True}
     fast = fold_for_inference(classifier, example)
     classifier.to(bench.device)
     allowed = 0.5 if bench.clock.budget_seconds is not None and bench.clock.budget_seconds < 60 else 1.0
@@ -149,12 +113,12 @@ def _neighbours(
     centre = sample.features.mean(0)
     ours, theirs = (_unit(one - centre) for one in (features, sample.features))
     order = np.argsort(-(ours @ theirs.T), axis=1, kind="stable")[:, :_NEAR]
-    labels, fitting, classes = leading(material.labels), material.fitting, material.catalog.classes
+    fitting, catalog = material.fitting, material.catalog
     return [
         [
             {
-                "path": material.catalog.paths[fitting.ids[sample.rows[at]]],
-                "label": classes[labels[sample.rows[at]]],
+                "path": catalog.paths[fitting.ids[sample.rows[at]]],
+                "label": names_of(classes_of(material.labels, int(sample.rows[at])), catalog.classes),
                 "thumbnail": data_uri(fitting.plain[sample.rows[at] : sample.rows[at] + 1][0], _SMALL),
             }
             for at in row

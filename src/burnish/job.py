@@ -111,7 +111,8 @@ def run_job(
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
     familiarity, sample = familiar_to(chosen.kept, material, chosen.bench, images_per_second=probes.images_per_second)
-    save(folder, chosen.kept, material, familiarity=familiarity)
+    chosen = chosen.knowing(familiarity)
+    save(folder, chosen.kept, material)
     if sample is not None:
         journal.features(sample, material)
     watch.say(chosen.decisions[-1].what + ": " + chosen.decisions[-1].why)
@@ -133,6 +134,12 @@ class Chosen:
     contenders: list[Contender]  # the frozen probe first
     decisions: list[Decision]
     bench: Bench  # its recipe settled
+
+    def knowing(self, familiarity: Familiarity | None) -> Chosen:
+        """With what is like the training images, to the kept model."""
+        kept = replace(self.kept, familiarity=familiarity)
+        contenders = [kept if one is self.kept else one for one in self.contenders]
+        return replace(self, kept=kept, contenders=contenders)
 
 
 def choose(
@@ -458,9 +465,7 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
     save_state()
 
 
-def save(
-    folder: RunFolder, contender: Contender, material: Material, *, familiarity: Familiarity | None = None
-) -> None:
+def save(folder: RunFolder, contender: Contender, material: Material) -> None:
     """Make this model the run's package."""
     bundle = Bundle.of(
         contender.backbone,
@@ -470,7 +475,7 @@ def save(
         preprocess=contender.preprocess,
         temperature=contender.temperature,
         held_out=contender.held_out,
-        familiarity=familiarity,
+        familiarity=contender.familiarity,
         thresholds=None if contender.thresholds is None else tuple(map(float, contender.thresholds)),
         facts={"validation_accuracy": contender.validation_accuracy},
     )

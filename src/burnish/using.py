@@ -262,14 +262,16 @@ def explain(
     *,
     out: str | os.PathLike[str] = "explained",
     target: str | None = None,
+    how: str = "grad-cam",
     predictor: Predictor | None = None,
 ) -> tuple[list[Explained], Sanity | None]:
-    """Where the model looks (Grad-CAM): image and overlay side by side as PNG in the folder `out`, one for each image.
+    """Where the model looks: image and overlay side by side as PNG in the folder `out`, one for each image.
 
-    target: the class to look for, by default the likeliest. With the rows comes whether the maps change when the weights are
+    target: the class to look for, by default the likeliest. how: "grad-cam", or "rollout" for the attention of a vision
+    transformer. With the rows comes whether the maps change when the weights are
     shuffled, as maps that mean something must. NoSuchName for a class that the model does not have.
     """
-    return explained(predictor or Predictor.open(Path(run)), expand(images), Path(out), target=target)
+    return explained(predictor or Predictor.open(Path(run)), expand(images), Path(out), target=target, how=how)
 
 
 def ood(run: str | os.PathLike[str], data: Data, other: Data, *, predictor: Predictor | None = None) -> dict[str, Any]:

@@ -49,8 +49,7 @@ class Bootstrapped:
     def interval(self, *, confidence: float = 0.95) -> Interval:
         """The score with its BCa limits (Efron 1987, JASA 82:171), and at the least itself inside.
 
-        At 300 images of 4 classes plain percentiles hold AUROC 93.4 and log loss 93.4 % of the time, these 94.5 and 93.9
-        (docs/measured.md).
+        At 300 images of 4 classes plain percentiles hold AUROC 93.4 % of the time, these 94.5 (docs/measured.md).
         """
         known = self.draws[np.isfinite(self.draws)]
         if not len(known):
@@ -95,6 +94,29 @@ def _weights(n: int, times: int, seed: int) -> Iterator[np.ndarray]:
         rng, rows = draws(seed, "bootstrap", start), min(chunk, times - start)
         drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
+
+
+def mean_interval(values: np.ndarray, *, confidence: float = 0.95, times: int = TIMES, seed: int = 0) -> Interval:
+    """The mean of values float [n] with bootstrap-t limits (Hall 1988, Annals of Statistics 16:927), within the values' range.
+
+    Each draw's distance to the mean counts in its own standard errors, so that long tails, as losses have, are not cut short.
+    """
+    x = np.asarray(values, np.float64)
+    n, mean = len(x), float(x.mean())
+    error = float(x.std()) / np.sqrt(n)
+    if n < 2 or error == 0.0:
+        return Interval(mean, mean, mean, n)
+
+    def moments(weights: np.ndarray) -> dict[str, np.ndarray]:
+        total = weights.sum(1, dtype=np.float64)
+        return {"mean": weights @ x / total, "square": weights @ x**2 / total}
+
+    drawn = resampled(moments, n, times=times, seed=seed)
+    errors = np.sqrt(np.maximum(drawn["square"] - drawn["mean"] ** 2, 0.0) / n)
+    known = errors > 0
+    away = (drawn["mean"][known] - mean) / errors[known]
+    high, low = mean - error * np.quantile(away, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    return Interval(mean, float(np.clip(low, x.min(), mean)), float(np.clip(high, mean, x.max())), n)
 
 
 # ---- scores of rankings, as functions of weights -----------------------------------------------------------------------

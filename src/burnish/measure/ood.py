@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,12 @@ class Familiarity:
         return cls(mean, axes, centres, within, overall)
 
     def limited_by(self, held_out: np.ndarray) -> Familiarity:
-        """With the limit that 95 % of held-out features [m d] of the same kind keep."""
-        return replace(self, limit=float(np.quantile(self.strangeness(held_out), FAMILIAR)))
+        """With the limit that 95 % of new images like the held-out ones [m d] keep, as far as those can say.
+
+        Split conformal: the limit is the ceil(0.95 (m + 1))-th smallest strangeness, or of fewer than 19 the largest.
+        """
+        found = np.sort(self.strangeness(held_out))
+        return replace(self, limit=float(found[min(len(found), math.ceil(FAMILIAR * (len(found) + 1))) - 1]))
 
     def strangeness(self, features: np.ndarray) -> np.ndarray:
         """How much farther features [n d] are from the nearest class than from all images, float64 [n]; larger: stranger."""

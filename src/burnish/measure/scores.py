@@ -11,7 +11,7 @@ import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
 from burnish.labels import several
-from burnish.measure.bootstrap import Ranking, bootstrapped, mean_of_known, times_for
+from burnish.measure.bootstrap import Ranking, bootstrapped, mean_interval, mean_of_known, times_for
 from burnish.measure.intervals import Interval, wilson
 
 _SMALLEST = float(np.finfo(np.float64).eps)  # stands for a probability of 0: a wrong certainty costs 36 nats
@@ -85,13 +85,15 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str])
     predictions, n, k = rows.argmax(axis=1), *rows.shape
     confusion = np.bincount(truth * k + predictions, minlength=k * k).reshape(k, k)
     hits, counts, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    found = bootstrapped(Statistics(rows, truth), n, times=times_for(n, k))
+    statistics = Statistics(rows, truth)
+    found = bootstrapped(statistics, n, times=times_for(n, k))
+    means = {"log_loss": mean_interval(statistics.losses), "brier": mean_interval(statistics.squares)}
     return Scores(
         n=n,
         accuracy=wilson(int(hits.sum()), n),
         top5=wilson(int(np.sum(_ranks(rows, truth) < 5)), n) if k > 5 else None,
-        **{name: one.value for name, one in found.items()},
-        intervals={name: one.interval() for name, one in found.items()},
+        **{name: one.value for name, one in (found | means).items()},
+        intervals={name: one.interval() for name, one in found.items()} | means,
         per_class=tuple(
             _class_score(name, int(counts[i]), int(hits[i]), int(predicted[i])) for i, name in enumerate(classes)
         ),
@@ -113,7 +115,6 @@ class Statistics:
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Each score [c]."""
-        total = weights.sum(1, dtype=np.float64)
         hits, counts, predicted = weights @ self.hits, weights @ self.truth, weights @ self.answers  # [c k]
         with np.errstate(invalid="ignore", divide="ignore"):
             recalls = np.where(counts > 0, hits / counts, np.nan)
@@ -121,8 +122,6 @@ class Statistics:
         return {
             "balanced_accuracy": mean_of_known(recalls.T),
             "macro_f1": mean_of_known(f1.T),
-            "log_loss": weights @ self.losses / total,
-            "brier": weights @ self.squares / total,
             "auroc": mean_of_known(np.array([ranking.area(weights) for ranking in self.rankings])),
         }
 

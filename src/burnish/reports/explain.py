@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.errors import ModelError
+from burnish.reports.rollout import rollout
 from burnish.runtime import draws
 
 _PREFIXES = (0, 1, 2, 4, 5)  # tokens that stand before the patches: class, distillation, registers
@@ -69,21 +70,27 @@ def grad_cam(classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndar
     raise ModelError("no layer of this network keeps places in the image apart, so there is nothing to show")
 
 
-def maps(classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0) -> tuple[np.ndarray, Sanity]:
-    """`grad_cam` of any number of images, a few at once, and `sanity` by the first of them."""
+Way = Callable[[Classifier, Tensor, Tensor], np.ndarray]  # (classifier, images [b 3 s s], classes [b]) -> maps [b s s]
+WAYS: dict[str, Way] = {"grad-cam": grad_cam, "rollout": rollout}
+
+
+def maps(
+    classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0, way: Way = grad_cam
+) -> tuple[np.ndarray, Sanity]:
+    """Maps of any number of images, a few at once, and `sanity` by the first of them."""
     parts = zip(images.split(_AT_ONCE), targets.split(_AT_ONCE), strict=True)
-    heats = np.concatenate([grad_cam(classifier, some, theirs) for some, theirs in parts])
-    return heats, sanity(classifier, images[:_CHECKED], targets[:_CHECKED], seed=seed)
+    heats = np.concatenate([way(classifier, some, theirs) for some, theirs in parts])
+    return heats, sanity(classifier, images[:_CHECKED], targets[:_CHECKED], seed=seed, way=way)
 
 
-def sanity(classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0) -> Sanity:
+def sanity(classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0, way: Way = grad_cam) -> Sanity:
     """How alike the maps of these images are to those of the same network with the numbers of each weight shuffled."""
     other, rng = copy.deepcopy(classifier), draws(seed, "shuffled weights")
     with torch.no_grad():
         for parameter in other.parameters():
             order = torch.from_numpy(rng.permutation(parameter.numel()))
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    pairs = zip(grad_cam(classifier, images, targets), grad_cam(other, images, targets), strict=True)
+    pairs = zip(way(classifier, images, targets), way(other, images, targets), strict=True)
     found = []
     for one, two in pairs:
         small = [part[:: max(1, len(part) // 16), :: max(1, len(part) // 16)].ravel() for part in (one, two)]
