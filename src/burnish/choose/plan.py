@@ -162,13 +162,16 @@ def _reason(made: Plan, measured: float, at: int, bench: Bench) -> str:
 
 
 def eased(peak: float, steps: int) -> float:
-    """The peak learning rate for a run of so many steps: `peak` up to 100 steps, then falling, to a tenth at the least.
+    """The peak learning rate for a run of so many steps: rising with them to `peak` at 100, then falling, to a tenth at the least.
 
     AdamW moves a weight by about the rate at each step, whatever the gradient, so a run's reach grows with rate times
     steps, or with rate times their square root where gradients are noise. At one rate a long run leaves the pretrained
-    weights behind and a short one does not get away from them (LOG.md); the exponent lies between the two cases.
+    weights behind and a short one does not get away from them (LOG.md); the exponent lies between the two cases. Below 100
+    steps its first steps, all of full length, do damage that the rest has no time to mend (Ma and Yarats 2019,
+    arXiv:1910.04209): the rate is what a warm-up over 100 steps would have reached.
     """
-    return peak * min(1.0, max(0.1, (_STEPS_AT_PEAK / max(1, steps)) ** _EASING))
+    few = min(1.0, steps / _STEPS_AT_PEAK)
+    return peak * few * min(1.0, max(0.1, (_STEPS_AT_PEAK / max(1, steps)) ** _EASING))
 
 
 def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, half: bool, device: torch.device) -> Recipe:
