@@ -1,9 +1,15 @@
 """A race of models and methods: what it writes, what it tells, how it goes on after a death, and when it sees the test images."""
 
+import contextlib
 import csv
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -143,7 +149,8 @@ def test_the_differences_are_those_of_the_packages_own_answers_on_the_same_test_
         own = right[row["name"]]
         assert row["test"] == wilson(int(own.sum()), own.size).to_json()
         assert row["difference"] == asdict(paired(right[facts["chosen"]], own))
-        assert row["separable"] == (row["difference"]["p"] < 0.05)
+        assert row["p"] >= row["difference"]["p"] and row["separable"] == (row["p"] < 0.05)
+        assert 0 < row["auroc"] <= 1 and row["log_loss"] > 0 and row["brier"] >= 0
     assert facts["counts"]["test"] == len(test)
 
 
@@ -309,6 +316,50 @@ def test_a_race_killed_as_its_leaderboard_was_written_writes_it_when_called_agai
     assert (tmp_path / "race" / "leaderboard.html").is_file()
 
 
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from burnish import api
+api.compare(sys.argv[1], out=sys.argv[2], **eval(sys.argv[3]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_of_a_race_at_any_instant_goes_on_to_the_same_leaderboard(unclear, tmp_path):
+    """The whole process group dies, four times in a race of two models and two trained methods without a limit of time."""
+    asked = {
+        "models": MODELS,
+        "methods": ["probe", "full", "norms"],
+        **SMALL,
+        "budget": None,
+        "cache": str(tmp_path / "c"),
+    }
+
+    def started(folder):
+        command = [sys.executable, "-c", SCRIPT, str(unclear), str(folder), repr(asked)]
+        return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    began = time.monotonic()
+    alone = started(tmp_path / "alone")
+    assert alone.wait(timeout=300) == 0, alone.stderr.read()
+    whole, rng, deaths = time.monotonic() - began, np.random.default_rng(3), 0
+    for share in (0.9, 0.7, 0.5, 0.4):
+        process = started(tmp_path / "race")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=rng.uniform(0.3, share) * whole)
+        deaths += process.poll() is None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert deaths > 1
+    last = started(tmp_path / "race")
+    assert last.wait(timeout=300) == 0, last.stderr.read()
+    kept = ("name", "state", "chosen", "validation", "test", "difference", "p", "auroc", "log_loss", "brier", "package")
+    found = [json.loads((tmp_path / name / "compare.json").read_text())["rows"] for name in ("alone", "race")]
+    assert [[row[key] for key in kept] for row in found[1]] == [[row[key] for key in kept] for row in found[0]]
+    assert [name for name in contents(tmp_path / "race") if name.endswith((".part", ".tmp"))] == []
+
+
 def test_a_race_without_a_limit_of_time_trains_the_epochs_it_is_told(shapes, tmp_path):
     facts = api.compare(
         shapes, models=MODELS[:1], methods=["probe", "full"], out=tmp_path / "race", **{**SMALL, "budget": None}
@@ -372,8 +423,8 @@ def row(**changes):
     return {
         "name": "m · full", "model": "m", "method": "full", "state": "trained", "validation": 0.9, "validation_n": 10,
         "seconds": 12.0, "chosen": False, "package": "arms/01", "test": wilson(8, 10).to_json(),
-        "difference": asdict(paired(np.ones(10, bool), np.arange(10) < 8)), "separable": False,
-        "images_per_second": 50.0, "parameters": 1000, **changes,
+        "difference": asdict(paired(np.ones(10, bool), np.arange(10) < 8)), "separable": False, "p": 0.5,
+        "auroc": 0.95, "log_loss": 0.4, "brier": 0.2, "images_per_second": 50.0, "parameters": 1000, **changes,
     }  # fmt: skip
 
 

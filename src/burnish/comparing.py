@@ -30,6 +30,8 @@ from burnish.facts import machine
 from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
 from burnish.journal import Journal
 from burnish.measure.bootstrap import paired_shares, share
+from burnish.measure.intervals import holm
+from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
@@ -120,6 +122,16 @@ def run_compare(
     }
     folder.write_json(COMPARED, facts)
     return facts
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A finalist on the test images."""
+
+    right: np.ndarray  # bool [m]; or float64 [m] with several classes an image
+    brief: dict[str, float]  # AUROC, log loss, Brier
+    images_per_second: float
+    parameters: int
 
 
 class _Race:
@@ -340,7 +352,7 @@ class _Race:
             raise RecipeError(f"no arm of the race came to an end; the first: {failed.removeprefix('failed: ')}")
         chosen = _simplest_of_the_best(alive)
         ordered = [chosen, *(arm for arm in alive if arm is not chosen)][:FINALISTS]
-        tests: dict[int, tuple[np.ndarray, float, int]] = {}
+        tests: dict[int, _Score] = {}
         taken = 0.0
         for arm in ordered:
             began = time.monotonic()
@@ -353,7 +365,10 @@ class _Race:
             if arm not in finalists:
                 short = arm in ordered
                 arm.state = "cut: others were better on validation" + (", and time was short" if short else "")
-        reference = tests[chosen.place][0]
+        reference = tests[chosen.place].right
+        pairs = {place: paired_shares(reference, one.right) for place, one in tests.items()}
+        others = [place for place in pairs if place != chosen.place]
+        corrected = dict(zip(others, holm([pairs[place].p for place in others]), strict=True))
         rows = []
         for arm in sorted(self.arms, key=lambda arm: (arm is not chosen, arm not in finalists, *arm.rank())):
             row: dict[str, Any] = {
@@ -361,23 +376,25 @@ class _Race:
                 "validation": arm.accuracy if arm.evidence is not None else None,
                 "validation_n": 0 if arm.evidence is None else len(arm.evidence.right), "seconds": arm.seconds,
                 "chosen": arm is chosen, "package": str(arm.package.relative_to(self.folder.path)) if arm.package else None,
-                "test": None, "difference": None, "separable": None, "images_per_second": None, "parameters": None,
+                "test": None, "difference": None, "p": None, "separable": None, "images_per_second": None, "parameters": None,
+                "auroc": None, "log_loss": None, "brier": None,
             }  # fmt: skip
             if arm.place in tests:
-                right, rate, parameters = tests[arm.place]
-                facts = paired_shares(reference, right)
+                found = tests[arm.place]
                 row |= {
-                    "test": share(right).to_json(),
-                    "difference": asdict(facts),
-                    "separable": bool(facts.p < 0.05),
-                    "images_per_second": rate,
-                    "parameters": parameters,
+                    "test": share(found.right).to_json(),
+                    "images_per_second": found.images_per_second,
+                    "parameters": found.parameters,
+                    "difference": asdict(pairs[arm.place]),
+                    "p": corrected.get(arm.place, 1.0),  # for the number of comparisons
+                    "separable": corrected.get(arm.place, 1.0) < 0.05,
+                    **found.brief,
                 }
             rows.append(row)
         return rows
 
-    def _tested(self, arm: Arm) -> tuple[np.ndarray, float, int]:
-        """(right [m], images per second of the saved network, its parameters): the one look at the test images."""
+    def _tested(self, arm: Arm) -> _Score:
+        """The one look at the test images, and how fast the saved network is."""
         assert arm.package is not None
         looked, bundle = self.looked[arm.model], read_bundle(arm.package)
         classifier = bundle.classifier()
@@ -390,7 +407,8 @@ class _Race:
         fast = fold_for_inference(classifier, normalised(images[:2], looked.material.preprocess))
         rate = images_per_second(fast, images, looked.bench, half=False)
         rate *= (looked.material.preprocess.size / bundle.preprocess.size) ** 2
-        return tested.right, rate, sum(parameter.numel() for parameter in classifier.parameters())
+        parameters = sum(parameter.numel() for parameter in classifier.parameters())
+        return _Score(tested.right, in_brief(tested.probabilities, looked.material.test_labels), rate, parameters)
 
     def counts(self) -> dict[str, int]:
         """Images by split."""

@@ -97,7 +97,7 @@ def run_job(
     splits, looks = first_splits(catalog, recipe, watch)
     watch.stage("model")
     bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
-    bench = replace(bench, rivals=int(rival is not None))
+    bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess.size,))
     blank_tunable(
         method, bench.backbone, bench.recipe, classes=len(catalog.classes)
     )  # what cannot be trained is refused at once
@@ -194,7 +194,8 @@ def prove(
     """The facts of the run: all models on the test images, looked at once; answers and pictures are written on the way."""
     kept, bench, decisions, contenders = chosen.kept, chosen.bench, [*chosen.decisions], [*chosen.contenders]
     if bench.recipe.baselines == "all":
-        scratch, reason = from_scratch(probes, material, replace(bench, rivals=bench.rivals + 1), ledger)
+        sizes = [one.preprocess.size for one in contenders[1:]]
+        scratch, reason = from_scratch(probes, material, replace(bench, rivals=(*bench.rivals, *sizes)), ledger)
         decisions.append(reason)
         contenders += [scratch] if scratch is not None else []
     contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []

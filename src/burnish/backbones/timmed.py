@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.layers.attention import Attention as Attention  # each layer sees all tokens: qkv, q_norm, k_norm, scale
 from timm.models import get_pretrained_cfg
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn

@@ -77,7 +77,9 @@ class Bench:
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
-    rivals: int = 0  # models besides the probe and the tuned one that are to see the test images too
+    rivals: tuple[
+        int, ...
+    ] = ()  # image sizes of other models, besides probe and tuned, that are to see the test images too
 
 
 def first_splits(catalog: Catalog, recipe: Recipe, watcher: Watcher) -> tuple[Splits, Looks]:

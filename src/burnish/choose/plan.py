@@ -162,7 +162,7 @@ def _reason(made: Plan, measured: float, at: int, bench: Bench) -> str:
 
 
 def eased(peak: float, steps: int) -> float:
-    """The peak learning rate for a run of so many steps: rising with them to `peak` at 100, then falling, to a tenth at the least.
+    """The peak learning rate for a run of so many steps: rising with them to `peak` at 100, then falling, to a tenth at least.
 
     AdamW moves a weight by about the rate at each step, whatever the gradient, so a run's reach grows with rate times
     steps, or with rate times their square root where gradients are noise. At one rate a long run leaves the pretrained

@@ -100,12 +100,12 @@ class Rates:
         passes = _CANDIDATES * val / self.upper(size, freeze)
         if not self.bench.proves:
             return 1.0 + _SAFETY * passes
-        # Plain views of the probe's size are there already; others are made from the files again.
-        decode = 0.0 if size == material.preprocess.size else test / material.decoded_per_second
-        passes += test / self.whole(size) + test / self.forward_per_second
-        # Where a rival's images are of another size they are decoded again, and it may be as slow as the whole network.
-        passes += self.bench.rivals * test * (1 / self.forward_per_second + 1 / material.decoded_per_second)
-        return _TAIL_SECONDS + after_seconds(self.bench.clock.budget_seconds) + _SAFETY * (passes + decode)
+        passes += test / self.forward_per_second
+        for at in (size, *self.bench.rivals):
+            # Plain views of the probe's size are there already; others are made from the files again.
+            decode = 0.0 if at == material.preprocess.size else 1.0 / material.decoded_per_second
+            passes += test * (1.0 / self.whole(at) + decode)
+        return _TAIL_SECONDS + after_seconds(self.bench.clock.budget_seconds) + _SAFETY * passes
 
     def _timed(self, work) -> float:
         began = time.monotonic()

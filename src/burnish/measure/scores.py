@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
-from burnish.labels import several
+from burnish.labels import cross_entropies, several
 from burnish.measure.bootstrap import Ranking, bootstrapped, mean_interval, mean_of_known, times_for
 from burnish.measure.intervals import Interval, wilson
 
@@ -99,6 +99,25 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str])
         ),
         confusion=confusion,
     )
+
+
+def in_brief(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """AUROC (mean of each class against the rest), log loss in nats and Brier score of [n k], without their intervals.
+
+    labels: int64 [n], or bool [n k] with several classes an image, where the last two are means over the classes too.
+    """
+    rows = np.asarray(probabilities, np.float64)
+    if not several(labels):
+        statistics = Statistics(rows, labels)
+        losses, squares, rankings = statistics.losses, statistics.squares, statistics.rankings
+    else:
+        clipped = np.clip(rows, _SMALLEST, 1.0 - _SMALLEST)
+        losses = cross_entropies(np.log(clipped) - np.log1p(-clipped), labels)
+        squares = ((rows - labels) ** 2).mean(1)
+        rankings = [Ranking(rows[:, at], labels[:, at]) for at in np.flatnonzero(labels.any(0))]
+    once = np.ones((1, len(rows)), np.float32)
+    area = float(mean_of_known(np.array([one.area(once) for one in rankings]))[0]) if rankings else math.nan
+    return {"auroc": area, "log_loss": float(losses.mean()), "brier": float(squares.mean())}
 
 
 class Statistics:

@@ -14,7 +14,8 @@ from burnish.reports.plain import plain_page
 
 _COLUMNS = (
     "name", "model", "method", "state", "chosen", "validation", "validation_n", "test", "test_low", "test_high", "test_n",
-    "difference", "difference_low", "difference_high", "p", "separable", "seconds", "images_per_second", "parameters", "package",
+    "auroc", "log_loss", "brier", "difference", "difference_low", "difference_high", "p", "separable", "seconds",
+    "images_per_second", "parameters", "package",
 )  # fmt: skip
 _WIDTH, _HEIGHT, _MARGIN = 460, 280, 46  # pixels, of a plot
 
@@ -33,7 +34,7 @@ def csv_of(facts: Mapping[str, Any]) -> str:
             "test_high": test.get("high"),
             "test_n": test.get("n"),
         }
-        flat |= {"difference": difference.get("difference"), "p": difference.get("p")}
+        flat["difference"] = difference.get("difference")
         flat |= {"difference_low": difference.get("low"), "difference_high": difference.get("high")}
         writer.writerow([_cell(flat[key]) for key in _COLUMNS])
     return out.getvalue()
@@ -46,7 +47,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     if row["test"] is None:
         return str(row["state"])
     facts = row["difference"]
-    return f"{difference_in_words(facts)}, {chance(facts['p'])}" + ("" if row["separable"] else ": not separable")
+    return f"{difference_in_words(facts)}, {chance(row['p'])}" + ("" if row["separable"] else ": not separable")
 
 
 def page_of(facts: Mapping[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from burnish.backbones.classifier import Classifier
+from burnish.backbones.timmed import Attention
 from burnish.errors import ModelError
 
 _PREFIXES = (1, 0, 2, 4, 5)  # tokens that stand before the patches: class, distillation, registers

@@ -1,0 +1,95 @@
+"""Verbs that look: audit, models, methods, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from burnish.verbs.options import DATA, DEFAULT, CacheFolder, Json, Quarantine, Quiet, Seed, number_or_auto, print_json
+
+
+def audit(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For audit.html, audit.csv and result.json")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Whose features judge labels and outliers, or none, which is faster")
+    ] = DEFAULT.model,
+    strict: Annotated[bool, typer.Option("--strict", help="Leave with 1 when there is an error")] = False,
+    quarantine: Quarantine = None,
+    seed: Seed = DEFAULT.seed,
+    cache: CacheFolder = "auto",
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Look for what is wrong with labelled images: bad files, duplicates, leaks between splits, wrong labels."""
+    from burnish import api
+    from burnish.screen import print_audit, watcher_for
+
+    with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
+        found = api.audit(data, model=model, out=out, quarantine=quarantine, seed=seed, cache=cache, watcher=watcher)
+    if json_:
+        print_json(found.facts)
+    else:
+        print_audit(found, out)
+    if strict and found.errors:
+        raise typer.Exit(1)
+
+
+def models(
+    query: Annotated[
+        str, typer.Argument(help="Part of a name or a family, a pattern such as 'resnet*', or with --stages a model")
+    ] = "",
+    stages: Annotated[bool, typer.Option("--stages", help="Show the stages and blocks of this one model.")] = False,
+    arch: Annotated[str, typer.Option(help="With --stages: of a file that does not say it")] = DEFAULT.arch,
+    preprocess: Annotated[str, typer.Option(help="With --stages: of a Keras file")] = DEFAULT.preprocess,
+    image_size: Annotated[str, typer.Option(help="With --stages: pixels")] = "auto",
+    json_: Json = False,
+) -> None:
+    """List pretrained networks and where their weights are, or the stages of one."""
+    from burnish import api
+    from burnish.screen import print_anatomy, print_models
+
+    if stages:
+        size = number_or_auto(image_size, int)
+        found = api.anatomy(query or DEFAULT.model, arch=arch, preprocess=preprocess, image_size=size)
+        print_json(found.to_json()) if json_ else print_anatomy(found)
+        return
+    rows = api.models(query)
+    if json_:
+        from dataclasses import asdict
+
+        print_json([asdict(row) for row in rows])
+    else:
+        print_models(rows, query)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None, json_: Json = False
+) -> None:
+    """List the fine-tuning methods, or describe one."""
+    from burnish import api
+    from burnish.screen import print_methods
+
+    found = api.methods(name)
+    if json_:
+        print_json([{"name": one.name, "summary": one.summary, "when": one.when, "paper": one.paper} for one in found])
+    else:
+        print_methods(found, full=name is not None)
+
+
+def doctor(json_: Json = False) -> None:
+    """Say what this machine has, what works, and what to fix."""
+    from burnish import doctor as checks
+    from burnish.screen import print_doctor
+
+    found = checks.examine()
+    if json_:
+        print_json([one.to_json() for one in found])
+    else:
+        print_doctor(found)
+    if any(one.state == "broken" for one in found):
+        raise typer.Exit(1)

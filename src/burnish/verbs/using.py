@@ -1,0 +1,150 @@
+"""Verbs that use a finished run: evaluate, predict, report, explain, board, export."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from burnish.errors import shown
+from burnish.verbs.options import DATA, Json, Quiet, Run, print_json
+
+
+def evaluate(
+    run: Run,
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA + ". Of data with splits, the test images.")],
+    ood: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Images of another kind: how well are they told from DATA? (AUROC)"),
+    ] = None,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Score a run's model on other labelled images."""
+    from burnish import api
+    from burnish.screen import print_evaluation, watcher_for
+
+    with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
+        told = None if ood is None else api.ood(run, data, ood)
+        found = api.evaluate(run, data, watcher=watcher)
+    if json_:
+        print_json({"scores": found.scores.to_json(), "named": found.named, "ood": told})
+    else:
+        print_evaluation(found, told)
+
+
+def predict(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers there as CSV.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
+    reject: Annotated[
+        float | None,
+        typer.Option(metavar="ACCURACY", help="Answer only what is right so often, e.g. 0.99; else say unknown."),
+    ] = None,
+    sets: Annotated[
+        float | None,
+        typer.Option(metavar="COVERAGE", help="Name a set of classes that holds the true one so often, e.g. 0.95."),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Name the class of each image."""
+    from burnish import api
+    from burnish.screen import print_predictions
+    from burnish.ship.predictor import Predictor
+
+    unreadable = 0
+    predictor = Predictor.open(Path(run))
+    if csv is not None:
+        unreadable = api.write_predictions(csv, predictor, images, top=top, reject=reject, sets=sets)
+    elif json_:
+        rows = list(api.predict_stream(run, images, top=top, reject=reject, sets=sets, predictor=predictor))
+        unreadable = sum(row.problem is not None for row in rows)
+        print_json([row.to_json() for row in rows])
+    else:
+        stream = api.predict_stream(run, images, top=top, reject=reject, sets=sets, predictor=predictor)
+        unreadable = print_predictions(stream)
+    if unreadable:
+        typer.echo(f"{unreadable} of the images could not be read", err=True)
+        raise typer.Exit(1)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A finished run; or several, to be compared.")],
+    lang: Annotated[str, typer.Option(help="Of the page of one run: en or zh")] = "en",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page  [default: RUN/report.html; of several runs.html]")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Write a run's report anew; or several runs side by side, paired on the same test images."""
+    from burnish import api
+
+    if len(runs) == 1:
+        typer.echo(shown(str(api.report(runs[0], lang=lang, out=out))))
+        return
+    page, rows, n = api.report_runs(runs, out=out or "runs.html")
+    if json_:
+        from dataclasses import asdict
+
+        print_json({"page": str(page), "images": n, "runs": [asdict(row) for row in rows]})
+    else:
+        from burnish.screen import print_runs
+
+        print_runs(rows, n, page)
+
+
+def explain(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the PNG files go.")] = Path("explained"),
+    target: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="The class to look for  [default: the likeliest]")
+    ] = None,
+    how: Annotated[
+        str, typer.Option(help="grad-cam: what speaks for the class; rollout: what a vision transformer looks at")
+    ] = "grad-cam",
+    json_: Json = False,
+) -> None:
+    """Show where in each image the model found its answer, as PNG files."""
+    from burnish import api
+    from burnish.screen import print_explained
+
+    rows, check = api.explain(run, images, out=out, target=target, how=how)
+    if json_:
+        told = None if check is None else {"similarity": check.similarity, "passed": check.passed}
+        print_json({"images": [row.to_json() for row in rows], "sanity": told})
+    else:
+        print_explained(rows, check)
+    if any(row.problem for row in rows):
+        raise typer.Exit(1)
+
+
+def board(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or a folder of runs.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of this machine alone (127.0.0.1)")] = 6006,
+) -> None:
+    """Show runs in TensorBoard, until Ctrl-C."""
+    from burnish import api
+
+    command = api.board(runs, port=port)
+    typer.echo(f"http://127.0.0.1:{port}/  (Ctrl-C ends it)")
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it, e.g. model.keras")],
+    to: Annotated[str, typer.Option(help="The format: keras")] = "keras",
+    input: Annotated[
+        str, typer.Option(help="What the file takes: prepared (as the original did) or pixels (RGB, 0 to 255)")
+    ] = "prepared",
+) -> None:
+    """Write a run's model for another framework (keras: for models that came from a Keras file)."""
+    from burnish import api
+
+    typer.echo(shown(str(api.export(run, out, to=to, input=input))))
