@@ -170,7 +170,7 @@ def eased(peak: float, steps: int) -> float:
     steps its first steps, all of full length, do damage that the rest has no time to mend (Ma and Yarats 2019,
     arXiv:1910.04209): the rate is what a warm-up over 100 steps would have reached.
     """
-    few = min(1.0, steps / _STEPS_AT_PEAK)
+    few = min(1.0, max(1, steps) / _STEPS_AT_PEAK)
     return peak * few * min(1.0, max(0.1, (_STEPS_AT_PEAK / max(1, steps)) ** _EASING))
 
 
