@@ -65,7 +65,5 @@ def _columns(tested: Tested, material: Material) -> list[tuple[str, str, str]]:
         answers = [cell(classes[at]) for at in chances.argmax(1)]
         right = [str(int(value)) for value in tested.right]
         return list(zip(answers, sure, right, strict=True))
-    cut = 0.5 if tested.contender.thresholds is None else tested.contender.thresholds
-    said = chances >= cut
-    answers = [cell(SEPARATOR.join(classes[at] for at in np.flatnonzero(row))) for row in said]
+    answers = [cell(SEPARATOR.join(classes[at] for at in np.flatnonzero(row))) for row in tested.said]
     return list(zip(answers, sure, [f"{value:.6f}" for value in tested.right], strict=True))

@@ -9,10 +9,9 @@ import numpy as np
 
 from burnish.choose.material import Material
 from burnish.choose.proof import Tested
-from burnish.labels import classes_of, cross_entropies, several
+from burnish.labels import classes_of, log_losses, several
 
 MISTAKES, UNSURE = 24, 12  # the most of each
-_TINY = 1e-12  # of a probability, from 0 and 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def told(case: Case, tested: Tested, material: Material) -> dict[str, Any]:
     """The case in names: {path, kind, label, predicted, about, confidence}; `about` is None where the answer says it."""
     chances, classes, labels = tested.probabilities[case.row], material.catalog.classes, material.test_labels
     many = several(labels)
-    answered = np.flatnonzero(_said(tested)[case.row]).tolist() if many else [case.about]
+    answered = np.flatnonzero(tested.said[case.row]).tolist() if many else [case.about]
     return {
         "path": material.catalog.paths[material.test.ids[case.row]],
         "kind": case.kind,
@@ -63,14 +62,7 @@ def names_of(found: list[int], classes: tuple[str, ...]) -> str:
 
 
 def _of_several(tested: Tested, labels: np.ndarray) -> list[Case]:
-    chances = np.clip(tested.probabilities, _TINY, 1.0 - _TINY)
-    losses = cross_entropies(np.log(chances) - np.log1p(-chances), labels)
-    wrong = np.flatnonzero((_said(tested) != labels).any(1))
+    chances, losses = tested.probabilities, log_losses(tested.probabilities, labels)
+    wrong = np.flatnonzero((tested.said != labels).any(1))
     worst = wrong[np.argsort(-losses[wrong], kind="stable")][:MISTAKES]
     return [Case(int(row), "mistake", int(np.abs(chances[row] - labels[row]).argmax())) for row in worst]
-
-
-def _said(tested: Tested) -> np.ndarray:
-    """Which of several classes an image were answered, bool [m k]."""
-    cut = tested.contender.thresholds
-    return tested.probabilities >= (0.5 if cut is None else cut)

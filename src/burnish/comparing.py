@@ -129,7 +129,7 @@ class _Score:
     """A finalist on the test images."""
 
     right: np.ndarray  # bool [m]; or float64 [m] with several classes an image
-    brief: dict[str, float]  # AUROC, log loss, Brier
+    brief: dict[str, float | None]  # AUROC, log loss, Brier
     images_per_second: float
     parameters: int
 

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from burnish.backbones.classifier import Both, Classifier
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.classifier import Classifier
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender
+from burnish.choose.tuning import logits_and_features
 from burnish.data.cache import Rows
-from burnish.data.views import normalised
 from burnish.labels import leading
 from burnish.measure.ood import Familiarity
 from burnish.runtime import evenly
 from burnish.terms import Preprocess
-from burnish.train.features import batched, outputs
 
 AFTER_SHARE, AFTER_SECONDS = (
     0.06,
@@ -30,11 +28,8 @@ _HELD_OUT = 1 / 3  # of them, where there are no validation images that the mode
 
 def features_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
     """Features float32 [n d] of plain images, by the fast form of the network."""
-    if len(images) == 0:
-        return np.zeros((0, 1), np.float32)
-    example = normalised(images[:2], preprocess).to(bench.device)
-    fast = fold_for_inference(Both(classifier.to(bench.device)), example)
-    return outputs(fast, batched(images), preprocess=preprocess, device=bench.device)[:, classifier.classes :]
+    parts = [features for _, features in logits_and_features(classifier, images, preprocess, bench)]
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,8 @@ class Bench:
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
-    rivals: tuple[
-        int, ...
-    ] = ()  # image sizes of other models, besides probe and tuned, that are to see the test images too
+    # Image sizes of other models, besides the probe and the tuned one, that are to see the test images too.
+    rivals: tuple[int, ...] = ()
 
 
 def first_splits(catalog: Catalog, recipe: Recipe, watcher: Watcher) -> tuple[Splits, Looks]:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import numpy as np
 
-from burnish.backbones.classifier import Both, Classifier
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
-from burnish.choose.tuning import logits_of
+from burnish.choose.tuning import logits_and_features, logits_of
 from burnish.data.cache import Rows
-from burnish.data.views import normalised
 from burnish.labels import right, several
 from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.terms import Preprocess
-from burnish.train.features import batched, outputs
-
-_BATCHES_AT_ONCE = 64  # whose features are in memory together
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,11 @@ class Contender:
     thresholds: np.ndarray | None = None  # float64 [k], with several: from which probability on one is said
     familiarity: Familiarity | None = None  # what is like its training images
 
+    @property
+    def cut(self) -> float | np.ndarray:
+        """From which probability on one of several classes is said."""
+        return 0.5 if self.thresholds is None else self.thresholds
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -51,6 +50,11 @@ class Tested:
     probabilities: np.ndarray  # float64 [m k]
     right: np.ndarray  # bool [m]; or float64 [m], 0 to 1, where an image may have several classes
     strangeness: np.ndarray | None = None  # float64 [m], where the contender knows what is familiar
+
+    @property
+    def said(self) -> np.ndarray:
+        """Which of several classes an image were answered, bool [m k]."""
+        return self.probabilities >= self.contender.cut
 
 
 def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -> list[Tested]:
@@ -64,21 +68,16 @@ def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -
         logits, strangeness = _answers(contender, images, bench)
         found = calibrated(logits, contender.temperature, several=several(material.test_labels))
         bench.watcher.advance(len(images))
-        cut = 0.5 if contender.thresholds is None else contender.thresholds
-        tested.append(Tested(contender, found, right(found, material.test_labels, cut), strangeness))
+        tested.append(Tested(contender, found, right(found, material.test_labels, contender.cut), strangeness))
     return tested
 
 
 def _answers(contender: Contender, images: Rows, bench: Bench) -> tuple[np.ndarray, np.ndarray | None]:
     """(logits float64 [m k], strangeness float64 [m]) of plain images; features are held for some images at a time."""
-    familiarity, classes = contender.familiarity, contender.classifier.classes
+    familiarity, classifier = contender.familiarity, contender.classifier
     if familiarity is None or not len(images):
-        return logits_of(contender.classifier, images, contender.preprocess, bench).astype(np.float64), None
-    example = normalised(images[:2], contender.preprocess).to(bench.device)
-    fast = fold_for_inference(Both(contender.classifier.to(bench.device)), example)
-    batches, logits, strangeness = batched(images), [], []
-    settings = {"preprocess": contender.preprocess, "device": bench.device}
-    while len(both := outputs(fast, islice(batches, _BATCHES_AT_ONCE), **settings)):
-        logits.append(both[:, :classes].astype(np.float64))
-        strangeness.append(familiarity.strangeness(both[:, classes:]))
-    return np.concatenate(logits), np.concatenate(strangeness)
+        return logits_of(classifier, images, contender.preprocess, bench).astype(np.float64), None
+    parts = logits_and_features(classifier, images, contender.preprocess, bench)
+    both = [(logits.astype(np.float64), familiarity.strangeness(features)) for logits, features in parts]
+    logits, strangeness = (np.concatenate(column) for column in zip(*both, strict=True))
+    return logits, strangeness

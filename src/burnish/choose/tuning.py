@@ -6,13 +6,14 @@ import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from burnish.backbones.classifier import Classifier
+from burnish.backbones.classifier import Both, Classifier
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.lowrank import merged
 from burnish.backbones.spec import Backbone
@@ -35,6 +36,7 @@ from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, 
 from burnish.train.parts import Parts, let_drop, parts_for_training, upper_for_inference
 
 _SOUP = 4  # epochs at most
+_BATCHES_AT_ONCE = 64  # whose features are in memory together
 _WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
 
 
@@ -359,3 +361,15 @@ def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, benc
     example = normalised(images[:2], preprocess).to(bench.device)
     fast = fold_for_inference(classifier.to(bench.device), example)
     return outputs(fast, batched(images), preprocess=preprocess, device=bench.device)
+
+
+def logits_and_features(
+    classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(logits [b k], features [b d]), float32, of plain images, a thousand at a time, by the fast form of the network."""
+    if not len(images):
+        return
+    example = normalised(images[:2], preprocess).to(bench.device)
+    fast, batches = fold_for_inference(Both(classifier.to(bench.device)), example), batched(images)
+    while len(both := outputs(fast, islice(batches, _BATCHES_AT_ONCE), preprocess=preprocess, device=bench.device)):
+        yield both[:, : classifier.classes], both[:, classifier.classes :]

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
-from burnish.labels import cross_entropies, several
+from burnish.labels import log_losses, several
 from burnish.measure.bootstrap import Ranking, bootstrapped, mean_interval, mean_of_known, times_for
 from burnish.measure.intervals import Interval, wilson
 
-_SMALLEST = float(np.finfo(np.float64).eps)  # stands for a probability of 0: a wrong certainty costs 36 nats
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities; half precision sums to 1 within about this
 
 
@@ -101,23 +100,22 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str])
     )
 
 
-def in_brief(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def in_brief(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """AUROC (mean of each class against the rest), log loss in nats and Brier score of [n k], without their intervals.
 
-    labels: int64 [n], or bool [n k] with several classes an image, where the last two are means over the classes too.
+    labels: int64 [n], or bool [n k] with several classes an image, where the last two are means over the classes too. The AUROC
+    is None where all images are of one class.
     """
     rows = np.asarray(probabilities, np.float64)
-    if not several(labels):
-        statistics = Statistics(rows, labels)
-        losses, squares, rankings = statistics.losses, statistics.squares, statistics.rankings
-    else:
-        clipped = np.clip(rows, _SMALLEST, 1.0 - _SMALLEST)
-        losses = cross_entropies(np.log(clipped) - np.log1p(-clipped), labels)
-        squares = ((rows - labels) ** 2).mean(1)
-        rankings = [Ranking(rows[:, at], labels[:, at]) for at in np.flatnonzero(labels.any(0))]
-    once = np.ones((1, len(rows)), np.float32)
-    area = float(mean_of_known(np.array([one.area(once) for one in rankings]))[0]) if rankings else math.nan
-    return {"auroc": area, "log_loss": float(losses.mean()), "brier": float(squares.mean())}
+    truth = labels if several(labels) else labels[:, None] == np.arange(rows.shape[1])
+    squares, once = (rows - truth) ** 2, np.ones((1, len(rows)), np.float32)
+    areas = [Ranking(rows[:, at], truth[:, at]).area(once)[0] for at in np.flatnonzero(truth.any(0))]
+    known = [area for area in areas if np.isfinite(area)]
+    return {
+        "auroc": float(np.mean(known)) if known else None,
+        "log_loss": float(log_losses(rows, labels).mean()),
+        "brier": float(squares.mean() if several(labels) else squares.sum(1).mean()),
+    }
 
 
 class Statistics:
@@ -126,7 +124,7 @@ class Statistics:
     def __init__(self, rows: np.ndarray, truth: np.ndarray) -> None:
         n, k = rows.shape
         at_label, answers = rows[np.arange(n), truth], rows.argmax(axis=1)
-        self.losses = -np.log(np.clip(at_label, _SMALLEST, 1.0))
+        self.losses = log_losses(rows, truth)
         self.squares = np.sum(rows**2, axis=1) - 2.0 * at_label + 1.0
         self.truth, self.answers = _one_hot(truth, k), _one_hot(answers, k)
         self.hits = _one_hot(np.where(truth == answers, truth, k), k + 1)[:, :k]

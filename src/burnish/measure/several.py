@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burnish.errors import NotEnoughData
-from burnish.labels import cross_entropies, right
+from burnish.labels import log_losses, right
 from burnish.measure.bootstrap import Ranking, bootstrapped, mean_of_known, times_for
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.scores import checked
@@ -81,11 +81,10 @@ def score_several(
     cut = np.full(k, _EVEN) if thresholds is None else np.asarray(thresholds, np.float64)
     said = rows >= cut
     found = bootstrapped(Statistics(rows, truth, cut), n, times=times_for(n, k))
-    clipped = np.clip(rows, _TINY, 1.0 - _TINY)
     return SeveralScores(
         n=n,
         exact=wilson(int((said == truth).all(1).sum()), n),
-        log_loss=float(cross_entropies(np.log(clipped) - np.log1p(-clipped), truth).mean()),
+        log_loss=float(log_losses(rows, truth).mean()),
         brier=float(((rows - truth) ** 2).mean()),
         per_class=tuple(
             _label_score(name, rows[:, at], truth[:, at], said[:, at], float(cut[at]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ from torch import Tensor, nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.errors import ModelError
-from burnish.reports.rollout import rollout
+from burnish.reports.rollout import patches_of, rollout
 from burnish.runtime import draws
 
-_PREFIXES = (0, 1, 2, 4, 5)  # tokens that stand before the patches: class, distillation, registers
 _LAST = 24  # layers from the end that are looked at
 _AT_ONCE = 8  # images, forward and backward
 _CHECKED = 4  # images whose maps are compared with those of shuffled weights
@@ -141,12 +139,11 @@ def _as_maps(tensor: Tensor, side: int) -> Tensor | None:
         if second == third and 1 < second <= side:
             return tensor
         return tensor.permute(0, 3, 1, 2) if first == second and 1 < first <= side else None
-    count = tensor.shape[1]
-    for prefix in _PREFIXES:
-        grid = math.isqrt(max(0, count - prefix))
-        if grid > 1 and grid * grid == count - prefix:
-            return tensor[:, prefix:].transpose(1, 2).unflatten(2, (grid, grid))
-    return None
+    found = patches_of(tensor.shape[1])
+    if found is None:
+        return None
+    prefix, grid = found
+    return tensor[:, prefix:].transpose(1, 2).unflatten(2, (grid, grid))
 
 
 def rank_correlation(one: np.ndarray, two: np.ndarray) -> float:

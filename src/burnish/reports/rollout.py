@@ -17,7 +17,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.backbones.timmed import Attention
 from burnish.errors import ModelError
 
-_PREFIXES = (1, 0, 2, 4, 5)  # tokens that stand before the patches: class, distillation, registers
+_PREFIXES = (0, 1, 2, 4, 5)  # tokens that stand before the patches: class, distillation, registers
 
 
 def rollout(classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndarray:
@@ -48,7 +48,12 @@ def rollout(classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndarr
     for one in seen:
         # Half of a token's answer is itself: the residual connection.
         reached = (0.5 * one + 0.5 * torch.eye(one.shape[-1], device=one.device)) @ reached
-    prefix, grid = _laid_out(reached.shape[-1])
+    found = patches_of(reached.shape[-1])
+    if found is None:
+        raise ModelError(
+            f"the {reached.shape[-1]} tokens of this network are no square grid of patches; use --how grad-cam"
+        )
+    prefix, grid = found
     from_token = prefix > 0 and getattr(_transformer(classifier.trunk), "global_pool", "token") == "token"
     rows = reached[:, 0] if from_token else reached[:, prefix:].mean(1)
     heat = rows[:, prefix:].unflatten(1, (grid, grid))[:, None]
@@ -65,13 +70,13 @@ def _weights(layer: Attention, tokens: Tensor) -> Tensor:
     return (layer.scale * queries @ keys.transpose(-2, -1)).softmax(-1).mean(1)
 
 
-def _laid_out(count: int) -> tuple[int, int]:
-    """(tokens before the patches, side of the grid of patches) of so many tokens."""
+def patches_of(count: int) -> tuple[int, int] | None:
+    """(tokens before the patches, side of the grid of patches) of so many tokens; None where there is no square grid."""
     for prefix in _PREFIXES:
         grid = math.isqrt(max(0, count - prefix))
         if grid > 1 and grid * grid == count - prefix:
             return prefix, grid
-    raise ModelError(f"the {count} tokens of this network are no square grid of patches; use --how grad-cam")
+    return None
 
 
 def _transformer(trunk: nn.Module) -> nn.Module:
