@@ -1,7 +1,6 @@
 """What the proof is worth: calibration, declining, sets, strangers, intervals and the report, on real runs; JSON on stdout.
 
     BURNISH_TEST_DATA=… python benchmarks/proof.py [--budget 2m] [--seeds 1] > benchmarks/results/proof.json
-    python benchmarks/proof.py --only intervals > benchmarks/results/intervals.json
 
 For `signs` and `caltech101`: one run each and seed, then from its test images (seen once by the run): ECE before and after the
 temperature, coverage of sets and accuracy of what is answered, AUROC against the other data set's images, what the learning
@@ -48,16 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--budget", default="2m")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", choices=("intervals",))
     told = parser.parse_args()
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
     }
-    if told.only:
-        print(json.dumps({"machine": machine, "intervals": intervals()}, indent=1))
-        return
     data = Path(os.environ["BURNISH_TEST_DATA"])
     rows = []
     with tempfile.TemporaryDirectory(prefix="burnish-proof-") as home:
