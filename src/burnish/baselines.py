@@ -65,6 +65,8 @@ def earlier_contender(one: Earlier, bench: Bench, classes: tuple[str, ...]) -> C
     state = dict(bundle.state)
     for name in [name for name in state if name.startswith(("head.weight", "head.bias", "head.scale", "head.out."))]:
         state[name] = state[name][order]
+    if "head.votes" in state:
+        state["head.votes"] = state["head.votes"][:, order]
     classifier = replace(bundle, state=state).classifier()
     cut = None if bundle.thresholds is None else np.array(bundle.thresholds)[order]
     return Contender(

@@ -20,7 +20,7 @@ from burnish.backbones.weights import read_plain_json
 from burnish.choose.decide import Decision, Evidence, probe_contender, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material, first_splits
-from burnish.choose.probing import Probes
+from burnish.choose.probing import Probes, special_heads
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second
 from burnish.data.catalog import Catalog
@@ -195,10 +195,11 @@ class _Race:
         # A model's share of the clock: half of what is left is for training, the rest for the models still to be seen.
         left, waiting = self.ledger.clock.left(), len({arm.model for arm in self.arms}) - number
         share = self.ledger.clock.elapsed() + left / (2 * waiting)
+        heads = special_heads([arm.method for arm in own], several=self.catalog.several)
         clock = replace(self.ledger.clock, budget_seconds=share if math.isfinite(left) else None)
         bench = Bench(
             recipe, backbone_for(recipe), pick_device(recipe.device), clock, self.watcher,
-            self.facilities.workers, self.facilities.store, proves=False,
+            self.facilities.workers, self.facilities.store, heads, proves=False,
         )  # fmt: skip
         with self._subfolder(MODELS, f"{number + 1:02d}-{model}", recipe) as folder:
             ledger = Ledger(folder.path, clock, self.watcher)
@@ -217,7 +218,7 @@ class _Race:
 
     def _settle_frozen(self, arm: Arm, seconds: float) -> None:
         looked = self.looked[arm.model]
-        probed = looked.probes.kept(taps_for(self._recipe(arm)))
+        probed = looked.probes.kept(taps_for(self._recipe(arm)), arm.method)
         labels = looked.material.labels[looked.material.val_rows]
         arm.evidence, arm.state, arm.seconds = Evidence.of(probed.val_logits, labels), "frozen", seconds
         with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", self._recipe(arm)) as folder:

@@ -20,7 +20,7 @@ from burnish.choose.limits import Sample, familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.portfolio import pick_backbone
-from burnish.choose.probing import Probed, Probes, probe
+from burnish.choose.probing import Probed, Probes, on_all_depths, probe, special_heads
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import Rates, after_seconds
 from burnish.choose.survey import sample_views, survey
@@ -154,7 +154,7 @@ def choose(
 ) -> Chosen:
     """The probe, or the tuned model where validation shows that it is better. asked: the method's name with its options."""
     recipe, clock = bench.recipe, bench.clock
-    probed = probes.kept(recipe.taps)
+    probed = probes.kept(recipe.taps, recipe.method)
     kept = probe_contender(probed)
     contenders, decisions = [kept], probe_decisions(probes, probed)
     if method.trains:
@@ -170,7 +170,7 @@ def choose(
     settled = replace(
         bench.recipe,
         method=kept.name,
-        taps="on" if probed is probes.deep else "off",
+        taps="on" if probed.on_all_depths else "off",
         epochs=len(journal.rows) or bench.recipe.epochs,
     )
     return Chosen(kept, contenders, decisions, replace(bench, recipe=settled))
@@ -265,7 +265,7 @@ def look(
         raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
     probes = probe(material, surveyed, bench)
     folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
-    probed = probes.kept(bench.recipe.taps)
+    probed = probes.kept(bench.recipe.taps, bench.recipe.method)
     save(folder, probe_contender(probed), material)
     seconds = bench.clock.elapsed()
     facts, tensors = probes_parts(probes)
@@ -319,9 +319,10 @@ def bench_for(
 ) -> tuple[Bench, list[Decision]]:
     """The network, device and clock; a model left to "auto" is chosen on a part of the data."""
     known, device = ledger.get("model"), pick_device(recipe.device)
+    heads = special_heads([recipe.method], several=catalog.several)
 
     def bench(backbone: Backbone, recipe: Recipe) -> Bench:
-        return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store)
+        return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store, heads)
 
     if recipe.model != "auto":
         backbone = backbone_for(recipe)
@@ -389,7 +390,7 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
     """Whether heads see all depths: as cross-validation finds for auto, as the method's name says else."""
     if recipe.taps != "auto" or recipe.method == "auto":
         return recipe.taps
-    return "on" if recipe.method == "multiprobe" else "off"
+    return "on" if on_all_depths(recipe.method, recipe) else "off"
 
 
 def settle_plan(

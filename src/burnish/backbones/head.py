@@ -1,4 +1,4 @@
-"""What stands between features and logits: linear, with a hidden layer, or by the cosine of the angle."""
+"""What stands between features and logits: linear, with a hidden layer, by the cosine of the angle, or by neighbours."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from burnish.errors import RecipeError, shown
 
-LINEAR, COSINE, MLP = "linear", "cosine", "mlp"
+LINEAR, COSINE, MLP, NEIGHBOURS = "linear", "cosine", "mlp", "knn"
 FORMS = f"{LINEAR}, {MLP}:WIDTH (such as {MLP}:512) or {COSINE}"
 _MLP = re.compile(rf"{MLP}:([1-9]\d{{0,4}})")
+# Neighbours asked, images kept, and whether those may have several classes; made by fitting, never asked for as a form.
+_NEIGHBOURS = re.compile(rf"{NEIGHBOURS}:([1-9]\d{{0,4}}):([1-9]\d{{0,7}})(:several)?")
+_LEAST_WEIGHT = 1e-6  # of a neighbour: so that a crowd of copies, all equally near, still has a say
 
 
 class LinearHead(nn.Linear):
@@ -78,9 +81,63 @@ class CosineHead(nn.Module):
             self.bias.copy_(bias)
 
 
-def made(form: str, width: int, classes: int) -> LinearHead | MlpHead | CosineHead:
+class NeighbourHead(nn.Module):
+    """Each class's share of the nearest kept images, as log-odds (k nearest neighbours; nothing in it is learnt).
+
+    Features are centred and brought to length one (SimpleShot, Wang et al. 2019, arXiv:1911.04623), neighbours weigh
+    exp(cosine / temperature) (Wu et al. 2018, arXiv:1805.01978) less what the first one left out would weigh, so that no
+    answer jumps when two images change places. Shares are drawn to the classes' frequencies by one image's worth.
+    """
+
+    mean: Tensor
+    bank: Tensor
+    votes: Tensor
+    temperature: Tensor
+
+    def __init__(self, width: int, classes: int, *, neighbours: int, images: int, several: bool) -> None:
+        super().__init__()
+        self.neighbours, self.several = neighbours, several
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("bank", torch.zeros(images, width))
+        self.register_buffer("votes", torch.zeros(images, classes, dtype=torch.uint8))
+        self.register_buffer("temperature", torch.ones(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        seen = F.normalize(features - self.mean.to(features.dtype))
+        return logits_by_neighbours(
+            seen @ self.bank.to(features.dtype).T,
+            self.votes,
+            neighbours=self.neighbours,
+            temperature=float(self.temperature),
+            several=self.several,
+        )
+
+
+def logits_by_neighbours(
+    similarities: Tensor, votes: Tensor, *, neighbours: int, temperature: float, several: bool
+) -> Tensor:
+    """[b k] of cosines [b m] to m images and their classes votes [m k], 0 or 1, as `NeighbourHead` weighs them."""
+    count, likely = similarities.shape[1], votes.to(similarities.dtype)
+    near, where = similarities.topk(min(neighbours + 1, count), 1)
+    if count > neighbours:
+        near, edge, where = near[:, :-1], near[:, -1:], where[:, :-1]
+    else:
+        edge = near.new_full((len(near), 1), -2.0)  # further than any
+    reach, nearest = max(temperature, 1e-4), near[:, :1]
+    weights = ((near - nearest) / reach).exp() - ((edge - nearest) / reach).exp() + _LEAST_WEIGHT
+    spread = torch.zeros_like(similarities).scatter(1, where, weights / weights.sum(1, keepdim=True))
+    usual = (likely.sum(0) + 1.0) / (count + likely.shape[1])
+    asked = near.shape[1]
+    shares = ((asked * (spread @ likely) + usual) / (asked + 1.0)).clamp(1e-7, 1.0 - 1e-7)
+    return shares.logit() if several else shares.log()
+
+
+def made(form: str, width: int, classes: int) -> LinearHead | MlpHead | CosineHead | NeighbourHead:
     """The head of that form, zero; RecipeError when there is none, or it is too narrow for the classes."""
     check_form(form)
+    kept = _NEIGHBOURS.fullmatch(form)
+    if kept is not None:
+        return NeighbourHead(width, classes, neighbours=int(kept[1]), images=int(kept[2]), several=kept[3] is not None)
     if form == COSINE:
         return CosineHead(width, classes)
     found = _MLP.fullmatch(form)
@@ -101,7 +158,14 @@ def check_form(form: Any) -> None:
 
 def is_form(form: Any) -> bool:
     """Whether there is a head of that form."""
-    return isinstance(form, str) and (form in (LINEAR, COSINE) or _MLP.fullmatch(form) is not None)
+    return isinstance(form, str) and (
+        form in (LINEAR, COSINE) or _MLP.fullmatch(form) is not None or _NEIGHBOURS.fullmatch(form) is not None
+    )
+
+
+def neighbours_form(neighbours: int, images: int, *, several: bool) -> str:
+    """The form of a head that asks so many of so many kept images."""
+    return f"{NEIGHBOURS}:{neighbours}:{images}" + (":several" if several else "")
 
 
 def seen_by(form: str, features: Tensor) -> Tensor:

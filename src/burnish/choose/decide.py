@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from burnish.backbones.classifier import Classifier
+from burnish.backbones.head import NEIGHBOURS
 from burnish.choose.material import Material
 from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
@@ -117,9 +118,10 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
 
 def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
     """Why this image size, where it is not the network's own, and why this head."""
-    choice = probed.choice
+    choice, how = probed.choice, probed.choice.how
+    strength = f"{how.strength:g} {'neighbours' if how.strength > 1 else 'neighbour'}"
     head = Decision(
-        f"head: {choice.how.kind}, strength {choice.how.strength:g}",
+        f"head: {how.kind}, {strength if how.kind == NEIGHBOURS else f'strength {how.strength:g}'}",
         f"least cross-validated loss; {_right_on(choice)} left out",
         {
             "accuracy": choice.accuracy,
@@ -129,8 +131,8 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
         },
     )
     taps, last = [], probes.last.choice
-    if probes.deep is not None and probed is probes.deep:
-        layers = len(probed.backbone.changes[0]["layers"])
+    if probed.on_all_depths:
+        layers = len(probed.backbone.changes[-1]["layers"])
         taps = [
             Decision(
                 f"heads see {layers} depths of the network, not the last alone",

@@ -17,8 +17,8 @@ from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
 from burnish.errors import RunError
 from burnish.measure.held_out import HeldOut
-from burnish.methods.base import Head
-from burnish.methods.heads import HeadChoice, HeadKind
+from burnish.methods.base import Fitted
+from burnish.methods.heads import HeadChoice, HeadKind, head_from
 from burnish.runtime import Clock, Watcher
 from burnish.terms import Preprocess
 from burnish.train.checkpoint import read_checkpoint, write_checkpoint
@@ -88,7 +88,9 @@ def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     facts: dict[str, Any] = {key: getattr(probes, key) for key in _PROBES}
     facts["findings"] = [one.to_json() for one in probes.findings]
     tensors: dict[str, Tensor] = {}
-    for key, probed in (("last", probes.last), ("deep", probes.deep)):
+    facts["special"] = list(probes.special)
+    named = {f"special{place}": one for place, one in enumerate(probes.special.values())}
+    for key, probed in (("last", probes.last), ("deep", probes.deep), *named.items()):
         if probed is None:
             continue
         facts[key] = {
@@ -98,18 +100,17 @@ def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "choice": {own: getattr(probed.choice, own) for own in _CHOICE},
             "how": asdict(probed.choice.how),
         }
-        arrays = {
-            "head.weight": probed.choice.head.weight, "head.bias": probed.choice.head.bias, "right": probed.choice.right,
-            "train_head.weight": probed.train_head.weight, "train_head.bias": probed.train_head.bias,
-            "val_right": probed.val_right, "val_logits": probed.val_logits,
-        }  # fmt: skip
+        arrays = {"right": probed.choice.right, "val_right": probed.val_right, "val_logits": probed.val_logits}
+        for name, head in (("head", probed.choice.head), ("train_head", probed.train_head)):
+            facts[key][name] = head.form
+            arrays |= {f"{name}.{own}": array for own, array in head.arrays().items()}
         if probed.held_out is not None:
             arrays |= {f"held_out.{name}": getattr(probed.held_out, name) for name in _HELD_OUT}
         if probed.thresholds is not None:
             arrays["thresholds"] = probed.thresholds
         tensors |= {f"{key}/{own}": torch.from_numpy(np.ascontiguousarray(array)) for own, array in arrays.items()}
         if probed.backbone.changes:
-            tensors[f"{key}/scale"] = probed.backbone.module.get_submodule("taps").state_dict()["scale"]
+            tensors[f"{key}/scale"] = probed.backbone.module.get_submodule("taps").state_dict()["scale"].clone()
     return facts, tensors
 
 
@@ -121,14 +122,17 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
         for change in own["changes"]:
             base = tapped_as(base, change, tensors[f"{key}/scale"])
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        how = HeadKind(**own["how"])
-        head = Head(arrays[f"{key}/head.weight"], arrays[f"{key}/head.bias"], how.form)
+
+        def head(name: str) -> Fitted:
+            start = f"{key}/{name}."
+            return head_from(own[name], {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)})
+
         return Probed(
             name=own["name"],
             backbone=base,
             preprocess=Preprocess.from_json(own["preprocess"]),
-            choice=HeadChoice(head, how, right=arrays[f"{key}/right"], **own["choice"]),
-            train_head=Head(arrays[f"{key}/train_head.weight"], arrays[f"{key}/train_head.bias"], how.form),
+            choice=HeadChoice(head("head"), HeadKind(**own["how"]), right=arrays[f"{key}/right"], **own["choice"]),
+            train_head=head("train_head"),
             val_right=arrays[f"{key}/val_right"],
             val_logits=arrays[f"{key}/val_logits"],
             held_out=HeldOut(*(arrays[f"{key}/held_out.{name}"] for name in _HELD_OUT))
@@ -139,4 +143,5 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
 
     deep = probed("deep") if "deep" in facts else None
     findings = tuple(Finding(**{**one, "paths": tuple(one["paths"])}) for one in facts["findings"])
-    return Probes(probed("last"), deep, findings=findings, **{key: facts[key] for key in _PROBES})
+    special = {name: probed(f"special{place}") for place, name in enumerate(facts["special"])}
+    return Probes(probed("last"), deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES})

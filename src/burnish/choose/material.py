@@ -76,6 +76,7 @@ class Bench:
     watcher: Watcher
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
+    heads: tuple[str, ...] = ()  # frozen methods that name a kind of head, fitted besides the usual ones
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
     # Image sizes of other models, besides the probe and the tuned one, that are to see the test images too.
     rivals: tuple[int, ...] = ()

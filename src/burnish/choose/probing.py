@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from burnish.backbones.spec import Backbone
+from burnish.backbones.taps import KIND as TAPS
 from burnish.choose.material import Bench, Material
 from burnish.choose.more_data import learning_curve
 from burnish.choose.survey import Surveyed
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, read_pixels
-from burnish.errors import ModelError, shown
+from burnish.errors import ModelError, RecipeError, shown
 from burnish.labels import right, several
 from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
-from burnish.methods.base import Head
-from burnish.methods.heads import HeadChoice, choose_head
+from burnish.methods.base import Fitted
+from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
+from burnish.methods.probe import kinds_of
+from burnish.methods.table import method_named
+from burnish.recipe import Recipe
 from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
@@ -32,22 +37,29 @@ _SHARE = 0.6  # of the time left, for finding heads
 class Probed:
     """The frozen trunk with a fitted head."""
 
-    name: str  # the method: "probe" on the last layer alone, "multiprobe" on all depths
+    name: (
+        str  # the method: "probe" on the last layer alone, "multiprobe" on all depths; with options as they were given
+    )
     backbone: Backbone  # what the head is fitted to: for multiprobe with taps
     preprocess: Preprocess  # at the size the features were taken
     choice: HeadChoice  # fitted to train and val images; its settings and accuracy come from cross-validation
-    train_head: Head  # the same settings, fitted to the train images alone
+    train_head: Fitted  # the same settings, fitted to the train images alone
     val_right: np.ndarray  # bool [v], or float64 [v], 0 to 1: how right train_head is on the val images
     val_logits: np.ndarray  # float32 [v k], of train_head
     held_out: HeldOut | None = None  # by cross-validation, with one class an image
     thresholds: np.ndarray | None = None  # float64 [k], with several classes: from which probability on one is said
+
+    @property
+    def on_all_depths(self) -> bool:
+        """Whether the head sees all depths."""
+        return bool(self.backbone.changes) and self.backbone.changes[-1]["kind"] == TAPS
 
 
 @dataclass(frozen=True)
 class Probes:
     """What the frozen network tells about the data."""
 
-    last: Probed  # on the last layer alone: training starts from its kind of head
+    last: Probed  # on the last layer alone, linear: training starts from its kind of head
     deep: Probed | None  # on all depths, where they are wanted and can be had
     flip: bool  # whether mirror images may be trained on
     flip_reason: str
@@ -55,9 +67,12 @@ class Probes:
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
     more_data: dict[str, Any] | None = None  # what more images would do, as `choose.more_data` tells it
     findings: tuple[Finding, ...] = ()  # of the audit: labels that are likely wrong, images unlike all others
+    special: dict[str, Probed] = field(default_factory=dict)  # heads of a kind that a method's options name, by method
 
-    def kept(self, taps: str) -> Probed:
+    def kept(self, taps: str, method: str = "auto") -> Probed:
         """The frozen model to be used: as asked for, or ("auto") the one with the lower cross-validated loss."""
+        if method in self.special:
+            return self.special[method]
         if self.deep is None or taps == "off":
             return self.last
         return self.deep if taps == "on" or self.deep.choice.loss < self.last.choice.loss else self.last
@@ -71,15 +86,37 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     until = bench.clock.elapsed() + _SHARE * bench.clock.left()
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, until) if backbone.changes else None
+    special: dict[str, Probed] = {}
+    for name in bench.heads:
+        base = backbone if deep is not None and on_all_depths(name, bench.recipe) else plain
+        special[name] = _headed(name, base, features[:, : base.width], material, surveyed, bench, until)
     asked = deep or last
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
-    better = deep if deep is not None and deep.choice.loss < last.choice.loss else last
+    found = [last, *([deep] if deep is not None else []), *special.values()]
+    better = min(found, key=lambda one: one.choice.loss)
     curve = learning_curve(
-        features[:, : better.choice.head.weight.shape[1]], material, better.choice.how, seed=bench.recipe.seed,
+        features[:, : better.choice.head.width], material, better.choice.how, seed=bench.recipe.seed,
         seconds_left=bench.clock.left(),
     )  # fmt: skip
-    found = _told_by(material, features, better.choice)
-    return Probes(last, deep, flip, reason, rate, surveyed.size_reason, curve, found)
+    findings = _told_by(material, features, better.choice)
+    return Probes(last, deep, flip, reason, rate, surveyed.size_reason, curve, findings, special)
+
+
+def special_heads(methods: Iterable[str], *, several: bool) -> tuple[str, ...]:
+    """Those of these methods that choose among other kinds of heads than all linear ones.
+
+    several: whether an image may have any number of classes. RecipeError for a kind of head that needs one of each.
+    """
+    kinds = {name: kinds_of(method_named(name)) for name in methods if name != "auto"}
+    wrong = [name for name, own in kinds.items() if own == ("lda",)]
+    if several and wrong:
+        raise RecipeError(f"{wrong[0]} needs one class an image; say head=logistic or head=knn")
+    return tuple(name for name, own in kinds.items() if own != LINEAR_KINDS)
+
+
+def on_all_depths(method: str, recipe: Recipe) -> bool:
+    """Whether this frozen method's head sees all depths of the network."""
+    return recipe.taps == "on" or method.partition(":")[0] == "multiprobe"
 
 
 def _told_by(material: Material, features: np.ndarray, choice: HeadChoice) -> tuple[Finding, ...]:
@@ -108,6 +145,7 @@ def _headed(
         seed=bench.recipe.seed,
         seconds_left=lambda: until - bench.clock.elapsed(),
         form=bench.recipe.head,
+        kinds=kinds_of(method_named(name)),
     )
     train, val = material.train_rows, material.val_rows
     train_head = choice.how.fitted(features[train], labels[train], classes=classes)
@@ -154,7 +192,7 @@ def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess, bench:
 
 
 def settle_flip(
-    material: Material, surveyed: Surveyed, bench: Bench, head: Head, plain_right: np.ndarray
+    material: Material, surveyed: Surveyed, bench: Bench, head: Fitted, plain_right: np.ndarray
 ) -> tuple[bool, str]:
     """Whether mirroring keeps the label, asked of the probe: is it as right on mirrored val images as on plain ones?
 
@@ -169,7 +207,7 @@ def settle_flip(
     mirrored = (np.ascontiguousarray(chunk[:, :, ::-1]) for chunk in batched(images))
     half = takes_half(bench.recipe.precision, bench.device)
     features = outputs(surveyed.trunk, mirrored, preprocess=preprocess, device=bench.device, half=half)
-    mirrored_right = right(head.logits(features[:, : head.weight.shape[1]]), material.labels[rows])
+    mirrored_right = right(head.logits(features[:, : head.width]), material.labels[rows])
     drop = plain_right.astype(float) - mirrored_right
     error = drop.std() / np.sqrt(len(drop))
     flip = bool(drop.mean() <= error)

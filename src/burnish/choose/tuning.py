@@ -25,7 +25,7 @@ from burnish.choose.probing import Probes, plain_at
 from burnish.data.cache import Rows
 from burnish.data.views import augmented, normalised
 from burnish.labels import cross_entropies, right
-from burnish.methods.base import Head, Tunable
+from burnish.methods.base import Head, Tunable, needs_linear
 from burnish.terms import Preprocess
 from burnish.train.activations import kept_or_live, plain_activations
 from burnish.train.averaging import State, between
@@ -349,9 +349,8 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
         trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2], half=half)
         with torch.inference_mode(), autocast(bench.device, half and bench.device.type != "cpu"):
             features.append(trunk(views).float().cpu().numpy())
-    return probes.last.choice.how.fitted(
-        np.concatenate(features), material.labels[rows], classes=len(material.catalog.classes)
-    )
+    how, classes = probes.last.choice.how, len(material.catalog.classes)
+    return needs_linear(how.fitted(np.concatenate(features), material.labels[rows], classes=classes))
 
 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:

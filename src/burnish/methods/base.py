@@ -18,6 +18,28 @@ from burnish.recipe import Recipe
 from burnish.runtime import draws
 
 
+class Fitted(Protocol):
+    """A head that was fitted to features [n d], linear or not, for k classes."""
+
+    @property
+    def form(self) -> str: ...  # as `backbones.head` has them
+    @property
+    def classes(self) -> int: ...
+    @property
+    def width(self) -> int: ...  # d
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """float32 [n k] of features [n d]."""
+        ...
+
+    def fill(self, module: nn.Module) -> None:
+        """Make a module of this form give these logits."""
+        ...
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All there is to it besides the form, by name."""
+        ...
+
+
 @dataclass(frozen=True)
 class Head:
     """A linear head on features [n d]: logits = features @ weight.T + bias, of unit length for a cosine head."""
@@ -25,6 +47,25 @@ class Head:
     weight: np.ndarray  # float32 [k d]
     bias: np.ndarray  # float32 [k]
     form: str = heads.LINEAR  # of the head that starts with these logits
+
+    @property
+    def classes(self) -> int:
+        """k."""
+        return len(self.bias)
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self.weight.shape[1]
+
+    def fill(self, module: nn.Module) -> None:
+        """Make a linear, hidden-layer or cosine head give these logits."""
+        assert isinstance(module, heads.LinearHead | heads.MlpHead | heads.CosineHead)
+        module.start_as(torch.from_numpy(self.weight), torch.from_numpy(self.bias), torch_draws(0, "head"))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weight and bias."""
+        return {"weight": self.weight, "bias": self.bias}
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """float32 [n k] of features [n d]."""
@@ -96,10 +137,10 @@ _PEAK_CNN = 1e-3
 _PEAK_ATTENTION = 2e-4
 
 
-def assembled(backbone: Backbone, head: Head) -> Classifier:
+def assembled(backbone: Backbone, head: Fitted) -> Classifier:
     """Trunk and head as one new module in eval mode; shares nothing with the backbone."""
-    classifier = Classifier.over(backbone, classes=len(head.bias), head=head.form)
-    classifier.head.start_as(torch.from_numpy(head.weight), torch.from_numpy(head.bias), torch_draws(0, "head"))
+    classifier = Classifier.over(backbone, classes=head.classes, head=head.form)
+    head.fill(classifier.head)
     return classifier.eval()
 
 
@@ -176,3 +217,10 @@ def options_of(method: Method) -> dict[str, Any]:
     """What can be set in a method's name, as in lora:rank=4, with the values in force."""
     told = ("name", "summary", "when", "paper", "trains")
     return {key: value for key, value in vars(method).items() if key not in told}
+
+
+def needs_linear(head: Fitted) -> Head:
+    """The head, for what only a linear one can start; RecipeError for another."""
+    if not isinstance(head, Head):
+        raise RecipeError(f"training starts from a linear head, not from {head.form.partition(':')[0]}")
+    return head

@@ -1,32 +1,41 @@
-"""Linear heads fitted to frozen features in closed form or by L-BFGS, chosen by cross-validation."""
+"""Heads fitted to frozen features: linear in closed form or by L-BFGS, or neighbours; chosen by cross-validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from burnish.backbones.head import LINEAR, seen_by
+from burnish.backbones.head import LINEAR, NEIGHBOURS, seen_by
+from burnish.errors import RecipeError
 from burnish.labels import counts, leading, probabilities, right, several
-from burnish.methods.base import Head
+from burnish.methods.base import Fitted, Head
 from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path, loss_of
+from burnish.methods.neighbours import Neighbours, crossed
 from burnish.runtime import draws
+
+LINEAR_KINDS = ("lda", "logistic")
+KINDS = (*LINEAR_KINDS, NEIGHBOURS)
 
 
 @dataclass(frozen=True)
 class HeadKind:
     """How a head is fitted."""
 
-    kind: str  # "logistic" or "lda"
-    strength: float  # the penalty or the shrinkage
-    temperature: float  # that the logits are divided by, so that the probabilities are about right
-    form: str = LINEAR  # of the head that is started so
+    kind: str  # of KINDS
+    strength: float  # the penalty, the shrinkage, or how many neighbours
+    temperature: float  # that logits, or neighbours' cosines, are divided by, so that the probabilities are about right
+    form: str = LINEAR  # of the head that is started so, where it is linear
 
-    def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Head:
+    def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Fitted:
         """The head on features float32 [n d] and labels int64 [n], or bool [n k]."""
+        if self.kind == NEIGHBOURS:
+            return Neighbours.of(
+                features, labels, classes=classes, neighbours=int(self.strength), temperature=self.temperature
+            )
         x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
         axes = Principal.of(x)
         return _fitted(self, axes, axes.apply(x), y, classes)
@@ -36,7 +45,7 @@ class HeadKind:
 class HeadChoice:
     """The head that cross-validation prefers, fitted to all the images given."""
 
-    head: Head
+    head: Fitted
     how: HeadKind
     accuracy: float  # cross-validated, fraction 0 to 1
     standard_error: float  # of that accuracy, over images
@@ -53,17 +62,52 @@ def choose_head(
     seed: int,
     seconds_left: Callable[[], float],
     form: str = LINEAR,
+    kinds: tuple[str, ...] = LINEAR_KINDS,
 ) -> HeadChoice:
-    """The best of shrinkage LDA and L2 logistic regression by k-fold cross-validated log loss.
+    """The best of these kinds by k-fold cross-validated log loss: shrinkage LDA, L2 logistic regression, neighbours.
 
     features float32 [n d], labels int64 [n]. LDA comes first: it takes one decomposition a fold and is the
     safer one at few shots. The logistic path is given up when no seconds are left. Labels bool [n k], several an image, have
-    a logistic regression of each class against the rest, and no LDA.
+    a logistic regression of each class against the rest, and no LDA (RecipeError where nothing else is asked for).
     """
-    x, y = seen_by(form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
     # Five folds leave few images with more to train on; from a thousand on, three say the same in half the time.
     folds = min(5 if len(labels) < 1000 else 3, max(2, int(counts(labels, classes).min())))
     fold = fold_numbers(leading(labels), folds=folds, seed=seed)
+    found: list[HeadChoice] = []
+    if NEIGHBOURS in kinds:
+        found.append(_by_neighbours(features, labels, fold, classes))
+    linear = tuple(kind for kind in kinds if kind in LINEAR_KINDS)
+    if linear:
+        found.append(_linear(features, labels, fold, linear, classes=classes, seconds_left=seconds_left, form=form))
+    return min(found, key=lambda choice: choice.loss)
+
+
+def head_from(form: str, arrays: Mapping[str, np.ndarray]) -> Fitted:
+    """The inverse of `Fitted.arrays`."""
+    return (Neighbours if form.startswith(NEIGHBOURS) else Head)(form=form, **arrays)
+
+
+def _by_neighbours(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, classes: int) -> HeadChoice:
+    features = np.ascontiguousarray(features)
+    best = crossed(features, labels, fold, classes=classes)
+    how = HeadKind(NEIGHBOURS, best.neighbours, best.temperature)
+    right_ones = right(best.logits.numpy(), labels)
+    whole = how.fitted(features, labels, classes=classes)
+    return _Crossed(how, best.loss, right_ones, best.logits).choice(whole)
+
+
+def _linear(
+    features: np.ndarray,
+    labels: np.ndarray,
+    fold: np.ndarray,
+    kinds: tuple[str, ...],
+    *,
+    classes: int,
+    seconds_left: Callable[[], float],
+    form: str,
+) -> HeadChoice:
+    """The better of LDA and logistic regression, or the one that is asked for."""
+    x, y = seen_by(form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
     axes = Principal.of(x)  # once for all folds: it knows no labels, and what it leaves out it leaves out of all heads
     z = axes.apply(x)
 
@@ -73,7 +117,9 @@ def choose_head(
 
         return _best("logistic", penalties, _crossed(z, y, fold, penalties, path, early=True), labels)
 
-    if several(labels):
+    if "logistic" not in kinds and several(labels):
+        raise RecipeError("LDA needs one class an image; leave head=lda out")
+    if "lda" not in kinds or several(labels):
         try:
             best = logistic(seconds_left)
         except Late:  # the shortest path there is
@@ -81,10 +127,11 @@ def choose_head(
     else:
         lda = _crossed(z, y, fold, SHRINKAGES, lambda zs, ys: iter(lda_path(zs, ys, classes)))
         best = _best("lda", SHRINKAGES, lda, labels)
-        with suppress(Late):
-            best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)
+        if "logistic" in kinds:
+            with suppress(Late):
+                best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)
     best = replace(best, how=replace(best.how, form=form))
-    return best.fitted(axes, z, y, classes)
+    return best.choice(_fitted(best.how, axes, z, y, classes))
 
 
 @dataclass(frozen=True)
@@ -94,10 +141,10 @@ class _Crossed:
     right: np.ndarray
     logits: torch.Tensor  # [n k], out-of-fold, at the temperature
 
-    def fitted(self, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> HeadChoice:
-        """The same kind and strength, on all images."""
-        told = probabilities(self.logits.numpy(), several=y.ndim == 2).astype(np.float32)
-        head, error = _fitted(self.how, axes, z, y, classes), float(self.right.std() / np.sqrt(len(self.right)))
+    def choice(self, head: Fitted) -> HeadChoice:
+        """With the same kind and strength on all images."""
+        told = probabilities(self.logits.numpy(), several=self.right.dtype != bool).astype(np.float32)
+        error = float(self.right.std() / np.sqrt(len(self.right)))
         return HeadChoice(head, self.how, float(self.right.mean()), error, self.loss, self.right, told)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from burnish.backbones.head import CosineHead, LinearHead, MlpHead
+from burnish.backbones.head import NEIGHBOURS, CosineHead, LinearHead, MlpHead
 from burnish.backbones.keras import applications, graph
 from burnish.backbones.keras.layers import KINDS
 from burnish.backbones.surgery import DROP
@@ -33,12 +33,16 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path
 
     The file gives the probabilities that burnish gives, its temperature included. input "prepared": it takes what the
     original took, images prepared as by keras.applications; "pixels": RGB of 0 to 255, prepared inside by a 1 × 1
-    convolution. RecipeError when the model did not come from Keras, or was changed in a way Keras has no layers for;
+    convolution. RecipeError when the model did not come from Keras, or was changed, or has a head, that Keras has no layers for;
     RunError when what Keras makes of it gives other probabilities, or the disk refuses. Needs Keras.
     """
     if bundle.architecture["library"] != graph.LIBRARY:
         raise RecipeError(
             f"the model was made from {shown(bundle.base_model)}, not from a Keras file; only those are written as .keras"
+        )
+    if bundle.head.startswith(NEIGHBOURS):
+        raise RecipeError(
+            "a head of nearest neighbours is not written as Keras layers; make the run with a linear head"
         )
     if input not in INPUTS:
         raise RecipeError(f"input is {shown(input)!r}, expected {' or '.join(INPUTS)}")
