@@ -200,3 +200,55 @@ def test_the_spectrum_is_that_of_the_covariance(n, d):
     assert torch.allclose(covariance @ directions, directions * values, atol=1e-8)
     assert values.sum().item() == pytest.approx(covariance.trace().item())
     assert (values.diff() >= 0).all()
+
+
+# ---- a share of the features -----------------------------------------------------------------------------------------
+
+
+def needle(n=200, d=300, k=4, told=12, seed=0):
+    """Clusters in a few of many features, the rest noise."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % k
+    features = rng.normal(size=(n, d)).astype(np.float32)
+    features[:, :told] += rng.normal(size=(k, told)).astype(np.float32)[labels] * 1.5
+    return features, labels
+
+
+@pytest.mark.parametrize("kinds", [("lda",), ("logistic",)])
+def test_a_head_on_a_share_of_the_features_finds_those_that_tell_and_has_no_eye_for_the_others(kinds):
+    features, labels = needle()
+    some = {"classes": 4, "seed": 0, "seconds_left": lambda: 60.0, "kinds": kinds}
+    found, every = (choose_head(features, labels, keep=keep, **some) for keep in (0.05, 1.0))
+    used = np.flatnonzero(np.abs(found.head.weight).sum(0))
+    assert len(used) == 15
+    assert len(set(range(12)) & set(used)) >= 9, "most of the telling ones"
+    assert found.how.keep == 0.05
+    assert found.loss < every.loss, "with so much noise fewer are better"
+    again = found.how.fitted(features, labels, classes=4)
+    assert np.array_equal(again.weight, found.head.weight)
+
+
+def test_features_are_chosen_within_each_fold():
+    """Chosen on all images, 15 of 3,000 features of pure noise would tell the labels of images left out."""
+    rng = np.random.default_rng(1)
+    features, labels = rng.normal(size=(120, 3000)).astype(np.float32), np.arange(120) % 4
+    found = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 60.0, keep=0.005)
+    assert found.accuracy < 0.42
+    leaky = np.flatnonzero(np.abs(found.head.weight).sum(0))
+    cheating = choose_head(features[:, leaky], labels, classes=4, seed=0, seconds_left=lambda: 60.0)
+    assert cheating.accuracy > 0.6, "this would not show a leak"
+
+
+def test_a_share_that_cannot_be_is_refused():
+    from burnish.errors import RecipeError
+    from burnish.methods.table import method_named
+
+    for wrong in (
+        "multiprobe:keep=0",
+        "multiprobe:keep=1.5",
+        "multiprobe:keep=nan",
+        "multiprobe:keep=0.5:head=knn",
+        "probe:keep=0.5",
+    ):
+        with pytest.raises(RecipeError):
+            method_named(wrong)

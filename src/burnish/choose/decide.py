@@ -19,7 +19,7 @@ from burnish.measure.held_out import HeldOut
 from burnish.measure.intervals import Gain, beats
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import assembled
-from burnish.methods.heads import HeadChoice
+from burnish.methods.heads import HeadChoice, HeadKind
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,8 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
 def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
     """Why this image size, where it is not the network's own, and why this head."""
     choice, how = probed.choice, probed.choice.how
-    strength = f"{how.strength:g} {'neighbours' if how.strength > 1 else 'neighbour'}"
     head = Decision(
-        f"head: {how.kind}, {strength if how.kind == NEIGHBOURS else f'strength {how.strength:g}'}",
+        f"head: {_told(how)}",
         f"least cross-validated loss; {_right_on(choice)} left out",
         {
             "accuracy": choice.accuracy,
@@ -143,6 +142,13 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
         ]
     size = [Decision(f"probe at {probed.preprocess.size} px", probes.size_reason)] if probes.size_reason else []
     return [*size, *taps, head]
+
+
+def _told(how: HeadKind) -> str:
+    """A kind of head in words."""
+    if how.kind == NEIGHBOURS:
+        return f"{how.kind}, {how.strength:g} {'neighbours' if how.strength > 1 else 'neighbour'}"
+    return f"{how.kind}, strength {how.strength:g}" + (f", on {how.keep:.0%} of the features" if how.keep < 1 else "")
 
 
 def _right_on(choice: HeadChoice) -> str:

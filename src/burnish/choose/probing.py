@@ -23,7 +23,7 @@ from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Fitted
 from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
-from burnish.methods.probe import kinds_of
+from burnish.methods.probe import heads_of
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.runtime import cores
@@ -107,11 +107,11 @@ def special_heads(methods: Iterable[str], *, several: bool) -> tuple[str, ...]:
 
     several: whether an image may have any number of classes. RecipeError for a kind of head that needs one of each.
     """
-    kinds = {name: kinds_of(method_named(name)) for name in methods if name != "auto"}
-    wrong = [name for name, own in kinds.items() if own == ("lda",)]
+    kinds = {name: heads_of(method_named(name)) for name in methods if name != "auto"}
+    wrong = [name for name, (own, _) in kinds.items() if own == ("lda",)]
     if several and wrong:
         raise RecipeError(f"{wrong[0]} needs one class an image; say head=logistic or head=knn")
-    return tuple(name for name, own in kinds.items() if own != LINEAR_KINDS)
+    return tuple(name for name, own in kinds.items() if own != (LINEAR_KINDS, 1.0))
 
 
 def on_all_depths(method: str, recipe: Recipe) -> bool:
@@ -138,6 +138,7 @@ def _headed(
 ) -> Probed:
     """The best head on these features [n d] of the fitting images; until: seconds on the clock, for the search of it."""
     labels, classes = material.labels, len(material.catalog.classes)
+    kinds, keep = heads_of(method_named(name))
     choice = choose_head(
         features,
         labels,
@@ -145,7 +146,8 @@ def _headed(
         seed=bench.recipe.seed,
         seconds_left=lambda: until - bench.clock.elapsed(),
         form=bench.recipe.head,
-        kinds=kinds_of(method_named(name)),
+        kinds=kinds,
+        keep=keep,
     )
     train, val = material.train_rows, material.val_rows
     train_head = choice.how.fitted(features[train], labels[train], classes=classes)

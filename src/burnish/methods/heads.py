@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -13,12 +13,13 @@ from burnish.backbones.head import LINEAR, NEIGHBOURS, seen_by
 from burnish.errors import RecipeError
 from burnish.labels import counts, leading, probabilities, right, several
 from burnish.methods.base import Fitted, Head
-from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path, loss_of
+from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path, loss_of, relevant
 from burnish.methods.neighbours import Neighbours, crossed
 from burnish.runtime import draws
 
 LINEAR_KINDS = ("lda", "logistic")
 KINDS = (*LINEAR_KINDS, NEIGHBOURS)
+_Path = Iterator[tuple[torch.Tensor, torch.Tensor]]  # weight [k r] and bias [k] for each strength
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class HeadKind:
     strength: float  # the penalty, the shrinkage, or how many neighbours
     temperature: float  # that logits, or neighbours' cosines, are divided by, so that the probabilities are about right
     form: str = LINEAR  # of the head that is started so, where it is linear
+    keep: float = 1.0  # the share of the features that it looks at, where it is linear
 
     def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Fitted:
         """The head on features float32 [n d] and labels int64 [n], or bool [n k]."""
@@ -37,7 +39,7 @@ class HeadKind:
                 features, labels, classes=classes, neighbours=int(self.strength), temperature=self.temperature
             )
         x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
-        axes = Principal.of(x)
+        axes = _axes(x, y, classes, self.keep)
         return _fitted(self, axes, axes.apply(x), y, classes)
 
 
@@ -63,12 +65,14 @@ def choose_head(
     seconds_left: Callable[[], float],
     form: str = LINEAR,
     kinds: tuple[str, ...] = LINEAR_KINDS,
+    keep: float = 1.0,
 ) -> HeadChoice:
     """The best of these kinds by k-fold cross-validated log loss: shrinkage LDA, L2 logistic regression, neighbours.
 
     features float32 [n d], labels int64 [n]. LDA comes first: it takes one decomposition a fold and is the
     safer one at few shots. The logistic path is given up when no seconds are left. Labels bool [n k], several an image, have
     a logistic regression of each class against the rest, and no LDA (RecipeError where nothing else is asked for).
+    keep: linear heads look at this share of the features, chosen anew within each fold.
     """
     # Five folds leave few images with more to train on; from a thousand on, three say the same in half the time.
     folds = min(5 if len(labels) < 1000 else 3, max(2, int(counts(labels, classes).min())))
@@ -78,7 +82,8 @@ def choose_head(
         found.append(_by_neighbours(features, labels, fold, classes))
     linear = tuple(kind for kind in kinds if kind in LINEAR_KINDS)
     if linear:
-        found.append(_linear(features, labels, fold, linear, classes=classes, seconds_left=seconds_left, form=form))
+        usual = HeadKind("", 0.0, 1.0, form, keep)
+        found.append(_linear(features, labels, fold, linear, usual, classes=classes, seconds_left=seconds_left))
     return min(found, key=lambda choice: choice.loss)
 
 
@@ -101,21 +106,23 @@ def _linear(
     labels: np.ndarray,
     fold: np.ndarray,
     kinds: tuple[str, ...],
+    usual: HeadKind,
     *,
     classes: int,
     seconds_left: Callable[[], float],
-    form: str,
 ) -> HeadChoice:
-    """The better of LDA and logistic regression, or the one that is asked for."""
-    x, y = seen_by(form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
-    axes = Principal.of(x)  # once for all folds: it knows no labels, and what it leaves out it leaves out of all heads
+    """The better of LDA and logistic regression, or the one that is asked for; usual: its form, and what it looks at."""
+    x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
+    axes = _axes(x, y, classes, usual.keep)
     z = axes.apply(x)
+    folds = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
+    views = _views(x, y, z, axes, folds, classes, usual.keep)
 
     def logistic(left: Callable[[], float], penalties: tuple[float, ...] = PENALTIES) -> _Crossed:
-        def path(zs: torch.Tensor, ys: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            return logistic_path(zs, ys, classes, penalties, axes.variances, left)
+        def path(zs: torch.Tensor, ys: torch.Tensor, variances: torch.Tensor) -> _Path:
+            return logistic_path(zs, ys, classes, penalties, variances, left)
 
-        return _best("logistic", penalties, _crossed(z, y, fold, penalties, path, early=True), labels)
+        return _best("logistic", penalties, _crossed(views, y, folds, penalties, path, early=True), labels)
 
     if "logistic" not in kinds and several(labels):
         raise RecipeError("LDA needs one class an image; leave head=lda out")
@@ -125,12 +132,12 @@ def _linear(
         except Late:  # the shortest path there is
             best = logistic(lambda: float("inf"), PENALTIES[3:4])
     else:
-        lda = _crossed(z, y, fold, SHRINKAGES, lambda zs, ys: iter(lda_path(zs, ys, classes)))
+        lda = _crossed(views, y, folds, SHRINKAGES, lambda zs, ys, _: iter(lda_path(zs, ys, classes)))
         best = _best("lda", SHRINKAGES, lda, labels)
         if "logistic" in kinds:
             with suppress(Late):
                 best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)
-    best = replace(best, how=replace(best.how, form=form))
+    best = replace(best, how=replace(best.how, form=usual.form, keep=usual.keep))
     return best.choice(_fitted(best.how, axes, z, y, classes))
 
 
@@ -146,6 +153,31 @@ class _Crossed:
         told = probabilities(self.logits.numpy(), several=self.right.dtype != bool).astype(np.float32)
         error = float(self.right.std() / np.sqrt(len(self.right)))
         return HeadChoice(head, self.how, float(self.right.mean()), error, self.loss, self.right, told)
+
+
+def _axes(x: torch.Tensor, y: torch.Tensor, classes: int, keep: float) -> Principal:
+    """Coordinates of all features, or of the share of them that matters most for these labels."""
+    return Principal.of(x) if keep == 1.0 else Principal.of_some(x, relevant(x, y, classes, keep))
+
+
+def _views(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    z: torch.Tensor,
+    axes: Principal,
+    folds: Sequence[torch.Tensor],
+    classes: int,
+    keep: float,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(coordinates [n r], their variances) for each fold.
+
+    The same for all where no feature is chosen: coordinates know no labels, and what they leave out they leave out of all heads.
+    """
+    if keep == 1.0:
+        return [(z, axes.variances)] * len(folds)
+    rest = [np.setdiff1d(np.arange(len(x)), held) for held in folds]
+    own = [_axes(x[rows], y[rows], classes, keep) for rows in map(torch.from_numpy, rest)]
+    return [(one.apply(x), one.variances) for one in own]
 
 
 def _truth(labels: np.ndarray) -> torch.Tensor:
@@ -175,25 +207,25 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
 
 
 def _crossed(
-    z: torch.Tensor,
+    views: Sequence[tuple[torch.Tensor, torch.Tensor]],
     y: torch.Tensor,
-    fold: np.ndarray,
+    folds: Sequence[torch.Tensor],
     strengths: tuple[float, ...],
-    fit: Callable[[torch.Tensor, torch.Tensor], Iterator[tuple[torch.Tensor, torch.Tensor]]],
+    fit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], _Path],
     *,
     early: bool = False,
 ) -> torch.Tensor:
-    """Out-of-fold logits [strengths n k] of a path of heads on coordinates z [n r].
+    """Out-of-fold logits [strengths n k] of a path of heads; views: (coordinates [n r], their variances) for each fold.
 
     A fold leaves the path when its left-out loss has risen for good; the strengths after that repeat the last logits,
     so they are never chosen before it.
     """
     out: list[torch.Tensor] = []
-    for number in range(int(fold.max()) + 1):
-        held = torch.from_numpy(np.flatnonzero(fold == number))
-        rest = torch.from_numpy(np.flatnonzero(fold != number))
+    for held, (z, variances) in zip(folds, views, strict=True):
+        rest = torch.ones(len(z), dtype=torch.bool)
+        rest[held] = False
         left_out, path, least = z[held], [], float("inf")
-        for weight, bias in fit(z[rest], y[rest]):
+        for weight, bias in fit(z[rest], y[rest], variances):
             path.append(left_out[:, : weight.shape[1]] @ weight.T + bias)
             loss = loss_of(path[-1], y[held]).item()
             if early and loss > 1.1 * least:

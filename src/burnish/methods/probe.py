@@ -44,7 +44,8 @@ class MultiProbe:
 
     Head2Toe, Evci et al. 2022, arXiv:2201.03529, with principal coordinates and cross-validated shrinkage in place of
     its group lasso. It costs one pass as the probe does; of networks wider than 10,240 features in all, every second,
-    third, … block is used.
+    third, … block is used. keep: a linear head looks at this share of the features, those that one on all of them leans
+    on most; with shrinkage all of them have done better (docs/methods.md).
     """
 
     name: str = "multiprobe"
@@ -53,19 +54,24 @@ class MultiProbe:
     paper: str = "Evci et al. 2022, arXiv:2201.03529"
     trains: bool = False
     head: str = _AUTO
+    keep: float = 1.0
 
     def __post_init__(self) -> None:
         _check(self.name, self.head)
+        if not 0.0 < self.keep <= 1.0:
+            raise RecipeError(f"keep of {self.name} is {self.keep:g}, expected a share above 0, at most 1")
+        if self.keep < 1.0 and self.head == NEIGHBOURS:
+            raise RecipeError(f"keep is for linear heads; {self.name}:head={NEIGHBOURS} looks at all features")
 
     def prepare(self, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
         """The frozen trunk with the fitted head; nothing is left to train."""
         return _untrained(self.name, self.head, backbone, head, recipe)
 
 
-def kinds_of(method: object) -> tuple[str, ...]:
-    """The kinds of heads that a frozen method chooses among; for others those that training may start from."""
+def heads_of(method: object) -> tuple[tuple[str, ...], float]:
+    """(kinds of heads, share of the features) that a frozen method chooses among; for others what training may start from."""
     asked = method.head if isinstance(method, Probe | MultiProbe) else _AUTO
-    return LINEAR_KINDS if asked == _AUTO else (asked,)
+    return LINEAR_KINDS if asked == _AUTO else (asked,), method.keep if isinstance(method, MultiProbe) else 1.0
 
 
 def _untrained(name: str, kind: str, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
