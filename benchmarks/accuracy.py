@@ -46,7 +46,7 @@ def one_run(data: str, budget: str, seed: int) -> dict:
         command = [
             sys.executable,
             "-m",
-            "burnish.cli",
+            "burnish",
             "fit",
             source,
             "--budget",

@@ -49,7 +49,7 @@ def one_run(data: str, budget: str, seed: int, method: str) -> tuple[dict, dict]
         words = ["fit", source, "--budget", budget, "--seed", str(seed), "--method", method, "--json"]
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "burnish.cli", *words, "--out", f"{folder}/run"],
+            [sys.executable, "-m", "burnish", *words, "--out", f"{folder}/run"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         seconds = time.monotonic() - began

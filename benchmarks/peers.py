@@ -65,7 +65,7 @@ def one_burnish(source: Path, budget: str, seed: int) -> tuple[dict[str, Any], d
         words = ["fit", str(source), "--budget", budget, "--seed", str(seed), "--json", "--cache", f"{folder}/cache"]
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "burnish.cli", *words, "--out", f"{folder}/run"],
+            [sys.executable, "-m", "burnish", *words, "--out", f"{folder}/run"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         seconds = time.monotonic() - began

@@ -36,7 +36,7 @@ def main() -> None:
 def survive(asked: argparse.Namespace, home: Path) -> dict:
     """The whole experiment in `home`."""
     workers = [int(number) for number in asked.workers.split(",")]
-    command = [sys.executable, "-m", "burnish.cli", "fit", asked.data, "--quiet", *asked.options]
+    command = [sys.executable, "-m", "burnish", "fit", asked.data, "--quiet", *asked.options]
     environment = {**os.environ, "BURNISH_CACHE": str(home / "cache")}
     alone, began = home / "alone", time.monotonic()
     subprocess.run([*command, "--out", str(alone), "--cache", "off"], check=True, env=environment, capture_output=True)

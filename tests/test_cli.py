@@ -225,7 +225,7 @@ def test_ctrl_c_leaves_with_130_and_a_package_that_predicts(shapes, tmp_path, ca
     command = [
         sys.executable,
         "-m",
-        "burnish.cli",
+        "burnish",
         "fit",
         str(shapes),
         "--model",
@@ -253,7 +253,7 @@ def test_ctrl_c_leaves_with_130_and_a_package_that_predicts(shapes, tmp_path, ca
 
 
 def test_a_closed_pipe_is_no_traceback(run, shapes):
-    command = f"{sys.executable} -m burnish.cli predict {run} {shapes} | head -1"
+    command = f"{sys.executable} -m burnish predict {run} {shapes} | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
     assert len(done.stdout.splitlines()) == 1
@@ -294,3 +294,37 @@ def test_an_unsafe_model_file_is_refused_without_running_it_and_the_advice_can_b
     assert "torch.save(model.state_dict(), 'weights.pth')" in err
     assert not (tmp_path / "canary").exists()
     assert not (tmp_path / "run").exists()
+
+
+# ---- the exit --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["methods"], 0), (["fit", "nowhere-at-all", "--budget", "5s"], 2), (["fti"], 2)]
+)
+def test_the_program_leaves_with_the_code_of_its_verb(words, code, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "burnish", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout if code == 0 else done.stderr.startswith("burnish: ")
+
+
+def test_what_is_to_be_done_at_the_exit_is_done_and_all_output_arrives(tmp_path):
+    code = (
+        "import atexit, sys, tempfile, burnish.__main__ as program, burnish.cli as cli\n"
+        "def main():\n"
+        f"    atexit.register(open, {str(tmp_path / 'done')!r}, 'w')\n"
+        "    sys.stdout.write('x' * 100_000)\n"
+        "    sys.exit(3)\n"
+        "cli.main = main\n"
+        "program.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, len(done.stdout)) == (3, 100_000)
+    assert (tmp_path / "done").exists()
+
+
+def test_an_error_that_nobody_caught_is_shown_and_leaves_with_1():
+    code = "import burnish.__main__ as program, burnish.cli as cli\ncli.main = lambda: 1 / 0\nprogram.run()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr

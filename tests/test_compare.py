@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from burnish import api, cli, comparing
 from burnish.choose.decide import Evidence
-from burnish.errors import RecipeError, RunError
+from burnish.errors import DataError, RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
 from burnish.reports.leaderboard import csv_of, page_of
 from burnish.screen import print_leaderboard
@@ -255,6 +256,36 @@ def test_no_known_model_is_an_error_and_leaves_no_folder(shapes, tmp_path):
     with pytest.raises(RecipeError, match=r"none of the models can be used; the first: .*test_resnte"):
         api.compare(shapes, models=["random:test_resnte"], methods=["probe"], out=tmp_path / "race", **SMALL)
     assert not (tmp_path / "race").exists()
+
+
+def test_images_in_quarantine_take_no_part(shapes, tmp_path):
+    out = sorted(path.relative_to(shapes) for path in (shapes / "red").iterdir())[:5]
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(map(str, out)) + "\n")
+    facts = api.compare(
+        shapes, models=MODELS[:1], methods=["probe"], quarantine=tmp_path / "list.csv", out=tmp_path / "race", **SMALL
+    )
+    whole = api.compare(shapes, models=MODELS[:1], methods=["probe"], out=tmp_path / "whole", **SMALL)
+    assert sum(facts["counts"].values()) == sum(whole["counts"].values()) - 5
+
+
+def test_a_strict_race_stops_at_what_the_audit_finds(shapes, tmp_path):
+    shutil.copytree(shapes, tmp_path / "data")
+    (tmp_path / "data" / "red" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="strict"):
+        api.compare(tmp_path / "data", models=MODELS, methods=["probe"], strict=True, out=tmp_path / "race", **SMALL)
+    facts = api.compare(tmp_path / "data", models=MODELS[:1], methods=["probe"], out=tmp_path / "other", **SMALL)
+    assert facts["chosen"]
+
+
+def test_networks_are_changed_and_trained_as_the_options_say(shapes, tmp_path):
+    settings = {**SMALL, "insert": "layer3=conv:3", "augment": "trivial"}
+    facts = api.compare(shapes, models=MODELS[:1], methods=["probe", "full"], out=tmp_path / "race", **settings)
+    plain = api.compare(shapes, models=MODELS[:1], methods=["probe"], out=tmp_path / "plain", **SMALL)
+    changed, as_it_was = (
+        next(row["parameters"] for row in one["rows"] if row["method"] == "probe") for one in (facts, plain)
+    )
+    assert changed > as_it_was
+    assert "--insert layer3=conv:3" in facts["command"] and "--augment trivial" in facts["command"]
 
 
 def test_names_said_twice_race_once(shapes, tmp_path):

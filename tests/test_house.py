@@ -13,7 +13,7 @@ ROOT = Path(burnish.__file__).parent
 # Rooms from the ground up: a module may import from its own room and from those before it.
 ORDER = (
     "errors", "archives", "disk", "terms", "labels", "recipe", "runtime", "data", "backbones", "methods", "train", "measure", "choose", "cases", "facts",
-    "result", "answers", "reports", "ship", "explaining", "using", "auditing", "journal", "insights", "baselines", "job", "seeds", "tracking", "comparing", "api", "sklearn", "doctor", "screen", "verbs", "cli",
+    "result", "answers", "reports", "ship", "explaining", "using", "auditing", "journal", "insights", "baselines", "job", "seeds", "tracking", "comparing", "api", "sklearn", "doctor", "screen", "verbs", "cli", "__main__",
 )  # fmt: skip
 STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -76,6 +76,12 @@ def test_no_module_draws_from_a_global_generator():
 
 def test_the_package_and_its_help_do_not_import_torch():
     code = "import sys, burnish, burnish.cli; assert not {'torch', 'timm', 'sklearn', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_does_not_wait_for_scipy_stats():
+    """It takes most of a second to import, for three functions that scipy.special has."""
+    code = "import sys, burnish.api, burnish.screen; assert 'scipy.stats' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

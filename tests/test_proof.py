@@ -230,19 +230,25 @@ def test_the_learning_curve_rises_to_what_was_reached_and_leads_on():
     )
     catalog = SimpleNamespace(classes=("a", "b", "c", "d"))
     rows = {"train_rows": np.arange(400), "val_rows": np.arange(400, 600), "labels": labels, "catalog": catalog}
-    told = learning_curve(features, SimpleNamespace(**rows), HeadKind("lda", 0.5, 1.0), seed=0, seconds_left=1e9)
+    how = HeadKind("lda", 0.5, 1.0)
+
+    def refit(some):
+        return how.fitted(features[some], labels[some], classes=4)
+
+    whole = refit(rows["train_rows"]).logits(features[400:]).argmax(1) == labels[400:]
+    told = learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=1e9)
     assert told is not None
     shares = [one["accuracy"] for one in told["points"]]
     assert shares[0] < shares[-1] and [one["images"] for one in told["points"]][-1] == 400
     for one in told["ahead"]:
         assert one["low"] <= one["accuracy"] <= one["high"] and one["accuracy"] >= shares[-1]
     assert [one["factor"] for one in told["ahead"]] == [2.0, 4.0]
-    again = learning_curve(features, SimpleNamespace(**rows), HeadKind("lda", 0.5, 1.0), seed=0, seconds_left=1e9)
+    again = learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=1e9)
     assert again == told
+    assert learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=0.0) is None
+    assert learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=1e-6) is None
     rows["val_rows"] = np.arange(400, 420)
-    assert (
-        learning_curve(features, SimpleNamespace(**rows), HeadKind("lda", 0.5, 1.0), seed=0, seconds_left=1e9) is None
-    )
+    assert learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=1e9) is None
 
 
 def test_energy_is_what_the_counters_gained_and_survives_their_overflow(tmp_path):

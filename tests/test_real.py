@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 def fit(*words):
     began = time.monotonic()
-    command = [sys.executable, "-m", "burnish.cli", "fit", *map(str, words), "--json"]
+    command = [sys.executable, "-m", "burnish", "fit", *map(str, words), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), time.monotonic() - began

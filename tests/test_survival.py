@@ -630,7 +630,7 @@ def test_a_stopped_run_leaves_with_130_can_predict_and_goes_on_and_a_second_one_
         "--model", RUN["model"], "--budget", "none", "--epochs", "2000", "--image-size", "64", "--batch-size", "12",
         "--method", "full", "--precision", "float32",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "burnish.cli", "fit", str(shapes), "--quiet", *options]
+    command = [sys.executable, "-m", "burnish", "fit", str(shapes), "--quiet", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     stops = {signal.SIGTERM: tmp_path / "term", signal.SIGINT: tmp_path / "int"}
     running = {

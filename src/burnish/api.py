@@ -197,6 +197,8 @@ def compare(
     out: str | os.PathLike[str] | RunFolder | None = None,
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
+    strict: bool = False,
+    quarantine: str | os.PathLike[str] | None = None,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
     **settings: Any,
@@ -206,7 +208,8 @@ def compare(
     models, methods: as for `fit`; local files too. What costs least is asked first, losers are cut on the validation
     images, and the finalists are scored once on the test images, with paired differences to the chosen one. The folder
     holds compare.json, leaderboard.csv, leaderboard.html and, under arms/, a package for each combination. A comparison
-    that died goes on with the same call. RecipeError on an unknown method or when nothing can run.
+    that died goes on with the same call. strict, quarantine: as for `fit`. RecipeError on an unknown method or when nothing
+    can run.
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
@@ -223,14 +226,14 @@ def compare(
             return _shown(folder, read_plain_json(folder.path / COMPARED))
         words = ["burnish", "compare", called(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
         facts = run_compare(
-            open_source(data),
+            opened(data, quarantine),
             recipe,
             folder,
             models=names,
             methods=kinds,
             clock=clock,
             watcher=watcher or Nobody(),
-            facilities=Facilities(workers_of(workers, recipe.device), store_of(cache)),
+            facilities=Facilities(workers_of(workers, recipe.device), store_of(cache), strict),
             data=called(data),
             command=shlex.join([*words, *settings_of(recipe)]),
         )

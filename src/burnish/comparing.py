@@ -20,12 +20,12 @@ from burnish.backbones.weights import read_plain_json
 from burnish.choose.decide import Decision, Evidence, probe_contender, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material, first_splits
-from burnish.choose.probing import Probes, special_heads
+from burnish.choose.probing import Probes, check_heads, special_heads
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second
 from burnish.data.catalog import Catalog
 from burnish.data.views import normalised
-from burnish.errors import BurnishError, RecipeError
+from burnish.errors import BurnishError, DataError, RecipeError
 from burnish.facts import machine
 from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
 from burnish.journal import Journal
@@ -162,29 +162,32 @@ class _Race:
             began = time.monotonic()
             try:
                 self.looked[model] = self._look(model, number)
+            except DataError:  # no model could be raced on them
+                raise
             except BurnishError as error:
                 for arm in own:
                     arm.state = f"failed: {error}"
                 self.watcher.say(f"{model} is left out: {error}")
                 continue
             for arm in own:
-                if not method_named(arm.method).trains:
+                if self._fits(arm) and not method_named(arm.method).trains:
                     self._settle_frozen(arm, time.monotonic() - began)
-                else:
-                    self._check_fit(arm)
         if not self.looked:
             raise RecipeError(
                 f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
             )
 
-    def _check_fit(self, arm: Arm) -> None:
-        """A method that trains nothing of its network has no part in the race."""
+    def _fits(self, arm: Arm) -> bool:
+        """Whether the method can be used on its network: one that would train nothing of it has no part in the race."""
         bench, classes = self.looked[arm.model].bench, len(self.catalog.classes)
         try:
+            check_heads(arm.method, several=self.catalog.several)
             blank_tunable(method_named(arm.method), bench.backbone, self._recipe(arm), classes=classes)
         except RecipeError as error:
             arm.state = f"failed: {error}"
             self.watcher.say(f"{arm.name} is left out: {error}")
+            return False
+        return True
 
     def _look(self, model: str, number: int) -> _Looked:
         """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""
@@ -205,7 +208,9 @@ class _Race:
             ledger = Ledger(folder.path, clock, self.watcher)
             ledger.clock = clock  # seconds of earlier sittings are counted once, by the race's own ledger
             trains = any(method_named(arm.method).trains for arm in own)
-            material, _, probes = look(self.catalog, *self.split, bench, folder, ledger, trains=trains)
+            material, _, probes = look(
+                self.catalog, *self.split, bench, folder, ledger, trains=trains, strict=self.facilities.strict
+            )
         return _Looked(bench, material, probes)
 
     def _subfolder(self, kind: str, name: str, recipe: Recipe) -> RunFolder:

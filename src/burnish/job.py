@@ -20,7 +20,7 @@ from burnish.choose.limits import Sample, familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.portfolio import pick_backbone
-from burnish.choose.probing import Probed, Probes, on_all_depths, probe, special_heads
+from burnish.choose.probing import Probed, Probes, check_heads, on_all_depths, probe, special_heads
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import Rates, after_seconds
 from burnish.choose.survey import sample_views, survey
@@ -319,6 +319,7 @@ def bench_for(
 ) -> tuple[Bench, list[Decision]]:
     """The network, device and clock; a model left to "auto" is chosen on a part of the data."""
     known, device = ledger.get("model"), pick_device(recipe.device)
+    check_heads(recipe.method, several=catalog.several)
     heads = special_heads([recipe.method], several=catalog.several)
 
     def bench(backbone: Backbone, recipe: Recipe) -> Bench:

@@ -10,6 +10,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender
+from burnish.choose.rates import proof_seconds
 from burnish.choose.tuning import logits_and_features
 from burnish.data.cache import Rows
 from burnish.labels import leading
@@ -23,6 +24,7 @@ AFTER_SHARE, AFTER_SECONDS = (
 )  # of the budget, and at most: for this, for explanations and for what things cost
 _SHARE = 0.03  # of the budget, for features of images that were trained on or chosen by
 _MOST, _FEWEST = 1000, 40  # images whose features are taken
+_LATE = 3 * _FEWEST  # the same where the clock is behind
 _HELD_OUT = 1 / 3  # of them, where there are no validation images that the model has not seen
 
 
@@ -55,6 +57,8 @@ def familiar_to(
     if kept.preprocess != material.preprocess:
         rate /= 2  # they are decoded again, which takes about as long
     most = _MOST if budget is None else int(min(_MOST, _SHARE * budget * rate))
+    spare = bench.clock.left() - proof_seconds(len(material.test_labels), rate, budget)
+    most = min(most, max(_LATE, int(min(_MOST, spare * rate))))
     train, val = material.train_rows, material.val_rows
     if most < _FEWEST or len(train) < _FEWEST:
         return None, None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from burnish.choose.material import Material
 from burnish.labels import leading, right
-from burnish.methods.heads import HeadKind
+from burnish.methods.base import Fitted
 from burnish.runtime import draws
 
 _SHARES = (0.125, 0.25, 0.5, 1.0)  # of the training images
@@ -21,36 +22,41 @@ _DRAWS = 500  # of the validation images, for the uncertainty
 
 
 def learning_curve(
-    features: np.ndarray, material: Material, how: HeadKind, *, seed: int, seconds_left: float | None
+    features: np.ndarray,
+    material: Material,
+    refit: Callable[[np.ndarray], Fitted],
+    whole: np.ndarray,
+    *,
+    seed: int,
+    seconds_left: float | None,
 ) -> dict[str, Any] | None:
     """Validation error of heads on shares of the training images, and what 2 and 4 times as many would give: plain values.
 
-    features [n d] of the fitting images. The error is taken to fall as b · n^-c (Hestness et al. 2017, arXiv:1712.00409),
+    features [n d] of the fitting images; refit: rows of them to a head; whole: how right the head of all training images is
+    on the val images, bool [v] or 0 to 1. The error is taken to fall as b · n^-c (Hestness et al. 2017, arXiv:1712.00409),
     without a floor, so it is a hopeful view; its range comes from redrawing validation images and repeats. None where there are
     too few images, or no time (seconds_left: None for no limit).
     """
     train, val, labels = material.train_rows, material.val_rows, material.labels
-    if len(train) < _FEWEST or len(val) < _FEWEST:
+    if len(train) < _FEWEST or len(val) < _FEWEST or seconds_left == 0.0:
         return None
-    classes = len(material.catalog.classes)
 
     def wrong(rows: np.ndarray) -> np.ndarray:
-        head = how.fitted(features[rows], labels[rows], classes=classes)
-        return 1.0 - right(head.logits(features[val]), labels[val]).astype(np.float64)
+        return 1.0 - right(refit(rows).logits(features[val]), labels[val]).astype(np.float64)
 
-    began = time.monotonic()
-    whole = wrong(train)
-    cost = (time.monotonic() - began) * sum(_SHARES[:-1]) * _REPEATS
+    groups = leading(labels[train])
+    began = time.monotonic()  # a small one tells what all would cost
+    wrong(_part(train, groups, _SHARES[0], seed, 0))
+    cost = (time.monotonic() - began) * sum(_SHARES[:-1]) / _SHARES[0] * _REPEATS
     if seconds_left is not None and cost > _SHARE_OF_TIME * seconds_left:
         return None
-    groups = leading(labels[train])
     points: list[tuple[int, list[np.ndarray]]] = []
     for share in _SHARES[:-1]:
         parts = [_part(train, groups, share, seed, repeat) for repeat in range(_REPEATS)]
         parts = [part for part in parts if len(np.unique(leading(labels[part]))) > 1]
         if parts:
             points.append((round(float(np.mean([len(part) for part in parts]))), [wrong(part) for part in parts]))
-    points.append((len(train), [whole]))
+    points.append((len(train), [1.0 - whole.astype(np.float64)]))
     if len(points) < 3:
         return None
     return _told(points, len(val), seed)

@@ -13,6 +13,7 @@ from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import KIND as TAPS
 from burnish.choose.material import Bench, Material
 from burnish.choose.more_data import learning_curve
+from burnish.choose.rates import proof_seconds
 from burnish.choose.survey import Surveyed
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
@@ -30,7 +31,8 @@ from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
 
-_SHARE = 0.6  # of the time left, for finding heads
+_LDA_ALONE = ("lda",)
+_SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,12 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     features, rate = fitting_features(material, surveyed, bench)
     bench.watcher.stage("probe")
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
-    until = bench.clock.elapsed() + _SHARE * bench.clock.left()
+    # What the test images and the page will take is not for searching; the deeper head is asked first.
+    left, scored = bench.clock.left(), rate * surveyed.scored_share
+    allowed = min(_SHARE * left, left - proof_seconds(len(material.test_labels), scored, bench.clock.budget_seconds))
+    until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
+    deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
-    deep = _headed("multiprobe", backbone, features, material, surveyed, bench, until) if backbone.changes else None
     special: dict[str, Probed] = {}
     for name in bench.heads:
         base = backbone if deep is not None and on_all_depths(name, bench.recipe) else plain
@@ -94,24 +99,29 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
     found = [last, *([deep] if deep is not None else []), *special.values()]
     better = min(found, key=lambda one: one.choice.loss)
+    assert better.choice.refit is not None
     curve = learning_curve(
-        features[:, : better.choice.head.width], material, better.choice.how, seed=bench.recipe.seed,
-        seconds_left=bench.clock.left(),
+        features[:, : better.choice.head.width], material, better.choice.refit, better.val_right,
+        seed=bench.recipe.seed, seconds_left=bench.clock.left() if bench.clock.elapsed() < until else 0.0,
     )  # fmt: skip
     findings = _told_by(material, features, better.choice)
     return Probes(last, deep, flip, reason, rate, surveyed.size_reason, curve, findings, special)
 
 
 def special_heads(methods: Iterable[str], *, several: bool) -> tuple[str, ...]:
-    """Those of these methods that choose among other kinds of heads than all linear ones.
+    """Those of these methods that choose among other kinds of heads than all linear ones, as far as the labels allow them.
 
-    several: whether an image may have any number of classes. RecipeError for a kind of head that needs one of each.
+    several: whether an image may have any number of classes.
     """
     kinds = {name: heads_of(method_named(name)) for name in methods if name != "auto"}
-    wrong = [name for name, (own, _) in kinds.items() if own == ("lda",)]
-    if several and wrong:
-        raise RecipeError(f"{wrong[0]} needs one class an image; say head=logistic or head=knn")
-    return tuple(name for name, own in kinds.items() if own != (LINEAR_KINDS, 1.0))
+    usual = (LINEAR_KINDS, 1.0)
+    return tuple(name for name, own in kinds.items() if own != usual and not (several and own[0] == _LDA_ALONE))
+
+
+def check_heads(method: str, *, several: bool) -> None:
+    """RecipeError for a method whose kind of head needs one class an image where there may be several."""
+    if several and method != "auto" and heads_of(method_named(method))[0] == _LDA_ALONE:
+        raise RecipeError(f"{method} needs one class an image; say head=logistic or head=knn")
 
 
 def on_all_depths(method: str, recipe: Recipe) -> bool:
@@ -150,7 +160,8 @@ def _headed(
         keep=keep,
     )
     train, val = material.train_rows, material.val_rows
-    train_head = choice.how.fitted(features[train], labels[train], classes=classes)
+    assert choice.refit is not None
+    train_head = choice.refit(train)
     logits = train_head.logits(features[val])
     val_right = right(logits, labels[val])
     known = choice.probabilities

@@ -31,6 +31,11 @@ def after_seconds(budget_seconds: float | None) -> float:
     return 0.0 if budget_seconds is None else min(_AFTER_SECONDS, _AFTER_SHARE * budget_seconds)
 
 
+def proof_seconds(test: int, per_second: float, budget_seconds: float | None) -> float:
+    """What a model that is there already still takes to the exit: test images at so many a second, and what comes beside them."""
+    return _TAIL_SECONDS + after_seconds(budget_seconds) + _SAFETY * test / per_second
+
+
 class Rates:
     """Rates of the network's parts; each is timed once and scaled by area to other sizes."""
 

@@ -17,6 +17,7 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.pixels import decode, enough, view
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
+from burnish.methods.linear import least_seconds
 from burnish.runtime import cores, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
@@ -25,9 +26,13 @@ from burnish.train.features import outputs, takes_half
 # gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
 _EPOCHS_WORTH_A_SMALLER_PROBE = 6.0
 _TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 2.9 to 3.4 on Lite0 and ResNets
-_TAIL_SECONDS = 12.0  # fitting heads, planning, report
-_PROBE_TAIL_SECONDS = 7.0  # the same where nothing is trained
+_TAIL_SECONDS = 10.0  # planning, what is familiar, report; fitting heads comes on top
+_PROBE_TAIL_SECONDS = 8.0  # the same where nothing is trained
 _MOST_OF_CLOCK = 0.95
+# Of the rate at which images are decoded here, one after the other, the bulk of them reaches this share on every core: they are
+# hashed, compared with each other and kept besides.
+_BULK = 0.6
+_COMPARING = 0.05  # of the budget, for pairs that look alike
 _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
@@ -68,7 +73,9 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
         trunk, rate = other, images_per_second(other, images, bench, half=True)
     fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
     count = fitting + test * rate / scored  # what is scored is seen in float32
-    left = bench.clock.left() - (fitting + test) / decoded_per_second
+    left = bench.clock.left() - (fitting + test) / (_BULK * decoded_per_second)
+    left -= _COMPARING * (bench.clock.budget_seconds or 0.0)
+    left -= least_seconds(fitting, sorted({bench.backbone.width, backbone.width}))
     size = affordable_size(
         native.size,
         rate,

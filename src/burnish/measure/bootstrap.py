@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from burnish.measure.intervals import Interval, Paired, paired, wilson
 from burnish.runtime import draws
@@ -55,9 +55,9 @@ class Bootstrapped:
         if not len(known):
             return Interval(self.value, float("nan"), float("nan"), self.n)
         below = float((known < self.value).mean() + 0.5 * (known == self.value).mean())
-        bias = float(norm.ppf(np.clip(below, 1e-4, 1.0 - 1e-4)))
-        tail = float(norm.isf((1.0 - confidence) / 2.0))
-        low, high = (norm.cdf(bias + (bias + z) / (1.0 - self._skew() * (bias + z))) for z in (-tail, tail))
+        bias = float(ndtri(np.clip(below, 1e-4, 1.0 - 1e-4)))
+        tail = float(-ndtri((1.0 - confidence) / 2.0))
+        low, high = (ndtr(bias + (bias + z) / (1.0 - self._skew() * (bias + z))) for z in (-tail, tail))
         limits = np.quantile(known, [low, high])
         return Interval(self.value, min(float(limits[0]), self.value), max(float(limits[1]), self.value), self.n)
 

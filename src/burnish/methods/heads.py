@@ -54,6 +54,8 @@ class HeadChoice:
     loss: float  # cross-validated log loss, nats
     right: np.ndarray  # bool [n], out-of-fold; with several classes an image float64 [n], 0 to 1
     probabilities: np.ndarray | None = None  # float32 [n k], out-of-fold; None once the run was taken up again
+    # The same kind and strength on some of those images, by their places; what knows no labels is not found anew.
+    refit: Callable[[np.ndarray], Fitted] | None = None
 
 
 def choose_head(
@@ -97,8 +99,11 @@ def _by_neighbours(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, c
     best = crossed(features, labels, fold, classes=classes)
     how = HeadKind(NEIGHBOURS, best.neighbours, best.temperature)
     right_ones = right(best.logits.numpy(), labels)
-    whole = how.fitted(features, labels, classes=classes)
-    return _Crossed(how, best.loss, right_ones, best.logits).choice(whole)
+
+    def refit(rows: np.ndarray) -> Fitted:
+        return how.fitted(features[rows], labels[rows], classes=classes)
+
+    return _Crossed(how, best.loss, right_ones, best.logits).choice(refit, len(labels))
 
 
 def _linear(
@@ -113,7 +118,7 @@ def _linear(
 ) -> HeadChoice:
     """The better of LDA and logistic regression, or the one that is asked for; usual: its form, and what it looks at."""
     x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
-    axes = _axes(x, y, classes, usual.keep)
+    axes = _axes(x, y, classes, usual.keep, quick=seconds_left() <= 0)
     z = axes.apply(x)
     folds = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
     views = _views(x, y, z, axes, folds, classes, usual.keep)
@@ -137,8 +142,14 @@ def _linear(
         if "logistic" in kinds:
             with suppress(Late):
                 best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)
-    best = replace(best, how=replace(best.how, form=usual.form, keep=usual.keep))
-    return best.choice(_fitted(best.how, axes, z, y, classes))
+    how = replace(best.how, form=usual.form, keep=usual.keep)
+
+    def refit(rows: np.ndarray) -> Fitted:
+        if how.keep < 1.0 and len(rows) < len(labels):  # the features are chosen by labels
+            return how.fitted(features[rows], labels[rows], classes=classes)
+        return _fitted(how, axes, z[rows], y[rows], classes)
+
+    return replace(best, how=how).choice(refit, len(labels))
 
 
 @dataclass(frozen=True)
@@ -148,16 +159,17 @@ class _Crossed:
     right: np.ndarray
     logits: torch.Tensor  # [n k], out-of-fold, at the temperature
 
-    def choice(self, head: Fitted) -> HeadChoice:
-        """With the same kind and strength on all images."""
+    def choice(self, refit: Callable[[np.ndarray], Fitted], n: int) -> HeadChoice:
+        """With the same kind and strength on all n images."""
+        head = refit(np.arange(n))
         told = probabilities(self.logits.numpy(), several=self.right.dtype != bool).astype(np.float32)
         error = float(self.right.std() / np.sqrt(len(self.right)))
-        return HeadChoice(head, self.how, float(self.right.mean()), error, self.loss, self.right, told)
+        return HeadChoice(head, self.how, float(self.right.mean()), error, self.loss, self.right, told, refit)
 
 
-def _axes(x: torch.Tensor, y: torch.Tensor, classes: int, keep: float) -> Principal:
+def _axes(x: torch.Tensor, y: torch.Tensor, classes: int, keep: float, *, quick: bool = False) -> Principal:
     """Coordinates of all features, or of the share of them that matters most for these labels."""
-    return Principal.of(x) if keep == 1.0 else Principal.of_some(x, relevant(x, y, classes, keep))
+    return Principal.of(x, quick=quick) if keep == 1.0 else Principal.of_some(x, relevant(x, y, classes, keep))
 
 
 def _views(

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from burnish.backbones.classifier import Classifier
@@ -148,4 +147,10 @@ def _as_maps(tensor: Tensor, side: int) -> Tensor | None:
 
 def rank_correlation(one: np.ndarray, two: np.ndarray) -> float:
     """Spearman's, of two arrays [n] that are not constant."""
-    return float(np.corrcoef(rankdata(one), rankdata(two))[0, 1])
+    return float(np.corrcoef(_ranks(one), _ranks(two))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1; equal values share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[place.ravel()]

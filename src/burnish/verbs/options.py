@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ DATA = (
     "or .tar of folders, WebDataset shards, hf:ORG/NAME, torchvision:NAME, or: demo"
 )
 
+_SETTINGS = {field.name for field in fields(Recipe)}
+_KINDS: dict[str, type] = {"epochs": int, "image_size": int, "batch_size": int, "freeze": int, "learning_rate": float}
+
 # Options that fit and compare share.
 Seed = Annotated[int, typer.Option(help="Of splits, order and augmentation")]
 ValFraction = Annotated[float, typer.Option(help="Of the training images, if the data has no val")]
@@ -34,6 +38,35 @@ Pooling = Annotated[
 ]
 Dropout = Annotated[float, typer.Option(help="Of the features before the head", rich_help_panel=TRAINING)]
 DropPath = Annotated[float, typer.Option(help="Of residual branches (stochastic depth)", rich_help_panel=TRAINING)]
+Depth = Annotated[str, typer.Option(help="Blocks to keep of each group, e.g. 2,2,4,1", rich_help_panel=SURGERY)]
+Remove = Annotated[str, typer.Option(help="Layers to take out, by name pattern, with commas", rich_help_panel=SURGERY)]
+Insert = Annotated[
+    str, typer.Option(help="PATTERN=LAYER, e.g. layer3=dropout:0.1; also conv:3, batchnorm, …", rich_help_panel=SURGERY)
+]
+Epochs = Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit")]
+BatchSize = Annotated[str, typer.Option(help="Images a step, or auto")]
+LearningRate = Annotated[
+    str, typer.Option(help="Peak, of the head and the last stage, or auto, or race: short trials of three")
+]
+Freeze = Annotated[str, typer.Option(help="Leading stages that stay as they are, or auto: as the clock asks")]
+StageDecay = Annotated[float, typer.Option(help="Each earlier stage learns at this fraction")]
+WeightDecay = Annotated[float, typer.Option(help="Of AdamW, on matrices and kernels")]
+LabelSmoothing = Annotated[float, typer.Option(help="Fraction, 0 to 1")]
+Flip = Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")]
+Augment = Annotated[
+    str, typer.Option(help="Of training images: plain, trivial (TrivialAugment), none", rich_help_panel=TRAINING)
+]
+Mixup = Annotated[float, typer.Option(help="Blend images, alpha of the Beta distribution", rich_help_panel=TRAINING)]
+CutMix = Annotated[
+    float, typer.Option(help="Paste rectangles, alpha of the Beta distribution", rich_help_panel=TRAINING)
+]
+Sam = Annotated[float, typer.Option(help="Radius of sharpness-aware steps, e.g. 0.05", rich_help_panel=TRAINING)]
+Balance = Annotated[
+    str, typer.Option(help="Of unequal classes: none, sampling, loss, or auto", rich_help_panel=TRAINING)
+]
+Average = Annotated[str, typer.Option(help="Of weights in training: ema or none", rich_help_panel=TRAINING)]
+Soup = Annotated[str, typer.Option(help="Average the best epochs too: on or off", rich_help_panel=TRAINING)]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop when the audit of the data finds an error")]
 Prepared = Annotated[str, typer.Option(help="Of a Keras file: keras:resnet50, caffe, tf, torch, none")]
 Quarantine = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A CSV of images to leave out, such as audit.csv")
@@ -53,6 +86,12 @@ def number_or_auto(text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         return text
+
+
+def recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a verb's options that are settings of a recipe, with their values read."""
+    found = {name: given[name] for name in given if name in _SETTINGS}
+    return {name: number_or_auto(value, _KINDS[name]) if name in _KINDS else value for name, value in found.items()}
 
 
 def print_json(value: Any) -> None:

@@ -11,26 +11,45 @@ from burnish.verbs.options import (
     DATA,
     DEFAULT,
     PROOF,
-    SURGERY,
     TRAINING,
+    Augment,
+    Average,
+    Balance,
+    BatchSize,
     CacheFolder,
+    CutMix,
+    Depth,
     Device,
     Dropout,
     DropPath,
+    Epochs,
+    Flip,
+    Freeze,
     HeadForm,
     ImageSize,
+    Insert,
     Json,
+    LabelSmoothing,
+    LearningRate,
+    Mixup,
     Pooling,
     Precision,
     Prepared,
     Quarantine,
     Quiet,
+    Remove,
+    Sam,
     Seed,
+    Soup,
+    StageDecay,
+    Strict,
     TestFraction,
     ValFraction,
+    WeightDecay,
     Workers,
     number_or_auto,
     print_json,
+    recipe_settings,
 )
 
 
@@ -51,69 +70,42 @@ def fit(
         Path | None,
         typer.Option(metavar="RUN", help="The run folder; one that died goes on  [default: runs/NAME-N]"),
     ] = None,
-    epochs: Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit")] = "auto",
+    epochs: Epochs = "auto",
     seed: Seed = DEFAULT.seed,
     image_size: ImageSize = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images a step, or auto")] = "auto",
-    learning_rate: Annotated[
-        str, typer.Option(help="Peak, of the head and the last stage, or auto, or race: short trials of three")
-    ] = "auto",
-    freeze: Annotated[
-        str, typer.Option(help="Leading stages that stay as they are, or auto: as the clock asks")
-    ] = "auto",
+    batch_size: BatchSize = "auto",
+    learning_rate: LearningRate = "auto",
+    freeze: Freeze = "auto",
     head: HeadForm = DEFAULT.head,
     pool: Pooling = DEFAULT.pool,
-    depth: Annotated[
-        str, typer.Option(help="Blocks to keep of each group, e.g. 2,2,4,1", rich_help_panel=SURGERY)
-    ] = DEFAULT.depth,
-    remove: Annotated[
-        str, typer.Option(help="Layers to take out, by name pattern, with commas", rich_help_panel=SURGERY)
-    ] = DEFAULT.remove,
-    insert: Annotated[
-        str,
-        typer.Option(help="PATTERN=LAYER, e.g. layer3=dropout:0.1; also conv:3, batchnorm, …", rich_help_panel=SURGERY),
-    ] = DEFAULT.insert,
+    depth: Depth = DEFAULT.depth,
+    remove: Remove = DEFAULT.remove,
+    insert: Insert = DEFAULT.insert,
     taps: Annotated[str, typer.Option(help="Heads see all depths of the network: on, off, or auto")] = DEFAULT.taps,
-    stage_decay: Annotated[
-        float, typer.Option(help="Each earlier stage learns at this fraction")
-    ] = DEFAULT.stage_decay,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices and kernels")] = DEFAULT.weight_decay,
-    label_smoothing: Annotated[float, typer.Option(help="Fraction, 0 to 1")] = DEFAULT.label_smoothing,
-    augment: Annotated[
-        str, typer.Option(help="Of training images: plain, trivial (TrivialAugment), none", rich_help_panel=TRAINING)
-    ] = DEFAULT.augment,
-    mixup: Annotated[
-        float, typer.Option(help="Blend images, alpha of the Beta distribution", rich_help_panel=TRAINING)
-    ] = DEFAULT.mixup,
-    cutmix: Annotated[
-        float, typer.Option(help="Paste rectangles, alpha of the Beta distribution", rich_help_panel=TRAINING)
-    ] = DEFAULT.cutmix,
-    sam: Annotated[
-        float, typer.Option(help="Radius of sharpness-aware steps, e.g. 0.05", rich_help_panel=TRAINING)
-    ] = DEFAULT.sam,
+    stage_decay: StageDecay = DEFAULT.stage_decay,
+    weight_decay: WeightDecay = DEFAULT.weight_decay,
+    label_smoothing: LabelSmoothing = DEFAULT.label_smoothing,
+    augment: Augment = DEFAULT.augment,
+    mixup: Mixup = DEFAULT.mixup,
+    cutmix: CutMix = DEFAULT.cutmix,
+    sam: Sam = DEFAULT.sam,
     dropout: Dropout = DEFAULT.dropout,
     drop_path: DropPath = DEFAULT.drop_path,
-    balance: Annotated[
-        str, typer.Option(help="Of unequal classes: none, sampling, loss, or auto", rich_help_panel=TRAINING)
-    ] = DEFAULT.balance,
-    average: Annotated[
-        str, typer.Option(help="Of weights in training: ema or none", rich_help_panel=TRAINING)
-    ] = DEFAULT.average,
-    soup: Annotated[
-        str, typer.Option(help="Average the best epochs too: on or off", rich_help_panel=TRAINING)
-    ] = DEFAULT.soup,
+    balance: Balance = DEFAULT.balance,
+    average: Average = DEFAULT.average,
+    soup: Soup = DEFAULT.soup,
     search: Annotated[
         bool,
         typer.Option("--search", help="Try other settings in 60 % of the time (Optuna)", rich_help_panel=TRAINING),
     ] = DEFAULT.search,
-    flip: Annotated[str, typer.Option(help="Mirror images in training: on, off, or auto (asks the probe)")] = "auto",
+    flip: Flip = "auto",
     val_fraction: ValFraction = DEFAULT.val_fraction,
     test_fraction: TestFraction = DEFAULT.test_fraction,
     precision: Precision = DEFAULT.precision,
     device: Device = DEFAULT.device,
     workers: Workers = "auto",
     cache: CacheFolder = "auto",
-    strict: Annotated[bool, typer.Option("--strict", help="Stop when the audit of the data finds an error")] = False,
+    strict: Strict = False,
     quarantine: Quarantine = None,
     baselines: Annotated[
         str, typer.Option(help="none, probe, or all: also from scratch, in half the time", rich_help_panel=PROOF)
@@ -128,45 +120,7 @@ def fit(
     json_: Json = False,
 ) -> None:
     """Tune a pretrained network on DATA, prove that it helped, save it."""
-    settings = {
-        "model": model,
-        "arch": arch,
-        "preprocess": preprocess,
-        "method": method,
-        "epochs": number_or_auto(epochs, int),
-        "seed": seed,
-        "image_size": number_or_auto(image_size, int),
-        "batch_size": number_or_auto(batch_size, int),
-        "learning_rate": number_or_auto(learning_rate, float),
-        "freeze": number_or_auto(freeze, int),
-        "pool": pool,
-        "depth": depth,
-        "remove": remove,
-        "insert": insert,
-        "head": head,
-        "taps": taps,
-        "augment": augment,
-        "mixup": mixup,
-        "cutmix": cutmix,
-        "sam": sam,
-        "dropout": dropout,
-        "drop_path": drop_path,
-        "balance": balance,
-        "average": average,
-        "soup": soup,
-        "search": search,
-        "stage_decay": stage_decay,
-        "weight_decay": weight_decay,
-        "label_smoothing": label_smoothing,
-        "flip": flip,
-        "val_fraction": val_fraction,
-        "test_fraction": test_fraction,
-        "precision": precision,
-        "device": device,
-        "baselines": baselines,
-        "against": against,
-        "seeds": seeds,
-    }
+    settings = recipe_settings(locals())
     from burnish.result import RunFolder
 
     # Held before torch is imported: a second run into the same folder leaves at once.
@@ -208,9 +162,26 @@ def compare(
         Path | None, typer.Option(metavar="FOLDER", help="A comparison that died there goes on  [default: runs/NAME-N]")
     ] = None,
     preprocess: Prepared = DEFAULT.preprocess,
+    epochs: Epochs = "auto",
     image_size: ImageSize = "auto",
+    batch_size: BatchSize = "auto",
+    learning_rate: LearningRate = "auto",
     head: HeadForm = DEFAULT.head,
     pool: Pooling = DEFAULT.pool,
+    depth: Depth = DEFAULT.depth,
+    remove: Remove = DEFAULT.remove,
+    insert: Insert = DEFAULT.insert,
+    stage_decay: StageDecay = DEFAULT.stage_decay,
+    weight_decay: WeightDecay = DEFAULT.weight_decay,
+    label_smoothing: LabelSmoothing = DEFAULT.label_smoothing,
+    augment: Augment = DEFAULT.augment,
+    mixup: Mixup = DEFAULT.mixup,
+    cutmix: CutMix = DEFAULT.cutmix,
+    sam: Sam = DEFAULT.sam,
+    balance: Balance = DEFAULT.balance,
+    average: Average = DEFAULT.average,
+    soup: Soup = DEFAULT.soup,
+    flip: Flip = DEFAULT.flip,
     dropout: Dropout = DEFAULT.dropout,
     drop_path: DropPath = DEFAULT.drop_path,
     seed: Seed = DEFAULT.seed,
@@ -220,10 +191,13 @@ def compare(
     device: Device = DEFAULT.device,
     workers: Workers = "auto",
     cache: CacheFolder = "auto",
+    strict: Strict = False,
+    quarantine: Quarantine = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Race models and methods on DATA under one budget; a leaderboard with paired differences."""
+    settings = recipe_settings(locals())
     from burnish.result import RunFolder
 
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
@@ -243,17 +217,9 @@ def compare(
                 workers=number_or_auto(workers, int),
                 watcher=watcher,
                 clock=clock,
-                preprocess=preprocess,
-                image_size=number_or_auto(image_size, int),
-                head=head,
-                pool=pool,
-                dropout=dropout,
-                drop_path=drop_path,
-                seed=seed,
-                val_fraction=val_fraction,
-                test_fraction=test_fraction,
-                precision=precision,
-                device=device,
+                strict=strict,
+                quarantine=quarantine,
+                **settings,
             )
         if json_:
             print_json({"folder": str(folder.path), **facts})
