@@ -252,3 +252,38 @@ def test_a_share_that_cannot_be_is_refused():
     ):
         with pytest.raises(RecipeError):
             method_named(wrong)
+
+
+# ---- where the clock is behind ---------------------------------------------------------------------------------------
+
+
+def test_quick_coordinates_are_fewer_and_a_head_in_them_is_nearly_as_right():
+    features, labels = clusters(n=2400, d=1500, k=6, spread=3.0)
+    whole, quick = (Principal.of(torch.from_numpy(features), quick=one) for one in (False, True))
+    assert (whole.directions.shape[1], quick.directions.shape[1]) == (1500, 1024)
+    half, told = len(features) // 2, []
+    for left in (1e9, -1.0):
+        found = choose_head(
+            features[:half], labels[:half], classes=6, seed=0, seconds_left=lambda left=left: left, kinds=("lda",)
+        )
+        told.append((found.head.logits(features[half:]).argmax(1) == labels[half:]).mean())
+    assert told[1] > told[0] - 0.03 and told[1] > 0.5
+
+
+def test_the_least_time_for_heads_grows_with_images_and_features():
+    from burnish.methods.linear import least_seconds
+
+    few, many, wide = least_seconds(100, [500]), least_seconds(4000, [1280]), least_seconds(4000, [1280, 5000])
+    assert 0 < few < many < wide
+
+
+def test_a_head_is_fitted_again_on_some_of_the_images_as_from_the_start():
+    features, labels = clusters(spread=2.0)
+    found = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 60)
+    some = np.arange(0, 240, 2)
+    again, anew = found.refit(some), found.how.fitted(features[some], labels[some], classes=4)
+    assert (again.logits(features).argmax(1) == anew.logits(features).argmax(1)).mean() > 0.9
+    other = labels.copy()
+    other[1::2] = (other[1::2] + 1) % 4
+    changed = choose_head(features, other, classes=4, seed=0, seconds_left=lambda: 60, kinds=(found.how.kind,))
+    assert np.abs(changed.head.weight - found.head.weight).max() > 0, "labels matter to the head of all images"

@@ -154,3 +154,32 @@ def test_the_first_step_of_a_size_halves_the_error_of_the_plan_and_later_ones_mo
     assert pace.step_seconds[128] == 3.0
     pace.saw_step(160, 7.0)
     assert pace.step_seconds[160] == 7.0
+
+
+def test_on_a_machine_grown_slow_more_is_kept_back_for_what_follows(stopped):
+    one = Schedule(12, ((0.0, 64),))
+    pace = Pace(
+        one, until=NOW + 100, most=10**6, step_seconds={64: 1.0}, epoch_seconds=0.0, epoch_steps=1, reserve_seconds=40.0
+    )
+    assert (pace.slowness, pace.deadline) == (1.0, NOW + 100)
+    pace.saw_step(64, 2.0)
+    assert pace.slowness == pytest.approx(1.5)
+    assert pace.deadline == pytest.approx(NOW + 80)
+    assert pace.total(standing(steps=10, progress=0.1)) == 10 + int(80 / 1.5)
+    for _ in range(100):
+        pace.saw_step(64, 0.5)
+    assert (pace.slowness, pace.deadline) == (1.0, NOW + 100), "a faster one gives nothing back"
+
+
+def test_sizes_not_seen_yet_are_expected_to_be_as_much_slower(stopped):
+    pace = paced(left=1e9)
+    before = pace.seconds_ahead(standing(steps=0, total=100))
+    for _ in range(200):
+        pace.saw_step(64, 2.0)
+    assert pace.seconds_ahead(standing(steps=0, total=100)) == pytest.approx(2 * before)
+
+
+def test_a_size_that_nobody_timed_says_nothing_of_the_machine(stopped):
+    pace = paced(left=100.0, seconds={})
+    pace.saw_step(64, 5.0)
+    assert (pace.slowness, pace.deadline) == (1.0, NOW + 100)

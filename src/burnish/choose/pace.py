@@ -25,20 +25,23 @@ class Pace:
         step_seconds: dict[int, float],
         epoch_seconds: float,
         epoch_steps: int,
+        reserve_seconds: float = 0.0,
     ) -> None:
         """until: when the last step shall end, by time.monotonic(). most: steps at most. step_seconds: expected, by size.
 
-        epoch_seconds: expected for what is done between epochs of `epoch_steps` steps: validation, saving.
+        epoch_seconds: expected for what is done between epochs of `epoch_steps` steps: validation, saving. reserve_seconds:
+        expected for what follows the last step; where steps take longer than expected, that will too.
         """
         self.schedule, self.until, self.most = schedule, until, most
         self.step_seconds = dict(step_seconds)
         self.between_seconds = epoch_seconds / max(1, epoch_steps)  # a step's share of the work between epochs
-        self.epoch_steps = epoch_steps
+        self.epoch_steps, self.reserve_seconds = epoch_steps, reserve_seconds
+        self._planned, self._latest = dict(step_seconds), 0
         self._seen: set[int] = set()
 
     def saw_step(self, size: int, seconds: float) -> None:
         """One step was made."""
-        before = self.step_seconds.get(size)
+        before, self._latest = self.step_seconds.get(size), size
         if before is None or size not in self._seen:
             self.step_seconds[size] = seconds if before is None else 0.5 * (before + seconds)
             self._seen.add(size)
@@ -49,17 +52,32 @@ class Pace:
         """An epoch's validation and saving took so long."""
         self.between_seconds += 0.5 * (seconds / max(1, self.epoch_steps) - self.between_seconds)
 
+    @property
+    def slowness(self) -> float:
+        """How many times longer steps take than was planned, at the size of the latest; never less than 1.
+
+        Other work on the machine, or a processor that has grown hot: timed in a quiet moment, what follows the training
+        would be taken for quicker than it will be.
+        """
+        planned = self._planned.get(self._latest, 0.0)
+        return max(1.0, self.step_seconds[self._latest] / planned) if planned else 1.0
+
+    @property
+    def deadline(self) -> float:
+        """When the last step shall end, by time.monotonic(): earlier where all is slower than planned."""
+        return self.until - (self.slowness - 1.0) * self.reserve_seconds
+
     def seconds_ahead(self, training: Training) -> float:
         """Expected until the run's last step ends."""
         return (training.total - training.steps) * self._mean_step(training.progress)
 
     def seconds_late(self, training: Training) -> float:
         """By how much the run would miss its deadline; negative when it would end before it."""
-        return time.monotonic() + self.seconds_ahead(training) - self.until
+        return time.monotonic() + self.seconds_ahead(training) - self.deadline
 
     def total(self, training: Training) -> int:
         """The steps the run is to have, so that the last one ends on the deadline."""
-        left = self.until - time.monotonic()
+        left = self.deadline - time.monotonic()
         ahead = int(left / self._mean_step(training.progress))  # rounded down: late costs more than early
         return min(self.most, training.steps + max(1, ahead))
 
@@ -67,7 +85,8 @@ class Pace:
         """Mean seconds of the steps that are left, their share of the work between epochs included."""
         starts = [max(start, progress) for start, _ in self.schedule.sizes] + [1.0]
         left = max(1e-9, 1.0 - progress)
-        mean, known = 0.0, max(self.step_seconds.values(), default=1.0)
+        mean, known, slowness = 0.0, max(self.step_seconds.values(), default=1.0), self.slowness
         for (_, size), start, end in zip(self.schedule.sizes, starts[:-1], starts[1:], strict=True):
-            mean += max(0.0, end - start) / left * self.step_seconds.get(size, known)
+            expected = self.step_seconds.get(size, known) * (1.0 if size in self._seen else slowness)
+            mean += max(0.0, end - start) / left * expected
         return max(1e-6, mean + self.between_seconds)

@@ -99,6 +99,7 @@ class Tuning:
             step_seconds=made.step_seconds,
             epoch_seconds=made.epoch_seconds,
             epoch_steps=steps_an_epoch(len(self.material.train_rows), batch),
+            reserve_seconds=made.reserve_seconds,
         )
 
     def events(self) -> Iterator[Step | tuple[Epoch, Candidate]]:
