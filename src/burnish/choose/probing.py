@@ -39,9 +39,7 @@ _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that f
 class Probed:
     """The frozen trunk with a fitted head."""
 
-    name: (
-        str  # the method: "probe" on the last layer alone, "multiprobe" on all depths; with options as they were given
-    )
+    name: str  # the method: "probe" on the last layer alone, "multiprobe" on all depths; with its options
     backbone: Backbone  # what the head is fitted to: for multiprobe with taps
     preprocess: Preprocess  # at the size the features were taken
     choice: HeadChoice  # fitted to train and val images; its settings and accuracy come from cross-validation
@@ -87,7 +85,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
     left, scored = bench.clock.left(), rate * surveyed.scored_share
-    allowed = min(_SHARE * left, left - proof_seconds(len(material.test_labels), scored, bench.clock.budget_seconds))
+    allowed = min(_SHARE * left, left - proof_seconds(len(material.test_labels) / scored, bench.clock.budget_seconds))
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)

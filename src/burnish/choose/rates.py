@@ -31,9 +31,9 @@ def after_seconds(budget_seconds: float | None) -> float:
     return 0.0 if budget_seconds is None else min(_AFTER_SECONDS, _AFTER_SHARE * budget_seconds)
 
 
-def proof_seconds(test: int, per_second: float, budget_seconds: float | None) -> float:
-    """What a model that is there already still takes to the exit: test images at so many a second, and what comes beside them."""
-    return _TAIL_SECONDS + after_seconds(budget_seconds) + _SAFETY * test / per_second
+def proof_seconds(passes: float, budget_seconds: float | None) -> float:
+    """What is kept back from the last choice to the exit: so many seconds of passes over images, and what comes beside them."""
+    return _TAIL_SECONDS + after_seconds(budget_seconds) + _SAFETY * passes
 
 
 class Rates:
@@ -110,7 +110,7 @@ class Rates:
             # Plain views of the probe's size are there already; others are made from the files again.
             decode = 0.0 if at == material.preprocess.size else 1.0 / material.decoded_per_second
             passes += test * (1.0 / self.whole(at) + decode)
-        return _TAIL_SECONDS + after_seconds(self.bench.clock.budget_seconds) + _SAFETY * passes
+        return proof_seconds(passes, self.bench.clock.budget_seconds)
 
     def _timed(self, work) -> float:
         began = time.monotonic()

@@ -13,7 +13,17 @@ from burnish.backbones.head import LINEAR, NEIGHBOURS, seen_by
 from burnish.errors import RecipeError
 from burnish.labels import counts, leading, probabilities, right, several
 from burnish.methods.base import Fitted, Head
-from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path, loss_of, relevant
+from burnish.methods.linear import (
+    PENALTIES,
+    SHRINKAGES,
+    Late,
+    Principal,
+    lda_path,
+    logistic_path,
+    loss_of,
+    relevant,
+    truth_of,
+)
 from burnish.methods.neighbours import Neighbours, crossed
 from burnish.runtime import draws
 
@@ -38,7 +48,7 @@ class HeadKind:
             return Neighbours.of(
                 features, labels, classes=classes, neighbours=int(self.strength), temperature=self.temperature
             )
-        x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
+        x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), truth_of(labels)
         axes = _axes(x, y, classes, self.keep)
         return _fitted(self, axes, axes.apply(x), y, classes)
 
@@ -117,7 +127,7 @@ def _linear(
     seconds_left: Callable[[], float],
 ) -> HeadChoice:
     """The better of LDA and logistic regression, or the one that is asked for; usual: its form, and what it looks at."""
-    x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), _truth(labels)
+    x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), truth_of(labels)
     axes = _axes(x, y, classes, usual.keep, quick=seconds_left() <= 0)
     z = axes.apply(x)
     folds = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
@@ -192,11 +202,6 @@ def _views(
     return [(one.apply(x), one.variances) for one in own]
 
 
-def _truth(labels: np.ndarray) -> torch.Tensor:
-    """Labels as the losses take them."""
-    return torch.from_numpy(labels.astype(np.float32) if several(labels) else labels)
-
-
 def _fitted(how: HeadKind, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> Head:
     """One head on coordinates z [n r] and labels y [n]."""
     if how.kind == "lda":
@@ -252,7 +257,7 @@ def _crossed(
 
 def _best(kind: str, strengths: tuple[float, ...], logits: torch.Tensor, labels: np.ndarray) -> _Crossed:
     """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature)."""
-    found, y = [], _truth(labels)
+    found, y = [], truth_of(labels)
     for strength, z in zip(strengths, logits, strict=True):
         temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
         loss, temperature = min((loss_of(z / t, y).item(), t) for t in temperatures)

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from burnish.labels import several
 from burnish.methods.base import Head
 from burnish.runtime import evenly
 
@@ -164,6 +166,11 @@ def logistic_path(
         optimiser.step(closure)
         weight, bias = (free * pace).detach(), shift.detach()
         yield weight, bias
+
+
+def truth_of(labels: np.ndarray) -> torch.Tensor:
+    """Labels as `loss_of` takes them."""
+    return torch.from_numpy(labels.astype(np.float32) if several(labels) else labels)
 
 
 def loss_of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from burnish.backbones.head import NeighbourHead, logits_by_neighbours, made, neighbours_form
-from burnish.methods.linear import loss_of
+from burnish.methods.linear import loss_of, truth_of
 
 # DINO (Caron et al. 2021, arXiv:2104.14294) asks 10 to 200 neighbours at 0.07 and finds 20 best; few-shot sets need fewer.
 COUNTS = (1, 3, 5, 10, 20, 50)
@@ -84,7 +84,7 @@ def crossed(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, *, class
     Cosines are computed once. Images are centred by the mean of all: it knows no labels.
     """
     seen = F.normalize(torch.from_numpy(features - features.mean(0)))
-    votes, truth = torch.from_numpy(_votes(labels, classes)), _truth(labels)
+    votes, truth = torch.from_numpy(_votes(labels, classes)), truth_of(labels)
     settings = [(count, heat) for count in COUNTS for heat in TEMPERATURES if count == 1 or count < len(features) // 2]
     logits = torch.empty(len(settings), len(features), classes)
     for number in range(int(fold.max()) + 1):
@@ -102,7 +102,3 @@ def crossed(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, *, class
 
 def _votes(labels: np.ndarray, classes: int) -> np.ndarray:
     return (labels if labels.ndim == 2 else labels[:, None] == np.arange(classes)).astype(np.uint8)
-
-
-def _truth(labels: np.ndarray) -> Tensor:
-    return torch.from_numpy(labels.astype(np.float32) if labels.ndim == 2 else labels)
