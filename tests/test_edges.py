@@ -72,6 +72,7 @@ def test_splits_given_without_validation_images_and_one_training_image_a_class(t
         "scanned": 0,
         "used": 4,
         "named": 0,
+        "skipped": 0,
         "train": 2,
         "val": 0,
         "test": 2,

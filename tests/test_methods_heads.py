@@ -273,7 +273,8 @@ def test_quick_coordinates_are_fewer_and_a_head_in_them_is_nearly_as_right():
 def test_the_least_time_for_heads_grows_with_images_and_features():
     from burnish.methods.linear import least_seconds
 
-    few, many, wide = least_seconds(100, [500]), least_seconds(4000, [1280]), least_seconds(4000, [1280, 5000])
+    sizes = ((100, [500]), (4000, [1280]), (4000, [1280, 5000]))
+    few, many, wide = (least_seconds(n, widths, 1e-10) for n, widths in sizes)
     assert 0 < few < many < wide
 
 

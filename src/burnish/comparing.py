@@ -24,10 +24,21 @@ from burnish.choose.probing import Probes, check_heads, special_heads
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second
 from burnish.data.catalog import Catalog
+from burnish.data.sample import thinned
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, DataError, RecipeError
 from burnish.facts import machine
-from burnish.job import Facilities, backbone_for, look, pick_device, save, taps_for, tune_on_the_clock
+from burnish.job import (
+    Facilities,
+    backbone_for,
+    look,
+    looked_at,
+    part_in,
+    pick_device,
+    save,
+    taps_for,
+    tune_on_the_clock,
+)
 from burnish.journal import Journal
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import holm
@@ -147,9 +158,10 @@ class _Race:
         facilities: Facilities,
         arms: list[Arm],
     ) -> None:
-        self.catalog, self.recipe, self.folder, self.ledger = catalog, recipe, folder, ledger
+        self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
-        self.split = first_splits(catalog, recipe, watcher)
+        self.catalog, *self.split = first_splits(catalog, recipe, watcher, known=looked_at(ledger))
+        ledger.put("looked", len(self.catalog))
         self.looked: dict[str, _Looked] = {}
         self.decisions: list[Decision] = []
 
@@ -208,9 +220,14 @@ class _Race:
             ledger = Ledger(folder.path, clock, self.watcher)
             ledger.clock = clock  # seconds of earlier sittings are counted once, by the race's own ledger
             trains = any(method_named(arm.method).trains for arm in own)
+            # All models see the same images: where there is no time for all of them, those that the first has time for.
             material, _, probes = look(
-                self.catalog, *self.split, bench, folder, ledger, trains=trains, strict=self.facilities.strict
-            )
+                self.catalog, *self.split, bench, folder, ledger,
+                trains=trains, strict=self.facilities.strict, thins=not self.looked,
+            )  # fmt: skip
+            if not self.looked:
+                part = part_in(ledger.parts["probed"])
+                self.catalog, *self.split = thinned(self.catalog, *self.split, part, seed=recipe.seed)
         return _Looked(bench, material, probes)
 
     def _subfolder(self, kind: str, name: str, recipe: Recipe) -> RunFolder:

@@ -14,7 +14,14 @@ from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.choose.aim import balance_for
-from burnish.choose.decide import Decision, keep_tuned, probe_contender, probe_decisions, tuned_contender
+from burnish.choose.decide import (
+    Decision,
+    keep_tuned,
+    part_decision,
+    probe_contender,
+    probe_decisions,
+    tuned_contender,
+)
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
 from burnish.choose.limits import Sample, familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
@@ -29,6 +36,7 @@ from burnish.choose.tuning import Tuned, Tuning, start_head
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks
+from burnish.data.sample import Part, thinned
 from burnish.data.split import write_splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
@@ -94,7 +102,8 @@ def run_job(
     rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
-    splits, looks = first_splits(catalog, recipe, watch)
+    catalog, splits, looks = first_splits(catalog, recipe, watch, known=looked_at(ledger))
+    ledger.put("looked", len(catalog))
     watch.stage("model")
     bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
     bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess.size,))
@@ -106,6 +115,8 @@ def run_job(
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict
     )
+    if material.catalog.skipped:
+        decisions = [*decisions, part_decision(material)]
     journal = Journal(folder, watch, ledger)
     chosen = choose(method, asked, probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
@@ -243,10 +254,15 @@ def look(
     *,
     trains: bool,
     strict: bool = False,
+    thins: bool = True,
 ) -> tuple[Material, Splits, Probes]:
-    """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back."""
+    """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back.
+
+    thins: whether images may be left out where the budget has no time for all.
+    """
     known = ledger.get("probed")
     if known is not None:
+        catalog, splits, looks = thinned(catalog, splits, looks, part_in(known[0]), seed=bench.recipe.seed)
         probes, trains = probes_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
         material, splits = gather(catalog, splits, looks, bench, probes.last.preprocess, trains=trains)
         if [material.content, splits.sha256] != known[0]["data"]:
@@ -257,7 +273,13 @@ def look(
         bench.watcher.say(f"going on with the run in {shown(str(folder.path))}, which was stopped after "
                           f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
         return material, splits, probes
-    surveyed = survey(catalog, splits, bench, trains=trains)
+    surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
+    before = len(catalog)
+    catalog, splits, looks = thinned(catalog, splits, looks, surveyed.part, seed=bench.recipe.seed)
+    if len(catalog) < before:
+        bench.watcher.say(
+            f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
+        )
     material, splits = gather(catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains)
     write_splits(folder.path / SPLITS, material.catalog, splits)
     folder.write(AUDIT_TABLE, csv_of(material.findings))
@@ -271,12 +293,31 @@ def look(
     facts, tensors = probes_parts(probes)
     data = [material.content, splits.sha256]
     ledger.put(
-        "probed", {"probed": facts, "trains": surveyed.trains, "data": data, "first_model_seconds": seconds}, tensors
+        "probed",
+        {
+            "probed": facts,
+            "trains": surveyed.trains,
+            "data": data,
+            "first_model_seconds": seconds,
+            "part": None if surveyed.part is None else asdict(surveyed.part),
+        },
+        tensors,
     )
     ledger.write()
     found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
     bench.watcher.say(f"probe saved at {seconds:.0f} s: {found}")
     return material, splits, probes
+
+
+def looked_at(ledger: Ledger) -> int | None:
+    """How many files an earlier sitting looked at; None in the first."""
+    found = ledger.get("looked")
+    return None if found is None else int(found[0])
+
+
+def part_in(probed: dict[str, Any]) -> Part | None:
+    """The part of the images that the ledger's `probed` was made from; None: all."""
+    return None if probed.get("part") is None else Part(**probed["part"])
 
 
 def tune_on_the_clock(
@@ -388,8 +429,11 @@ def tried_out(
 
 
 def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
-    """Whether heads see all depths: as cross-validation finds for auto, as the method's name says else."""
-    if recipe.taps != "auto" or recipe.method == "auto":
+    """Whether heads see all depths: as a frozen method's name says; for what trains as cross-validation finds.
+
+    The better frozen head is what tuning must beat, and what is asked whether mirror images keep their label.
+    """
+    if recipe.taps != "auto" or recipe.method == "auto" or method_named(recipe.method).trains:
         return recipe.taps
     return "on" if on_all_depths(recipe.method, recipe) else "off"
 

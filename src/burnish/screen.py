@@ -124,6 +124,7 @@ def print_verdict(result: Result) -> None:
         print(f"  {name[:34]:<34} {_interval(interval)}")
     counts = facts["counts"]
     left_out = f", {counts['named']} left out by name" if counts["named"] else ""
+    left_out += f"; no time for {counts['skipped']:,}" if counts.get("skipped") else ""
     frozen = facts["kept_role"] == "probe"
     kept = f"the {'frozen probe' if frozen else 'tuned model'} ({facts['kept']})"
     print()

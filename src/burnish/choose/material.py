@@ -15,13 +15,14 @@ from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, joined, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
 from burnish.data.looks import Looks, look_at
+from burnish.data.sample import some_of
 from burnish.data.sources import without
 from burnish.data.split import make_splits, restricted, untorn
 from burnish.data.store import PixelStore
 from burnish.errors import NotEnoughData, shown
 from burnish.labels import counts
 from burnish.recipe import Recipe
-from burnish.runtime import Clock, Watcher, cores
+from burnish.runtime import Clock, Watcher, cores, evenly
 from burnish.terms import Preprocess
 
 
@@ -82,14 +83,42 @@ class Bench:
     rivals: tuple[int, ...] = ()
 
 
-def first_splits(catalog: Catalog, recipe: Recipe, watcher: Watcher) -> tuple[Splits, Looks]:
-    """The splits, by the content of the files, and what their headers say; files with the same bytes stay together."""
+_LOOK_SHARE = 0.12  # of the budget, for hashing files and reading their headers
+_TIMED = 64  # files
+
+
+def first_splits(
+    catalog: Catalog, recipe: Recipe, watcher: Watcher, *, known: int | None = None
+) -> tuple[Catalog, Splits, Looks]:
+    """The splits, by the content of the files, and what their headers say; files with the same bytes stay together.
+
+    Of more files than can be looked at in a small part of the budget some are left out. known: how many an earlier sitting
+    looked at.
+    """
     watcher.stage("look", total=len(catalog))
+    count = known or _looked_at_in_time(catalog, recipe.budget_seconds)
+    catalog = some_of(catalog, count, seed=recipe.seed)
+    if catalog.skipped:
+        watcher.stage("look", total=len(catalog))
+        watcher.say(
+            f"{catalog.skipped:,} images are left out: the budget has no time to look at more than {len(catalog):,}"
+        )
     looks = look_at(catalog, np.arange(len(catalog)), workers=cores())
     watcher.advance(len(catalog))
     _, copies = np.unique(np.array(looks.digests), return_inverse=True)
     fractions = {"test_fraction": recipe.test_fraction, "val_fraction": recipe.val_fraction}
-    return make_splits(catalog, seed=recipe.seed, content=looks.digests, together=copies, **fractions), looks
+    return catalog, make_splits(catalog, seed=recipe.seed, content=looks.digests, together=copies, **fractions), looks
+
+
+def _looked_at_in_time(catalog: Catalog, budget_seconds: float | None) -> int:
+    """How many files to look at; timed on a few where there are many."""
+    if budget_seconds is None or len(catalog) <= 16 * _TIMED:
+        return len(catalog)
+    look_at(catalog, evenly(len(catalog), cores()), workers=cores())  # the codecs are loaded by the first
+    began = time.monotonic()
+    look_at(catalog, evenly(len(catalog), _TIMED), workers=cores())
+    each = (time.monotonic() - began) / _TIMED
+    return min(len(catalog), max(16 * _TIMED, int(_LOOK_SHARE * budget_seconds / each)))
 
 
 def gather(

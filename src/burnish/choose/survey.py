@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,9 +16,10 @@ from burnish.backbones.taps import WIDTH_AT_MOST, tapped
 from burnish.choose.material import Bench
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.pixels import decode, enough, view
+from burnish.data.sample import Part
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
-from burnish.methods.linear import least_seconds
+from burnish.methods.linear import least_seconds, seconds_a_flop
 from burnish.runtime import cores, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
@@ -29,6 +31,9 @@ _TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 
 _TAIL_SECONDS = 10.0  # planning, what is familiar, report; fitting heads comes on top
 _PROBE_TAIL_SECONDS = 8.0  # the same where nothing is trained
 _MOST_OF_CLOCK = 0.95
+# Where there is no time for all images: what is kept for the rest, and the share of the time that test images may take.
+_LEAST_TAIL_SECONDS, _TEST_SHARE = 4.0, 1 / 3
+_FEWEST_TESTED = 100
 # Of the rate at which images are decoded here, one after the other, the bulk of them reaches this share on every core: they are
 # hashed, compared with each other and kept besides.
 _BULK = 0.6
@@ -51,12 +56,13 @@ class Surveyed:
     trains: bool  # whether some training can follow, so that images are kept for it
     scored_share: float  # images per second in float32, as for scores, over those of `trunk`; 0 to 1
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
+    part: Part | None  # how many images there is time for; None: all
 
 
-def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> Surveyed:
-    """Time decoding and the trunk on a few of the run's images; settle the probe's image size.
+def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
+    """Time decoding and the trunk on a few of the run's images; settle the probe's image size, and how many it sees.
 
-    trains: whether the method trains at all.
+    trains: whether the method trains at all. thins: whether images may be left out where there is no time for all.
     """
     native = bench.backbone.preprocess
     bench.watcher.stage("survey")
@@ -73,9 +79,9 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
         trunk, rate = other, images_per_second(other, images, bench, half=True)
     fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
     count = fitting + test * rate / scored  # what is scored is seen in float32
-    left = bench.clock.left() - (fitting + test) / (_BULK * decoded_per_second)
-    left -= _COMPARING * (bench.clock.budget_seconds or 0.0)
-    left -= least_seconds(fitting, sorted({bench.backbone.width, backbone.width}))
+    flop, widths = seconds_a_flop(), sorted({bench.backbone.width, backbone.width})
+    in_all = bench.clock.left() - _COMPARING * (bench.clock.budget_seconds or 0.0)
+    left = in_all - (fitting + test) / (_BULK * decoded_per_second) - least_seconds(fitting, widths, flop)
     size = affordable_size(
         native.size,
         rate,
@@ -85,16 +91,32 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool) -> S
         one_size=bench.backbone.one_size,
     )
     rate_there = rate * (native.size / size) ** 2
-    reason = ""
-    if count / rate_there > left:
-        reason = (
-            f"the budget is too small for a probe, which takes {count / rate_there:.0f} s more: it is made all the same"
-        )
-    elif size != native.size:
-        reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {left:.0f} s left"
-    if reason:
+    reason, part = "", None
+    if size != native.size:
+        reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {max(0.0, left):.0f} s left"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
-    return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason)
+    if thins and count / rate_there > left - _LEAST_TAIL_SECONDS:
+        once = 1.0 / (_BULK * decoded_per_second)
+
+        def fitted(n: int) -> float:
+            return n * (once + 1.0 / rate_there) + least_seconds(n, widths, flop)
+
+        part = part_for(fitting, test, in_all - _LEAST_TAIL_SECONDS, fitted, once + rate / (scored * rate_there))
+    return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part)
+
+
+def part_for(fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float) -> Part:
+    """How many of the images to fit and to test on can be seen in so many seconds.
+
+    fitted: what so many images to fit take in all; tested: what a test image takes. Of both there are always some.
+    """
+    least = min(test, _FEWEST_TESTED)
+    tests = min(test, max(least, int(_TEST_SHARE * seconds / tested)))
+    low, high = 0, fitting
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fitted(middle) + tests * tested <= seconds else (low, middle - 1)
+    return Part(max(1, low), tests)
 
 
 def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backbone:

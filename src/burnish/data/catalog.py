@@ -34,6 +34,7 @@ class Catalog:
     named: tuple[Named, ...]
     source: str  # what it was read from: "folder", "split folders", "csv", "zip", "demo", …
     contents: Contents | None = None  # of images that are no files under `root`
+    skipped: int = 0  # images besides, that the budget has no time for
 
     def __len__(self) -> int:
         return len(self.paths)

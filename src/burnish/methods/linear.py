@@ -178,16 +178,21 @@ def loss_of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, y) if y.ndim == 2 else F.cross_entropy(logits, y)
 
 
-def least_seconds(n: int, widths: Sequence[int]) -> float:
-    """What finding a head on n images takes here at the least, by LDA alone, for features of each of these widths.
-
-    Counted in multiplications, at the rate of a product of two matrices timed on the spot.
-    """
+def seconds_a_flop() -> float:
+    """What a multiplication or an addition takes here, within a product of two matrices timed on the spot."""
     matrix, seconds = torch.rand(1024, 1024), []
     for _ in range(3):
         began = time.monotonic()
         _ = matrix @ matrix
         seconds.append(time.monotonic() - began)
+    return min(seconds) / (2 * 1024**3)
+
+
+def least_seconds(n: int, widths: Sequence[int], flop: float) -> float:
+    """What finding a head on n images takes at the least, by LDA alone, for features of each of these widths.
+
+    flop: `seconds_a_flop` of this machine.
+    """
     total = 0.0
     for width in widths:
         sample = min(n, _SAMPLE // 2)  # as where time is short
@@ -196,7 +201,7 @@ def least_seconds(n: int, widths: Sequence[int]) -> float:
         coordinates = 4.0 * sample * side * width + 10.0 * side**3 + 2.0 * n * width * columns
         # Three to five folds, all images, the training images; in float64, which takes twice as long.
         total += coordinates + 6 * 2 * 10.0 * min(columns, _LDA_COORDINATES) ** 3
-    return total * min(seconds) / (2 * 1024**3)
+    return total * flop
 
 
 class Late(Exception):

@@ -170,6 +170,7 @@ CHINESE = {
         "扫描 %(scanned)s 个文件 = 使用 %(used)s + 搁置 %(named)s。使用的图像中 %(train)s 张训练，%(val)s 张用于选择"
         "（val），%(test)s 张用于证明（test）。"
     ),
+    "%(skipped)s more were left out: the budget had no time for them.": "另有 %(skipped)s 张因预算时间不足未使用。",
     "%(n)s test images are nearly the same picture as one that was trained on or chosen by.": (
         "%(n)s 张测试图像与训练或选择用的图像几乎相同。"
     ),

@@ -1,0 +1,80 @@
+"""A part of the images, where a budget has no time for all: of every class and split, by content address (P6, P7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
+from burnish.data.looks import Looks
+from burnish.data.split import restricted
+from burnish.labels import leading
+from burnish.runtime import address
+
+# Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun.
+_FEWEST = {"train": 10, "val": 3, "test": 3}
+
+
+@dataclass(frozen=True)
+class Part:
+    """How many images there is time for."""
+
+    fitting: int  # train and val together
+    test: int
+
+
+def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:
+    """About `count` of the images, before they have splits: even parts of every class, within the splits that are given."""
+    if count >= len(catalog):
+        return catalog
+    words = np.array([word or "train" for word in catalog.splits])
+    return _only(catalog, _drawn(catalog, np.arange(len(catalog)), words, count, seed))
+
+
+def thinned(
+    catalog: Catalog, splits: Splits, looks: Looks, part: Part | None, *, seed: int
+) -> tuple[Catalog, Splits, Looks]:
+    """About so many of the images of each split, even parts of every class; all of them where `part` is None."""
+    if part is None:
+        return catalog, splits, looks
+    fitting = np.sort(np.concatenate([splits.train, splits.val]))
+    words = np.where(np.isin(fitting, splits.val), "val", "train")
+    rows = [
+        _drawn(catalog, fitting, words, part.fitting, seed),
+        _drawn(catalog, splits.test, np.full(len(splits.test), "test"), part.test, seed),
+    ]
+    kept = np.sort(np.concatenate(rows))
+    left = _only(catalog, kept)
+    return left, restricted(splits, catalog, left), looks.at(kept)
+
+
+def _drawn(catalog: Catalog, rows: np.ndarray, words: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """About `count` of these entries, sorted: an even part of each class and split word, but a few of each.
+
+    Which they are follows from their paths, so those of a smaller count are among them.
+    """
+    if count >= len(rows):
+        return rows
+    strata = leading(catalog.labels)[rows] * len(SPLIT_WORDS) + [SPLIT_WORDS.index(word) for word in words]
+    places = np.array([address(seed, "sample", catalog.paths[row]) >> 65 for row in rows], np.int64)
+    order = np.lexsort((places, strata))
+    _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
+    rank = np.arange(len(rows)) - np.repeat(first, sizes)
+    # The share of its own stratum that must be taken for it to be among them.
+    few = rank < [_FEWEST[word] for word in words[order]]
+    due = np.where(few, 0.0, (rank + 1) / np.repeat(sizes, sizes))
+    taken = order[np.lexsort((places[order], due))][: max(count, int(few.sum()))]
+    return np.sort(rows[taken])
+
+
+def _only(catalog: Catalog, rows: np.ndarray) -> Catalog:
+    """These entries of the catalogue."""
+    return replace(
+        catalog,
+        paths=tuple(catalog.paths[row] for row in rows),
+        labels=catalog.labels[rows],
+        splits=tuple(catalog.splits[row] for row in rows),
+        groups=None if catalog.groups is None else tuple(catalog.groups[row] for row in rows),
+        skipped=catalog.skipped + len(catalog) - len(rows),
+    )

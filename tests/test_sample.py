@@ -1,0 +1,164 @@
+"""A part of the images where the budget has no time for all: an even one, the same one again, and told."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from burnish import api, job
+from burnish.choose import material, survey
+from burnish.choose.survey import part_for
+from burnish.data.looks import look_at
+from burnish.data.sample import Part, some_of, thinned
+from burnish.data.sources import open_source
+from burnish.data.split import make_splits
+from conftest import write_shapes
+
+TINY = {"model": "random:test_resnet", "method": "probe", "image_size": 64}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """120 images of each of three classes."""
+    root = tmp_path_factory.mktemp("data") / "many"
+    write_shapes(root, images=120)
+    return root
+
+
+@pytest.fixture
+def slow_to_decode(monkeypatch):
+    """A machine that decodes so slowly that 60 s are not enough for all of `many`."""
+    real = survey.sample_views
+    monkeypatch.setattr(survey, "sample_views", lambda *args: (real(*args)[0], 10.0))
+
+
+def split(catalog, **options):
+    looks = look_at(catalog, np.arange(len(catalog)), workers=2)
+    return catalog, make_splits(catalog, seed=0, content=looks.digests, **options), looks
+
+
+def of_classes(catalog, rows):
+    return np.bincount(catalog.labels[rows], minlength=len(catalog.classes))
+
+
+def test_a_part_is_even_and_a_smaller_one_lies_within_a_larger(many):
+    whole = split(open_source(many))
+    small, large = (thinned(*whole, Part(count, 40), seed=0) for count in (120, 240))
+    for catalog, splits, looks in (small, large):
+        assert len(catalog) == len(looks.digests) == len(looks.headers)
+        for word in ("train", "val", "test"):
+            held, before = (
+                of_classes(*one) for one in ((catalog, getattr(splits, word)), (whole[0], getattr(whole[1], word)))
+            )
+            assert np.abs(held / before - held.sum() / before.sum()).max() <= 1.5 / before.min(), (word, held)
+    assert set(small[0].paths) < set(large[0].paths) < set(whole[0].paths)
+    assert small[0].skipped == 360 - len(small[0])
+    assert abs(len(small[1].train) + len(small[1].val) - 120) <= 3 and abs(len(small[1].test) - 40) <= 3
+
+
+def test_every_image_stays_on_its_side(many):
+    whole, splits, looks = split(open_source(many))
+    side = {whole.paths[row]: word for word in ("train", "val", "test") for row in getattr(splits, word)}
+    left, fewer, seen = thinned(whole, splits, looks, Part(100, 30), seed=3)
+    for word in ("train", "val", "test"):
+        assert {side[left.paths[row]] for row in getattr(fewer, word)} == {word}
+    digest = dict(zip(whole.paths, looks.digests, strict=True))
+    assert [digest[path] for path in left.paths] == list(seen.digests)
+
+
+def test_rare_classes_keep_a_few_images_however_small_the_part(tmp_path):
+    write_shapes(tmp_path / "data", images=12, classes=("rare",))
+    write_shapes(tmp_path / "data", images=300, classes=("common",))
+    whole = split(open_source(tmp_path / "data"))
+    catalog, splits, _ = thinned(*whole, Part(1, 1), seed=0)
+    rare = catalog.classes.index("rare")
+    before = of_classes(whole[0], whole[1].train)[rare]
+    assert of_classes(catalog, splits.train)[rare] == min(10, before) > 0
+    assert len(splits.test) >= 2
+
+
+def test_no_part_changes_nothing(many):
+    whole = split(open_source(many))
+    assert thinned(*whole, None, seed=0) == whole
+    assert some_of(whole[0], 360, seed=0) is whole[0]
+
+
+def test_images_with_several_classes_and_of_none_can_be_drawn(tmp_path):
+    write_shapes(tmp_path / "data", images=60, classes=("a", "b"))
+    rows = [
+        f"data/{name}/{number:03d}.png,{label}" for name, label in (("a", "x"), ("b", "x|y")) for number in range(60)
+    ]
+    (tmp_path / "several.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    catalog = open_source(tmp_path / "several.csv")
+    fewer = some_of(catalog, 40, seed=0)
+    assert len(fewer) == 40 and fewer.several and fewer.labels.sum(0).min() >= 10
+
+
+@pytest.mark.parametrize("seconds", [-5.0, 0.0, 1.0, 10.0, 1e9])
+def test_the_part_is_the_largest_that_fits(seconds):
+    def fitted(n):
+        return 0.01 * n
+
+    part = part_for(1000, 500, seconds, fitted, 0.005)
+    assert 1 <= part.fitting <= 1000 and 100 <= part.test <= 500
+    spent = fitted(part.fitting) + 0.005 * part.test
+    assert spent <= max(seconds, fitted(1) + 0.5 + 1e-9)
+    if seconds > 2 and part.fitting < 1000:
+        assert spent + 0.01 > seconds
+
+
+def test_a_run_that_has_no_time_for_all_images_says_which_it_used(many, slow_to_decode, tmp_path):
+    run = api.fit(many, out=tmp_path / "run", budget=60, **TINY)
+    counts = run.facts["counts"]
+    assert counts["skipped"] > 0 and counts["used"] + counts["skipped"] == 360
+    assert counts["used"] == counts["train"] + counts["val"] + counts["test"] == counts["scanned"]
+    assert min(row["train"] for row in run.facts["class_counts"]) >= 10
+    told = next(one for one in run.facts["decisions"] if one["what"] == "a part of the images")
+    assert told["numbers"] == {"used": counts["used"], "skipped": counts["skipped"]}
+    assert f"{counts['skipped']} more were left out" in (tmp_path / "run" / "report.html").read_text()
+    assert len((tmp_path / "run" / "splits.csv").read_text().splitlines()) == counts["used"] + 1
+
+
+def test_without_a_budget_all_images_are_used(many, slow_to_decode, tmp_path):
+    run = api.fit(many, out=tmp_path / "run", budget=None, **TINY)
+    assert run.facts["counts"]["skipped"] == 0 and run.facts["counts"]["used"] == 360
+
+
+def test_more_files_than_can_be_looked_at_in_time_are_a_part(many, monkeypatch, tmp_path):
+    monkeypatch.setattr(material, "_looked_at_in_time", lambda catalog, budget: 150)
+    run = api.fit(many, out=tmp_path / "run", budget=300, **TINY)
+    assert run.facts["counts"]["used"] == 150 and run.facts["counts"]["skipped"] == 210
+
+
+def test_a_run_taken_up_again_goes_on_with_the_same_part(many, slow_to_decode, monkeypatch, tmp_path):
+    class Died(Exception):
+        pass
+
+    def die(*args):
+        raise Died
+
+    whole = api.fit(many, out=tmp_path / "whole", budget=60, **TINY)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "choose", die)
+        with pytest.raises(Died):
+            api.fit(many, out=tmp_path / "run", budget=60, **TINY)
+    monkeypatch.setattr(survey, "sample_views", None)  # nothing is timed again
+    monkeypatch.setattr(material, "_looked_at_in_time", None)
+    splits = (tmp_path / "run" / "splits.csv").read_text()
+    again = api.fit(many, out=tmp_path / "run", budget=60, **TINY)
+    assert again.facts["sittings"] == 2
+    assert (tmp_path / "run" / "splits.csv").read_text() == splits
+    assert again.facts["counts"]["used"] == len(splits.splitlines()) - 1
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["counts"]["skipped"] > 0
+    assert whole.facts["counts"]["skipped"] > 0
+
+
+def test_all_models_of_a_race_see_the_same_part(many, slow_to_decode, tmp_path):
+    models = ["random:test_resnet", "random:test_efficientnet"]
+    facts = api.compare(many, models=models, methods=["probe"], out=tmp_path / "race", budget=60, image_size=64)
+    assert 0 < sum(facts["counts"].values()) < 360
+    files = [path.read_text() for path in sorted((tmp_path / "race" / "models").glob("*/splits.csv"))]
+    assert len(files) == 2 and files[0] == files[1]
+    assert sum(row["test"] is not None for row in facts["rows"]) == 2
