@@ -160,7 +160,7 @@ class _Race:
     ) -> None:
         self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
-        self.catalog, *self.split = first_splits(catalog, recipe, watcher, known=looked_at(ledger))
+        self.catalog, self.splits, self.looks = first_splits(catalog, recipe, watcher, known=looked_at(ledger))
         ledger.put("looked", len(self.catalog))
         self.looked: dict[str, _Looked] = {}
         self.decisions: list[Decision] = []
@@ -222,12 +222,14 @@ class _Race:
             trains = any(method_named(arm.method).trains for arm in own)
             # All models see the same images: where there is no time for all of them, those that the first has time for.
             material, _, probes = look(
-                self.catalog, *self.split, bench, folder, ledger,
+                self.catalog, self.splits, self.looks, bench, folder, ledger,
                 trains=trains, strict=self.facilities.strict, thins=not self.looked,
             )  # fmt: skip
             if not self.looked:
                 part = part_in(ledger.parts["probed"])
-                self.catalog, *self.split = thinned(self.catalog, *self.split, part, seed=recipe.seed)
+                self.catalog, self.splits, self.looks = thinned(
+                    self.catalog, self.splits, self.looks, part, seed=recipe.seed
+                )
         return _Looked(bench, material, probes)
 
     def _subfolder(self, kind: str, name: str, recipe: Recipe) -> RunFolder:

@@ -27,11 +27,12 @@ from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
 from burnish.methods.probe import heads_of
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.runtime import cores
+from burnish.runtime import cores, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
 
 _LDA_ALONE = ("lda",)
+_ASKED = 500  # val images, about mirroring
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
 
@@ -211,7 +212,8 @@ def settle_flip(
     """
     if bench.recipe.flip != "auto":
         return bench.recipe.flip == "on", "as the recipe says"
-    rows, preprocess = material.val_rows, material.preprocess
+    asked, preprocess = evenly(len(material.val_rows), _ASKED), material.preprocess
+    rows, plain_right = material.val_rows[asked], plain_right[asked]
     if len(rows) == 0:
         return False, "no validation images to ask"
     images = material.fitting.plain[rows]

@@ -14,6 +14,7 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import WIDTH_AT_MOST, tapped
 from burnish.choose.material import Bench
+from burnish.data.audit.labels import distances
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.pixels import decode, enough, view
 from burnish.data.sample import Part
@@ -80,8 +81,12 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
     count = fitting + test * rate / scored  # what is scored is seen in float32
     flop, widths = seconds_a_flop(), sorted({bench.backbone.width, backbone.width})
-    in_all = bench.clock.left() - _COMPARING * (bench.clock.budget_seconds or 0.0)
-    left = in_all - (fitting + test) / (_BULK * decoded_per_second) - least_seconds(fitting, widths, flop)
+    comparing, decoding = _COMPARING * (bench.clock.budget_seconds or 0.0), 1.0 / (_BULK * decoded_per_second)
+
+    def heads(n: int) -> float:
+        return least_seconds(n, widths, flop) + flop * distances(n, widths[-1])
+
+    left = bench.clock.left() - comparing - decoding * (fitting + test) - heads(fitting)
     size = affordable_size(
         native.size,
         rate,
@@ -95,27 +100,45 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     if size != native.size:
         reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {max(0.0, left):.0f} s left"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
-    if thins and count / rate_there > left - _LEAST_TAIL_SECONDS:
-        once = 1.0 / (_BULK * decoded_per_second)
+    if thins and (size != native.size or count / rate_there > left - _LEAST_TAIL_SECONDS):
+        small = _shrunk(images, size)
+        fit_rate = images_per_second(trunk, small, bench, half=half)
+        test_rate = images_per_second(exact, small, bench, half=False)
 
         def fitted(n: int) -> float:
-            return n * (once + 1.0 / rate_there) + least_seconds(n, widths, flop)
+            return n * (decoding + 1.0 / fit_rate) + heads(n)
 
-        part = part_for(fitting, test, in_all - _LEAST_TAIL_SECONDS, fitted, once + rate / (scored * rate_there))
+        reserve = 2 * comparing + _LEAST_TAIL_SECONDS
+        allowed = bench.clock.left() - reserve
+        part = part_for(fitting, test, allowed, fitted, decoding + 1.0 / test_rate, trains=trains)
+        part = part if part != Part(fitting, test) else None
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part)
 
 
-def part_for(fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float) -> Part:
-    """How many of the images to fit and to test on can be seen in so many seconds.
+def _shrunk(images: np.ndarray, size: int) -> np.ndarray:
+    """Images uint8 [n s s 3] at another size, for timing: what they show does not matter."""
+    step = np.linspace(0, images.shape[1] - 1, size).astype(np.int64)
+    return np.ascontiguousarray(images[:, step][:, :, step])
 
-    fitted: what so many images to fit take in all; tested: what a test image takes. Of both there are always some.
+
+def part_for(
+    fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float, *, trains: bool
+) -> Part:
+    """How many of the images to fit and to test on can be seen in so many seconds; of both there are always some.
+
+    fitted: what so many images to fit take in all; tested: what a test image takes. trains: whether what is left is wanted for
+    training, where test images alone are too many.
     """
+    if fitted(fitting) + test * tested <= seconds:
+        return Part(fitting, test)
     least = min(test, _FEWEST_TESTED)
     tests = min(test, max(least, int(_TEST_SHARE * seconds / tested)))
     low, high = 0, fitting
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fitted(middle) + tests * tested <= seconds else (low, middle - 1)
+    if low == fitting and not trains:
+        tests = min(test, max(tests, int((seconds - fitted(low)) / tested)))
     return Part(max(1, low), tests)
 
 

@@ -22,6 +22,8 @@ from burnish.methods.linear import (
     logistic_path,
     loss_of,
     relevant,
+    seconds_a_flop,
+    seconds_of_coordinates,
     truth_of,
 )
 from burnish.methods.neighbours import Neighbours, crossed
@@ -128,7 +130,9 @@ def _linear(
 ) -> HeadChoice:
     """The better of LDA and logistic regression, or the one that is asked for; usual: its form, and what it looks at."""
     x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), truth_of(labels)
-    axes = _axes(x, y, classes, usual.keep, quick=seconds_left() <= 0)
+    left = seconds_left()
+    quick = left < float("inf") and left < seconds_of_coordinates(len(x), x.shape[1], seconds_a_flop())
+    axes = _axes(x, y, classes, usual.keep, quick=quick)
     z = axes.apply(x)
     folds = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
     views = _views(x, y, z, axes, folds, classes, usual.keep)

@@ -180,7 +180,7 @@ def loss_of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def seconds_a_flop() -> float:
     """What a multiplication or an addition takes here, within a product of two matrices timed on the spot."""
-    matrix, seconds = torch.rand(1024, 1024), []
+    matrix, seconds = torch.full((1024, 1024), 0.5), []
     for _ in range(3):
         began = time.monotonic()
         _ = matrix @ matrix
@@ -195,13 +195,18 @@ def least_seconds(n: int, widths: Sequence[int], flop: float) -> float:
     """
     total = 0.0
     for width in widths:
-        sample = min(n, _SAMPLE // 2)  # as where time is short
-        side = min(sample, width)
-        columns = min(side, _COORDINATES // 2)
-        coordinates = 4.0 * sample * side * width + 10.0 * side**3 + 2.0 * n * width * columns
+        among = min(n, width, _LDA_COORDINATES)
         # Three to five folds, all images, the training images; in float64, which takes twice as long.
-        total += coordinates + 6 * 2 * 10.0 * min(columns, _LDA_COORDINATES) ** 3
-    return total * flop
+        total += 6 * 2 * (10.0 * among**3 + 2.0 * n * among**2)
+    return total * flop + sum(seconds_of_coordinates(n, width, flop, quick=True) for width in widths)
+
+
+def seconds_of_coordinates(n: int, width: int, flop: float, *, quick: bool = False) -> float:
+    """What `Principal.of` and its `apply` take for n images of so many features."""
+    sample = min(n, _SAMPLE // 2 if quick else _SAMPLE)
+    side = min(sample, width)
+    columns = min(side, _COORDINATES // 2 if quick else _COORDINATES)
+    return flop * (4.0 * sample * side * width + 10.0 * side**3 + 2.0 * n * width * columns)
 
 
 class Late(Exception):

@@ -13,7 +13,7 @@ from burnish.runtime import evenly
 
 _NEIGHBOURS = 5
 _FAR = 6.0  # robust standard deviations of the distance to the neighbours
-_REFERENCES = 10_000  # images that neighbours are looked for among
+_REFERENCES = 4096  # images that neighbours are looked for among
 _BLOCK = 2048
 
 
@@ -92,6 +92,11 @@ def outlier_findings(catalog: Catalog, ids: np.ndarray, features: np.ndarray) ->
     for row in np.flatnonzero(score > _FAR):
         words = f"its nearest neighbours are {score[row]:.1f} robust standard deviations farther than usual"
         yield Finding("outlier", (catalog.paths[ids[row]],), words, rank=float(score[row]))
+
+
+def distances(n: int, width: int) -> float:
+    """The multiplications and additions of `strangeness` for n images."""
+    return 2.0 * n * min(n, _REFERENCES) * width
 
 
 def strangeness(features: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.store import Picked
 
 _SECONDS_A_PAIR = 0.4e-3  # of the detailed comparison on two cores
-_SECONDS_A_SQUARED_ROW = 2.5e-9  # of the search for pairs worth it
+_SECONDS_A_SQUARED_ROW = 2.0e-8  # of the search for pairs worth it
 _SHARE = 0.05  # of a budget that each of both may take
 
 
