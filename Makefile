@@ -13,7 +13,7 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 -m slow
 
 # TensorFlow itself opens what burnish exports, in an environment of its own
 test-tensorflow: .venv/installed-dev .venv-tf/installed

@@ -91,7 +91,8 @@ def fit(
     data: class folders, train/val/test folders of class folders, a table path,label[,split][,group] (CSV, TSV, JSON lines,
     Parquet), a .zip or .tar of folders, WebDataset shards, "hf:ORG/NAME", "torchvision:NAME", "demo"; or in Python
     (images, labels) or a map-style data set.
-    budget: wall clock such as "90s" or "10m", from now to the return; None for no limit (then give epochs).
+    budget: wall clock such as "90s" or "10m", from now to the return; None for no limit (then give epochs). Where it has no
+    time for all images, an even part of each class is used: `facts["counts"]["skipped"]` says how many were not.
     For speed, glibc is told to keep freed memory in this process (`runtime.keep_freed_memory`).
     out: the run folder, by default runs/NAME-N. A run there that died goes on where it stood, to the same bits; one that
     is finished is returned as it is; both only when asked for the same.

@@ -17,7 +17,7 @@ import numpy as np
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.weights import read_plain_json
-from burnish.choose.decide import Decision, Evidence, probe_contender, tuned_contender
+from burnish.choose.decide import Decision, Evidence, part_decision, probe_contender, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material, first_splits
 from burnish.choose.probing import Probes, check_heads, special_heads
@@ -55,6 +55,10 @@ ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images
 _TAIL_SECONDS = 3.0  # for the page and leaving
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
+_TRAINING_SHARE, _LOOKING_SHARE = (
+    1 / 2,
+    2 / 3,
+)  # of the time left, for frozen heads, with and without training after them
 _HOPELESS_ERRORS = 3.0  # standard errors below the best frozen model: its network is not trained when time is short
 
 
@@ -207,9 +211,11 @@ class _Race:
         wanted = {taps_for(replace(self.recipe, method=arm.method)) for arm in own}
         prepared = self.recipe.preprocess if Path(model).suffix in (".h5", ".hdf5", ".keras") else ""
         recipe = replace(self.recipe, model=model, preprocess=prepared, taps="off" if wanted == {"off"} else "auto")
-        # A model's share of the clock: half of what is left is for training, the rest for the models still to be seen.
+        # A model's share of the clock: half of what is left is for training, or where there is none a third for the test
+        # images; the rest for the models still to be seen.
         left, waiting = self.ledger.clock.left(), len({arm.model for arm in self.arms}) - number
-        share = self.ledger.clock.elapsed() + left / (2 * waiting)
+        training = any(method_named(arm.method).trains for arm in self.arms)
+        share = self.ledger.clock.elapsed() + left * (_TRAINING_SHARE if training else _LOOKING_SHARE) / waiting
         heads = special_heads([arm.method for arm in own], several=self.catalog.several)
         clock = replace(self.ledger.clock, budget_seconds=share if math.isfinite(left) else None)
         bench = Bench(
@@ -226,6 +232,8 @@ class _Race:
                 trains=trains, strict=self.facilities.strict, thins=not self.looked,
             )  # fmt: skip
             if not self.looked:
+                if material.catalog.skipped:
+                    self.decisions.append(part_decision(material))
                 part = part_in(ledger.parts["probed"])
                 self.catalog, self.splits, self.looks = thinned(
                     self.catalog, self.splits, self.looks, part, seed=recipe.seed
@@ -442,6 +450,7 @@ class _Race:
             "train": len(material.train_rows),
             "val": len(material.val_rows),
             "test": len(material.test_labels),
+            "skipped": material.catalog.skipped,
         }
 
 

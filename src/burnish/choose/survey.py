@@ -21,7 +21,7 @@ from burnish.data.sample import Part
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
 from burnish.methods.linear import least_seconds, seconds_a_flop
-from burnish.runtime import cores, evenly
+from burnish.runtime import cores, draws, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
 
@@ -42,7 +42,7 @@ _COMPARING = 0.05  # of the budget, for pairs that look alike
 _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
-_SAMPLE = 32  # images
+_SAMPLE, _SAMPLING = 32, 0.05  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
 
@@ -67,7 +67,9 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     """
     native = bench.backbone.preprocess
     bench.watcher.stage("survey")
-    images, decoded_per_second = sample_views(catalog, splits.train, native)
+    images, decoded_per_second = sample_views(
+        catalog, splits.train, native, seconds=_SAMPLING * (bench.clock.budget_seconds or np.inf)
+    )
     example = normalised(images[:_EXAMPLE], native).to(bench.device)
     half = takes_half(bench.recipe.precision, bench.device)
     backbone = _tapped(bench, example, images_fitted=len(splits.train) + len(splits.val))
@@ -187,11 +189,18 @@ def affordable_size(
     return smallest
 
 
-def sample_views(catalog: Catalog, ids: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, float]:
-    """Plain views [b s s 3] of some images spread over the set, and the images per second that decoding does."""
+def sample_views(
+    catalog: Catalog, ids: np.ndarray, preprocess: Preprocess, *, seconds: float = np.inf
+) -> tuple[np.ndarray, float]:
+    """Plain views [b s s 3] of some images spread over the set, and the images per second that decoding does.
+
+    seconds: after which no more than the few that are needed are decoded.
+    """
     found = []
     began = time.monotonic()
-    for index in ids[evenly(len(ids), _SAMPLE)]:
+    for index in draws(0, "survey").permutation(ids[evenly(len(ids), _SAMPLE)]):
+        if len(found) >= _EXAMPLE and time.monotonic() - began > seconds:
+            break
         try:
             found.append(view(decode(catalog.image(int(index)), at_least=enough(preprocess)), preprocess))
         except UnreadableImage:  # named when all are decoded
