@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, job
+from burnish import api, job, outset
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import portfolio
 from burnish.choose.material import Bench
@@ -218,7 +218,7 @@ class Death(BaseException):
 def test_a_run_with_model_auto_tells_its_choice_and_names_the_network_in_recipe_and_package(
     shapes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(job, "portfolio", lambda: NAMES)
+    monkeypatch.setattr(outset, "portfolio", lambda: NAMES)
     run = api.fit(shapes, out=tmp_path / "run", method="probe", **AUTO)
     told = run.facts["decisions"][0]
     name = told["what"].removeprefix("model: ")
@@ -239,13 +239,13 @@ def test_a_run_that_died_keeps_the_network_it_chose_and_does_not_ask_again(netwo
     def ask(name, *rest, **options):
         return replace(real(name, *rest, **options), images_per_second=rates[name])
 
-    monkeypatch.setattr(job, "portfolio", lambda: NAMES)
+    monkeypatch.setattr(outset, "portfolio", lambda: NAMES)
     with monkeypatch.context() as patched:
         patched.setattr(portfolio, "_ask", ask)
         patched.setattr(job, "train", lambda *rest: (_ for _ in ()).throw(Death()))
         with pytest.raises(Death):
             api.fit(shapes, out=tmp_path / "run", method="full", **AUTO)
-    monkeypatch.setattr(job, "pick_backbone", lambda *rest: pytest.fail("the networks were asked again"))
+    monkeypatch.setattr(outset, "pick_backbone", lambda *rest: pytest.fail("the networks were asked again"))
     run = api.fit(shapes, out=tmp_path / "run", method="full", **AUTO)
     assert run.facts["decisions"][0]["what"] == f"model: {network}"
     assert set(run.facts["decisions"][0]["numbers"]) == set(NAMES)
@@ -254,7 +254,7 @@ def test_a_run_that_died_keeps_the_network_it_chose_and_does_not_ask_again(netwo
 
 
 def test_model_auto_without_a_network_on_the_machine_says_what_to_install(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "portfolio", lambda: [])
+    monkeypatch.setattr(outset, "portfolio", lambda: [])
     with pytest.raises(RecipeError, match=r"model auto finds no network on this machine; run: pip install "):
         api.fit(shapes, out=tmp_path / "run", method="probe", **AUTO)
     assert not (tmp_path / "run").exists()

@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from burnish import api, job
+from burnish import api, comparing, job
 from burnish.choose import material, survey
 from burnish.choose.survey import part_for
 from burnish.data.looks import look_at
 from burnish.data.sample import Part, some_of, thinned
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
+from burnish.terms import Preprocess
 from conftest import write_shapes
 
 TINY = {"model": "random:test_resnet", "method": "probe", "image_size": 64}
@@ -168,3 +169,40 @@ def test_all_models_of_a_race_see_the_same_part(many, slow_to_decode, tmp_path):
     files = [path.read_text() for path in sorted((tmp_path / "race" / "models").glob("*/splits.csv"))]
     assert len(files) == 2 and files[0] == files[1]
     assert sum(row["test"] is not None for row in facts["rows"]) == 2
+
+
+def test_a_race_that_died_between_two_models_goes_on_with_the_same_part(many, slow_to_decode, monkeypatch, tmp_path):
+    class Died(Exception):
+        pass
+
+    asked = {
+        "models": ["random:test_resnet", "random:test_efficientnet"], "methods": ["probe"], "out": tmp_path / "race",
+        "budget": 60, "image_size": 64,
+    }  # fmt: skip
+    real, seen = comparing.look, []
+
+    def once(*args, **options):
+        if seen:
+            raise Died
+        seen.append(options["thins"])
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "look", once)
+        with pytest.raises(Died):
+            api.compare(many, **asked)
+    (first,) = (tmp_path / "race" / "models").glob("01-*/splits.csv")
+    before = first.read_text()
+    facts = api.compare(many, **asked)
+    (second,) = (tmp_path / "race" / "models").glob("02-*/splits.csv")
+    assert seen == [True] and first.read_text() == before == second.read_text()
+    assert facts["counts"]["skipped"] == 360 - (len(before.splitlines()) - 1) > 0
+
+
+def test_large_photographs_do_not_stretch_the_first_look(many):
+    catalog = open_source(many)
+    preprocess, rows = Preprocess(size=64), np.arange(len(catalog))
+    few, rate = survey.sample_views(catalog, rows, preprocess, seconds=0.0)
+    all_of_them, _ = survey.sample_views(catalog, rows, preprocess)
+    assert len(few) == 12 < len(all_of_them) == 32 and rate > 0
+    assert (few == all_of_them[:12]).all()

@@ -24,9 +24,10 @@ from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
 from burnish.disk import cache_folder, plain_disk_errors, write_whole
 from burnish.errors import RecipeError, shown
-from burnish.job import Facilities, accelerated, backbone_for, finish, run_job
+from burnish.job import finish, run_job
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
+from burnish.outset import Facilities, accelerated, backbone_for
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.reports.board import board_of_compare
 from burnish.reports.findings import page_of as page_of_findings

