@@ -288,3 +288,13 @@ def test_a_head_is_fitted_again_on_some_of_the_images_as_from_the_start():
     other[1::2] = (other[1::2] + 1) % 4
     changed = choose_head(features, other, classes=4, seed=0, seconds_left=lambda: 60, kinds=(found.how.kind,))
     assert np.abs(changed.head.weight - found.head.weight).max() > 0, "labels matter to the head of all images"
+
+
+@pytest.mark.parametrize("kind", ["lda", "logistic"])
+def test_a_head_that_is_always_right_is_not_sure_beyond_what_its_images_show(kind):
+    features, labels = clusters(spread=0.05)
+    rows = np.arange(0, 240, 4)
+    found = choose_head(features[rows], labels[rows], classes=4, seed=0, seconds_left=lambda: 60, kinds=(kind,))
+    assert found.accuracy == 1.0
+    doubt = 1.0 - found.probabilities.max(1)
+    assert 1e-4 < doubt.mean() < 0.2, "of 60 images, one mistake more is no surprise"

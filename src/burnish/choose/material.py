@@ -25,6 +25,9 @@ from burnish.recipe import Recipe
 from burnish.runtime import Clock, Watcher, cores, evenly
 from burnish.terms import Preprocess
 
+_LOOK_SHARE = 0.12  # of the budget, for hashing files and reading their headers
+_TIMED, _FEWEST_LOOKED_AT = 32, 256  # files
+
 
 @dataclass(frozen=True)
 class Material:
@@ -83,10 +86,6 @@ class Bench:
     rivals: tuple[int, ...] = ()
 
 
-_LOOK_SHARE = 0.12  # of the budget, for hashing files and reading their headers
-_TIMED = 64  # files
-
-
 def first_splits(
     catalog: Catalog, recipe: Recipe, watcher: Watcher, *, known: int | None = None
 ) -> tuple[Catalog, Splits, Looks]:
@@ -112,13 +111,13 @@ def first_splits(
 
 def _looked_at_in_time(catalog: Catalog, budget_seconds: float | None) -> int:
     """How many files to look at; timed on a few where there are many."""
-    if budget_seconds is None or len(catalog) <= 16 * _TIMED:
+    if budget_seconds is None or len(catalog) <= _FEWEST_LOOKED_AT:
         return len(catalog)
     look_at(catalog, evenly(len(catalog), cores()), workers=cores())  # the codecs are loaded by the first
     began = time.monotonic()
     look_at(catalog, evenly(len(catalog), _TIMED), workers=cores())
     each = (time.monotonic() - began) / _TIMED
-    return min(len(catalog), max(16 * _TIMED, int(_LOOK_SHARE * budget_seconds / each)))
+    return min(len(catalog), max(_FEWEST_LOOKED_AT, int(_LOOK_SHARE * budget_seconds / each)))
 
 
 def gather(

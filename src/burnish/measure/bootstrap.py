@@ -116,7 +116,8 @@ def mean_interval(values: np.ndarray, *, confidence: float = 0.95, times: int = 
     known = errors > 0
     away = (drawn["mean"][known] - mean) / errors[known]
     high, low = mean - error * np.quantile(away, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
-    return Interval(mean, float(np.clip(low, x.min(), mean)), float(np.clip(high, mean, x.max())), n)
+    low, high = np.clip(low, x.min(), mean) + 0.0, np.clip(high, mean, x.max())  # 0.0, not the -0.0 that is -log 1
+    return Interval(mean, float(low), float(high), n)
 
 
 # ---- scores of rankings, as functions of weights -----------------------------------------------------------------------

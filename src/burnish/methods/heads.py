@@ -20,6 +20,7 @@ from burnish.methods.linear import (
     Principal,
     lda_path,
     logistic_path,
+    loss_and_a_mistake,
     loss_of,
     relevant,
     seconds_a_flop,
@@ -260,11 +261,14 @@ def _crossed(
 
 
 def _best(kind: str, strengths: tuple[float, ...], logits: torch.Tensor, labels: np.ndarray) -> _Crossed:
-    """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature)."""
-    found, y = [], truth_of(labels)
-    for strength, z in zip(strengths, logits, strict=True):
-        temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
-        loss, temperature = min((loss_of(z / t, y).item(), t) for t in temperatures)
-        right_ones = right(z.numpy(), labels)
-        found.append(_Crossed(HeadKind(kind, strength, temperature), loss, right_ones, z / temperature))
-    return min(found, key=lambda crossed: crossed.loss)
+    """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature).
+
+    Where one has every answer right the surest would be the best, however sure: then one more answer counts as wrong.
+    """
+    y = truth_of(labels)
+    right_ones = [right(z.numpy(), labels) for z in logits]
+    asked = loss_and_a_mistake if any(bool((ones == 1).all()) for ones in right_ones) else loss_of
+    temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
+    _, place, t = min((asked(z / t, y).item(), place, t) for place, z in enumerate(logits) for t in temperatures)
+    scaled = logits[place] / t
+    return _Crossed(HeadKind(kind, strengths[place], t), loss_of(scaled, y).item(), right_ones[place], scaled)
