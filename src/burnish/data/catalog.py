@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,16 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def at(self, rows: Sequence[int] | np.ndarray) -> Catalog:
+        """Some entries, in that order; the classes stay as they are."""
+        return replace(
+            self,
+            paths=tuple(self.paths[row] for row in rows),
+            labels=self.labels[rows],
+            splits=tuple(self.splits[row] for row in rows),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
+        )
 
     def image(self, index: int) -> Path | bytes:
         """The image file of one entry, or its bytes where it lies inside another file; UnreadableImage when it cannot be had."""

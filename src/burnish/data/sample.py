@@ -70,11 +70,4 @@ def _drawn(catalog: Catalog, rows: np.ndarray, words: np.ndarray, count: int, se
 
 def _only(catalog: Catalog, rows: np.ndarray) -> Catalog:
     """These entries of the catalogue."""
-    return replace(
-        catalog,
-        paths=tuple(catalog.paths[row] for row in rows),
-        labels=catalog.labels[rows],
-        splits=tuple(catalog.splits[row] for row in rows),
-        groups=None if catalog.groups is None else tuple(catalog.groups[row] for row in rows),
-        skipped=catalog.skipped + len(catalog) - len(rows),
-    )
+    return replace(catalog.at(rows), skipped=catalog.skipped + len(catalog) - len(rows))

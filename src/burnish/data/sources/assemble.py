@@ -144,14 +144,8 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
             f"All {before[index]} images of class '{shown(catalog.classes[index])}' cannot be used "
             f"(first: {shown(first)}: {reasons[first]}). Replace the files or remove the class."
         )
-    return replace(
-        catalog,
-        paths=tuple(catalog.paths[index] for index in kept),
-        labels=catalog.labels[kept],
-        splits=tuple(catalog.splits[index] for index in kept),
-        groups=None if catalog.groups is None else tuple(catalog.groups[index] for index in kept),
-        named=tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason))),
-    )
+    away = tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason)))
+    return replace(catalog.at(kept), named=away)
 
 
 def _refuse_other_tasks(catalog: Catalog) -> None:
