@@ -46,10 +46,7 @@ ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images
 _TAIL_SECONDS = 3.0  # for the page and leaving
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
-_TRAINING_SHARE, _LOOKING_SHARE = (
-    1 / 2,
-    2 / 3,
-)  # of the time left, for frozen heads, with and without training after them
+_TRAINING_SHARE, _LOOKING_SHARE = 1 / 2, 2 / 3  # of the time left, for frozen heads: before training, and without any
 _HOPELESS_ERRORS = 3.0  # standard errors below the best frozen model: its network is not trained when time is short
 
 

@@ -37,6 +37,15 @@ def leading(labels: np.ndarray) -> np.ndarray:
     return np.where(labels.any(1), ranked.argmin(1), labels.shape[1]).astype(np.int64)
 
 
+def rank_within(classes: np.ndarray) -> np.ndarray:
+    """int64 [n]: how many of the same class, int64 [n], stand before each."""
+    order = np.argsort(classes, kind="stable")
+    _, first, sizes = np.unique(classes[order], return_index=True, return_counts=True)
+    rank = np.empty(len(classes), np.int64)
+    rank[order] = np.arange(len(classes)) - np.repeat(first, sizes)
+    return rank
+
+
 def classes_of(labels: np.ndarray, row: int) -> list[int]:
     """The classes of one image."""
     return np.flatnonzero(labels[row]).tolist() if several(labels) else [int(labels[row])]

@@ -177,9 +177,9 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     chosen = next(row for row in facts["rows"] if row["chosen"])
     budget = facts["budget_seconds"]
     print()
-    skipped = facts["counts"].get("skipped", 0)
-    left_out = f"; no time for {skipped:,} others" if skipped else ""
-    print(f"  test    {facts['counts']['test']:,} images, seen once; differences are to the chosen one{left_out}")
+    print(f"  test    {facts['counts']['test']:,} images, seen once; differences are to the chosen one")
+    if skipped := facts["counts"].get("skipped"):
+        print(f"  images  {skipped:,} were left out: no time for all of them")
     print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
     print(f"  page    {shown(str(folder / LEADERBOARD))}")
     print(f"  next    burnish predict {shown(str(folder / chosen['package']))} IMAGES...")

@@ -20,7 +20,7 @@ from burnish.choose.survey import images_per_second
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.views import normalised
-from burnish.labels import leading
+from burnish.labels import leading, rank_within
 from burnish.measure.intervals import beats
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import cores, draws
@@ -92,11 +92,7 @@ def _part(catalog: Catalog, splits: Splits, seed: int) -> np.ndarray:
     if len(ids) <= _IMAGES:
         return ids
     shuffled = draws(seed, "portfolio").permutation(ids)
-    labels = leading(catalog.labels[shuffled])
-    rank = np.empty(len(shuffled), int)  # of an image within its class
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        rank[members] = np.arange(len(members))
+    rank = rank_within(leading(catalog.labels[shuffled]))
     return np.sort(shuffled[np.argsort(rank, kind="stable")[:_IMAGES]])
 
 

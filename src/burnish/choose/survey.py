@@ -110,10 +110,8 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         def fitted(n: int) -> float:
             return n * (decoding + 1.0 / fit_rate) + heads(n)
 
-        reserve = 2 * comparing + _LEAST_TAIL_SECONDS
-        allowed = bench.clock.left() - reserve
+        allowed = bench.clock.left() - 2 * comparing - _LEAST_TAIL_SECONDS
         part = part_for(fitting, test, allowed, fitted, decoding + 1.0 / test_rate, trains=trains)
-        part = part if part != Part(fitting, test) else None
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part)
 
 
@@ -125,14 +123,14 @@ def _shrunk(images: np.ndarray, size: int) -> np.ndarray:
 
 def part_for(
     fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float, *, trains: bool
-) -> Part:
-    """How many of the images to fit and to test on can be seen in so many seconds; of both there are always some.
+) -> Part | None:
+    """How many of the images to fit and to test on can be seen in so many seconds, some of both at the least; None: all.
 
     fitted: what so many images to fit take in all; tested: what a test image takes. trains: whether what is left is wanted for
     training, where test images alone are too many.
     """
     if fitted(fitting) + test * tested <= seconds:
-        return Part(fitting, test)
+        return None
     least = min(test, _FEWEST_TESTED)
     tests = min(test, max(least, int(_TEST_SHARE * seconds / tested)))
     low, high = 0, fitting

@@ -1,4 +1,4 @@
-"""A part of the images, where a budget has no time for all: of every class and split, by content address (P6, P7)."""
+"""A part of the images, where a budget has no time for all: of every class and split, by the address of their paths (P6, P7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
 from burnish.data.looks import Looks
 from burnish.data.split import restricted
-from burnish.labels import leading
+from burnish.labels import leading, rank_within
 from burnish.runtime import address
 
 # Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun.
@@ -58,13 +58,13 @@ def _drawn(catalog: Catalog, rows: np.ndarray, words: np.ndarray, count: int, se
         return rows
     strata = leading(catalog.labels)[rows] * len(SPLIT_WORDS) + [SPLIT_WORDS.index(word) for word in words]
     places = np.array([address(seed, "sample", catalog.paths[row]) >> 65 for row in rows], np.int64)
-    order = np.lexsort((places, strata))
-    _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
-    rank = np.arange(len(rows)) - np.repeat(first, sizes)
+    order = np.argsort(places, kind="stable")
+    rank = rank_within(strata[order])
+    _, own, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
     # The share of its own stratum that must be taken for it to be among them.
     few = rank < [_FEWEST[word] for word in words[order]]
-    due = np.where(few, 0.0, (rank + 1) / np.repeat(sizes, sizes))
-    taken = order[np.lexsort((places[order], due))][: max(count, int(few.sum()))]
+    due = np.where(few, 0.0, (rank + 1) / sizes[own])
+    taken = order[np.argsort(due, kind="stable")][: max(count, int(few.sum()))]
     return np.sort(rows[taken])
 
 

@@ -101,7 +101,7 @@ def mean_interval(values: np.ndarray, *, confidence: float = 0.95, times: int = 
 
     Each draw's distance to the mean counts in its own standard errors, so that long tails, as losses have, are not cut short.
     """
-    x = np.asarray(values, np.float64)
+    x = np.asarray(values, np.float64) + 0.0  # 0.0 where -log 1 gives -0.0, which would be shown
     n, mean = len(x), float(x.mean())
     error = float(x.std()) / np.sqrt(n)
     if n < 2 or error == 0.0:
@@ -116,8 +116,7 @@ def mean_interval(values: np.ndarray, *, confidence: float = 0.95, times: int = 
     known = errors > 0
     away = (drawn["mean"][known] - mean) / errors[known]
     high, low = mean - error * np.quantile(away, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
-    low, high = np.clip(low, x.min(), mean) + 0.0, np.clip(high, mean, x.max())  # 0.0, not the -0.0 that is -log 1
-    return Interval(mean, float(low), float(high), n)
+    return Interval(mean, float(np.clip(low, x.min(), mean)), float(np.clip(high, mean, x.max())), n)
 
 
 # ---- scores of rankings, as functions of weights -----------------------------------------------------------------------
