@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from burnish import cli
+from burnish.__main__ import wait_briefly
 from burnish.methods.table import METHODS
 from conftest import write_shapes
 
@@ -321,6 +322,26 @@ def test_what_is_to_be_done_at_the_exit_is_done_and_all_output_arrives(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, len(done.stdout)) == (3, 100_000)
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("name, turns", [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active"), (None, "3000")])
+def test_threads_of_the_program_wait_briefly_unless_the_user_says_how(name, turns):
+    environment = {} if name is None else {name: turns}
+    wait_briefly(environment)
+    assert environment == {name or "GOMP_SPINCOUNT": turns}
+
+
+def test_how_threads_wait_is_said_before_torch_is_loaded():
+    code = (
+        "import os, sys, burnish.__main__ as program\n"
+        "assert 'torch' not in sys.modules\n"
+        "import burnish.cli as cli\n"
+        "cli.main = lambda: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+        "program.run()"
+    )
+    plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain, check=True)
+    assert done.stdout == "3000 False\n"
 
 
 def test_an_error_that_nobody_caught_is_shown_and_leaves_with_1():

@@ -35,8 +35,9 @@ from burnish.measure.intervals import holm
 from burnish.measure.ood import Familiarity
 from burnish.measure.scores import score
 from burnish.methods.heads import HeadKind
+from burnish.reports import explain as explain_module
 from burnish.reports.chinese import CHINESE, FINDINGS
-from burnish.reports.explain import grad_cam, overlay, sanity
+from burnish.reports.explain import grad_cam, maps, overlay, sanity
 from burnish.reports.page import render
 from burnish.reports.rollout import rollout
 from burnish.result import read_facts, read_pictures
@@ -321,6 +322,23 @@ def test_every_family_has_maps_that_change_with_the_weights(name):
     assert heats.any()
     check = sanity(classifier, images, targets)
     assert check.images == 4 and -1 <= check.similarity <= 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_maps_of_many_images_are_those_of_each(at_once, monkeypatch):
+    backbone = load_backbone("random:test_resnet")
+    classifier, size = Classifier.over(backbone, classes=3).eval(), backbone.preprocess.size
+    torch.manual_seed(0)
+    nn.init.normal_(classifier.head.weight)
+    images = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(1))
+    targets, counts = classifier(images).argmax(1), []
+    classifier.register_forward_pre_hook(lambda layer, given: counts.append(len(given[0])))
+    monkeypatch.setattr(explain_module, "_PIXELS_AT_ONCE", at_once * size * size)
+    heats, check = maps(classifier, images, targets)
+    assert max(counts) == min(at_once, 5) and check.images == 4 and heats.any()
+    for row in range(5):
+        one = grad_cam(classifier, images[row : row + 1], targets[row : row + 1])[0]
+        assert np.allclose(heats[row], one, atol=1e-4)
 
 
 def test_rollout_follows_the_attention_that_the_layers_give():

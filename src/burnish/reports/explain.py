@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from burnish.reports.rollout import patches_of, rollout
 from burnish.runtime import draws
 
 _LAST = 24  # layers from the end that are looked at
-_AT_ONCE = 8  # images, forward and backward
+_PIXELS_AT_ONCE = 2 * 224 * 224  # forward and backward; each 224-px image takes EfficientNet-Lite0 0.14 GB
 _CHECKED = 4  # images whose maps are compared with those of shuffled weights
 _ALIKE = 0.5  # rank correlation, above which a map says too little of the weights
 _COLOURS = np.array([[0, 0, 96], [31, 95, 200], [90, 200, 190], [250, 220, 90], [215, 48, 20]], np.float64)
@@ -52,7 +53,7 @@ def grad_cam(classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndar
     with torch.enable_grad(), _watched(classifier.trunk) as seen:
         logits = classifier(wanted)
         picked = logits.gather(1, targets.to(logits.device)[:, None]).sum()
-        layers = [layer for layer in seen[-_LAST:] if layer.requires_grad]
+        layers = [layer for layer in seen if layer.requires_grad]
         slopes = torch.autograd.grad(picked, layers, allow_unused=True)
     for layer, slope in zip(reversed(layers), reversed(slopes), strict=True):
         if slope is None:
@@ -75,8 +76,7 @@ def maps(
     classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0, way: Way = grad_cam
 ) -> tuple[np.ndarray, Sanity]:
     """Maps of any number of images, a few at once, and `sanity` by the first of them."""
-    parts = zip(images.split(_AT_ONCE), targets.split(_AT_ONCE), strict=True)
-    heats = np.concatenate([way(classifier, some, theirs) for some, theirs in parts])
+    heats = _in_parts(way, classifier, images, targets)
     return heats, sanity(classifier, images[:_CHECKED], targets[:_CHECKED], seed=seed, way=way)
 
 
@@ -87,7 +87,7 @@ def sanity(classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int
         for parameter in other.parameters():
             order = torch.from_numpy(rng.permutation(parameter.numel()))
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    pairs = zip(way(classifier, images, targets), way(other, images, targets), strict=True)
+    pairs = zip(*(_in_parts(way, one, images, targets) for one in (classifier, other)), strict=True)
     found = []
     for one, two in pairs:
         small = [part[:: max(1, len(part) // 16), :: max(1, len(part) // 16)].ravel() for part in (one, two)]
@@ -112,10 +112,17 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _in_parts(way: Way, classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndarray:
+    """Maps of images [b 3 s s], so many at once as there is memory for."""
+    count = max(1, _PIXELS_AT_ONCE // (images.shape[-1] * images.shape[-2]))
+    parts = zip(images.split(count), targets.split(count), strict=True)
+    return np.concatenate([way(classifier, some, theirs) for some, theirs in parts])
+
+
 @contextmanager
-def _watched(trunk: nn.Module) -> Iterator[list[Tensor]]:
-    """What the layers below give in the forward passes within, in their order; later in-place changes do not reach it."""
-    seen: list[Tensor] = []
+def _watched(trunk: nn.Module) -> Iterator[deque[Tensor]]:
+    """What the last layers below give in a forward pass within, in their order; later in-place changes do not reach it."""
+    seen: deque[Tensor] = deque(maxlen=_LAST)
 
     def hook(layer: nn.Module, inputs: tuple[object, ...], out: object) -> object:
         if isinstance(out, Tensor) and out.ndim in (3, 4) and out.is_floating_point():
