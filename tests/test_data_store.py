@@ -175,6 +175,22 @@ def test_two_files_of_the_same_content_each_have_their_row(tmp_path, kept, decod
     assert decoded == []
 
 
+def test_kept_files_of_other_images_are_not_read_through(tmp_path, kept, monkeypatch):
+    others, ours = (write_noise(tmp_path / name, range(low, low + 4)) for name, low in (("others", 0), ("ours", 10)))
+    read(tmp_path / "others", others, kept)
+    real, checked = store.Mapped.checksums, []
+
+    def counted(self, places=None):
+        checked.append(len(self) if places is None else len(places))
+        return real(self, places)
+
+    read(tmp_path / "ours", ours, kept)
+    monkeypatch.setattr(store.Mapped, "checksums", counted)
+    read(tmp_path / "ours", ours[:1], kept)
+    # Of the file that holds it, the row that is wanted in each of its renderings; then the file of this one row, written.
+    assert len(checked) == 6 and set(checked) == {1}
+
+
 def test_other_preprocessing_is_another_entry(tmp_path, kept, decoded):
     names = write_noise(tmp_path / "set", range(4))
     ways = [

@@ -334,7 +334,7 @@ def test_maps_of_many_images_are_those_of_each(at_once, monkeypatch):
     targets, counts = classifier(images).argmax(1), []
     classifier.register_forward_pre_hook(lambda layer, given: counts.append(len(given[0])))
     monkeypatch.setattr(explain_module, "_PIXELS_AT_ONCE", at_once * size * size)
-    heats, check = maps(classifier, images, targets)
+    heats, check = maps(classifier, images, targets), sanity(classifier, images, targets)
     assert max(counts) == min(at_once, 5) and check.images == 4 and heats.any()
     for row in range(5):
         one = grad_cam(classifier, images[row : row + 1], targets[row : row + 1])[0]

@@ -22,8 +22,8 @@ from burnish.data.audit.quarantine import quarantined
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
-from burnish.disk import cache_folder, plain_disk_errors, write_whole
-from burnish.errors import RecipeError, shown
+from burnish.disk import cache_folder, left_behind, plain_disk_errors, write_whole
+from burnish.errors import RecipeError, RunError, shown
 from burnish.job import finish, run_job
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
@@ -165,7 +165,7 @@ def fit_catalog(
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
-        folder.begin(asdict(recipe))
+        folder.begin(asdict(recipe), images=catalog.digest())
 
         def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock) -> None:
             run_job(
@@ -223,12 +223,13 @@ def compare(
         method_named(kind)
     folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(called(data))
     with folder:
-        folder.begin({**asdict(recipe), "compare_models": names, "compare_methods": kinds})
+        catalog = opened(data, quarantine)
+        folder.begin({**asdict(recipe), "compare_models": names, "compare_methods": kinds}, images=catalog.digest())
         if (folder.path / COMPARED).is_file():
             return _shown(folder, read_plain_json(folder.path / COMPARED))
         words = ["burnish", "compare", called(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
         facts = run_compare(
-            opened(data, quarantine),
+            catalog,
             recipe,
             folder,
             models=names,
@@ -275,10 +276,12 @@ def audit(
 ) -> Audit:
     """What is wrong with labelled images: unreadable files, duplicates, leaks between splits, likely label errors, …
 
-    Nothing is changed. model: whose features judge labels and outliers; None leaves those out, and is faster. out: a new or
-    empty folder for audit.html, audit.csv (which `fit` takes as quarantine) and result.json. Raises DataError when the data
-    cannot be opened.
+    Nothing is changed. model: whose features judge labels and outliers; None leaves those out, and is faster. out: a folder
+    for audit.html, audit.csv (which `fit` takes as quarantine) and result.json: a new one, an empty one or that of an earlier
+    audit, else RunError. Raises DataError when the data cannot be opened.
     """
+    if out is not None:
+        _require_audit_folder(Path(out))
     backbone = None if model in (None, "none") else backbone_for(recipe_from({"model": model}))
     catalog = opened(data, quarantine, for_training=False)
     found = run_audit(
@@ -294,6 +297,25 @@ def audit(
             folder / RESULT, json.dumps(plain(found.facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         )
     return found
+
+
+def _require_audit_folder(folder: Path) -> None:
+    """RunError when the folder holds what no audit wrote: a run's record is not to be lost, nor the data written to."""
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {shown(str(folder))}: {error.strerror}; name another folder with --out"
+        ) from None
+    own = {AUDIT_TABLE, AUDIT_PAGE, RESULT}
+    foreign = sorted(name for name in names if name not in own and left_behind(name) not in own)
+    if RESULT in names and AUDIT_PAGE not in names:
+        foreign.append(RESULT)
+    if foreign:
+        what = f"{shown(foreign[0])} is in it"
+        raise RunError(f"{shown(str(folder))} holds no audit ({what}); name a new or empty folder with --out")
 
 
 def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
         code = app(args=words, standalone_mode=False)
+        sys.stdout.flush()  # so that what the system refuses is told here
         if code == Interrupted.exit_code:  # typer has caught the KeyboardInterrupt
             raise KeyboardInterrupt
         if isinstance(code, int) and code:  # a verb that left with typer.Exit
@@ -59,9 +61,17 @@ def main(argv: list[str] | None = None) -> None:
         said = "interrupted; what was saved is kept: a run folder that has a package can predict and evaluate"
         _leave(said, Interrupted.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _no_more_output()
         sys.exit(141)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # typer has caught it
+            _no_more_output()
+            sys.exit(141)
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _no_more_output()
+            _leave("the output could not be written: the disk is full; make room and say the same again", 2)
         complaint = getattr(error, "format_message", None)  # typer's own errors: a wrong option, a missing argument
         if callable(complaint):
             _leave(f"{complaint()} (see: burnish --help)", 2, error if debug else None)
@@ -69,6 +79,11 @@ def main(argv: list[str] | None = None) -> None:
             raise
         came = f"{type(error).__name__}: {error}"
         _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70)
+
+
+def _no_more_output() -> None:
+    """What is still to be written to stdout goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
 
 
 def _terminated(number: int, frame: Any) -> None:

@@ -131,6 +131,8 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
     """Say in a sentence what the operating system refused."""
     try:
         yield
+    except BrokenPipeError:  # /dev/stdout, and whoever read it has left
+        raise
     except OSError as error:
         reasons = {
             errno.ENOSPC: "the disk is full",

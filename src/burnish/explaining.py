@@ -15,8 +15,8 @@ from burnish.data.views import normalised
 from burnish.disk import plain_disk_errors
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, bootstrapped
-from burnish.reports.explain import WAYS, Sanity, maps, overlay, png
-from burnish.ship.predictor import ImageLike, Predictor
+from burnish.reports.explain import WAYS, Sanity, maps, overlay, png, sanity
+from burnish.ship.predictor import ImageLike, NotRead, Predictor
 from burnish.train.features import BATCH
 
 
@@ -36,7 +36,12 @@ class Explained:
 
 
 def explained(
-    predictor: Predictor, images: Sequence[Path], folder: Path, *, target: str | None = None, how: str = "grad-cam"
+    predictor: Predictor,
+    images: Sequence[Path | NotRead],
+    folder: Path,
+    *,
+    target: str | None = None,
+    how: str = "grad-cam",
 ) -> tuple[list[Explained], Sanity | None]:
     """Write image and overlay side by side into `folder` for each image; (rows, whether the maps tell of the weights).
 
@@ -64,8 +69,8 @@ def explained(
             chances, _ = predictor.of_pixels(plain)
             wanted = chances.argmax(1) if target is None else np.full(len(plain), bundle.classes.index(target))
             prepared, targets = normalised(plain, bundle.preprocess), torch.from_numpy(wanted)
-            heats, found = maps(classifier, prepared, targets, way=WAYS[how])
-            check = check or found
+            heats = maps(classifier, prepared, targets, way=WAYS[how])
+            check = check or sanity(classifier, prepared, targets, way=WAYS[how])
             both = [np.concatenate([one, overlay(one, heat)], axis=1) for one, heat in zip(plain, heats, strict=True)]
             pictures = zip(both, wanted.tolist(), chances[np.arange(len(plain)), wanted].tolist(), strict=True)
         for number, (image, one) in enumerate(zip(chunk, read, strict=True), start=start + 1):
@@ -73,7 +78,7 @@ def explained(
                 rows.append(Explained(str(image), None, None, None, one.reason))
                 continue
             picture, label, chance = next(pictures)
-            file = folder / f"{number:04d}-{_plain(image.stem)}-{_plain(bundle.classes[label])}.png"
+            file = folder / f"{number:04d}-{_plain(Path(str(image)).stem)}-{_plain(bundle.classes[label])}.png"
             with plain_disk_errors(file):
                 file.write_bytes(png(picture))
             rows.append(Explained(str(image), str(file), bundle.classes[label], chance))

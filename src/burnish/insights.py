@@ -22,7 +22,7 @@ from burnish.data.views import normalised
 from burnish.errors import ModelError
 from burnish.labels import classes_of
 from burnish.measure.cost import latency, peak_memory_bytes
-from burnish.reports.explain import maps, overlay
+from burnish.reports.explain import maps, overlay, sanity
 
 _NEAR = 3  # training images beside a mistake
 _SIDE, _SMALL = 160, 72  # pixels, of a picture and of a neighbour
@@ -98,7 +98,7 @@ def _heats(
     classifier = kept.classifier.to(bench.device)
     images, targets = normalised(pixels, kept.preprocess).to(bench.device), torch.from_numpy(answers)
     try:
-        heats, check = maps(classifier, images, targets, seed=bench.recipe.seed)
+        heats, check = maps(classifier, images, targets), sanity(classifier, images, targets, seed=bench.recipe.seed)
     except (ModelError, RuntimeError):  # a network whose forward pass does not bear hooks or gradients
         return None, None
     bench.watcher.advance(len(heats))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,7 +50,7 @@ _OURS = (
     PICTURES,
     PREDICTIONS,
 )
-_LOCK, _RUNS = ".lock", "runs"
+_LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
 
 
 class RunFolder:
@@ -101,10 +103,11 @@ class RunFolder:
         """Whether the run's result is there."""
         return any((self.path / name).is_file() for name in (RESULT, COMPARED))
 
-    def begin(self, asked: dict[str, Any]) -> bool:
+    def begin(self, asked: dict[str, Any], *, images: str | None = None) -> bool:
         """Note what the run is asked to do, or see that it is the same; returns whether it had begun before.
 
-        RunError, naming each setting, when the folder's run was asked for something else.
+        images: `Catalog.digest` of what it is asked to be done with. RunError, naming each setting, when the folder's run was
+        asked for something else, or is finished and was made from other images.
         """
         asked = plain(asked)
         for entry in list(self.path.iterdir()):  # what a death in the middle of a write left
@@ -112,7 +115,7 @@ class RunFolder:
                 entry.unlink(missing_ok=True)
         file = self.path / ASKED
         if not file.is_file():
-            self.write_json(ASKED, asked)
+            self.write_json(ASKED, asked if images is None else {**asked, _IMAGES: images})
             return False
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
@@ -121,6 +124,7 @@ class RunFolder:
             raise RunError(
                 f"{shown(str(file))} cannot be read ({shown(str(error))}); name another folder with --out"
             ) from None
+        known = was.pop(_IMAGES, None)
         differing = [
             f"{key} was {shown(repr(was.get(key)))} and is {shown(repr(asked.get(key)))}"
             for key in sorted(asked.keys() | was.keys())
@@ -132,6 +136,14 @@ class RunFolder:
                 f"{shown(str(self.path))} {state}, asked for otherwise: {'; '.join(differing)}; "
                 "say the same again to go on with it, or name another folder with --out"
             )
+        if images is not None and images != known:
+            if self.finished and known is not None:  # of runs of older versions it is not known
+                raise RunError(
+                    f"{shown(str(self.path))} holds a finished run on other images, labels or splits; "
+                    "name another folder with --out"
+                )
+            if not self.finished:  # whether it can go on with these, the run's own state tells
+                self.write_json(ASKED, {**asked, _IMAGES: images})
         return True
 
     def __enter__(self) -> RunFolder:
@@ -147,12 +159,17 @@ class RunFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-            if {entry.name for entry in self.path.iterdir()} <= {_LOCK, ASKED}:  # nothing came of it: leave no trace
-                (self.path / ASKED).unlink(missing_ok=True)
-                (self.path / _LOCK).unlink(missing_ok=True)
-                self.path.rmdir()
-                if self.path.parent.name == _RUNS:
-                    with contextlib.suppress(OSError):  # other runs are in it
+            with contextlib.suppress(
+                OSError
+            ):  # a working directory or a mount cannot be removed; nor runs/ with runs in it
+                if {entry.name for entry in self.path.iterdir()} <= {
+                    _LOCK,
+                    ASKED,
+                }:  # nothing came of it: leave no trace
+                    (self.path / ASKED).unlink(missing_ok=True)
+                    (self.path / _LOCK).unlink(missing_ok=True)
+                    self.path.rmdir()
+                    if self.path.parent.name == _RUNS:
                         self.path.parent.rmdir()
 
     def write(self, name: str, text: str) -> None:
@@ -218,12 +235,23 @@ def _is_left_behind(name: str) -> bool:
     return left_behind(name) in _OURS
 
 
+@contextlib.contextmanager
+def _without_locks() -> Iterator[None]:
+    """Go on where the file system has no locks (some of clusters and networks), as on Windows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+
+
 def _hold(path: Path) -> int:
     """An open, locked file descriptor on RUN/.lock; RunBusy names who holds it."""
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
     if fcntl is not None:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _without_locks():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = os.read(lock, 64).decode("ascii", "replace").strip()
             os.close(lock)

@@ -35,7 +35,7 @@ from burnish.result import (
 from burnish.runtime import Nobody, Watcher
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
-from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, write_csv
+from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, listed, write_csv
 
 # A path or name of labelled images, (images, labels), a map-style data set, or a Catalog: see `data.sources.open_source`.
 Data = Any
@@ -123,7 +123,7 @@ def predict(
     sets: how often the `set` of classes must hold the true one, such as 0.95. RecipeError when the package cannot say so.
     """
     found: list[ImageLike] = []
-    for image in images:
+    for image in listed(images):
         found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
     return (predictor or Predictor.open(Path(run))).predict(found, top=top, reject=reject, sets=sets)
 

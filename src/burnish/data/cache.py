@@ -103,7 +103,7 @@ def read_pixels(
     )
     looks = looks or look_at(catalog, ids, workers=workers)
     digests = looks.digests
-    known = _known(store.entries(key) if store is not None else [], digests)
+    known = _known(store.entries(key, set(digests)) if store is not None else [], digests)
     places = np.flatnonzero([digest not in known for digest in digests])
     at_least = enough(preprocess)
     read = partial(read_all, catalog, at_least=at_least, workers=workers, on_progress=on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,14 @@ class Catalog:
             splits=tuple(self.splits[row] for row in rows),
             groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
         )
+
+    def digest(self) -> str:
+        """Of which images there are, under which labels and splits; not of their content, nor of the folder's own name."""
+        splits, groups = self.splits, self.groups or ("",) * len(self)
+        rows = sorted(
+            f"{path}\x1f{self.label(row)}\x1f{splits[row]}\x1f{groups[row]}" for row, path in enumerate(self.paths)
+        )
+        return hashlib.blake2b("\x1e".join(rows).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     def image(self, index: int) -> Path | bytes:
         """The image file of one entry, or its bytes where it lies inside another file; UnreadableImage when it cannot be had."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from burnish.archives import Zip
 from burnish.errors import DataError, UnreadableImage, shown
@@ -131,17 +131,32 @@ class Drawn:
             raise UnreadableImage(path, f"the data set gives no image: {type(error).__name__}: {error}") from None
         if isinstance(item, (str, os.PathLike)):
             return Path(item)
-        return png_of(item, path)
+        return file_of(item, path)
 
 
-_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+_TIFF_MODES = ("F", "I", "I;16B", "LAB")  # that PNG does not know
 
 
-def png_of(image: Image.Image | np.ndarray, name: str) -> bytes:
-    """The image as a PNG file, so that alpha, 16 bits and palettes come out as from any file; or UnreadableImage."""
+def file_of(image: Image.Image | np.ndarray, name: str) -> bytes:
+    """The image as the bytes of a file, upright, so that alpha, deep greys and palettes come out as from any file.
+
+    UnreadableImage where it is no image, or a lazily opened one whose file cannot be read.
+    """
     picture = image if isinstance(image, Image.Image) else _from_array(np.asarray(image), name)
     buffer = io.BytesIO()
-    (picture if picture.mode in _PNG_MODES else picture.convert("RGB")).save(buffer, "PNG", compress_level=1)
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode in _TIFF_MODES:
+            picture.save(buffer, "TIFF")
+        else:
+            other = "RGBA" if picture.has_transparency_data else "RGB"
+            if picture.mode == "La":  # premultiplied grey leads to LA alone
+                picture = picture.convert("LA")
+            kept = picture if picture.mode in _PNG_MODES else picture.convert(other)
+            kept.save(buffer, "PNG", compress_level=1)
+    except Exception as error:  # a codec may raise anything
+        raise UnreadableImage(name, f"cannot be read: {shown(str(error))[:120] or type(error).__name__}") from None
     return buffer.getvalue()
 
 

@@ -13,11 +13,12 @@ import errno
 import io
 import os
 import stat
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,10 @@ from burnish.terms import Preprocess
 MAX_BYTES = 100_000_000  # of a file
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
+_LARGE_PIXELS = (
+    16_000_000  # images larger than that are decoded one at a time: at 100 million pixels each may take 2 GB
+)
+_ONE_LARGE = threading.Lock()
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
 DECODER = 2  # counted up when the same file would give other pixels, so that kept ones are not used
@@ -218,8 +223,11 @@ def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Ima
     data = b""
     try:
         data = source if isinstance(source, bytes) else _content(source)
-        image = _loaded(data, at_least)
-        return _upright(_rgb(image), orientation_of(image))
+        image = _opened(data, at_least)
+        large = image.width * image.height > _LARGE_PIXELS
+        with _ONE_LARGE if large else nullcontext():
+            image.load()
+            return _upright(_rgb(image), orientation_of(image))
     except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
         raise UnreadableImage(label, _reason(error, data)) from None
 
@@ -273,8 +281,8 @@ def _why_not_opened(error: OSError) -> str:
     return words.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
 
 
-def _loaded(data: bytes, at_least: int | None) -> Image.Image:
-    """The first frame of an image file's content, decoded in the mode it was stored in; a large JPEG in part."""
+def _opened(data: bytes, at_least: int | None) -> Image.Image:
+    """The first frame of an image file's content, not yet decoded; a large JPEG is going to be in part."""
     if not data:
         raise _Refused("the file is empty (0 bytes)")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -287,7 +295,6 @@ def _loaded(data: bytes, at_least: int | None) -> Image.Image:
         image.draft(
             None, (side, side)
         )  # JPEG alone knows how; of the scales it takes the least that leaves `side` both ways
-    image.load()
     return image
 
 

@@ -29,7 +29,7 @@ def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:
     if count >= len(catalog):
         return catalog
     words = np.array([word or "train" for word in catalog.splits])
-    return _only(catalog, _drawn(catalog, np.arange(len(catalog)), words, count, seed))
+    return only(catalog, _drawn(catalog, np.arange(len(catalog)), words, count, seed))
 
 
 def thinned(
@@ -45,7 +45,7 @@ def thinned(
         _drawn(catalog, splits.test, np.full(len(splits.test), "test"), part.test, seed),
     ]
     kept = np.sort(np.concatenate(rows))
-    left = _only(catalog, kept)
+    left = only(catalog, kept)
     return left, restricted(splits, catalog, left), looks.at(kept)
 
 
@@ -68,6 +68,6 @@ def _drawn(catalog: Catalog, rows: np.ndarray, words: np.ndarray, count: int, se
     return np.sort(rows[taken])
 
 
-def _only(catalog: Catalog, rows: np.ndarray) -> Catalog:
+def only(catalog: Catalog, rows: np.ndarray) -> Catalog:
     """These entries of the catalogue."""
     return replace(catalog.at(rows), skipped=catalog.skipped + len(catalog) - len(rows))

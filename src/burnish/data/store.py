@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,12 @@ class Mapped:
         while written < len(data):
             written += os.pwrite(self.descriptor.number, data[written:], start + written)
 
-    def checksums(self) -> list[int]:
-        """The CRC-32 of each row."""
+    def checksums(self, places: np.ndarray | None = None) -> list[int]:
+        """The CRC-32 of these rows, by default of all."""
+        places = np.arange(len(self)) if places is None else places
         found: list[int] = []
-        for start in range(0, len(self), 64):
-            found += [zlib.crc32(row) for row in self[start : start + 64]]
+        for start in range(0, len(places), 64):
+            found += [zlib.crc32(row) for row in self[places[start : start + 64]]]
         return found
 
 
@@ -142,13 +143,13 @@ class PixelStore:
     def __init__(self, folder: Path, *, limit_bytes: int | None = None) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
 
-    def entries(self, settings: str) -> list[Entry]:
-        """The sound files rendered so, newest first."""
+    def entries(self, settings: str, wanted: Set[str]) -> list[Entry]:
+        """The sound files rendered so that hold any of the wanted rows, newest first; those rows alone are read and checked."""
         try:
             found = sorted(self.folder.glob(f"{settings}-*{_SUFFIX}"), key=lambda path: -path.stat().st_mtime)
         except OSError:
             return []
-        return [entry for path in found if (entry := _opened(path, settings)) is not None]
+        return [entry for path in found if (entry := _opened(path, settings, wanted)) is not None]
 
     def keep(self, draft: Draft, settings: str, digests: Sequence[str], sizes: np.ndarray) -> bool:
         """Give the draft a name, if there is room for it; False when there is none, or the disk refuses."""
@@ -272,8 +273,11 @@ def _unnamed(folder: Path) -> int:
     return number
 
 
-def _opened(path: Path, settings: str) -> Entry | None:
-    """The file's entry; rows that fail their check are left out; None when it is not sound, or rendered otherwise."""
+def _opened(path: Path, settings: str, wanted: Set[str]) -> Entry | None:
+    """The file's entry; wanted rows that fail their check are left out.
+
+    None when it is not sound, rendered otherwise, or holds none of the wanted rows.
+    """
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         descriptor = _Descriptor(number)
@@ -288,6 +292,9 @@ def _opened(path: Path, settings: str) -> Entry | None:
         if table["settings"] != settings:
             return None
         sides, count = table["sides"], len(table["digests"])
+        places = np.flatnonzero([digest in wanted for digest in table["digests"]])
+        if not len(places):
+            return None
         draft_bytes = _rounded(_HEAD_BYTES + 4096 + count * (120 + 16 * len(sides)))
         rows, end = {}, draft_bytes
         for name, side in sides.items():
@@ -298,7 +305,7 @@ def _opened(path: Path, settings: str) -> Entry | None:
             return None
         sound = np.ones(count, bool)
         for name, mapped in rows.items():
-            sound &= np.array(mapped.checksums()) == np.array(table["crc"][name])
+            sound[places] &= np.array(mapped.checksums(places)) == np.array(table["crc"][name])[places]
         digests = tuple(digest if fine else "" for digest, fine in zip(table["digests"], sound, strict=True))
         return Entry(path, digests, np.array(table["sizes"], np.int32).reshape(count, 2), rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):

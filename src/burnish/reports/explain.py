@@ -72,22 +72,22 @@ Way = Callable[[Classifier, Tensor, Tensor], np.ndarray]  # (classifier, images 
 WAYS: dict[str, Way] = {"grad-cam": grad_cam, "rollout": rollout}
 
 
-def maps(
-    classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0, way: Way = grad_cam
-) -> tuple[np.ndarray, Sanity]:
-    """Maps of any number of images, a few at once, and `sanity` by the first of them."""
-    heats = _in_parts(way, classifier, images, targets)
-    return heats, sanity(classifier, images[:_CHECKED], targets[:_CHECKED], seed=seed, way=way)
+def maps(classifier: Classifier, images: Tensor, targets: Tensor, *, way: Way = grad_cam) -> np.ndarray:
+    """Maps [b s s] of images [b 3 s s] for classes [b], so many at once as there is memory for."""
+    count = max(1, _PIXELS_AT_ONCE // (images.shape[-1] * images.shape[-2]))
+    parts = zip(images.split(count), targets.split(count), strict=True)
+    return np.concatenate([way(classifier, some, theirs) for some, theirs in parts])
 
 
 def sanity(classifier: Classifier, images: Tensor, targets: Tensor, *, seed: int = 0, way: Way = grad_cam) -> Sanity:
-    """How alike the maps of these images are to those of the same network with the numbers of each weight shuffled."""
+    """How alike the maps of the first images are to those of the same network with the numbers of each weight shuffled."""
+    images, targets = images[:_CHECKED], targets[:_CHECKED]
     other, rng = copy.deepcopy(classifier), draws(seed, "shuffled weights")
     with torch.no_grad():
         for parameter in other.parameters():
             order = torch.from_numpy(rng.permutation(parameter.numel()))
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    pairs = zip(*(_in_parts(way, one, images, targets) for one in (classifier, other)), strict=True)
+    pairs = zip(*(maps(one, images, targets, way=way) for one in (classifier, other)), strict=True)
     found = []
     for one, two in pairs:
         small = [part[:: max(1, len(part) // 16), :: max(1, len(part) // 16)].ravel() for part in (one, two)]
@@ -110,13 +110,6 @@ def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _in_parts(way: Way, classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndarray:
-    """Maps of images [b 3 s s], so many at once as there is memory for."""
-    count = max(1, _PIXELS_AT_ONCE // (images.shape[-1] * images.shape[-2]))
-    parts = zip(images.split(count), targets.split(count), strict=True)
-    return np.concatenate([way(classifier, some, theirs) for some, theirs in parts])
 
 
 @contextmanager

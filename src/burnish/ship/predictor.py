@@ -17,9 +17,10 @@ from torch import nn
 
 from burnish.backbones.classifier import Both
 from burnish.backbones.frozen import fold_for_inference
-from burnish.data.contents import png_of
+from burnish.data.catalog import Named
+from burnish.data.contents import file_of
 from burnish.data.pixels import decode, enough, view
-from burnish.data.sources.scan import scan
+from burnish.data.sources.scan import has_image_suffix, scan
 from burnish.data.views import normalised
 from burnish.errors import DataError, RecipeError, UnreadableImage, cell, shown
 from burnish.labels import SEPARATOR
@@ -87,12 +88,15 @@ class Predictor:
         return list(self.stream(images, top=top, reject=reject, sets=sets))
 
     def probabilities(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """float64 [n k] in the order of `bundle.classes`; raises UnreadableImage on the first bad image."""
-        found, _, problems = self._told(list(images))
-        for problem in problems:
-            if problem is not None:
-                raise problem
-        return found
+        """float64 [n k] in the order of `bundle.classes`, a batch at a time; raises UnreadableImage on the first bad image."""
+        images, rows = listed(images), [np.zeros((0, len(self.bundle.classes)))]
+        for start in range(0, len(images), BATCH):
+            found, _, problems = self._told(images[start : start + BATCH])
+            for problem in problems:
+                if problem is not None:
+                    raise problem
+            rows.append(found)
+        return np.concatenate(rows)
 
     def stream(
         self,
@@ -114,7 +118,7 @@ class Predictor:
         held_out = self.bundle.held_out
         least = held_out.rejecting(reject) if held_out is not None and reject is not None else None
         cut = held_out.cut(sets) if held_out is not None and sets is not None else None
-        return self._stream(images, top, names, on_progress, least, cut)
+        return self._stream(listed(images), top, names, on_progress, least, cut)
 
     def _stream(
         self,
@@ -216,19 +220,46 @@ def opened(image: ImageLike, *, at_least: int | None = None) -> Image.Image:
     if isinstance(image, bytes):
         return decode(image, at_least=at_least)
     if isinstance(image, (Image.Image, np.ndarray)):
-        return decode(png_of(image, "array"), at_least=at_least)
+        return decode(file_of(image, "array"), at_least=at_least)
     return decode(Path(image), at_least=at_least)
 
 
-def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Image files from files and folders (searched through, in order of name); DataError when one is not there."""
-    files: list[Path] = []
-    for path in map(Path, paths):
+@dataclass(frozen=True)
+class NotRead:
+    """A file of a folder, or a folder in it, that is not looked at, in an image's place: asked for one it says why (P4)."""
+
+    path: str
+    reason: str
+
+    def __call__(self) -> bytes:
+        raise UnreadableImage(self.path, self.reason)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def listed(images: Any) -> Sequence[Any]:
+    """A list of images; a path, an array or an image alone is a list of one."""
+    alone = isinstance(images, (str, os.PathLike, bytes, Image.Image))
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+        alone = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4))
+    return [images] if alone else images if isinstance(images, Sequence) else list(images)
+
+
+def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path | NotRead]:
+    """Image files from files and folders (searched through, in order of name); DataError when one is not there.
+
+    What a folder holds besides and might be an image, such as a link out of it, stands there with the reason.
+    """
+    files: list[Path | NotRead] = []
+    for path in map(Path, listed(paths)):
         if path.is_dir():
-            found = [path / name for name in sorted(scan(path).images)]
-            if not found:
+            inside = scan(path)
+            found = [path / name for name in sorted(inside.images)]
+            besides = [NotRead(str(path / one.path), one.reason) for one in inside.named if _may_hold_images(one)]
+            if not found and not besides:
                 raise DataError(f"{shown(str(path))} holds no image files")
-            files += found
+            files += [*found, *besides]
         elif os.path.lexists(path):
             files.append(path)
         else:
@@ -262,7 +293,16 @@ def write_csv(
         writer.writerow([cell(prediction.path), *cells, *told, prediction.problem or prediction.declined or ""])
 
 
+def _may_hold_images(named: Named) -> bool:
+    """Whether what is not looked at has the name of an image, or is a folder that could not be listed."""
+    if named.reason.startswith("not an image"):
+        return False
+    return has_image_suffix(named.path) or named.reason.startswith("the folder")
+
+
 def _name(image: ImageLike) -> str:
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
+    if isinstance(image, NotRead):
+        return image.path
     return f"<{type(image).__name__}>"

@@ -31,6 +31,7 @@ _FLAT = 4.0  # standard deviation of grey below which there is no detail to comp
 _FREQUENCIES = 8
 _MOST_WARP = 0.16  # of the side, in scale and shift
 _BLOCK, _PAIRS = 2048, 2048  # rows and pairs at a time
+_COSINES = 2**25  # of rows with all others, held at a time: 24 bytes each
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
@@ -148,8 +149,9 @@ def _candidates(
     described /= np.maximum(np.linalg.norm(described, axis=1, keepdims=True), 1e-6)
     most = min(_NEIGHBOURS, len(grey) - 1)
     pairs, cosines = list[np.ndarray](), list[np.ndarray]()
-    for start in range(0, len(described), _BLOCK):
-        block = described[start : start + _BLOCK]
+    size = max(64, min(_BLOCK, _COSINES // len(described)))
+    for start in range(0, len(described), size):
+        block = described[start : start + size]
         plain, mirror = block @ described.T, (block * turned) @ described.T
         alike = np.maximum(plain, mirror)
         own = np.arange(len(block))

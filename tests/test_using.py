@@ -1,0 +1,271 @@
+"""A finished run in use: what may be given for images, what a folder's left-out files say, whose folder is whose."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import burnish
+from burnish import api, result
+from burnish.errors import DataError, RunError, UnreadableImage
+from burnish.result import RunFolder
+from burnish.ship.predictor import NotRead, Predictor, expand, opened
+from burnish.train.features import BATCH
+from conftest import write_shapes
+from images import quarters
+
+QUICK = {"model": "random:test_resnet", "method": "probe", "budget": None, "image_size": 64, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    return burnish.fit(shapes, out=tmp_path_factory.mktemp("runs") / "shapes", cache="off", **QUICK)
+
+
+# ---- what may be given for images --------------------------------------------------------------------------------------
+
+
+def test_one_image_alone_is_a_list_of_one(run, shapes, tmp_path, monkeypatch):
+    file = shapes / "red" / "000.png"
+    (expected,) = run.predict([file])
+    pixels = np.asarray(Image.open(file))
+    monkeypatch.chdir(tmp_path)  # a path is not gone through letter by letter
+    for image in (str(file), file, file.read_bytes(), pixels, Image.open(file)):
+        (found,) = run.predict(image)
+        assert (found.label, found.probability) == (expected.label, expected.probability)
+        assert run.predict_proba(image).shape == (1, 3)
+    (grey,) = run.predict(pixels[..., 0])
+    assert grey.problem is None
+    assert len(run.predict(np.stack([pixels, pixels]))) == 2
+    assert len(list(burnish.api.predict_stream(run.folder, str(file)))) == 1
+
+
+def test_probabilities_of_more_than_a_batch_are_those_of_each(run, shapes, monkeypatch):
+    files = sorted(shapes.rglob("*.png"))[: 2 * BATCH + 1]
+    real, most = Predictor.pixels, []
+    monkeypatch.setattr(Predictor, "pixels", lambda self, images: most.append(len(images)) or real(self, images))
+    whole = run.predict_proba(files)
+    assert max(most) == BATCH and whole.shape == (len(files), 3)
+    assert np.allclose(whole, np.concatenate([run.predict_proba([file]) for file in files]), atol=1e-6)
+    assert run.predict_proba([]).shape == (0, 3)
+
+
+def test_what_a_folder_holds_and_is_not_looked_at_is_told(run, shapes, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((shapes / "red" / "000.png").read_bytes())
+    (folder / "b.png").symlink_to(shapes / "red" / "001.png")
+    (folder / "notes.txt").write_text("not for looking at")
+    (folder / ".hidden.png").write_text("")
+    good, bad = run.predict([folder])
+    assert good.problem is None
+    assert bad.path.endswith("b.png") and "not followed" in bad.problem
+    command = [
+        sys.executable,
+        "-m",
+        "burnish",
+        "predict",
+        str(run.folder),
+        str(folder),
+        "--csv",
+        str(tmp_path / "x.csv"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "not followed" in (tmp_path / "x.csv").read_text()
+    command = [
+        sys.executable,
+        "-m",
+        "burnish",
+        "explain",
+        str(run.folder),
+        str(folder),
+        "--out",
+        str(tmp_path / "maps"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "not followed" in done.stdout + done.stderr
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "c.png").symlink_to(shapes / "red" / "001.png")
+    (only,) = expand([tmp_path / "links"])
+    assert isinstance(only, NotRead)
+    with pytest.raises(UnreadableImage, match="not followed"):
+        only()
+
+
+# ---- Pillow images are read as their files are -------------------------------------------------------------------------
+
+
+def saved(image, path, **how):
+    image.save(path, **how)
+    return path
+
+
+def files_of(folder):
+    """Files of kinds that Pillow opens in unlike modes."""
+    upright = quarters()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = np.linspace(0, 65535, 48 * 40).reshape(40, 48).astype(np.uint16)
+    yield saved(upright, folder / "turned.jpg", exif=turned, quality=95)
+    yield saved(upright, folder / "turned.png", exif=turned)
+    yield saved(Image.fromarray((deep / 65535).astype(np.float32)), folder / "float.tiff")
+    yield saved(Image.fromarray(deep), folder / "deep.png")
+    yield saved(Image.fromarray(deep.astype(np.int32)), folder / "int.tiff")
+    yield saved(upright.convert("CMYK"), folder / "cmyk.tiff")
+    yield saved(upright.convert("LAB"), folder / "lab.tiff")
+    yield saved(upright.convert("P"), folder / "palette.png")
+    clear = upright.convert("RGBA")
+    clear.putalpha(90)
+    yield saved(clear, folder / "alpha.png")
+    yield saved(clear.convert("LA"), folder / "grey-alpha.png")
+
+
+def test_an_opened_image_is_read_as_its_file_is(tmp_path):
+    for file in files_of(tmp_path):
+        expected = np.asarray(opened(file))
+        with Image.open(file) as image:
+            found = np.asarray(opened(image))
+        assert found.shape == expected.shape, file.name
+        assert np.array_equal(found, expected), file.name
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "YCbCr", "HSV", "I", "1"])
+def test_modes_that_no_file_has_are_no_crash(mode):
+    # An alpha of 255, so that what lies below shows.
+    source = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode, "RGB" if mode not in ("I", "1") else "L")
+    image = (
+        quarters().convert(source).convert(mode)
+        if mode != "PA"
+        else quarters().convert("RGBA").quantize().convert("PA")
+    )
+    assert opened(image).size == quarters().size
+
+
+def test_a_truncated_image_opened_before_is_one_problem_not_the_end(run, shapes, tmp_path):
+    whole = (shapes / "red" / "000.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    good, bad = run.predict([shapes / "red" / "000.png", Image.open(tmp_path / "cut.png")])
+    assert good.problem is None and bad.problem
+
+
+def test_a_data_set_with_a_truncated_image_names_it_and_goes_on(tmp_path):
+    write_shapes(tmp_path / "data", images=6)
+    cut = tmp_path / "data" / "red" / "000.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    files = sorted((tmp_path / "data").rglob("*.png"))
+
+    class Set:
+        def __len__(self):
+            return len(files)
+
+        def __getitem__(self, row):
+            return Image.open(files[row]), files[row].parent.name
+
+    found = burnish.fit(Set(), out=tmp_path / "run", cache="off", **QUICK)
+    (named,) = found.facts["named"]
+    assert "cannot be read" in named["reason"]
+
+
+# ---- whose folder is whose ---------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_handed_back_for_other_images(run, shapes, tmp_path):
+    other = tmp_path / "other"
+    write_shapes(other, images=21)
+    with pytest.raises(RunError, match="finished run on other images, labels or splits"):
+        burnish.fit(other, out=run.folder, cache="off", **QUICK)
+    again = burnish.fit(shapes, out=run.folder, cache="off", **QUICK)
+    assert again.facts == run.facts
+
+
+def test_a_run_of_a_version_that_noted_no_images_is_handed_back(shapes, tmp_path):
+    found = burnish.fit(shapes, out=tmp_path / "run", cache="off", **QUICK)
+    asked = json.loads((found.folder / "run.json").read_text())
+    assert asked.pop("images")
+    (found.folder / "run.json").write_text(json.dumps(asked))
+    assert burnish.fit(shapes, out=found.folder, cache="off", **QUICK).facts == found.facts
+
+
+def test_images_changed_before_anything_came_of_a_run_are_taken(tmp_path):
+    with RunFolder.open(tmp_path / "run") as folder:
+        folder.begin({"seed": 0}, images="one")
+        folder.write("splits.csv", "")
+        assert folder.begin({"seed": 0}, images="two")
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["images"] == "two"
+
+
+def test_the_digest_tells_paths_labels_and_splits_but_not_their_order(shapes, tmp_path):
+    one = api.opened(shapes, None)
+    assert one.at(np.arange(len(one))[::-1]).digest() == one.digest()
+    assert one.at(np.arange(len(one) - 1)).digest() != one.digest()
+    write_shapes(tmp_path / "elsewhere", images=20)
+    assert api.opened(tmp_path / "elsewhere", None).digest() == one.digest()
+
+
+def test_a_finished_comparison_is_of_its_images(shapes, tmp_path):
+    settings = {"models": ["random:test_resnet"], "methods": ["probe"], "budget": None, "image_size": 64}
+    burnish.compare(shapes, out=tmp_path / "race", **settings)
+    with pytest.raises(DataError, match="nowhere"):
+        burnish.compare(tmp_path / "nowhere", out=tmp_path / "race", **settings)
+    write_shapes(tmp_path / "other", images=21)
+    with pytest.raises(RunError, match="other images"):
+        burnish.compare(tmp_path / "other", out=tmp_path / "race", **settings)
+    assert burnish.compare(shapes, out=tmp_path / "race", **settings)["rows"]
+
+
+def test_an_audit_is_written_over_no_run_and_not_into_the_data(run, shapes, tmp_path):
+    before = (run.folder / "result.json").read_bytes()
+    for folder in (run.folder, shapes):
+        with pytest.raises(RunError, match="holds no audit"):
+            api.audit(shapes, model=None, cache="off", out=folder)
+    assert (run.folder / "result.json").read_bytes() == before
+    for _ in range(2):
+        api.audit(shapes, model=None, cache="off", out=tmp_path / "audit")
+    (tmp_path / "audit" / "audit.html").unlink()  # what is left might be anyone's result
+    with pytest.raises(RunError, match=r"result\.json is in it"):
+        api.audit(shapes, model=None, cache="off", out=tmp_path / "audit")
+
+
+@pytest.mark.skipif(result.fcntl is None, reason="no locks on this system")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_without(number, tmp_path, monkeypatch):
+    def refuse(descriptor, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(result.fcntl, "flock", refuse)
+    monkeypatch.chdir(tmp_path)
+    with RunFolder.free("photos") as folder:
+        assert folder.path.name == "photos-1"
+
+
+def test_a_folder_that_cannot_be_removed_does_not_hide_the_mistake(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = subprocess.run(
+        [sys.executable, "-m", "burnish", "fit", "../typo", "--out", "."], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "typo" in done.stderr, done.stderr
+
+
+# ---- what stdout refuses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end, codes", [("| head -1; exit ${PIPESTATUS[0]}", {141}), ("> /dev/full", {2})])
+@pytest.mark.parametrize("verb", ["predict", "methods"])
+def test_a_closed_pipe_and_a_full_disk_have_codes_of_their_own(verb, end, codes, run, shapes):
+    if end.startswith(">") and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    what = f"predict {run.folder} {' '.join(60 * [str(shapes)])}" if verb == "predict" else "methods"
+    begin = "head -c1" if verb == "methods" else "head -1"
+    command = f"{sys.executable} -m burnish {what} {end.replace('head -1', begin)}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    if verb == "methods" and end.startswith("|"):
+        codes = codes | {0}  # a pipe holds so few lines whole
+    assert done.returncode in codes, done.stderr
