@@ -14,15 +14,19 @@ import time
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from burnish import api, cli, comparing
+from burnish import api, arms, cli, comparing, result
 from burnish.choose.decide import Evidence
+from burnish.choose.ledger import Ledger
 from burnish.errors import DataError, RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
+from burnish.recipe import Recipe
 from burnish.reports.leaderboard import csv_of, page_of
+from burnish.runtime import Clock, Nobody
 from burnish.screen import print_leaderboard
 from burnish.train import loop
 from conftest import write_shapes
@@ -187,21 +191,21 @@ def test_a_finished_race_is_returned_without_work_and_asked_otherwise_it_is_refu
 
 def arm(state, right, loss=1.0):
     evidence = Evidence(np.array(right, bool), np.full(len(right), loss))
-    return comparing.Arm("m", "x", 0, evidence=evidence, state=state)
+    return arms.Arm("m", "x", 0, evidence=evidence, state=state)
 
 
 def test_a_frozen_arm_within_a_standard_error_of_the_best_is_chosen_and_one_beyond_it_is_not():
     best = arm("trained", [1] * 19 + [0])
     close, far = arm("frozen", [0] * 2 + [1] * 18), arm("frozen", [0] * 8 + [1] * 11 + [0])
-    assert comparing._simplest_of_the_best([best, close, far]) is close
-    assert comparing._simplest_of_the_best([best, far]) is best
+    assert arms.simplest_of_the_best([best, close, far]) is close
+    assert arms.simplest_of_the_best([best, far]) is best
 
 
 def test_a_trained_arm_never_replaces_the_best():
     best, equal = arm("trained", [1, 1, 0]), arm("trained", [1, 1, 0], loss=2.0)
-    assert comparing._simplest_of_the_best([best, equal]) is best
+    assert arms.simplest_of_the_best([best, equal]) is best
     frozen = arm("frozen", [1, 1, 1])
-    assert comparing._simplest_of_the_best([frozen, best, equal]) is frozen
+    assert arms.simplest_of_the_best([frozen, best, equal]) is frozen
 
 
 # ---- arms that cannot run --------------------------------------------------------------------------------------------
@@ -221,6 +225,43 @@ def test_an_arm_whose_method_fits_no_layer_is_told_as_failed_and_the_race_goes_o
     assert rows["probe"]["test"] is not None and rows["full"]["test"] is not None
     page = (tmp_path / "race" / "leaderboard.html").read_text(encoding="utf-8")
     assert "failed: " in page
+
+
+def test_multiprobe_of_a_network_without_depths_to_see_is_not_the_probe_once_more(shapes, tmp_path):
+    settings = {**SMALL, "image_size": "auto", "budget": None}
+    facts = api.compare(
+        shapes, models=["random:test_vit"], methods=["probe", "multiprobe"], out=tmp_path / "race", **settings
+    )
+    states = {row["method"]: row["state"] for row in facts["rows"]}
+    assert states["probe"] == "frozen"
+    assert states["multiprobe"].startswith("failed: heads are to see all depths, but test_vit has no blocks to tap")
+
+
+def test_rounds_of_an_arm_with_a_long_name_have_folders_of_their_own(tmp_path):
+    with result.RunFolder.open(tmp_path / "race") as folder:
+        race = SimpleNamespace(folder=folder)
+        paths = []
+        for end in ("", "-1", "-2"):
+            with comparing._Race._subfolder(race, "arms", f"01-{'long' * 40}-full", Recipe(), end=end) as own:
+                paths.append(own.path)
+                own.write("splits.csv", "")
+    assert len(set(paths)) == 3
+
+
+def test_a_race_killed_while_it_looks_keeps_its_clock_and_what_it_looked_at(shapes, tmp_path, monkeypatch):
+    real, models = comparing.look, ["random:test_resnet", "random:test_efficientnet"]
+
+    def second(*args, **options):
+        if (tmp_path / "race" / "models" / "01-random-test_resnet" / "package.json").exists():
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(comparing, "look", second)
+    with pytest.raises(KeyboardInterrupt):
+        api.compare(shapes, models=models, methods=["probe"], out=tmp_path / "race", **SMALL)
+    ledger = Ledger(tmp_path / "race", Clock(time.monotonic(), 300.0), Nobody())
+    assert ledger.get("looked")[0] == 60
+    assert ledger.clock.elapsed() > 0.1
 
 
 def test_all_arms_failing_is_an_error_that_names_the_first_reason(shapes, tmp_path):
@@ -416,11 +457,11 @@ def test_no_test_image_is_scored_before_the_last_training_and_choice(shapes, tmp
         monkeypatch.setattr(module, name, noted)
 
     noting(loop, "step")
-    for name in ("save", "_simplest_of_the_best", "put_to_test"):
+    for name in ("save", "simplest_of_the_best", "put_to_test"):
         noting(comparing, name)
     facts = api.compare(shapes, models=MODELS, methods=["probe", "full"], out=tmp_path / "race", **SMALL)
     first = order.index("put_to_test")
-    assert set(order[:first]) == {"step", "save", "_simplest_of_the_best"}
+    assert set(order[:first]) == {"step", "save", "simplest_of_the_best"}
     assert order[first:] == ["put_to_test"] * len(finalists(facts)), "each finalist is scored once, and nothing follows"
 
 

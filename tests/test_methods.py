@@ -155,7 +155,7 @@ def begun(
         )
         module = parts.trained
         if parts.lower is not None:
-            inputs, _ = kept_or_live(
+            inputs, _, _ = kept_or_live(
                 inputs,
                 parts.lower,
                 views=2,
@@ -790,7 +790,7 @@ def test_without_room_activations_are_computed_in_each_step(monkeypatch):
         images_for(backbone),
         half=False,
     )
-    inputs, why = kept_or_live(
+    inputs, _, why = kept_or_live(
         some_images(backbone.preprocess),
         parts.lower,
         views=2,
@@ -804,6 +804,55 @@ def test_without_room_activations_are_computed_in_each_step(monkeypatch):
     # float16 is what keeping them costs; the function is the same.
     for one, other in zip(kept.classifier.parameters(), live.classifier.parameters(), strict=True):
         assert torch.isclose(one, other, atol=5e-4).float().mean() > 0.9
+
+
+def test_a_run_taken_up_trains_on_as_many_views_as_it_began_with(monkeypatch):
+    from burnish.train import activations
+
+    backbone = network_named("test_resnet")
+    whole = METHODS["full"].prepare(backbone, a_head(backbone), Recipe()).classifier
+    parts = parts_for_training(whole, backbone, 2, images_for(backbone), half=False)
+
+    def inputs_of(views, settled):
+        return kept_or_live(
+            some_images(backbone.preprocess), parts.lower, views=views, size=SIZE, device=torch.device("cpu"), half=False,
+            on_progress=lambda _: None, settled=settled,
+        )  # fmt: skip
+
+    began, held, _ = inputs_of(2, None)
+    assert held == 2
+    more, held, _ = inputs_of(8, 2)  # there is more room by now
+    assert held == 2 and np.array_equal(more.views, began.views)
+    with monkeypatch.context() as patch:
+        patch.setattr(activations, "IN_MEMORY_BYTES", 0)
+        patch.setattr(activations, "DISK_SHARE", 0.0)  # there is none
+        live, held, why = inputs_of(8, 2)
+    assert held == 2 and why and isinstance(live, LiveActivations)
+    rows = np.array([5, 0, 5 + 12, 7 + 24])  # of the second and third time too
+    for epoch in (1, 2, 3):
+        expected = began.batch(rows, epoch=epoch, size=SIZE)
+        assert torch.allclose(live.batch(rows, epoch=epoch, size=SIZE), expected, atol=2e-3)
+        assert not torch.allclose(expected[0], expected[2], atol=2e-3)
+    live, held, _ = inputs_of(8, 0)  # it began without any: views of every epoch are new
+    assert held == 0 and isinstance(live, LiveActivations) and not live.views
+
+
+def test_whoever_multiplies_by_a_corrected_weight_himself_gets_the_correction_and_its_gradient():
+    """As the attention of SwinV2, BEiT and EVA does, which never calls its layer."""
+    layer = LowRank(nn.Linear(5, 6), 2, 4.0, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.low_up.normal_(generator=torch.Generator().manual_seed(1))
+    given = torch.randn(3, 5, generator=torch.Generator().manual_seed(2))
+    by_hand = nn.functional.linear(given, layer.weight, layer.bias)
+    assert torch.allclose(by_hand, layer(given), atol=1e-6)
+    by_hand.sum().backward()
+    assert layer.low_down.grad.any() and layer.low_up.grad.any()
+    assert list(dict(layer.named_parameters())) == ["weight", "bias", "low_down", "low_up"]
+    assert torch.equal(layer.state_dict()["weight"], layer.frozen)
+    other = copy.deepcopy(layer)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(given), layer(given))
+    assert torch.allclose(layer.plain()(given), layer(given), atol=1e-6)
 
 
 def test_a_total_that_changes_between_steps_still_ends_at_rate_zero():

@@ -161,6 +161,15 @@ def test_a_run_taken_up_again_goes_on_with_the_same_part(many, slow_to_decode, m
     assert whole.facts["counts"]["skipped"] > 0
 
 
+def test_other_seeds_train_on_the_same_part(many, slow_to_decode, tmp_path):
+    run = api.fit(many, out=tmp_path / "run", budget=60, seeds=2, **TINY)
+    assert run.facts["counts"]["skipped"] > 0 and len(run.facts["seeds"]["runs"]) == 2
+    first = (run.folder / "splits.csv").read_text()
+    (other,) = (run.folder / "seeds").iterdir()
+    assert (other / "splits.csv").read_text() == first
+    assert json.loads((other / "result.json").read_text())["counts"] == run.facts["counts"]
+
+
 def test_all_models_of_a_race_see_the_same_part(many, slow_to_decode, tmp_path):
     models = ["random:test_resnet", "random:test_efficientnet"]
     facts = api.compare(many, models=models, methods=["probe"], out=tmp_path / "race", budget=60, image_size=64)

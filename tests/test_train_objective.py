@@ -20,6 +20,7 @@ from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
+from burnish.train.inputs import PixelViews
 from burnish.train.loop import WARM_UP, Schedule, Step, Training, _order, learning_rate_factor, optimiser_for, tune
 from burnish.train.objective import Objective, draws_in_training, gradient, step
 from burnish.train.parts import let_drop, parts_for_training
@@ -100,6 +101,38 @@ def test_class_weights_weigh_the_loss_of_their_class():
     for one, other in zip(gradients(model), wanted, strict=True):
         torch.testing.assert_close(one, other)
     assert found != pytest.approx(each.mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_smoothed_labels_under_class_weights_are_still_learnt_as_they_are(label):
+    """With torch's own `weight` the frequent one of two classes at 1 to 50 would be taught to be called the rare one."""
+    objective = Objective(label_smoothing=0.1, class_weights=(0.51, 25.5))
+    shares = np.linspace(0.01, 0.99, 99)  # said of the true class
+    losses = [
+        objective.loss(
+            torch.tensor([[share, 1 - share] if label == 0 else [1 - share, share]]).log(), torch.tensor([label])
+        )
+        for share in shares
+    ]
+    assert shares[int(torch.stack(losses).argmin())] == pytest.approx(0.95)
+
+
+def test_a_rare_image_that_comes_again_within_an_epoch_is_another_view():
+    labels = np.array([0] * 12 + [1] * 2)
+    order = _order(labels, 3, 1, balanced=True)
+    assert (np.bincount(labels[order % 14]) == [7, 7]).all()
+    assert len(set(order.tolist())) == 14  # a row, or a row of a later turn
+    turns = order[labels[order % 14] == 1] // 14
+    assert sorted(np.bincount(turns)) == [1, 2, 2, 2]
+    views = PixelViews(
+        stored=np.random.default_rng(0).integers(0, 255, (14, 24, 24, 3), np.uint8), rows=np.arange(14),
+        aspects=np.ones(14, np.float32), labels=labels, ids=np.arange(14), paths=tuple(map(str, range(14))),
+        how=Augmentation(size=16), preprocess=Preprocess(size=16), seed=0,
+    )  # fmt: skip
+    one, again, other = (views.batch(np.array([row]), epoch=1, size=16) for row in (13, 13 + 14, 13 + 28))
+    assert not torch.equal(one, again) and not torch.equal(again, other)
+    assert torch.equal(one, views.batch(np.array([13]), epoch=1, size=16))
+    assert not any(torch.equal(again, views.batch(np.array([13]), epoch=epoch, size=16)) for epoch in range(1, 9))
 
 
 def test_the_class_weights_of_a_recipe_have_the_mean_one_and_fall_with_frequency():
@@ -439,14 +472,14 @@ def test_drawn_in_balance_the_classes_are_within_one_of_each_other(counts):
     for epoch in (1, 2, 3):
         order = _order(labels, 0, epoch, balanced=True)
         assert len(order) == len(labels)
-        found = np.bincount(labels[order], minlength=len(counts))[np.array(counts) > 0]
+        found = np.bincount(labels[order % len(labels)], minlength=len(counts))[np.array(counts) > 0]
         assert found.max() - found.min() <= 1
 
 
 def test_drawn_in_balance_every_image_of_a_rare_class_is_used_and_as_often_as_the_others_of_it():
     labels = np.repeat([0, 1, 2], [60, 7, 3])
     for epoch in range(1, 6):
-        times = np.bincount(_order(labels, 0, epoch, balanced=True), minlength=len(labels))
+        times = np.bincount(_order(labels, 0, epoch, balanced=True) % 70, minlength=len(labels))
         for rare in (1, 2):
             members = times[labels == rare]
             assert members.min() >= 1
@@ -456,7 +489,7 @@ def test_drawn_in_balance_every_image_of_a_rare_class_is_used_and_as_often_as_th
 
 def test_over_epochs_all_images_of_a_large_class_get_their_turn():
     labels = np.repeat([0, 1], [40, 4])
-    seen = {int(row) for epoch in range(1, 12) for row in _order(labels, 0, epoch, balanced=True)}
+    seen = {int(row) % 44 for epoch in range(1, 12) for row in _order(labels, 0, epoch, balanced=True)}
     assert seen == set(range(44))
 
 
@@ -477,7 +510,7 @@ def test_the_order_follows_from_seed_and_epoch(balanced):
 
 def test_classes_drawn_in_balance_are_mixed_and_not_in_blocks():
     labels = np.repeat([0, 1], [400, 20])
-    drawn = labels[_order(labels, 0, 1, balanced=True)]
+    drawn = labels[_order(labels, 0, 1, balanced=True) % 420]
     assert 0.4 < (drawn[:-1] != drawn[1:]).mean() < 0.6
 
 
@@ -510,7 +543,7 @@ class Given:
         return f"{row}.png"
 
     def batch(self, rows, /, *, epoch, size):
-        return self.images[torch.from_numpy(rows)]
+        return self.images[torch.from_numpy(rows % len(self))]
 
 
 def prepared(name, **settings):
@@ -697,7 +730,7 @@ def test_a_balanced_run_gives_each_class_its_part_in_every_epoch():
     )  # fmt: skip
     assert len(seen) == 24
     for epoch in (seen[:12], seen[12:]):
-        assert np.bincount(given.labels[epoch]).tolist() == [4, 4, 4]
+        assert np.bincount(given.labels[np.array(epoch) % 12]).tolist() == [4, 4, 4]
 
 
 LACKING = {"norms", "adapter", "prompt", "scratch"}  # this network has neither norms nor blocks nor a name in timm

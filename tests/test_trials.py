@@ -1,11 +1,15 @@
 """Short runs that settle a learning rate, or more settings, before the real one."""
 
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from burnish import api
+from burnish import api, trained
+from burnish.backbones.zoo import load_backbone
 from burnish.choose import trials
+from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
 
 TINY = {"model": "random:test_resnet", "epochs": 2, "image_size": 64, "budget": None, "method": "full"}
@@ -31,6 +35,44 @@ def test_the_same_race_comes_to_the_same_bits(shapes, tmp_path):
     assert told[0] == told[1] != []
     first, second = (next((run.folder / "packages").glob("*/weights.safetensors")) for run in (one, two))
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["adapter", "lora"])
+def test_trials_are_of_the_network_that_is_trained(method, shapes, tmp_path, monkeypatch):
+    """Where the plan freezes stages, so do the trials: what is put into the trunk stands above the cut."""
+    real, frozen, seen = trained.plan, 2, []
+
+    def plan(tunable_at, material, bench, rates):
+        return real(tunable_at, material, replace(bench, recipe=replace(bench.recipe, freeze=frozen)), rates)
+
+    class Watched(Tuning):
+        def __init__(self, tunable, *rest):
+            seen.append(tunable.freeze)
+            super().__init__(tunable, *rest)
+
+    monkeypatch.setattr(trained, "plan", plan)
+    monkeypatch.setattr(trials, "Tuning", Watched)
+    run = api.fit(shapes, out=tmp_path / "run", learning_rate="race", **{**TINY, "method": method})
+    assert seen == [frozen] * len(trials.FACTORS) and run.facts["recipe"]["freeze"] == frozen
+
+
+def test_weights_that_give_no_numbers_are_not_used(shapes, tmp_path, monkeypatch):
+    real = Tuning._val_logits
+
+    def overflowing(self, preprocess):
+        return np.full_like(real(self, preprocess), np.nan)
+
+    monkeypatch.setattr(Tuning, "_val_logits", overflowing)
+    run = api.fit(shapes, out=tmp_path / "run", **TINY)
+    assert run.facts["kept"] != "full" and list(run.facts["scores"]) == ["probe"]
+    assert "the trained weights are not used" in what(run)
+
+
+def test_with_all_stages_frozen_the_head_alone_learns(shapes, tmp_path):
+    stages = len(load_backbone(TINY["model"]).stages)
+    run = api.fit(shapes, out=tmp_path / "run", freeze=stages, **TINY)
+    (schedule,) = [one for one in run.facts["decisions"] if one["what"] == "schedule"]
+    assert "only the head learns" in schedule["why"]
 
 
 def test_a_search_without_optuna_says_what_to_install(shapes, tmp_path, monkeypatch):

@@ -103,6 +103,8 @@ def from_scratch(
     A run that is taken up makes the same steps again.
     """
     method, classes = method_named("scratch"), len(material.catalog.classes)
+    if not len(material.val_rows):
+        return None, Decision("not trained from scratch", "there are no validation images to choose by")
     bench.watcher.stage("from scratch")
     settings = {
         "method": "scratch",
@@ -138,6 +140,11 @@ def from_scratch(
         pass
     if tuning.diverged is not None:
         return None, Decision("not trained from scratch", tuning.diverged)
-    contender = replace(tuned_contender(tuning.best(), material, method="scratch"), role="scratch")
+    best = tuning.best()
+    if best is None:
+        return None, Decision(
+            "not trained from scratch", "the network gives no numbers with any of the trained weights"
+        )
+    contender = replace(tuned_contender(best, material, method="scratch"), role="scratch")
     why = f"{made.steps} steps at {made.final_size} px: validation {contender.validation_accuracy:.1%}"
     return contender, Decision("trained from scratch, as a baseline", why)

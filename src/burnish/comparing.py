@@ -15,32 +15,31 @@ from typing import Any
 
 import numpy as np
 
+from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, write_outcome
 from burnish.backbones.frozen import fold_for_inference
-from burnish.backbones.weights import read_plain_json
 from burnish.choose.decide import Decision, Evidence, part_decision, probe_contender, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material, first_splits
-from burnish.choose.probing import Probes, check_heads, special_heads
+from burnish.choose.probing import Probes, check_heads, on_all_depths, special_heads
 from burnish.choose.proof import Contender, put_to_test
-from burnish.choose.survey import images_per_second
+from burnish.choose.survey import images_per_second, no_taps
 from burnish.data.catalog import Catalog
 from burnish.data.sample import thinned
 from burnish.data.views import normalised
-from burnish.errors import BurnishError, DataError, RecipeError
+from burnish.errors import BurnishError, DataError, RecipeError, RunError
 from burnish.facts import machine
-from burnish.job import look, looked_at, part_in, save, tune_on_the_clock
+from burnish.job import look, looked_at, part_in
 from burnish.journal import Journal
-from burnish.measure.bootstrap import paired_shares, share
-from burnish.measure.intervals import holm
 from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, backbone_for, pick_device, taps_for
 from burnish.recipe import Recipe
-from burnish.result import COMPARED, OUTCOME, RunFolder
+from burnish.result import COMPARED, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import read_bundle
 from burnish.train.checkpoint import drop_checkpoints
+from burnish.trained import save, tune_on_the_clock
 
 ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images
@@ -48,33 +47,6 @@ _TAIL_SECONDS = 3.0  # for the page and leaving
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
 _TRAINING_SHARE, _LOOKING_SHARE = 1 / 2, 2 / 3  # of the time left, for frozen heads: before training, and without any
 _HOPELESS_ERRORS = 3.0  # standard errors below the best frozen model: its network is not trained when time is short
-
-
-@dataclass
-class Arm:
-    """One model with one method, and what is known of it."""
-
-    model: str
-    method: str
-    place: int
-    evidence: Evidence | None = None  # of the model trained on the train images
-    rounds: int = 0  # of training
-    seconds: float = 0.0  # spent on it alone
-    state: str = "waiting"  # "frozen", "trained", "cut: …", "failed: …"
-    package: Path | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.model} · {self.method}"
-
-    @property
-    def accuracy(self) -> float:
-        """On val, fraction."""
-        return -self.rank()[0]
-
-    def rank(self) -> tuple[float, float]:
-        """The better arm has the smaller; one without evidence the largest."""
-        return self.evidence.rank() if self.evidence is not None else (0.0, math.inf)
 
 
 @dataclass
@@ -127,16 +99,6 @@ def run_compare(
     return facts
 
 
-@dataclass(frozen=True)
-class _Score:
-    """A finalist on the test images."""
-
-    right: np.ndarray  # bool [m]; or float64 [m] with several classes an image
-    brief: dict[str, float | None]  # AUROC, log loss, Brier
-    images_per_second: float
-    parameters: int
-
-
 class _Race:
     """The race as it stands; only this object changes."""
 
@@ -166,13 +128,14 @@ class _Race:
             began = time.monotonic()
             try:
                 self.looked[model] = self._look(model, number)
-            except DataError:  # no model could be raced on them
+            except (DataError, RunError):  # no model could be raced on them, or on a disk like this
                 raise
             except BurnishError as error:
                 for arm in own:
                     arm.state = f"failed: {error}"
                 self.watcher.say(f"{model} is left out: {error}")
                 continue
+            self.ledger.write()  # the seconds spent are not given back by a death
             for arm in own:
                 if self._fits(arm) and not method_named(arm.method).trains:
                     self._settle_frozen(arm, time.monotonic() - began)
@@ -186,6 +149,8 @@ class _Race:
         bench, classes = self.looked[arm.model].bench, len(self.catalog.classes)
         try:
             check_heads(arm.method, several=self.catalog.several)
+            if on_all_depths(arm.method, self._recipe(arm)) and self.looked[arm.model].probes.deep is None:
+                raise RecipeError(no_taps(bench.backbone.name))
             blank_tunable(method_named(arm.method), bench.backbone, self._recipe(arm), classes=classes)
         except RecipeError as error:
             arm.state = f"failed: {error}"
@@ -210,6 +175,7 @@ class _Race:
             recipe, backbone_for(recipe), pick_device(recipe.device), clock, self.watcher,
             self.facilities.workers, self.facilities.store, heads, proves=False,
         )  # fmt: skip
+        self.ledger.write()  # which files are looked at, before there is anything that depends on it
         with self._subfolder(MODELS, f"{number + 1:02d}-{model}", recipe) as folder:
             ledger = Ledger(folder.path, clock, self.watcher)
             ledger.clock = clock  # seconds of earlier sittings are counted once, by the race's own ledger
@@ -228,9 +194,10 @@ class _Race:
                 )
         return _Looked(bench, material, probes)
 
-    def _subfolder(self, kind: str, name: str, recipe: Recipe) -> RunFolder:
+    def _subfolder(self, kind: str, name: str, recipe: Recipe, *, end: str = "") -> RunFolder:
+        """Hold a folder of the race's own; `end` stands at the end of its name, however long the model's is."""
         slug = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)[:80]
-        path = self.folder.path / kind / slug
+        path = self.folder.path / kind / (slug + end)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder.open(path)
         folder.begin(asdict(recipe))
@@ -333,8 +300,10 @@ class _Race:
         method = method_named(arm.method)
         budget = seconds if math.isfinite(seconds) else None
         recipe = replace(self._recipe(arm), budget_seconds=budget, taps="off")
-        with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}-{number + 1}", recipe) as folder:
-            known = _read_outcome(folder.path)
+        with self._subfolder(
+            ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", recipe, end=f"-{number + 1}"
+        ) as folder:
+            known = read_outcome(folder.path)
             if known is None:
                 self.watcher.say(f"{arm.name}: round {number + 1}, {seconds:.0f} s")
                 ledger = Ledger(folder.path, Clock(time.monotonic(), budget), self.watcher)
@@ -352,7 +321,7 @@ class _Race:
                 journal.close({})
                 labels = looked.material.labels[looked.material.val_rows]
                 known = Evidence.of(tuned.best.logits, labels), ledger.clock.elapsed()
-                _write_outcome(folder, *known)
+                write_outcome(folder, *known)
                 drop_checkpoints(folder.path)
             evidence, spent = known
             arm.seconds += spent
@@ -371,9 +340,9 @@ class _Race:
         if not alive:
             failed = next((arm.state for arm in self.arms if arm.state.startswith("failed")), "no time")
             raise RecipeError(f"no arm of the race came to an end; the first: {failed.removeprefix('failed: ')}")
-        chosen = _simplest_of_the_best(alive)
+        chosen = simplest_of_the_best(alive)
         ordered = [chosen, *(arm for arm in alive if arm is not chosen)][:FINALISTS]
-        tests: dict[int, _Score] = {}
+        tests: dict[int, Score] = {}
         taken = 0.0
         for arm in ordered:
             began = time.monotonic()
@@ -386,35 +355,9 @@ class _Race:
             if arm not in finalists:
                 short = arm in ordered
                 arm.state = "cut: others were better on validation" + (", and time was short" if short else "")
-        reference = tests[chosen.place].right
-        pairs = {place: paired_shares(reference, one.right) for place, one in tests.items()}
-        others = [place for place in pairs if place != chosen.place]
-        corrected = dict(zip(others, holm([pairs[place].p for place in others]), strict=True))
-        rows = []
-        for arm in sorted(self.arms, key=lambda arm: (arm is not chosen, arm not in finalists, *arm.rank())):
-            row: dict[str, Any] = {
-                "name": arm.name, "model": arm.model, "method": arm.method, "state": arm.state,
-                "validation": arm.accuracy if arm.evidence is not None else None,
-                "validation_n": 0 if arm.evidence is None else len(arm.evidence.right), "seconds": arm.seconds,
-                "chosen": arm is chosen, "package": str(arm.package.relative_to(self.folder.path)) if arm.package else None,
-                "test": None, "difference": None, "p": None, "separable": None, "images_per_second": None, "parameters": None,
-                "auroc": None, "log_loss": None, "brier": None,
-            }  # fmt: skip
-            if arm.place in tests:
-                found = tests[arm.place]
-                row |= {
-                    "test": share(found.right).to_json(),
-                    "images_per_second": found.images_per_second,
-                    "parameters": found.parameters,
-                    "difference": asdict(pairs[arm.place]),
-                    "p": corrected.get(arm.place, 1.0),  # for the number of comparisons
-                    "separable": corrected.get(arm.place, 1.0) < 0.05,
-                    **found.brief,
-                }
-            rows.append(row)
-        return rows
+        return leaderboard(self.arms, chosen, tests, self.folder.path)
 
-    def _tested(self, arm: Arm) -> _Score:
+    def _tested(self, arm: Arm) -> Score:
         """The one look at the test images, and how fast the saved network is."""
         assert arm.package is not None
         looked, bundle = self.looked[arm.model], read_bundle(arm.package)
@@ -425,11 +368,12 @@ class _Race:
         )  # fmt: skip
         (tested,) = put_to_test([contender], looked.material, looked.bench)
         images = looked.material.test.plain[:32]
-        fast = fold_for_inference(classifier, normalised(images[:2], looked.material.preprocess))
+        example = normalised(images[:2], looked.material.preprocess).to(looked.bench.device)
+        fast = fold_for_inference(classifier, example)
         rate = images_per_second(fast, images, looked.bench, half=False)
         rate *= (looked.material.preprocess.size / bundle.preprocess.size) ** 2
         parameters = sum(parameter.numel() for parameter in classifier.parameters())
-        return _Score(tested.right, in_brief(tested.probabilities, looked.material.test_labels), rate, parameters)
+        return Score(tested.right, in_brief(tested.probabilities, looked.material.test_labels), rate, parameters)
 
     def counts(self) -> dict[str, int]:
         """Images by split."""
@@ -440,32 +384,3 @@ class _Race:
             "test": len(material.test_labels),
             "skipped": material.catalog.skipped,
         }
-
-
-def _simplest_of_the_best(arms: list[Arm]) -> Arm:
-    """The arm with the best validation, or the best frozen one that it is not clearly better than."""
-    best = arms[0]
-    for arm in arms:
-        if arm.state != "frozen" or best.state == "frozen" or arm.evidence is None or best.evidence is None:
-            continue
-        if not best.evidence.against(arm.evidence).clear:
-            return arm
-    return best
-
-
-def _write_outcome(folder: RunFolder, evidence: Evidence, seconds: float) -> None:
-    """An arm's round, finished."""
-    right = evidence.right.astype(int) if evidence.right.dtype == bool else evidence.right
-    told = {"right": right, "losses": evidence.losses, "seconds": seconds}
-    folder.write_json(OUTCOME, told)
-
-
-def _read_outcome(path: Path) -> tuple[Evidence, float] | None:
-    """What `_write_outcome` wrote; None when the round is not finished."""
-    try:
-        values = read_plain_json(path / OUTCOME)
-        right = np.array(values["right"])
-        right = right.astype(bool) if right.dtype.kind == "i" else right
-        return Evidence(right, np.array(values["losses"], float)), float(values["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

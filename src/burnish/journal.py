@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from typing import Any
 
@@ -56,7 +57,7 @@ class Journal:
             "steps": epoch.steps,
             "train_loss": epoch.train_loss,
             "val_accuracy": candidate.accuracy,
-            "val_loss": candidate.loss,
+            "val_loss": candidate.loss if math.isfinite(candidate.loss) else None,
             "images_per_second": epoch.images_per_second,
             "gradient_norm": epoch.gradient_norm,
         }

@@ -157,7 +157,8 @@ def _reason(made: Plan, measured: float, at: int, bench: Bench) -> str:
     text = f"about {made.epochs:.1f} epochs at {how}: one step of {made.batch} images takes {measured:.2f} s at {at} px"
     if made.freeze:
         stages = [stage.name for stage in bench.backbone.stages[made.freeze :]]
-        text += f"; only {stages[0]} and what follows learns, from kept activations"
+        learns = f"{stages[0]} and what follows" if stages else "the head"
+        text += f"; only {learns} learns, from kept activations"
     return text
 
 

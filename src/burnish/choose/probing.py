@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,9 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
     left, scored = bench.clock.left(), rate * surveyed.scored_share
-    allowed = min(_SHARE * left, left - proof_seconds(len(material.test_labels) / scored, bench.clock.budget_seconds))
+    allowed = min(
+        _SHARE * left, left - proof_seconds(len(material.test_labels) / scored, bench.clock.budget_seconds, material)
+    )
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
@@ -104,7 +106,15 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
         seed=bench.recipe.seed, seconds_left=bench.clock.left() if bench.clock.elapsed() < until else 0.0,
     )  # fmt: skip
     findings = _told_by(material, features, better.choice)
-    return Probes(last, deep, flip, reason, rate, surveyed.size_reason, curve, findings, special)
+    # Features and what each image was told are not held on to: they may be gigabytes, and nobody asks for them again.
+    last, kept_deep = _settled(last), None if deep is None else _settled(deep)
+    special = {name: _settled(one) for name, one in special.items()}
+    return Probes(last, kept_deep, flip, reason, rate, surveyed.size_reason, curve, findings, special)
+
+
+def _settled(probed: Probed) -> Probed:
+    """Without what only choosing needs, as a run that is taken up has it."""
+    return replace(probed, choice=replace(probed.choice, refit=None, probabilities=None))
 
 
 def special_heads(methods: Iterable[str], *, several: bool) -> tuple[str, ...]:

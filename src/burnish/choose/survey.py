@@ -86,7 +86,8 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     comparing, decoding = _COMPARING * (bench.clock.budget_seconds or 0.0), 1.0 / (_BULK * decoded_per_second)
 
     def heads(n: int) -> float:
-        return least_seconds(n, widths, flop) + flop * distances(n, widths[-1])
+        classes = len(catalog.classes)
+        return least_seconds(n, widths, flop, classes=classes) + flop * distances(n, widths[-1])
 
     left = bench.clock.left() - comparing - decoding * (fitting + test) - heads(fitting)
     size = affordable_size(
@@ -149,12 +150,19 @@ def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backb
     bench.backbone.module.to(bench.device)
     most = min(WIDTH_AT_MOST, _FEATURE_BYTES // (4 * max(1, images_fitted)))
     found = tapped(bench.backbone, example, width_at_most=most)
+    if found is None and bench.recipe.taps == "on":  # asked for by name: with more memory rather than not
+        found = tapped(bench.backbone, example, width_at_most=WIDTH_AT_MOST)
     if found is None and bench.recipe.taps == "on":
-        raise RecipeError(
-            f"taps are on, but {bench.backbone.name} has no blocks to tap that its forward pass runs one after the other; "
-            "say --taps off, or choose another model"
-        )
+        raise RecipeError(no_taps(bench.backbone.name))
     return found or bench.backbone
+
+
+def no_taps(model: str) -> str:
+    """Why heads cannot see all depths of this network."""
+    return (
+        f"heads are to see all depths, but {model} has no blocks to tap that its forward pass runs one after the other; "
+        "say --taps off, or choose another model"
+    )
 
 
 def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half: bool) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
 from burnish.choose.probing import Probes, plain_at
 from burnish.data.cache import Rows
+from burnish.data.store import Picked
 from burnish.data.views import augmented, normalised
 from burnish.labels import cross_entropies, right
 from burnish.methods.base import Head, Tunable, needs_linear
@@ -33,7 +35,7 @@ from burnish.train.checkpoint import restore_training, training_state
 from burnish.train.features import BATCH, autocast, batched, outputs
 from burnish.train.inputs import Inputs, PixelViews
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
-from burnish.train.parts import Parts, let_drop, parts_for_training, upper_for_inference
+from burnish.train.parts import NotDivided, Parts, let_drop, parts_for_training, upper_for_inference
 
 _SOUP = 4  # epochs at most
 _BATCHES_AT_ONCE = 64  # whose features are in memory together
@@ -80,6 +82,7 @@ class Tuning:
         self.val: dict[int, Rows | list[torch.Tensor]] = {}  # plain images by size, or their activations
         self.diverged: str | None = None
         self.note = ""  # what had to give way to the machine's limits
+        self.held_views: int | None = None  # of kept activations; None before they are made
         self.latest: Candidate | None = None  # the moving average after the latest epoch
         self.latest_steps = -1  # made when that was
         self.latest_size: int | None = None  # pixels, of that epoch
@@ -150,6 +153,8 @@ class Tuning:
             epoch.size,
         )
         self.latest_steps = self.training.steps
+        if not math.isfinite(self.latest.loss):
+            return epoch, self.latest
         if self.top is None or self.latest.accuracy >= self.top.accuracy:
             self.top = replace(self.latest, name=f"epoch {epoch.number} ({self.averaged})")
         if self.bench.recipe.soup == "on":
@@ -179,7 +184,7 @@ class Tuning:
             return views
         watcher, count = self.bench.watcher, self.plan.views
         watcher.stage(f"activations, {self.plan.final_size} px", total=count * len(rows))
-        inputs, self.note = kept_or_live(
+        inputs, self.held_views, self.note = kept_or_live(
             views,
             self.parts.lower,
             views=count,
@@ -187,6 +192,7 @@ class Tuning:
             device=self.bench.device,
             half=self.half,
             on_progress=watcher.advance,
+            settled=self.held_views,
         )
         watcher.stage("tune")
         return inputs
@@ -212,8 +218,10 @@ class Tuning:
 
     # ---- candidates --------------------------------------------------------------------------------------------------
 
-    def best(self) -> Tuned:
+    def best(self) -> Tuned | None:
         """The candidate with the highest validation accuracy; among equals the one with the least loss.
+
+        None where no candidate gives finite numbers on the validation images, or there are none.
 
         An epoch before the end counts only when it is better by more than a standard error: of many noisy epochs the
         best looks better than it is, but a run that went wrong late must not lose what it had.
@@ -228,6 +236,9 @@ class Tuning:
             candidates.append(self.looked_at("tuned (last)", last, size))
         if len(self.kept) > 1:
             candidates.append(self._soup())
+        candidates = [one for one in candidates if math.isfinite(one.loss)]
+        if not candidates or not len(self.material.val_rows):
+            return None
         best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))
         if self.top is not None and self.top.accuracy > best.accuracy + _standard_error(best):
             candidates.append(self.top)
@@ -260,7 +271,12 @@ class Tuning:
         preprocess = replace(self.bench.backbone.preprocess, size=size)
         labels = self.material.labels[self.material.val_rows]
         self.shell.load_state_dict({**self.shell.state_dict(), **state})
-        logits = self._val_logits(preprocess)
+        try:
+            logits = self._val_logits(preprocess)
+        except NotDivided:  # weights so large that the network's parts give no numbers
+            logits = np.full((len(labels), self.shell.classes), np.nan, np.float32)
+        if not np.isfinite(logits).all():
+            return Candidate(name, state, 0.0, float("inf"), preprocess, np.zeros_like(logits))
         loss = float(cross_entropies(logits, labels).mean())
         return Candidate(name, state, float(right(logits, labels).mean()), loss, preprocess, logits)
 
@@ -270,9 +286,16 @@ class Tuning:
         lower = self.parts.exact if self.parts is not None else None
         if size not in self.val:
             ids = self.material.fitting.ids[self.material.val_rows]
-            images = plain_at(self.material, ids, preprocess, self.bench)
+            seen = preprocess == self.material.preprocess
+            fitting = self.material.fitting.plain
+            images = (
+                Picked(fitting, self.material.val_rows)
+                if seen
+                else plain_at(self.material, ids, preprocess, self.bench)
+            )
             plain = (normalised(chunk, preprocess) for chunk in batched(images))
-            self.val[size] = images if lower is None else plain_activations(lower, plain, device)
+            held = None if lower is None else plain_activations(lower, plain, device, count=len(ids))
+            self.val[size] = images if held is None else held
         held, shell = self.val[size], merged(self.shell)
         assert isinstance(shell, Classifier)
         if not isinstance(held, list):
@@ -289,7 +312,12 @@ class Tuning:
         facts, tensors = training_state(self.training)
         held = [*([self.top] if self.top is not None else []), *self.kept]
         places = {id(one.state): place for place, one in enumerate(held)}  # the best epoch may be held twice
-        facts = {"training": facts, "latest_size": self.latest_size, "has_top": self.top is not None}
+        facts = {
+            "training": facts,
+            "latest_size": self.latest_size,
+            "has_top": self.top is not None,
+            "held_views": self.held_views,
+        }
         facts["held"] = [[one.name, one.accuracy, one.loss, one.preprocess.size, places[id(one.state)]] for one in held]
         for place in places.values():
             tensors |= {f"held{place}/{name}": value for name, value in held[place].state.items()}
@@ -299,7 +327,7 @@ class Tuning:
     def restore(self, facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         """Stand where `state` was taken."""
         restore_training(self.training, facts["training"], tensors)
-        self.latest_size, held = facts["latest_size"], []
+        self.latest_size, self.held_views, held = facts["latest_size"], facts.get("held_views"), []
         states = {
             place: {own: tensors[f"held{place}/{own}"].to(self.bench.device) for own in self.start}
             for place in {one[-1] for one in facts["held"]}

@@ -156,11 +156,12 @@ class Ranking:
         """The area under the ROC curve [c] for weights [c n]; nan without images of the kind, or of the rest."""
         with np.errstate(invalid="ignore", divide="ignore"):
             if self.compares:
-                own, rest = weights[:, self.kind].astype(np.float64), weights[:, ~self.positive]
-                least, others = self.scores[self.kind, None], self.scores[~self.positive]
-                before = (least > others) + np.float32(0.5) * (least == others)
-                beaten = (own * (rest @ before.T.astype(np.float32))).sum(1)
-                return beaten / (own.sum(1) * rest.sum(1, dtype=np.float64))
+                own, least = weights[:, self.kind].astype(np.float64), self.scores[self.kind, None]
+                before = (least > self.scores) + np.float32(0.5) * (least == self.scores)
+                before[:, self.kind] = 0.0  # no copy of the weights of the rest, which are nearly all
+                beaten = (own * (weights @ before.T.astype(np.float32))).sum(1)
+                rest = weights.sum(1, dtype=np.float64) - own.sum(1)
+                return beaten / (own.sum(1) * rest)
             hits, seen = self._found(weights)
             misses = seen - hits
             width, height = np.diff(misses, axis=1, prepend=0.0), hits - 0.5 * np.diff(hits, axis=1, prepend=0.0)

@@ -138,8 +138,8 @@ _PEAK_ATTENTION = 2e-4
 
 
 def assembled(backbone: Backbone, head: Fitted) -> Classifier:
-    """Trunk and head as one new module in eval mode; shares nothing with the backbone."""
-    classifier = Classifier.over(backbone, classes=head.classes, head=head.form)
+    """Trunk and head as one new module in eval mode, on the CPU; shares nothing with the backbone."""
+    classifier = Classifier.over(backbone, classes=head.classes, head=head.form).cpu()
     head.fill(classifier.head)
     return classifier.eval()
 

@@ -200,7 +200,7 @@ def seconds_a_flop() -> float:
     return min(seconds) / (2 * 1024**3)
 
 
-def least_seconds(n: int, widths: Sequence[int], flop: float) -> float:
+def least_seconds(n: int, widths: Sequence[int], flop: float, *, classes: int = 1) -> float:
     """What finding a head on n images takes at the least, by LDA alone, for features of each of these widths.
 
     flop: `seconds_a_flop` of this machine.
@@ -210,6 +210,8 @@ def least_seconds(n: int, widths: Sequence[int], flop: float) -> float:
         among = min(n, width, _LDA_COORDINATES)
         # Three to five folds, all images, the training images; in float64, which takes twice as long.
         total += 6 * 2 * (10.0 * among**3 + 2.0 * n * among**2)
+        # Logits of each shrinkage, and their losses at nine temperatures, 20 operations each.
+        total += n * classes * (6 * len(SHRINKAGES) * 2.0 * among + 9 * len(SHRINKAGES) * 20.0)
     return total * flop + sum(seconds_of_coordinates(n, width, flop, quick=True) for width in widths)
 
 

@@ -63,7 +63,7 @@ class Prompt:
         freeze_layers(classifier.trunk)
         try:
             classifier.trunk = changed(classifier.trunk, [change])
-            classifier.trunk(example)
+            classifier.trunk(example.cpu())  # as `assembled` is
         except (ModelError, RuntimeError) as error:
             raise RecipeError(
                 f"{backbone.name} does not take prompts ({str(error)[:160]}); choose lora or norms"

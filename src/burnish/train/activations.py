@@ -20,10 +20,12 @@ from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, blank
 from burnish.train.features import BATCH, autocast
 from burnish.train.inputs import Inputs
 
+_NO_ROOM = "there is no room for activations: computed in each step"
+
 
 @dataclass(frozen=True)
 class KeptActivations:
-    """Activations of some augmented views of each image; epoch e trains on view (e - 1) mod views."""
+    """Activations of some augmented views of each image; epoch e trains on view (e - 1) mod views, repetitions on the next."""
 
     views: np.ndarray  # float16 or float32 [v n ...], images with channels last
     inputs: Inputs
@@ -39,17 +41,19 @@ class KeptActivations:
         return self.inputs.name(row)
 
     def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
-        return _unpacked(self.views[(epoch - 1) % len(self.views)][rows])
+        turns, rows = np.divmod(rows, len(self))
+        return _unpacked(self.views[(epoch - 1 + turns) % len(self.views), rows])
 
 
 @dataclass(frozen=True)
 class LiveActivations:
-    """The same, computed when they are asked for."""
+    """The same, computed when they are asked for; views 0: of a new view in each epoch, and not rounded to float16."""
 
     inputs: Inputs
     lower: nn.Module
     device: torch.device
     half: bool
+    views: int = 0
 
     @property
     def labels(self) -> np.ndarray:
@@ -62,7 +66,16 @@ class LiveActivations:
         return self.inputs.name(row)
 
     def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
-        return _through(self.lower, self.inputs.batch(rows, epoch=epoch, size=size), self.device, self.half)
+        if not self.views:
+            return _through(self.lower, self.inputs.batch(rows, epoch=epoch, size=size), self.device, self.half)
+        turns, own = np.divmod(rows, len(self))
+        wanted, found = (epoch - 1 + turns) % self.views, {}
+        for view in np.unique(wanted):
+            places = np.flatnonzero(wanted == view)
+            images = self.inputs.batch(own[places], epoch=int(view) + 1, size=size)
+            each = _rounded(_packed(_through(self.lower, images, self.device, self.half)))
+            found |= dict(zip(places.tolist(), each, strict=True))
+        return _unpacked(np.stack([found[place] for place in range(len(rows))]))
 
 
 def kept_or_live(
@@ -74,32 +87,55 @@ def kept_or_live(
     device: torch.device,
     half: bool,
     on_progress: Callable[[int], None],
-) -> tuple[KeptActivations | LiveActivations, str]:
-    """The activations of as many views as there is room for, and what had to give ("" when nothing had).
+    settled: int | None = None,
+) -> tuple[KeptActivations | LiveActivations, int, str]:
+    """The activations of as many views as there is room for, how many those are, and what had to give ("" when nothing had).
 
-    The bits depend on the inputs alone, so a resumed run that computes them again trains on the same ones.
+    settled: how many views an earlier sitting trained on, whatever room there was; so that one that is taken up trains on
+    the same.
     """
+    if settled == 0:
+        return LiveActivations(inputs, lower, device, half), 0, _NO_ROOM
     chunks = np.array_split(np.arange(len(inputs)), max(1, math.ceil(len(inputs) / BATCH)))
     shape = _packed(_through(lower, inputs.batch(chunks[0][:1], epoch=1, size=size), device, half)).shape[1:]
     each = len(inputs) * math.prod(shape) * 2  # bytes of one view of every image
     room = DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
     held = min(views, max(1 if each <= IN_MEMORY_BYTES else 0, int(room / max(1, each))))
+    held = held if settled is None else settled if held >= settled else 0
     kept = _blank_views(held, (len(inputs), *shape))
     if kept is None:
         why = f"activations of one view of each image need {each / 1e9:.1f} GB and there is no room: computed in each step"
-        return LiveActivations(inputs, lower, device, half), why
+        return LiveActivations(inputs, lower, device, half, settled or 0), settled or 0, why
     for view in range(held):
         for rows in chunks:
             found = _packed(_through(lower, inputs.batch(rows, epoch=view + 1, size=size), device, half))
-            kept[view, rows] = np.clip(found, -65504.0, 65504.0)  # the range of float16
+            kept[view, rows] = _rounded(found)
             on_progress(len(rows))
     why = f"room for the activations of {held} of {views} views" if held < views else ""
-    return KeptActivations(kept, inputs), why
+    return KeptActivations(kept, inputs), held, why
 
 
-def plain_activations(lower: nn.Module, plain: Iterator[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """float32 activations of batches of network inputs, on the CPU."""
-    return [_through(lower, images, device, half=False).cpu() for images in plain]
+def plain_activations(
+    lower: nn.Module, plain: Iterator[torch.Tensor], device: torch.device, *, count: int
+) -> list[torch.Tensor] | None:
+    """float32 activations of batches of network inputs, `count` in all, in memory or an unnamed file; None: no room."""
+    kept, found, start = None, list[torch.Tensor](), 0
+    for images in plain:
+        packed = _packed(_through(lower, images, device, half=False))
+        if kept is None:
+            try:
+                kept = blank((count, *packed.shape[1:]), np.float32)
+            except OSError:
+                return None
+        kept[start : start + len(packed)] = packed
+        found.append(_unpacked(kept[start : start + len(packed)]))
+        start += len(packed)
+    return found
+
+
+def _rounded(activations: np.ndarray) -> np.ndarray:
+    """As they are kept."""
+    return np.clip(activations, -65504.0, 65504.0).astype(np.float16)
 
 
 def _through(lower: nn.Module, images: torch.Tensor, device: torch.device, half: bool) -> torch.Tensor:
@@ -117,7 +153,7 @@ def _packed(activations: torch.Tensor) -> np.ndarray:
 
 
 def _unpacked(stored: np.ndarray) -> torch.Tensor:
-    found = torch.from_numpy(stored.astype(np.float32))
+    found = torch.from_numpy(stored.astype(np.float32, copy=False))
     return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
 
 

@@ -27,7 +27,10 @@ class Inputs(Protocol):
         ...
 
     def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
-        """Inputs [b ...] of these rows in this epoch; the same arguments give the same bits (P7)."""
+        """Inputs [b ...] of these rows in this epoch; the same arguments give the same bits (P7).
+
+        Row + t · n is the same image, seen in another view for the t-th time that it comes again within the epoch.
+        """
         ...
 
 
@@ -52,10 +55,11 @@ class PixelViews:
         return self.paths[row]
 
     def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
+        turns, rows = np.divmod(rows, len(self))
         return augmented(
             self.stored[self.rows[rows]],
             self.aspects[rows],
-            self.ids[rows],
+            self.ids[rows] + (turns << 40),
             seed=self.seed,
             epoch=epoch,
             how=replace(self.how, size=size),

@@ -134,7 +134,7 @@ def tune(
                 # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
                 factor = learning_rate_factor(training.progress + 0.5 * share)
                 views = ahead.get(batches, training.position, epoch=training.epoch, size=size)
-                labels = torch.from_numpy(inputs.labels[rows]).to(device)
+                labels = torch.from_numpy(inputs.labels[rows % len(inputs)]).to(device)
                 _wake(training)
                 if training.tunable.by_gradient and training.position == 0:
                     gradient(module, training.optimiser, views, labels, objective, training.steps)
@@ -158,7 +158,10 @@ def tune(
 
 
 def _order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool) -> np.ndarray:
-    """The images of an epoch, int64 [n]: each once, or drawn so that the classes are equally frequent."""
+    """The images of an epoch, int64 [n]: each once, or drawn so that the classes are equally frequent.
+
+    The t-th time that an image comes within the epoch, counted from 0, it is its row + t · n: another view of it.
+    """
     rng = draws(seed, "order", epoch)
     if not balanced:
         return rng.permutation(len(labels))
@@ -168,7 +171,8 @@ def _order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool) -> np.n
     for label in classes:
         places, members = np.flatnonzero(wanted == label), np.flatnonzero(labels == label)
         rounds = -(-len(places) // len(members))  # a class is gone through whole before an image comes twice
-        order[places] = np.concatenate([rng.permutation(members) for _ in range(rounds)])[: len(places)]
+        turns = [rng.permutation(members) + turn * len(labels) for turn in range(rounds)]
+        order[places] = np.concatenate(turns)[: len(places)]
     return order
 
 
@@ -214,7 +218,7 @@ def _end_epoch(training: Training, peak: float, size: int, seconds: float, seen:
 
 
 def _what_diverged(loss: float, training: Training, rate: float, inputs: Inputs, rows: np.ndarray) -> str:
-    names = ", ".join(inputs.name(row) for row in rows[:4])
+    names = ", ".join(inputs.name(int(row) % len(inputs)) for row in rows[:4])
     more = ", …" if len(rows) > 4 else ""
     return f"the loss became {loss} at step {training.steps + 1} (learning rate {rate:.2g}; images {names}{more})"
 

@@ -61,10 +61,12 @@ class Objective:
             goal, smoothing = truth.float(), self.label_smoothing
             goal = goal * (1.0 - smoothing) + smoothing / truth.shape[1] if smoothing else goal
             return F.binary_cross_entropy_with_logits(logits.float(), goal, reduction="sum")
-        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device)
-        return F.cross_entropy(
-            logits.float(), truth, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"
-        )
+        each = F.cross_entropy(logits.float(), truth, label_smoothing=self.label_smoothing, reduction="none")
+        if self.class_weights is not None:
+            # By each image's own class. torch's `weight` also weighs the share that smoothing takes to the other classes by
+            # theirs: at 1 to 20 images the frequent class would be taught to be called the rare one.
+            each = each * torch.tensor(self.class_weights, device=logits.device)[truth]
+        return each.sum()
 
 
 def step(
@@ -133,8 +135,13 @@ def addressed(module: nn.Module, seed: int, number: int) -> Iterator[None]:
     if not any(layer.training and draws_in_training(layer) for layer in module.modules()):
         yield
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(draws(seed, "dropout", number).integers(2**63 - 1)))
+    device = next(module.parameters()).device
+    start = int(draws(seed, "dropout", number).integers(2**63 - 1))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(start)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(start)
         yield
 
 

@@ -62,10 +62,15 @@ def let_drop(classifier: Classifier, dropout: float, drop_path: float) -> None:
             layer.train()
 
 
+class NotDivided(Exception):
+    """The parts of a network do not give what the whole does; for one that was divided before: its weights overflow."""
+
+
 def upper_for_inference(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> nn.Module:
     """The part of the classifier above the cut, in its fast frozen form; `parts_for_training` was cut there."""
     halves = cut(classifier.trunk, backbone.stages, freeze, example)
-    assert halves is not None
+    if halves is None:
+        raise NotDivided
     with torch.no_grad():
         activations = halves.lower(example)
     return fold_for_inference(nn.Sequential(halves.upper, classifier.dropout, classifier.head), activations)

@@ -1,0 +1,95 @@
+"""Does a budget hold beside another busy program? Wall time of `burnish fit` with libgomp's own waiting and with burnish's.
+
+usage: beside.py DATA [--budget 1m] [--method multiprobe] [--n 2]        one JSON object on stdout
+The other program trains a small convolutional network on all cores, without end. Forms are taken in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, nullcontext
+
+LIBGOMP = "300000"  # turns, its default where there are no more threads than cores
+BUSY = """
+import torch
+from torch import nn
+layers = [part for _ in range(8) for part in (nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())]
+network, images = nn.Sequential(*layers), torch.randn(16, 32, 56, 56)
+while True:
+    network(images).square().mean().backward()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--budget", default="1m")
+    parser.add_argument("--method", default="multiprobe")
+    parser.add_argument("--n", type=int, default=2)
+    asked = parser.parse_args()
+    from burnish.facts import machine
+
+    plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    forms = {
+        "alone": ({}, False),
+        "beside, burnish": ({}, True),
+        "alone, libgomp's default": ({"GOMP_SPINCOUNT": LIBGOMP}, False),
+        "beside, libgomp's default": ({"GOMP_SPINCOUNT": LIBGOMP}, True),
+    }
+    runs: dict[str, list[dict]] = {name: [] for name in forms}
+    for _ in range(asked.n):
+        for name, (extra, busy) in forms.items():
+            with another(plain) if busy else nullcontext():
+                runs[name].append(one(asked, {**plain, **extra}))
+            print(name, runs[name][-1], file=sys.stderr, flush=True)
+    medians = {name: statistics.median(run["seconds"] for run in each) for name, each in runs.items()}
+    told = {"benchmark": "beside", "data": os.path.basename(asked.data), "budget": asked.budget, "method": asked.method}
+    print(json.dumps({**told, "n": asked.n, "machine": machine(), "median_seconds": medians, "runs": runs}, indent=1))
+
+
+def one(asked: argparse.Namespace, environment: dict[str, str]) -> dict:
+    """A run with a cache of its own: seconds from process start to exit, and what it kept."""
+    with tempfile.TemporaryDirectory() as home:
+        command = [
+            sys.executable,
+            "-m",
+            "burnish",
+            "fit",
+            asked.data,
+            "--budget",
+            asked.budget,
+            "--method",
+            asked.method,
+        ]
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, "--json", "--cache", "off", "--out", f"{home}/run"],
+            check=True, capture_output=True, text=True, env=environment,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        facts = json.loads(done.stdout)
+        accuracy = facts["scores"][facts["kept_role"]]["accuracy"]["value"]
+        return {"seconds": round(seconds, 1), "accuracy": accuracy, "stages": facts["stages_seconds"]}
+
+
+@contextmanager
+def another(environment: dict[str, str]):
+    """A busy program, until the end of the block."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY], env=environment)
+    try:
+        time.sleep(3.0)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()

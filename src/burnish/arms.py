@@ -1,0 +1,117 @@
+"""The arms of a race: a model with a method, what is known of it, and their leaderboard."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.backbones.weights import read_plain_json
+from burnish.choose.decide import Evidence
+from burnish.measure.bootstrap import paired_shares, share
+from burnish.measure.intervals import holm
+from burnish.result import OUTCOME, RunFolder
+
+
+@dataclass
+class Arm:
+    """One model with one method, and what is known of it."""
+
+    model: str
+    method: str
+    place: int
+    evidence: Evidence | None = None  # of the model trained on the train images
+    rounds: int = 0  # of training
+    seconds: float = 0.0  # spent on it alone
+    state: str = "waiting"  # "frozen", "trained", "cut: …", "failed: …"
+    package: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} · {self.method}"
+
+    @property
+    def accuracy(self) -> float:
+        """On val, fraction."""
+        return -self.rank()[0]
+
+    def rank(self) -> tuple[float, float]:
+        """The better arm has the smaller; one without evidence the largest."""
+        return self.evidence.rank() if self.evidence is not None else (0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A finalist on the test images."""
+
+    right: np.ndarray  # bool [m]; or float64 [m] with several classes an image
+    brief: dict[str, float | None]  # AUROC, log loss, Brier
+    images_per_second: float
+    parameters: int
+
+
+def leaderboard(arms: list[Arm], chosen: Arm, scores: dict[int, Score], home: Path) -> list[dict[str, Any]]:
+    """A row for each arm, plain values: the chosen one, the other finalists by validation, then the rest.
+
+    scores: the finalists' by their places. p values of the differences to the chosen one are corrected for the number of
+    comparisons (Holm).
+    """
+    reference = scores[chosen.place].right
+    pairs = {place: paired_shares(reference, one.right) for place, one in scores.items()}
+    others = [place for place in pairs if place != chosen.place]
+    corrected = dict(zip(others, holm([pairs[place].p for place in others]), strict=True))
+    rows = []
+    for arm in sorted(arms, key=lambda arm: (arm is not chosen, arm.place not in scores, *arm.rank())):
+        row: dict[str, Any] = {
+            "name": arm.name, "model": arm.model, "method": arm.method, "state": arm.state,
+            "validation": arm.accuracy if arm.evidence is not None else None,
+            "validation_n": 0 if arm.evidence is None else len(arm.evidence.right), "seconds": arm.seconds,
+            "chosen": arm is chosen, "package": str(arm.package.relative_to(home)) if arm.package else None,
+            "test": None, "difference": None, "p": None, "separable": None, "images_per_second": None, "parameters": None,
+            "auroc": None, "log_loss": None, "brier": None,
+        }  # fmt: skip
+        if arm.place in scores:
+            found = scores[arm.place]
+            row |= {
+                "test": share(found.right).to_json(),
+                "images_per_second": found.images_per_second,
+                "parameters": found.parameters,
+                "difference": asdict(pairs[arm.place]),
+                "p": corrected.get(arm.place, 1.0),
+                "separable": corrected.get(arm.place, 1.0) < 0.05,
+                **found.brief,
+            }
+        rows.append(row)
+    return rows
+
+
+def simplest_of_the_best(arms: list[Arm]) -> Arm:
+    """The arm with the best validation, or the best frozen one that it is not clearly better than."""
+    best = arms[0]
+    for arm in arms:
+        if arm.state != "frozen" or best.state == "frozen" or arm.evidence is None or best.evidence is None:
+            continue
+        if not best.evidence.against(arm.evidence).clear:
+            return arm
+    return best
+
+
+def write_outcome(folder: RunFolder, evidence: Evidence, seconds: float) -> None:
+    """An arm's round, finished."""
+    right = evidence.right.astype(int) if evidence.right.dtype == bool else evidence.right
+    told = {"right": right, "losses": evidence.losses, "seconds": seconds}
+    folder.write_json(OUTCOME, told)
+
+
+def read_outcome(path: Path) -> tuple[Evidence, float] | None:
+    """What `write_outcome` wrote; None when the round is not finished."""
+    try:
+        values = read_plain_json(path / OUTCOME)
+        right = np.array(values["right"])
+        right = right.astype(bool) if right.dtype.kind == "i" else right
+        return Evidence(right, np.array(values["losses"], float)), float(values["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,183 @@
+"""The trained stage of a job: settled from measured rates, kept on the clock, saved whenever it becomes better."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from burnish.choose.aim import balance_for
+from burnish.choose.decide import Decision, tuned_contender
+from burnish.choose.ledger import Ledger
+from burnish.choose.material import Bench, Material
+from burnish.choose.plan import Plan, plan, settled
+from burnish.choose.probing import Probed, Probes
+from burnish.choose.proof import Contender
+from burnish.choose.rates import Rates
+from burnish.choose.trials import Trials, race, search
+from burnish.choose.tuning import Tuned, Tuning, start_head
+from burnish.journal import Journal
+from burnish.methods.base import Head, Method, Tunable, blank_tunable
+from burnish.recipe import recipe_from
+from burnish.result import RECIPE, SEARCH, RunFolder
+from burnish.ship.bundle import Bundle, write_bundle
+from burnish.train.loop import Step
+
+_LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
+
+
+def tune_on_the_clock(
+    method: Method,
+    probes: Probes,
+    material: Material,
+    bench: Bench,
+    folder: RunFolder,
+    journal: Journal,
+    ledger: Ledger,
+) -> tuple[Tuned | None, Bench, list[Decision]]:
+    """Train as long as the clock allows; the best candidate, the bench with its settled recipe, and why.
+
+    Whenever the moving average beats all that was saved before on the validation images, it becomes the package.
+    """
+    flip = Decision("flip: on" if probes.flip else "flip: off", probes.flip_reason)
+    if len(material.val_rows) == 0:
+        return None, bench, [flip, Decision("probe kept", "there are no validation images to choose by")]
+    bench.watcher.stage("plan")
+    made, bench, head, tried = settle_plan(method, probes, material, bench, ledger)
+    why = Decision("schedule", made.reason, {"epochs": made.epochs, "reserve_seconds": made.reserve_seconds})
+    folder.write(RECIPE, bench.recipe.to_toml())
+    if head is None:
+        return None, bench, [flip, *tried, why]
+    bench.watcher.say(made.reason)
+    bench.watcher.stage("tune")
+    tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probes, material, bench)
+    train(tuning, probes.kept(bench.recipe.taps), folder, journal, ledger)
+    bench.watcher.stage("choose")
+    reasons = [flip, *tried, why]
+    if tuning.note:
+        reasons.append(Decision("fallback", tuning.note))
+    if tuning.diverged is not None:
+        reasons.append(Decision("training stopped early", tuning.diverged))
+    best = tuning.best()
+    if best is None:
+        reasons.append(Decision("the trained weights are not used", "the network gives no numbers with any of them"))
+    return best, bench, reasons
+
+
+def tried_out(
+    method: Method,
+    made: Plan,
+    peak: float,
+    rates: Rates,
+    probes: Probes,
+    material: Material,
+    bench: Bench,
+    ledger: Ledger,
+) -> tuple[dict[str, Any], list[Decision]]:
+    """Settings from short runs, "rate" among them as a factor on the default learning rate."""
+    settings = {
+        "freeze": made.freeze,
+        "precision": "bfloat16" if rates.half else "float32",
+    }  # of the network that is trained
+    bench = replace(bench, recipe=replace(bench.recipe, **settings))
+    trials = Trials(method, made, peak, start_head(probes, made, material, bench), probes, material, bench)
+    if bench.recipe.search:
+        bench.watcher.stage("search")
+        settings, decision = search(trials, str(ledger.run / SEARCH), on_state=ledger.write)
+        return settings, [decision]
+    bench.watcher.stage("race of learning rates")
+    factor, decision = race(trials)
+    return {"rate": factor}, [decision]
+
+
+def settle_plan(
+    method: Method, probes: Probes, material: Material, bench: Bench, ledger: Ledger
+) -> tuple[Plan, Bench, Head | None, list[Decision]]:
+    """The plan, the bench with the recipe it settles, the head training starts from (None: no time), what was tried out."""
+    known = ledger.get("plan")
+    if known is not None:
+        made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
+        head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy(), recipe.head) if known[1] else None
+        return made, replace(bench, recipe=recipe), head, [Decision(**told) for told in known[0]["tried"]]
+    rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
+
+    def tunable_at(freeze: int) -> Tunable:
+        return blank_tunable(method, bench.backbone, replace(bench.recipe, freeze=freeze), classes=classes)
+
+    labels, classes = material.labels[material.train_rows], len(material.catalog.classes)
+    bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
+    made = plan(tunable_at, material, bench, rates)
+    peak = tunable_at(made.freeze).peak_learning_rate
+    tried: list[Decision] = []
+    if made.steps and (bench.recipe.learning_rate == "race" or bench.recipe.search):
+        settings, tried = tried_out(method, made, peak, rates, probes, material, bench, ledger)
+        peak = settings.pop("rate") * peak
+        bench = replace(bench, recipe=replace(bench.recipe, **settings))
+        made = plan(tunable_at, material, bench, rates)  # into what is left of the clock
+    recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=rates.half, device=bench.device)
+    bench = replace(bench, recipe=recipe)
+    head = start_head(probes, made, material, bench) if made.steps else None
+    tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
+    told = [decision.to_json() for decision in tried]
+    ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe), "tried": told}, tensors)
+    ledger.write()
+    return made, bench, head, tried
+
+
+def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
+    """Iterate the tuning to its end: journal, package and state between the steps."""
+    material, budget, asked = tuning.material, tuning.bench.clock.budget_seconds, tuning.bench.recipe.method
+    method = "full" if asked == "auto" else asked
+    saved = float(probed.val_right.mean())
+    known = ledger.get("tuning")
+    if known is not None:
+        tuning.restore(known[0], known[1])
+        saved = known[0]["saved"]
+    # A run that was taken up follows the plan it saved, to the same bits; a new one is kept on the clock.
+    pace = tuning.pace() if budget is not None and known is None else None
+    late = max(_LATE_SECONDS, _LATE_SHARE * (budget or 0.0))
+
+    def save_state() -> None:
+        facts, tensors = tuning.state()
+        ledger.put("tuning", {**facts, "saved": saved, "rows": journal.rows}, tensors)
+        ledger.write()
+
+    journal.begin(tuning)
+    for event in tuning.events():
+        if isinstance(event, Step):
+            if pace is not None:
+                pace.saw_step(event.size, event.seconds)
+        else:
+            began = time.monotonic()
+            journal.epoch(*event, tuning)
+            candidate = event[1]
+            if candidate.accuracy > saved:
+                saved = candidate.accuracy
+                model = Tuned(tuning.tunable.backbone, tuning.classifier(candidate), candidate, (candidate,))
+                save(folder, tuned_contender(model, material, method=method), material)
+            if pace is not None:
+                pace.saw_between(time.monotonic() - began)
+        if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):
+            if pace is not None and tuning.training.steps < tuning.training.total:  # a run at its end stays there
+                tuning.training.total = pace.total(tuning.training)
+            save_state()
+    save_state()
+
+
+def save(folder: RunFolder, contender: Contender, material: Material) -> None:
+    """Make this model the run's package."""
+    bundle = Bundle.of(
+        contender.backbone,
+        contender.classifier,
+        classes=material.catalog.classes,
+        method=contender.name,
+        preprocess=contender.preprocess,
+        temperature=contender.temperature,
+        held_out=contender.held_out,
+        familiarity=contender.familiarity,
+        thresholds=None if contender.thresholds is None else tuple(map(float, contender.thresholds)),
+        facts={"validation_accuracy": contender.validation_accuracy},
+    )
+    write_bundle(folder.path, bundle)
