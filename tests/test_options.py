@@ -113,7 +113,7 @@ def test_the_name_of_a_method_keeps_its_options(shapes, tmp_path):
         ({"method": "top:stage=nosuch"}, "has no stage 'nosuch'"),
         ({"method": "lora:where=nothing*"}, "matches 'nothing\\*'"),
         ({"freeze": 99}, "freeze is 99, but"),
-        ({"model": "random:vgg11", "taps": "on", "method": "auto"}, "taps are on, but"),
+        ({"model": "random:vgg11", "taps": "on", "method": "auto"}, "heads are to see all depths, but"),
         ({"model": "random:densenet121", "drop_path": 0.2}, "no residual branches"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, job, outset
+from burnish import api, outset, trained
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import portfolio
 from burnish.choose.material import Bench
@@ -242,7 +242,7 @@ def test_a_run_that_died_keeps_the_network_it_chose_and_does_not_ask_again(netwo
     monkeypatch.setattr(outset, "portfolio", lambda: NAMES)
     with monkeypatch.context() as patched:
         patched.setattr(portfolio, "_ask", ask)
-        patched.setattr(job, "train", lambda *rest: (_ for _ in ()).throw(Death()))
+        patched.setattr(trained, "train", lambda *rest: (_ for _ in ()).throw(Death()))
         with pytest.raises(Death):
             api.fit(shapes, out=tmp_path / "run", method="full", **AUTO)
     monkeypatch.setattr(outset, "pick_backbone", lambda *rest: pytest.fail("the networks were asked again"))
