@@ -260,7 +260,7 @@ def test_a_race_killed_while_it_looks_keeps_its_clock_and_what_it_looked_at(shap
     with pytest.raises(KeyboardInterrupt):
         api.compare(shapes, models=models, methods=["probe"], out=tmp_path / "race", **SMALL)
     ledger = Ledger(tmp_path / "race", Clock(time.monotonic(), 300.0), Nobody())
-    assert ledger.get("looked")[0] == 60
+    assert ledger.get("looked")[0]["count"] == 60
     assert ledger.clock.elapsed() > 0.1
 
 

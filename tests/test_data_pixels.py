@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -169,6 +172,32 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     values = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
     decoded = decode(encoded(Image.fromarray(values), "PNG"))
     assert [decoded.getpixel((at, 0))[0] for at in range(6)] == [0, 0, 1, 1, 128, 255]
+
+
+def test_so_many_pixels_of_large_images_are_decoded_at_a_time_as_one_may_have():
+    room, held, most, small = pixels._Room(), 0, 0, threading.Event()
+    lock = threading.Lock()
+
+    def work(count):
+        nonlocal held, most
+        with room(count):
+            with lock:
+                held += count
+                most = max(most, held)
+            time.sleep(0.002)
+            with lock:
+                held -= count
+
+    sizes = [40_000_000, 90_000_000, 20_000_000, 100_000_000] * 6
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, sizes))
+    assert 40_000_000 < most <= pixels.MAX_PIXELS and not room.held
+    with room(pixels.MAX_PIXELS), ThreadPoolExecutor(1) as pool:  # a small one does not wait
+        pool.submit(lambda: room(1_000_000).__enter__() or small.set()).result(timeout=10)
+    assert small.is_set()
+    with pytest.raises(OSError), room(pixels.MAX_PIXELS):
+        raise OSError
+    assert not room.held
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])

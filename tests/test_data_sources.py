@@ -334,6 +334,20 @@ def test_to_evaluate_a_test_folder_alone_is_enough(tmp_path):
     assert (catalog.classes, set(catalog.splits)) == (("a", "b"), {"test"})
 
 
+def test_training_and_testing_are_splits(tmp_path):
+    write_images(tmp_path, {"Training/a": 3, "Training/b": 3, "Testing/a": 2, "Testing/b": 2})
+    catalog = open_source(tmp_path)
+    assert catalog.classes == ("a", "b")
+    assert (catalog.splits.count("train"), catalog.splits.count("test")) == (6, 4)
+
+
+@pytest.mark.parametrize("beside", ["unlabelled", "eval/a", "test_images"])
+def test_a_stranger_beside_the_only_split_folder_is_an_error_not_a_class(beside, tmp_path):
+    write_images(tmp_path, {"train/a": 3, "train/b": 3, beside: 3})
+    with pytest.raises(DataError, match=f"Beside train/ stands the folder '{beside.partition('/')[0]}'"):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["train", "train/steam"])
 def test_a_class_called_train_is_a_class(tmp_path, folder):
     catalog = open_source(write_images(tmp_path, {"car": 3, "plane": 3, folder: 3}))

@@ -215,6 +215,19 @@ class Death(BaseException):
     """Stands for a kill."""
 
 
+def test_of_very_many_classes_some_are_asked_of_with_enough_images_each(data, monkeypatch):
+    catalog, splits = data
+    count = len(catalog)
+    many = replace(
+        catalog, labels=np.arange(count) % (count // 2), classes=tuple(f"{n:04d}" for n in range(count // 2))
+    )
+    monkeypatch.setattr(portfolio, "_IMAGES", 20)
+    monkeypatch.setattr(portfolio, "_LEAST_OF_A_CLASS", 2)
+    part = portfolio._part(many, splits, 0)
+    held = np.unique(many.labels[part], return_counts=True)[1]
+    assert len(part) <= 20 and len(held) <= 10 and held.max() == 2
+
+
 def test_a_run_with_model_auto_tells_its_choice_and_names_the_network_in_recipe_and_package(
     shapes, tmp_path, monkeypatch
 ):

@@ -211,6 +211,38 @@ def test_class_numbers_are_named_by_the_file_beside_the_shards(shards):
     assert open_source(shards).classes == ("left", "right")
 
 
+def test_classes_of_one_name_stay_two_and_one_without_a_name_is_called_by_its_number(shards):
+    (shards / "classes.txt").write_text("crane\ncrane\n", encoding="utf-8")
+    assert open_source(shards).classes == ("crane (0)", "crane (1)")
+    (shards / "classes.txt").write_text("\ncrane\n", encoding="utf-8")
+    assert open_source(shards).classes == ("0", "crane")
+
+
+def test_names_of_a_data_set_in_python_stay_apart_too():
+    class Set:
+        targets, classes = [0, 1, 2] * 4, [("crane",), ("kite",), ("crane",)]
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, row):
+            return noise(8, 8, seed=row), self.targets[row]
+
+    assert open_source(Set()).classes == ("('crane',) (0)", "('crane',) (2)", "('kite',)")
+
+
+def test_shards_of_one_name_in_two_folders_keep_their_images(tmp_path):
+    for part in (0, 1):
+        (tmp_path / f"part-{part}").mkdir()
+        samples = {f"{i}": {"png": png(100 * part + i), "cls": str(part).encode()} for i in range(4)}
+        shard(tmp_path / f"part-{part}" / "train-0.tar", samples)
+    catalog = open_source(str(tmp_path / "part-{0..1}" / "train-{0..0}.tar"))
+    assert len(catalog) == len(set(catalog.paths)) == 8
+    for row in range(8):
+        part, key = int(catalog.classes[catalog.labels[row]]), int(Path(catalog.paths[row]).stem)
+        assert catalog.image(row) == png(100 * part + key)
+
+
 def test_samples_without_a_label_or_an_image_are_named(shards):
     shard(
         shards / "train-009.tar",
@@ -375,6 +407,52 @@ def test_a_data_set_and_paths_are_taken(folder):
 def test_other_things_are_refused_in_a_sentence(data, sentence):
     with pytest.raises(DataError, match=sentence):
         open_source(data)
+
+
+def test_a_snapshot_in_the_hubs_cache_is_read_through_its_links(folder, tmp_path):
+    repository = tmp_path / "datasets--org--name"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot = repository / "snapshots" / "0123"
+    for number, file in enumerate(files_of(folder)):
+        (repository / "blobs" / str(number)).write_bytes(file.read_bytes())
+        link = snapshot / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(repository / "blobs" / str(number), link.parent))
+    (snapshot / "cat" / "out.png").symlink_to(files_of(folder)[0])  # out of the repository
+    catalog = open_source(snapshot)
+    assert len(catalog) == sum(COUNTS.values()) and np.array_equal(pixels_of(catalog), pixels_of(open_source(folder)))
+    assert [one.path for one in catalog.named] == ["cat/out.png"]
+
+
+def test_parquet_one_folder_down_is_found_and_several_data_sets_are_listed(folder, tmp_path):
+    table, root = hugging_face_table(folder), tmp_path / "set"
+    (root / "plain_text").mkdir(parents=True)
+    pq.write_table(table, root / "plain_text" / "train-00000-of-00001.parquet")
+    assert len(open_source(root)) == sum(COUNTS.values())
+    (root / "other").mkdir()
+    pq.write_table(table, root / "other" / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"several folders \(other, plain_text\)"):
+        open_source(root)
+
+
+def test_labels_of_torchvisions_sets_are_known_without_an_image(monkeypatch, tmp_path):
+    import torchvision.datasets
+
+    class Food101:
+        classes = ("soup", "cake")
+
+        def __init__(self, root, *, download, split):
+            self._labels = [0, 1] * (3 if split == "train" else 2)
+
+        def __len__(self):
+            return len(self._labels)
+
+        def __getitem__(self, row):
+            raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(torchvision.datasets, "Food101", Food101)
+    catalog = open_source("torchvision:Food101")
+    assert len(catalog) == 10 and catalog.splits.count("test") == 4
 
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import burnish
-from burnish import api, result
+from burnish import api, result, using
 from burnish.errors import DataError, RunError, UnreadableImage
 from burnish.result import RunFolder
 from burnish.ship.predictor import NotRead, Predictor, expand, opened
@@ -172,6 +173,41 @@ def test_a_data_set_with_a_truncated_image_names_it_and_goes_on(tmp_path):
     assert "cannot be read" in named["reason"]
 
 
+def test_images_that_the_run_learnt_from_are_counted_when_it_is_evaluated_on_them(run, shapes, tmp_path, capsys):
+    found = burnish.evaluate(run.folder, shapes)
+    counts = run.facts["counts"]
+    assert found.learnt == counts["train"] + counts["val"] > 0
+    burnish.cli.main(["evaluate", str(run.folder), str(shapes), "--quiet"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"careful: {found.learnt} of these images have the paths of images that the run learnt from" in shown
+    write_shapes(tmp_path / "new" / "photos", images=4)
+    (tmp_path / "new" / "photos").rename(tmp_path / "more")
+    for file in (tmp_path / "more").rglob("*.png"):
+        file.rename(file.with_name(f"new-{file.name}"))
+    assert burnish.evaluate(run.folder, tmp_path / "more").learnt == 0
+
+
+def test_of_many_classes_an_evaluation_names_the_likeliest_and_scores_all(run, shapes, monkeypatch):
+    whole = burnish.evaluate(run.folder, shapes)
+    assert all(len(one.classes) == 3 for one in whole.predictions)
+    monkeypatch.setattr(using, "_ALL_NAMED", 2)
+    monkeypatch.setattr(using, "_NAMED", 1)
+    part = burnish.evaluate(run.folder, shapes)
+    assert all(len(one.classes) == 1 for one in part.predictions)
+    assert part.scores.to_json() == whole.scores.to_json()
+
+
+def test_an_earlier_run_whose_images_are_not_known_is_told_as_such(run, shapes, tmp_path):
+    package = tmp_path / "package"
+    shutil.copytree(run.folder / json.loads((run.folder / "package.json").read_text())["current"], package)
+    later = burnish.fit(shapes, out=tmp_path / "later", cache="off", against=str(package), **QUICK)
+    (told,) = [one for one in later.facts["baselines"] if one["key"] == "against"]
+    assert "not known whether it learnt" in told["name"]
+    known = burnish.fit(shapes, out=tmp_path / "known", cache="off", against=str(run.folder), **QUICK)
+    (told,) = [one for one in known.facts["baselines"] if one["key"] == "against"]
+    assert "not known" not in told["name"]
+
+
 # ---- whose folder is whose ---------------------------------------------------------------------------------------------
 
 
@@ -251,6 +287,13 @@ def test_a_folder_that_cannot_be_removed_does_not_hide_the_mistake(tmp_path, mon
         [sys.executable, "-m", "burnish", "fit", "../typo", "--out", "."], capture_output=True, text=True
     )
     assert done.returncode == 2 and "typo" in done.stderr, done.stderr
+
+
+def test_a_program_without_an_output_ends_as_it_does_with_one(run, shapes, tmp_path):
+    command = f"{sys.executable} -m burnish predict {run.folder} {shapes} --csv {tmp_path / 'x.csv'} >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 61
 
 
 # ---- what stdout refuses -----------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ _code = 1  # what the process leaves with; an exception that nobody caught
 def _at_once() -> None:
     """End the process here. Taking down torch's thousands of modules one by one is 1 to 2 s of nothing."""
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
     except (OSError, ValueError):  # a closed pipe, which Python has words and an exit code for
         return
     os._exit(_code)

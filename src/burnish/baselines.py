@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from burnish.facts import baseline
 from burnish.methods.base import Tunable, blank_head, blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
-from burnish.result import SPLITS
+from burnish.result import SPLITS, sides_in
 from burnish.runtime import Clock
 from burnish.ship.bundle import Bundle, read_bundle
 
@@ -37,6 +36,7 @@ class Earlier:
     name: str  # its folder
     bundle: Bundle
     learnt_from: frozenset[str]  # paths that it was trained on or chosen by
+    images: frozenset[str]  # all paths that it had; none where they are not known
 
 
 def earlier(run: str, classes: tuple[str, ...], *, several: bool) -> Earlier:
@@ -50,13 +50,9 @@ def earlier(run: str, classes: tuple[str, ...], *, several: bool) -> Earlier:
             else "another task (one class an image, or several)"
         )
         raise RunError(f"against {shown(run)}: that run has {why}, so the two cannot be compared; leave --against out")
-    learnt: set[str] = set()
-    try:
-        with open(Path(run) / SPLITS, encoding="utf-8", newline="") as file:
-            learnt = {row["path"] for row in csv.DictReader(file) if row["split"] != "test"}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError):
-        pass  # a package that was copied away alone: what it learnt from is not known
-    return Earlier(run, bundle, frozenset(learnt))
+    sides = sides_in(Path(run) / SPLITS)
+    learnt = {path for path, side in sides.items() if side != "test"}
+    return Earlier(run, bundle, frozenset(learnt), frozenset(sides))
 
 
 def earlier_contender(one: Earlier, bench: Bench, classes: tuple[str, ...]) -> Contender:
@@ -81,6 +77,8 @@ def earlier_baseline(one: Earlier, tested: Tested, kept: Tested, material: Mater
     if not fresh.any():
         return None
     note = "" if fresh.all() else f" ({int((~fresh).sum())} test images that it learnt from are left out)"
+    if not one.images & set(material.catalog.paths):  # a package alone, or the same images under other paths
+        note = " (it is not known whether it learnt from some of these images)"
     return baseline("against", f"the earlier run {one.name}{note}", tested.right[fresh], kept.right[fresh])
 
 

@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
         code = app(args=words, standalone_mode=False)
-        sys.stdout.flush()  # so that what the system refuses is told here
+        if sys.stdout is not None:  # closed, or of a program without a console
+            sys.stdout.flush()  # so that what the system refuses is told here
         if code == Interrupted.exit_code:  # typer has caught the KeyboardInterrupt
             raise KeyboardInterrupt
         if isinstance(code, int) and code:  # a verb that left with typer.Exit

@@ -114,8 +114,10 @@ class _Race:
     ) -> None:
         self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
-        self.catalog, self.splits, self.looks = first_splits(catalog, recipe, watcher, known=looked_at(ledger))
-        ledger.put("looked", len(self.catalog))
+        whole = catalog.digest()
+        known = looked_at(ledger, whole)
+        self.catalog, self.splits, self.looks = first_splits(catalog, recipe, watcher, known=known)
+        ledger.put("looked", {"count": len(self.catalog), "of": whole})
         self.looked: dict[str, _Looked] = {}
         self.decisions: list[Decision] = []
 
@@ -173,7 +175,7 @@ class _Race:
         clock = replace(self.ledger.clock, budget_seconds=share if math.isfinite(left) else None)
         bench = Bench(
             recipe, backbone_for(recipe), pick_device(recipe.device), clock, self.watcher,
-            self.facilities.workers, self.facilities.store, heads, proves=False,
+            self.facilities.workers, self.facilities.store, heads, proves=False, deep="on" in wanted,
         )  # fmt: skip
         self.ledger.write()  # which files are looked at, before there is anything that depends on it
         with self._subfolder(MODELS, f"{number + 1:02d}-{model}", recipe) as folder:

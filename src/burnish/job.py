@@ -81,9 +81,10 @@ def run_job(
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
     part = bool(catalog.skipped)  # an earlier run has settled which images there is time for
-    known = len(catalog) if part else looked_at(ledger)
+    whole = catalog.digest()
+    known = len(catalog) if part else looked_at(ledger, whole)
     catalog, splits, looks = first_splits(catalog, recipe, watch, known=known)
-    ledger.put("looked", len(catalog))
+    ledger.put("looked", {"count": len(catalog), "of": whole})
     watch.stage("model")
     bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
     bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess.size,))
@@ -289,10 +290,11 @@ def look(
     return material, splits, probes
 
 
-def looked_at(ledger: Ledger) -> int | None:
-    """How many files an earlier sitting looked at; None in the first."""
-    found = ledger.get("looked")
-    return None if found is None else int(found[0])
+def looked_at(ledger: Ledger, whole: str) -> int | None:
+    """How many files an earlier sitting looked at; None in the first, and where it had other images (whole: their digest)."""
+    known = ledger.get("looked")
+    value = known[0] if known is not None else None
+    return int(value["count"]) if isinstance(value, dict) and value["of"] == whole else None
 
 
 def part_in(probed: dict[str, Any]) -> Part | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import json
 import math
@@ -204,6 +205,15 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise NotARun(f"{shown(str(file))} holds no run: expected a JSON object")
     return facts
+
+
+def sides_in(splits: Path) -> dict[str, str]:
+    """The split of each path in a run's splits.csv; empty where there is none, as beside a package that was copied alone."""
+    try:
+        with open(splits, encoding="utf-8", newline="") as file:
+            return {row["path"]: row["split"] for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError):
+        return {}
 
 
 def read_pictures(path: Path) -> dict[str, Any]:

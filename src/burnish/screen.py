@@ -39,7 +39,7 @@ _CASES = 3  # of each kind of finding
 def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterator[Watcher]:
     """A progress bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
     stream = sys.stderr if to_stderr else sys.stdout
-    if quiet:
+    if quiet or stream is None:  # closed
         yield Nobody()
     elif stream.isatty():
         console = Console(file=stream, highlight=False, markup=False, emoji=False)
@@ -259,6 +259,11 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
     print(f"log loss           {scores.log_loss:.3f} nats")
     if isinstance(scores, Scores) and "auroc" in scores.intervals:
         print(f"AUROC, mean        {_interval(scores.intervals['auroc'])}")
+    if found.learnt:
+        _paragraph(
+            f"careful: {found.learnt:,} of these images have the paths of images that the run learnt from; where they are the "
+            "same, these scores say little about new ones"
+        )
     if ood is not None:
         from burnish.measure.intervals import Interval
 

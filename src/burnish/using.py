@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,17 @@ from burnish.reports.runs import Compared, side_by_side
 from burnish.reports.runs import page_of as page_of_runs
 from burnish.result import (
     REPORT,
+    SPLITS,
     read_facts,
     read_pictures,
+    sides_in,
 )
 from burnish.runtime import Nobody, Watcher
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, listed, write_csv
 
+_ALL_NAMED, _NAMED = 100, 5  # classes up to which `evaluate` keeps them all with each prediction; how many of more
 # A path or name of labelled images, (images, labels), a map-style data set, or a Catalog: see `data.sources.open_source`.
 Data = Any
 
@@ -92,6 +95,7 @@ class Evaluation:
     predictions: list[Prediction]
     labels: tuple[str, ...]  # true class of each prediction; of several, a|b
     named: list[dict[str, str]]  # files that could not be used, with the reason
+    learnt: int = 0  # of the images, those with the path of one that the run was trained on or chosen by
 
 
 def called(data: Any) -> str:
@@ -138,7 +142,8 @@ def evaluate(
     """Score a run's model on labelled images; classes are matched by name, an unknown one is an error (P2).
 
     Of data with splits the test images are scored, else all of them. A model that tells several classes an image is scored as
-    such, on data with one class an image too; DataError when it is the other way round.
+    such, on data with one class an image too; DataError when it is the other way round. Predictions name every class, or of
+    many the five likeliest.
     """
     predictor, watcher = predictor or Predictor.open(Path(run)), watcher or Nobody()
     catalog = open_source(data, for_training=False)
@@ -158,11 +163,17 @@ def evaluate(
     watcher.stage("evaluate", total=len(rows))
     images = [partial(catalog.image, row) for row in rows]
     names = [catalog.name(row) for row in rows]
-    predictions = list(predictor.stream(images, top=len(classes), names=names, on_progress=watcher.advance))
+    every, predictions = np.zeros((len(rows), len(classes))), list[Prediction]()
+    for one in predictor.stream(images, top=len(classes), names=names, on_progress=watcher.advance):
+        if one.problem is None:
+            every[len(predictions)] = _ordered(one, classes)
+        if len(classes) > _ALL_NAMED:
+            one = replace(one, classes=one.classes[:_NAMED], probabilities=one.probabilities[:_NAMED])
+        predictions.append(one)
     good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
     if not good:
         raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read")
-    probabilities = np.array([_ordered(predictions[place], classes) for place in good])
+    probabilities = every[good]
     names = tuple(catalog.label(rows[place]) for place in good)
     held = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
     named = [{"path": named.path, "reason": named.reason} for named in catalog.named]
@@ -172,12 +183,14 @@ def evaluate(
         if prediction.problem is not None
     ]
     answers = [predictions[place] for place in good]
+    sides = sides_in(Path(run) / SPLITS)
+    learnt = sum(sides.get(catalog.paths[rows[place]]) in ("train", "val") for place in good)
     if predictor.bundle.thresholds is not None:
         truth = np.array([[name in one for name in classes] for one in held])
         scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds))
-        return Evaluation(scores, answers, names, named)
+        return Evaluation(scores, answers, names, named, learnt)
     labels = np.array([classes.index(one[0]) for one in held])
-    return Evaluation(score(probabilities, labels, classes), answers, names, named)
+    return Evaluation(score(probabilities, labels, classes), answers, names, named, learnt)
 
 
 def predict_stream(

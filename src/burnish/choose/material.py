@@ -81,6 +81,7 @@ class Bench:
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
     heads: tuple[str, ...] = ()  # frozen methods that name a kind of head, fitted besides the usual ones
+    deep: bool = False  # whether heads on all depths were asked for by name, so that memory does not forbid them
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
     # Image sizes of other models, besides the probe and the tuned one, that are to see the test images too.
     rivals: tuple[int, ...] = ()

@@ -28,6 +28,7 @@ from burnish.train.features import batched, outputs, takes_half
 
 _SHARE = 0.15  # of the budget, for asking all networks
 _IMAGES = 1000  # at most, of the training images
+_LEAST_OF_A_CLASS = 5  # of them
 _ONE_PASS = 0.35  # of the budget: a network that needs more to see all images once is not asked
 
 
@@ -87,10 +88,19 @@ def _better(one: Asked, other: Asked) -> bool:
 
 
 def _part(catalog: Catalog, splits: Splits, seed: int) -> np.ndarray:
-    """Images of train and val, as many of each class as there are, up to a number in all."""
+    """Images of train and val, as many of each class as there are, up to a number in all.
+
+    Of so many classes that hardly any image of each would fit, some classes are taken: with one image each nothing is left to
+    learn from where another is left out.
+    """
     ids = np.sort(np.concatenate([splits.train, splits.val]))
     if len(ids) <= _IMAGES:
         return ids
+    labels = leading(catalog.labels[ids])
+    classes = np.unique(labels)
+    if len(classes) * _LEAST_OF_A_CLASS > _IMAGES:
+        few = draws(seed, "portfolio classes").permutation(classes)[: _IMAGES // _LEAST_OF_A_CLASS]
+        ids = ids[np.isin(labels, few)]
     shuffled = draws(seed, "portfolio").permutation(ids)
     rank = rank_within(leading(catalog.labels[shuffled]))
     return np.sort(shuffled[np.argsort(rank, kind="stable")[:_IMAGES]])
@@ -114,7 +124,9 @@ def _ask(
         trunk, batched(images), preprocess=backbone.preprocess, device=bench.device, half=half,
         on_progress=bench.watcher.advance,
     )  # fmt: skip
-    choice = choose_head(
-        features, labels, classes=len(catalog.classes), seed=bench.recipe.seed, seconds_left=lambda: math.inf
-    )
+    count = len(catalog.classes)
+    if not catalog.several:
+        held, labels = np.unique(labels, return_inverse=True)
+        count = len(held)
+    choice = choose_head(features, labels, classes=count, seed=bench.recipe.seed, seconds_left=lambda: math.inf)
     return Asked(name, backbone, choice, rate)

@@ -150,18 +150,17 @@ def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backb
     bench.backbone.module.to(bench.device)
     most = min(WIDTH_AT_MOST, _FEATURE_BYTES // (4 * max(1, images_fitted)))
     found = tapped(bench.backbone, example, width_at_most=most)
-    if found is None and bench.recipe.taps == "on":  # asked for by name: with more memory rather than not
+    if found is None and (bench.recipe.taps == "on" or bench.deep):
         found = tapped(bench.backbone, example, width_at_most=WIDTH_AT_MOST)
     if found is None and bench.recipe.taps == "on":
-        raise RecipeError(no_taps(bench.backbone.name))
+        raise RecipeError(f"{no_taps(bench.backbone.name)}; say --taps off, or choose another model")
     return found or bench.backbone
 
 
 def no_taps(model: str) -> str:
     """Why heads cannot see all depths of this network."""
     return (
-        f"heads are to see all depths, but {model} has no blocks to tap that its forward pass runs one after the other; "
-        "say --taps off, or choose another model"
+        f"heads are to see all depths, but {model} has no blocks to tap that its forward pass runs one after the other"
     )
 
 

@@ -237,6 +237,8 @@ class Tuning:
         if len(self.kept) > 1:
             candidates.append(self._soup())
         candidates = [one for one in candidates if math.isfinite(one.loss)]
+        if not candidates and self.top is not None:  # a run that went wrong late must not lose what it had
+            candidates = [self.top]
         if not candidates or not len(self.material.val_rows):
             return None
         best = max(candidates, key=lambda candidate: (candidate.accuracy, -candidate.loss))

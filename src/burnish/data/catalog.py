@@ -57,7 +57,7 @@ class Catalog:
         rows = sorted(
             f"{path}\x1f{self.label(row)}\x1f{splits[row]}\x1f{groups[row]}" for row, path in enumerate(self.paths)
         )
-        return hashlib.blake2b("\x1e".join(rows).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return hashlib.blake2b("\x1e".join(rows).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def image(self, index: int) -> Path | bytes:
         """The image file of one entry, or its bytes where it lies inside another file; UnreadableImage when it cannot be had."""

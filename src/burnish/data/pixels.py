@@ -18,7 +18,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,10 +33,7 @@ from burnish.terms import Preprocess
 MAX_BYTES = 100_000_000  # of a file
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
-_LARGE_PIXELS = (
-    16_000_000  # images larger than that are decoded one at a time: at 100 million pixels each may take 2 GB
-)
-_ONE_LARGE = threading.Lock()
+_LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2 GB, one of these a third of one
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
 DECODER = 2  # counted up when the same file would give other pixels, so that kept ones are not used
@@ -224,12 +221,36 @@ def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Ima
     try:
         data = source if isinstance(source, bytes) else _content(source)
         image = _opened(data, at_least)
-        large = image.width * image.height > _LARGE_PIXELS
-        with _ONE_LARGE if large else nullcontext():
+        with _room_for(image.width * image.height):
             image.load()
             return _upright(_rgb(image), orientation_of(image))
     except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
         raise UnreadableImage(label, _reason(error, data)) from None
+
+
+class _Room:
+    """Lets so many pixels of large images be decoded at a time as one image may have; small ones are not counted."""
+
+    def __init__(self) -> None:
+        self.held, self.changed = 0, threading.Condition()
+
+    @contextmanager
+    def __call__(self, pixels: int) -> Iterator[None]:
+        counted = pixels if pixels > _LARGE_PIXELS else 0
+        if counted:
+            with self.changed:
+                self.changed.wait_for(lambda: not self.held or self.held + counted <= MAX_PIXELS)
+                self.held += counted
+        try:
+            yield
+        finally:
+            if counted:
+                with self.changed:
+                    self.held -= counted
+                    self.changed.notify_all()
+
+
+_room_for = _Room()
 
 
 class _Refused(Exception):

@@ -217,6 +217,8 @@ def _metrics(scores: Mapping[str, Any], say: Say) -> list[dict[str, Any]]:
     """The score table: one row a score, with a cell for each model that was tested."""
 
     def interval(one: Mapping[str, Any]) -> str:
+        if one["value"] is None:  # such as the AUROC of a class that all test images have
+            return "–"
         return f"{percent(one['value'])} ({percent(one['low'])} … {percent(one['high'])})"
 
     def plainly(value: Any, spread: Mapping[str, Any] | None) -> str:

@@ -294,10 +294,12 @@ def write_csv(
 
 
 def _may_hold_images(named: Named) -> bool:
-    """Whether what is not looked at has the name of an image, or is a folder that could not be listed."""
+    """Whether what is not looked at has the name of an image, or is or may be a folder of images."""
     if named.reason.startswith("not an image"):
         return False
-    return has_image_suffix(named.path) or named.reason.startswith("the folder")
+    return (
+        has_image_suffix(named.path) or "." not in os.path.basename(named.path) or named.reason.startswith("the folder")
+    )
 
 
 def _name(image: ImageLike) -> str:

@@ -123,8 +123,12 @@ def plain_activations(
     for images in plain:
         packed = _packed(_through(lower, images, device, half=False))
         if kept is None:
+            shape = (count, *packed.shape[1:])
+            size = 4 * math.prod(shape)
+            if size > max(IN_MEMORY_BYTES, DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free):
+                return None
             try:
-                kept = blank((count, *packed.shape[1:]), np.float32)
+                kept = blank(shape, np.float32)
             except OSError:
                 return None
         kept[start : start + len(packed)] = packed

@@ -98,4 +98,4 @@ class Ahead:
 
     def _made(self, rows: np.ndarray, epoch: int, size: int) -> torch.Tensor:
         made = self.inputs.batch(rows, epoch=epoch, size=size)
-        return made.pin_memory() if self.device.type == "cuda" else made
+        return made.pin_memory() if self.device.type == "cuda" and made.device.type == "cpu" else made

@@ -43,6 +43,7 @@ def parts_for_training(
     fold = fold_trainable_half if half else fold_trainable
     folded = fold(classifier, example, inplace=True)
     assert isinstance(folded, Classifier)
+    backbone.module.to(example.device)  # in a run that is taken up nothing has moved it yet
     halves = cut(folded.trunk, backbone.stages, freeze, example)
     whole = cut(backbone.module, backbone.stages, freeze, example)
     if halves is None or whole is None:

@@ -159,7 +159,7 @@ def csv_of(findings: Sequence[Finding]) -> str:
         keeps_first = one.kind == "exact_duplicate"
         for place, path in enumerate(one.paths or (one.subject,)):
             exclude = "yes" if proposed and one.paths and not (keeps_first and place == 0) else ""
-            others = [other for other in one.paths if other != path]
-            beside = others[0] + (f" and {len(others) - 1} more" if len(others) > 1 else "") if others else ""
+            more = len(one.paths) - 2  # besides itself and the one that is named
+            beside = one.paths[0 if place else 1] + (f" and {more} more" if more else "") if more >= 0 else ""
             table.writerow((one.kind, one.level, cell(path), exclude, cell(one.evidence), cell(beside), case))
     return text.getvalue()

@@ -95,19 +95,36 @@ def leak_findings(catalog: Catalog, splits: Splits, same: Sameness) -> Iterator[
     }
     for rows in _members(same.clusters()):
         words = side[ids[rows]]
+        if len(set(words)) == 1:
+            continue
+        # Once a side, not once a picture: thousands of copies of one blank tile are not rare.
+        leaking = {
+            word: [other for other, there in zip(rows, words, strict=True) if _leaks(word, there)]
+            for word in set(words)
+        }
+        copies = {word: _firsts(others, same.copies) for word, others in leaking.items()}
         for row, word in zip(rows, words, strict=True):
-            sources = [other for other, there in zip(rows, words, strict=True) if _leaks(word, there)]
+            sources = leaking[word]
             if not sources:
                 continue
-            exact = [other for other in sources if same.copies[other] == same.copies[row]]
-            best = (exact or sorted(sources, key=lambda one: -sure.get((min(row, one), max(row, one)), 0.0)))[0]
-            how = "the same bytes" if exact else "nearly the same picture"
+            exact = copies[word].get(int(same.copies[row]))
+            best = exact
+            if best is None:
+                best = min(sources, key=lambda one: -sure.get((min(row, one), max(row, one)), 0.0))
+            how = "the same bytes" if exact is not None else "nearly the same picture"
             there = str(side[ids[best]])
             evidence = f"{how}: in {word} and in {there}"
-            yield Finding(
-                "leak", (catalog.paths[ids[row]], catalog.paths[ids[best]]), evidence, rank=float(bool(exact))
-            )
+            rank = float(exact is not None)
+            yield Finding("leak", (catalog.paths[ids[row]], catalog.paths[ids[best]]), evidence, rank=rank)
     yield from _torn_groups(catalog, side)
+
+
+def _firsts(rows: list[int], copies: np.ndarray) -> dict[int, int]:
+    """The first of these rows of each content."""
+    found: dict[int, int] = {}
+    for row in rows:
+        found.setdefault(int(copies[row]), row)
+    return found
 
 
 def leaked(catalog: Catalog, splits: Splits, same: Sameness, *, besides: np.ndarray) -> np.ndarray:

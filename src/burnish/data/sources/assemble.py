@@ -35,6 +35,16 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def told_apart(names: Iterable[str]) -> list[str]:
+    """Names of numbered classes, by number; those that several have get their number: "crane (134)", "crane (517)".
+
+    A name is what a class is known by, so two classes of one name would be one. A number without a name is called by itself.
+    """
+    given = [class_name(name.strip()) for name in names]
+    times = Counter(given)
+    return [f"{name} ({at})" if name and times[name] > 1 else name or str(at) for at, name in enumerate(given)]
+
+
 def class_names(names: Iterable[str]) -> tuple[str, ...]:
     """The classes of one image, each once, in order."""
     return tuple(sorted({class_name(name.strip()) for name in names if name.strip()}))

@@ -14,6 +14,7 @@ from typing import Any
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Packed, Place, Spool
 from burnish.data.pixels import MAX_BYTES
+from burnish.data.sources.assemble import told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.table import COLUMNS, Values, from_rows
 from burnish.errors import DataError, NotEnoughData, shown
@@ -66,8 +67,22 @@ def files_saved_by_datasets(folder: Path) -> list[Path]:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files in a folder, or in its folder data/."""
-    return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+    """The Parquet files in a folder, in its folder data/, in its folders of splits, or else in the one folder that has some.
+
+    DataError where several folders hold some: they are data sets of their own.
+    """
+    found = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+    if found:
+        return found
+    below = sorted(folder.glob("*/*.parquet"))
+    holders = sorted({file.parent.name for file in below})
+    if len(holders) > 1 and not all(name.lower() in SPLIT_FOLDERS for name in holders):
+        listed = ", ".join(shown(name) for name in holders[:8])
+        raise DataError(
+            f"{shown(str(folder))} holds Parquet files in several folders ({listed}), each a data set of its own. "
+            f"Give one: {shown(str(folder / holders[0]))}"
+        )
+    return below
 
 
 def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> Iterator[tuple[int, Values]]:
@@ -155,7 +170,7 @@ def _class_names(schema: Any, column: str) -> list[str]:
         feature = kept["info"]["features"][column]
         inner = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # of a list of classes
         names = inner["names"]
-        return [str(name) for name in names] if isinstance(names, list) else []
+        return told_apart(map(str, names)) if isinstance(names, list) else []
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         return []
 

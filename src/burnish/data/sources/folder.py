@@ -11,7 +11,9 @@ from burnish.data.sources.assemble import Labelled, assemble, class_name
 from burnish.data.sources.scan import Scan, scan
 from burnish.errors import DataError, NotEnoughData, shown
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 def open_folder(root: Path, *, for_training: bool) -> Catalog:
@@ -66,13 +68,14 @@ def _refuse_unsorted(root: Path, found: Scan) -> None:
 def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, str]:
     """Folder name -> split word, if the top folders are splits that hold class folders; {} if they are classes.
 
-    A data set with a class called "train" (beside "car" and "plane") stays one of class folders.
+    A data set with a class called "train" (beside "car" and "plane") stays one of class folders; but a folder of that name
+    that holds several folders of images and no images of its own is a split, whatever stands beside it.
     """
     splits = {name: SPLIT_FOLDERS[name.lower()] for name in sorted(with_images) if name.lower() in SPLIT_FOLDERS}
     nested = {_first(path) for path in found.images if path.count("/") >= 2}
     others = sorted(with_images - set(splits))
     unsorted = not nested & set(splits)
-    if not splits or (others and (unsorted or len(splits) == 1)):
+    if not splits or (others and (unsorted or (len(splits) == 1 and not _sorted(next(iter(splits)), found)))):
         return {}
     if others:
         raise DataError(
@@ -87,6 +90,12 @@ def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, 
     if len(set(splits.values())) < len(splits):
         raise DataError(f"{_listed(splits)} name the same split twice. Keep one of them, or merge them.")
     return splits
+
+
+def _sorted(folder: str, found: Scan) -> bool:
+    """Whether a top folder holds several folders with images, and no images of its own."""
+    inside = [path.split("/")[1:] for path in found.images if _first(path) == folder]
+    return all(len(parts) > 1 for parts in inside) and len({parts[0] for parts in inside}) > 1
 
 
 def _taken_off(path: str, splits: dict[str, str]) -> tuple[str | None, str]:

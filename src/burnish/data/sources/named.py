@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.data.catalog import Catalog
-from burnish.data.sources.python import open_dataset
+from burnish.data.sources.python import TARGETS, open_dataset
 from burnish.disk import cache_folder
 from burnish.errors import DataError, nearest, shown
 
@@ -80,6 +80,10 @@ def open_torchvision(name: str) -> Catalog:
         ) from None
     whole = ConcatDataset(list(parts.values()))
     first = next(iter(parts.values()))
+    targets = [next((getattr(part, name) for name in TARGETS if hasattr(part, name)), None) for part in parts.values()]
+    if all(one is not None and len(one) == len(part) for one, part in zip(targets, parts.values(), strict=True)):
+        # Else every image would be decoded to learn its label.
+        whole.targets = [int(label) for one in targets if one is not None for label in one]  # type: ignore[attr-defined]
     if hasattr(first, "classes"):
         whole.classes = list(first.classes)  # type: ignore[attr-defined]
     splits = [split for split, part in parts.items() for _ in range(len(part))]

@@ -11,10 +11,11 @@ import numpy as np
 
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Contents, Drawn
-from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
+from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
+from burnish.data.sources.scan import is_utf8
 from burnish.errors import DataError, NotEnoughData, shown
 
-_TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
+TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
 _WORDS = "(images, labels): a list of paths or a uint8 array [n h w 3], and a label for each"
 Label = str | tuple[str, ...]
 
@@ -49,6 +50,9 @@ def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[Label], *, so
     if odd is not None:
         raise DataError(f"An image is {_kind(odd)}, expected {_WORDS}.")
     files = [Path(os.path.abspath(path)) for path in paths]
+    strange = next((file for file in files if not is_utf8(str(file))), None)
+    if strange is not None:
+        raise DataError(f"{shown(str(strange))}: its name is not UTF-8. Rename it.")
     root = Path(os.path.commonpath([file.parent for file in files]))
     found: dict[str, Label] = {}
     for file, label in zip(files, labels, strict=True):
@@ -64,8 +68,8 @@ def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[Label], *, so
 def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str = "data set") -> Catalog:
     """The catalogue of a map-style data set; its attribute `classes`, where it has one, names the label numbers."""
     classes = getattr(data, "classes", None)
-    names = [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
-    kept = next((getattr(data, name) for name in _TARGETS if _is_list_of(getattr(data, name, None), len(data))), None)
+    names = told_apart(map(str, classes)) if isinstance(classes, (list, tuple)) else None
+    kept = next((getattr(data, name) for name in TARGETS if _is_list_of(getattr(data, name, None), len(data))), None)
     if kept is None:
         kept = [_item(data, index)[1] for index in range(len(data))]
     return _drawn(
@@ -134,7 +138,7 @@ def _name(value: Any, at: int, classes: list[str] | None) -> str:
     if classes is not None and not isinstance(value, str):
         if not 0 <= int(value) < len(classes):
             raise DataError(f"Label {at} is {int(value)}, and the data set names {len(classes)} classes.")
-        return class_name(classes[int(value)])
+        return classes[int(value)]
     return class_name(str(value))
 
 

@@ -30,7 +30,7 @@ def scan(root: Path) -> Scan:
 
     An ignored folder is named once, not file by file. Symbolic links to image files inside `root` count as images.
     """
-    real_root = os.path.realpath(root)
+    real_root = _home(root)
     found = Scan([], [], [])
     waiting = [""]
     while waiting:
@@ -53,6 +53,13 @@ def scan(root: Path) -> Scan:
             else:
                 (waiting if entry.is_dir(follow_symlinks=False) else found.images).append(path)
     return found
+
+
+def _home(root: Path) -> str:
+    """The folder that links may lead into: `root`, or for a snapshot in the hub's cache the repository whose files it shows."""
+    real = Path(os.path.realpath(root))
+    repository = real.parent.parent
+    return str(repository if real.parent.name == "snapshots" and (repository / "blobs").is_dir() else real)
 
 
 def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
@@ -78,7 +85,7 @@ def why_not_by_name(name: str) -> str | None:
         return "not an image: ignored, hidden"
     if name.lower() in _LITTER:
         return "not an image: ignored, left by a system or tool"
-    if not name.isascii() and not _is_utf8(name):
+    if not name.isascii() and not is_utf8(name):
         return "its name is not UTF-8: rename it"
     return None
 
@@ -100,7 +107,7 @@ def why_not_follow(link: str, real_root: str) -> str | None:
     return None if os.path.isfile(target) else "a symbolic link to nothing that is a file: not followed"
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
     """Whether a file name is text; bytes that are not UTF-8 reach Python as lone surrogates."""
     try:
         name.encode()

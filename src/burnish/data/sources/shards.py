@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Packed, Place
 from burnish.data.pixels import MAX_BYTES
 from burnish.data.sources.archive import places_in_tar
-from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
+from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.scan import SUFFIXES, why_not_by_name
 from burnish.errors import DataError, NotEnoughData, shown
@@ -32,14 +33,15 @@ def open_shards(files: list[Path], known: Mapping[Path, dict[str, Place]] | None
     Class numbers are named by the lines of classes.txt or classnames.txt beside the shards. An image without a label, or a
     label without an image, is named. DataError when a shard is damaged.
     """
-    root = files[0].parent
-    names = _class_names(root)
+    root = Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
+    names = _class_names(root) or _class_names(files[0].parent)
     images, named, places = [], [], dict[str, Place]()
     for file in files:
         aside: dict[str, str] = {}
         found = (known or {}).get(file) or places_in_tar(file, aside)
-        named += [Named(f"{file.name}/{name}", reason) for name, reason in aside.items()]
-        for labelled, place in _samples(file, found, names, named):
+        called = Path(os.path.abspath(file)).relative_to(root).as_posix()  # shards in two folders may have one name
+        named += [Named(f"{called}/{name}", reason) for name, reason in aside.items()]
+        for labelled, place in _samples(file, called, found, names, named):
             images.append(labelled)
             places[labelled.path] = place
     if not images:
@@ -87,7 +89,7 @@ def shards_in(pattern: str) -> list[Path]:
 
 
 def _samples(
-    file: Path, found: Mapping[str, Place], names: list[str], named: list[Named]
+    file: Path, called: str, found: Mapping[str, Place], names: list[str], named: list[Named]
 ) -> Iterable[tuple[Labelled, Place]]:
     """The labelled images of one shard; what is none goes to `named`."""
     keys: dict[str, dict[str, str]] = defaultdict(dict)  # key -> extension -> member
@@ -97,7 +99,7 @@ def _samples(
     split = SPLIT_FOLDERS.get(re.split(r"[^a-z]", file.name.lower(), maxsplit=1)[0])
     for key, parts in keys.items():
         pictures = [extension for extension in parts if "." + extension in SUFFIXES]
-        where = f"{file.name}/{parts[pictures[0]] if pictures else key}"
+        where = f"{called}/{parts[pictures[0]] if pictures else key}"
         hidden = why_not_by_name(PurePosixPath(key).name)
         if hidden is not None or len(pictures) != 1:
             why = f"{len(pictures)} images under one key" if pictures else "a key without an image"
@@ -150,7 +152,7 @@ def _class_names(root: Path) -> list[str]:
     for name in CLASS_FILES:
         if (root / name).is_file():
             try:
-                return [line.strip() for line in (root / name).read_text(encoding="utf-8-sig").splitlines()]
+                return told_apart((root / name).read_text(encoding="utf-8-sig").splitlines())
             except (OSError, UnicodeDecodeError):
                 raise DataError(f"{shown(str(root / name))} cannot be read as UTF-8 text. Save it so.") from None
     return []

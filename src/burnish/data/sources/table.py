@@ -25,7 +25,12 @@ from burnish.labels import SEPARATOR
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are ignored
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson")
-_SPLIT_WORDS = {word: word for word in SPLIT_WORDS} | {"valid": "val", "validation": "val"}
+_SPLIT_WORDS = {word: word for word in SPLIT_WORDS} | {
+    "valid": "val",
+    "validation": "val",
+    "training": "train",
+    "testing": "test",
+}
 _DELIMITERS = {"commas": ",", "semicolons": ";", "tabs": "\t"}
 _MOST_CELL_BYTES = 2**20
 Label = str | tuple[str, ...]
