@@ -6,6 +6,9 @@ import argparse
 import copy
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -210,6 +213,56 @@ def test_weights_are_found_within_what_a_script_saved(tmp_path, request, network
         module.load_state_dict(saved)
     given = images(64)
     assert_same_function(backbone, features_of(module, given), given)
+
+
+@pytest.mark.parametrize(
+    ("arch", "other"),
+    [("resnet18", "resnet34"), ("test_vit", "deeper"), ("test_vit", "scaled"), ("test_vit", "pooled")],
+)
+def test_a_deeper_or_otherwise_changed_network_is_not_cut_to_the_one_that_is_named(arch, other, tmp_path):
+    if arch == "resnet18":
+        state = torchvision_model(other).state_dict()
+    else:
+        given = {"deeper": {"depth": 12}, "scaled": {"init_values": 1e-5}, "pooled": {"global_pool": "avg"}}[other]
+        state = timm.create_model(arch, **given).state_dict()
+        if other == "pooled":
+            assert "fc_norm.weight" in state and "norm.weight" not in state
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(BadWeights, match=f"does not fit {arch}"):
+        zoo.load_backbone(f"{arch}={tmp_path / 'model.pth'}")
+
+
+def test_of_two_equal_encoders_the_first_is_taken_in_every_process(tmp_path, resnet18):
+    other = {name: value + 1 if value.is_floating_point() else value for name, value in resnet18.state_dict().items()}
+    both = prefixed(resnet18.state_dict(), "module.encoder_q.") | prefixed(other, "module.encoder_k.")
+    torch.save(both, tmp_path / "model.pth")
+    code = (
+        "import sys; from burnish.backbones.zoo import load_backbone\n"
+        f"print(float(next(load_backbone('resnet18={tmp_path / 'model.pth'}').module.parameters()).double().sum()))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert found == {f"{float(resnet18.conv1.weight.double().sum())}\n"}
+
+
+def test_an_average_of_the_parameters_alone_gives_way_to_the_whole_network(tmp_path, resnet18):
+    average = {name: value.detach() + 1 for name, value in resnet18.named_parameters()}
+    torch.save({"state_dict": resnet18.state_dict(), "ema": average}, tmp_path / "model.pth")
+    backbone = zoo.load_backbone(f"resnet18={tmp_path / 'model.pth'}")
+    assert torch.equal(next(backbone.module.parameters()), resnet18.conv1.weight)
+
+
+def test_torchvisions_inception_gets_images_as_its_weights_saw_them():
+    found = preprocess_of("inception_v3", "0" * 64)
+    assert found.mean == found.std == (0.5, 0.5, 0.5)
 
 
 def test_the_notes_say_where_the_weights_lay_and_what_was_taken_off(tmp_path, resnet18):

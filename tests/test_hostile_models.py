@@ -118,6 +118,37 @@ def functional(layers, outputs):
     return json.dumps({"class_name": "Functional", "config": config})
 
 
+def lying_over():
+    base = torch.zeros(4 * 2**20, dtype=torch.half)
+    return saved({f"layer.{at}": base[at : at + 4 * 2**20 - 64] for at in range(64)})
+
+
+def pickled(instructions):
+    """A file of torch.save whose one pickle is these instructions."""
+    empty = saved({})
+    with zipfile.ZipFile(io.BytesIO(empty)) as archive:
+        members = [(one.filename, archive.read(one)) for one in archive.infolist()]
+    return zipped([(name, instructions if name.endswith("data.pkl") else data) for name, data in members])
+
+
+def repeated_text():
+    text = b"x" * 1_000_000
+    begin = b"\x80\x02" + b"c_codecs\nencode\nq\x01" + b"X" + len(text).to_bytes(4, "little") + text + b"q\x02"
+    word = b"X\x06\x00\x00\x00utf-32q\x03"
+    return pickled(begin + word + b"](" + 2000 * b"h\x01h\x02h\x03\x86R" + b"e.")
+
+
+def repeated_copies():
+    begin = (
+        b"\x80\x02"
+        + b"cbuiltins\nset\nq\x01"
+        + b"]q\x02("
+        + b"".join(b"J" + n.to_bytes(4, "little") for n in range(50_000))
+        + b"e"
+    )
+    return pickled(begin + b"](" + 2000 * b"h\x01h\x02\x85q\x07R" + b"e.")
+
+
 def overlapping():
     """Two entries in the list of contents for one place in the file."""
     data = bytearray(zipped([("a.pth", b"x" * 50), ("b.pth", b"y" * 50)]))
@@ -237,6 +268,11 @@ KINDS = {
     "a quantised tensor": ("m.pt", lambda canary: saved({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}), "rebuild_qtensor"),
     "a sparse tensor": ("m.pt", lambda canary: saved({"a": torch.eye(3).to_sparse()}), "sparse"),
     "more numbers than there are": ("m.pt", lambda canary: saved({"a.b": torch.zeros(1).expand(10**12), "c": torch.ones(2)}), "claims"),
+    "tensors that lie over each other": ("m.pt", lambda canary: lying_over(), "lie over each other"),
+    "a long text used again and again": ("m.pt", lambda canary: repeated_text(), "used again and again"),
+    "a list made into sets again and again": ("m.pt", lambda canary: repeated_copies(), "again and again"),
+    "gigabytes of an architecture from a few bytes": (
+        "m.safetensors", lambda canary: save(SMALL, {"architecture": "vit_7b_patch16_dinov3"}), "is for another network"),
     "numbers that are none": ("m.pt", lambda canary: saved({f"layer{n}.weight": torch.full((2, 2), float("nan")) for n in range(3)}), "arch"),
     "no weights": ("m.pt", lambda canary: saved({"epoch": 3}), "no weights by name"),
     "a bomb": ("m.zip", lambda canary: zipped([("m.pth", bytes(300_000_000))], kind=zipfile.ZIP_DEFLATED), "bomb"),

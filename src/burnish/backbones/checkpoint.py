@@ -27,6 +27,7 @@ _WRAPPERS = {
 _DEEPEST = 4
 _LONGEST = 500  # characters of a tensor's name
 _MOST_NODES = 100_000
+_SMALL_BYTES = 2**26  # of tensors, below which nobody asks how they lie
 _COUNTER = "num_batches_tracked"
 
 
@@ -41,6 +42,7 @@ class Fit:
     shapes: tuple[str, ...]  # "name has [..], expected [..]"
     kinds: tuple[str, ...]  # whole numbers where fractions should be, or the other way round
     prefix: str = ""  # taken off the file's names
+    strangers: tuple[str, ...] = ()  # of the unexpected, those within parts that the network has: its layers are others
 
     @property
     def matched(self) -> int:
@@ -78,16 +80,21 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
             f"{label}: {what} and no weights by name; expected a state dict, or one under a name such as state_dict"
         )
 
-    def order(one: tuple[str, State]) -> tuple[int, int]:
+    averaged = [any(name.endswith("running_mean") for name in state) for _, state in found]
+
+    def order(one: tuple[str, State]) -> tuple[bool, int, int]:
         words = one[0].split(".")
         rank = min((_PREFERRED.index(word) for word in words if word in _PREFERRED), default=len(_PREFERRED))
-        return (rank if one[0] else 0, -len(one[1]))
+        # Some averages are of the parameters alone: without BatchNorm's statistics they are no network.
+        bare = any(averaged) and not any(name.endswith("running_mean") for name in one[1])
+        return (bare, rank if one[0] else 0, -len(one[1]))
 
     most = max(len(state) for _, state in found)
     where, state = min((one for one in found if 2 * len(one[1]) >= most), key=order)
     long = next((name for name in state if len(name) > _LONGEST), None)
     if long is not None:
         raise BadWeights(f"{label}: has a tensor whose name has {len(long):,} characters, expected at most {_LONGEST}")
+    _refuse_overlaps(state, label)
     plain: dict[Any, Tensor] = {}  # tensors that share their numbers go on doing so
 
     def once(name: str, tensor: Tensor) -> Tensor:
@@ -122,7 +129,11 @@ def check_share(fit: Fit, *, label: str, arch: str, advice: str) -> None:
     """BadWeights with counts and first examples when too little matches, or a number is not finite."""
     broken = [name for name, one in fit.state.items() if one.is_floating_point() and not one.isfinite().all()]
     problems = []
-    if fit.matched < SHARE * fit.expected or fit.shapes or fit.kinds:
+    swapped = (
+        "norm.weight" in fit.missing and "fc_norm.weight" in fit.unexpected
+    )  # it pools patches, and norms after that
+    deeper = len(fit.strangers) > (1.0 - SHARE) * fit.expected
+    if fit.matched < SHARE * fit.expected or fit.shapes or fit.kinds or swapped or deeper:
         problems = [f"{fit.matched} of {fit.expected} tensors match, expected {SHARE:.0%}", *fit.clauses()]
     if broken:
         problems.append(f"{len(broken)} tensors with NaN or infinite values ({_first(broken)})")
@@ -185,12 +196,12 @@ def with_colour(fit: Fit, states: Sequence[State], expected: Mapping[str, Tensor
 
 def _prefixes(state: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Beginnings of the file's names that leave names of the network."""
-    found = {""}
+    found = dict.fromkeys([""])  # in the file's order, so that of two equal encoders it is the first in every process
     for name in state:
         parts = name.split(".")
         for cut in range(1, min(len(parts), _DEEPEST + 2)):
             if ".".join(parts[cut:]) in expected:
-                found.add(".".join(parts[:cut]) + ".")
+                found[".".join(parts[:cut]) + "."] = None
     return sorted(found, key=len)[:64]
 
 
@@ -214,7 +225,11 @@ def _meet(state: State, expected: Mapping[str, Tensor], is_head: Callable[[str],
     missing = [name for name in counted if name not in mine]
     strangers = [*(name for name in mine if name not in expected), *(name for name in outside if not is_head(name))]
     unexpected = [name for name in strangers if not name.endswith(_COUNTER)]
-    return Fit(matching, len(counted), tuple(missing), tuple(unexpected), tuple(shapes), tuple(kinds), prefix)
+    parts = {name.partition(".")[0] for name in expected}
+    own = [name for name in unexpected if name in mine and name.partition(".")[0] in parts]
+    return Fit(
+        matching, len(counted), tuple(missing), tuple(unexpected), tuple(shapes), tuple(kinds), prefix, tuple(own)
+    )
 
 
 def _worth(fit: Fit) -> tuple[int, int]:
@@ -233,6 +248,22 @@ def _states(saved: Any, path: str, depth: int = 0, seen: set[int] | None = None)
     for key, value in saved.items():
         if isinstance(key, str) and isinstance(value, Mapping):
             yield from _states(value, f"{path}.{key}" if path else key, depth + 1, seen)
+
+
+def _refuse_overlaps(state: State, label: str) -> None:
+    """BadWeights where views of a few numbers are to become far more numbers of their own."""
+    held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in state.values() if _is_held(one)}
+    views = {
+        (one.data_ptr(), one.shape, one.stride(), one.dtype): 4 * one.numel() for one in state.values() if _is_held(one)
+    }
+    if (claimed := sum(views.values())) > 8 * sum(held.values()) + _SMALL_BYTES:
+        raise BadWeights(f"{label}: its tensors lie over each other and claim {claimed:,} bytes; it is made to harm")
+
+
+def _is_held(tensor: Tensor) -> bool:
+    """Whether it is a plain tensor of no more numbers than there are behind it; others are refused by name."""
+    plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _plain(name: str, tensor: Tensor, label: str) -> Tensor:

@@ -91,6 +91,7 @@ def _filled(
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
             description["kwargs"]["img_size"] = preprocess.size
+    recognise.require_numbers(name, sum(one.numel() for one in state.values()), found.label)
     module = built(description)
     expected = module.state_dict()
     others = [foreign[0]] if foreign is not None else []

@@ -11,6 +11,7 @@ import argparse
 import io
 import pickletools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,7 @@ _INERT: list[Any] = [
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 # Codecs from bytes to more bytes, and number formats of any length, by which a small pickle grows without end.
 _LARGE = re.compile(r"(?i)(hex|base64|bz2|zlib|zip|uu|quopri)(_codec)?|[<>|=]?[VSUa]\d{3,}")
+_LONG_TEXT, _MOST_COPIES = 4096, 16
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
 
@@ -138,6 +140,8 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
     """ "module attribute" of each global the next pickle of the stream asks for."""
     strings: list[str] = []  # the latest texts, as STACK_GLOBAL takes two of them
     memo: dict[int, str] = {}
+    fetched: Counter[int] = Counter()
+    copied, before = 0, ("", "", "")  # calls on a single value that was there before; the latest three instructions
     place = 0
     latest: str | None = None
     taken = False
@@ -146,6 +150,13 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
         if name in _REFUSED_OPCODES:
             raise _Unusual(f"the instruction {name}")
         taken = taken or name in ("POP", "POP_MARK")
+        if name == "REDUCE" and (before[1:] == ("fetched", "TUPLE1") or before == ("MARK", "fetched", "TUPLE")):
+            copied += 1
+            if copied > _MOST_COPIES:
+                raise _Unusual("a value made into another again and again")
+        if name != "MEMOIZE" and not name.endswith("PUT"):
+            known = name.endswith("GET") and _whole(argument) in memo  # a text, which is short
+            before = (*before[1:], "fetched" if name.endswith("GET") and not known else name)
         if name == "GLOBAL":
             yield str(argument)
             latest = None
@@ -172,6 +183,9 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
             latest = memo.get(_whole(argument))
             if latest is not None:
                 strings.append(latest)
+                fetched[_whole(argument)] += len(latest) > _LONG_TEXT
+                if fetched[_whole(argument)] > 1:
+                    raise _Unusual("a long text that is used again and again")
         elif name not in ("FRAME", "PROTO"):
             latest = None
         if len(strings) > 64:

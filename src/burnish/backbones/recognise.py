@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from burnish.errors import BadWeights, shown
+
 _INDEX = Path(__file__).with_name("index.json")  # written by scripts/index_architectures
+_LARGE_NUMBERS = 100_000_000  # of an architecture: 0.4 GB when it is built
 _COUNTERS = ("num_batches_tracked",)
 # Tensors whose shape follows the size of the images: the same network may have others.
 _LOOSE = ("pos_embed", "relative_position", "rel_pos", "attn_mask", "rope", "attn_biases")
@@ -69,6 +72,18 @@ def recognised_without_head(shapes: Mapping[str, tuple[int, ...]], heads: Iterab
         if found:
             return found
     return []
+
+
+def require_numbers(name: str, held: int, label: str, *, times: int = 2) -> None:
+    """BadWeights where a large architecture is named for weights that hold not even 1 / times of its numbers.
+
+    To be asked before it is built: a few bytes must not make gigabytes of random weights.
+    """
+    entry = index().get(name.partition(".")[0])
+    if entry is not None and entry.parameters > _LARGE_NUMBERS and times * held < entry.parameters:
+        raise BadWeights(
+            f"{label}: holds {held:,} numbers, and {shown(name)} has {entry.parameters:,}; it is for another network"
+        )
 
 
 def _plainness(name: str) -> tuple[bool, int, str]:

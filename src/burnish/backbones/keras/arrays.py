@@ -108,7 +108,7 @@ class Arrays:
         return None
 
 
-def _read(data: bytes, label: str) -> tuple[dict[str, Any], bytes]:
+def _read(data: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
     """What the reader says of the file, and the numbers."""
     try:
         done = subprocess.run(
@@ -124,7 +124,7 @@ def _read(data: bytes, label: str) -> tuple[dict[str, Any], bytes]:
     facts = json.loads(done.stdout[8 : 8 + length])
     if "refused" in facts:
         raise BadWeights(f"{label}: {shown(facts['refused'])}")
-    return facts, done.stdout[8 + length :]
+    return facts, memoryview(done.stdout)[8 + length :]
 
 
 def plain(name: str) -> str:

@@ -26,22 +26,23 @@ class Refused(Exception):
     """What is wrong with the file, one clause."""
 
 
-def read(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     """(config, names and shapes; the numbers of each dataset) of a file's bytes."""
     import h5py
     import numpy as np
 
     file = h5py.File(io.BytesIO(data), "r")
-    datasets, names, blobs = [], {}, []
+    datasets, names = [], {}
+    blobs: list[bytes | memoryview] = []
     found = list(_walk(h5py, file, "", 0, [_MOST_OBJECTS], set()))
-    total = sum(math.prod(one.shape) * one.dtype.itemsize for _, one in found)
+    total = sum(math.prod(one.shape) * max(4, one.dtype.itemsize) for _, one in found)  # as float32, whatever they are
     if total > min(_MOST_BYTES, max(_RATIO_FROM_BYTES, _MOST_RATIO * len(data))):
         raise Refused(f"claims {total:,} bytes of weights in a file of {len(data):,}")
     for path, one in found:
         if path.split("/")[0] not in TRAINING:
             values = np.ascontiguousarray(one[()], np.float32)
             datasets.append([path, list(one.shape)])
-            blobs.append(values.tobytes())
+            blobs.append(memoryview(values).cast("B") if values.size else b"")
     for path in {path.rpartition("/")[0] for path, _ in found}:
         name = file[path].attrs.get("name") if path else None
         if path.rpartition("/")[2] == "vars" and name is not None:
@@ -105,6 +106,8 @@ def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int], seen:
         elif isinstance(one, h5py.Dataset):
             if one.external or one.is_virtual:
                 raise Refused(f"{inner} takes its numbers from another file, which is not followed")
+            if name.startswith("lora_"):
+                raise Refused(f"{inner} is a correction beside the weights; save the model with the corrections merged")
             if one.shape is not None and one.dtype.kind in "fiub":
                 yield inner, one
             elif one.dtype.kind not in "OSU" or one.size is None or one.size > 4096:  # a few words are never read
@@ -124,6 +127,7 @@ def main() -> None:
             [],
         )
     text = json.dumps(facts).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # so that the numbers behind it are aligned
     for part in (len(text).to_bytes(8, "little"), text, *blobs):
         sys.stdout.buffer.write(part)
 

@@ -97,6 +97,8 @@ def _transposed(options: Options, shapes: list[Shape]) -> Made:
     channels_last(options)
     inside, outside = single(shapes, 4)[1], whole(options["filters"], "filters")
     kernel, stride = pair(options["kernel_size"], "kernel_size"), pair(options["strides"], "strides", high=64)
+    if pair(options.get("dilation_rate", 1), "dilation_rate") != (1, 1):
+        raise Unfit("a transposed convolution is read without dilation only")
     if options["padding"] != "valid" or options["output_padding"] is not None or min(
         size - step for size, step in zip(kernel, stride, strict=True)
     ) < 0:  # fmt: skip
@@ -324,7 +326,7 @@ def _reshape(options: Options, shapes: list[Shape]) -> Made:
         raise Unfit(f"target_shape is {str(target)[:60]!r}, expected whole numbers")
     if len(target) not in (1, 2, 3) or list(target).count(-1) > 1:
         raise Unfit("tensors of one to three axes besides the batch are read only")
-    return Made(Call(lambda x: inward(outward(x).reshape(-1, *target)), f"to {list(target)}"))
+    return Made(Call(lambda x: inward(outward(x).reshape(len(x), *target)), f"to {list(target)}"))
 
 
 def _permute(options: Options, shapes: list[Shape]) -> Made:

@@ -250,7 +250,7 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
         came = f"the path '{shown(path)}' is not allowed: it must lie under the CSV's folder, without '..'"
         raise _bad(file, unit, line, came, "Put the CSV into the folder that holds the images.")
     if word and word not in _SPLIT_WORDS:
-        came = f"the split '{shown(word)}' is unknown, nearest: {nearest(word, _SPLIT_WORDS)}"
+        came = f"the split '{shown(word)}' is unknown, nearest: {nearest(word, SPLIT_WORDS)}"
         raise _bad(file, unit, line, came, "Use train, val (or valid, validation) or test.")
     split = _SPLIT_WORDS[word] if word else None
     group = values.get("group")
