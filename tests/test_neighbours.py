@@ -201,7 +201,7 @@ def test_an_earlier_run_of_neighbours_keeps_its_classes_by_name(run, shapes, tmp
         state={**bundle.state, "head.votes": bundle.state["head.votes"][:, order]},
     )
     bench = SimpleNamespace(backbone=None)
-    again = earlier_contender(Earlier("x", turned, frozenset()), bench, bundle.classes)
+    again = earlier_contender(Earlier("x", turned, frozenset(), frozenset()), bench, bundle.classes)
     images = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(again.classifier(images), bundle.classifier()(images))
