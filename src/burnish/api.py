@@ -310,7 +310,9 @@ def _require_audit_folder(folder: Path) -> None:
             f"cannot write to {shown(str(folder))}: {error.strerror}; name another folder with --out"
         ) from None
     own = {AUDIT_TABLE, AUDIT_PAGE, RESULT}
-    strangers = (name for name in names - own if left_behind(name) not in own and name not in (".DS_Store", "Thumbs.db"))
+    strangers = (
+        name for name in names - own if left_behind(name) not in own and name not in (".DS_Store", "Thumbs.db")
+    )
     foreign = sorted(strangers, key=lambda name: (name.startswith("."), name))
     if RESULT in names and AUDIT_PAGE not in names:
         foreign.append(RESULT)

@@ -42,7 +42,7 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
         if path.split("/")[0] not in TRAINING:
             values = np.ascontiguousarray(one[()], np.float32)
             datasets.append([path, list(one.shape)])
-            blobs.append(memoryview(values).cast("B") if values.size else b"")
+            blobs.append(values.data.cast("B") if values.size else b"")
     for path in {path.rpartition("/")[0] for path, _ in found}:
         name = file[path].attrs.get("name") if path else None
         if path.rpartition("/")[2] == "vars" and name is not None:
