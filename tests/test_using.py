@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import burnish
-from burnish import api, result, using
+from burnish import api, cli, result, using
 from burnish.errors import DataError, RunError, UnreadableImage
 from burnish.result import RunFolder
 from burnish.ship.predictor import NotRead, Predictor, expand, opened
@@ -177,7 +177,7 @@ def test_images_that_the_run_learnt_from_are_counted_when_it_is_evaluated_on_the
     found = burnish.evaluate(run.folder, shapes)
     counts = run.facts["counts"]
     assert found.learnt == counts["train"] + counts["val"] > 0
-    burnish.cli.main(["evaluate", str(run.folder), str(shapes), "--quiet"])
+    cli.main(["evaluate", str(run.folder), str(shapes), "--quiet"])
     shown = " ".join(capsys.readouterr().out.split())
     assert f"careful: {found.learnt} of these images have the paths of images that the run learnt from" in shown
     write_shapes(tmp_path / "new" / "photos", images=4)
