@@ -238,10 +238,10 @@ def test_images_changed_before_anything_came_of_a_run_are_taken(tmp_path):
 
 def test_the_digest_tells_paths_labels_and_splits_but_not_their_order(shapes, tmp_path):
     one = api.opened(shapes, None)
-    assert one.at(np.arange(len(one))[::-1]).digest() == one.digest()
-    assert one.at(np.arange(len(one) - 1)).digest() != one.digest()
+    assert one.at(np.arange(len(one))[::-1]).digest == one.digest
+    assert one.at(np.arange(len(one) - 1)).digest != one.digest
     write_shapes(tmp_path / "elsewhere", images=20)
-    assert api.opened(tmp_path / "elsewhere", None).digest() == one.digest()
+    assert api.opened(tmp_path / "elsewhere", None).digest == one.digest
 
 
 def test_a_finished_comparison_is_of_its_images(shapes, tmp_path):

@@ -114,7 +114,7 @@ class _Race:
     ) -> None:
         self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
-        whole = catalog.digest()
+        whole = catalog.digest
         known = looked_at(ledger, whole)
         self.catalog, self.splits, self.looks = first_splits(catalog, recipe, watcher, known=known)
         ledger.put("looked", {"count": len(self.catalog), "of": whole})

@@ -81,7 +81,7 @@ def run_job(
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
     part = bool(catalog.skipped)  # an earlier run has settled which images there is time for
-    whole = catalog.digest()
+    whole = catalog.digest
     known = len(catalog) if part else looked_at(ledger, whole)
     catalog, splits, looks = first_splits(catalog, recipe, watch, known=known)
     ledger.put("looked", {"count": len(catalog), "of": whole})

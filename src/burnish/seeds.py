@@ -12,9 +12,9 @@ import numpy as np
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.sample import only
 from burnish.data.sources import without
-from burnish.data.split import read_splits, rows_in
+from burnish.data.split import read_splits
 from burnish.recipe import Recipe
-from burnish.result import SPLITS, RunFolder, read_facts
+from burnish.result import SPLITS, RunFolder, read_facts, sides_in
 from burnish.runtime import Clock, Watcher
 
 FOLDER = "seeds"
@@ -65,7 +65,8 @@ def _with_splits(catalog: Catalog, folder: RunFolder, facts: dict[str, Any]) -> 
     gone = [Named(one["path"], one["reason"]) for one in facts["named"] if one["path"] in here]
     catalog = without(catalog, gone) if gone else catalog
     if facts["counts"].get("skipped"):  # the others see the same part of the images
-        catalog = only(catalog, rows_in(folder.path / SPLITS, catalog))
+        used = sides_in(folder.path / SPLITS)
+        catalog = only(catalog, np.flatnonzero([path in used for path in catalog.paths]))
     splits = read_splits(folder.path / SPLITS, catalog)
     side = {int(row): word for word in SPLIT_WORDS for row in getattr(splits, word)}
     return replace(catalog, splits=tuple(side[row] for row in range(len(catalog))))

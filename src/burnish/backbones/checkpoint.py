@@ -80,13 +80,13 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
             f"{label}: {what} and no weights by name; expected a state dict, or one under a name such as state_dict"
         )
 
-    averaged = [any(name.endswith("running_mean") for name in state) for _, state in found]
+    normed = any(_has_statistics(state) for _, state in found)
 
     def order(one: tuple[str, State]) -> tuple[bool, int, int]:
         words = one[0].split(".")
         rank = min((_PREFERRED.index(word) for word in words if word in _PREFERRED), default=len(_PREFERRED))
         # Some averages are of the parameters alone: without BatchNorm's statistics they are no network.
-        bare = any(averaged) and not any(name.endswith("running_mean") for name in one[1])
+        bare = normed and not _has_statistics(one[1])
         return (bare, rank if one[0] else 0, -len(one[1]))
 
     most = max(len(state) for _, state in found)
@@ -98,7 +98,7 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
     plain: dict[Any, Tensor] = {}  # tensors that share their numbers go on doing so
 
     def once(name: str, tensor: Tensor) -> Tensor:
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        key = _place(tensor) if tensor.numel() else name
         if key not in plain:
             plain[key] = _plain(name, tensor, label)
         return plain[key]
@@ -250,27 +250,41 @@ def _states(saved: Any, path: str, depth: int = 0, seen: set[int] | None = None)
             yield from _states(value, f"{path}.{key}" if path else key, depth + 1, seen)
 
 
+def _has_statistics(state: State) -> bool:
+    """Whether some BatchNorm's statistics are among the weights."""
+    return any(name.endswith("running_mean") for name in state)
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What tensors have in common that share all their numbers."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
 def _refuse_overlaps(state: State, label: str) -> None:
     """BadWeights where views of a few numbers are to become far more numbers of their own."""
-    held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in state.values() if _is_held(one)}
-    views = {
-        (one.data_ptr(), one.shape, one.stride(), one.dtype): 4 * one.numel() for one in state.values() if _is_held(one)
-    }
+    plain = [one for one in state.values() if _is_plain(one) and not _claims_more(one)]  # others are refused by name
+    held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in plain}
+    views = {_place(one): 4 * one.numel() for one in plain}
     if (claimed := sum(views.values())) > 8 * sum(held.values()) + _SMALL_BYTES:
         raise BadWeights(f"{label}: its tensors lie over each other and claim {claimed:,} bytes; it is made to harm")
 
 
-def _is_held(tensor: Tensor) -> bool:
-    """Whether it is a plain tensor of no more numbers than there are behind it; others are refused by name."""
-    plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
-    return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it holds whole or real numbers, all of them, in memory."""
+    dense = tensor.layout is torch.strided and not tensor.is_quantized
+    return dense and tensor.device.type == "cpu" and not tensor.is_complex()
+
+
+def _claims_more(tensor: Tensor) -> bool:
+    """Whether it claims more numbers than there are behind it."""
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _plain(name: str, tensor: Tensor, label: str) -> Tensor:
     """A dense tensor of whole or real numbers in float32 or int64; BadWeights for anything else."""
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or tensor.is_complex():
+    if not _is_plain(tensor):
         raise BadWeights(f"{label}: {shown(name)} is not a plain tensor (sparse, quantised or without values)")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    if _claims_more(tensor):
         raise BadWeights(f"{label}: {shown(name)} claims {list(tensor.shape)} numbers, the file holds fewer")
     plain = tensor.detach()
     return plain.float() if plain.is_floating_point() else plain

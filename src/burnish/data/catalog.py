@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ class Catalog:
             groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
         )
 
+    @cached_property
     def digest(self) -> str:
         """Of which images there are, under which labels and splits; not of their content, nor of the folder's own name."""
         splits, groups = self.splits, self.groups or ("",) * len(self)

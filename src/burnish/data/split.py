@@ -113,18 +113,6 @@ def read_splits(path: Path, catalog: Catalog, *, sha256: str | None = None) -> S
 
     Raises DataError when the file is damaged, is not the one of that sha256, or does not match the catalogue.
     """
-    sides = _matched(path, catalog, {row[0]: (row[1], row[2]) for row in _table(path, sha256)})
-    return _splits(catalog, sides, f"read from {path.name}")
-
-
-def rows_in(path: Path, catalog: Catalog) -> np.ndarray:
-    """The catalogue's entries that such a file is of, int64, rising; DataError when it is damaged."""
-    named = {row[0] for row in _table(path, None)}
-    return np.flatnonzero([name in named for name in catalog.paths])
-
-
-def _table(path: Path, sha256: str | None) -> list[list[str]]:
-    """The file's rows below the header."""
     try:
         content = path.read_bytes()
         table = list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))
@@ -136,7 +124,8 @@ def _table(path: Path, sha256: str | None) -> list[list[str]]:
         )
     if not table or tuple(table[0]) != HEADER or any(len(row) != len(HEADER) for row in table):
         raise DataError(f"{shown(str(path))} is damaged, expected the columns {','.join(HEADER)}. Start a new run.")
-    return table[1:]
+    sides = _matched(path, catalog, {row[0]: (row[1], row[2]) for row in table[1:]})
+    return _splits(catalog, sides, f"read from {path.name}")
 
 
 def _check_fractions(test_fraction: float, val_fraction: float) -> None:

@@ -19,18 +19,13 @@ from typing import Any
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.contents import Contents
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
+from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.scan import LINK_OUT, why_not_follow
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are ignored
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson")
-_SPLIT_WORDS = {word: word for word in SPLIT_WORDS} | {
-    "valid": "val",
-    "validation": "val",
-    "training": "train",
-    "testing": "test",
-}
 _DELIMITERS = {"commas": ",", "semicolons": ";", "tabs": "\t"}
 _MOST_CELL_BYTES = 2**20
 Label = str | tuple[str, ...]
@@ -249,10 +244,10 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
         came = f"the path '{shown(path)}' is not allowed: it must lie under the CSV's folder, without '..'"
         raise _bad(file, unit, line, came, "Put the CSV into the folder that holds the images.")
-    if word and word not in _SPLIT_WORDS:
+    if word and word not in SPLIT_FOLDERS:
         came = f"the split '{shown(word)}' is unknown, nearest: {nearest(word, SPLIT_WORDS)}"
         raise _bad(file, unit, line, came, "Use train, val (or valid, validation) or test.")
-    split = _SPLIT_WORDS[word] if word else None
+    split = SPLIT_FOLDERS[word] if word else None
     group = values.get("group")
     known: Label = class_names(label) if isinstance(label, list) else same(class_name(label))
     return Labelled(str(PurePosixPath(path)), known, split, same(group) if group else None)
