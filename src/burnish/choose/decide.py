@@ -15,8 +15,8 @@ from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
 from burnish.labels import cross_entropies, right, several
 from burnish.measure.calibration import calibrated, temperature
+from burnish.measure.gains import Beside, Gain, beats, gain_of
 from burnish.measure.held_out import HeldOut
-from burnish.measure.intervals import Gain, beats
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import assembled
 from burnish.methods.heads import HeadChoice, HeadKind
@@ -39,9 +39,8 @@ class Decision:
 class Difference:
     """How one model stands to a simpler one on the same validation images."""
 
-    gain: Gain  # in images right
-    loss_gain: float  # nats less
-    loss_error: float  # a standard error of that
+    right: Gain  # in images right
+    loss: Gain  # nats less
 
     @property
     def clear(self) -> bool:
@@ -50,7 +49,7 @@ class Difference:
         With 80 images the loss tells apart what counting cannot. Within one error of both the simpler model stays (the
         one-standard-error rule, Breiman et al. 1984, section 3.4.3).
         """
-        return self.gain.clearly or (self.gain.difference >= 0.0 and self.loss_gain > self.loss_error)
+        return self.right.clearly or (self.right.difference >= 0.0 and self.loss.clearly)
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,9 @@ class Evidence:
             return (0.0, 0.0)
         return (-float(self.right.mean()), float(self.losses.mean()))
 
-    def against(self, simpler: Evidence) -> Difference:
-        """The paired differences to a simpler model."""
-        less = simpler.losses - self.losses
-        return Difference(beats(self.right, simpler.right), float(less.mean()), float(less.std() / np.sqrt(len(less))))
+    def against(self, simpler: Evidence, beside: Beside | None = None) -> Difference:
+        """The paired differences to a simpler model. beside: what is known of more images than these (`gain_of`)."""
+        return Difference(beats(self.right, simpler.right, beside), gain_of(simpler.losses - self.losses, beside))
 
 
 def probe_contender(probed: Probed) -> Contender:
@@ -169,26 +167,32 @@ def keep_tuned(
 ) -> tuple[bool, Decision]:
     """Whether the tuned model replaces the frozen one: by more than one standard error of their paired difference.
 
-    Both learnt from the train images alone and are looked at on the same val images (`Evidence`). asked_for: the user named
-    the method, so it is kept all the same.
+    Both learnt from the train images alone and are looked at on the same val images (`Evidence`). Where those were drawn,
+    they are a sample of the fitting images, and cross-validation of the frozen heads has told how hard each of these is
+    (`Beside`). asked_for: the user named the method, so it is kept all the same.
     """
     labels = material.labels[material.val_rows]
     frozen, trained = Evidence.of(probed.val_logits, labels), Evidence.of(tuned.best.logits, labels)
-    found, n = trained.against(frozen), len(labels)
+    drawn = "val" not in material.catalog.splits
+    found, n = trained.against(frozen, Beside(probed.choice.told, material.val_rows) if drawn else None), len(labels)
     shares = [float(one.right.mean()) for one in (frozen, trained)]
     errors = [float(one.right.std() / np.sqrt(n)) for one in (frozen, trained)]
     why = (
         f"validation {shares[1]:.1%} ± {errors[1]:.1%} against {shares[0]:.1%} ± {errors[0]:.1%} for the frozen "
-        f"{probed.name} ({n} images); their paired difference is {100 * found.gain.difference:+.1f} ± "
-        f"{100 * found.gain.error:.1f} points, {-found.loss_gain:+.3f} ± {found.loss_error:.3f} nats"
+        f"{probed.name} ({n} images); their paired difference is {100 * found.right.difference:+.1f} ± "
+        f"{100 * found.right.error:.1f} points, {-found.loss.difference:+.3f} ± {found.loss.error:.3f} nats"
     )
+    if drawn and (found.right.paired, found.loss.paired) != (found.right.difference, found.loss.difference):
+        why += f", for images as hard as all {len(probed.choice.told)} are to the frozen heads by cross-validation"
     numbers = {
         "tuned": shares[1],
         "probe": shares[0],
-        "difference": found.gain.difference,
-        "standard_error": found.gain.error,
-        "loss_difference": -found.loss_gain,
-        "loss_standard_error": found.loss_error,
+        "difference": found.right.difference,
+        "standard_error": found.right.error,
+        "difference_on_these": found.right.paired,
+        "loss_difference": -found.loss.difference,
+        "loss_standard_error": found.loss.error,
+        "loss_difference_on_these": -found.loss.paired,
         "n": n,
         "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
     }

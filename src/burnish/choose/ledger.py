@@ -100,7 +100,8 @@ def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "choice": {own: getattr(probed.choice, own) for own in _CHOICE},
             "how": asdict(probed.choice.how),
         }
-        arrays = {"right": probed.choice.right, "val_right": probed.val_right, "val_logits": probed.val_logits}
+        arrays = {"right": probed.choice.right, "told": probed.choice.told}
+        arrays |= {"val_right": probed.val_right, "val_logits": probed.val_logits}
         for name, head in (("head", probed.choice.head), ("train_head", probed.train_head)):
             facts[key][name] = head.form
             arrays |= {f"{name}.{own}": array for own, array in head.arrays().items()}
@@ -131,7 +132,13 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             name=own["name"],
             backbone=base,
             preprocess=Preprocess.from_json(own["preprocess"]),
-            choice=HeadChoice(head("head"), HeadKind(**own["how"]), right=arrays[f"{key}/right"], **own["choice"]),
+            choice=HeadChoice(
+                head("head"),
+                HeadKind(**own["how"]),
+                right=arrays[f"{key}/right"],
+                told=arrays[f"{key}/told"],
+                **own["choice"],
+            ),
             train_head=head("train_head"),
             val_right=arrays[f"{key}/val_right"],
             val_logits=arrays[f"{key}/val_logits"],

@@ -21,7 +21,7 @@ from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.views import normalised
 from burnish.labels import leading, rank_within
-from burnish.measure.intervals import beats
+from burnish.measure.gains import beats
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import cores, draws
 from burnish.train.features import batched, outputs, takes_half

@@ -47,30 +47,6 @@ class Paired:
     n: int  # images
 
 
-@dataclass(frozen=True)
-class Gain:
-    """By how much one model has more images right, or images more right, than another."""
-
-    difference: float  # of the accuracies, fraction
-    error: float  # a standard error of it
-
-    @property
-    def clearly(self) -> bool:
-        """By more than a standard error."""
-        return self.difference > self.error
-
-
-def beats(after: np.ndarray, before: np.ndarray) -> Gain:
-    """The paired difference between what two models have right, bool [n] or float [n] of 0 to 1, on the same images.
-
-    For choices, not for proofs. With b images that only the first and c that only the second has right, the error is
-    sqrt(b + c + 1) / n: one image more than the variance of McNemar's statistic, so that a single image decides nothing,
-    however few there are. Of images that are partly right the squares of the differences are added instead.
-    """
-    gain, n = np.asarray(after, np.float64) - np.asarray(before, np.float64), max(1, len(after))
-    return Gain(float(gain.sum()) / n, math.sqrt(float(np.square(gain).sum()) + 1.0) / n)
-
-
 def wilson(hits: int, n: int, *, confidence: float = 0.95) -> Interval:
     """The share hits / n with Wilson's score interval (Wilson 1927, JASA 22:209).
 

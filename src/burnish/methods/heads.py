@@ -11,7 +11,7 @@ import torch
 
 from burnish.backbones.head import LINEAR, NEIGHBOURS, seen_by
 from burnish.errors import RecipeError
-from burnish.labels import counts, leading, probabilities, right, several
+from burnish.labels import counts, cross_entropies, leading, probabilities, right, several
 from burnish.methods.base import Fitted, Head
 from burnish.methods.linear import (
     PENALTIES,
@@ -66,6 +66,7 @@ class HeadChoice:
     standard_error: float  # of that accuracy, over images
     loss: float  # cross-validated log loss, nats
     right: np.ndarray  # bool [n], out-of-fold; with several classes an image float64 [n], 0 to 1
+    told: np.ndarray  # float64 [n], out-of-fold: the probability of what is true; of several classes the geometric mean
     probabilities: np.ndarray | None = None  # float32 [n k], out-of-fold; None once the run was taken up again
     # The same kind and strength on some of those images, by their places; what knows no labels is not found anew.
     refit: Callable[[np.ndarray], Fitted] | None = None
@@ -116,7 +117,7 @@ def _by_neighbours(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, c
     def refit(rows: np.ndarray) -> Fitted:
         return how.fitted(features[rows], labels[rows], classes=classes)
 
-    return _Crossed(how, best.loss, right_ones, best.logits).choice(refit, len(labels))
+    return _Crossed(how, best.loss, right_ones, best.logits).choice(refit, labels)
 
 
 def _linear(
@@ -164,7 +165,7 @@ def _linear(
             return how.fitted(features[rows], labels[rows], classes=classes)
         return _fitted(how, axes, z[rows], y[rows], classes)
 
-    return replace(best, how=how).choice(refit, len(labels))
+    return replace(best, how=how).choice(refit, labels)
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,13 @@ class _Crossed:
     right: np.ndarray
     logits: torch.Tensor  # [n k], out-of-fold, at the temperature
 
-    def choice(self, refit: Callable[[np.ndarray], Fitted], n: int) -> HeadChoice:
-        """With the same kind and strength on all n images."""
-        head = refit(np.arange(n))
-        told = probabilities(self.logits.numpy(), several=self.right.dtype != bool).astype(np.float32)
-        error = float(self.right.std() / np.sqrt(len(self.right)))
-        return HeadChoice(head, self.how, float(self.right.mean()), error, self.loss, self.right, told, refit)
+    def choice(self, refit: Callable[[np.ndarray], Fitted], labels: np.ndarray) -> HeadChoice:
+        """With the same kind and strength on all images, of these labels."""
+        n, logits = len(labels), self.logits.numpy()
+        known = probabilities(logits, several=several(labels)).astype(np.float32)
+        told, error = np.exp(-cross_entropies(logits, labels)), float(self.right.std() / np.sqrt(n))
+        head, accuracy = refit(np.arange(n)), float(self.right.mean())
+        return HeadChoice(head, self.how, accuracy, error, self.loss, self.right, told, known, refit)
 
 
 def _axes(x: torch.Tensor, y: torch.Tensor, classes: int, keep: float, *, quick: bool = False) -> Principal:

@@ -1,0 +1,76 @@
+"""Choices between two models: the paired difference, and what else is known of the images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from burnish.measure.gains import Beside, beats, gain_of
+
+
+def drawn(seed: int, n: int = 80, of: int = 500) -> tuple[np.ndarray, Beside]:
+    """Gains of a model that is good where the other is bad, on some of the images that the other is known on."""
+    rng = np.random.default_rng(seed)
+    hard = rng.beta(0.3, 3.0, of)  # what the simpler model lacks on each image
+    gains = 0.8 * hard + rng.normal(0.0, 0.05, of) - 0.1
+    rows = np.sort(rng.choice(of, n, replace=False))
+    return gains[rows], Beside(1.0 - hard, rows)
+
+
+def test_without_anything_beside_it_is_the_mean_and_its_error():
+    gains = np.array([1.0, 0.0, 0.0, -1.0, 1.0, 1.0])
+    found = gain_of(gains)
+    assert found.difference == found.paired == gains.mean()
+    assert found.error == pytest.approx(gains.std() / np.sqrt(6))
+
+
+def test_the_error_of_counts_is_mcnemars_with_one_image_more():
+    after, before = np.array([1, 1, 1, 0, 1, 1, 0], bool), np.array([0, 0, 1, 1, 1, 0, 0], bool)
+    found = beats(after, before)
+    assert found.difference == pytest.approx(2 / 7)
+    assert found.error == pytest.approx(np.sqrt(3 + 1 + 1) / 7)
+    assert not beats(np.array([True]), np.array([False])).clearly, "a single image decides nothing"
+    assert not beats(np.zeros(0, bool), np.zeros(0, bool)).clearly
+
+
+def test_what_is_known_of_all_images_makes_the_error_smaller_and_keeps_it_honest():
+    hard = np.random.default_rng(0).beta(0.3, 3.0, 2_000_000).mean()
+    truth, plain, better, told = 0.8 * hard - 0.1, [], [], []
+    for seed in range(600):
+        gains, beside = drawn(seed)
+        found = gain_of(gains, beside)
+        plain.append(found.paired - truth)
+        better.append(found.difference - truth)
+        told.append(found.error)
+    assert np.std(better) < 0.6 * np.std(plain)
+    assert abs(np.mean(better)) < 3.0 * np.std(better) / np.sqrt(600), "no bias"
+    assert np.mean(told) == pytest.approx(np.std(better), rel=0.1)
+    assert np.mean(np.abs(better) < told) == pytest.approx(0.68, abs=0.06)
+
+
+def test_what_has_nothing_to_do_with_the_gains_changes_little():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        gains, beside = rng.normal(0.1, 1.0, 80), Beside(rng.random(500), np.arange(80))
+        found = gain_of(gains, beside)
+        assert abs(found.difference - found.paired) < found.error
+        assert found.error == pytest.approx(gain_of(gains).error, rel=0.15)
+
+
+@pytest.mark.parametrize("values", [np.ones(100), np.r_[np.ones(12), np.zeros(88)]])
+def test_images_that_are_all_as_hard_change_nothing(values: np.ndarray):
+    gains = np.arange(12.0)
+    assert gain_of(gains, Beside(values, np.arange(12))) == gain_of(gains)
+
+
+def test_few_images_are_taken_as_they_are():
+    gains = np.array([0.1, 0.2, 0.4])
+    assert gain_of(gains, Beside(np.arange(9.0) / 9, np.array([1, 4, 7]))) == gain_of(gains)
+
+
+def test_a_model_that_has_all_right_gains_where_the_compared_images_were_easier_than_most():
+    before, after = np.r_[False, np.ones(39, bool)], np.ones(40, bool)
+    told = np.r_[0.2, np.full(39, 0.95), np.full(100, 0.95), np.full(20, 0.25)]  # of 160 images 21 are hard
+    found = beats(after, before, Beside(told, np.arange(40)))
+    assert found.paired == pytest.approx(1 / 40) and not beats(after, before).clearly
+    assert found.difference > 0.08 and found.clearly
