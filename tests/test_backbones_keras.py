@@ -689,6 +689,75 @@ def test_arrays_that_are_missing_or_wrong_are_named(keras_2, name, value, senten
         zoo.load_backbone(str(path), preprocess="none")
 
 
+def test_layers_of_two_models_in_a_model_that_share_their_names_keep_their_own_weights(tmp_path):
+    """An .h5 file has a group for each of the outer layers; inside it, names repeat."""
+
+    def block(name, given, width):
+        inner = keras.Input(given)
+        x = layers.Conv2D(width, 3, padding="same", name="conv")(inner)
+        return keras.Model(inner, layers.BatchNormalization(name="norm")(x), name=name)
+
+    model = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), block("first", (SIZE, SIZE, 3), 3), block("second", (SIZE, SIZE, 3), 3),
+         layers.Conv2D(3, 1, name="conv"), layers.GlobalAveragePooling2D(), layers.Dense(2)]
+    )  # fmt: skip
+    seasoned(model)
+    images = np.random.default_rng(5).uniform(0, 1, (2, SIZE, SIZE, 3)).astype(np.float32)
+    expected = numbers(keras.Sequential(model.layers[:-1]), images)
+    for suffix in (".h5", ".keras"):
+        model.save(tmp_path / f"twins{suffix}")
+        backbone = zoo.load_backbone(str(tmp_path / f"twins{suffix}"), preprocess="none")
+        np.testing.assert_allclose(run(backbone, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_group_of_a_layer_lacks_is_not_taken_from_another(keras_2):
+    path, arrays = keras_2
+    with h5py.File(path, "a") as file:
+        del file["model_weights/conv/conv/kernel:0"]
+        file["model_weights/elsewhere/conv/kernel:0"] = arrays["conv/kernel:0"]
+    with pytest.raises(BadWeights, match="has no kernel for the layer conv"):
+        zoo.load_backbone(str(path), preprocess="none")
+
+
+def test_corrections_beside_the_weights_are_refused(tmp_path):
+    given = keras.Input((SIZE, SIZE, 3))
+    dense = layers.Dense(4, name="wide")
+    model = keras.Model(given, layers.Dense(2)(dense(layers.Flatten()(layers.AveragePooling2D(16)(given)))))
+    dense.enable_lora(2)
+    model.save(tmp_path / "tuned.h5")
+    with pytest.raises(BadWeights, match="lora_kernel_a is a correction beside the weights"):
+        zoo.load_backbone(str(tmp_path / "tuned.h5"), preprocess="none")
+
+
+def test_an_axis_left_open_is_that_of_the_places(tmp_path):
+    """Reshape((-1, c)) of maps gives a row a place, as patches of a transformer are made."""
+    given = keras.Input((SIZE, SIZE, 3))
+    x = layers.Reshape((-1, 6))(layers.Conv2D(6, 16, strides=16)(given))
+    model = keras.Model(given, layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Dense(5)(x))))
+    model.save(tmp_path / "open.keras")
+    backbone = zoo.load_backbone(str(tmp_path / "open.keras"), preprocess="none")
+    images = np.random.default_rng(5).uniform(0, 1, (2, SIZE, SIZE, 3)).astype(np.float32)
+    expected = numbers(keras.Model(given, model.layers[-1].input), images)
+    np.testing.assert_allclose(run(backbone, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_transposed_convolution_with_dilation_is_refused(tmp_path):
+    given = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2DTranspose(4, 3, dilation_rate=2, padding="same")(given)
+    keras.Model(given, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))).save(tmp_path / "wide.keras")
+    with pytest.raises((BadWeights, UnknownModel), match="without dilation"):
+        zoo.load_backbone(str(tmp_path / "wide.keras"), preprocess="none")
+
+
+def test_a_small_file_that_claims_gigabytes_is_refused_before_they_are_read(keras_2):
+    path, _ = keras_2
+    with h5py.File(path, "a") as file:
+        shape, chunks = (20_000, 20_000), (1000, 20_000)
+        file.create_dataset("model_weights/conv/large", shape, np.float32, chunks=chunks, compression="gzip")
+    with pytest.raises(BadWeights, match=r"claims 1,6\d\d,\d{3},\d{3} bytes of weights in a file of"):
+        zoo.load_backbone(str(path), preprocess="none")
+
+
 # ---- what is done with a network -------------------------------------------------------------------------------------
 
 

@@ -57,13 +57,14 @@ class Arrays:
                 found[parts[-2]] = None
         return list(found)
 
-    def find(self, layer: str, modern: str, variable: Variable, place: int, among: int) -> np.ndarray:
+    def find(self, layer: str, outer: str, modern: str, variable: Variable, place: int, among: int) -> np.ndarray:
         """The array of one variable, float32, in Keras's shape.
 
-        layer: its name; modern: where newer files keep its weights; place, among: which of the layer's variables it is,
-        and how many there are. BadWeights when it is not there, or has another shape.
+        layer: its name; outer: that of the outermost layer it belongs to; modern: where newer files keep its weights;
+        place, among: which of the layer's variables it is, and how many there are. BadWeights when it is not there, or
+        has another shape.
         """
-        path = self._modern(modern, variable) or self._legacy(layer, variable, place, among)
+        path = self._modern(modern, variable) or self._legacy(layer, outer, variable, place, among)
         if path is None:
             raise BadWeights(f"{self.label}: has no {variable.legacy} for the layer {shown(layer)}")
         values = self.datasets[path]
@@ -85,11 +86,16 @@ class Arrays:
                 return path
         return None
 
-    def _legacy(self, layer: str, variable: Variable, place: int, among: int) -> str | None:
-        """model_weights/LAYER/…/LAYER/kernel:0, by name; where names tell nothing, by order in the layer's group."""
+    def _legacy(self, layer: str, outer: str, variable: Variable, place: int, among: int) -> str | None:
+        """model_weights/OUTER/…/LAYER/kernel:0, by name; where names tell nothing, by order in the layer's group.
+
+        Two models in a model may have layers of one name: where there is a group of the outer one, only that is looked in.
+        """
+        groups = (f"model_weights/{outer}/", f"{outer}/")
+        within = [path for path in self.datasets if path.startswith(groups)]
         for name in variable.legacy.split("|"):
             wanted, found = name.split("/"), []
-            for path in self.datasets:
+            for path in within or self.datasets:
                 parts = path.split("/")
                 last = [part.partition(":")[0] for part in parts]
                 # Keras 2 called some layers "conv1/conv" and "Conv_1" that Keras 3 calls "conv1_conv" and "conv_1".

@@ -59,6 +59,7 @@ class Node:
     inputs: list[str]
     own_name: str = ""  # in the file, where nested models may repeat it
     modern: str = ""  # where .weights.h5 files keep its weights
+    outer: str = ""  # the outermost layer that it belongs to, itself or a model in the model: a group in .h5 files
 
     def plain(self) -> dict[str, Any]:
         """As `graph` takes it."""
@@ -95,8 +96,8 @@ class _Parser:
     def __init__(self, found: Parsed) -> None:
         self.found = found
 
-    def model(self, entry: dict[str, Any], given: list[str], modern: str, *, depth: int) -> str:
-        """Take in a model whose input is what those names give; the name of what it gives."""
+    def model(self, entry: dict[str, Any], given: list[str], modern: str, *, depth: int, outer: str = "") -> str:
+        """Take in a model whose input is what those names give; the name of what it gives. outer: as in `Node`."""
         if depth > _DEEPEST:
             raise Unfit("has models in models in models, too deep")
         kind = _class_of(entry)
@@ -113,7 +114,7 @@ class _Parser:
             built = _dict(entry.get("build_config")).get("input_shape")
             self._note_image({"build_input_shape": built, **_dict(config)}, layers[0])
             for layer, place in zip(layers, places, strict=True):
-                given = [self._layer(layer, given, place, depth)]
+                given = [self._layer(layer, given, place, depth, outer)]
             return self._ends(given[0], depth)
         inputs, outputs = _ends(config["input_layers"]), _ends(config["output_layers"])
         if len(inputs) != 1 or len(outputs) != 1:
@@ -129,7 +130,7 @@ class _Parser:
             elif _class_of(layer) == "InputLayer":
                 raise Unfit("has more than one input")
             else:
-                names[own] = self._node(layer, names, place, depth)
+                names[own] = self._node(layer, names, place, depth, outer)
         return self._ends(names[outputs[0]], depth)
 
     def _ends(self, name: str, depth: int) -> str:
@@ -137,14 +138,14 @@ class _Parser:
             self.found.output = name
         return name
 
-    def _node(self, layer: dict[str, Any], names: dict[str, str], place: str, depth: int) -> str:
+    def _node(self, layer: dict[str, Any], names: dict[str, str], place: str, depth: int, outer: str) -> str:
         """A layer of a Functional model, with what goes in as its one call says."""
         own, calls = _name_of(layer), layer.get("inbound_nodes") or []
         if len(calls) != 1:
             raise Unfit(f"its layer {own} is called {len(calls)} times, expected once")
         if _class_of(layer) in _MODELS:
             inputs = [names[name] for name in _references(calls)]
-            return self.model(layer, inputs, place, depth=depth + 1)
+            return self.model(layer, inputs, place, depth=depth + 1, outer=outer or own)
         kind, options = _kind_and_options(layer)
         order, extra = _arguments(calls[0], kind)
         if not order:
@@ -155,19 +156,19 @@ class _Parser:
                 inputs.append(names[argument.name])
             else:
                 inputs.append(self._constant(own, argument))
-        return self._add(own, kind, {**options, **extra}, inputs, place)
+        return self._add(own, kind, {**options, **extra}, inputs, place, outer or own)
 
-    def _layer(self, layer: dict[str, Any], given: list[str], place: str, depth: int) -> str:
+    def _layer(self, layer: dict[str, Any], given: list[str], place: str, depth: int, outer: str) -> str:
         """A layer of a Sequential model."""
-        kind = _class_of(layer)
+        kind, own = _class_of(layer), _name_of(layer)
         if kind == "InputLayer":
             return given[0]
         if kind in _MODELS:
-            return self.model(layer, given, place, depth=depth + 1)
+            return self.model(layer, given, place, depth=depth + 1, outer=outer or own)
         name, options = _kind_and_options(layer)
-        return self._add(_name_of(layer), name, options, given, place)
+        return self._add(own, name, options, given, place, outer or own)
 
-    def _add(self, own: str, kind: str, options: dict[str, Any], inputs: list[str], place: str) -> str:
+    def _add(self, own: str, kind: str, options: dict[str, Any], inputs: list[str], place: str, outer: str) -> str:
         taken = {node.name for node in self.found.nodes} | set(self.found.constants) | {INPUT}
         name, number = own, 1
         while name in taken:
@@ -175,7 +176,7 @@ class _Parser:
             name = f"{own}_{number}"
         if len(self.found.nodes) >= _MOST_LAYERS:
             raise Unfit("has too many layers")
-        self.found.nodes.append(Node(name, kind, options, inputs, own, place))
+        self.found.nodes.append(Node(name, kind, options, inputs, own, place, outer))
         return name
 
     def _constant(self, own: str, value: Any) -> str:

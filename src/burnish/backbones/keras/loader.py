@@ -157,7 +157,7 @@ def _found(blank: graph.KerasNet, trunk: list[Node], arrays: Arrays) -> dict[str
         node = by_name[name]
         for place, variable in enumerate(part.variables):
             target = f"{part.place}.{variable.target}"
-            array = arrays.find(node.own_name, node.modern, variable, place, len(part.variables))
+            array = arrays.find(node.own_name, node.outer, node.modern, variable, place, len(part.variables))
             found[target] = variable.to_torch(torch.from_numpy(array.copy()), state[target])
     return found
 
