@@ -4,6 +4,7 @@ import json
 import os
 import random
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -717,6 +718,30 @@ def test_what_the_group_of_a_layer_lacks_is_not_taken_from_another(keras_2):
         file["model_weights/elsewhere/conv/kernel:0"] = arrays["conv/kernel:0"]
     with pytest.raises(BadWeights, match="has no kernel for the layer conv"):
         zoo.load_backbone(str(path), preprocess="none")
+
+
+@pytest.mark.parametrize(("version", "slope"), [("2.11.0", 0.2), ("3.5.0", 1 / 6)])
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_hard_sigmoid_is_that_of_the_keras_that_wrote_the_file(tmp_path, version, slope, suffix):
+    given = keras.Input((8, 8, 3))
+    x = layers.Activation("hard_sigmoid")(layers.Conv2D(3, 1, use_bias=False, name="conv")(given))
+    model = keras.Model(given, layers.Dense(2)(layers.Flatten()(x)))
+    model.get_layer("conv").set_weights([np.eye(3, dtype=np.float32).reshape(1, 1, 3, 3)])
+    path = tmp_path / f"made{suffix}"
+    model.save(path)
+    if suffix == ".h5":
+        with h5py.File(path, "a") as file:
+            file.attrs["keras_version"] = version
+    else:
+        with zipfile.ZipFile(path) as made:
+            parts = {name: made.read(name) for name in made.namelist()}
+        parts["metadata.json"] = json.dumps({**json.loads(parts["metadata.json"]), "keras_version": version}).encode()
+        with zipfile.ZipFile(path, "w") as file:
+            for name, data in parts.items():
+                file.writestr(name, data)
+    backbone = zoo.load_backbone(str(path), preprocess="none")
+    images = np.linspace(-4, 4, 192, dtype=np.float32).reshape(1, 8, 8, 3)
+    np.testing.assert_allclose(run(backbone, images)[0], np.clip(slope * images.ravel() + 0.5, 0, 1), atol=1e-6)
 
 
 def test_corrections_beside_the_weights_are_refused(tmp_path):

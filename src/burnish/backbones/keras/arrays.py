@@ -31,6 +31,7 @@ class Arrays:
         self.label = label
         facts, numbers = _read(data, label)
         self.config: str | None = facts["config"]  # the text of the model's config, None in a file of weights alone
+        self.version: str = facts["version"]  # of the Keras that wrote it, "" where a file within another says it
         self.names: dict[str, str] = facts["names"]  # what newer files call the layer behind a group
         self.layers: dict[str, list[str]] = facts["layers"]  # older files' lists of layers
         self.weights: dict[str, list[str]] = facts["weights"]  # and of each layer's arrays

@@ -50,6 +50,7 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     config = file.attrs.get("model_config")
     facts = {
         "config": None if config is None else _text(config),
+        "version": _text(file.attrs.get("keras_version", "")),
         "datasets": datasets,
         "names": names,
         "layers": {root: _listed(file[root] if root else file, "layer_names") for root in _roots(file)},

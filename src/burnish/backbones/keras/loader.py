@@ -24,6 +24,7 @@ from burnish.terms import Preprocess
 
 LIBRARY = graph.LIBRARY
 _MOST_CONFIG_BYTES = MAX_JSON_BYTES  # position embeddings may stand in it as text
+_METADATA = "metadata.json"
 _MOST_PIXELS, _MOST_OBJECTS = 4096, 500_000
 _LIKE_OUTPUTS = ("Activation", "Softmax", "Dropout", "op:Divide")
 
@@ -41,7 +42,7 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
             "or none for pixels of 0 to 255"
         )
     mode = applications.mode_named(preprocess)
-    config, arrays = _parts(found)
+    config, arrays, version = _parts(found)
     notes = []
     if config is None:
         application = _application(arrays, arch, found.label)
@@ -52,6 +53,9 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     elif arch is not None:
         raise RecipeError(f"{found.label}: holds its own network, so there is nothing for --arch to say; leave it out")
     whole = parsed(config, found.label)
+    for node in whole.nodes:  # 0.2 x + 0.5 in Keras 2, x / 6 + 0.5 since
+        if node.options.get("activation") == "hard_sigmoid" and version.startswith(("1.", "2.")):
+            node.options["activation"] = "hard_sigmoid_2"
     trunk, head = _without_head(whole)
     if not trunk:
         raise BadWeights(f"{found.label}: has no layers between its images and its output")
@@ -106,15 +110,20 @@ def pooling(backbone: Backbone, pool: str) -> Backbone:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _parts(found: Opened) -> tuple[Any, Arrays]:
-    """(config or None, arrays) of the file."""
+def _parts(found: Opened) -> tuple[Any, Arrays, str]:
+    """(config or None, arrays, version of Keras or "") of the file."""
     if found.kind == "h5":
         arrays = Arrays(found.data, found.label)
         text = arrays.config
-        return (None if text is None else _json(text.encode("utf-8", "replace"), found.label)), arrays
+        config = None if text is None else _json(text.encode("utf-8", "replace"), found.label)
+        return config, arrays, arrays.version
     archive = Zip(found.data, found.label)
     config = _json(archive.read("config.json", at_most=_MOST_CONFIG_BYTES), found.label)
-    return config, Arrays(archive.read("model.weights.h5"), f"{found.label} (model.weights.h5)")
+    about = {}
+    if _METADATA in archive.members:
+        about = _json(archive.read(_METADATA, at_most=_MOST_CONFIG_BYTES), found.label)
+    version = str(about.get("keras_version", ""))
+    return config, Arrays(archive.read("model.weights.h5"), f"{found.label} (model.weights.h5)"), version
 
 
 def _json(data: bytes, label: str) -> Any:
