@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from burnish.choose.decide import Evidence
 from burnish.measure.gains import Beside, beats, gain_of
 
 
@@ -74,3 +77,15 @@ def test_a_model_that_has_all_right_gains_where_the_compared_images_were_easier_
     found = beats(after, before, Beside(told, np.arange(40)))
     assert found.paired == pytest.approx(1 / 40) and not beats(after, before).clearly
     assert found.difference > 0.08 and found.clearly
+
+
+@pytest.mark.parametrize(("splits", "known"), [((None,) * 4, True), (("train", "train", "val", "val"), False)])
+def test_validation_images_that_the_data_gives_are_not_taken_for_a_draw(splits: tuple, known: bool):
+    logits = np.array([[2.0, 0.0], [0.0, 2.0]], np.float32)
+    probed = SimpleNamespace(val_logits=logits, choice=SimpleNamespace(told=np.array([0.9, 0.8, 0.7, 0.6])))
+    material = SimpleNamespace(
+        labels=np.array([0, 1, 0, 1]), val_rows=np.array([2, 3]), catalog=SimpleNamespace(splits=splits)
+    )
+    evidence = Evidence.of_frozen(probed, material)
+    assert evidence.right.tolist() == [True, True]
+    assert (evidence.beside is not None) == known

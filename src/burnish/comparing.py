@@ -208,8 +208,7 @@ class _Race:
     def _settle_frozen(self, arm: Arm, seconds: float) -> None:
         looked = self.looked[arm.model]
         probed = looked.probes.kept(taps_for(self._recipe(arm)), arm.method)
-        labels = looked.material.labels[looked.material.val_rows]
-        arm.evidence, arm.state, arm.seconds = Evidence.of(probed.val_logits, labels), "frozen", seconds
+        arm.evidence, arm.state, arm.seconds = Evidence.of_frozen(probed, looked.material), "frozen", seconds
         with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", self._recipe(arm)) as folder:
             save(folder, probe_contender(probed), looked.material)
             arm.package = folder.path

@@ -58,12 +58,24 @@ class Evidence:
 
     right: np.ndarray  # bool [v]; or float64 [v], 0 to 1, where an image may have several classes
     losses: np.ndarray  # float64 [v], nats, at the temperature that makes their mean least
+    beside: Beside | None = None  # what cross-validation tells of more images than these
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Evidence:
+    def of(cls, logits: np.ndarray, labels: np.ndarray, beside: Beside | None = None) -> Evidence:
         """Of logits [v k] and labels [v] or [v k]."""
         scaled = logits.astype(np.float64) / temperature(logits, labels)
-        return cls(right(scaled, labels), cross_entropies(scaled, labels))
+        return cls(right(scaled, labels), cross_entropies(scaled, labels), beside)
+
+    @classmethod
+    def of_frozen(cls, probed: Probed, material: Material) -> Evidence:
+        """Of frozen heads that learnt from the train images alone.
+
+        Where the val images were drawn they are a sample of all fitting images, and cross-validation has told how hard
+        each of these is; given by the data they may be of another kind.
+        """
+        drawn = "val" not in material.catalog.splits
+        beside = Beside(probed.choice.told, material.val_rows) if drawn else None
+        return cls.of(probed.val_logits, material.labels[material.val_rows], beside)
 
     def rank(self) -> tuple[float, float]:
         """The better model has the smaller."""
@@ -71,9 +83,10 @@ class Evidence:
             return (0.0, 0.0)
         return (-float(self.right.mean()), float(self.losses.mean()))
 
-    def against(self, simpler: Evidence, beside: Beside | None = None) -> Difference:
-        """The paired differences to a simpler model. beside: what is known of more images than these (`gain_of`)."""
-        return Difference(beats(self.right, simpler.right, beside), gain_of(simpler.losses - self.losses, beside))
+    def against(self, simpler: Evidence) -> Difference:
+        """The paired differences to a simpler model."""
+        less = simpler.losses - self.losses
+        return Difference(beats(self.right, simpler.right, simpler.beside), gain_of(less, simpler.beside))
 
 
 def probe_contender(probed: Probed) -> Contender:
@@ -167,14 +180,12 @@ def keep_tuned(
 ) -> tuple[bool, Decision]:
     """Whether the tuned model replaces the frozen one: by more than one standard error of their paired difference.
 
-    Both learnt from the train images alone and are looked at on the same val images (`Evidence`). Where those were drawn,
-    they are a sample of the fitting images, and cross-validation of the frozen heads has told how hard each of these is
-    (`Beside`). asked_for: the user named the method, so it is kept all the same.
+    Both learnt from the train images alone and are looked at on the same val images (`Evidence`). asked_for: the user named
+    the method, so it is kept all the same.
     """
     labels = material.labels[material.val_rows]
-    frozen, trained = Evidence.of(probed.val_logits, labels), Evidence.of(tuned.best.logits, labels)
-    drawn = "val" not in material.catalog.splits
-    found, n = trained.against(frozen, Beside(probed.choice.told, material.val_rows) if drawn else None), len(labels)
+    frozen, trained = Evidence.of_frozen(probed, material), Evidence.of(tuned.best.logits, labels)
+    found, n = trained.against(frozen), len(labels)
     shares = [float(one.right.mean()) for one in (frozen, trained)]
     errors = [float(one.right.std() / np.sqrt(n)) for one in (frozen, trained)]
     why = (
@@ -182,7 +193,7 @@ def keep_tuned(
         f"{probed.name} ({n} images); their paired difference is {100 * found.right.difference:+.1f} ± "
         f"{100 * found.right.error:.1f} points, {-found.loss.difference:+.3f} ± {found.loss.error:.3f} nats"
     )
-    if drawn and (found.right.paired, found.loss.paired) != (found.right.difference, found.loss.difference):
+    if (found.right.paired, found.loss.paired) != (found.right.difference, found.loss.difference):
         why += f", for images as hard as all {len(probed.choice.told)} are to the frozen heads by cross-validation"
     numbers = {
         "tuned": shares[1],
