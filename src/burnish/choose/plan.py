@@ -119,6 +119,9 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         """Epochs that fit when `size` is the final one."""
         between = _epoch_seconds(material, rates, size, freeze) / per_epoch
         first = n * _views(wanted) / rates.lower(size, freeze) if freeze else 0.0
+        # The val images are there at the probe's size; at others they are made from the files when first asked for.
+        others = {size, _smaller(sizes, size, freeze)} - {material.preprocess.size}
+        first += len(others) * len(material.val_rows) / material.decoded_per_second
         left = bench.clock.left() - rates.reserve_seconds(material, size, freeze) - first
         return left / (_mixed_step(seconds, sizes, size, freeze) + between) / per_epoch
 
