@@ -284,7 +284,7 @@ def test_the_list_leaves_out_what_it_proposes(faulty, tmp_path):
     ("text", "sentence"),
     [
         ("name\nx\n", "expected path"),
-        ("path\nnot/there.png\n", "none is in the data"),
+        ("path\nnot/there.png\n", "1 are not in the data"),
         (b"path\n\xff\n", "cannot be read"),
     ],
 )
@@ -395,3 +395,17 @@ def test_drawn_splits_keep_the_same_pictures_on_one_side(tmp_path):
     assert (
         run.facts["counts"]["test"] >= 4 and run.facts["leaky"] is None and "leak" not in run.facts["findings"]["found"]
     )
+
+
+def test_a_list_of_which_most_is_not_there_is_refused(faulty, tmp_path):
+    some = sorted(str(path.relative_to(faulty)) for path in faulty.rglob("*.png"))[:4]
+    listed = tmp_path / "list.csv"
+    listed.write_text("path\n" + "\n".join([some[0], *(str(faulty / path) for path in some[1:])]) + "\n")
+    with pytest.raises(DataError, match="lists 4 images, of which 3 are not in the data"):
+        api.audit(faulty, model=None, cache="off", quarantine=listed)
+
+
+def test_a_path_in_the_list_keeps_its_spaces(tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,reason\n a/1.png, blurred \n")
+    assert read_quarantine(listed) == {" a/1.png": "blurred"}

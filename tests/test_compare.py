@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from burnish import api, arms, cli, comparing, result
 from burnish.choose.decide import Evidence
@@ -29,6 +30,7 @@ from burnish.reports.leaderboard import csv_of, page_of
 from burnish.runtime import Clock, Nobody
 from burnish.screen import print_leaderboard
 from burnish.train import loop
+from burnish.train.checkpoint import read_checkpoint
 from conftest import write_shapes
 
 MODELS = ["random:test_resnet", "random:test_efficientnet"]
@@ -332,6 +334,48 @@ def test_networks_are_changed_and_trained_as_the_options_say(shapes, tmp_path):
 def test_names_said_twice_race_once(shapes, tmp_path):
     facts = api.compare(shapes, models=MODELS[:1] * 2, methods=["probe", "probe"], out=tmp_path / "race", **SMALL)
     assert len(facts["rows"]) == 1
+
+
+def test_an_arm_that_fails_in_its_training_is_told_and_the_race_goes_on(shapes, tmp_path, monkeypatch):
+    real = comparing.tune_on_the_clock
+
+    def failing(method, *rest):
+        if method.name == "norms":
+            raise RecipeError("nothing of it fits")
+        return real(method, *rest)
+
+    monkeypatch.setattr(comparing, "tune_on_the_clock", failing)
+    facts = api.compare(shapes, models=MODELS[:1], methods=["full", "norms"], out=tmp_path / "race", **SMALL)
+    states = {row["method"]: row["state"] for row in facts["rows"]}
+    assert states == {"full": "trained", "norms": "failed: nothing of it fits"}
+
+
+def test_several_classes_an_image_cannot_be_balanced_and_that_is_told_at_once(tmp_path):
+    (tmp_path / "set").mkdir()
+    with open(tmp_path / "set" / "labels.csv", "w") as table:
+        table.write("path,labels\n")
+        for number in range(12):
+            table.write(f"{number}.png,{('a|b', 'a', 'b')[number % 3]}\n")
+            Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / "set" / f"{number}.png")
+    with pytest.raises(RecipeError, match="balance is loss"):
+        api.compare(
+            tmp_path / "set" / "labels.csv",
+            models=MODELS[:1],
+            methods=["full"],
+            balance="loss",
+            out=tmp_path / "race",
+            **SMALL,
+        )
+
+
+def test_what_a_killed_race_spent_on_frozen_heads_is_still_told(unclear, tmp_path):
+    asked = {**TWO_TRAINED, "out": tmp_path / "race"}
+    with pytest.raises(KeyboardInterrupt):
+        api.compare(unclear, watcher=Interrupting(r": round \d+, ", at=1), **asked)
+    facts, _ = read_checkpoint(tmp_path / "race")
+    (spent,) = facts["parts"]["looking"].values()
+    rows = api.compare(unclear, **asked)["rows"]
+    assert spent > 0 and [row["seconds"] for row in rows if row["method"] == "probe"] == [spent]
 
 
 # ---- killed ----------------------------------------------------------------------------------------------------------

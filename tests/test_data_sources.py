@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import burnish.data.sources.demo as demo
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import open_source, require_usable, without
+from burnish.data.sources.scan import RUN_FILE
 from burnish.errors import DataError, NotEnoughData
+from burnish.result import ASKED
 from images import noise, write_images
 
 
@@ -612,3 +615,29 @@ def test_class_whose_training_images_are_all_lost_is_an_error(tmp_path):
     catalog = open_source(write_images(tmp_path, {"train/a": 2, "train/b": 2, "train/c": 1, "test/c": 2}))
     with pytest.raises(DataError, match=r"test holds the class 'c' .* which train does not\. Nearest in train: a, b\."):
         require_usable(without(catalog, [Named("train/c/000.png", "truncated")]))
+
+
+def test_runs_inside_the_data_are_no_images_of_it(tmp_path):
+    """`cd photos && burnish fit .` twice: the first run's pictures are not a class of the second."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            Image.new("RGB", (8, 8), (30 * number, len(name), 0)).save(tmp_path / name / f"{number}.png")
+    before = open_source(tmp_path)
+    for place in ("runs/photos-1", "own"):
+        (tmp_path / place / "tensorboard").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "tensorboard" / "thumbnails.png")
+        (tmp_path / place / "run.json").write_text("{}")
+    after = open_source(tmp_path)
+    assert (after.paths, after.classes, after.digest) == (before.paths, before.classes, before.digest)
+    assert {one.path for one in after.named} == {"runs", "runs/photos-1", "own"}
+    assert all("a run of burnish" in one.reason for one in after.named)
+    assert RUN_FILE == ASKED
+
+
+def test_images_of_kinds_that_are_not_read_are_told_as_such(tmp_path):
+    (tmp_path / "cat").mkdir()
+    for name in ("1.HEIC", "2.avif", "3.nef"):
+        (tmp_path / "cat" / name).write_bytes(b"content")
+    with pytest.raises(NotEnoughData, match=r"cat/\S+ \(\S+ is not read: save it as JPEG"):
+        open_source(tmp_path)

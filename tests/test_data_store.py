@@ -530,6 +530,7 @@ def test_a_system_without_unnamed_files_gives_the_same_pixels(tmp_path, kept, mo
     for _ in range(2):
         assert_same(read(tmp_path / "set", names, kept), expected)
     assert all(path.suffix == ".pixels" and path.name[0] != "." for path in files_of(kept))
+    assert len(files_of(kept)) == 1, "and keeps them"
 
 
 @pytest.mark.parametrize("kind", ["below a file", "a name too long", "a dangling link"])

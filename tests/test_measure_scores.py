@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from burnish.errors import DataError, ModelError, NotEnoughData
 from burnish.labels import right
-from burnish.measure.scores import score
+from burnish.measure.scores import matrix_from, score
 
 EXACT = 1e-12
 
@@ -112,3 +112,18 @@ def test_no_images_are_an_error() -> None:
 def test_shapes_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="for 3 classes"):
         score(np.full((2, 2), 0.5), np.array([0, 1]), ["a", "b", "c"])
+
+
+def test_the_matrix_of_very_many_classes_is_kept_by_its_cells():
+    classes = 600
+    rng = np.random.default_rng(0)
+    labels = np.arange(classes)
+    chances = np.full((classes, classes), 0.4)
+    chances[labels, np.where(rng.random(classes) < 0.5, labels, 7)] = 600.0
+    chances /= chances.sum(1, keepdims=True)
+    found = score(chances, labels, [f"c{number}" for number in labels])
+    plain = json.loads(json.dumps(found.to_json()["confusion"]))
+    assert plain["classes"] == classes and len(plain["cells"]) == classes
+    np.testing.assert_array_equal(matrix_from(plain), found.confusion)
+    few = score(np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]), ["a", "b", "c"])
+    np.testing.assert_array_equal(matrix_from(few.to_json()["confusion"]), few.confusion)

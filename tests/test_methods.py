@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -17,7 +18,7 @@ from burnish.backbones.taps import tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.data.views import Augmentation
 from burnish.errors import RecipeError
-from burnish.methods.base import Head, Tunable, assembled
+from burnish.methods.base import Head, Tunable, assembled, attends
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
@@ -935,3 +936,17 @@ def test_between_gives_both_ends_and_the_middle():
     assert torch.equal(between(start, end, 0.0)["w"], start["w"])
     assert torch.equal(between(start, end, 1.0)["w"], end["w"])
     assert torch.equal(between(start, end, 0.5)["w"], torch.tensor([2.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vit_tiny_patch16_224", True), ("cait_xxs24_224", True), ("convit_tiny", True), ("coat_tiny", True),
+        ("xcit_nano_12_p16_224", True), ("swin_tiny_patch4_window7_224", True), ("resnet18", False),
+        ("resnest14d", False), ("skresnet18", False), ("efficientnet_lite0", False), ("convnext_atto", False),
+    ],
+)  # fmt: skip
+def test_transformers_are_told_from_networks_that_weigh_their_channels(name, expected):
+    with torch.device("meta"):
+        trunk = timm.create_model(name)
+    assert attends(trunk) == expected

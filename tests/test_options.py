@@ -1,5 +1,7 @@
 """Each option of `fit` acts, is recorded, and survives a death."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ import torch
 from burnish import api
 from burnish.choose.aim import augmentation_of
 from burnish.data.views import augmented
-from burnish.errors import RecipeError
+from burnish.disk import cache_folder
+from burnish.errors import RecipeError, RunError
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
@@ -126,3 +129,16 @@ def test_what_cannot_be_is_refused_before_anything_is_decoded_and_leaves_nothing
     with pytest.raises(RecipeError, match=sentence):
         api.fit(shapes, out=tmp_path / "run", **{**TINY, **settings})
     assert not (tmp_path / "run").exists()
+
+
+def test_without_a_home_nothing_is_kept_and_nothing_fails(monkeypatch):
+    monkeypatch.delenv("BURNISH_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert api.store_of("auto") is None
+    with pytest.raises(RunError, match="BURNISH_CACHE"):
+        cache_folder()

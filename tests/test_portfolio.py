@@ -98,7 +98,7 @@ def test_the_better_network_is_taken_though_it_is_slower(data, seeing, monkeypat
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_networks_within_a_standard_error_of_the_best_the_fastest_is_taken(order, data, seeing, monkeypatch):
     found = {"best": (GOOD, 20.0), "close": (AS_GOOD, 50.0), "closer": (GOOD, 30.0), "far": (WORSE, 900.0)}
-    name, _, asked = picked(found, data, seeing, monkeypatch, names=list(found)[::order])
+    name, _, asked = picked(found, data, seeing, monkeypatch, names=list(found)[::order], budget=1000.0)
     assert name == "close"
     assert asked == list(found)[::order]
 
@@ -154,7 +154,7 @@ def test_of_two_equal_networks_the_faster_is_taken(faster, data, monkeypatch):
     monkeypatch.setattr(
         portfolio, "images_per_second", lambda trunk, images, here, half: 200.0 if here.backbone is quick else 100.0
     )
-    backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(quick))
+    backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(quick, budget=1000.0))
     assert decision.numbers["one"]["accuracy"] == decision.numbers["other"]["accuracy"]
     assert backbone is quick
 
@@ -257,9 +257,9 @@ def test_a_run_that_died_keeps_the_network_it_chose_and_does_not_ask_again(netwo
         patched.setattr(portfolio, "_ask", ask)
         patched.setattr(trained, "train", lambda *rest: (_ for _ in ()).throw(Death()))
         with pytest.raises(Death):
-            api.fit(shapes, out=tmp_path / "run", method="full", **AUTO)
+            api.fit(shapes, out=tmp_path / "run", method="full", **{**AUTO, "budget": 300})
     monkeypatch.setattr(outset, "pick_backbone", lambda *rest: pytest.fail("the networks were asked again"))
-    run = api.fit(shapes, out=tmp_path / "run", method="full", **AUTO)
+    run = api.fit(shapes, out=tmp_path / "run", method="full", **{**AUTO, "budget": 300})
     assert run.facts["decisions"][0]["what"] == f"model: {network}"
     assert set(run.facts["decisions"][0]["numbers"]) == set(NAMES)
     assert Recipe.from_toml((run.folder / "recipe.toml").read_text()).model == network

@@ -8,7 +8,7 @@ import pytest
 
 from burnish import api, trained
 from burnish.backbones.zoo import load_backbone
-from burnish.choose import trials
+from burnish.choose import plan, trials
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
 
@@ -90,3 +90,65 @@ def test_a_search_starts_from_the_defaults_and_settles_what_it_found(shapes, tmp
     for key in ("stage_decay", "weight_decay", "label_smoothing", "mixup"):
         assert run.facts["recipe"][key] == pytest.approx(decision["numbers"][key])
     assert (tmp_path / "run" / "search.log").is_file()
+
+
+def test_a_search_that_died_proposes_what_it_would_have_proposed(shapes, tmp_path, monkeypatch):
+    """And a trial that death cut short does not count."""
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 4)
+    whole = api.fit(shapes, out=tmp_path / "whole", search=True, **TINY)
+    real, made = trials.Trials.run, []
+
+    class Died(BaseException):
+        pass
+
+    def dying(self, recipe):
+        made.append(recipe)
+        if len(made) == 3:
+            raise Died
+        return real(self, recipe)
+
+    monkeypatch.setattr(trials.Trials, "run", dying)
+    with pytest.raises(Died):
+        api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
+    again = api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
+    assert len(made) == 5, "two, the one that died, and two more"
+    told = [[d for d in run.facts["decisions"] if d["what"].startswith("settings")] for run in (whole, again)]
+    assert told[0] == told[1] != []
+    first, second = (next((run.folder / "packages").glob("*/weights.safetensors")) for run in (whole, again))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_trial_keeps_no_more_views_than_it_sees(shapes, tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(Tuning):
+        def __init__(self, tunable, made, *rest):
+            seen.append((made.views, made.steps))
+            super().__init__(tunable, made, *rest)
+
+    monkeypatch.setattr(trials, "Tuning", Watched)
+    api.fit(
+        shapes, out=tmp_path / "run", learning_rate="race", **{**TINY, "method": "top", "epochs": 12, "batch_size": 4}
+    )
+    assert {views for views, _ in seen} <= {1, 2}
+
+
+@pytest.mark.parametrize("settings", [{"search": True}, {"learning_rate": "race"}])
+def test_frozen_heads_have_no_settings_to_try(shapes, tmp_path, settings):
+    with pytest.raises(RecipeError, match="multiprobe trains nothing"):
+        api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "multiprobe"}, **settings)
+
+
+def test_a_method_that_only_moves_what_lies_low_is_not_given_up_where_time_is_short(shapes, tmp_path, monkeypatch):
+    """The plan looks for more epochs with the lower stages frozen; there this method has nothing to move."""
+    asked = []
+    real = plan._fitted
+
+    def short(tunable, freeze, *rest):
+        asked.append(freeze)
+        return replace(real(tunable, freeze, *rest), epochs=1.0, timed=True)
+
+    monkeypatch.setattr(plan, "_fitted", short)
+    run = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "lora:where=layer1*", "budget": 300})
+    assert asked == [0] and run.facts["recipe"]["freeze"] == 0

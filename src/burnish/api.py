@@ -146,6 +146,7 @@ def fit_recipe(
             watcher=watcher,
             clock=clock,
             data=called(data),
+            command=command_of(called(data), recipe, quarantine),
         )
 
 
@@ -155,13 +156,14 @@ def fit_catalog(
     *,
     out: str | os.PathLike[str] | RunFolder,
     data: str,
+    command: str = "",
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
 ) -> Result:
-    """`fit` on a catalogue made in Python; `data` is what the report calls it."""
+    """`fit` on a catalogue made in Python; `data` is what the report calls it, `command` what does it again."""
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
@@ -170,7 +172,7 @@ def fit_catalog(
         def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock) -> None:
             run_job(
                 catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
-                command=command_of(data, recipe),
+                command=command or command_of(data, recipe),
             )  # fmt: skip
 
         new = not folder.finished
@@ -180,8 +182,7 @@ def fit_catalog(
             watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
         facts, more = read_facts(folder.path), recipe.seeds > 1
         if more and not facts.get("seeds"):
-            facts["seeds"] = other_seeds(job, catalog, recipe, folder, facts, clock, watcher)
-            facts["seconds"] = clock.elapsed()
+            facts["seeds"], facts["seconds"] = other_seeds(job, catalog, recipe, folder, facts, clock, watcher)
             folder.write_json(RESULT, facts)
         if more or not new:  # the job has written the report of a new run
             finish(folder, facts)
@@ -238,7 +239,7 @@ def compare(
             watcher=watcher or Nobody(),
             facilities=Facilities(workers_of(workers, recipe.device), store_of(cache), strict),
             data=called(data),
-            command=shlex.join([*words, *settings_of(recipe)]),
+            command=shlex.join([*words, *settings_of(recipe), *_leaving_out(quarantine)]),
         )
         return _shown(folder, facts)
 
@@ -325,8 +326,14 @@ def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
     """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file."""
     if cache == "off":
         return None
-    folder = cache_folder() / "pixels" if cache == "auto" else Path(cache)
-    if folder.exists() and not folder.is_dir():
+    try:
+        folder = cache_folder() / "pixels" if cache == "auto" else Path(cache)
+        is_file = folder.exists() and not folder.is_dir()
+    except (RunError, OSError):  # no home, or one that this user may not look into
+        if cache == "auto":
+            return None
+        raise RecipeError(f"cache is {shown(str(cache))}, which cannot be looked into") from None
+    if is_file:
         raise RecipeError(f"cache is {shown(str(folder))}, which is a file; expected a folder, auto or off")
     return PixelStore(folder)
 
@@ -355,7 +362,7 @@ def anatomy(model: str, **settings: Any) -> Anatomy:
 
 
 def methods(name: str | None = None) -> list[Method]:
-    """All fine-tuning methods, or the one of that name."""
+    """All fine-tuning methods, or the one of that name; RecipeError for any other."""
     return list(METHODS.values()) if name is None else [method_named(name)]
 
 
@@ -364,9 +371,13 @@ def clock_for(budget: str | float | None) -> Clock:
     return Clock.start(parse_budget(budget), from_process_start=True)
 
 
-def command_of(data: str | os.PathLike[str], recipe: Recipe) -> str:
+def command_of(data: str | os.PathLike[str], recipe: Recipe, quarantine: str | os.PathLike[str] | None = None) -> str:
     """The command line that does this again."""
-    return shlex.join(["burnish", "fit", str(data), *settings_of(recipe)])
+    return shlex.join(["burnish", "fit", str(data), *settings_of(recipe), *_leaving_out(quarantine)])
+
+
+def _leaving_out(quarantine: str | os.PathLike[str] | None) -> list[str]:
+    return [] if quarantine is None else ["--quarantine", str(quarantine)]
 
 
 def settings_of(recipe: Recipe) -> list[str]:

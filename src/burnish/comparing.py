@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, write_outcome
 from burnish.backbones.frozen import fold_for_inference
+from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, Evidence, part_decision, probe_contender, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material, first_splits
@@ -26,7 +26,7 @@ from burnish.choose.survey import images_per_second, no_taps
 from burnish.data.catalog import Catalog
 from burnish.data.sample import thinned
 from burnish.data.views import normalised
-from burnish.errors import BurnishError, DataError, RecipeError, RunError
+from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError
 from burnish.facts import machine
 from burnish.job import look, looked_at, part_in
 from burnish.journal import Journal
@@ -76,6 +76,7 @@ def run_compare(
     An arm that cannot run (a method that fits no layer of the model) is told and left out; all failing is an error.
     """
     keep_freed_memory()
+    balance_for(recipe, catalog.labels, classes=len(catalog.classes))  # what cannot be balanced is refused at once
     ledger = Ledger(folder.path, clock, watcher)
     arms = [Arm(model, method, place) for place, (model, method) in enumerate((m, x) for m in models for x in methods)]
     race = _Race(catalog, recipe, folder, ledger, watcher, facilities, arms)
@@ -127,7 +128,7 @@ class _Race:
         """Every model's frozen heads; one pass over the images a model, with and without taps."""
         for number, model in enumerate(dict.fromkeys(arm.model for arm in self.arms)):
             own = [arm for arm in self.arms if arm.model == model]
-            began = time.monotonic()
+            spent, began = dict((self.ledger.get("looking") or ({}, {}))[0]), time.monotonic()
             try:
                 self.looked[model] = self._look(model, number)
             except (DataError, RunError):  # no model could be raced on them, or on a disk like this
@@ -137,10 +138,12 @@ class _Race:
                     arm.state = f"failed: {error}"
                 self.watcher.say(f"{model} is left out: {error}")
                 continue
+            spent.setdefault(model, time.monotonic() - began)  # by the sitting that looked
+            self.ledger.put("looking", spent)
             self.ledger.write()  # the seconds spent are not given back by a death
             for arm in own:
                 if self._fits(arm) and not method_named(arm.method).trains:
-                    self._settle_frozen(arm, time.monotonic() - began)
+                    self._settle_frozen(arm, spent[model])
         if not self.looked:
             raise RecipeError(
                 f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
@@ -164,8 +167,12 @@ class _Race:
         """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""
         own = [arm for arm in self.arms if arm.model == model]
         wanted = {taps_for(replace(self.recipe, method=arm.method)) for arm in own}
-        prepared = self.recipe.preprocess if Path(model).suffix in (".h5", ".hdf5", ".keras") else ""
-        recipe = replace(self.recipe, model=model, preprocess=prepared, taps="off" if wanted == {"off"} else "auto")
+        recipe = replace(self.recipe, model=model, taps="off" if wanted == {"off"} else "auto")
+        try:
+            backbone = backbone_for(recipe)
+        except NoKerasModel:  # what was said of the Keras files among the models
+            recipe = replace(recipe, preprocess="")
+            backbone = backbone_for(recipe)
         # A model's share of the clock: half of what is left is for training, or where there is none a third for the test
         # images; the rest for the models still to be seen.
         left, waiting = self.ledger.clock.left(), len({arm.model for arm in self.arms}) - number
@@ -174,7 +181,7 @@ class _Race:
         heads = special_heads([arm.method for arm in own], several=self.catalog.several)
         clock = replace(self.ledger.clock, budget_seconds=share if math.isfinite(left) else None)
         bench = Bench(
-            recipe, backbone_for(recipe), pick_device(recipe.device), clock, self.watcher,
+            recipe, backbone, pick_device(recipe.device), clock, self.watcher,
             self.facilities.workers, self.facilities.store, heads, proves=False, deep="on" in wanted,
         )  # fmt: skip
         self.ledger.write()  # which files are looked at, before there is anything that depends on it
@@ -232,7 +239,13 @@ class _Race:
                 arm.state = arm.state if arm.rounds else "cut: no time was left to train it"
             field = field[:count]
             for arm in field:
-                self._round(arm, number, seconds)
+                try:
+                    self._round(arm, number, seconds)
+                except (DataError, RunError):  # no arm could go on
+                    raise
+                except BurnishError as error:
+                    arm.state = arm.state if arm.rounds else f"failed: {error}"
+                    self.watcher.say(f"{arm.name} is left out: {error}")
             field = sorted((arm for arm in field if arm.rounds), key=Arm.rank)
             if number + 1 < rounds:
                 keep = math.ceil(len(field) / 2)
@@ -308,6 +321,9 @@ class _Race:
             if known is None:
                 self.watcher.say(f"{arm.name}: round {number + 1}, {seconds:.0f} s")
                 ledger = Ledger(folder.path, Clock(time.monotonic(), budget), self.watcher)
+                # What an earlier sitting spent on this round is known to the round alone.
+                clock = self.ledger.clock
+                self.ledger.clock = replace(clock, started=clock.started - ledger.clock.elapsed())
                 bench = replace(looked.bench, recipe=recipe, clock=ledger.clock)
                 journal = Journal(folder, self.watcher, ledger)
                 tuned, bench, reasons = tune_on_the_clock(

@@ -17,16 +17,20 @@ from burnish.errors import RunError, shown
 
 _NUMBERED = re.compile(r"\d{4,9}")
 _DRAFT = re.compile(r"\.\d{4,9}\.tmp")
+OTHER_FOLDER = "make room or name another folder with --out (what was saved is kept)"
 # What `write_whole` leaves when the process dies in it.
 _LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
 
 def cache_folder() -> Path:
-    """Where burnish may keep things: $BURNISH_CACHE, or burnish/ in the user's cache folder."""
+    """Where burnish may keep things: $BURNISH_CACHE, or burnish/ in the user's cache folder; RunError without a home."""
     named = os.environ.get("BURNISH_CACHE")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
+    except RuntimeError:
+        raise RunError("this user has no home folder to keep things in: set BURNISH_CACHE to a folder") from None
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -127,8 +131,8 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def plain_disk_errors(path: Path) -> Iterator[None]:
-    """Say in a sentence what the operating system refused."""
+def plain_disk_errors(path: Path, remedy: str = OTHER_FOLDER) -> Iterator[None]:
+    """Say in a sentence what the operating system refused, and what to do."""
     try:
         yield
     except BrokenPipeError:  # /dev/stdout, and whoever read it has left
@@ -140,6 +144,4 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
             errno.EROFS: "it is read-only",
         }
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
-        raise RunError(
-            f"cannot write to {shown(str(path))}: {reason}; make room or name another folder with --out (what was saved is kept)"
-        ) from None
+        raise RunError(f"cannot write to {shown(str(path))}: {reason}; {remedy}") from None

@@ -18,7 +18,7 @@ import torch
 from burnish.backbones.hub import why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder
-from burnish.errors import BurnishError
+from burnish.errors import BurnishError, RunError, shown
 from burnish.runtime import cores
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")
@@ -137,12 +137,16 @@ def _hub() -> Finding:
 
 
 def _cache() -> Finding:
-    folder = cache_folder()
-    hub = Path(
-        os.environ.get("HF_HUB_CACHE")
-        or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
-    )
-    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        folder = cache_folder()
+        hub = Path(
+            os.environ.get("HF_HUB_CACHE")
+            or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
+        )
+        parent = next(path for path in (folder, *folder.parents) if path.exists())
+    except (RunError, RuntimeError, OSError) as error:
+        text = shown(str(error))
+        return Finding("cache folders", text, "broken", "set BURNISH_CACHE and HF_HOME to folders of yours")
     text = f"{folder} (burnish), {hub} (models)"
     if not os.access(parent, os.W_OK):
         return Finding(

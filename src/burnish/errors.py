@@ -69,6 +69,10 @@ class RecipeError(BurnishError):
     """One or more settings are wrong; the message lists them all."""
 
 
+class NoKerasModel(RecipeError):
+    """`preprocess` was said of a model that says itself how its images are prepared."""
+
+
 class RunError(BurnishError):
     """The run folder cannot be used as asked."""
 

@@ -29,7 +29,7 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks
 from burnish.data.sample import Part, thinned
 from burnish.data.split import write_splits
-from burnish.errors import DataError, RunError, shown
+from burnish.errors import DataError, RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
 from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
@@ -76,6 +76,8 @@ def run_job(
     energy = Energy()
     asked = "full" if recipe.method == "auto" else recipe.method  # with its options
     method = method_named(asked)
+    if not method.trains and (recipe.search or recipe.learning_rate == "race"):
+        raise RecipeError(f"{asked} trains nothing, so there are no settings to try; leave --search and race out")
     recipe = replace(recipe, taps=taps_for(recipe))
     rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)

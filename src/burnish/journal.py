@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from burnish.choose.ledger import Ledger
 from burnish.choose.limits import Sample
 from burnish.choose.material import Material
 from burnish.choose.tuning import Candidate, Tuning
+from burnish.errors import RunError
 from burnish.reports.board import Board
 from burnish.reports.projector import write_projector
 from burnish.result import BOARD, HISTORY, RunFolder
@@ -26,28 +29,25 @@ class Journal:
     """
 
     def __init__(self, folder: RunFolder, watcher: Watcher, ledger: Ledger) -> None:
-        self.folder, self.watcher = folder, watcher
+        self.folder, self.watcher, self._warned = folder, watcher, False
         known = ledger.get("tuning")
         self.rows: list[dict[str, Any]] = list(known[0]["rows"]) if known is not None else []
         shutil.rmtree(folder.path / BOARD, ignore_errors=True)  # what was written after the last state is told again
         self.board = Board(folder.path / BOARD)
-        for row in self.rows:
-            self._show(row)
-        if ledger.resumed:
-            self._write()
+        with self._if_the_disk_allows():
+            for row in self.rows:
+                self._show(row)
+            if ledger.resumed:
+                self._write()
 
     def begin(self, tuning: Tuning) -> None:
         """What training starts from: some views of the images."""
         if not self.rows:
-            self.board.images("train/views", tuning.sample(_VIEWS_SHOWN))
+            with self._if_the_disk_allows():
+                self.board.images("train/views", tuning.sample(_VIEWS_SHOWN))
 
     def epoch(self, epoch: Epoch, candidate: Candidate, tuning: Tuning) -> None:
         """One epoch's line, the learning rate of each group, what is taken for what on the validation images."""
-        material = tuning.material
-        self.board.scalars(epoch.steps, {f"learning_rate/{name}": rate for name, rate in tuning.rates().items()})
-        if not material.several:
-            labels, classes = material.labels[material.val_rows], len(material.catalog.classes)
-            self.board.confusion("val/confusion", candidate.logits.argmax(1), labels, classes, epoch.steps)
         row = {
             "epoch": epoch.number,
             "seconds": epoch.seconds,
@@ -62,8 +62,14 @@ class Journal:
             "gradient_norm": epoch.gradient_norm,
         }
         self.rows.append(row)
-        self._write()
-        self._show(row)
+        material = tuning.material
+        with self._if_the_disk_allows():
+            self._write()
+            self._show(row)
+            self.board.scalars(epoch.steps, {f"learning_rate/{name}": rate for name, rate in tuning.rates().items()})
+            if not material.several:
+                labels, classes = material.labels[material.val_rows], len(material.catalog.classes)
+                self.board.confusion("val/confusion", candidate.logits.argmax(1), labels, classes, epoch.steps)
         self.watcher.say(
             f"epoch {epoch.number} at {epoch.size} px: loss {epoch.train_loss:.3f}, "
             f"validation {candidate.accuracy:.1%}, {epoch.images_per_second:.0f} images/s"
@@ -81,6 +87,16 @@ class Journal:
         """Add what is known at the end (confusion matrix, settings) and finish the event files."""
         self.board.finish(facts)
         self.board.close()
+
+    @contextmanager
+    def _if_the_disk_allows(self) -> Iterator[None]:
+        """A disk that refuses the history is told once; the run goes on, and later lines bring the whole history."""
+        try:
+            yield
+        except RunError as error:
+            if not self._warned:
+                self.watcher.say(f"the history could not be written: {error}")
+            self._warned = True
 
     def _write(self) -> None:
         timeless = [{key: value for key, value in row.items() if key not in _TIMES} for row in self.rows]

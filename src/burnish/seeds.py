@@ -14,7 +14,7 @@ from burnish.data.sample import only
 from burnish.data.sources import without
 from burnish.data.split import read_splits
 from burnish.recipe import Recipe
-from burnish.result import SPLITS, RunFolder, read_facts, sides_in
+from burnish.result import RESULT, SPLITS, RunFolder, read_facts, sides_in
 from burnish.runtime import Clock, Watcher
 
 FOLDER = "seeds"
@@ -31,13 +31,17 @@ def share_of(clock: Clock, recipe: Recipe) -> Clock:
 
 def other_seeds(
     job: Job, catalog: Catalog, recipe: Recipe, folder: RunFolder, facts: dict[str, Any], clock: Clock, watcher: Watcher
-) -> dict[str, Any]:
-    """Train again with each further seed, in RUN/seeds; the accuracies with their mean and standard deviation, plain values.
+) -> tuple[dict[str, Any], float]:
+    """Train again with each further seed, in RUN/seeds; the accuracies with their mean and deviation, and seconds in all.
 
     Each is a run of its own, on the splits of the first and a share of what is left of the clock, and goes on when it died.
     """
     fixed = _with_splits(catalog, folder, facts)
     runs = [_told(recipe.seed, facts)]
+    places = [folder.path / FOLDER / str(recipe.seed + number) for number in range(1, recipe.seeds)]
+    done = [facts, *(read_facts(path) for path in places if (path / RESULT).is_file())]
+    # What earlier sittings spent is not given back.
+    clock = replace(clock, started=min(clock.started, time.monotonic() - sum(one["seconds"] for one in done)))
     for number in range(1, recipe.seeds):
         seed, left = recipe.seed + number, clock.left() / (recipe.seeds - number)
         budget = None if clock.budget_seconds is None else max(1.0, left)
@@ -49,7 +53,7 @@ def other_seeds(
                 job(fixed, own, place, Clock(time.monotonic(), budget))
             runs.append(_told(seed, read_facts(place.path)))
     found = np.array([one["accuracy"] for one in runs])
-    return {"runs": runs, "mean": float(found.mean()), "sd": float(found.std(ddof=1))}
+    return {"runs": runs, "mean": float(found.mean()), "sd": float(found.std(ddof=1))}, clock.elapsed()
 
 
 def _told(seed: int, facts: dict[str, Any]) -> dict[str, Any]:

@@ -145,20 +145,21 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
         ledger.write()
 
     journal.begin(tuning)
+    stepped = time.monotonic()
     for event in tuning.events():
         if isinstance(event, Step):
+            stepped = time.monotonic()
             if pace is not None:
                 pace.saw_step(event.size, event.seconds)
         else:
-            began = time.monotonic()
             journal.epoch(*event, tuning)
             candidate = event[1]
             if candidate.accuracy > saved:
                 saved = candidate.accuracy
                 model = Tuned(tuning.tunable.backbone, tuning.classifier(candidate), candidate, (candidate,))
                 save(folder, tuned_contender(model, material, method=method), material)
-            if pace is not None:
-                pace.saw_between(time.monotonic() - began)
+            if pace is not None:  # the validation images were looked at before the epoch was told
+                pace.saw_between(time.monotonic() - stepped)
         if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):
             if pace is not None and tuning.training.steps < tuning.training.total:  # a run at its end stays there
                 tuning.training.total = pace.total(tuning.training)

@@ -224,7 +224,7 @@ def write_predictions(
             unreadable += prediction.problem is not None
             yield prediction
 
-    with plain_disk_errors(path), open(path, "w", encoding="utf-8", newline="") as file:
+    with plain_disk_errors(path, "name another file"), open(path, "w", encoding="utf-8", newline="") as file:
         write_csv(file, counted(), top=top, several=predictor.bundle.several, with_sets=sets is not None)
     return unreadable
 

@@ -13,7 +13,7 @@ from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision_names import translated
-from burnish.errors import BadWeights, RecipeError, UnknownModel, shown
+from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.
@@ -33,7 +33,7 @@ def from_file(
     if found.kind in ("keras", "h5"):
         return keras.load(found, said, preprocess, image_size, source=f"file {path}")
     if preprocess is not None:
-        raise RecipeError(
+        raise NoKerasModel(
             "--preprocess is for Keras files; a PyTorch model's comes with its architecture or config.json"
         )
     if found.kind == "torch":
@@ -152,7 +152,7 @@ def _recognised(
         raise UnknownModel(
             f"{found.label}: neither the file nor a config.json beside it says its architecture, and its {len(bare[0])} tensors "
             f"({', '.join(shown(key[:60]) for key in list(bare[0])[:2])}, …) fit none that burnish knows; "
-            "say it with --arch, a timm name such as resnet50 (see: burnish models)"
+            "say it with --arch, a timm name such as resnet50 (see: burnish models), or as NAME=FILE"
         )
     twins = names[1:4] if foreign is None else []  # torchvision's names tell
     others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""

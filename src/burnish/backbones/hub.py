@@ -197,7 +197,7 @@ def download(address: str) -> Path:
         path.unlink()  # damaged in the cache
     if _told_offline():
         raise WeightsUnreachable(f"{shown(url)}: not in the cache, and HF_HUB_OFFLINE is set")
-    with plain_disk_errors(cache_folder()):
+    with plain_disk_errors(cache_folder(), "set BURNISH_CACHE to a folder with room that can be written to"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
         os.close(handle)

@@ -32,7 +32,7 @@ from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import operated
-from burnish.errors import BadWeights, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
+from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess
 
 __all__ = [
@@ -92,7 +92,7 @@ def load_backbone(
     """
     backbone = _loaded(name, pretrained, image_size, seed, arch, preprocess)
     if preprocess is not None and backbone.architecture["library"] != keras.LIBRARY:
-        raise RecipeError(f"preprocess is for Keras files; {shown(name)} says itself how its images are prepared")
+        raise NoKerasModel(f"preprocess is for Keras files; {shown(name)} says itself how its images are prepared")
     if arch is not None and backbone.source in ("embedded", "hub", "random"):
         raise RecipeError(f"arch is for files of weights; {shown(name)} is an architecture's name itself")
     if pool:
@@ -252,7 +252,14 @@ def _split_file(name: str) -> tuple[str | None, Path | None]:
         return None, Path(name)
     arch, equals, path = name.partition("=")
     if equals and re.fullmatch(r"[\w.\-/:]+", arch):
-        return arch.removeprefix("timm/"), Path(path)
+        return arch.removeprefix("timm/"), _expanded(path)
     if Path(name).suffix in opened.SUFFIXES or "\\" in name or name.startswith((".", "/", "~")):
-        return None, Path(name).expanduser()
+        return None, _expanded(name)
     return None, None
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~name of no user: a file may be called so
+        return Path(name)

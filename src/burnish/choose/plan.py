@@ -11,6 +11,7 @@ import torch
 
 from burnish.choose.material import Bench, Material
 from burnish.choose.rates import Rates
+from burnish.errors import RecipeError
 from burnish.methods.base import Tunable
 from burnish.recipe import Recipe
 from burnish.train.loop import Schedule, steps_an_epoch
@@ -83,7 +84,11 @@ def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench,
     if free and made.timed and made.epochs < _FEW_EPOCHS:
         depth = len(bench.backbone.stages)
         for at in sorted({depth - max(1, depth // 2), depth - max(1, depth // 4)}):
-            other = _fitted(tunable_at(at), at, material, bench, rates)
+            try:
+                upper = tunable_at(at)
+            except RecipeError:  # nothing of what the method moves lies so high
+                continue
+            other = _fitted(upper, at, material, bench, rates)
             if other.steps and other.epochs >= min(EPOCHS_WANTED, 2.0 * made.epochs):
                 return other
     return made

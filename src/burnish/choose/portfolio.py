@@ -20,6 +20,7 @@ from burnish.choose.survey import images_per_second
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.views import normalised
+from burnish.errors import BurnishError
 from burnish.labels import leading, rank_within
 from burnish.measure.gains import beats
 from burnish.methods.heads import HeadChoice, choose_head
@@ -41,38 +42,56 @@ class Asked:
     choice: HeadChoice
     images_per_second: float
 
+    @property
+    def parameters(self) -> int:
+        """Of the network without a head."""
+        return sum(one.numel() for one in self.backbone.module.parameters())
+
 
 def pick_backbone(
     names: list[str], load: Callable[[str], Backbone], catalog: Catalog, splits: Splits, bench: Bench
 ) -> tuple[Backbone, Decision]:
     """The network with the highest cross-validated accuracy; among those within a standard error of it the fastest.
 
-    names: cheap ones first; load: name to Backbone. A network that cannot see all images in time is not asked, and after
-    its share of the clock no further one is.
+    names: cheap ones first; load: name to Backbone, BurnishError where the recipe's method or options do not fit it. A
+    network that cannot see all images in time is not asked, and after its share of the clock no further one is.
     """
     ids, total = _part(catalog, splits, bench.recipe.seed), len(splits.train) + len(splits.val) + len(splits.test)
     until = bench.clock.elapsed() + _SHARE * (bench.clock.budget_seconds or math.inf)
     asked: list[Asked] = []
-    left_out = []
+    left_out: list[str] = []
+    slow: list[str] = []
+    failed: BurnishError | None = None
     for name in names:
         if asked and bench.clock.elapsed() >= until:
             left_out.append(f"{name} (no time)")
             continue
-        backbone = load(name)
+        try:
+            backbone = load(name)
+        except BurnishError as error:  # of another make than the recipe needs, or damaged
+            left_out.append(f"{name} ({error})")
+            failed = failed or error
+            continue
         bench.watcher.stage(f"asking {name}", total=len(ids))
         found = _ask(name, backbone, ids, catalog, bench, total=total, only=len(names) == 1)
         if found is None:
+            slow.append(name)
             left_out.append(f"{name} (too slow for the budget)")
             continue
         asked.append(found)
         bench.watcher.say(
             f"{name}: {found.choice.accuracy:.1%} ± {found.choice.standard_error:.1%} on {len(ids)} images"
         )
+    if not asked and not slow:
+        assert failed is not None
+        raise failed
     if not asked:
-        return load(names[0]), Decision(f"model: {names[0]}", "the budget allows no other to be asked")
+        return load(slow[0]), Decision(f"model: {slow[0]}", "the budget allows no other to be asked")
     best = max(asked, key=lambda one: one.choice.accuracy)
     close = [one for one in asked if not _better(best, one)]
-    chosen = max(close, key=lambda one: one.images_per_second)
+    # Without a budget nothing may depend on the clock, so that a run that died comes to the same network (P7).
+    timed = bench.clock.budget_seconds is not None
+    chosen = max(close, key=lambda one: one.images_per_second if timed else -one.parameters)
     words = ", ".join(
         f"{one.name} {one.choice.accuracy:.1%} ± {one.choice.standard_error:.1%} at {one.images_per_second:.0f} images/s"
         for one in asked

@@ -21,6 +21,9 @@ from burnish.train.parts import let_drop, parts_for_training
 # Seconds kept back for writing the report and leaving, measured at 0.6 to 1 on 2 cores.
 _TAIL_SECONDS = 1.5
 _CANDIDATES = 5  # models looked at on the val images once training is over
+_SAVING_SECONDS, _DISK = 0.3, 1.5e8  # bytes a second, made durable: 70 MB took 0.4 s
+_COPIES = 5  # in a state: weights, average, two moments of the gradient, the best epoch
+_FEW_BYTES = 1e8  # whose saving is within what is kept back anyway
 _SAFETY = 1.03  # on every predicted second of the proof
 _LOWER_IMAGES = 16
 _SECONDS_AN_ANSWER = 2e-6  # of intervals, tables and their JSON: 3,000 images and 1,000 classes take about 6 s
@@ -44,16 +47,20 @@ def proof_seconds(passes: float, budget_seconds: float | None, material: Materia
 class Rates:
     """Rates of the network's parts; each is timed once and scaled by area to other sizes."""
 
-    saving_seconds = 0.4  # an epoch's package and state: 70 MB written and made durable
-
     def __init__(self, material: Material, bench: Bench, *, forward_per_second: float, at: int) -> None:
         """forward_per_second: images per second of the whole frozen trunk at `at` pixels."""
         self.material, self.bench = material, bench
         self.forward_per_second, self.at = forward_per_second, at
+        self._package_bytes = self._state_bytes = 0  # what is written at an epoch's end, and at the run's; `step` tells
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
         # Not settled by timing: two runs of one command must not differ in it (P7). It is faster wherever the hardware
         # has it, 1.5 to 1.9 times in training (docs/speed.md).
         self.half = takes_half(bench.recipe.precision, bench.device)
+
+    @property
+    def saving_seconds(self) -> float:
+        """Of an epoch's package, which is written and made durable whenever the model has become better."""
+        return _SAVING_SECONDS + self._package_bytes / _DISK
 
     def whole(self, size: int) -> float:
         """Images per second through the whole network."""
@@ -94,6 +101,9 @@ class Rates:
             self._lower[freeze] = min(batch, _LOWER_IMAGES) / seconds * (size / self.at) ** 2
         elif freeze:
             self._lower[freeze] = self.whole(self.at)
+        moved = sum(one.numel() for one in twin.moving().values())
+        self._package_bytes = 4 * sum(one.numel() for one in twin.classifier.parameters())
+        self._state_bytes = 4 * _COPIES * moved
         step = training_step(twin, parts.trained, objective_of(bench.recipe, half=half))
         average = Average(twin)
 
@@ -108,6 +118,7 @@ class Rates:
         """Seconds from the last training step to the exit: candidates on val, both models on test, report."""
         val, test = len(material.val_rows), len(material.test_labels)
         passes = _CANDIDATES * val / self.upper(size, freeze)
+        passes += max(0, self._package_bytes + self._state_bytes - _FEW_BYTES) / _DISK
         if not self.bench.proves:
             return 1.0 + _SAFETY * passes
         passes += test / self.forward_per_second
@@ -122,4 +133,6 @@ class Rates:
         work()
         if self.bench.device.type == "cuda":
             torch.cuda.synchronize(self.bench.device)
+        elif self.bench.device.type == "mps":
+            torch.mps.synchronize()
         return time.monotonic() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ _TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 
 _TAIL_SECONDS = 10.0  # planning, what is familiar, report; fitting heads comes on top
 _PROBE_TAIL_SECONDS = 8.0  # the same where nothing is trained
 _MOST_OF_CLOCK = 0.95
+_LATE = 2.0  # a further model of a race may need so many times its share
 # Where there is no time for all images: what is kept for the rest, and the share of the time that test images may take.
 _LEAST_TAIL_SECONDS, _TEST_SHARE = 4.0, 1 / 3
 _FEWEST_TESTED = 100
@@ -42,6 +44,7 @@ _COMPARING = 0.05  # of the budget, for pairs that look alike
 _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
+_TIMING_SHARE = 0.04  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.05  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
@@ -103,6 +106,11 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     if size != native.size:
         reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {max(0.0, left):.0f} s left"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
+    if not thins and not bench.proves and count / rate_there > _LATE * max(1.0, left):
+        raise RecipeError(
+            f"to see all images once would take {count / rate_there:.0f} s, at {size} px, of the {max(0.0, left):.0f} s that a "
+            "model has; it is too slow for this budget"
+        )
     if thins and (size != native.size or count / rate_there > left - _LEAST_TAIL_SECONDS):
         small = _shrunk(images, size)
         fit_rate = images_per_second(trunk, small, bench, half=half)
@@ -165,9 +173,9 @@ def no_taps(model: str) -> str:
 
 
 def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half: bool) -> float:
-    """What this form of the trunk sees, forward; the best of three."""
-    seconds = []
-    for _ in range(3):
+    """What this form of the trunk sees, forward; the best of three, or of as many as a small part of the budget allows."""
+    seconds: list[float] = []
+    while len(seconds) < 3 and sum(seconds) < _TIMING_SHARE * (bench.clock.budget_seconds or math.inf):
         began = time.monotonic()
         outputs(form, [images], preprocess=bench.backbone.preprocess, device=bench.device, half=half)
         seconds.append(time.monotonic() - began)

@@ -20,6 +20,8 @@ from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
 from burnish.methods.base import Head, Method
 from burnish.recipe import Recipe
+from burnish.runtime import draws
+from burnish.train.loop import steps_an_epoch
 
 FACTORS = (0.3, 1.0, 3.0)  # of the default rate
 _SHARE = 1 / 10  # of the steps that the clock allows, for each trial
@@ -40,17 +42,25 @@ class Trials:
     probes: Probes
     material: Material
     bench: Bench
+    length: int = 0  # steps of one trial, where an earlier sitting settled it
 
     @property
     def steps(self) -> int:
         """Of one trial."""
-        return max(_LEAST, int(self.made.steps * _SHARE))
+        return self.length or max(_LEAST, int(self.made.steps * _SHARE))
+
+    @property
+    def views(self) -> int:
+        """Of kept activations: no more than a trial sees."""
+        passes = math.ceil(self.steps / steps_an_epoch(len(self.material.train_rows), self.made.batch))
+        return min(self.made.views, passes)
 
     def run(self, recipe: Recipe) -> tuple[float, float]:
         """(accuracy, loss in nats) on the validation images; infinite loss when it diverges."""
         short = replace(
-            self.made, sizes=((0.0, self.made.sizes[0][1]),), steps=self.steps, most=self.steps, timed=False
-        )
+            self.made, sizes=((0.0, self.made.sizes[0][1]),), steps=self.steps, most=self.steps, timed=False,
+            views=self.views,
+        )  # fmt: skip
         bench = replace(self.bench, recipe=recipe)
         tuning = Tuning(
             self.method.prepare(bench.backbone, self.head, recipe), short, self.probes, self.material, bench
@@ -93,14 +103,18 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     bench, recipe = trials.bench, trials.bench.recipe
     until = time.monotonic() + _SEARCH_SHARE * (bench.clock.left() - trials.made.reserve_seconds)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(journal)),
-        sampler=optuna.samplers.TPESampler(seed=recipe.seed % 2**32),
-        study_name="burnish",
-        load_if_exists=True,
+        storage=JournalStorage(JournalFileBackend(journal)), study_name="burnish", load_if_exists=True
     )
+    # A trial that a death cut short is no trial; those that count are as long as the first.
+    trials = replace(trials, length=study.user_attrs.get("steps") or trials.steps)
+    study.set_user_attr("steps", trials.steps)
+
+    def finished() -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in study.trials if trial.value is not None]
+
     free = isinstance(recipe.learning_rate, str)  # else the recipe names the rate, and it is not searched
     usual = {"stage_decay": recipe.stage_decay, "weight_decay": max(1e-3, recipe.weight_decay)}
-    if all(trial.value is None for trial in study.trials):  # nor when the first one died
+    if not finished():  # nor when the first one died
         rate = {"rate": 1.0} if free else {}
         study.enqueue_trial({**usual, **rate, "label_smoothing": recipe.label_smoothing, "mixup": recipe.mixup})
 
@@ -117,22 +131,25 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
             "mixup": trial.suggest_float("mixup", 0.0, 0.4),
         }
         accuracy, loss = trials.run(replace(recipe, **settings(values)))
-        bench.watcher.say(f"trial {trial.number + 1}: validation {accuracy:.1%}, {loss:.3f} nats")
+        bench.watcher.say(f"trial {len(finished()) + 1}: validation {accuracy:.1%}, {loss:.3f} nats")
         return min(loss, 1e6)
 
     longest = 0.0
-    while len(study.trials) < _TRIALS_WITHOUT_BUDGET or math.isfinite(until):
+    while (done := len(finished())) < _TRIALS_WITHOUT_BUDGET or math.isfinite(until):
         began = time.monotonic()
-        if study.best_trials and began + longest > until:
+        if done and began + longest > until:
             break
+        # What is proposed depends on the trials before and on their number, not on how many sittings there were (P7).
+        study.sampler = optuna.samplers.TPESampler(seed=int(draws(recipe.seed, "search", done).integers(2**32)))
         study.optimize(one, n_trials=1)
         on_state()
         longest = max(longest, time.monotonic() - began)
     best = study.best_trial
-    first = next(trial for trial in study.trials if trial.value is not None)
+    made = finished()
+    place = next(number for number, trial in enumerate(made, start=1) if trial.number == best.number)
     why = (
-        f"trial {best.number + 1} of {len(study.trials)}, each of {trials.steps} steps: {best.value:.3f} nats on "
-        f"{len(trials.material.val_rows)} validation images, against {first.value:.3f} with the defaults"
+        f"trial {place} of {len(made)}, each of {trials.steps} steps: {best.value:.3f} nats on "
+        f"{len(trials.material.val_rows)} validation images, against {made[0].value:.3f} with the defaults"
     )
     words = ", ".join(f"{key} {value:.3g}" for key, value in best.params.items())
     return {"rate": 1.0, **best.params}, Decision(f"settings from a search: {words}", why, dict(best.params))

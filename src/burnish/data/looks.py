@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from burnish.data.catalog import Catalog
-from burnish.data.pixels import FORMATS, MAX_BYTES, content_of, orientation_of, quiet
+from burnish.data.pixels import FORMATS, MAX_BYTES, content_of, one_by_one, orientation_of, quiet
 from burnish.errors import UnreadableImage
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
@@ -55,8 +54,8 @@ def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
         digest, headers[row] = _look(catalog, index)
         return digest or f"unread {index}"
 
-    with quiet(), ThreadPoolExecutor(workers) as pool:
-        return Looks(tuple(pool.map(look, range(len(ids)), chunksize=64)), headers)
+    with quiet():
+        return Looks(tuple(one_by_one(look, len(ids), workers=workers)), headers)
 
 
 _NOTHING = (-1, -1, False, 1, 0, 0, -1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import stat
 import threading
@@ -21,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -29,6 +30,8 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from burnish.data.catalog import Catalog, Named
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import Preprocess
+
+T = TypeVar("T")
 
 MAX_BYTES = 100_000_000  # of a file
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
@@ -181,7 +184,7 @@ def read_all(
 
     named = []
     with quiet():
-        for done, problem in enumerate(_in_order(read, len(indices), workers=workers), start=done_before + 1):
+        for done, problem in enumerate(one_by_one(read, len(indices), workers=workers), start=done_before + 1):
             if problem is not None:
                 named.append(problem)
             if on_progress is not None:
@@ -189,10 +192,10 @@ def read_all(
     return Decoded({name: out[name] for name in renderings}, sizes, good, tuple(named))
 
 
-def _in_order(work: Callable[[int], Named | None], count: int, *, workers: int) -> Iterator[Named | None]:
-    """work(0), work(1), … from a pool of threads, in order, with few waiting at any time."""
+def one_by_one(work: Callable[[int], T], count: int, *, workers: int) -> Iterator[T]:
+    """work(0), work(1), … from a pool of threads, in order, with few waiting at any time: an interrupt ends it soon."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    waiting: deque[Future[Named | None]] = deque()
+    waiting: deque[Future[T]] = deque()
     try:
         for row in range(count):
             waiting.append(pool.submit(work, row))
@@ -208,11 +211,17 @@ def _in_order(work: Callable[[int], Named | None], count: int, *, workers: int) 
 def quiet() -> Iterator[None]:
     """Nothing of Pillow's is printed inside: what it warns of (large images, odd tags) is judged by our own limits.
 
-    Warning filters belong to the process, so threads may leave this filter behind; it silences Pillow alone.
+    Warning filters and loggers belong to the process, so threads may leave these behind; they silence Pillow alone.
     """
+    logger = logging.getLogger("PIL")
+    before = logger.level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
 
 
 def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Image:
@@ -342,7 +351,8 @@ def _not_an_image(data: bytes) -> str:
             return f"{what} is not read: save it as {FORMATS_IN_WORDS}"
     for signature, what in _BEGINNINGS:
         if data.startswith(signature):
-            return f"damaged or truncated: it begins as {what} and cannot be read further"
+            other = ", or has channels or a packing that are not read" if what == "TIFF" else ""
+            return f"damaged or truncated{other}: it begins as {what} and cannot be read further"
     return f"not an image: its content is not {FORMATS_IN_WORDS}"
 
 

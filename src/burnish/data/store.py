@@ -16,6 +16,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ DISK_SHARE = 0.5  # of the free space at most, for unnamed files
 KEPT_BYTES = 20 * 2**30  # of all kept files together, and never more than a quarter of the disk's free space and theirs
 _MAGIC = b"burnish pixels 1"
 _SUFFIX = ".pixels"
+_DRAFT, _DRAFT_SECONDS = "draft-", 86400.0  # of a file being written where the system knows none without a name
 _HEAD_BYTES = len(_MAGIC) + 8 + 32  # the length of the table and its hash
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _MAX_TABLE_BYTES = 2**30
@@ -207,7 +209,7 @@ class Draft:
             offsets[name] = end
             end += _rounded(int(np.prod(shape)))
         self.bytes, self.sides, self.count = end, dict(sides), count
-        number = _unnamed(folder)
+        number, self.named = _unnamed(folder)
         self.descriptor = _Descriptor(number)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(number, 0, end)  # a write to a hole on a full disk would end the process
@@ -232,8 +234,18 @@ class Draft:
         os.pwrite(self.descriptor.number, head, 0)
         os.fsync(self.descriptor.number)
 
+    def __del__(self) -> None:
+        named: Path | None = getattr(self, "named", None)
+        if named is not None:  # it was not kept
+            with contextlib.suppress(OSError):
+                os.unlink(named)
+
     def link(self, path: Path) -> None:
         """Name the file, in one step; a file of that name is replaced."""
+        if self.named is not None:
+            os.replace(self.named, path)
+            self.named = None
+            return
         temporary = path.with_name(f".{os.getpid()}-{path.name}")
         folder = os.open(path.parent, os.O_RDONLY)
         try:  # with a folder's descriptor Python asks for linkat, which follows the link in /proc to the file itself
@@ -262,15 +274,18 @@ def settings_key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _unnamed(folder: Path) -> int:
-    """A new file without a name in that folder."""
+def _unnamed(folder: Path) -> tuple[int, Path | None]:
+    """A new file in that folder, without a name where the system can give it one later, else with a hidden one."""
     flag = getattr(os, "O_TMPFILE", None)
-    if flag is not None:
+    if flag is not None and os.path.isdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            return os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    number, path = tempfile.mkstemp(dir=folder)
-    os.unlink(path)
-    return number
+            return os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+    for left in folder.glob(f".{_DRAFT}*"):  # by a process that died
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _DRAFT_SECONDS:
+                left.unlink()
+    number, path = tempfile.mkstemp(dir=folder, prefix=f".{_DRAFT}")
+    return number, Path(path)
 
 
 def _opened(path: Path, settings: str, wanted: Set[str]) -> Entry | None:

@@ -14,6 +14,7 @@ from burnish.labels import log_losses, several
 from burnish.measure.bootstrap import Ranking, bootstrapped, mean_interval, mean_of_known, times_for
 from burnish.measure.intervals import Interval, wilson
 
+_LARGEST_MATRIX = 500  # classes; of more, a record holds the cells that are not zero
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities; half precision sums to 1 within about this
 
 
@@ -70,8 +71,25 @@ class Scores:
             "auroc": None if math.isnan(self.auroc) else self.auroc,
             "intervals": {name: one.to_json() for name, one in self.intervals.items()},
             "per_class": [one.to_json() for one in self.per_class],
-            "confusion": self.confusion.tolist(),
+            "confusion": _plain_matrix(self.confusion),
         }
+
+
+def _plain_matrix(counts: np.ndarray) -> list[list[int]] | dict[str, Any]:
+    """The matrix row by row; of very many classes, {"classes": k, "cells": [[row, column, count], …]}: most hold nothing."""
+    if len(counts) <= _LARGEST_MATRIX:
+        return counts.tolist()
+    places = np.argwhere(counts)
+    return {"classes": len(counts), "cells": np.column_stack([places, counts[tuple(places.T)]]).tolist()}
+
+
+def matrix_from(plain: list[list[int]] | dict[str, Any]) -> np.ndarray:
+    """int64 [k k], of what `to_json` made of it."""
+    if isinstance(plain, list):
+        return np.array(plain, np.int64)
+    counts, cells = np.zeros((plain["classes"], plain["classes"]), np.int64), np.array(plain["cells"]).reshape(-1, 3)
+    counts[cells[:, 0], cells[:, 1]] = cells[:, 2]
+    return counts
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Scores:

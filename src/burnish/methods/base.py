@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -135,6 +136,12 @@ class Method(Protocol):
 # "Never at or above 5e-4 on a whole ViT" (design, evidence): transformers lose their pretraining at rates that suit CNNs.
 _PEAK_CNN = 1e-3
 _PEAK_ATTENTION = 2e-4
+# By class names, as timm's, torchvision's, transformers' and Keras's have them: Attention, ClassAttn, MHSA, GPSA.
+_ATTENTION = re.compile(r"attention|attn|mhsa|gpsa", re.IGNORECASE)
+_GATES = re.compile(
+    r"^(Split|SelectiveKernel|Channel|LightChannel|Spatial|LightSpatial|Coord|SimpleCoord|EfficientLocal|Strip|(Bat)?NonLocal)"
+    r"Att(n|ention)|BilinearAttn"
+)
 
 
 def assembled(backbone: Backbone, head: Fitted) -> Classifier:
@@ -162,8 +169,9 @@ def peak_of(recipe: Recipe, trunk: nn.Module, times: float = 1.0) -> float:
 
 
 def attends(trunk: nn.Module) -> bool:
-    """Whether it is a transformer, told by its attention."""
-    return any("attention" in type(module).__name__.lower() for module in trunk.modules())
+    """Whether it is a transformer, told by its attention; what convolutional networks weigh channels with is none."""
+    names = {type(module).__name__ for module in trunk.modules()}
+    return any(_ATTENTION.search(name) and not _GATES.search(name) for name in names)
 
 
 def frozen_stages(recipe: Recipe, backbone: Backbone) -> int:

@@ -45,6 +45,11 @@ def method_named(name: str) -> Method:
     RecipeError with the nearest names, or the options there are.
     """
     kind, *given = name.split(":")
+    if kind == "auto":
+        raise RecipeError(
+            "auto is how fit chooses: frozen heads first (probe, multiprobe), then full, kept when it is better; here name "
+            "methods themselves; see: burnish methods"
+        )
     if kind not in METHODS:
         choices = ["auto", *METHODS]
         raise RecipeError(f"no method {shown(kind)!r} (nearest: {nearest(kind, choices)}); see: burnish methods")

@@ -18,11 +18,13 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from burnish.errors import shown
+from burnish.measure.scores import matrix_from
 from burnish.measure.verdict import Verdict
 from burnish.result import plain, plain_disk_errors
 
 _MATRIX_PIXELS = 640  # least side of the confusion image
 _MOST_COUNTED = 25  # classes; in a larger matrix a cell has no room for its count
+_MOST_PICTURED = 640  # classes, a pixel each
 _HIT, _MISS = (31, 95, 139), (180, 84, 26)  # colours, RGB, of right and wrong answers: the report's
 
 
@@ -57,7 +59,9 @@ class Board:
         self._write(Summary(value=[_picture(tag, Image.fromarray(sheet))]), step)
 
     def confusion(self, tag: str, answers: np.ndarray, labels: np.ndarray, classes: int, step: int) -> None:
-        """The confusion matrix of answers [n] against labels [n]."""
+        """The confusion matrix of answers [n] against labels [n]; of more classes than a picture can show, nothing."""
+        if classes > _MOST_PICTURED:
+            return
         matrix = np.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
         self._write(Summary(value=[_image(tag, matrix)]), step)
 
@@ -75,8 +79,8 @@ class Board:
         )
         if kept is not None:
             self.scalars(self._step, {"test/accuracy": kept["accuracy"]["value"]})
-            if kept.get("confusion"):
-                self._write(Summary(value=[_image("test/confusion", np.array(kept["confusion"]))]), self._step)
+            if kept.get("confusion") and len(kept["per_class"]) <= _MOST_PICTURED:
+                self._write(Summary(value=[_image("test/confusion", matrix_from(kept["confusion"]))]), self._step)
             self._write(Summary(value=[_text("test/classes", _class_lines(kept["per_class"]))]), self._step)
         if facts.get("verdict"):
             sentence = Verdict.from_json(facts["verdict"]).sentence()

@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from burnish.errors import NotARun, shown
 from burnish.measure.intervals import Interval, holm, wilson
+from burnish.measure.scores import matrix_from
 from burnish.measure.verdict import ACCURACY, Verdict, chance, percent
 from burnish.reports.words import Say, verdict_in, words_in
 from burnish.result import plain
@@ -315,7 +316,7 @@ def _confusion(kept: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The confusion matrix: as a table, or of many classes as a map and its most frequent confusions."""
     if not kept or not kept.get("confusion") or not kept.get("per_class"):
         return None
-    counts, names = np.array(kept["confusion"]), [one["name"] for one in kept["per_class"]]
+    counts, names = matrix_from(kept["confusion"]), [one["name"] for one in kept["per_class"]]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     levels = np.ceil(_LEVELS * np.sqrt(share)).astype(int)  # the root keeps a few mistakes visible among many right
     large = len(names) > _LARGEST_TABLE

@@ -297,9 +297,8 @@ def _may_hold_images(named: Named) -> bool:
     """Whether what is not looked at has the name of an image, or is or may be a folder of images."""
     if named.reason.startswith("not an image"):
         return False
-    return (
-        has_image_suffix(named.path) or "." not in os.path.basename(named.path) or named.reason.startswith("the folder")
-    )
+    told = " is not read" in named.reason or named.reason.startswith("the folder")
+    return told or has_image_suffix(named.path) or "." not in os.path.basename(named.path)
 
 
 def _name(image: ImageLike) -> str:

@@ -29,7 +29,7 @@ def audit(
     from burnish import api
     from burnish.screen import print_audit, watcher_for
 
-    with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
+    with watcher_for(api.clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         found = api.audit(data, model=model, out=out, quarantine=quarantine, seed=seed, cache=cache, watcher=watcher)
     if json_:
         print_json(found.facts)

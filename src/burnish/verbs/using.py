@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.errors import shown
+from burnish.errors import RecipeError, shown
 from burnish.verbs.options import DATA, Json, Quiet, Run, print_json
 
 
@@ -27,7 +27,7 @@ def evaluate(
     from burnish import api
     from burnish.screen import print_evaluation, watcher_for
 
-    with watcher_for(None, quiet=quiet, to_stderr=json_) as watcher:
+    with watcher_for(api.clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         told = None if ood is None else api.ood(run, data, ood)
         found = api.evaluate(run, data, watcher=watcher)
     if json_:
@@ -56,6 +56,8 @@ def predict(
     from burnish.screen import print_predictions
     from burnish.ship.predictor import Predictor
 
+    if csv is not None and json_:
+        raise RecipeError("predict writes its answers as CSV or as JSON: say --csv FILE or --json")
     unreadable = 0
     predictor = Predictor.open(Path(run))
     if csv is not None:
@@ -84,7 +86,8 @@ def report(
     from burnish import api
 
     if len(runs) == 1:
-        typer.echo(shown(str(api.report(runs[0], lang=lang, out=out))))
+        page = api.report(runs[0], lang=lang, out=out)
+        print_json({"page": str(page)}) if json_ else typer.echo(shown(str(page)))
         return
     page, rows, n = api.report_runs(runs, out=out or "runs.html")
     if json_:

@@ -26,8 +26,8 @@ def read_quarantine(file: Path) -> dict[str, str]:
             found = {}
             for row in rows:
                 said = {key: (row.get(name) or "").strip() for key, name in names.items()}
-                if said["path"] and (said.get("exclude", "yes").lower() in ("yes", "y", "true", "1")):
-                    path = said["path"]
+                path = row.get(names["path"]) or ""
+                if path.strip() and (said.get("exclude", "yes").lower() in ("yes", "y", "true", "1")):
                     path = path[1:] if path.startswith("'") and path[1:].startswith(FORMULA) else path
                     found[path] = said.get("evidence") or said.get("reason") or said.get("kind") or "listed"
             return found
@@ -36,16 +36,18 @@ def read_quarantine(file: Path) -> dict[str, str]:
 
 
 def quarantined(catalog: Catalog, file: Path) -> Catalog:
-    """The catalogue less the images in the list, which are named. DataError when the list names none of them."""
+    """The catalogue less the images in the list, which are named. DataError when most of the list is not there."""
     listed = read_quarantine(file)
     here = set(catalog.paths)
-    meant = {path: why for path, why in listed.items() if path in here}
     known = here | {one.path for one in catalog.named}
+    listed = {path if path in known else path.strip(): why for path, why in listed.items()}
+    meant = {path: why for path, why in listed.items() if path in here}
     strangers = [path for path in listed if path not in known]
-    if listed and strangers and not meant:
+    if len(strangers) > 0.5 * len(listed):
         raise DataError(
-            f"{shown(file.name)} lists {len(listed)} images and none is in the data (first: {shown(strangers[0])}; nearest "
-            f"there: {nearest(strangers[0], catalog.paths[:5000], limit=2)}). Paths are those of burnish audit."
+            f"{shown(file.name)} lists {len(listed)} images, of which {len(strangers)} are not in the data (first: "
+            f"{shown(strangers[0])}; nearest there: {nearest(strangers[0].strip(), catalog.paths[:5000], limit=2)}). "
+            "Paths are those of burnish audit."
         )
     named = [Named(path, f"left out by {file.name}: {why}") for path, why in sorted(meant.items())]
     return replace(without(catalog, named), source=catalog.source) if named else catalog

@@ -13,7 +13,7 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Contents, OpenFile, Packed, Place, Spool, Zipped
 from burnish.data.pixels import MAX_BYTES
 from burnish.data.sources.folder import SPLIT_FOLDERS, sorted_into_classes
-from burnish.data.sources.scan import NO_SUFFIX, Scan, has_image_suffix, why_not_by_name
+from burnish.data.sources.scan import Scan, has_image_suffix, why_not_by_name, why_not_by_suffix
 from burnish.errors import DataError, NotEnoughData, shown
 
 MOST_MEMBERS = 5_000_000
@@ -119,8 +119,7 @@ def _scanned(members: Iterable[str]) -> tuple[Scan, list[Named], str]:
     for member in members:
         parts = member.removeprefix("./").split("/")
         reason = next((why for part in parts if (why := why_not_by_name(part)) is not None), None)
-        if reason is None and not has_image_suffix(parts[-1]):
-            reason = NO_SUFFIX
+        reason = reason or why_not_by_suffix(parts[-1])
         if reason is not None:
             named.append(Named(member.encode("utf-8", "backslashreplace").decode(), reason))
         else:

@@ -16,7 +16,8 @@ from burnish.data.contents import Contents
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR, counts, having
 
-_FRACTION = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?\d+\.0*")  # numbers of classes that passed through a table of floats
+_FRACTION = re.compile(r"[+-]?(\d*\.\d+(e[+-]?\d+)?|\d+e[+-]?\d+)", re.IGNORECASE)
 ENOUGH = 3  # images of a class: one each to train, to choose and to prove
 
 
@@ -161,7 +162,7 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
 def _refuse_other_tasks(catalog: Catalog) -> None:
     """DataError when the labels are numbers to be predicted."""
     names = catalog.classes
-    fractions = [name for name in names if _FRACTION.fullmatch(name)]
+    fractions = [name for name in names if _FRACTION.fullmatch(name) and not _WHOLE.fullmatch(name)]
     if len(fractions) > 0.5 * len(names) and len(names) > 0.2 * len(catalog):
         raise DataError(
             f"Labels such as '{shown(fractions[0])}' are numbers to be predicted. burnish sorts images into classes, it does not "

@@ -53,6 +53,8 @@ def _refuse_unsorted(root: Path, found: Scan) -> None:
     """NotEnoughData for a folder without images or without class folders."""
     if not found.images:
         aside = f": {len(found.named)} other files or folders" if found.named else ""
+        unread = next((one for one in found.named if " is not read" in one.reason), None)
+        aside += f", such as {shown(unread.path)} ({unread.reason})" if unread is not None else ""
         raise NotEnoughData(
             f"{shown(str(root))} holds no images{aside}. Give a folder with one folder of images per class: "
             "DATA/cat/1.jpg, DATA/dog/1.jpg."

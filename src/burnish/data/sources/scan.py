@@ -11,6 +11,14 @@ from burnish.errors import DataError, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 NO_SUFFIX = "not an image: ignored, not an image suffix"
+# Images, but of kinds that are not read: who has them wants to know.
+_UNREAD = {
+    ".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".j2k": "JPEG 2000",
+    ".psd": "Photoshop", ".dcm": "DICOM", ".exr": "OpenEXR", ".npy": "NumPy", ".cr2": "raw", ".cr3": "raw", ".nef": "raw",
+    ".arw": "raw", ".orf": "raw", ".raf": "raw", ".rw2": "raw", ".dng": "raw",
+}  # fmt: skip
+RUN_FILE = "run.json"  # what every run's folder holds
+A_RUN = "not an image: ignored, the folder of a run of burnish"
 LINK_OUT = "a symbolic link out of the data folder: not followed"
 # Left by systems and tools, lower case; names that begin with a dot are ignored as well.
 _LITTER = ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
@@ -31,7 +39,7 @@ def scan(root: Path) -> Scan:
     An ignored folder is named once, not file by file. Symbolic links to image files inside `root` count as images.
     """
     real_root = _home(root)
-    found = Scan([], [], [])
+    found, runs = Scan([], [], []), list[str]()
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -43,6 +51,10 @@ def scan(root: Path) -> Scan:
                 raise DataError(f"{shown(str(root))} cannot be listed: {error.strerror}. Check the folder.") from None
             found.named.append(Named(folder, f"the folder cannot be listed: {error.strerror}"))
             continue
+        if folder and any(entry.name == RUN_FILE for entry in entries):
+            found.named.append(Named(folder, A_RUN))
+            runs.append(folder)
+            continue
         if folder:
             found.folders.append(folder)
         for entry in entries:
@@ -52,6 +64,10 @@ def scan(root: Path) -> Scan:
                 found.named.append(Named(path.encode("utf-8", "backslashreplace").decode(), reason))
             else:
                 (waiting if entry.is_dir(follow_symlinks=False) else found.images).append(path)
+    for folder in {run.rpartition("/")[0] for run in runs} & set(found.folders):  # runs/, which holds nothing else
+        if not any(path.startswith(f"{folder}/") for path in (*found.images, *found.folders)):
+            found.folders.remove(folder)
+            found.named.append(Named(folder, A_RUN))
     return found
 
 
@@ -76,7 +92,15 @@ def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
         return None
     elif not entry.is_file(follow_symlinks=False):
         return "not an image: ignored, not a regular file"
-    return None if has_image_suffix(name) else NO_SUFFIX
+    return why_not_by_suffix(name)
+
+
+def why_not_by_suffix(name: str) -> str | None:
+    """Why a file of that name is not taken for an image that can be read; None when it is."""
+    if has_image_suffix(name):
+        return None
+    kind = _UNREAD.get(os.path.splitext(name)[1].lower())
+    return NO_SUFFIX if kind is None else f"{kind} is not read: save it as JPEG, PNG or TIFF"
 
 
 def why_not_by_name(name: str) -> str | None:

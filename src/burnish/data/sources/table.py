@@ -242,8 +242,10 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
     if not path:
         raise _bad(file, unit, line, "the path is empty", "Fill it in or delete the line.")
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
-        came = f"the path '{shown(path)}' is not allowed: it must lie under the CSV's folder, without '..'"
-        raise _bad(file, unit, line, came, "Put the CSV into the folder that holds the images.")
+        came = f"the path '{shown(path)}' is not allowed: it must be relative to the CSV's folder, without '..'"
+        raise _bad(
+            file, unit, line, came, "Put the CSV into the folder that holds the images, and write paths from there."
+        )
     if word and word not in SPLIT_FOLDERS:
         came = f"the split '{shown(word)}' is unknown, nearest: {nearest(word, SPLIT_WORDS)}"
         raise _bad(file, unit, line, came, "Use train, val (or valid, validation) or test.")
