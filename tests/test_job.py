@@ -17,9 +17,10 @@ from PIL import Image
 
 import burnish
 from burnish import api
+from burnish.choose.probing import first_model_due
 from burnish.errors import BurnishError, NoSuchName, NotARun, NotEnoughData, RunBusy, RunError
 from burnish.recipe import Recipe
-from burnish.runtime import Clock
+from burnish.runtime import Clock, Nobody
 from conftest import write_shapes
 
 TINY = {"model": "random:test_resnet", "budget": None, "epochs": 2, "image_size": 64}
@@ -399,3 +400,20 @@ def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch):
         cli.main(shlex.split(api.command_of("my photos/", recipe))[1:])
     assert asked.pop("data") == "my photos/"
     assert Recipe(**asked) == recipe
+
+
+def test_a_model_is_there_before_the_best_head_is_found_where_that_takes_long(shapes, tmp_path, monkeypatch):
+    from burnish.choose import probing
+
+    answered = []
+
+    class Asking(Nobody):
+        def say(self, text):
+            if text.startswith("a first model is saved"):
+                answered.append(api.predict(tmp_path / "run", [shapes / "red"])[0].label)
+
+    monkeypatch.setattr(probing, "_NEAR", -1.0)
+    run = api.fit(shapes, out=tmp_path / "run", watcher=Asking(), **TINY)
+    assert answered == ["red"]
+    assert 0 < run.facts["first_model_seconds"] < run.facts["seconds"]
+    assert [first_model_due(budget) for budget in (None, 30.0, 600.0)] == [60.0, 15.0, 60.0]

@@ -20,7 +20,7 @@ from burnish.choose.decide import (
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
 from burnish.choose.limits import Sample, familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
-from burnish.choose.probing import Probes, probe
+from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.survey import survey
@@ -268,7 +268,14 @@ def look(
     folder.write(AUDIT_TABLE, csv_of(material.findings))
     if strict and any(one.level == "error" for one in material.findings):
         raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
-    probes = probe(material, surveyed, bench)
+    first: list[float] = []
+
+    def save_first(probed: Probed) -> None:
+        save(folder, probe_contender(probed), material)
+        first.append(bench.clock.elapsed())
+        bench.watcher.say(f"a first model is saved at {first[0]:.0f} s")
+
+    probes = probe(material, surveyed, bench, save_first if bench.proves else None)
     folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
     probed = probes.kept(bench.recipe.taps, bench.recipe.method)
     save(folder, probe_contender(probed), material)
@@ -281,7 +288,7 @@ def look(
             "probed": facts,
             "trains": surveyed.trains,
             "data": data,
-            "first_model_seconds": seconds,
+            "first_model_seconds": first[0] if first else seconds,
             "part": None if surveyed.part is None else asdict(surveyed.part),
         },
         tensors,

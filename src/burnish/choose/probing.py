@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from burnish.train.features import batched, outputs, takes_half
 
 _LDA_ALONE = ("lda",)
 _ASKED = 500  # val images, about mirroring
+_FIRST_SECONDS, _NEAR = 60.0, 1 / 3  # of it, after which a quick head is not waited for
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
 
@@ -79,11 +80,20 @@ class Probes:
         return self.deep if taps == "on" or self.deep.choice.loss < self.last.choice.loss else self.last
 
 
-def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
-    """Fit heads to frozen features of the size that the survey settled: of the last layer, and of all depths."""
+def probe(
+    material: Material, surveyed: Surveyed, bench: Bench, on_first: Callable[[Probed], None] | None = None
+) -> Probes:
+    """Fit heads to frozen features of the size that the survey settled: of the last layer, and of all depths.
+
+    on_first: called with the quickest head there is, where the search for the best could end after the first minute, or half
+    of a shorter budget: by then a model must be there (P6).
+    """
     features, rate = fitting_features(material, surveyed, bench)
     bench.watcher.stage("probe")
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
+    if on_first is not None and bench.clock.elapsed() > _NEAR * first_model_due(bench.clock.budget_seconds):
+        now = bench.clock.elapsed()
+        on_first(_headed("probe", plain, features[:, : plain.width], material, surveyed, bench, now))
     # What the test images and the page will take is not for searching; the deeper head is asked first.
     left, scored = bench.clock.left(), rate * surveyed.scored_share
     allowed = min(
@@ -110,6 +120,11 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench) -> Probes:
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
     return Probes(last, kept_deep, flip, reason, rate, surveyed.size_reason, curve, findings, special)
+
+
+def first_model_due(budget_seconds: float | None) -> float:
+    """Seconds by which a finished model is on disk."""
+    return _FIRST_SECONDS if budget_seconds is None else min(_FIRST_SECONDS, 0.5 * budget_seconds)
 
 
 def _settled(probed: Probed) -> Probed:
