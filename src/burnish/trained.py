@@ -25,6 +25,7 @@ from burnish.result import RECIPE, SEARCH, RunFolder
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.loop import Step
 
+_TOLD = ("epochs", "steps", "batch", "sizes", "freeze", "views", "balanced", "reserve_seconds", "step_seconds")
 _LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
 
 
@@ -46,11 +47,12 @@ def tune_on_the_clock(
         return None, bench, [flip, Decision("probe kept", "there are no validation images to choose by")]
     bench.watcher.stage("plan")
     made, bench, head, tried = settle_plan(method, probes, material, bench, ledger)
-    why = Decision("schedule", made.reason, {"epochs": made.epochs, "reserve_seconds": made.reserve_seconds})
+    told = made.to_json()
+    why = Decision("schedule", made.reason, {key: told[key] for key in _TOLD})
     folder.write(RECIPE, bench.recipe.to_toml())
+    bench.watcher.say(made.reason)
     if head is None:
         return None, bench, [flip, *tried, why]
-    bench.watcher.say(made.reason)
     bench.watcher.stage("tune")
     tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probes, material, bench)
     train(tuning, probes.kept(bench.recipe.taps), folder, journal, ledger)
