@@ -18,6 +18,7 @@ import torch
 from burnish import api, disk, job, result
 from burnish.choose.ledger import Ledger
 from burnish.errors import NotEnoughData, RunError
+from burnish.reports import board
 from burnish.train import checkpoint, loop
 from burnish.train.features import takes_half
 from conftest import write_shapes
@@ -287,6 +288,37 @@ def test_a_run_in_bfloat16_that_died_comes_to_the_same_bits(shapes, tmp_path, mo
             api.fit(shapes, out=tmp_path / "run", **half)
     api.fit(shapes, out=tmp_path / "run", **half)
     assert_same(tmp_path / "run", fingerprint(tmp_path / "alone"))
+
+
+@pytest.mark.parametrize("freeze", [0, 3])
+def test_a_run_with_a_budget_follows_the_plan_it_saved(shapes, tmp_path, monkeypatch, eager, freeze):
+    """What the clock allowed is settled before the first step: two that go on from one death come to the same bits."""
+    timed = {**RUN, "budget": 250, "freeze": freeze}
+    with monkeypatch.context() as patched:
+        dies_at_step(patched, 5)
+        with pytest.raises(Death):
+            api.fit(shapes, out=tmp_path / "one", **timed)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    said = [Lines(), Lines()]
+    for name, watcher in zip(("one", "other"), said, strict=True):
+        api.fit(shapes, out=tmp_path / name, watcher=watcher, **timed)
+    assert all(any(text.startswith("going on with the run") for text in one.said) for one in said)
+    assert_same(tmp_path / "other", fingerprint(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("refused", ["history", "TensorBoard"])
+def test_a_disk_that_refuses_the_history_costs_only_that(refused, shapes, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RunError("cannot write: the disk is full")
+
+    if refused == "history":
+        monkeypatch.setattr(result.RunFolder, "write_rows", full)
+    else:
+        monkeypatch.setattr(board.Board, "_write", full)
+    watcher = Lines()
+    api.fit(shapes, out=tmp_path / "run", watcher=watcher, **{**RUN, "epochs": 2})
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert len([text for text in watcher.said if "history could not be written" in text]) == 1
 
 
 # ---- a write that fails ----------------------------------------------------------------------------------------------

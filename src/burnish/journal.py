@@ -79,14 +79,17 @@ class Journal:
         """The features of held-out images, for the embedding projector."""
         rows = sample.held_rows
         labels = [material.catalog.label(entry) for entry in material.fitting.ids[rows]]
-        write_projector(
-            self.folder.path / BOARD, sample.held_features, labels, np.asarray(material.fitting.plain[rows])
-        )
+        with self._if_the_disk_allows():
+            write_projector(
+                self.folder.path / BOARD, sample.held_features, labels, np.asarray(material.fitting.plain[rows])
+            )
 
     def close(self, facts: dict[str, Any]) -> None:
         """Add what is known at the end (confusion matrix, settings) and finish the event files."""
-        self.board.finish(facts)
-        self.board.close()
+        with self._if_the_disk_allows():
+            self.board.finish(facts)
+        with self._if_the_disk_allows():
+            self.board.close()
 
     @contextmanager
     def _if_the_disk_allows(self) -> Iterator[None]:
