@@ -38,7 +38,7 @@ def simulate(monkeypatch, seconds, *, guess, until, sizes=((0.0, 128),), most=10
         pace.saw_step(size, seconds(run.steps - 1, size))
         if run.steps % 20 == 0 and between:
             clock.now += between
-            pace.saw_between(between)
+            pace.saw_between(size, between)
         if run.steps < run.total and (clock.now - saved > save_every or pace.seconds_late(run) > 1.0):
             run.total, saved = pace.total(run), clock.now
         assert run.steps < 100_000

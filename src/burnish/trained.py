@@ -161,7 +161,7 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 model = Tuned(tuning.tunable.backbone, tuning.classifier(candidate), candidate, (candidate,))
                 save(folder, tuned_contender(model, material, method=method), material)
             if pace is not None:  # the validation images were looked at before the epoch was told
-                pace.saw_between(time.monotonic() - stepped)
+                pace.saw_between(event[0].size, time.monotonic() - stepped)
         if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):
             if pace is not None and tuning.training.steps < tuning.training.total:  # a run at its end stays there
                 tuning.training.total = pace.total(tuning.training)

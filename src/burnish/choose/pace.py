@@ -10,7 +10,9 @@ import time
 
 from burnish.train.loop import Schedule, Training
 
-_RECENT = 0.2  # weight of the newest step in the moving mean: one slow step does not end a run early
+# Least weight of the newest step in the mean: a machine may be slow for some seconds, and steps that are struck off then
+# because all that follows is expected to be as slow do not come back, for by then the run is over.
+_RECENT = 0.05
 
 
 class Pace:
@@ -37,20 +39,22 @@ class Pace:
         self.between_seconds = epoch_seconds / max(1, epoch_steps)  # a step's share of the work between epochs
         self.epoch_steps, self.reserve_seconds = epoch_steps, reserve_seconds
         self._planned, self._latest = dict(step_seconds), 0
-        self._seen: set[int] = set()
+        self._seen: dict[int, int] = {}  # steps made, by size
+        self._told: set[int] = set()  # sizes of epochs whose validation was seen
 
     def saw_step(self, size: int, seconds: float) -> None:
         """One step was made."""
         before, self._latest = self.step_seconds.get(size), size
-        if before is None or size not in self._seen:
-            self.step_seconds[size] = seconds if before is None else 0.5 * (before + seconds)
-            self._seen.add(size)
-        else:
-            self.step_seconds[size] = (1.0 - _RECENT) * before + _RECENT * seconds
+        seen = self._seen[size] = self._seen.get(size, 0) + 1
+        # The plan's own timing counts as one step.
+        weight = 1.0 if before is None else max(_RECENT, 1.0 / (seen + 1))
+        self.step_seconds[size] = (1.0 - weight) * (before or 0.0) + weight * seconds
 
-    def saw_between(self, seconds: float) -> None:
-        """An epoch's validation and saving took so long."""
-        self.between_seconds += 0.5 * (seconds / max(1, self.epoch_steps) - self.between_seconds)
+    def saw_between(self, size: int, seconds: float) -> None:
+        """An epoch's validation and saving took so long; the first at a size, which makes its images, tells nothing."""
+        if size in self._told:
+            self.between_seconds += 0.5 * (seconds / max(1, self.epoch_steps) - self.between_seconds)
+        self._told.add(size)
 
     @property
     def slowness(self) -> float:
