@@ -33,6 +33,14 @@ def cache_folder() -> Path:
         raise RunError("this user has no home folder to keep things in: set BURNISH_CACHE to a folder") from None
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ~ and ~user replaced; as it is where there is no such user: a file may be called so."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Replace a file by a new one with this content, in one step; durable on return."""
     with plain_disk_errors(path.parent):

@@ -32,6 +32,7 @@ from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import operated
+from burnish.disk import expanded
 from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess
 
@@ -252,14 +253,7 @@ def _split_file(name: str) -> tuple[str | None, Path | None]:
         return None, Path(name)
     arch, equals, path = name.partition("=")
     if equals and re.fullmatch(r"[\w.\-/:]+", arch):
-        return arch.removeprefix("timm/"), _expanded(path)
+        return arch.removeprefix("timm/"), expanded(path)
     if Path(name).suffix in opened.SUFFIXES or "\\" in name or name.startswith((".", "/", "~")):
-        return None, _expanded(name)
+        return None, expanded(name)
     return None, None
-
-
-def _expanded(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # ~name of no user: a file may be called so
-        return Path(name)

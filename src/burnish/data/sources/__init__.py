@@ -25,6 +25,7 @@ from burnish.data.sources.demo import open_demo
 from burnish.data.sources.folder import open_folder
 from burnish.data.sources.named import fetched, open_torchvision
 from burnish.data.sources.python import open_python
+from burnish.disk import expanded
 from burnish.errors import DataError, nearest, shown
 
 __all__ = ["open_source", "require_usable", "without"]
@@ -51,18 +52,11 @@ def open_source(data: Any, *, for_training: bool = True) -> Catalog:
     elif isinstance(data, str) and data.startswith("torchvision:"):
         catalog = open_torchvision(data.partition(":")[2])
     else:
-        path = fetched(data[3:]) if isinstance(data, str) and data.startswith("hf:") else _expanded(data)
+        path = fetched(data[3:]) if isinstance(data, str) and data.startswith("hf:") else expanded(data)
         catalog = _open_path(Path(os.path.abspath(path)), for_training=for_training)
     if for_training:
         require_usable(catalog)
     return catalog
-
-
-def _expanded(data: str | os.PathLike[str]) -> Path:
-    try:
-        return Path(data).expanduser()
-    except RuntimeError:  # ~name of no user: a file may be called so
-        return Path(data)
 
 
 def _open_path(path: Path, *, for_training: bool) -> Catalog:
