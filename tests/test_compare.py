@@ -18,6 +18,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from burnish import api, arms, cli, comparing, result
@@ -348,6 +350,15 @@ def test_an_arm_that_fails_in_its_training_is_told_and_the_race_goes_on(shapes, 
     facts = api.compare(shapes, models=MODELS[:1], methods=["full", "norms"], out=tmp_path / "race", **SMALL)
     states = {row["method"]: row["state"] for row in facts["rows"]}
     assert states == {"full": "trained", "norms": "failed: nothing of it fits"}
+
+
+def test_local_files_race_with_networks_by_name(shapes, tmp_path):
+    """And what is said of Keras files does not keep the others out."""
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "mine.pth")
+    models = [MODELS[0], f"test_resnet={tmp_path / 'mine.pth'}"]
+    facts = api.compare(shapes, models=models, methods=["probe"], out=tmp_path / "race", preprocess="tf", **SMALL)
+    assert [row["state"] for row in facts["rows"]] == ["frozen", "frozen"]
+    assert {row["model"] for row in facts["rows"]} == set(models)
 
 
 def test_several_classes_an_image_cannot_be_balanced_and_that_is_told_at_once(tmp_path):
