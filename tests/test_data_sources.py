@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import unicodedata
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import open_source, require_usable, without
 from burnish.data.sources.scan import RUN_FILE
 from burnish.errors import DataError, NotEnoughData
+from burnish.recipe import Recipe
 from burnish.result import ASKED
 from images import noise, write_images
 
@@ -627,7 +630,7 @@ def test_runs_inside_the_data_are_no_images_of_it(tmp_path):
     for place in ("runs/photos-1", "own"):
         (tmp_path / place / "tensorboard").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / place / "tensorboard" / "thumbnails.png")
-        (tmp_path / place / "run.json").write_text("{}")
+        (tmp_path / place / "run.json").write_text(json.dumps(asdict(Recipe())))
     after = open_source(tmp_path)
     assert (after.paths, after.classes, after.digest) == (before.paths, before.classes, before.digest)
     assert {one.path for one in after.named} == {"runs", "runs/photos-1", "own"}
@@ -635,9 +638,16 @@ def test_runs_inside_the_data_are_no_images_of_it(tmp_path):
     assert RUN_FILE == ASKED
 
 
+@pytest.mark.parametrize("text", ["{}", "[1]", "not JSON", '{"method": "mine", "speed": 3}'])
+def test_a_file_of_that_name_of_ones_own_hides_no_class(text, tmp_path):
+    catalog = open_source(write_images(tmp_path, {"cat": 8, "dog": 8}))
+    (tmp_path / "cat" / "run.json").write_text(text)
+    assert open_source(tmp_path).paths == catalog.paths
+
+
 def test_images_of_kinds_that_are_not_read_are_told_as_such(tmp_path):
     (tmp_path / "cat").mkdir()
-    for name in ("1.HEIC", "2.avif", "3.nef"):
+    for name in ("1.HEIC", "2.avif", "3.jxl"):
         (tmp_path / "cat" / name).write_bytes(b"content")
-    with pytest.raises(NotEnoughData, match=r"cat/\S+ \(\S+ is not read: save it as JPEG"):
+    with pytest.raises(NotEnoughData, match=r"cat/\S+ \([\w ]+ is not read: save it as JPEG"):
         open_source(tmp_path)

@@ -128,8 +128,10 @@ class _Race:
         """Every model's frozen heads; one pass over the images a model, with and without taps."""
         for number, model in enumerate(dict.fromkeys(arm.model for arm in self.arms)):
             own = [arm for arm in self.arms if arm.model == model]
-            spent, began = dict((self.ledger.get("looking") or ({}, {}))[0]), time.monotonic()
+            spent, left_out, began = self._known("looking"), self._known("left out"), time.monotonic()
             try:
+                if model in left_out:  # by an earlier sitting: what was too slow then is not tried anew
+                    raise RecipeError(left_out[model])
                 self.looked[model] = self._look(model, number)
             except (DataError, RunError):  # no model could be raced on them, or on a disk like this
                 raise
@@ -137,6 +139,8 @@ class _Race:
                 for arm in own:
                     arm.state = f"failed: {error}"
                 self.watcher.say(f"{model} is left out: {error}")
+                self.ledger.put("left out", {**left_out, model: str(error)})
+                self.ledger.write()
                 continue
             spent.setdefault(model, time.monotonic() - began)  # by the sitting that looked
             self.ledger.put("looking", spent)
@@ -148,6 +152,11 @@ class _Race:
             raise RecipeError(
                 f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
             )
+
+    def _known(self, part: str) -> dict[str, Any]:
+        """A part of the ledger that is a table, to be added to."""
+        found = self.ledger.get(part)
+        return dict(found[0]) if found is not None else {}
 
     def _fits(self, arm: Arm) -> bool:
         """Whether the method can be used on its network: one that would train nothing of it has no part in the race."""
@@ -321,17 +330,20 @@ class _Race:
             if known is None:
                 self.watcher.say(f"{arm.name}: round {number + 1}, {seconds:.0f} s")
                 ledger = Ledger(folder.path, Clock(time.monotonic(), budget), self.watcher)
-                # What an earlier sitting spent on this round is known to the round alone.
-                clock = self.ledger.clock
-                self.ledger.clock = replace(clock, started=clock.started - ledger.clock.elapsed())
+                # What a sitting that died in this round spent on it is known to the round alone.
+                clock, counted = self.ledger.clock, self._known("counted")
+                earlier = max(0.0, ledger.clock.elapsed() - counted.get(folder.path.name, 0.0))
+                self.ledger.clock = replace(clock, started=clock.started - earlier)
                 bench = replace(looked.bench, recipe=recipe, clock=ledger.clock)
                 journal = Journal(folder, self.watcher, ledger)
                 tuned, bench, reasons = tune_on_the_clock(
                     method, looked.probes, looked.material, bench, folder, journal, ledger
                 )
+                self.ledger.put("counted", {**counted, folder.path.name: ledger.clock.elapsed()})
                 if tuned is None:
                     if not arm.rounds:
                         arm.state = f"cut: {reasons[-1].why}"
+                    self.ledger.write()
                     return
                 contender = tuned_contender(tuned, looked.material, method=arm.method)
                 save(folder, contender, looked.material)

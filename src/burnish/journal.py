@@ -33,12 +33,18 @@ class Journal:
         known = ledger.get("tuning")
         self.rows: list[dict[str, Any]] = list(known[0]["rows"]) if known is not None else []
         shutil.rmtree(folder.path / BOARD, ignore_errors=True)  # what was written after the last state is told again
-        self.board = Board(folder.path / BOARD)
+        self._board: Board | None = None
         with self._if_the_disk_allows():
             for row in self.rows:
                 self._show(row)
             if ledger.resumed:
                 self._write()
+
+    @property
+    def board(self) -> Board:
+        """TensorBoard's file; RunError where the disk refuses it."""
+        self._board = self._board or Board(self.folder.path / BOARD)
+        return self._board
 
     def begin(self, tuning: Tuning) -> None:
         """What training starts from: some views of the images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +19,7 @@ from burnish.choose.survey import sample_views
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
-from burnish.errors import RecipeError
+from burnish.errors import BurnishError, RecipeError
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
@@ -63,12 +64,21 @@ def bench_for(
         blank_tunable(method, backbone, recipe, classes=len(catalog.classes))
         return backbone
 
-    picked, decision = pick_backbone(names, fitting, catalog, splits, bench(load_backbone(names[0]), recipe))
+    asking = bench(_first_of(names), recipe)  # each network takes its place in turn
+    picked, decision = pick_backbone(names, fitting, catalog, splits, asking)
     name = decision.what.removeprefix("model: ")
     ledger.put("model", {"model": name, "decision": decision.to_json()})
     ledger.write()
     watcher.say(f"{decision.what}, {decision.why}")
     return bench(picked, replace(recipe, model=name)), [decision]
+
+
+def _first_of(names: list[str]) -> Backbone:
+    """The first of these networks that can be loaded at all."""
+    for name in names[:-1]:
+        with suppress(BurnishError):
+            return load_backbone(name)
+    return load_backbone(names[-1])
 
 
 def what_changed(backbone: Backbone, catalog: Catalog, splits: Splits, watcher: Watcher) -> list[Decision]:

@@ -16,6 +16,7 @@ from burnish.data.split import read_splits
 from burnish.recipe import Recipe
 from burnish.result import RESULT, SPLITS, RunFolder, read_facts, sides_in
 from burnish.runtime import Clock, Watcher
+from burnish.train.checkpoint import read_checkpoint
 
 FOLDER = "seeds"
 
@@ -50,6 +51,9 @@ def other_seeds(
             place.begin(asdict(own))
             if not place.finished:
                 watcher.say(f"seed {seed}: the same training again")
+                begun = read_checkpoint(place.path)
+                if begun is not None:  # what an earlier sitting spent on this seed
+                    clock = replace(clock, started=clock.started - begun[0]["seconds"])
                 job(fixed, own, place, Clock(time.monotonic(), budget))
             runs.append(_told(seed, read_facts(place.path)))
     found = np.array([one["accuracy"] for one in runs])

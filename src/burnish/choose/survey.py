@@ -90,7 +90,8 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
 
     def heads(n: int) -> float:
         classes = len(catalog.classes)
-        return least_seconds(n, widths, flop, classes=classes) + flop * distances(n, widths[-1])
+        first = [bench.backbone.width] if bench.proves else []  # the quick one, saved before the others are looked for
+        return least_seconds(n, [*first, *widths], flop, classes=classes) + flop * distances(n, widths[-1])
 
     left = bench.clock.left() - comparing - decoding * (fitting + test) - heads(fitting)
     size = affordable_size(

@@ -114,7 +114,8 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
 
     free = isinstance(recipe.learning_rate, str)  # else the recipe names the rate, and it is not searched
     usual = {"stage_decay": recipe.stage_decay, "weight_decay": max(1e-3, recipe.weight_decay)}
-    if not finished():  # nor when the first one died
+    waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in study.trials)
+    if not finished() and not waiting:  # nor when the first one died
         rate = {"rate": 1.0} if free else {}
         study.enqueue_trial({**usual, **rate, "label_smoothing": recipe.label_smoothing, "mixup": recipe.mixup})
 
@@ -140,7 +141,10 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         if done and began + longest > until:
             break
         # What is proposed depends on the trials before and on their number, not on how many sittings there were (P7).
-        study.sampler = optuna.samplers.TPESampler(seed=int(draws(recipe.seed, "search", done).integers(2**32)))
+        # Trials that a death cut short stay "running": no constant liar, which would count them.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=int(draws(recipe.seed, "search", done).integers(2**32)), constant_liar=False
+        )
         study.optimize(one, n_trials=1)
         on_state()
         longest = max(longest, time.monotonic() - began)

@@ -234,7 +234,7 @@ def _draft(store: PixelStore | None, count: int, forms: Mapping[str, Form]) -> D
     temporary = Path(tempfile.gettempdir())
     with contextlib.suppress(OSError):
         if size > IN_MEMORY_BYTES and size <= DISK_SHARE * shutil.disk_usage(temporary).free:
-            return Draft(temporary, count, sides)
+            return Draft(temporary, count, sides, kept=False)
     return None
 
 

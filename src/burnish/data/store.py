@@ -30,7 +30,7 @@ DISK_SHARE = 0.5  # of the free space at most, for unnamed files
 KEPT_BYTES = 20 * 2**30  # of all kept files together, and never more than a quarter of the disk's free space and theirs
 _MAGIC = b"burnish pixels 1"
 _SUFFIX = ".pixels"
-_DRAFT, _DRAFT_SECONDS = "draft-", 86400.0  # of a file being written where the system knows none without a name
+_DRAFT, _DRAFT_SECONDS = "burnish-draft-", 86400.0  # of a file being written where the system knows none without a name
 _HEAD_BYTES = len(_MAGIC) + 8 + 32  # the length of the table and its hash
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _MAX_TABLE_BYTES = 2**30
@@ -197,10 +197,10 @@ class PixelStore:
 
 
 class Draft:
-    """Rows being written: a file that is gone when the process is, unless it is given a name."""
+    """Rows being written: a file that is gone when the process is (or, where the system cannot, a day later), unless named."""
 
-    def __init__(self, folder: Path, count: int, sides: Mapping[str, int]) -> None:
-        """Raises OSError when there is no room."""
+    def __init__(self, folder: Path, count: int, sides: Mapping[str, int], *, kept: bool = True) -> None:
+        """kept: whether it may be given a name later. Raises OSError when there is no room."""
         shapes = {name: (count, side, side, 3) for name, side in sides.items()}
         # The table stands first, in a space that surely holds it.
         self.table_bytes = _rounded(_HEAD_BYTES + 4096 + count * (120 + 16 * len(sides)))
@@ -209,7 +209,7 @@ class Draft:
             offsets[name] = end
             end += _rounded(int(np.prod(shape)))
         self.bytes, self.sides, self.count = end, dict(sides), count
-        number, self.named = _unnamed(folder)
+        number, self.named = _unnamed(folder, kept=kept)
         self.descriptor = _Descriptor(number)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(number, 0, end)  # a write to a hole on a full disk would end the process
@@ -274,12 +274,16 @@ def settings_key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _unnamed(folder: Path) -> tuple[int, Path | None]:
-    """A new file in that folder, without a name where the system can give it one later, else with a hidden one."""
+def _unnamed(folder: Path, *, kept: bool) -> tuple[int, Path | None]:
+    """A new file in that folder, without a name where it needs none or the system can give it one later; else a hidden one."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is not None and os.path.isdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             return os.open(folder, flag | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+    if not kept:
+        number, path = tempfile.mkstemp(dir=folder)
+        os.unlink(path)
+        return number, None
     for left in folder.glob(f".{_DRAFT}*"):  # by a process that died
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _DRAFT_SECONDS:

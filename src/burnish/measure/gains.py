@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 _FEWEST_ADJUSTED = 10  # compared images, for a slope to be worth the degree of freedom it costs
+_MOST_SAY = 0.8  # of one image in the slope (its leverage), beyond which there is none to speak of
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def gain_of(gains: np.ndarray, beside: Beside | None = None) -> Gain:
     if squares == 0.0:
         return plain
     slope = float(off @ gains) / squares
-    left = gains - mean - slope * off
-    variance = float(left @ left) / (n * (n - 2)) + slope * slope * float(beside.values.var()) / len(beside.values)
+    # What an image would be off by if it had no say in the slope: one image alone proves no slope (HC3, MacKinnon and
+    # White 1985).
+    say = 1.0 / n + off * off / squares
+    if say.max() > _MOST_SAY:
+        return plain
+    left = (gains - mean - slope * off) / (1.0 - say)
+    variance = float(left @ left) / (n * n) + slope * slope * float(beside.values.var()) / len(beside.values)
     return Gain(mean + slope * easier, math.sqrt(variance), mean)

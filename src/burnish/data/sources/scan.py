@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ NO_SUFFIX = "not an image: ignored, not an image suffix"
 # Images, but of kinds that are not read: who has them wants to know.
 _UNREAD = {
     ".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".j2k": "JPEG 2000",
-    ".psd": "Photoshop", ".dcm": "DICOM", ".exr": "OpenEXR", ".npy": "NumPy", ".cr2": "raw", ".cr3": "raw", ".nef": "raw",
-    ".arw": "raw", ".orf": "raw", ".raf": "raw", ".rw2": "raw", ".dng": "raw",
+    ".psd": "Photoshop", ".dcm": "DICOM", ".exr": "OpenEXR",
 }  # fmt: skip
-RUN_FILE = "run.json"  # what every run's folder holds
+RUN_FILE = "run.json"  # what every run's folder holds: what was asked
+_ASKED, _MOST_ASKED = {"method", "budget_seconds", "stage_decay"}, 1_000_000  # settings in it; bytes
 A_RUN = "not an image: ignored, the folder of a run of burnish"
 LINK_OUT = "a symbolic link out of the data folder: not followed"
 # Left by systems and tools, lower case; names that begin with a dot are ignored as well.
@@ -51,7 +52,7 @@ def scan(root: Path) -> Scan:
                 raise DataError(f"{shown(str(root))} cannot be listed: {error.strerror}. Check the folder.") from None
             found.named.append(Named(folder, f"the folder cannot be listed: {error.strerror}"))
             continue
-        if folder and any(entry.name == RUN_FILE for entry in entries):
+        if folder and any(entry.name == RUN_FILE and _asks(entry.path) for entry in entries):
             found.named.append(Named(folder, A_RUN))
             runs.append(folder)
             continue
@@ -93,6 +94,16 @@ def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
     elif not entry.is_file(follow_symlinks=False):
         return "not an image: ignored, not a regular file"
     return why_not_by_suffix(name)
+
+
+def _asks(path: str) -> bool:
+    """Whether the file is what a run was asked, not someone's own of that name."""
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_MOST_ASKED))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= _ASKED
 
 
 def why_not_by_suffix(name: str) -> str | None:
