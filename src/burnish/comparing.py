@@ -140,7 +140,6 @@ class _Race:
                     arm.state = f"failed: {error}"
                 self.watcher.say(f"{model} is left out: {error}")
                 self.ledger.put("left out", {**left_out, model: str(error)})
-                self.ledger.write()
                 continue
             spent.setdefault(model, time.monotonic() - began)  # by the sitting that looked
             self.ledger.put("looking", spent)
