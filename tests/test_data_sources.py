@@ -16,10 +16,10 @@ from PIL import Image
 import burnish.data.sources.demo as demo
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import open_source, require_usable, without
-from burnish.data.sources.scan import RUN_FILE
+from burnish.data.sources.scan import RUN_FILE, RUN_LOCK
 from burnish.errors import DataError, NotEnoughData
 from burnish.recipe import Recipe
-from burnish.result import ASKED
+from burnish.result import _LOCK, ASKED
 from images import noise, write_images
 
 
@@ -633,9 +633,12 @@ def test_runs_inside_the_data_are_no_images_of_it(tmp_path):
         (tmp_path / place / "run.json").write_text(json.dumps(asdict(Recipe())))
     after = open_source(tmp_path)
     assert (after.paths, after.classes, after.digest) == (before.paths, before.classes, before.digest)
-    assert {one.path for one in after.named} == {"runs", "runs/photos-1", "own"}
+    (tmp_path / "runs" / "photos-2").mkdir()
+    (tmp_path / "runs" / "photos-2" / ".lock").touch()  # of the run that looks
+    after = open_source(tmp_path)
+    assert {one.path for one in after.named} == {"runs", "runs/photos-1", "runs/photos-2", "own"}
     assert all("a run of burnish" in one.reason for one in after.named)
-    assert RUN_FILE == ASKED
+    assert (RUN_FILE, RUN_LOCK) == (ASKED, _LOCK)
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "not JSON", '{"method": "mine", "speed": 3}'])

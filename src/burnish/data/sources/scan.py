@@ -17,7 +17,7 @@ _UNREAD = {
     ".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".j2k": "JPEG 2000",
     ".psd": "Photoshop", ".dcm": "DICOM", ".exr": "OpenEXR",
 }  # fmt: skip
-RUN_FILE = "run.json"  # what every run's folder holds: what was asked
+RUN_FILE, RUN_LOCK = "run.json", ".lock"  # what every run's folder holds: what was asked, and who has it
 _ASKED, _MOST_ASKED = {"method", "budget_seconds", "stage_decay"}, 1_000_000  # settings in it; bytes
 A_RUN = "not an image: ignored, the folder of a run of burnish"
 LINK_OUT = "a symbolic link out of the data folder: not followed"
@@ -52,7 +52,8 @@ def scan(root: Path) -> Scan:
                 raise DataError(f"{shown(str(root))} cannot be listed: {error.strerror}. Check the folder.") from None
             found.named.append(Named(folder, f"the folder cannot be listed: {error.strerror}"))
             continue
-        if folder and any(entry.name == RUN_FILE and _asks(entry.path) for entry in entries):
+        new = [entry.name for entry in entries] == [RUN_LOCK]  # a run that has just begun: this one
+        if folder and (new or any(entry.name == RUN_FILE and _asks(entry.path) for entry in entries)):
             found.named.append(Named(folder, A_RUN))
             runs.append(folder)
             continue
