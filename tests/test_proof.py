@@ -622,6 +622,10 @@ def test_other_seeds_train_on_the_same_splits(shapes, tmp_path):
     histories = {(folder / "history.jsonl").read_text() for folder in (found.folder, found.folder / "seeds" / "1")}
     assert len(histories) == 2  # another seed, another training
     assert "other seeds" in (found.folder / "report.html").read_text(encoding="utf-8")
+    commands = [
+        json.loads((found.folder / "seeds" / seed / "result.json").read_text())["command"] for seed in ("1", "2")
+    ]
+    assert ["--seed 1 " in commands[0], "--seed 2 " in commands[1]] == [True, True], commands
     again = api.fit(shapes, out=tmp_path / "run", **TINY, seeds=3)
     assert again.facts["seeds"] == told
 

@@ -146,7 +146,7 @@ def fit_recipe(
             watcher=watcher,
             clock=clock,
             data=called(data),
-            command=command_of(called(data), recipe, quarantine),
+            quarantine=quarantine,
         )
 
 
@@ -156,14 +156,14 @@ def fit_catalog(
     *,
     out: str | os.PathLike[str] | RunFolder,
     data: str,
-    command: str = "",
+    quarantine: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
 ) -> Result:
-    """`fit` on a catalogue made in Python; `data` is what the report calls it, `command` what does it again."""
+    """`fit` on a catalogue made in Python; `data` and `quarantine` are what the report says it is of."""
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
@@ -172,7 +172,7 @@ def fit_catalog(
         def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock) -> None:
             run_job(
                 catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
-                command=command or command_of(data, recipe),
+                command=command_of(data, recipe, quarantine),
             )  # fmt: skip
 
         new = not folder.finished
