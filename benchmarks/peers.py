@@ -72,7 +72,11 @@ def one_burnish(source: Path, budget: str, seed: int) -> tuple[dict[str, Any], d
         with open(f"{folder}/run/predictions.csv", newline="") as file:
             right = {row["path"]: row["right"] for row in csv.DictReader(file)}
     facts = json.loads(done.stdout)
-    told = {"wall_seconds": round(seconds, 1), "kept": facts["kept"]}
+    told = {
+        "wall_seconds": round(seconds, 1),
+        "first_model_seconds": round(facts["first_model_seconds"], 1),
+        "kept": facts["kept"],
+    }
     return {**told, **answered(right)}, facts["machine"]
 
 
@@ -96,14 +100,18 @@ def answered(right: dict[str, str]) -> dict[str, Any]:
 
 
 def pairs_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every burnish run against every peer's on the same set: the paired difference with its interval, and McNemar's p."""
+    """Every burnish run against every peer's on the same images: the paired difference with its interval, and McNemar's p.
+
+    A run whose budget had no time for all of them is not among the pairs.
+    """
     import numpy as np
 
     from burnish.measure.intervals import paired
 
     found = []
     for own in (run for run in runs if run["tool"] == "burnish"):
-        for other in (run for run in runs if run["tool"] != "burnish" and run["set"] == own["set"]):
+        same = [run for run in runs if run["set"] == own["set"] and run["n"] == own["n"]]
+        for other in (run for run in same if run["tool"] != "burnish"):
             told = paired(*(np.array([one == "1" for one in run["right"]]) for run in (other, own)))
             found.append({
                 "set": own["set"], "burnish": own["effort"], "peer": other["tool"], "epochs": other["effort"],

@@ -31,6 +31,7 @@ from burnish.recipe import Recipe
 from burnish.reports.leaderboard import csv_of, page_of
 from burnish.runtime import Clock, Nobody
 from burnish.screen import print_leaderboard
+from burnish.ship.bundle import read_bundle
 from burnish.train import loop
 from burnish.train.checkpoint import read_checkpoint
 from conftest import write_shapes
@@ -331,6 +332,20 @@ def test_networks_are_changed_and_trained_as_the_options_say(shapes, tmp_path):
     )
     assert changed > as_it_was
     assert "--insert layer3=conv:3" in facts["command"] and "--augment trivial" in facts["command"]
+
+
+def test_frozen_stages_stay_as_they_are_in_every_arm_and_too_many_leave_it_out(shapes, tmp_path):
+    settings = {**SMALL, "freeze": 4}  # of stem, layer1 to layer4
+    facts = api.compare(shapes, models=MODELS[:1], methods=["probe", "full"], out=tmp_path / "race", **settings)
+    assert "--freeze 4" in facts["command"]
+    frozen, trained = (
+        read_bundle(tmp_path / "race" / row["package"]).classifier().state_dict()
+        for row in sorted(facts["rows"], key=lambda row: row["method"] == "full")
+    )
+    moved = {name.partition(".layer")[2][:1] for name in trained if not torch.equal(frozen[name], trained[name])}
+    assert "4" in moved and not moved & {"1", "2", "3"}
+    with pytest.raises(RecipeError, match="freeze is 9, but test_resnet has 5 stages: stem, layer1"):
+        api.compare(shapes, models=MODELS[:1], methods=["full"], out=tmp_path / "none", **{**SMALL, "freeze": 9})
 
 
 def test_names_said_twice_race_once(shapes, tmp_path):

@@ -143,7 +143,7 @@ def _linear(
         def path(zs: torch.Tensor, ys: torch.Tensor, variances: torch.Tensor) -> _Path:
             return logistic_path(zs, ys, classes, penalties, variances, left)
 
-        return _best("logistic", penalties, _crossed(views, y, folds, penalties, path, early=True), labels)
+        return _best("logistic", penalties, _crossed(views, y, folds, path, early=True), labels)
 
     if "logistic" not in kinds and several(labels):
         raise RecipeError("LDA needs one class an image; leave head=lda out")
@@ -153,7 +153,7 @@ def _linear(
         except Late:  # the shortest path there is
             best = logistic(lambda: float("inf"), PENALTIES[3:4])
     else:
-        lda = _crossed(views, y, folds, SHRINKAGES, lambda zs, ys, _: iter(lda_path(zs, ys, classes)))
+        lda = _crossed(views, y, folds, lambda zs, ys, _: iter(lda_path(zs, ys, classes)))
         best = _best("lda", SHRINKAGES, lda, labels)
         if "logistic" in kinds:
             with suppress(Late):
@@ -230,47 +230,83 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
     return number
 
 
+@dataclass(frozen=True)
+class _Folds:
+    """Heads fitted without each fold, one a strength; answers are made when asked for: those of all may be gigabytes."""
+
+    views: Sequence[tuple[torch.Tensor, torch.Tensor]]  # (coordinates [n r], their variances) for each fold
+    held: Sequence[torch.Tensor]  # the images left out, by their places
+    heads: Sequence[
+        Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ]  # weight [k c] and bias [k]; the last stands for all after it
+
+    def logits(self, place: int) -> torch.Tensor:
+        """Out-of-fold [n k], of the strength at this place."""
+        found: list[torch.Tensor] = []
+        for held, (z, _), path in zip(self.held, self.views, self.heads, strict=True):
+            part = _logits(z[held], *path[min(place, len(path) - 1)])
+            if not found:
+                found.append(torch.empty(len(z), part.shape[1]))
+            found[0][held] = part
+        return found[0]
+
+
 def _crossed(
     views: Sequence[tuple[torch.Tensor, torch.Tensor]],
     y: torch.Tensor,
     folds: Sequence[torch.Tensor],
-    strengths: tuple[float, ...],
     fit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], _Path],
     *,
     early: bool = False,
-) -> torch.Tensor:
-    """Out-of-fold logits [strengths n k] of a path of heads; views: (coordinates [n r], their variances) for each fold.
+) -> _Folds:
+    """A path of heads without each fold; views: (coordinates [n r], their variances) for each fold.
 
-    A fold leaves the path when its left-out loss has risen for good; the strengths after that repeat the last logits,
-    so they are never chosen before it.
+    A fold leaves the path when its left-out loss has risen for good; the strengths after that repeat the last head, so they
+    are never chosen before it.
     """
-    out: list[torch.Tensor] = []
+    heads = []
     for held, (z, variances) in zip(folds, views, strict=True):
         rest = torch.ones(len(z), dtype=torch.bool)
         rest[held] = False
         left_out, path, least = z[held], [], float("inf")
         for weight, bias in fit(z[rest], y[rest], variances):
-            path.append(left_out[:, : weight.shape[1]] @ weight.T + bias)
-            loss = loss_of(path[-1], y[held]).item()
-            if early and loss > 1.1 * least:
+            path.append((weight, bias))
+            if not early:
+                continue
+            loss = loss_of(_logits(left_out, weight, bias), y[held]).item()
+            if loss > 1.1 * least:
                 break
             least = min(least, loss)
-        path += [path[-1]] * (len(strengths) - len(path))
-        if not out:
-            out.append(torch.empty(len(strengths), len(z), path[0].shape[1]))
-        out[0][:, held] = torch.stack(path)
-    return out[0]
+        heads.append(path)
+    return _Folds(views, folds, heads)
 
 
-def _best(kind: str, strengths: tuple[float, ...], logits: torch.Tensor, labels: np.ndarray) -> _Crossed:
+def _logits(z: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """[n k] of a head that sees the first c of r coordinates."""
+    return z[:, : weight.shape[1]] @ weight.T + bias
+
+
+def _best(kind: str, strengths: tuple[float, ...], folds: _Folds, labels: np.ndarray) -> _Crossed:
     """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature).
 
     Where one has every answer right the surest would be the best, however sure: then one more answer counts as wrong.
     """
     y = truth_of(labels)
-    right_ones = [right(z.numpy(), labels) for z in logits]
-    asked = loss_and_a_mistake if any(bool((ones == 1).all()) for ones in right_ones) else loss_of
     temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
-    _, place, t = min((asked(z / t, y).item(), place, t) for place, z in enumerate(logits) for t in temperatures)
-    scaled = logits[place] / t
-    return _Crossed(HeadKind(kind, strengths[place], t), loss_of(scaled, y).item(), right_ones[place], scaled)
+
+    def losses(asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[tuple[float, int, float, bool]]:
+        for place in range(len(strengths)):
+            logits = folds.logits(place)
+            faultless = bool((right(logits.numpy(), labels) == 1).all())
+            for t in temperatures:
+                yield asked(logits / t, y).item(), place, t, faultless
+
+    found = list(losses(loss_of))
+    if any(faultless for *_, faultless in found):
+        found = list(losses(loss_and_a_mistake))
+    _, place, t, _ = min(found)
+    logits = folds.logits(place)
+    scaled = logits / t
+    return _Crossed(
+        HeadKind(kind, strengths[place], t), loss_of(scaled, y).item(), right(logits.numpy(), labels), scaled
+    )

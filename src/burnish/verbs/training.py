@@ -166,6 +166,7 @@ def compare(
     image_size: ImageSize = "auto",
     batch_size: BatchSize = "auto",
     learning_rate: LearningRate = "auto",
+    freeze: Freeze = "auto",
     head: HeadForm = DEFAULT.head,
     pool: Pooling = DEFAULT.pool,
     depth: Depth = DEFAULT.depth,
