@@ -22,9 +22,11 @@ from burnish.data.audit.labels import strangeness, suspects
 from burnish.data.audit.quarantine import read_quarantine
 from burnish.data.audit.twins import find_twins
 from burnish.data.catalog import SPLIT_WORDS
+from burnish.data.sources import open_source
 from burnish.data.sources.assemble import Labelled, assemble
 from burnish.data.split import make_splits, untorn
 from burnish.errors import DataError
+from conftest import write_shapes
 from images import encoded
 
 TINY = {"model": "random:test_resnet", "budget": None, "epochs": 1, "image_size": 64, "cache": "off"}
@@ -403,6 +405,34 @@ def test_a_list_of_which_most_is_not_there_is_refused(faulty, tmp_path):
     listed.write_text("path\n" + "\n".join([some[0], *(str(faulty / path) for path in some[1:])]) + "\n")
     with pytest.raises(DataError, match="lists 4 images, of which 3 are not in the data"):
         api.audit(faulty, model=None, cache="off", quarantine=listed)
+
+
+def test_a_word_in_the_list_that_is_neither_yes_nor_no_is_refused(tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,exclude\na/1.png,no\na/2.png,x\n")
+    with pytest.raises(DataError, match=r"line 3: exclude is 'x'\. Expected yes or no"):
+        read_quarantine(listed)
+
+
+def test_unreadable_test_images_are_named_where_a_twin_moves_another_out_of_test(tmp_path):
+    write_shapes(tmp_path / "data", images=20)
+
+    catalog = open_source(tmp_path / "data")
+    splits = make_splits(catalog, seed=0, val_fraction=0.2, test_fraction=0.3)
+    twin, bad = (tmp_path / "data" / catalog.paths[row] for row in splits.test[:2])
+    trained = tmp_path / "data" / catalog.paths[splits.train[0]]
+    image = Image.open(trained)
+    image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC).save(twin)
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    run = api.fit(
+        tmp_path / "data", out=tmp_path / "run", method="probe", **{**TINY, "val_fraction": 0.2, "test_fraction": 0.3}
+    )
+    facts = run.facts
+    sides = {row["path"]: row["split"] for row in csv.DictReader(open(run.folder / "splits.csv", encoding="utf-8"))}
+    assert sides[twin.relative_to(tmp_path / "data").as_posix()] in ("train", "val")
+    assert bad.relative_to(tmp_path / "data").as_posix() not in sides
+    assert [one["path"] for one in facts["named"]] == [bad.relative_to(tmp_path / "data").as_posix()]
+    assert facts["counts"]["scanned"] == 60 == facts["counts"]["used"] + facts["counts"]["named"]
 
 
 def test_a_path_in_the_list_keeps_its_spaces(tmp_path):

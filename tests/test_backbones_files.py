@@ -719,3 +719,21 @@ def test_a_word_that_is_no_architecture_does_not_hide_the_one_that_is(tmp_path):
     }
     torch.save(saved, tmp_path / "model.pth")
     assert zoo.load_backbone(str(tmp_path / "model.pth")).name == "resnet18"
+
+
+def test_what_timms_config_builds_a_network_with_is_built_or_named(tmp_path):
+    """The same tensors make another network there."""
+    torch.manual_seed(0)
+    network = seasoned(timm.create_model("test_resnet", num_classes=5, global_pool="max"), images(64))
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    args = {"num_classes": 5, "global_pool": "max", "drop_rate": 0.1}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "model_args": args}))
+    backbone = zoo.load_backbone(str(tmp_path) + os.sep)
+    network.reset_classifier(0, "max")
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.module(images(64)), network(images(64)))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "test_resnet", "model_args": {"act_layer": "silu"}})
+    )
+    with pytest.raises(BadWeights, match="builds the network with act_layer=silu, which burnish does not"):
+        zoo.load_backbone(str(tmp_path) + os.sep)

@@ -365,7 +365,7 @@ def an_old_file_whose_first_pickle_is_spelled_otherwise(folder):
     return _written(folder, "hostile.pth", _legacy(folder, LIVE["os.system by GLOBAL"][0](folder), magic=magic))
 
 
-@kind("os system|two members|no weights by name")  # the harmless one may be read
+@kind("os system|two members|differ only in the case")  # the harmless one may be read
 def two_pickles_whose_names_differ_by_case(folder):
     plain = pickle.dumps({"a.b": 1.0}, 2)
     return _torch_zip(folder, plain, more={"DATA.PKL": LIVE["os.system by GLOBAL"][0](folder)})

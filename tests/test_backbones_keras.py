@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import struct
 import sys
 import zipfile
 
@@ -152,6 +153,10 @@ def odd():
     gate = layers.Dense(4, activation="mish")(gate)
     gate = layers.Dense(12, activation="sigmoid")(gate)
     x = layers.Multiply()([x, gate])
+    flat = layers.Dense(12, activation="sigmoid")(
+        layers.GlobalAveragePooling2D()(x)
+    )  # its axes are added behind the images'
+    x = layers.Average()([layers.Multiply()([flat, x]), x, flat])
     x = layers.LayerNormalization()(x)
     x = layers.Cropping2D(((1, 2), (0, 1)))(x)
     x = layers.ZeroPadding2D(((0, 3), (2, 1)))(x)
@@ -187,7 +192,7 @@ def tokens():
     x = layers.Dense(32, activation="selu")(x)
     x = layers.Permute((2, 1))(x)
     y = layers.MultiHeadAttention(2, 4, use_bias=False)(x, x, x)
-    x = layers.Add()([x, y, ops.multiply(x, 0.5), x - 0.25])
+    x = layers.Add()([x, y, ops.multiply(x, 0.5), x - 0.25, layers.GlobalMaxPooling1D()(y)])
     x = layers.Concatenate(axis=1)([x, layers.ReLU(negative_slope=0.2)(x)])
     pooled = layers.GlobalMaxPooling1D()(x)
     maps = layers.Activation("exponential")(layers.Reshape((8, 8, 6))(x))
@@ -781,6 +786,58 @@ def test_a_small_file_that_claims_gigabytes_is_refused_before_they_are_read(kera
         file.create_dataset("model_weights/conv/large", shape, np.float32, chunks=chunks, compression="gzip")
     with pytest.raises(BadWeights, match=r"claims 1,6\d\d,\d{3},\d{3} bytes of weights in a file of"):
         zoo.load_backbone(str(path), preprocess="none")
+
+
+def test_an_attribute_of_one_long_text_many_times_takes_no_memory(keras_2):
+    """225 kB of such a file could take any number of gigabytes."""
+    path, _ = keras_2
+    long, times = "x" * 2**24, 800
+    with h5py.File(path, "a") as file:
+        del file["model_weights"].attrs["layer_names"]
+        names = [long, *(f"{at:08d}" for at in range(times))]
+        file["model_weights"].attrs.create("layer_names", names, dtype=h5py.string_dtype())
+    data = path.read_bytes()
+    at = data.find(struct.pack("<I", len(long)))  # length, address and place of the text among the references
+    reference = data[at : at + 16]
+    while data[at : at + 4] == struct.pack("<I", len(long)) and data[at + 16 : at + 20] != struct.pack("<I", 8):
+        at = data.find(struct.pack("<I", len(long)), at + 1)
+        reference = data[at : at + 16]
+    assert data[at + 16 : at + 20] == struct.pack("<I", 8)
+    path.write_bytes(data[:at] + reference * (times + 1) + data[at + 16 * (times + 1) :])
+    with pytest.raises(BadWeights, match=r"far more memory than its size explains|damaged HDF5|crash"):
+        zoo.load_backbone(str(path), preprocess="none")
+
+
+def test_too_many_names_are_refused(keras_2):
+    path, _ = keras_2
+    with h5py.File(path, "a") as file:
+        del file["model_weights"].attrs["layer_names"]
+        for at in range(2):
+            file["model_weights"].attrs[f"layer_names{at}"] = np.full(60_000, b"a", "S1")
+    with pytest.raises(BadWeights, match="lists 120,000 names in layer_names"):
+        zoo.load_backbone(str(path), preprocess="none")
+
+
+@pytest.mark.slow
+def test_the_scale_that_keras_gives_an_efficientnet_with_its_weights_is_not_lost(tmp_path, monkeypatch):
+    """Keras puts a layer without weights in where it makes the network with the weights of ImageNet; a file of weights has none."""
+    from keras.src.applications import efficientnet
+
+    path, size = tmp_path / "b0.weights.h5", 64
+    plain = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(size, size, 3))
+    norm = next(layer for layer in plain.layers if layer.__class__.__name__ == "Normalization")
+    norm.set_weights(
+        [np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32), np.array(0)]
+    )
+    plain.save_weights(path)
+    monkeypatch.setattr(efficientnet.file_utils, "get_file", lambda *args, **kinds: str(path))
+    whole = keras.applications.EfficientNetB0(include_top=False, pooling="avg", input_shape=(size, size, 3))
+    images = np.random.default_rng(0).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(whole(images, training=False))
+    backbone = zoo.load_backbone(str(path), preprocess="keras:efficientnetb0", image_size=size)
+    np.testing.assert_allclose(run(backbone, images), expected, rtol=1e-3, atol=1e-4)
+    without = keras.ops.convert_to_numpy(keras.layers.GlobalAveragePooling2D()(plain(images, training=False)))
+    assert np.abs(without - expected).max() > 10 * np.abs(run(backbone, images) - expected).max()
 
 
 # ---- what is done with a network -------------------------------------------------------------------------------------

@@ -510,6 +510,32 @@ def test_a_race_without_a_limit_of_time_trains_the_epochs_it_is_told(shapes, tmp
     assert facts["budget_seconds"] is None
 
 
+def test_a_race_without_a_limit_of_time_trains_each_arm_once(shapes, tmp_path):
+    """A second round would come to the same bits."""
+    lines, settings = Lines(), {**SMALL, "budget": None}
+    api.compare(
+        shapes, models=MODELS[:1], methods=["full", "norms", "bitfit"], out=tmp_path / "race", watcher=lines, **settings
+    )
+    assert sum(": round " in text for text in lines.said) == 3
+
+
+def test_a_device_without_enough_memory_for_one_arm_does_not_end_the_race(shapes, tmp_path, monkeypatch):
+    real = comparing.tune_on_the_clock
+
+    def failing(method, *rest):
+        if method.name == "norms":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(method, *rest)
+
+    monkeypatch.setattr(comparing, "tune_on_the_clock", failing)
+    facts = api.compare(shapes, models=MODELS[:1], methods=["full", "norms"], out=tmp_path / "race", **SMALL)
+    states = {row["method"]: row["state"] for row in facts["rows"]}
+    assert states["full"] == "trained"
+    assert states["norms"].startswith(
+        "failed: random:test_resnet needs more memory than the device has; take a smaller"
+    )
+
+
 # ---- the test images -------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 import burnish.data.pixels as pixels
+from burnish.data.looks import look_at
 from burnish.data.pixels import decode, read_all, stored, view
 from burnish.data.sources import open_source
 from burnish.errors import UnreadableImage
@@ -92,10 +94,29 @@ def test_damaged_exif_counts_as_upright(damage):
         assert corners(decode(encoded(quarters(), format, exif=b"Exif\x00\x00" + damage))) == TURNED[1]
 
 
-def test_impossible_orientation_counts_as_upright():
+@pytest.mark.parametrize("orientation", [0, 77, 300, 65535])
+def test_impossible_orientation_counts_as_upright(orientation, tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 77
-    assert corners(decode(encoded(quarters(), "JPEG", exif=exif))) == TURNED[1]
+    exif[0x0112] = orientation
+    content = encoded(quarters(), "JPEG", exif=exif)
+    assert corners(decode(content)) == TURNED[1]
+    write_images(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "a" / "odd.jpg").write_bytes(content)
+    catalog = open_source(tmp_path)
+    looks = look_at(catalog, np.arange(len(catalog)), workers=1)
+    assert looks.headers["orientation"].tolist() == [1] * 7
+
+
+def test_the_first_look_decodes_nothing(tmp_path, monkeypatch):
+    """Of a PNG Pillow would, to find EXIF behind its pixels."""
+    write_images(tmp_path, {"a": 3, "b": 3})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a" / "turned.png").write_bytes(encoded(quarters(), "PNG", exif=exif))
+    catalog = open_source(tmp_path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    looks = look_at(catalog, np.arange(len(catalog)), workers=1)
+    assert looks.headers["orientation"].tolist() == [1, 1, 1, 6, 1, 1, 1] and looks.headers["width"].all()
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
@@ -206,6 +227,30 @@ def test_sixteen_bit_tiff_of_either_byte_order_is_scaled(byte_order):
     mode = "I;16" if byte_order == "<" else "I;16B"
     decoded = decode(encoded(Image.frombytes(mode, (3, 1), values.tobytes()), "TIFF"))
     assert [decoded.getpixel((at, 0)) for at in range(3)] == [(v, v, v) for v in (0, 10, 255)]
+
+
+def tiff_of_greys(values, *, bits, white_is_zero):
+    """A little-endian TIFF of one line of integers, written by hand: Pillow writes no such."""
+    line = np.array(values, "<u2").tobytes()
+    if bits == 12:  # two of them in three bytes, from the highest bit on
+        line = b"".join(((a << 12) | b).to_bytes(3, "big") for a, b in zip(values[::2], values[1::2], strict=True))
+    tags = [(256, 3, len(values)), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, 0 if white_is_zero else 1),
+            (273, 4, 8), (277, 3, 1), (278, 3, 1), (279, 4, len(line))]  # fmt: skip
+    table = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, one) for tag, kind, one in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(line)) + line + table + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "white_is_zero", "expected"),
+    [
+        ([0, 2570, 65535], 16, False, [0, 10, 255]),
+        ([0, 2570, 65535], 16, True, [255, 245, 0]),
+        ([0, 2048, 4095, 4095], 12, False, [0, 128, 255, 255]),
+    ],
+)
+def test_deep_greys_of_tiff_are_what_their_tags_say(values, bits, white_is_zero, expected):
+    decoded = decode(tiff_of_greys(values, bits=bits, white_is_zero=white_is_zero))
+    assert [decoded.getpixel((at, 0))[0] for at in range(len(values))] == expected
 
 
 def test_sixteen_bit_pgm_is_scaled():

@@ -335,6 +335,42 @@ def test_split_folders_that_are_not_whole_are_errors(tmp_path, counts, sentence)
         open_source(write_images(tmp_path, counts))
 
 
+@pytest.mark.parametrize(
+    "names", [("training_set", "test_set"), ("seg_train/seg_train", "seg_test/seg_test", "seg_pred/x")]
+)
+def test_folders_called_nearly_as_splits_are_not_taken_for_classes(tmp_path, names):
+    write_images(tmp_path, {f"{name}/{inside}": 2 for name in names for inside in ("cat", "dog")})
+    with pytest.raises(
+        DataError, match=r"which look like splits .* Rename them to te?r?a?i?n?s?t?/ and te?r?a?i?n?s?t?/"
+    ):
+        open_source(tmp_path)
+
+
+def test_classes_with_a_split_word_in_their_names_are_classes(tmp_path):
+    write_images(tmp_path, {"test tube": 3, "train station": 3, "boat": 3})
+    assert open_source(tmp_path).classes == ("boat", "test tube", "train station")
+    write_images(tmp_path / "deep", {"test tube/full": 3, "boat/red": 3, "boat/white": 3})
+    assert open_source(tmp_path / "deep").classes == ("boat", "test tube")
+
+
+def test_blanks_around_bars_make_no_class_of_their_own(tmp_path):
+    write_images(tmp_path, {"x": 4})
+    lines = [f"x/{at:03d}.png,{label}" for at, label in enumerate(("cat | sofa", "sofa", "cat", "cat|sofa"))]
+    (tmp_path / "data.csv").write_text("path,label\n" + "\n".join(lines))
+    catalog = open_source(tmp_path / "data.csv")
+    assert catalog.several and catalog.classes == ("cat", "sofa")
+
+
+@pytest.mark.parametrize("row", [
+    r'{"path": "a.png", "label": "x\ud83d"}', r'{"path": "a.png", "label": ["x", "y\ud83d"]}',
+    r'{"path": "a.png", "label": "x", "group": "\ud83d"}',
+])  # fmt: skip
+def test_half_characters_are_refused_with_their_line(tmp_path, row):
+    (tmp_path / "data.jsonl").write_text('{"path": "b.png", "label": "x"}\n' + row)
+    with pytest.raises(DataError, match=r"line 2: .* holds half a character"):
+        open_source(tmp_path / "data.jsonl")
+
+
 def test_to_evaluate_a_test_folder_alone_is_enough(tmp_path):
     catalog = open_source(write_images(tmp_path, {"test/a": 1, "test/b": 1}), for_training=False)
     assert (catalog.classes, set(catalog.splits)) == (("a", "b"), {"test"})
@@ -471,11 +507,12 @@ def test_csv_that_is_not_utf8_is_refused(table, encoding):
 
 
 def test_listed_files_that_are_missing_or_no_files_are_named_with_the_line(table):
-    file = table("path,label", *SIX, "a/9.png,a", "a,a", "b/x\0.png,b")
+    file = table("path,label", *SIX, "a/9.png,a", "a,a", "b/x\0.png,b", "q\0q/a.png,b")
     assert reasons(open_source(file)) == {
         "a/9.png": "no such file (line 8)",
         "a": "not a regular file (line 9)",
         "b/x\0.png": "no such file (line 10)",
+        "q\0q/a.png": "no such file (line 11)",
     }
 
 

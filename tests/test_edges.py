@@ -12,7 +12,7 @@ from burnish import api
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.plan import eased
 from burnish.choose.survey import affordable_size
-from burnish.errors import ModelError, NotEnoughData
+from burnish.errors import ModelError, NotEnoughData, RecipeError
 from burnish.methods.heads import choose_head
 from conftest import write_shapes
 
@@ -173,3 +173,43 @@ def test_one_thread_or_two_decode_to_the_same_weights(shapes, tmp_path, monkeypa
         run = api.fit(shapes, out=tmp_path / str(workers), method="full", **QUICK)
         states.append(run.predictor.bundle.state)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_notebook_that_has_gradients_off_and_another_dtype_trains_all_the_same(shapes, tmp_path):
+    settings = {
+        "model": "random:test_resnet",
+        "method": "full",
+        "budget": None,
+        "epochs": 1,
+        "image_size": 64,
+        "cache": "off",
+    }
+    plain = api.fit(shapes, out=tmp_path / "plain", **settings)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            odd = api.fit(shapes, out=tmp_path / "odd", **settings)
+            assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert odd.facts["scores"] == plain.facts["scores"]
+    assert [one["probabilities"] for one in map(vars, odd.predict(shapes / "blue"))] == [
+        one["probabilities"] for one in map(vars, plain.predict(shapes / "blue"))
+    ]
+
+
+def test_settings_of_training_are_said_to_be_without_effect_where_nothing_is_trained(shapes, tmp_path):
+    settings = {"model": "random:test_resnet", "method": "probe", "budget": None, "cache": "off"}
+    run = api.fit(shapes, out=tmp_path / "run", mixup=0.2, epochs=20, **settings)
+    (told,) = [one for one in run.facts["decisions"] if one["what"].startswith("without effect")]
+    assert told["what"] == "without effect: --epochs, --mixup" and told["why"] == "probe trains nothing of the network"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_from_scratch_batches_of_one_image_are_refused(batch, shapes, tmp_path):
+    with pytest.raises(RecipeError, match="leave batches of one, of which BatchNorm can learn no statistics"):
+        api.fit(
+            shapes, out=tmp_path / "run", model="random:test_resnet", method="scratch", budget=None, epochs=1, batch_size=batch,
+            val_fraction=0.21, cache="off",
+        )  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_backbones_keras import keras_2  # noqa: F401  # a fixture
 
 from burnish import api
 from burnish.backbones.zoo import load_backbone
@@ -65,7 +66,8 @@ def resnet():
 def nested():
     given = keras.Input((SIZE, SIZE, 3))
     return keras.Sequential(
-        [keras.Input((SIZE, SIZE, 3)), layers.RandomFlip(), layers.Rescaling(1 / 127.5, offset=-1),
+        [keras.Input((SIZE, SIZE, 3)), layers.RandomFlip(), layers.RandomRotation(0.1), layers.GaussianNoise(0.1),
+         layers.Dropout(0.0), layers.Activation("linear"), layers.Rescaling(1 / 127.5, offset=-1),
          keras.Model(given, maps(given)), layers.GlobalAveragePooling2D(), layers.Dense(16, activation="relu"), layers.Dense(2)],
         name="nested",
     )  # fmt: skip
@@ -249,6 +251,26 @@ def test_a_model_that_did_not_come_from_keras_is_refused(shapes, tmp_path):
     with pytest.raises(RecipeError, match="not from a Keras file"):
         api.export(tmp_path / "run", tmp_path / "out" / "out.keras")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_of_keras_2_is_written_again(keras_2, shapes, photo, tmp_path):  # noqa: F811
+    api.fit(
+        shapes, out=tmp_path / "run", model=str(keras_2[0]), preprocess="none", method="probe", taps="off", budget=None
+    )
+    (tmp_path / "out").mkdir()
+    model = keras.models.load_model(api.export(tmp_path / "run", tmp_path / "out" / "out.keras"))
+    small = tmp_path / "small.png"
+    Image.open(photo).resize((16, 16)).save(small)
+    found = keras.ops.convert_to_numpy(model(raw(small), training=False))[0]
+    assert np.abs(found - probabilities(tmp_path / "run", small)).max() <= 1e-4
+
+
+def test_no_file_but_an_earlier_export_is_written_over(runs, tmp_path):
+    run = runs("probe")
+    (tmp_path / "result.json").write_text('{"kept": "probe"}')
+    with pytest.raises(RecipeError, match=r"result\.json would be written over, and is no earlier export"):
+        api.export(run, tmp_path / "result.keras")
+    assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_layers_that_were_put_in_are_refused_by_name(runs, tmp_path):

@@ -149,6 +149,28 @@ def repeated_copies():
     return pickled(begin + b"](" + 2000 * b"h\x01h\x02\x85q\x07R" + b"e.")
 
 
+def repeated_short_text():
+    """As `repeated_text`, of as many characters as are still short."""
+    text = b"x" * 4096
+    begin = b"\x80\x02" + b"c_codecs\nencode\nq\x01" + b"X" + len(text).to_bytes(4, "little") + text + b"q\x02"
+    word = b"X\x06\x00\x00\x00utf-32q\x03"
+    return pickled(begin + word + b"](" + 10_000 * b"h\x01h\x02h\x03\x86R" + b"e.")
+
+
+def hidden_copies():
+    """As `repeated_copies`, with an instruction between that does nothing."""
+    whole = repeated_copies()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        return pickled(archive.read(name).replace(b"h\x01h\x02\x85", b"h\x01h\x02\x80\x02\x85"))
+
+
+def numbers_of_nothing():
+    """numpy makes a number of any size where it is told its kind alone."""
+    kind = Runs(np.dtype, [("a", "f4", (50_000_000,))])
+    return torch_zip(pickle.dumps([Runs(np.float64(0).__reduce__()[0], kind) for _ in range(3)], protocol=2))
+
+
 def overlapping():
     """Two entries in the list of contents for one place in the file."""
     data = bytearray(zipped([("a.pth", b"x" * 50), ("b.pth", b"y" * 50)]))
@@ -270,6 +292,9 @@ KINDS = {
     "more numbers than there are": ("m.pt", lambda canary: saved({"a.b": torch.zeros(1).expand(10**12), "c": torch.ones(2)}), "claims"),
     "tensors that lie over each other": ("m.pt", lambda canary: lying_over(), "lie over each other"),
     "a long text used again and again": ("m.pt", lambda canary: repeated_text(), "used again and again"),
+    "a short text used again and again": ("m.pt", lambda canary: repeated_short_text(), "used again and again"),
+    "sets again and again, hidden": ("m.pt", lambda canary: hidden_copies(), "again and again"),
+    "large numbers of numpy's out of nothing": ("m.pt", lambda canary: numbers_of_nothing(), "cannot be read without trusting it"),
     "a list made into sets again and again": ("m.pt", lambda canary: repeated_copies(), "again and again"),
     "gigabytes of an architecture from a few bytes": (
         "m.safetensors", lambda canary: save(SMALL, {"architecture": "vit_7b_patch16_dinov3"}), "is for another network"),
@@ -292,6 +317,9 @@ KINDS = {
     "a device in a tar": ("m.tar", lambda canary: tar_of((member("m.pth", tarfile.CHRTYPE), b""), mode="w"), "link or a device"),
     "a tar that climbs out": ("m.tar.gz", lambda canary: tar_of((member("../../m.pth"), b"x")), "climbs out"),
     "a bomb in a tar": ("m.tar.gz", lambda canary: tar_of((member("m.pth"), bytes(200_000_000))), "bomb"),
+    "a tar cut within a member": ("m.tar", lambda canary: tar_of((member("m.pth"), os.urandom(20_000)), mode="w")[:9000], "damaged|cut short"),
+    "a packed tar cut within a long member": (
+        "m.tar.gz", lambda canary: tar_of((member("m.pth"), os.urandom(3_000_000)))[:2_000_000], "damaged|cut short"),
     "a tar cut short": ("m.tar.gz", lambda canary: tar_of((member("m.pth"), os.urandom(20_000)))[:9000], "damaged|cut short"),
     "a header of 4 exabytes": ("m.safetensors", lambda canary: struct.pack("<Q", 2**62) + b"{}", "header length is wrong|cut short"),
     "tensors that overlap": ("m.safetensors", lambda canary: _safetensors([0, 16], [8, 24]), "damaged safetensors"),

@@ -127,3 +127,12 @@ def test_the_matrix_of_very_many_classes_is_kept_by_its_cells():
     np.testing.assert_array_equal(matrix_from(plain), found.confusion)
     few = score(np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]), ["a", "b", "c"])
     np.testing.assert_array_equal(matrix_from(few.to_json()["confusion"]), few.confusion)
+
+
+def test_scores_of_images_that_are_all_right_are_not_certain():
+    """Draws of four right answers are four right answers: what is not known of a fifth must still be said."""
+    found = score(np.eye(2)[[0, 0, 1, 1]] * 0.8 + 0.1, np.array([0, 0, 1, 1]), ("a", "b"))
+    for name, interval in found.intervals.items():
+        if interval.value == 1.0:
+            assert (interval.low, interval.high) == (pytest.approx(0.510, abs=1e-3), 1.0), name
+    assert found.intervals["auroc"].value == 1.0

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import log_loss, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_compare import Lines
 from test_report_page import HOSTILE, Page, facts_of
 from torch import nn
 
@@ -24,6 +25,7 @@ from burnish import api
 from burnish.answers import read_answers
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.zoo import load_backbone
+from burnish.choose.decide import Evidence
 from burnish.choose.more_data import learning_curve
 from burnish.data.audit.findings import KINDS
 from burnish.errors import BadWeights, ModelError, NoSuchName, NotARun, NotEnoughData, RecipeError, RunError
@@ -40,7 +42,7 @@ from burnish.reports.chinese import CHINESE, FINDINGS
 from burnish.reports.explain import grad_cam, maps, overlay, sanity
 from burnish.reports.page import render
 from burnish.reports.rollout import rollout
-from burnish.result import read_facts, read_pictures
+from burnish.result import RunFolder, read_facts, read_pictures
 from burnish.ship.bundle import read_bundle, write_bundle
 
 TINY = {"model": "random:test_resnet", "budget": None, "epochs": 2, "image_size": 64}
@@ -570,6 +572,7 @@ def test_all_baselines_and_an_earlier_run_are_held_against_the_kept_model(shapes
     second = api.fit(shapes, out=tmp_path / "second", **TINY, baselines="all", against=str(first.folder))
     found = {one["key"]: one for one in second.facts["baselines"]}
     assert set(found) == {"majority", "scratch", "against"}
+    assert set(second.facts["validation"]) == {"probe", "full"} and second.facts["validation"]["full"] > 0
     test = sum(row["split"] == "test" for row in csv.DictReader(open(second.folder / "splits.csv", encoding="utf-8")))
     assert all(one["accuracy"]["n"] == test for one in found.values())  # same data, same seed: same test images
     before = read_answers(first.folder)
@@ -628,6 +631,25 @@ def test_other_seeds_train_on_the_same_splits(shapes, tmp_path):
     assert ["--seed 1 " in commands[0], "--seed 2 " in commands[1]] == [True, True], commands
     again = api.fit(shapes, out=tmp_path / "run", **TINY, seeds=3)
     assert again.facts["seeds"] == told
+
+
+def test_further_seeds_choose_as_the_first_did_and_are_not_called_finished(shapes, tmp_path, monkeypatch):
+    real, asked, lines = Evidence.of_frozen, [], Lines()
+
+    def noted(probed, material):
+        found = real(probed, material)
+        asked.append(found.beside is not None)
+        return found
+
+    monkeypatch.setattr(Evidence, "of_frozen", noted)
+    api.fit(shapes, out=tmp_path / "run", **TINY)
+    result = tmp_path / "run" / "result.json"
+    assert asked == [True]
+    # As a death in the second training leaves it.
+    monkeypatch.setattr(RunFolder, "begin", lambda *args, **kinds: None)
+    api.fit(shapes, out=tmp_path / "run", **TINY, seeds=2, watcher=lines)
+    assert asked == [True, True] and len(json.loads(result.read_text())["seeds"]["runs"]) == 2
+    assert not any("nothing is left to do" in text for text in lines.said)
 
 
 # ---- TensorBoard and MLflow --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from burnish.choose.aim import balance_for
 from burnish.data.audit.labels import suspects_of_several
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits, read_splits, write_splits
-from burnish.errors import DataError, NotEnoughData, RecipeError
+from burnish.errors import DataError, NoSuchName, NotEnoughData, RecipeError
 from burnish.labels import counts, cross_entropies, leading, probabilities, right
 from burnish.measure.bootstrap import Ranking, paired_shares, resampled
 from burnish.measure.calibration import ece, temperature
@@ -408,6 +409,16 @@ def test_evaluate_gives_the_scores_of_the_run(run, table):
     told = run.facts["scores"][run.facts["kept_role"]]
     assert found["mean_average_precision"]["value"] == pytest.approx(told["mean_average_precision"]["value"], abs=1e-6)
     assert found["exact"] == told["exact"]
+
+
+def test_bars_are_understood_in_a_table_in_which_no_class_comes_twice(run, table):
+    a, b, c = run.classes[:3]
+    other = table.parent / "two.csv"
+    other.write_text(f"path,label\n000.png,{a}|{b}\n001.png,{c}\n", encoding="utf-8")
+    assert run.evaluate(other).scores.n == 2
+    other.write_text(f"path,label\n000.png,{a}|nothing\n001.png,{c}\n", encoding="utf-8")
+    with pytest.raises(NoSuchName, match=re.escape(f"a class '{a}|nothing' that the model does not know")):
+        run.evaluate(other)
 
 
 def test_images_of_one_class_are_scored_by_a_model_of_several_but_not_the_other_way(run, table, shapes, tmp_path):

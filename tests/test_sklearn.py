@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import log_loss
 from sklearn.utils.validation import check_is_fitted
 
 from burnish.errors import BurnishError
@@ -39,6 +40,8 @@ def test_labels_keep_their_type(data):
     fitted = ImageClassifier(**QUICK).fit(paths, numbers)
     assert set(fitted.predict(paths[:5])) <= {10, 2, 7}
     assert fitted.score(paths, numbers) > 0.8
+    assert fitted.classes_.tolist() == [2, 7, 10]
+    assert log_loss(numbers, fitted.predict_proba(paths)) < 1.0
 
 
 def test_it_clones_and_sets_parameters_as_scikit_learn_asks():
@@ -65,6 +68,8 @@ def test_bad_input_is_an_error_not_a_guess(data):
     paths, labels = data
     with pytest.raises(ValueError, match="one class for each path"):
         ImageClassifier(**QUICK).fit(paths, labels[:-1])
+    with pytest.raises(ValueError, match="divided by bars"):
+        ImageClassifier(**QUICK).fit(paths[:6], ["a", "b", "a|b", "a", "b", "a"])
     with pytest.raises(BurnishError, match="expected at least two"):
         ImageClassifier(**QUICK).fit(paths[:5], ["a"] * 5)
     with pytest.raises(BurnishError, match="expected a list of image paths"):

@@ -117,6 +117,39 @@ def test_links_and_names_that_climb_out_are_named_and_not_followed(folder, tmp_p
     assert "link" in reasons["photos/cat/link.png"] and "climbs out" in reasons["../outside.png"]
 
 
+def test_a_packed_tar_that_is_cut_within_an_image_is_a_sentence(tmp_path):
+    target = tmp_path / "set.tar.gz"
+    with tarfile.open(target, "w:gz") as archive:
+        info = tarfile.TarInfo("photos/cat/1.png")
+        info.size = 3_000_000
+        archive.addfile(info, io.BytesIO(np.random.default_rng(0).bytes(3_000_000)))
+    target.write_bytes(target.read_bytes()[:2_000_000])
+    with pytest.raises(DataError, match="damaged tar archive"):
+        open_source(target)
+
+
+def test_of_one_shard_too_what_is_passed_over_is_named(folder, tmp_path):
+    target = tmp_path / "train.tar"
+    with tarfile.open(target, "w") as archive:
+        for name, label in (("cat", b"cat"), ("dög", b"fox")):
+            for at in range(3):
+                archive.add(folder / name / f"{at:03d}.png", f"{name}{at}.png")
+                info = tarfile.TarInfo(f"{name}{at}.cls")
+                info.size = 3
+                archive.addfile(info, io.BytesIO(label))
+        info = tarfile.TarInfo("link.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+        archive.add(folder / "cat" / "000.png", "__MACOSX/cat9.png")
+        info = tarfile.TarInfo("__MACOSX/cat9.cls")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"cat"))
+    catalog = open_source(target)
+    reasons = {one.path: one.reason for one in catalog.named}
+    assert len(catalog) == 6
+    assert "link" in reasons["train.tar/link.png"] and "left by a system" in reasons["train.tar/__MACOSX/cat9.png"]
+
+
 def test_litter_in_an_archive_is_named(folder, tmp_path):
     target = zipped(folder, tmp_path / "set.zip", "photos/")
     with zipfile.ZipFile(target, "a") as archive:

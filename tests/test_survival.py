@@ -17,6 +17,7 @@ import torch
 
 from burnish import api, disk, job, result
 from burnish.choose.ledger import Ledger
+from burnish.choose.tuning import Tuning
 from burnish.errors import NotEnoughData, RunError
 from burnish.reports import board
 from burnish.train import checkpoint, loop
@@ -196,6 +197,28 @@ def test_a_run_that_died_at_a_step_comes_to_the_same_bits(at_step, shapes, tmp_p
         api.fit(shapes, out=tmp_path / "run", watcher=lines, **RUN)
         assert_same(tmp_path / "run", expected)
     assert any(text.startswith("going on with the run in ") for text in lines.said)
+
+
+def test_a_run_that_died_where_its_images_grow_comes_to_the_same_bits(shapes, tmp_path, monkeypatch, eager):
+    """The last step of an epoch stands where the next size begins: the epoch is told at the size that it was trained at."""
+    settings = {**RUN, "image_size": "auto", "epochs": 5}
+    api.fit(shapes, out=tmp_path / "whole", cache="off", **settings)
+    sizes = [json.loads(line)["size"] for line in (tmp_path / "whole" / "history.jsonl").read_text().splitlines()]
+    assert sizes[2] < sizes[3]
+    real, calls = Tuning.looked_at, []
+
+    def deadly(self, *rest):
+        calls.append(rest)
+        if len(calls) == 3:
+            raise Death
+        return real(self, *rest)
+
+    monkeypatch.setattr(Tuning, "looked_at", deadly)
+    with pytest.raises(Death):
+        api.fit(shapes, out=tmp_path / "run", cache="off", **settings)
+    monkeypatch.setattr(Tuning, "looked_at", real)
+    api.fit(shapes, out=tmp_path / "run", cache="off", **settings)
+    assert_same(tmp_path / "run", fingerprint(tmp_path / "whole"))
 
 
 @pytest.mark.slow

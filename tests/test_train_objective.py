@@ -824,3 +824,34 @@ def test_the_recipe_says_how_views_differ_from_their_images():
     mean, std = torch.tensor(preprocess.mean)[:, None, None], torch.tensor(preprocess.std)[:, None, None]
     expected = (torch.from_numpy(stored).permute(0, 3, 1, 2) / 255.0 - mean) / std
     torch.testing.assert_close(plain.contiguous(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_where_a_device_has_no_memory_for_the_batch_its_parts_give_the_same_gradient():
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.calls = torch.nn.Linear(4, 3), []
+
+        def forward(self, x):
+            self.calls.append(len(x))
+            if len(x) > 4:
+                raise torch.OutOfMemoryError("out of memory")
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    module, views, labels = Small(), torch.randn(12, 4), torch.arange(12) % 3
+    optimiser = torch.optim.AdamW(module.parameters())
+    loss = gradient(module, optimiser, views, labels, Objective(), 1)
+    found = module.layer.weight.grad.clone()
+    assert module.calls == [12, 6, 3, 3, 3, 3]
+    whole = torch.nn.functional.cross_entropy(module.layer(views), labels)
+    module.layer.zero_grad()
+    whole.backward()
+    assert loss == pytest.approx(whole.item()) and torch.allclose(found, module.layer.weight.grad, atol=1e-6)
+    module.calls.clear()
+    gradient(module, optimiser, views, labels, Objective(), 2)
+    assert module.calls == [3, 3, 3, 3], "it is remembered"
+    module.calls.clear()
+    too_large = torch.nn.Sequential(module, torch.nn.BatchNorm1d(3))
+    with pytest.raises(torch.OutOfMemoryError):  # statistics of a part are not those of the batch
+        gradient(too_large, optimiser, views, labels, Objective(), 1)

@@ -111,6 +111,10 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(shapes, tmp_pat
     monkeypatch.setattr(trials.Trials, "run", dying)
     with pytest.raises(Died):
         api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
+    journal = tmp_path / "run" / "search.log"
+    with open(journal, "ab") as file:  # as a full disk, or a death at a write, leaves it
+        file.write(b'{"op_code": 6, "trial')
+    (tmp_path / "run" / "search.log.lock").symlink_to("nowhere")
     again = api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
     assert len(made) == 5, "two, the one that died, and two more"
     told = [[d for d in run.facts["decisions"] if d["what"].startswith("settings")] for run in (whole, again)]

@@ -175,18 +175,19 @@ def fit_catalog(
                 command=command_of(data, recipe, quarantine),
             )  # fmt: skip
 
-        new = not folder.finished
-        if new:
+        first = not folder.finished
+        if first:
             job(catalog, recipe, folder, share_of(clock, recipe))
-        else:
-            watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
-        facts, more = read_facts(folder.path), recipe.seeds > 1
-        if more and not facts.get("seeds"):
+        facts = read_facts(folder.path)
+        others = recipe.seeds > 1 and not facts.get("seeds")
+        if others:
             facts["seeds"], facts["seconds"] = other_seeds(job, catalog, recipe, folder, facts, clock, watcher)
             folder.write_json(RESULT, facts)
-        if more or not new:  # the job has written the report of a new run
+        if not (first or others):
+            watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
+        if others or not first:  # the job has written the report of a first run
             finish(folder, facts)
-        if new:
+        if first or others:
             track(folder.path, facts, watcher)
     return open_run(folder.path)
 

@@ -18,6 +18,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO
@@ -146,12 +147,20 @@ def members_of_tar(data: bytes, label: str) -> Iterator[Member]:
     """
     with unpacked(io.BytesIO(data), len(data), label) as stream:
         for tar, info in entries_of_tar(stream, label):
-            file = tar.extractfile(info)
-            assert file is not None
-            content = file.read()
-            if len(content) != info.size:
-                raise BadWeights(f"{label}: a tar archive that was cut short; fetch it again")
-            yield Member(info.name, content)
+            yield Member(info.name, read_member(tar, info, label))
+
+
+def read_member(
+    tar: tarfile.TarFile, info: tarfile.TarInfo, label: str, *, error: type[BurnishError] = BadWeights
+) -> bytes:
+    """The content of the regular file at which `entries_of_tar` stands; `error` when the archive is damaged there."""
+    with _sound_tar(label, error):
+        file = tar.extractfile(info)
+        assert file is not None
+        content = file.read()
+    if len(content) != info.size:
+        raise error(f"{label}: a tar archive that was cut short; fetch it again")
+    return content
 
 
 def entries_of_tar(
@@ -164,21 +173,27 @@ def entries_of_tar(
 ) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """The regular files of an unpacked tar stream, in order, each to be read before the next; folders are passed over."""
     seen: set[str] = set()
+    with _sound_tar(label, error), tarfile.open(fileobj=stream, mode="r|") as tar:
+        for info in tar:
+            tar.members = []  # type: ignore[attr-defined]  # else it remembers each of a million
+            if info.isdir():
+                continue
+            reason = _climbs(info.name) or (None if info.isreg() and not info.issparse() else _LINK)
+            if _put_aside_or_refuse(info.name, reason, aside, label, error):
+                continue
+            if info.name in seen:
+                raise error(f"{label}: an archive with two members called {shown(info.name)!r}")
+            seen.add(info.name)
+            if len(seen) > most:
+                raise error(f"{label}: an archive of more than {most:,} members")
+            yield tar, info
+
+
+@contextmanager
+def _sound_tar(label: str, error: type[BurnishError]) -> Iterator[None]:
+    """What reading a damaged tar archive raises, as `error`."""
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for info in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else it remembers each of a million
-                if info.isdir():
-                    continue
-                reason = _climbs(info.name) or (None if info.isreg() and not info.issparse() else _LINK)
-                if _put_aside_or_refuse(info.name, reason, aside, label, error):
-                    continue
-                if info.name in seen:
-                    raise error(f"{label}: an archive with two members called {shown(info.name)!r}")
-                seen.add(info.name)
-                if len(seen) > most:
-                    raise error(f"{label}: an archive of more than {most:,} members")
-                yield tar, info
+        yield
     except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as problem:
         raise error(f"{label}: a damaged tar archive ({shown(str(problem))[:120]}); fetch it again") from None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material
@@ -16,7 +17,7 @@ from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, Tested
 from burnish.choose.rates import Rates
 from burnish.choose.tuning import Tuning
-from burnish.errors import RunError, shown
+from burnish.errors import RecipeError, RunError, shown
 from burnish.facts import baseline
 from burnish.methods.base import Tunable, blank_head, blank_tunable
 from burnish.methods.table import method_named
@@ -113,6 +114,7 @@ def from_scratch(
     }
     if bench.clock.budget_seconds is not None:
         settings["epochs"] = "auto"
+    settings["balance"] = balance_for(bench.recipe, material.labels[material.train_rows], classes=classes)
     bench = replace(bench, recipe=replace(bench.recipe, **{**settings, "image_size": "auto", "precision": "auto"}))
 
     def blank(recipe: Recipe) -> Tunable:
@@ -123,7 +125,10 @@ def from_scratch(
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
     else:
         rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
-        made = plan(lambda freeze: blank(replace(bench.recipe, freeze=freeze)), material, bench, rates)
+        try:
+            made = plan(lambda freeze: blank(replace(bench.recipe, freeze=freeze)), material, bench, rates)
+        except RecipeError as error:
+            return None, Decision("not trained from scratch", str(error))
         made = replace(made, steps=int(made.steps * (_CAREFUL if made.timed else 1.0)))
         peak = blank(bench.recipe).peak_learning_rate
         recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=False, device=bench.device)

@@ -38,6 +38,7 @@ from burnish.recipe import Recipe
 from burnish.result import COMPARED, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import read_bundle
+from burnish.train.around import enough_memory, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.trained import save, tune_on_the_clock
 
@@ -58,6 +59,7 @@ class _Looked:
     probes: Probes
 
 
+@settled_torch()
 def run_compare(
     catalog: Catalog,
     recipe: Recipe,
@@ -132,7 +134,8 @@ class _Race:
             try:
                 if model in left_out:  # by an earlier sitting: what was too slow then is not tried anew
                     raise RecipeError(left_out[model])
-                self.looked[model] = self._look(model, number)
+                with enough_memory(model):
+                    self.looked[model] = self._look(model, number)
             except (DataError, RunError):  # no model could be raced on them, or on a disk like this
                 raise
             except BurnishError as error:
@@ -202,7 +205,9 @@ class _Race:
                 self.catalog, self.splits, self.looks, bench, folder, ledger,
                 trains=trains, strict=self.facilities.strict, thins=not self.looked,
             )  # fmt: skip
-            if not self.looked:
+            if self.looked:
+                self._require_same_sides(material)
+            else:
                 if material.catalog.skipped:
                     self.decisions.append(part_decision(material))
                 part = part_in(ledger.parts["probed"])
@@ -210,6 +215,19 @@ class _Race:
                     self.catalog, self.splits, self.looks, part, seed=recipe.seed
                 )
         return _Looked(bench, material, probes)
+
+    def _require_same_sides(self, material: Material) -> None:
+        """RecipeError for a model that is not asked about the very images that the others are.
+
+        Large JPEGs are decoded as the network's size needs it, so two pictures may be the same to one and not to another.
+        """
+        first = next(iter(self.looked.values())).material
+        for one, other in ((first.test.ids, material.test.ids), (_val_ids(first), _val_ids(material))):
+            if [first.catalog.paths[row] for row in one] != [material.catalog.paths[row] for row in other]:
+                raise RecipeError(
+                    "at its image size other pictures count as the same, so its validation or test images are not those of "
+                    "the other models; give the data splits of its own"
+                )
 
     def _subfolder(self, kind: str, name: str, recipe: Recipe, *, end: str = "") -> RunFolder:
         """Hold a folder of the race's own; `end` stands at the end of its name, however long the model's is."""
@@ -238,7 +256,9 @@ class _Race:
         """Rounds of training; after each the better half goes on, with twice the time."""
         field = [arm for arm in self.arms if arm.state == "waiting" and method_named(arm.method).trains]
         field = self._without_hopeless(field)
-        rounds = max(1, math.ceil(math.log2(len(field)))) if len(field) > 2 else 1
+        # Where the clock has no end a further round would train the same again.
+        halves = len(field) > 2 and self.recipe.budget_seconds is not None
+        rounds = math.ceil(math.log2(len(field))) if halves else 1
         for number in range(rounds):
             if not field:
                 return
@@ -248,7 +268,8 @@ class _Race:
             field = field[:count]
             for arm in field:
                 try:
-                    self._round(arm, number, seconds)
+                    with enough_memory(arm.model):
+                        self._round(arm, number, seconds)
                 except (DataError, RunError):  # no arm could go on
                     raise
                 except BurnishError as error:
@@ -412,3 +433,8 @@ class _Race:
             "test": len(material.test_labels),
             "skipped": material.catalog.skipped,
         }
+
+
+def _val_ids(material: Material) -> np.ndarray:
+    """Catalogue entries of the validation images."""
+    return material.fitting.ids[material.val_rows]

@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import torch
 
-from burnish.backbones.hub import why_unreachable
+from burnish.backbones.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder
 from burnish.errors import BurnishError, RunError, shown
 from burnish.runtime import cores
+from burnish.train.features import takes_half
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")
 
@@ -108,6 +109,8 @@ def _accelerator() -> Finding:
 def _precision() -> Finding:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         return Finding("precision", "bfloat16 on the accelerator")
+    if takes_half("auto", torch.device("cpu")):
+        return Finding("precision", "bfloat16 on the processor; scores are float32")
     return Finding("precision", "float32")
 
 
@@ -125,7 +128,7 @@ def _weights() -> Finding:
 
 
 def _hub() -> Finding:
-    reason = why_unreachable()
+    reason = "HF_HUB_OFFLINE is set" if told_offline() else why_unreachable()
     if reason is None:
         return Finding("model hub", "reachable")
     return Finding(

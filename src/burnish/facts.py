@@ -78,7 +78,11 @@ def facts_of(
         "kept_role": kept.role,
         "task": "several classes an image" if material.several else "one class an image",
         "scores": {_role(one): scores_of(one, labels, classes).to_json() for one in tested if _role(one) in _SCORED},
-        "validation": {one.contender.name: one.contender.validation_accuracy for one in tested},
+        "validation": {
+            one.contender.name: one.contender.validation_accuracy
+            for one in tested
+            if one.contender.role in ("probe", "tuned")
+        },
         "decisions": [decision.to_json() for decision in decisions],
         "history": history,
         "counts": {

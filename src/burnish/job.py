@@ -38,7 +38,7 @@ from burnish.measure.ood import Familiarity
 from burnish.methods.base import Method, blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, bench_for, taps_for
-from burnish.recipe import Recipe
+from burnish.recipe import Recipe, unused_in
 from burnish.reports.page import render
 from burnish.result import (
     AUDIT_TABLE,
@@ -53,10 +53,12 @@ from burnish.result import (
 )
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import package_folder
+from burnish.train.around import enough_memory, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.trained import save, tune_on_the_clock
 
 
+@settled_torch()
 def run_job(
     catalog: Catalog,
     recipe: Recipe,
@@ -95,13 +97,21 @@ def run_job(
     )  # what cannot be trained is refused at once
     balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))  # and what cannot be balanced
     trains = method.trains or recipe.baselines == "all"
-    material, splits, probes = look(
-        catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
-    )
+    if not trains and (idle := unused_in(recipe)):
+        decisions = [
+            *decisions,
+            Decision(f"without effect: {', '.join(idle)}", f"{asked} trains nothing of the network"),
+        ]
+        watch.say(f"{decisions[-1].what}: {decisions[-1].why}")
+    with enough_memory(bench.recipe.model):
+        material, splits, probes = look(
+            catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
+        )
     if material.catalog.skipped:
         decisions = [*decisions, part_decision(material)]
     journal = Journal(folder, watch, ledger)
-    chosen = choose(method, asked, probes, material, bench, folder, journal, ledger)
+    with enough_memory(bench.recipe.model):
+        chosen = choose(method, asked, probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
     familiarity, sample = familiar_to(chosen.kept, material, chosen.bench, images_per_second=probes.images_per_second)

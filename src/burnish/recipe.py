@@ -14,6 +14,10 @@ import tomli_w
 from burnish.errors import RecipeError, nearest, shown
 
 Auto = Literal["auto"]
+_OF_TRAINING = (
+    "epochs", "batch_size", "learning_rate", "freeze", "stage_decay", "weight_decay", "label_smoothing", "augment", "mixup",
+    "cutmix", "sam", "balance", "average", "soup", "flip", "dropout", "drop_path",
+)  # fmt: skip
 _UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -26,7 +30,7 @@ class Recipe:
     preprocess: str = ""  # how a Keras file's images were prepared: keras:resnet50, caffe, tf, torch, none
     method: str = "auto"
     budget_seconds: float | None = 600.0  # wall clock, from process start to exit; None: no limit
-    epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds, 100 at most
+    epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds, 200 at most
     seed: int = 0
     image_size: int | Auto = "auto"  # pixels, side of the training crops
     batch_size: int | Auto = "auto"  # images per optimiser step
@@ -99,6 +103,12 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     if unknown:
         raise RecipeError("; ".join(unknown))
     return Recipe(**values)
+
+
+def unused_in(recipe: Recipe) -> list[str]:
+    """Settings of training that are not at their defaults, as options: of no use where nothing is trained."""
+    usual = Recipe()
+    return [f"--{name.replace('_', '-')}" for name in _OF_TRAINING if getattr(recipe, name) != getattr(usual, name)]
 
 
 def parse_budget(budget: str | float | None) -> float | None:

@@ -46,7 +46,8 @@ def other_seeds(
     for number in range(1, recipe.seeds):
         seed, left = recipe.seed + number, clock.left() / (recipe.seeds - number)
         budget = None if clock.budget_seconds is None else max(1.0, left)
-        own = replace(recipe, seed=seed, seeds=1, budget_seconds=recipe.budget_seconds, baselines="none", against="")
+        model = facts["recipe"]["model"]  # which may have been left to the first
+        own = replace(recipe, model=model, seed=seed, seeds=1, baselines="none", against="")
         with RunFolder.open(folder.path / FOLDER / str(seed)) as place:
             place.begin(asdict(own))
             if not place.finished:
@@ -77,4 +78,5 @@ def _with_splits(catalog: Catalog, folder: RunFolder, facts: dict[str, Any]) -> 
         catalog = only(catalog, np.flatnonzero([path in used for path in catalog.paths]))
     splits = read_splits(folder.path / SPLITS, catalog)
     side = {int(row): word for word in SPLIT_WORDS for row in getattr(splits, word)}
-    return replace(catalog, splits=tuple(side[row] for row in range(len(catalog))))
+    drawn = "val" not in catalog.splits
+    return replace(catalog, splits=tuple(side[row] for row in range(len(catalog))), val_drawn=drawn)

@@ -65,12 +65,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             }
         )
         catalog = open_paths(paths, [str(label) for label in labels])
+        if catalog.several:
+            raise ValueError("labels in y are divided by bars (a|b): images of several classes are for burnish.fit")
         require_usable(catalog)
         self._home = tempfile.TemporaryDirectory(prefix="burnish-") if self.out is None else None
         out = self.out if self._home is None else os.path.join(self._home.name, "run")
         self.result_ = api.fit_catalog(catalog, recipe, out=str(out), data=f"{len(paths)} paths")
-        names = {str(label): label for label in np.unique(labels)}
-        self.classes_ = np.array([names[name] for name in self.result_.classes])
+        self.classes_ = np.unique(labels)  # sorted as scikit-learn expects it; the run sorts names
+        self._columns = [self.result_.classes.index(str(label)) for label in self.classes_]
         self.n_features_in_ = 1
         return self
 
@@ -78,7 +80,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """float64 [n k], columns in the order of classes_."""
         if not hasattr(self, "result_"):
             raise NotFittedError("this ImageClassifier is not fitted yet; call fit first")
-        return self.result_.predict_proba([str(path) for path in _paths(X)])
+        return self.result_.predict_proba([str(path) for path in _paths(X)])[:, self._columns]
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each image [n]."""

@@ -15,11 +15,12 @@ import numpy as np
 from burnish.answers import read_answers
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
+from burnish.data.sources.assemble import class_names
 from burnish.data.sources.scan import SUFFIXES, scan
 from burnish.disk import plain_disk_errors, write_whole
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
 from burnish.explaining import Explained, explained, strangers
-from burnish.labels import classes_of
+from burnish.labels import SEPARATOR, classes_of
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict
@@ -35,7 +36,7 @@ from burnish.result import (
     sides_in,
 )
 from burnish.runtime import Nobody, Watcher
-from burnish.ship.bundle import read_bundle
+from burnish.ship.bundle import Bundle, read_bundle
 from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, listed, write_csv
 
@@ -148,7 +149,8 @@ def evaluate(
     predictor, watcher = predictor or Predictor.open(Path(run)), watcher or Nobody()
     catalog = open_source(data, for_training=False)
     classes = predictor.bundle.classes
-    unknown = [name for name in catalog.classes if name not in classes]
+    parted = {name: _parts_known(name, predictor.bundle) for name in catalog.classes}
+    unknown = [name for name in catalog.classes if any(part not in classes for part in parted[name])]
     if unknown:
         raise NoSuchName(
             f"the data has a class {shown(repr(unknown[0]))} that the model does not know "
@@ -175,7 +177,8 @@ def evaluate(
         raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read")
     probabilities = every[good]
     names = tuple(catalog.label(rows[place]) for place in good)
-    held = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
+    told = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
+    held = [[part for name in one for part in parted[name]] for one in told]
     named = [{"path": named.path, "reason": named.reason} for named in catalog.named]
     named += [
         {"path": catalog.paths[row], "reason": prediction.problem}
@@ -191,6 +194,14 @@ def evaluate(
         return Evaluation(scores, answers, names, named, learnt)
     labels = np.array([classes.index(one[0]) for one in held])
     return Evaluation(score(probabilities, labels, classes), answers, names, named, learnt)
+
+
+def _parts_known(name: str, bundle: Bundle) -> tuple[str, ...]:
+    """The classes that a name says to a model of several an image: "a|b" may be two, where no other image shows it."""
+    if not bundle.several or name in bundle.classes or SEPARATOR not in name:
+        return (name,)
+    parts = class_names(name.split(SEPARATOR))
+    return parts if set(parts) <= set(bundle.classes) else (name,)
 
 
 def predict_stream(

@@ -47,6 +47,29 @@ def from_file(
     return _filled(found, state, where, said or _name_told(found, said, metadata), image_size, source=f"file {path}")
 
 
+# Arguments of timm's that change nothing of a network without its head, in use.
+_WITHOUT_EFFECT = {
+    "num_classes", "in_chans", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "drop_rate",
+    "head_drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate", "patch_drop_rate", "drop_block_rate",
+}  # fmt: skip
+
+
+def _put_in(kwargs: dict[str, Any], found: opened.Opened) -> None:
+    """What timm's config.json says a network is built with; BadWeights for what burnish does not build."""
+    args = found.config.get("model_args")
+    if not isinstance(args, dict):
+        return
+    for key, value in args.items():
+        if key == "global_pool" and value in ("", None):  # features of maps, which a head cannot see
+            continue
+        if key == "global_pool" and isinstance(value, str) and value in timmed.POOLS:
+            kwargs[key] = value
+        elif key not in _WITHOUT_EFFECT:
+            raise BadWeights(
+                f"{found.label}: its config.json builds the network with {shown(f'{key}={value}')[:80]}, which burnish does not"
+            )
+
+
 def _name_told(found: opened.Opened, said: str | None, metadata: dict[str, str]) -> str | None:
     """The architecture that the config.json or the file itself speaks of."""
     config = found.config
@@ -91,6 +114,7 @@ def _filled(
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
             description["kwargs"]["img_size"] = preprocess.size
+        _put_in(description["kwargs"], found)
     recognise.require_numbers(name, sum(one.numel() for one in state.values()), found.label)
     module = built(description)
     expected = module.state_dict()

@@ -59,7 +59,7 @@ def fetch(repository: str, filename: str) -> Path:
     """
     path = cached_on_disk(repository, filename)
     if path is None:
-        if _told_offline():
+        if told_offline():
             raise WeightsUnreachable("not in the cache, and HF_HUB_OFFLINE is set")
         if (reason := why_unreachable()) is not None:
             hub = huggingface_hub.constants.ENDPOINT
@@ -143,7 +143,7 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _told_offline() -> bool:
+def told_offline() -> bool:
     said = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
     return said or huggingface_hub.constants.HF_HUB_OFFLINE
 
@@ -195,7 +195,7 @@ def download(address: str) -> Path:
         if sha256_of(path) == digest:
             return path
         path.unlink()  # damaged in the cache
-    if _told_offline():
+    if told_offline():
         raise WeightsUnreachable(f"{shown(url)}: not in the cache, and HF_HUB_OFFLINE is set")
     with plain_disk_errors(cache_folder(), "set BURNISH_CACHE to a folder with room that can be written to"):
         path.parent.mkdir(parents=True, exist_ok=True)

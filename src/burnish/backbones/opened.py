@@ -118,12 +118,16 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
     beside = configs.get(str(PurePosixPath(found[0].where).parent))
     if beside is None or found[0].kind == "keras":
         return found[0]
-    try:
-        values = json.loads(beside) if len(beside) <= weights.MAX_JSON_BYTES else {}
-    except (ValueError, RecursionError):
-        values = {}
     one = found[0]
-    return Opened(one.kind, one.data, one.label, digest, values if isinstance(values, dict) else {}, one.where)
+    try:
+        values = json.loads(beside) if len(beside) <= weights.MAX_JSON_BYTES else None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise BadWeights(
+            f"{one.label}: the config.json beside it is no JSON object, or too long; mend it or take it out"
+        )
+    return Opened(one.kind, one.data, one.label, digest, values, one.where)
 
 
 def _only_one_in(folder: Path) -> Path:

@@ -45,12 +45,22 @@ _ALLOWED = {
     "numpy.dtypes": {"Float64DType", "Float32DType", "Int64DType", "Int32DType", "BoolDType"},
     "_codecs": {"encode"},
 }  # fmt: skip
-_SCALAR: Any = np.float64(0).__reduce__()[0]  # the function that numpy's pickles call, under both its names
+
+
+def _scalar(kind: np.dtype, content: Any) -> Any:
+    """A number of numpy's; their own function makes one of any size out of nothing but its kind."""
+    if not isinstance(kind, np.dtype) or kind.kind not in "fiubc" or kind.itemsize > 32:
+        raise ValueError(f"a number of the kind {kind}")
+    return _NUMPY_SCALAR(kind, content)
+
+
+_NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
+_MOST_FETCHED = 16 * 2**20  # characters of texts that are used again, together
 _INERT: list[Any] = [
     argparse.Namespace, np.dtype, np.float64, np.float32, np.int64, type(np.dtype("float64")), type(np.dtype("float32")),
     type(np.dtype("int64")), type(np.dtype("int32")), type(np.dtype("bool")),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
 ]  # fmt: skip
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 # Codecs from bytes to more bytes, and number formats of any length, by which a small pickle grows without end.
@@ -91,6 +101,8 @@ def _instructions(archive: Zip) -> bytes:
         raise BadWeights(f"{archive.label}: is TorchScript, a program, which is not run; {_ADVICE}")
     if "archive_format" in inside or any(name.startswith("models/") for name in inside):
         raise BadWeights(f"{archive.label}: is a torch.export archive, a program, which is not run; {_ADVICE}")
+    if len({name.casefold() for name in names}) < len(names):  # torch looks members up so
+        raise BadWeights(f"{archive.label}: two of its members differ only in the case of their names; {_ADVICE}")
     found = [name for name in names if name.split("/")[-1] == "data.pkl"]
     if len(found) != 1:
         raise BadWeights(f"{archive.label}: holds {len(found)} files data.pkl, expected one; {_ADVICE}")
@@ -141,6 +153,7 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
     strings: list[str] = []  # the latest texts, as STACK_GLOBAL takes two of them
     memo: dict[int, str] = {}
     fetched: Counter[int] = Counter()
+    fetched_length = 0
     copied, before = 0, ("", "", "")  # calls on a single value that was there before; the latest three instructions
     place = 0
     latest: str | None = None
@@ -154,7 +167,7 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
             copied += 1
             if copied > _MOST_COPIES:
                 raise _Unusual("a value made into another again and again")
-        if name != "MEMOIZE" and not name.endswith("PUT"):
+        if name not in ("MEMOIZE", "PROTO", "FRAME") and not name.endswith("PUT"):
             known = name.endswith("GET") and _whole(argument) in memo  # a text, which is short
             before = (*before[1:], "fetched" if name.endswith("GET") and not known else name)
         if name == "GLOBAL":
@@ -184,7 +197,8 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
             if latest is not None:
                 strings.append(latest)
                 fetched[_whole(argument)] += len(latest) > _LONG_TEXT
-                if fetched[_whole(argument)] > 1:
+                fetched_length += len(latest)
+                if fetched[_whole(argument)] > 1 or fetched_length > _MOST_FETCHED:
                     raise _Unusual("a long text that is used again and again")
         elif name not in ("FRAME", "PROTO"):
             latest = None

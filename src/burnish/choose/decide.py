@@ -73,7 +73,7 @@ class Evidence:
         Where the val images were drawn they are a sample of all fitting images, and cross-validation has told how hard
         each of these is; given by the data they may be of another kind.
         """
-        drawn = "val" not in material.catalog.splits
+        drawn = "val" not in material.catalog.splits or material.catalog.val_drawn
         beside = Beside(probed.choice.told, material.val_rows) if drawn else None
         return cls.of(probed.val_logits, material.labels[material.val_rows], beside)
 

@@ -18,10 +18,6 @@ from burnish.measure.ood import Familiarity
 from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
-AFTER_SHARE, AFTER_SECONDS = (
-    0.06,
-    20.0,
-)  # of the budget, and at most: for this, for explanations and for what things cost
 _SHARE = 0.03  # of the budget, for features of images that were trained on or chosen by
 _MOST, _FEWEST = 1000, 40  # images whose features are taken
 _LATE = 3 * _FEWEST  # the same where the clock is behind

@@ -116,6 +116,11 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     recipe, n = bench.recipe, len(material.train_rows)
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
     per_epoch = steps_an_epoch(n, batch)
+    if tunable.moves_statistics and n // per_epoch < 2:
+        raise RecipeError(
+            f"{n} training images in batches of {batch} leave batches of one, of which BatchNorm can learn no statistics; "
+            "take a larger --batch-size"
+        )
     sizes = _sizes(bench) if recipe.image_size == "auto" else [recipe.image_size]
     step = rates.step(tunable, freeze, batch=batch, size=sizes[0])
     seconds = {size: step * (size / sizes[0]) ** 2 for size in sizes}

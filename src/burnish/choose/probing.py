@@ -17,7 +17,7 @@ from burnish.choose.rates import proof_seconds
 from burnish.choose.survey import Surveyed
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
-from burnish.data.cache import Rows, read_pixels
+from burnish.data.cache import Rows, gone, read_pixels
 from burnish.errors import ModelError, RecipeError, shown
 from burnish.labels import right, several
 from burnish.measure.held_out import HeldOut
@@ -225,7 +225,10 @@ def refuse_unreal(features: np.ndarray, material: Material, bench: Bench) -> Non
 
 def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess, bench: Bench) -> Rows:
     """Plain views of some catalogue entries at another size, from the files: what `predict` would see (P1)."""
-    return read_pixels(material.catalog, ids, preprocess=preprocess, workers=cores(), store=bench.store).plain
+    found = read_pixels(material.catalog, ids, preprocess=preprocess, workers=cores(), store=bench.store)
+    if found.named:
+        raise gone(found.named[0].path, found.named[0].reason)
+    return found.plain
 
 
 def settle_flip(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from burnish.choose.decide import Decision
@@ -87,6 +89,23 @@ def race(trials: Trials) -> tuple[float, Decision]:
     return best[1], Decision(f"learning rate: {best[1]:g} times the default", why)
 
 
+class _Held:
+    """The lock of a journal whose folder this process holds already: Optuna's own would be waited for after a death."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _mend(journal: Path) -> None:
+    """Cut what a death or a full disk left of a line: what is written after it could not be read."""
+    with suppress(FileNotFoundError), open(journal, "rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
 def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tuple[dict[str, Any], Decision]:
     """Settings with the least validation loss among trials that a tree-structured Parzen estimator proposes.
 
@@ -102,9 +121,9 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     bench, recipe = trials.bench, trials.bench.recipe
     until = time.monotonic() + _SEARCH_SHARE * (bench.clock.left() - trials.made.reserve_seconds)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(journal)), study_name="burnish", load_if_exists=True
-    )
+    _mend(Path(journal))
+    backend = JournalFileBackend(journal, lock_obj=_Held())  # type: ignore[arg-type]
+    study = optuna.create_study(storage=JournalStorage(backend), study_name="burnish", load_if_exists=True)
     # A trial that a death cut short is no trial; those that count are as long as the first.
     trials = replace(trials, length=study.user_attrs.get("steps") or trials.steps)
     study.set_user_attr("steps", trials.steps)

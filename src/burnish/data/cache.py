@@ -286,6 +286,9 @@ class _Again:
         try:
             return self.form.rendering(decode(self.catalog.image(int(index)), name=path, at_least=self.at_least))
         except UnreadableImage as error:
-            raise UnreadableImage(
-                path, f"it could be read at the start of the run and cannot now ({error.reason})"
-            ) from None
+            raise gone(path, error.reason) from None
+
+
+def gone(path: str, reason: str) -> UnreadableImage:
+    """The error for an image that was there when the run began."""
+    return UnreadableImage(path, f"it could be read at the start of the run and cannot now ({reason})")

@@ -76,6 +76,8 @@ def _look(catalog: Catalog, index: int) -> tuple[str, tuple[int, int, bool, int,
             place = FORMATS.index(kind) if kind in FORMATS else -1
             mode = MODES.index(image.mode) if image.mode in MODES else -1
             moves = kind in _MAY_MOVE and bool(getattr(image, "is_animated", False))
-            return digest, (place, mode, moves, orientation_of(image), *image.size, len(data))
+            # Of a PNG whose EXIF does not stand before its pixels Pillow would decode the pixels to look for it.
+            turned = 1 if kind == "PNG" and "exif" not in image.info else orientation_of(image)
+            return digest, (place, mode, moves, turned, *image.size, len(data))
     except Exception:  # a codec may raise anything on hostile bytes; decoding says what is wrong
         return digest, (-1, -1, False, 1, 0, 0, len(data))

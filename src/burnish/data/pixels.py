@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from burnish.data.catalog import Catalog, Named
 from burnish.errors import UnreadableImage, shown
@@ -39,7 +39,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the fi
 _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2 GB, one of these a third of one
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
-DECODER = 2  # counted up when the same file would give other pixels, so that kept ones are not used
+DECODER = 3  # counted up when the same file would give other pixels, so that kept ones are not used
 _DRAFT_MARGIN = (
     2  # a JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
 )
@@ -365,9 +365,10 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; damaged EXIF counts as upright, as in every viewer."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+    return found if 1 <= found <= 8 else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -400,6 +401,11 @@ def _grey_from_deep(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
     if lowest < 0 or highest > 65535:
         raise _Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose deep greys Pillow gives as they are stored
+    if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
+        values = values.astype(np.uint32) * 65535 // 4095
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        values = 65535 - values.astype(np.uint32)
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255, to the nearest
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from burnish.backbones.head import NEIGHBOURS, CosineHead, LinearHead, MlpHead
 from burnish.backbones.keras import applications, graph
-from burnish.backbones.keras.layers import KINDS
+from burnish.backbones.keras.layers import DROPPING, KINDS, WITHOUT_EFFECT
 from burnish.backbones.surgery import DROP
 from burnish.backbones.taps import KIND as TAPS
+from burnish.backbones.weights import read_plain_json
 from burnish.disk import plain_disk_errors, write_whole
 from burnish.errors import RecipeError, RunError, shown
 from burnish.ship.bundle import Bundle
@@ -26,6 +27,9 @@ INPUTS = ("prepared", "pixels")
 _TOLERANCE = 1e-4  # of probabilities, between burnish and Keras, on images of noise
 _MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
            "op:Divide": "true_divide"}  # fmt: skip
+
+
+_ALWAYS_TOLD = {"classes", "input", "output", "preprocess"}  # in the .json beside an export
 
 
 def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path:
@@ -48,6 +52,7 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path
         raise RecipeError(f"input is {shown(input)!r}, expected {' or '.join(INPUTS)}")
     if path.suffix != ".keras":
         raise RecipeError(f"{shown(str(path))}: expected a file name that ends in .keras")
+    _refuse_other(path.with_suffix(".json"))
     with applications.generators_untouched():
         keras = applications.keras_module()
         model = _Writer(keras, bundle, pixels=input == "pixels").model()
@@ -58,6 +63,18 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path
             os.replace(draft, path)
     write_whole(path.with_suffix(".json"), json.dumps(_facts(bundle, input), indent=1) + "\n")
     return path
+
+
+def _refuse_other(beside: Path) -> None:
+    """RecipeError where the file for what an export means is there, and is none."""
+    if not os.path.lexists(beside):
+        return
+    try:
+        if read_plain_json(beside).keys() >= _ALWAYS_TOLD:
+            return
+    except (OSError, ValueError):
+        pass
+    raise RecipeError(f"{shown(str(beside))} would be written over, and is no earlier export; choose another name")
 
 
 def _facts(bundle: Bundle, input: str) -> dict[str, Any]:
@@ -125,7 +142,9 @@ class _Writer:
         options, kind = node["options"], node["kind"]
         if kind.startswith("op:") or any(name in self.kwargs["constants"] for name in node["inputs"]):
             return self._operator(kind, options, inputs)
-        layer = getattr(self.keras.layers, kind)(**options, name=node["name"].replace("/", "_"))
+        if kind in WITHOUT_EFFECT or (kind in DROPPING and not options.get("rate")):
+            return inputs[0]  # Keras wants settings of them that only training would use
+        layer = self._layer(kind, options, node["name"])
         if kind == "MultiHeadAttention":
             result = layer(*inputs)
         else:
@@ -135,6 +154,18 @@ class _Writer:
             extra = len(layer.get_weights()) - len(arrays)  # Normalization keeps a count besides
             layer.set_weights([*arrays, *layer.get_weights()[len(arrays) :]] if extra else arrays)
         return result
+
+    def _layer(self, kind: str, options: Mapping[str, Any], name: str) -> Any:
+        """Keras's layer; RecipeError where it does not take these options."""
+        options = {**({"activation": "linear"} if kind == "Activation" else {}), **options}
+        axis = options.get("axis")
+        if isinstance(axis, list) and len(axis) == 1:  # as Keras 2 wrote it
+            options["axis"] = axis[0]
+        try:
+            return getattr(self.keras.layers, kind)(**options, name=name.replace("/", "_"))
+        except (TypeError, ValueError) as error:
+            why = shown(" ".join(str(error).split()))[:160]
+            raise RecipeError(f"its layer {shown(name)} ({kind}) cannot be written for this Keras: {why}") from None
 
     def _input(self, name: str) -> Any:
         if name not in self.kwargs["constants"]:

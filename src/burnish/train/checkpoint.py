@@ -26,6 +26,7 @@ from burnish.train.loop import Training
 STATE, FACTS, TENSORS = "state", "facts.json", "tensors.safetensors"
 _VERSIONS, _POINTER = "versions", "current.json"
 _FORMAT = 1
+_COUNTED = ("total", "steps", "progress", "epoch", "position", "size")
 _MAX_FACTS_BYTES = 2**30  # losses of an epoch and the history grow with the run
 
 
@@ -73,7 +74,7 @@ def training_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor
         tensors[f"weights/{name}"], tensors[f"average/{name}"] = parameter, average
         for key, value in training.optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser/{key}/{name}"] = value
-    facts = {key: getattr(training, key) for key in ("total", "steps", "progress", "epoch", "position", "losses")} | {
+    facts = {key: getattr(training, key) for key in (*_COUNTED, "losses")} | {
         "averaged": training.average.steps,
         "rates": [group["rate"] for group in training.optimiser.param_groups],
     }
@@ -98,6 +99,6 @@ def restore_training(training: Training, facts: Mapping[str, Any], tensors: Mapp
     training.average.steps = facts["averaged"]
     for group, rate in zip(training.optimiser.param_groups, facts["rates"], strict=True):
         group["rate"] = rate
-    for key in ("total", "steps", "progress", "epoch", "position"):
-        setattr(training, key, facts[key])
+    for key in _COUNTED:
+        setattr(training, key, facts.get(key, 0) if key == "size" else facts[key])  # states of before have none
     training.losses = list(facts["losses"])

@@ -54,6 +54,7 @@ class Training:
     progress: float = 0.0  # of the whole run, 0 to 1
     epoch: int = 1  # the running one
     position: int = 0  # batches of it that are done
+    size: int = 0  # pixels, of the latest step
     losses: list[float] = field(default_factory=list)  # of those batches, nats
     norms: list[float] = field(default_factory=list)  # of their gradients, those of this process
 
@@ -126,10 +127,11 @@ def tune(
             batches = _slices(order, schedule.batch)
             watcher.stage("tune", total=len(order), detail=f"epoch {training.epoch}")
             watcher.advance(sum(map(len, batches[: training.position])))
-            seconds, seen, size = 0.0, 0, schedule.size_at(min(training.progress, 1.0))
+            seconds, seen = 0.0, 0
+            training.size = training.size or schedule.size_at(min(training.progress, 1.0))
             while training.position < len(batches) and training.steps < training.total:
                 began, rows = time.monotonic(), batches[training.position]
-                size = schedule.size_at(training.progress)
+                size = training.size = schedule.size_at(training.progress)
                 share = (1.0 - training.progress) / (training.total - training.steps)
                 # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
                 factor = learning_rate_factor(training.progress + 0.5 * share)
@@ -154,7 +156,7 @@ def tune(
                 yield Step(size, len(rows), taken)
             if training.steps >= training.total:
                 training.progress = 1.0
-            yield _end_epoch(training, peak, size, seconds, seen)
+            yield _end_epoch(training, peak, seconds, seen)
 
 
 def _order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool) -> np.ndarray:
@@ -199,13 +201,13 @@ def _follow_gradients(optimiser: torch.optim.Optimizer) -> None:
             group["rate"] = share / most
 
 
-def _end_epoch(training: Training, peak: float, size: int, seconds: float, seen: int) -> Epoch:
+def _end_epoch(training: Training, peak: float, seconds: float, seen: int) -> Epoch:
     """The epoch's record; the training stands before the next one after it."""
     told = Epoch(
         training.epoch,
         training.progress,
         training.steps,
-        size,
+        training.size,
         peak * learning_rate_factor(training.progress),
         float(np.mean(training.losses)),
         seconds,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from burnish.train.features import autocast
 PIXELS_AT_ONCE = 6 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.6 GB for EfficientNet-Lite0
 
 _PIECE_FOR_STATISTICS = 16  # images
+_needed: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pieces, where a device had no memory for fewer
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,30 @@ def gradient(
     number: int,
 ) -> float:
     """The gradient of the batch's mean loss, in place; returns the loss, nats."""
-    optimiser.zero_grad(set_to_none=True)
     views, partner, own = objective.mixed(views, number)
-    total, pieces = 0.0, _pieces(module, views)
+    pieces = max(_pieces(module, views), min(_needed.get(module, 1), len(views)))
+    while True:
+        optimiser.zero_grad(set_to_none=True)
+        try:
+            return _gradient_in(pieces, module, views, labels, partner, own, objective, number)
+        except torch.OutOfMemoryError:
+            if pieces >= len(views) or _learns_statistics(module):
+                raise
+            pieces = _needed[module] = min(2 * pieces, len(views))
+
+
+def _gradient_in(
+    pieces: int,
+    module: nn.Module,
+    views: Tensor,
+    labels: Tensor,
+    partner: np.ndarray | None,
+    own: float,
+    objective: Objective,
+    number: int,
+) -> float:
+    """Add up the gradient of so many pieces of a batch; returns the loss, nats."""
+    total = 0.0
     parts = np.array_split(np.arange(len(views)), pieces)
     with addressed(module, objective.seed, number):
         for rows in parts:
@@ -176,6 +199,10 @@ def _pieces(module: nn.Module, views: Tensor) -> int:
     images, side = views.shape[0], views.shape[-1]
     if views.device.type != "cpu":
         return 1
-    learns = any(layer.training and isinstance(layer, _BatchNorm) for layer in module.modules())
-    most = max(1, images // _PIECE_FOR_STATISTICS) if learns else images
+    most = max(1, images // _PIECE_FOR_STATISTICS) if _learns_statistics(module) else images
     return min(most, math.ceil(images * side * side / PIXELS_AT_ONCE))
+
+
+def _learns_statistics(module: nn.Module) -> bool:
+    """Whether images of a batch see each other."""
+    return any(layer.training and isinstance(layer, _BatchNorm) for layer in module.modules())

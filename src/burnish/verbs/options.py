@@ -43,7 +43,7 @@ Remove = Annotated[str, typer.Option(help="Layers to take out, by name pattern, 
 Insert = Annotated[
     str, typer.Option(help="PATTERN=LAYER, e.g. layer3=dropout:0.1; also conv:3, batchnorm, …", rich_help_panel=SURGERY)
 ]
-Epochs = Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit, 100 at most")]
+Epochs = Annotated[str, typer.Option(help="Passes over the training images, or auto: as many as fit, 200 at most")]
 BatchSize = Annotated[str, typer.Option(help="Images a step, or auto")]
 LearningRate = Annotated[
     str, typer.Option(help="Peak, of the head and the last stage, or auto, or race: short trials of three")

@@ -125,6 +125,42 @@ def keras_module() -> Any:
     return keras
 
 
+def with_imagenet_scale(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of an EfficientNet as its ImageNet weights need it: as variances they hold what are deviations.
+
+    Keras mends that by a Rescaling after its Normalization, but only where it makes the network with those weights itself; a
+    file of weights alone has the same layers either way.
+    """
+    layers = config["config"]["layers"]
+    place = next(at for at, layer in enumerate(layers) if layer["class_name"] == "Normalization")
+    before, scaling = layers[place]["name"], "imagenet_scale"
+
+    def fed(value: Any) -> Any:
+        """With the Rescaling wherever the Normalization was named."""
+        if isinstance(value, dict):
+            return {key: fed(one) for key, one in value.items()}
+        if not isinstance(value, list):
+            return value
+        return [scaling, *value[1:]] if value[:1] == [before] else [fed(one) for one in value]
+
+    made = {
+        **layers[place],
+        "class_name": "Rescaling",
+        "name": scaling,
+        "config": {"name": scaling, "scale": [one**-0.5 for one in MODES["torch"].std], "offset": 0.0},
+    }
+    after = [{**layer, "inbound_nodes": fed(layer["inbound_nodes"])} for layer in layers[place + 1 :]]
+    inputs = json.loads(
+        json.dumps(layers[place]["inbound_nodes"]).replace(*_named_in_json(layers[place - 1]["name"], before))
+    )
+    made["inbound_nodes"] = inputs
+    return {**config, "config": {**config["config"], "layers": [*layers[: place + 1], made, *after]}}
+
+
+def _named_in_json(*names: str) -> tuple[str, ...]:
+    return tuple(json.dumps(name) for name in names)
+
+
 @contextmanager
 def generators_untouched() -> Iterator[None]:
     """Keras draws seeds and weights from the global generators: they are put back (P7)."""

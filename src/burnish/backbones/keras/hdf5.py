@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 TRAINING = ("optimizer_weights", "optimizer", "_optimizer")  # groups that are not of the network
-_MOST_OBJECTS = 200_000
+_MOST_OBJECTS, _MOST_NAMES = 200_000, 65_536
 _DEEPEST = 32
 _MOST_BYTES = 8 * 2**30
 _MOST_RATIO = 200  # numbers over the file's bytes: more is a bomb
@@ -38,6 +38,7 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     total = sum(math.prod(one.shape) * max(4, one.dtype.itemsize) for _, one in found)  # as float32, whatever they are
     if total > min(_MOST_BYTES, max(_RATIO_FROM_BYTES, _MOST_RATIO * len(data))):
         raise Refused(f"claims {total:,} bytes of weights in a file of {len(data):,}")
+    _limit_memory(total + 2 * len(data))
     for path, one in found:
         if path.split("/")[0] not in TRAINING:
             values = np.ascontiguousarray(one[()], np.float32)
@@ -76,7 +77,23 @@ def _listed(group: Any, key: str) -> list[str]:
         pieces = [key]
     else:
         pieces = [f"{key}{number}" for number in range(1000) if f"{key}{number}" in group.attrs]
+    counts = [math.prod(group.attrs.get_id(piece).shape or ()) for piece in pieces]
+    if sum(counts) > _MOST_NAMES:
+        raise Refused(f"lists {sum(counts):,} names in {key}")
     return [_text(name) for piece in pieces for name in group.attrs[piece]]
+
+
+def _limit_memory(more: int) -> None:
+    """So many bytes more than now, and a gigabyte: a short list may name one long text any number of times."""
+    try:
+        import resource
+
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        most, hard = now + 2 * more + 2**30, resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    except (ImportError, OSError, ValueError):  # a system without such limits
+        pass
 
 
 def _text(value: Any) -> str:
@@ -122,6 +139,11 @@ def main() -> None:
         facts, blobs = read(sys.stdin.buffer.read())
     except Refused as error:
         facts, blobs = {"refused": str(error)}, []
+    except MemoryError:
+        facts, blobs = (
+            {"refused": "an HDF5 file whose texts or numbers take far more memory than its size explains"},
+            [],
+        )
     except Exception as error:  # the library raises many kinds for damaged files
         facts, blobs = (
             {"refused": f"a damaged HDF5 file ({type(error).__name__}: {str(error)[:120]}); fetch it again"},

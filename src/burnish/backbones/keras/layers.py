@@ -352,11 +352,12 @@ def _merge(function: Callable[[Tensor, Tensor], Tensor], words: str) -> Callable
         if len(shapes) < 2:
             raise Unfit("gets one input, expected two or more")
 
+        rank, plain = max(map(len, shapes)), [_of_images(shape) for shape in shapes]
+
         def merged(*inputs: Tensor) -> Tensor:
-            rank = max(one.ndim for one in inputs)
-            total = _broadcast(inputs[0], rank)
-            for other in inputs[1:]:
-                total = function(total, _broadcast(other, rank))
+            total, *others = (_broadcast(one, rank, own) for one, own in zip(inputs, plain, strict=True))
+            for other in others:
+                total = function(total, other)
             return total
 
         return Made(Call(merged, words))
@@ -364,20 +365,35 @@ def _merge(function: Callable[[Tensor, Tensor], Tensor], words: str) -> Callable
     return make
 
 
-def _broadcast(tensor: Tensor, rank: int) -> Tensor:
-    """With the axes that NumPy's rules would add in front, in our order: channels stay channels."""
-    if tensor.ndim >= rank or tensor.ndim == 0:
+def _of_images(shape: Shape) -> bool:
+    """Whether the first axis is that of images, of which there is one while the network is made; else it is a constant."""
+    return len(shape) > 1 and shape[0] == 1
+
+
+def _broadcast(tensor: Tensor, rank: int, of_images: bool) -> Tensor:
+    """With the axes that are missing, in our order: channels stay channels.
+
+    Keras's merging layers add them behind that of the images, NumPy's rules, for constants, in front.
+    """
+    missing = rank - tensor.ndim
+    if missing <= 0 or tensor.ndim == 0:
         return tensor
-    if rank == 4:
-        tensor = tensor.reshape(*([1] * (4 - tensor.ndim)), *tensor.shape)
-        return inward(tensor)
-    return tensor.reshape(*([1] * (rank - tensor.ndim)), *tensor.shape)
+    ones = [1] * missing
+    shape = [tensor.shape[0], *ones, *tensor.shape[1:]] if of_images else [*ones, *tensor.shape]
+    tensor = tensor.reshape(shape)
+    return inward(tensor) if rank == 4 else tensor
 
 
 def _average(options: Options, shapes: list[Shape]) -> Made:
     if len(shapes) < 2:
         raise Unfit("gets one input, expected two or more")
-    return Made(Call(lambda *inputs: torch.stack(torch.broadcast_tensors(*inputs)).mean(0), "mean"))
+    rank, plain = max(map(len, shapes)), [_of_images(shape) for shape in shapes]
+
+    def mean(*inputs: Tensor) -> Tensor:
+        whole = [_broadcast(one, rank, own) for one, own in zip(inputs, plain, strict=True)]
+        return torch.stack(torch.broadcast_tensors(*whole)).mean(0)
+
+    return Made(Call(mean, "mean"))
 
 
 def _concatenate(options: Options, shapes: list[Shape]) -> Made:
@@ -391,6 +407,14 @@ def _concatenate(options: Options, shapes: list[Shape]) -> Made:
     if where == 0:
         raise Unfit("concatenates images of a batch")
     return Made(Call(lambda *inputs: torch.cat(inputs, where), f"along {where}"))
+
+
+# Of layers: what does nothing but in training.
+WITHOUT_EFFECT = (
+    "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation",
+    "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness", "Identity",
+)  # fmt: skip
+DROPPING = ("Dropout", "SpatialDropout2D")
 
 
 def _nothing(options: Options, shapes: list[Shape]) -> Made:
@@ -522,11 +546,7 @@ KINDS: dict[str, Kind] = {
         {"height": None, "width": None, "data_format": None, "interpolation": "bilinear", "crop_to_aspect_ratio": False,
          "pad_to_aspect_ratio": False, "fill_mode": "constant", "fill_value": 0.0, "antialias": False},
     ),
-    **dict.fromkeys(
-        ("GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation",
-         "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness", "Identity"),
-        Kind(_nothing),
-    ),
+    **dict.fromkeys(WITHOUT_EFFECT, Kind(_nothing)),
     "op:Divide": Kind(_merge(torch.div, "quotient")),
     "op:Mean": Kind(_op_mean, {"axis": None, "keepdims": False}),
     "op:Transpose": Kind(_op_transpose, {"axes": None}),

@@ -47,6 +47,8 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     if config is None:
         application = _application(arrays, arch, found.label)
         config = applications.config_of(application, image_size or application.size, layers=arrays.layer_names())
+        if application.name.startswith("efficientnetb") and arrays.hold(applications.MODES["torch"].mean):
+            config = applications.with_imagenet_scale(config)
         notes.append(
             f"keras:{application.name}, told by its layers' names" if arch is None else f"keras:{application.name}"
         )

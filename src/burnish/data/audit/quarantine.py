@@ -10,6 +10,8 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import without
 from burnish.errors import FORMULA, DataError, nearest, shown
 
+_YES, _NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0", "")
+
 
 def read_quarantine(file: Path) -> dict[str, str]:
     """path -> why, of the CSV's lines; with a column `exclude` only those that say yes there. DataError when it is no list.
@@ -27,7 +29,12 @@ def read_quarantine(file: Path) -> dict[str, str]:
             for row in rows:
                 said = {key: (row.get(name) or "").strip() for key, name in names.items()}
                 path = row.get(names["path"]) or ""
-                if path.strip() and (said.get("exclude", "yes").lower() in ("yes", "y", "true", "1")):
+                word = said.get("exclude", "yes").lower()
+                if word not in (*_YES, *_NO):
+                    raise DataError(
+                        f"{shown(file.name)}, line {rows.line_num}: exclude is '{shown(word)}'. Expected yes or no."
+                    )
+                if path.strip() and word in _YES:
                     path = path[1:] if path.startswith("'") and path[1:].startswith(FORMULA) else path
                     found[path] = said.get("evidence") or said.get("reason") or said.get("kind") or "listed"
             return found

@@ -79,7 +79,7 @@ def _open_path(path: Path, *, for_training: bool) -> Catalog:
         aside: dict[str, str] = {}
         places = archive.places_in_tar(path, aside)
         if shards.is_shard(places):
-            return shards.open_shards([path], {path: places})
+            return shards.open_shards([path], {path: (places, aside)})
         return archive.open_tar(path, places, aside, for_training=for_training)
     raise DataError(f"{shown(str(path))} is no data that burnish knows. Give {_EXPECTED}.")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from burnish.archives import Zip, entries_of_tar, is_tar, unpacked
+from burnish.archives import Zip, entries_of_tar, is_tar, read_member, unpacked
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Contents, OpenFile, Packed, Place, Spool, Zipped
 from burnish.data.pixels import MAX_BYTES
@@ -85,9 +85,7 @@ def places_in_tar(file: Path, aside: dict[str, str]) -> dict[str, Place]:
             if isinstance(holder, OpenFile):
                 places[info.name] = Place(holder, info.offset_data, info.size)
             elif _is_wanted(info.name) and info.size <= MAX_BYTES:
-                inside = tar.extractfile(info)
-                assert inside is not None
-                places[info.name] = Place(holder, *holder.add(inside.read()))
+                places[info.name] = Place(holder, *holder.add(read_member(tar, info, label, error=DataError)))
             else:
                 places[info.name] = Place(holder, 0, info.size)
     return places

@@ -76,7 +76,7 @@ def with_several(images: list[Labelled]) -> list[Labelled]:
 
 def _bars_divide(labels: set[str]) -> bool:
     """Whether a bar in these labels stands between classes."""
-    divided = {label: set(label.split(SEPARATOR)) - {""} for label in labels if SEPARATOR in label}
+    divided = {label: set(class_names(label.split(SEPARATOR))) for label in labels if SEPARATOR in label}
     uses = Counter(part for label in labels for part in divided.get(label, {label}))
     return any(uses[part] > 1 for parts in divided.values() for part in parts)
 

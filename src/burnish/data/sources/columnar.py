@@ -58,7 +58,8 @@ def is_saved_by_datasets(folder: Path) -> bool:
 def files_saved_by_datasets(folder: Path) -> list[Path]:
     """The Arrow files of a saved data set, or of each split of one; DataError when there are none."""
     folders = [folder] if (folder / "state.json").is_file() else sorted(one for one in folder.iterdir() if one.is_dir())
-    files = [file for one in folders for file in sorted(one.glob("*.arrow"))]
+    # What `map` and `filter` left there is no data: it holds images again, or places of images.
+    files = [file for one in folders for file in sorted(one.glob("*.arrow")) if not file.name.startswith("cache-")]
     if not files:
         raise DataError(
             f"{shown(str(folder))} looks saved by datasets.save_to_disk and holds no .arrow file. Save it again."

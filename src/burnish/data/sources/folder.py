@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,6 +78,8 @@ def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, 
     nested = {_first(path) for path in found.images if path.count("/") >= 2}
     others = sorted(with_images - set(splits))
     unsorted = not nested & set(splits)
+    if not splits:
+        _refuse_near_splits(root, found, with_images)
     if not splits or (others and (unsorted or (len(splits) == 1 and not _sorted(next(iter(splits)), found)))):
         return {}
     if others:
@@ -92,6 +95,27 @@ def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, 
     if len(set(splits.values())) < len(splits):
         raise DataError(f"{_listed(splits)} name the same split twice. Keep one of them, or merge them.")
     return splits
+
+
+def _refuse_near_splits(root: Path, found: Scan, with_images: set[str]) -> None:
+    """DataError where folders are called nearly as splits are, such as training_set/ and test_set/, and hold folders of images.
+
+    Taken for classes, a model would learn to tell them from each other.
+    """
+    flat = {_first(path) for path in found.images if path.count("/") < 2}
+    said = {name: _split_within(name) for name in sorted(with_images - flat)}
+    near = {name: word for name, word in said.items() if word is not None}
+    if len(set(near.values())) > 1:
+        raise DataError(
+            f"{shown(str(root))} holds {_listed(near)}, which look like splits and would be taken for classes. Rename "
+            f"them to {_listed(dict.fromkeys(near.values()))}, each with one folder per class."
+        )
+
+
+def _split_within(name: str) -> str | None:
+    """The split word that is a part of a folder's name."""
+    parts = re.split(r"[^a-z]+", name.lower())
+    return next((SPLIT_FOLDERS[part] for part in parts if part in SPLIT_FOLDERS), None)
 
 
 def _sorted(folder: str, found: Scan) -> bool:

@@ -26,10 +26,12 @@ _KEYS = ("label", "labels", "cls", "class", "class_name")  # of a JSON label
 _MOST_SHARDS, _MOST_LABEL_BYTES = 100_000, 65_536
 
 
-def open_shards(files: list[Path], known: Mapping[Path, dict[str, Place]] | None = None) -> Catalog:
+def open_shards(
+    files: list[Path], known: Mapping[Path, tuple[dict[str, Place], dict[str, str]]] | None = None
+) -> Catalog:
     """The catalogue of such tar files; the split is the word their name begins with, if it is one.
 
-    known: the places of files that were looked into before.
+    known: of files that were looked into before the members' places, and what was passed over and why.
     Class numbers are named by the lines of classes.txt or classnames.txt beside the shards. An image without a label, or a
     label without an image, is named. DataError when a shard is damaged.
     """
@@ -37,8 +39,7 @@ def open_shards(files: list[Path], known: Mapping[Path, dict[str, Place]] | None
     names = _class_names(root) or _class_names(files[0].parent)
     images, named, places = [], [], dict[str, Place]()
     for file in files:
-        aside: dict[str, str] = {}
-        found = (known or {}).get(file) or places_in_tar(file, aside)
+        found, aside = (known or {}).get(file) or _looked_into(file)
         called = Path(os.path.abspath(file)).relative_to(root).as_posix()  # shards in two folders may have one name
         named += [Named(f"{called}/{name}", reason) for name, reason in aside.items()]
         for labelled, place in _samples(file, called, found, names, named):
@@ -51,6 +52,11 @@ def open_shards(files: list[Path], known: Mapping[Path, dict[str, Place]] | None
             "KEY.txt or KEY.json."
         )
     return assemble(root, with_several(images), named, source="shards", contents=Packed(places, MAX_BYTES))
+
+
+def _looked_into(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
+    aside: dict[str, str] = {}
+    return places_in_tar(file, aside), aside
 
 
 def is_shard(names: Iterable[str]) -> bool:
@@ -100,7 +106,7 @@ def _samples(
     for key, parts in keys.items():
         pictures = [extension for extension in parts if "." + extension in SUFFIXES]
         where = f"{called}/{parts[pictures[0]] if pictures else key}"
-        hidden = why_not_by_name(PurePosixPath(key).name)
+        hidden = next(filter(None, map(why_not_by_name, PurePosixPath(key).parts)), None)
         if hidden is not None or len(pictures) != 1:
             why = f"{len(pictures)} images under one key" if pictures else "a key without an image"
             named.append(Named(where, hidden or why))

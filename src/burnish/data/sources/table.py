@@ -20,7 +20,7 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.contents import Contents
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
-from burnish.data.sources.scan import LINK_OUT, why_not_follow
+from burnish.data.sources.scan import LINK_OUT, is_utf8, why_not_follow
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR
 
@@ -101,7 +101,10 @@ class _Check:
         full = os.path.join(self.root, path)
         parent = os.path.dirname(full)
         if parent not in self.inside:
-            self.inside[parent] = os.path.commonpath((self.real_root, os.path.realpath(parent))) == self.real_root
+            try:
+                self.inside[parent] = os.path.commonpath((self.real_root, os.path.realpath(parent))) == self.real_root
+            except ValueError:  # no file can have such a name
+                return "no such file"
         if not self.inside[parent]:
             return LINK_OUT
         try:
@@ -241,6 +244,10 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
     path, label, word = values["path"], values["label"], values.get("split", "").lower()
     if not path:
         raise _bad(file, unit, line, "the path is empty", "Fill it in or delete the line.")
+    texts = [*(label if isinstance(label, list) else [label]), values.get("group") or ""]
+    if odd := next((text for text in texts if not is_utf8(text)), None):
+        came = f"'{shown(odd)}' holds half a character"
+        raise _bad(file, unit, line, came, "Write it anew.")
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
         came = f"the path '{shown(path)}' is not allowed: it must be relative to the CSV's folder, without '..'"
         raise _bad(
