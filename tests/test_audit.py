@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
+from PIL.PngImagePlugin import PngInfo
 
 from burnish import api, cli
 from burnish.data.audit import twins as twins_module
@@ -22,6 +23,7 @@ from burnish.data.audit.labels import strangeness, suspects
 from burnish.data.audit.quarantine import read_quarantine
 from burnish.data.audit.twins import find_twins
 from burnish.data.catalog import SPLIT_WORDS
+from burnish.data.looks import look_at
 from burnish.data.sources import open_source
 from burnish.data.sources.assemble import Labelled, assemble
 from burnish.data.split import make_splits, untorn
@@ -415,23 +417,41 @@ def test_a_word_in_the_list_that_is_neither_yes_nor_no_is_refused(tmp_path):
 
 
 def test_unreadable_test_images_are_named_where_a_twin_moves_another_out_of_test(tmp_path):
-    write_shapes(tmp_path / "data", images=20)
+    """Splits follow from the files' content, so pictures are written until they fall as this needs it."""
+    data, fractions = tmp_path / "data", {"val_fraction": 0.2, "test_fraction": 0.3}
+    write_shapes(data, images=20)
+    first, twin, bad = (data / "red" / f"{at:03d}.png" for at in (0, 1, 2))
 
-    catalog = open_source(tmp_path / "data")
-    splits = make_splits(catalog, seed=0, val_fraction=0.2, test_fraction=0.3)
-    twin, bad = (tmp_path / "data" / catalog.paths[row] for row in splits.test[:2])
-    trained = tmp_path / "data" / catalog.paths[splits.train[0]]
-    image = Image.open(trained)
-    image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC).save(twin)
-    bad.write_bytes(b"\x89PNG\r\n\x1a\n damaged")
-    run = api.fit(
-        tmp_path / "data", out=tmp_path / "run", method="probe", **{**TINY, "val_fraction": 0.2, "test_fraction": 0.3}
-    )
+    def side(path):
+        catalog = open_source(data)
+        content = look_at(catalog, np.arange(len(catalog)), workers=1).digests
+        splits = make_splits(catalog, content=content, seed=0, **fractions)
+        row = catalog.paths.index(path.relative_to(data).as_posix())
+        return next(word for word in SPLIT_WORDS if row in getattr(splits, word))
+
+    def write(picture, path, wanted):
+        for at in range(200):
+            info = PngInfo()
+            info.add_text("number", str(at))
+            picture.save(path, pnginfo=info)
+            if side(path) == wanted:
+                return
+        pytest.fail(f"{path} never falls into {wanted}")
+
+    image = Image.open(first)
+    image.load()
+    write(image, first, "train")
+    write(image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC), twin, "test")
+    for at in range(200):
+        bad.write_bytes(b"\x89PNG\r\n\x1a\n damaged %d" % at)
+        if side(bad) == "test":
+            break
+    assert (side(first), side(twin), side(bad)) == ("train", "test", "test")
+    run = api.fit(data, out=tmp_path / "run", method="probe", **TINY, **fractions)
     facts = run.facts
     sides = {row["path"]: row["split"] for row in csv.DictReader(open(run.folder / "splits.csv", encoding="utf-8"))}
-    assert sides[twin.relative_to(tmp_path / "data").as_posix()] in ("train", "val")
-    assert bad.relative_to(tmp_path / "data").as_posix() not in sides
-    assert [one["path"] for one in facts["named"]] == [bad.relative_to(tmp_path / "data").as_posix()]
+    assert sides["red/001.png"] in ("train", "val") and "red/002.png" not in sides
+    assert [one["path"] for one in facts["named"]] == ["red/002.png"]
     assert facts["counts"]["scanned"] == 60 == facts["counts"]["used"] + facts["counts"]["named"]
 
 

@@ -348,6 +348,9 @@ def test_folders_called_nearly_as_splits_are_not_taken_for_classes(tmp_path, nam
 
 def test_classes_with_a_split_word_in_their_names_are_classes(tmp_path):
     write_images(tmp_path, {"test tube": 3, "train station": 3, "boat": 3})
+    write_images(tmp_path / "nested", {"test tube/full": 3, "train station/day": 3, "boat/red": 3})
+    assert open_source(tmp_path / "nested").classes == ("boat", "test tube", "train station")
+    (tmp_path / "nested").rename(tmp_path.parent / f"{tmp_path.name}-nested")
     assert open_source(tmp_path).classes == ("boat", "test tube", "train station")
     write_images(tmp_path / "deep", {"test tube/full": 3, "boat/red": 3, "boat/white": 3})
     assert open_source(tmp_path / "deep").classes == ("boat", "test tube")

@@ -194,6 +194,13 @@ def test_a_notebook_that_has_gradients_off_and_another_dtype_trains_all_the_same
     finally:
         torch.set_default_dtype(torch.float32)
     assert odd.facts["scores"] == plain.facts["scores"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = odd.predict(shapes / "blue")
+        api.audit(shapes, model="random:test_resnet", cache="off")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [one.label for one in again] == [one.label for one in plain.predict(shapes / "blue")]
     assert [one["probabilities"] for one in map(vars, odd.predict(shapes / "blue"))] == [
         one["probabilities"] for one in map(vars, plain.predict(shapes / "blue"))
     ]
@@ -208,8 +215,10 @@ def test_settings_of_training_are_said_to_be_without_effect_where_nothing_is_tra
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_from_scratch_batches_of_one_image_are_refused(batch, shapes, tmp_path):
+    sides = ["train"] * 5 + ["val", "test"]  # 15 training images
+    rows = [f"{name}/{at:03d}.png,{name},{side}" for name in ("red", "green", "blue") for at, side in enumerate(sides)]
+    (shapes / "odd.csv").write_text("path,label,split\n" + "\n".join(rows))
+    settings = {"method": "scratch", "budget": None, "epochs": 1, "batch_size": batch, "cache": "off"}
     with pytest.raises(RecipeError, match="leave batches of one, of which BatchNorm can learn no statistics"):
-        api.fit(
-            shapes, out=tmp_path / "run", model="random:test_resnet", method="scratch", budget=None, epochs=1, batch_size=batch,
-            val_fraction=0.21, cache="off",
-        )  # fmt: skip
+        api.fit(shapes / "odd.csv", out=tmp_path / "run", model="random:test_resnet", **settings)
+    (shapes / "odd.csv").unlink()

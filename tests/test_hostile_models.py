@@ -165,6 +165,14 @@ def hidden_copies():
         return pickled(archive.read(name).replace(b"h\x01h\x02\x85", b"h\x01h\x02\x80\x02\x85"))
 
 
+def copies_hidden_by(nothing):
+    """As `repeated_copies`, with instructions between that change nothing."""
+    whole = repeated_copies()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        return pickled(archive.read(name).replace(b"h\x01h\x02\x85", b"h\x01h\x02" + nothing + b"\x85"))
+
+
 def numbers_of_nothing():
     """numpy makes a number of any size where it is told its kind alone."""
     kind = Runs(np.dtype, [("a", "f4", (50_000_000,))])
@@ -293,6 +301,9 @@ KINDS = {
     "tensors that lie over each other": ("m.pt", lambda canary: lying_over(), "lie over each other"),
     "a long text used again and again": ("m.pt", lambda canary: repeated_text(), "used again and again"),
     "a short text used again and again": ("m.pt", lambda canary: repeated_short_text(), "used again and again"),
+    "sets again and again, hidden by adding nothing": ("m.pt", lambda canary: copies_hidden_by(b"(e"), "again and again"),
+    "sets again and again, hidden by adding one": ("m.pt", lambda canary: copies_hidden_by(b"K\x01a"), "again and again"),
+    "sets again and again, hidden by a mark": ("m.pt", lambda canary: copies_hidden_by(b"0h\x02"), "again and again"),
     "sets again and again, hidden": ("m.pt", lambda canary: hidden_copies(), "again and again"),
     "large numbers of numpy's out of nothing": ("m.pt", lambda canary: numbers_of_nothing(), "cannot be read without trusting it"),
     "a list made into sets again and again": ("m.pt", lambda canary: repeated_copies(), "again and again"),

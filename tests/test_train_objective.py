@@ -854,4 +854,4 @@ def test_where_a_device_has_no_memory_for_the_batch_its_parts_give_the_same_grad
     module.calls.clear()
     too_large = torch.nn.Sequential(module, torch.nn.BatchNorm1d(3))
     with pytest.raises(torch.OutOfMemoryError):  # statistics of a part are not those of the batch
-        gradient(too_large, optimiser, views, labels, Objective(), 1)
+        gradient(too_large, torch.optim.AdamW(too_large.parameters()), views, labels, Objective(), 1)

@@ -47,6 +47,7 @@ from burnish.result import (
 from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.seeds import other_seeds, share_of
 from burnish.tracking import track
+from burnish.train.around import enough_memory, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.using import (
     Data,
@@ -170,10 +171,11 @@ def fit_catalog(
         folder.begin(asdict(recipe), images=catalog.digest)
 
         def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock) -> None:
-            run_job(
-                catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
-                command=command_of(data, recipe, quarantine),
-            )  # fmt: skip
+            with enough_memory(recipe.model):
+                run_job(
+                    catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
+                    command=command_of(data, recipe, quarantine),
+                )  # fmt: skip
 
         first = not folder.finished
         if first:
@@ -266,6 +268,7 @@ def opened(data: Data, quarantine: str | os.PathLike[str] | None, *, for_trainin
     return catalog
 
 
+@settled_torch()
 def audit(
     data: Data,
     *,

@@ -29,7 +29,6 @@ from burnish.labels import several
 from burnish.methods.heads import choose_head
 from burnish.runtime import Watcher, cores
 from burnish.terms import Preprocess
-from burnish.train.around import settled_torch
 from burnish.train.features import batched, outputs, takes_half
 
 # Of JPEGs larger than a few times this, a half or a quarter of the pixels is decoded: all of the file is still read.
@@ -56,7 +55,6 @@ class Audit:
         return [one for one in self.findings if one.level == "error"]
 
 
-@settled_torch()
 def run_audit(
     catalog: Catalog, backbone: Backbone | None, *, data: str, seed: int, store: PixelStore | None, watcher: Watcher
 ) -> Audit:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, tuned_contender
@@ -139,8 +140,11 @@ def from_scratch(
     bench = replace(bench, recipe=recipe)
     zero = blank_head(bench.backbone, recipe, classes=classes)
     tuning = Tuning(method.prepare(bench.backbone, zero, recipe), made, probes, material, bench)
-    for _ in tuning.events():
-        pass
+    try:
+        for _ in tuning.events():
+            pass
+    except torch.OutOfMemoryError:  # statistics of a part of a batch would be others
+        return None, Decision("not trained from scratch", "the device has no memory for its batches")
     if tuning.diverged is not None:
         return None, Decision("not trained from scratch", tuning.diverged)
     best = tuning.best()

@@ -397,7 +397,8 @@ class _Race:
             began = time.monotonic()
             if tests and self.ledger.clock.left() < taken + _TAIL_SECONDS:
                 continue
-            tests[arm.place] = self._tested(arm)
+            with enough_memory(arm.model):
+                tests[arm.place] = self._tested(arm)
             taken = max(taken, time.monotonic() - began)
         finalists = [arm for arm in ordered if arm.place in tests]
         for arm in alive:

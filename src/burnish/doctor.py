@@ -109,7 +109,8 @@ def _accelerator() -> Finding:
 def _precision() -> Finding:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         return Finding("precision", "bfloat16 on the accelerator")
-    if takes_half("auto", torch.device("cpu")):
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if not accelerated and takes_half("auto", torch.device("cpu")):
         return Finding("precision", "bfloat16 on the processor; scores are float32")
     return Finding("precision", "float32")
 

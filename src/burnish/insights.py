@@ -19,7 +19,7 @@ from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender, Tested
 from burnish.data.views import normalised
-from burnish.errors import ModelError
+from burnish.errors import ModelError, UnreadableImage
 from burnish.labels import classes_of
 from burnish.measure.cost import latency, peak_memory_bytes
 from burnish.reports.explain import maps, overlay, sanity
@@ -45,7 +45,11 @@ def pictures_of(tested: Tested, material: Material, bench: Bench, sample: Sample
     if kept.preprocess == material.preprocess:
         pixels = np.stack([material.test.plain[row : row + 1][0] for row in rows])
     else:
-        views = plain_at(material, material.test.ids[rows], kept.preprocess, bench)
+        try:
+            views = plain_at(material, material.test.ids[rows], kept.preprocess, bench)
+        except UnreadableImage as error:  # since the proof; pictures are not worth a run
+            bench.watcher.say(f"no pictures of single images: {error}")
+            return {}
         pixels = np.asarray(views[: len(rows)])
     heats, check = _heats(kept, pixels, np.array([case.about for case in cases]), bench)
     near = _neighbours(kept, pixels, material, bench, sample) if sample is not None else [[] for _ in cases]

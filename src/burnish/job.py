@@ -53,7 +53,7 @@ from burnish.result import (
 )
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import package_folder
-from burnish.train.around import enough_memory, settled_torch
+from burnish.train.around import settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.trained import save, tune_on_the_clock
 
@@ -103,15 +103,13 @@ def run_job(
             Decision(f"without effect: {', '.join(idle)}", f"{asked} trains nothing of the network"),
         ]
         watch.say(f"{decisions[-1].what}: {decisions[-1].why}")
-    with enough_memory(bench.recipe.model):
-        material, splits, probes = look(
-            catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
-        )
+    material, splits, probes = look(
+        catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
+    )
     if material.catalog.skipped:
         decisions = [*decisions, part_decision(material)]
     journal = Journal(folder, watch, ledger)
-    with enough_memory(bench.recipe.model):
-        chosen = choose(method, asked, probes, material, bench, folder, journal, ledger)
+    chosen = choose(method, asked, probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
     familiarity, sample = familiar_to(chosen.kept, material, chosen.bench, images_per_second=probes.images_per_second)

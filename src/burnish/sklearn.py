@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 
 from burnish import api
 from burnish.data.sources import require_usable
+from burnish.data.sources.assemble import class_name
 from burnish.data.sources.python import open_paths
 from burnish.errors import DataError, NotEnoughData
 from burnish.recipe import parse_budget, recipe_from
@@ -72,7 +73,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         out = self.out if self._home is None else os.path.join(self._home.name, "run")
         self.result_ = api.fit_catalog(catalog, recipe, out=str(out), data=f"{len(paths)} paths")
         self.classes_ = np.unique(labels)  # sorted as scikit-learn expects it; the run sorts names
-        self._columns = [self.result_.classes.index(str(label)) for label in self.classes_]
+        place = {class_name(name): at for at, name in enumerate(self.result_.classes)}
+        self._columns = [place[class_name(str(label))] for label in self.classes_]
         self.n_features_in_ = 1
         return self
 

@@ -47,10 +47,12 @@ def from_file(
     return _filled(found, state, where, said or _name_told(found, said, metadata), image_size, source=f"file {path}")
 
 
-# Arguments of timm's that change nothing of a network without its head, in use.
+# Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
 _WITHOUT_EFFECT = {
     "num_classes", "in_chans", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "drop_rate",
     "head_drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate", "patch_drop_rate", "drop_block_rate",
+    "dynamic_img_size", "strict_img_size", "bn_momentum", "fc_norm", "use_fc_norm", "distillation", "class_token", "init_values",
+    "mlp_ratio", "reg_tokens", "qkv_bias", "embed_dim", "depth",
 }  # fmt: skip
 
 
@@ -60,7 +62,9 @@ def _put_in(kwargs: dict[str, Any], found: opened.Opened) -> None:
     if not isinstance(args, dict):
         return
     for key, value in args.items():
-        if key == "global_pool" and value in ("", None):  # features of maps, which a head cannot see
+        if value is None or (
+            key == "global_pool" and value == ""
+        ):  # the usual; features of maps, which a head cannot see
             continue
         if key == "global_pool" and isinstance(value, str) and value in timmed.POOLS:
             kwargs[key] = value

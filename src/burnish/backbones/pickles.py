@@ -154,7 +154,7 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
     memo: dict[int, str] = {}
     fetched: Counter[int] = Counter()
     fetched_length = 0
-    copied, before = 0, ("", "", "")  # calls on a single value that was there before; the latest three instructions
+    copied, stack = 0, _Stack()  # calls on a single value that was there before
     place = 0
     latest: str | None = None
     taken = False
@@ -163,13 +163,11 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
         if name in _REFUSED_OPCODES:
             raise _Unusual(f"the instruction {name}")
         taken = taken or name in ("POP", "POP_MARK")
-        if name == "REDUCE" and (before[1:] == ("fetched", "TUPLE1") or before == ("MARK", "fetched", "TUPLE")):
+        text = name.endswith("GET") and _whole(argument) in memo  # which is short
+        if stack.copies(opcode, text=text):
             copied += 1
             if copied > _MOST_COPIES:
                 raise _Unusual("a value made into another again and again")
-        if name not in ("MEMOIZE", "PROTO", "FRAME") and not name.endswith("PUT"):
-            known = name.endswith("GET") and _whole(argument) in memo  # a text, which is short
-            before = (*before[1:], "fetched" if name.endswith("GET") and not known else name)
         if name == "GLOBAL":
             yield str(argument)
             latest = None
@@ -208,3 +206,47 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
 
 def _whole(argument: Any) -> int:
     return int(argument)
+
+
+class _Stack:
+    """What lies on the stack while a pickle is read: of each value whether it was there before, or is a tuple of one that was."""
+
+    _KEEPING = (
+        "APPEND",
+        "APPENDS",
+        "SETITEM",
+        "SETITEMS",
+        "ADDITEMS",
+        "BUILD",
+    )  # the lowest value they take stays there
+
+    def __init__(self) -> None:
+        self.tags: list[str] = []
+
+    def copies(self, opcode: Any, *, text: bool) -> bool:
+        """Follow one instruction; whether it calls something on a value that was there before. text: it fetches a text."""
+        name, wanted = opcode.name, opcode.stack_before
+        if name in ("MEMOIZE", "PROTO", "FRAME", "STOP") or name.endswith("PUT"):
+            return False
+        inside: list[str] = []
+        if pickletools.markobject in wanted:
+            while self.tags and (tag := self.tags.pop()) != "mark":
+                inside.append(tag)
+            wanted = wanted[: wanted.index(pickletools.markobject)]
+        count = min(len(wanted), len(self.tags))
+        taken = self.tags[len(self.tags) - count :]
+        del self.tags[len(self.tags) - count :]
+        if name == "MARK":
+            self.tags.append("mark")
+        elif name == "DUP":
+            self.tags += ["before", "before"]
+        elif name.endswith("GET"):
+            self.tags.append("text" if text else "before")
+        elif name in self._KEEPING:
+            self.tags += taken[:1]
+        elif name in ("TUPLE", "TUPLE1"):
+            own = inside if name == "TUPLE" else taken
+            self.tags.append("one before" if own == ["before"] else "new")
+        else:
+            self.tags += ["new"] * len(opcode.stack_after)
+        return name in ("REDUCE", "NEWOBJ") and taken[1:] in (["one before"], ["before"])

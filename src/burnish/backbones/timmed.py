@@ -24,9 +24,10 @@ LIBRARY = "timm"
 VERSION = timm.__version__
 POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map", "fast")
 # What a stored architecture may pass to timm, and what each value may be.
+# Tables of relative positions grow with the fourth power of the image's side: of BEiT at 1,600 px they take 9.6 GB.
+_RELATIVE, _MOST_RELATIVE = ("beit", "vit_relpos", "vit_srelpos"), 1024
 _OPTIONS = {
-    # Tables of relative positions grow with the fourth power of it: of BEiT at 1,600 px they take 9.6 GB.
-    "img_size": lambda value: type(value) is int and 16 <= value <= 1024,
+    "img_size": lambda value: type(value) is int and 16 <= value <= 4096,
     "bn_eps": lambda value: type(value) is float and 0 < value < 1,
     "global_pool": lambda value: value in POOLS,
     "in_chans": lambda value: value == 3,
@@ -106,8 +107,10 @@ def check(name: Any, kwargs: Any) -> None:
         raise UnknownModel(f"the architecture has options other than {', '.join(sorted(_OPTIONS))}")
     for key, value in kwargs.items():
         if not _OPTIONS[key](value):
-            limits = ", expected 16 to 1024 pixels" if key == "img_size" else ""
+            limits = ", expected 16 to 4096 pixels" if key == "img_size" else ""
             raise UnknownModel(f"the architecture's {key} is {shown(repr(value))[:80]}{limits}")
+    if name.startswith(_RELATIVE) and kwargs.get("img_size", 0) > _MOST_RELATIVE:
+        raise UnknownModel(f"{name} has a table of all pairs of patches, which is read up to {_MOST_RELATIVE} pixels")
 
 
 def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Module:

@@ -15,6 +15,7 @@ from burnish.errors import RecipeError
 from burnish.methods.base import Tunable
 from burnish.recipe import Recipe
 from burnish.train.loop import Schedule, steps_an_epoch
+from burnish.train.objective import has_batch_norm
 
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
 EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
@@ -116,7 +117,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     recipe, n = bench.recipe, len(material.train_rows)
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
     per_epoch = steps_an_epoch(n, batch)
-    if tunable.moves_statistics and n // per_epoch < 2:
+    if has_batch_norm(tunable.classifier) and tunable.moves_statistics and n // per_epoch < 2:
         raise RecipeError(
             f"{n} training images in batches of {batch} leave batches of one, of which BatchNorm can learn no statistics; "
             "take a larger --batch-size"

@@ -28,6 +28,7 @@ from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import sets as sets_of
 from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
+from burnish.train.around import settled_torch
 from burnish.train.features import BATCH, batched, outputs
 
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
@@ -184,6 +185,7 @@ class Predictor:
         with ThreadPoolExecutor(cores()) as pool:
             return list(pool.map(one, images))
 
+    @settled_torch()
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
         told = outputs(self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=_CPU)

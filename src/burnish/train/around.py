@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from burnish.errors import ModelError
+from burnish.errors import ModelError, shown
 
 
 @contextmanager
@@ -29,6 +29,6 @@ def enough_memory(model: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise ModelError(
-            f"{model} needs more memory than the device has; take a smaller --image-size, --batch-size or model, "
+            f"{shown(model)} needs more memory than the device has; take a smaller --image-size, --batch-size or model, "
             "freeze more of it (--freeze N), or take --device cpu"
         ) from None

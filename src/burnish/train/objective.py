@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from burnish.train.features import autocast
 PIXELS_AT_ONCE = 6 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.6 GB for EfficientNet-Lite0
 
 _PIECE_FOR_STATISTICS = 16  # images
-_needed: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # pieces, where a device had no memory for fewer
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,8 @@ def gradient(
 ) -> float:
     """The gradient of the batch's mean loss, in place; returns the loss, nats."""
     views, partner, own = objective.mixed(views, number)
-    pieces = max(_pieces(module, views), min(_needed.get(module, 1), len(views)))
+    first = optimiser.param_groups[0]  # which keeps how many pieces a device without memory for fewer has needed
+    pieces = max(_pieces(module, views), min(first.get("pieces", 1), len(views)))
     while True:
         optimiser.zero_grad(set_to_none=True)
         try:
@@ -122,7 +121,7 @@ def gradient(
         except torch.OutOfMemoryError:
             if pieces >= len(views) or _learns_statistics(module):
                 raise
-            pieces = _needed[module] = min(2 * pieces, len(views))
+            pieces = first["pieces"] = min(2 * pieces, len(views))
 
 
 def _gradient_in(
@@ -201,6 +200,11 @@ def _pieces(module: nn.Module, views: Tensor) -> int:
         return 1
     most = max(1, images // _PIECE_FOR_STATISTICS) if _learns_statistics(module) else images
     return min(most, math.ceil(images * side * side / PIXELS_AT_ONCE))
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any of its layers normalises by a batch's statistics, or by those it has kept."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def _learns_statistics(module: nn.Module) -> bool:

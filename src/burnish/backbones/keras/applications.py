@@ -135,30 +135,22 @@ def with_imagenet_scale(config: dict[str, Any]) -> dict[str, Any]:
     place = next(at for at, layer in enumerate(layers) if layer["class_name"] == "Normalization")
     before, scaling = layers[place]["name"], "imagenet_scale"
 
-    def fed(value: Any) -> Any:
-        """With the Rescaling wherever the Normalization was named."""
+    def fed(value: Any, was: str, now: str) -> Any:
+        """An entry of calls, in which a layer takes the place of another as what is called on."""
         if isinstance(value, dict):
-            return {key: fed(one) for key, one in value.items()}
+            return {key: fed(one, was, now) for key, one in value.items()}
         if not isinstance(value, list):
             return value
-        return [scaling, *value[1:]] if value[:1] == [before] else [fed(one) for one in value]
+        return [now, *value[1:]] if value[:1] == [was] else [fed(one, was, now) for one in value]
 
     made = {
-        **layers[place],
         "class_name": "Rescaling",
         "name": scaling,
         "config": {"name": scaling, "scale": [one**-0.5 for one in MODES["torch"].std], "offset": 0.0},
+        "inbound_nodes": fed(layers[place]["inbound_nodes"], layers[place - 1]["name"], before),
     }
-    after = [{**layer, "inbound_nodes": fed(layer["inbound_nodes"])} for layer in layers[place + 1 :]]
-    inputs = json.loads(
-        json.dumps(layers[place]["inbound_nodes"]).replace(*_named_in_json(layers[place - 1]["name"], before))
-    )
-    made["inbound_nodes"] = inputs
+    after = [{**layer, "inbound_nodes": fed(layer["inbound_nodes"], before, scaling)} for layer in layers[place + 1 :]]
     return {**config, "config": {**config["config"], "layers": [*layers[: place + 1], made, *after]}}
-
-
-def _named_in_json(*names: str) -> tuple[str, ...]:
-    return tuple(json.dumps(name) for name in names)
 
 
 @contextmanager

@@ -103,19 +103,23 @@ def _refuse_near_splits(root: Path, found: Scan, with_images: set[str]) -> None:
     Taken for classes, a model would learn to tell them from each other.
     """
     flat = {_first(path) for path in found.images if path.count("/") < 2}
-    said = {name: _split_within(name) for name in sorted(with_images - flat)}
-    near = {name: word for name, word in said.items() if word is not None}
-    if len(set(near.values())) > 1:
+    alike: dict[str, dict[str, str]] = defaultdict(dict)  # what is left of the names -> name -> split word
+    for name in sorted(with_images - flat):
+        if (told := _split_within(name)) is not None:
+            alike[told[1]][name] = told[0]
+    near = next((names for names in alike.values() if len(set(names.values())) > 1), None)
+    if near is not None:
         raise DataError(
             f"{shown(str(root))} holds {_listed(near)}, which look like splits and would be taken for classes. Rename "
             f"them to {_listed(dict.fromkeys(near.values()))}, each with one folder per class."
         )
 
 
-def _split_within(name: str) -> str | None:
-    """The split word that is a part of a folder's name."""
+def _split_within(name: str) -> tuple[str, str] | None:
+    """(the split word that is a part of a folder's name, the rest of it)."""
     parts = re.split(r"[^a-z]+", name.lower())
-    return next((SPLIT_FOLDERS[part] for part in parts if part in SPLIT_FOLDERS), None)
+    at = next((at for at, part in enumerate(parts) if part in SPLIT_FOLDERS), None)
+    return None if at is None else (SPLIT_FOLDERS[parts[at]], " ".join(parts[:at] + parts[at + 1 :]))
 
 
 def _sorted(folder: str, found: Scan) -> bool:

@@ -139,6 +139,8 @@ def _name(value: Any, at: int, classes: list[str] | None) -> str:
         if not 0 <= int(value) < len(classes):
             raise DataError(f"Label {at} is {int(value)}, and the data set names {len(classes)} classes.")
         return classes[int(value)]
+    if not is_utf8(str(value)):
+        raise DataError(f"Label {at} is {shown(str(value))!r}, which holds half a character.")
     return class_name(str(value))
 
 

@@ -16,7 +16,7 @@ from burnish.data.pixels import MAX_BYTES
 from burnish.data.sources.archive import places_in_tar
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
-from burnish.data.sources.scan import SUFFIXES, why_not_by_name
+from burnish.data.sources.scan import SUFFIXES, is_utf8, why_not_by_name
 from burnish.errors import DataError, NotEnoughData, shown
 
 CLASS_FILES = ("classes.txt", "classnames.txt")
@@ -151,7 +151,7 @@ def _named_class(value: Any, extension: str, names: list[str]) -> tuple[str | No
         if int(value) >= len(names):
             return None, f"its class is number {shown(str(value))}, and {len(names)} are named"
         return names[int(value)], ""
-    return str(value), ""
+    return (str(value), "") if is_utf8(str(value)) else (None, f"its .{extension} holds half a character")
 
 
 def _class_names(root: Path) -> list[str]:
