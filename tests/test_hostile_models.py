@@ -131,11 +131,12 @@ def pickled(instructions):
     return zipped([(name, instructions if name.endswith("data.pkl") else data) for name, data in members])
 
 
-def repeated_text():
-    text = b"x" * 1_000_000
+def repeated_text(characters, times):
+    """A text made four times as long, again and again."""
+    text = b"x" * characters
     begin = b"\x80\x02" + b"c_codecs\nencode\nq\x01" + b"X" + len(text).to_bytes(4, "little") + text + b"q\x02"
     word = b"X\x06\x00\x00\x00utf-32q\x03"
-    return pickled(begin + word + b"](" + 2000 * b"h\x01h\x02h\x03\x86R" + b"e.")
+    return pickled(begin + word + b"](" + times * b"h\x01h\x02h\x03\x86R" + b"e.")
 
 
 def repeated_copies():
@@ -147,22 +148,6 @@ def repeated_copies():
         + b"e"
     )
     return pickled(begin + b"](" + 2000 * b"h\x01h\x02\x85q\x07R" + b"e.")
-
-
-def repeated_short_text():
-    """As `repeated_text`, of as many characters as are still short."""
-    text = b"x" * 4096
-    begin = b"\x80\x02" + b"c_codecs\nencode\nq\x01" + b"X" + len(text).to_bytes(4, "little") + text + b"q\x02"
-    word = b"X\x06\x00\x00\x00utf-32q\x03"
-    return pickled(begin + word + b"](" + 10_000 * b"h\x01h\x02h\x03\x86R" + b"e.")
-
-
-def hidden_copies():
-    """As `repeated_copies`, with an instruction between that does nothing."""
-    whole = repeated_copies()
-    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
-        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-        return pickled(archive.read(name).replace(b"h\x01h\x02\x85", b"h\x01h\x02\x80\x02\x85"))
 
 
 def copies_hidden_by(nothing):
@@ -299,12 +284,12 @@ KINDS = {
     "a sparse tensor": ("m.pt", lambda canary: saved({"a": torch.eye(3).to_sparse()}), "sparse"),
     "more numbers than there are": ("m.pt", lambda canary: saved({"a.b": torch.zeros(1).expand(10**12), "c": torch.ones(2)}), "claims"),
     "tensors that lie over each other": ("m.pt", lambda canary: lying_over(), "lie over each other"),
-    "a long text used again and again": ("m.pt", lambda canary: repeated_text(), "used again and again"),
-    "a short text used again and again": ("m.pt", lambda canary: repeated_short_text(), "used again and again"),
+    "a long text used again and again": ("m.pt", lambda canary: repeated_text(1_000_000, 2000), "used again and again"),
+    "a short text used again and again": ("m.pt", lambda canary: repeated_text(4096, 10_000), "used again and again"),
     "sets again and again, hidden by adding nothing": ("m.pt", lambda canary: copies_hidden_by(b"(e"), "again and again"),
     "sets again and again, hidden by adding one": ("m.pt", lambda canary: copies_hidden_by(b"K\x01a"), "again and again"),
     "sets again and again, hidden by a mark": ("m.pt", lambda canary: copies_hidden_by(b"0h\x02"), "again and again"),
-    "sets again and again, hidden": ("m.pt", lambda canary: hidden_copies(), "again and again"),
+    "sets again and again, hidden": ("m.pt", lambda canary: copies_hidden_by(b"\x80\x02"), "again and again"),
     "large numbers of numpy's out of nothing": ("m.pt", lambda canary: numbers_of_nothing(), "cannot be read without trusting it"),
     "a list made into sets again and again": ("m.pt", lambda canary: repeated_copies(), "again and again"),
     "gigabytes of an architecture from a few bytes": (
