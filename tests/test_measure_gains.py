@@ -93,7 +93,9 @@ def test_validation_images_that_the_data_gives_are_not_taken_for_a_draw(splits: 
     logits = np.array([[2.0, 0.0], [0.0, 2.0]], np.float32)
     probed = SimpleNamespace(val_logits=logits, choice=SimpleNamespace(told=np.array([0.9, 0.8, 0.7, 0.6])))
     material = SimpleNamespace(
-        labels=np.array([0, 1, 0, 1]), val_rows=np.array([2, 3]), catalog=SimpleNamespace(splits=splits)
+        labels=np.array([0, 1, 0, 1]),
+        val_rows=np.array([2, 3]),
+        catalog=SimpleNamespace(splits=splits, val_drawn=False),
     )
     evidence = Evidence.of_frozen(probed, material)
     assert evidence.right.tolist() == [True, True]

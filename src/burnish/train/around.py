@@ -13,10 +13,12 @@ from burnish.errors import ModelError, shown
 @contextmanager
 def settled_torch() -> Iterator[None]:
     """torch as a run needs it, whatever a notebook has set: gradients on, float32, tensors that begin on the CPU."""
-    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    dtype, begin = torch.get_default_dtype(), torch.get_default_device()
+    plain = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    here = torch.device("cpu") if begin.type != "cpu" else nullcontext()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu") if elsewhere else nullcontext():
+        with plain, torch.enable_grad(), here:
             yield
     finally:
         torch.set_default_dtype(dtype)
