@@ -19,6 +19,7 @@ from burnish.backbones.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder
 from burnish.errors import BurnishError, RunError, shown
+from burnish.outset import accelerated
 from burnish.runtime import cores
 from burnish.train.features import takes_half
 
@@ -109,8 +110,7 @@ def _accelerator() -> Finding:
 def _precision() -> Finding:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         return Finding("precision", "bfloat16 on the accelerator")
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if not accelerated and takes_half("auto", torch.device("cpu")):
+    if not accelerated() and takes_half("auto", torch.device("cpu")):
         return Finding("precision", "bfloat16 on the processor; scores are float32")
     return Finding("precision", "float32")
 

@@ -256,9 +256,8 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
         print(f"Jaccard, by image  {_interval(scores.accuracy)}")
         print(f"all classes right  {_interval(scores.exact)}")
     print(f"log loss           {scores.log_loss:.3f} nats")
-    if (
-        isinstance(scores, Scores) and "auroc" in scores.intervals and scores.intervals["auroc"].value >= 0
-    ):  # else of one class
+    # Of data of one class it is no number.
+    if isinstance(scores, Scores) and "auroc" in scores.intervals and scores.intervals["auroc"].value >= 0:
         print(f"AUROC, mean        {_interval(scores.intervals['auroc'])}")
     if found.learnt:
         _paragraph(

@@ -62,9 +62,8 @@ def _put_in(kwargs: dict[str, Any], found: opened.Opened) -> None:
     if not isinstance(args, dict):
         return
     for key, value in args.items():
-        if value is None or (
-            key == "global_pool" and value == ""
-        ):  # the usual; features of maps, which a head cannot see
+        # The usual; and features of maps, which a head cannot see.
+        if value is None or (key == "global_pool" and value == ""):
             continue
         if key == "global_pool" and isinstance(value, str) and value in timmed.POOLS:
             kwargs[key] = value

@@ -211,14 +211,8 @@ def _whole(argument: Any) -> int:
 class _Stack:
     """What lies on the stack while a pickle is read: of each value whether it was there before, or is a tuple of one that was."""
 
-    _KEEPING = (
-        "APPEND",
-        "APPENDS",
-        "SETITEM",
-        "SETITEMS",
-        "ADDITEMS",
-        "BUILD",
-    )  # the lowest value they take stays there
+    # The lowest value they take stays there.
+    _KEEPING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 
     def __init__(self) -> None:
         self.tags: list[str] = []

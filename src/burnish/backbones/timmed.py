@@ -23,9 +23,9 @@ from burnish.terms import Preprocess
 LIBRARY = "timm"
 VERSION = timm.__version__
 POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map", "fast")
-# What a stored architecture may pass to timm, and what each value may be.
 # Tables of relative positions grow with the fourth power of the image's side: of BEiT at 1,600 px they take 9.6 GB.
 _RELATIVE, _MOST_RELATIVE = ("beit", "vit_relpos", "vit_srelpos"), 1024
+# What a stored architecture may pass to timm, and what each value may be.
 _OPTIONS = {
     "img_size": lambda value: type(value) is int and 16 <= value <= 4096,
     "bn_eps": lambda value: type(value) is float and 0 < value < 1,

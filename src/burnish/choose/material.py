@@ -150,7 +150,6 @@ def gather(
     began = time.monotonic()
     fitting, test = read(ids, side), read(splits.test, None)
     rate = (len(ids) + len(splits.test)) / max(1e-3, time.monotonic() - began)
-    untested = test.named
     same, note = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
     if note:
         bench.watcher.say(note)
@@ -160,7 +159,7 @@ def gather(
         fitting = joined(fitting, read(away, side))
         test = test.at(np.setdiff1d(test.ids, away))
     findings = audited(catalog, splits, same).findings
-    unread = (*fitting.named, *untested)
+    unread = (*fitting.named, *test.named)
     if unread:
         first = f"{shown(unread[0].path)}: {unread[0].reason}"
         bench.watcher.say(f"{len(unread)} images cannot be read and are left out; first: {first}")

@@ -20,9 +20,8 @@ from burnish.train.objective import has_batch_norm
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
 EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
 _FEW_EPOCHS = 4.0  # below that of the whole network, more passes over its upper part are looked for
-EPOCHS_AT_MOST = (
-    200  # twice what is usual for sets of a thousand images (VTAB-1k, arXiv:1910.04867); the rest is given back
-)
+# Twice what is usual for sets of a thousand images (VTAB-1k, arXiv:1910.04867); the rest is given back.
+EPOCHS_AT_MOST = 200
 # Of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4).
 _LARGE_FROM = 0.6
 _PIXELS_STEP = 32

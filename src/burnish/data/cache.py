@@ -67,7 +67,7 @@ class Pixels:
         stored = None if self.stored is None else Picked(self.stored, rows)
         looks = self.looks.at(rows)
         return Pixels(self.ids[rows], Picked(self.plain, rows), stored, Picked(self.thumbs, rows), looks,
-                      self.aspects[rows], (), _content_of(looks.digests))  # fmt: skip
+                      self.aspects[rows], self.named, _content_of(looks.digests))  # fmt: skip
 
 
 def read_pixels(

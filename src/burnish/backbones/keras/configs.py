@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from burnish.backbones.keras.graph import INPUT
-from burnish.backbones.keras.layers import KINDS, inward
+from burnish.backbones.keras.layers import KINDS, WITHOUT_EFFECT, inward
 from burnish.backbones.keras.options import Unfit, activation
 from burnish.errors import BadWeights, nearest, shown
 
@@ -34,8 +34,6 @@ _IGNORED = {
     "sparse", "optional", "autocast", "supports_masking", "input_spec", "weights", "sparse_grad",
 }  # fmt: skip
 _SPELLINGS = {"alpha": {"LeakyReLU": "negative_slope"}}  # Keras 2's words for today's options
-_FREE = {"GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation",
-         "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness", "Identity"}  # fmt: skip
 # Operators on tensors, as Keras 3 names their classes and as Keras 2 names TensorFlow's functions.
 _OPERATORS = {
     "Add": "Add", "Subtract": "Subtract", "Multiply": "Multiply", "TrueDivide": "op:Divide", "Divide": "op:Divide",
@@ -285,7 +283,7 @@ def _kind_and_options(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             options[key] = _plain_activation(value, own) if key == "activation" else _plain(value, own)
         elif (
             key not in _IGNORED
-            and kind not in _FREE
+            and kind not in WITHOUT_EFFECT
             and value not in (None, False)
             and not (key == "groups" and value == 1)
         ):

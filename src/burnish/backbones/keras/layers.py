@@ -352,10 +352,10 @@ def _merge(function: Callable[[Tensor, Tensor], Tensor], words: str) -> Callable
         if len(shapes) < 2:
             raise Unfit("gets one input, expected two or more")
 
-        rank, plain = max(map(len, shapes)), [_of_images(shape) for shape in shapes]
+        alike = _alike(shapes)
 
         def merged(*inputs: Tensor) -> Tensor:
-            total, *others = (_broadcast(one, rank, own) for one, own in zip(inputs, plain, strict=True))
+            total, *others = alike(*inputs)
             for other in others:
                 total = function(total, other)
             return total
@@ -365,9 +365,13 @@ def _merge(function: Callable[[Tensor, Tensor], Tensor], words: str) -> Callable
     return make
 
 
-def _of_images(shape: Shape) -> bool:
-    """Whether the first axis is that of images, of which there is one while the network is made; else it is a constant."""
-    return len(shape) > 1 and shape[0] == 1
+def _alike(shapes: list[Shape]) -> Callable[..., list[Tensor]]:
+    """What gives inputs of these shapes the axes that some of them lack.
+
+    One whose first axis is that of images, of which there is one while the network is made, is none of the constants.
+    """
+    rank, of_images = max(map(len, shapes)), [len(shape) > 1 and shape[0] == 1 for shape in shapes]
+    return lambda *inputs: [_broadcast(one, rank, own) for one, own in zip(inputs, of_images, strict=True)]
 
 
 def _broadcast(tensor: Tensor, rank: int, of_images: bool) -> Tensor:
@@ -387,13 +391,8 @@ def _broadcast(tensor: Tensor, rank: int, of_images: bool) -> Tensor:
 def _average(options: Options, shapes: list[Shape]) -> Made:
     if len(shapes) < 2:
         raise Unfit("gets one input, expected two or more")
-    rank, plain = max(map(len, shapes)), [_of_images(shape) for shape in shapes]
-
-    def mean(*inputs: Tensor) -> Tensor:
-        whole = [_broadcast(one, rank, own) for one, own in zip(inputs, plain, strict=True)]
-        return torch.stack(torch.broadcast_tensors(*whole)).mean(0)
-
-    return Made(Call(mean, "mean"))
+    alike = _alike(shapes)
+    return Made(Call(lambda *inputs: torch.stack(torch.broadcast_tensors(*alike(*inputs))).mean(0), "mean"))
 
 
 def _concatenate(options: Options, shapes: list[Shape]) -> Made:

@@ -76,8 +76,7 @@ def _open_path(path: Path, *, for_training: bool) -> Catalog:
     if archive.is_zip(path):
         return archive.open_zip(path, for_training=for_training)
     if archive.is_packed_or_tar(path):
-        aside: dict[str, str] = {}
-        places = archive.places_in_tar(path, aside)
+        places, aside = archive.places_in_tar(path)
         if shards.is_shard(places):
             return shards.open_shards([path], {path: (places, aside)})
         return archive.open_tar(path, places, aside, for_training=for_training)

@@ -73,9 +73,9 @@ def is_packed_or_tar(file: Path) -> bool:
         return is_tar(stream.read(_TAR))
 
 
-def places_in_tar(file: Path, aside: dict[str, str]) -> dict[str, Place]:
-    """Where each regular file of a tar archive stands; of a packed one, in a temporary copy without a name."""
-    label, places = shown(file.name), dict[str, Place]()
+def places_in_tar(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where each regular file of a tar stands, of a packed one in a temporary copy without a name; why others are not read."""
+    label, places, aside = shown(file.name), dict[str, Place](), dict[str, str]()
     with _opened(file) as raw:
         size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
@@ -88,7 +88,7 @@ def places_in_tar(file: Path, aside: dict[str, str]) -> dict[str, Place]:
                 places[info.name] = Place(holder, *holder.add(read_member(tar, info, label, error=DataError)))
             else:
                 places[info.name] = Place(holder, 0, info.size)
-    return places
+    return places, aside
 
 
 def _members_of_zip(file: Path, aside: dict[str, str]) -> tuple[Iterable[str], Contents]:

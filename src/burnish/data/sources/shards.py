@@ -39,7 +39,7 @@ def open_shards(
     names = _class_names(root) or _class_names(files[0].parent)
     images, named, places = [], [], dict[str, Place]()
     for file in files:
-        found, aside = (known or {}).get(file) or _looked_into(file)
+        found, aside = (known or {}).get(file) or places_in_tar(file)
         called = Path(os.path.abspath(file)).relative_to(root).as_posix()  # shards in two folders may have one name
         named += [Named(f"{called}/{name}", reason) for name, reason in aside.items()]
         for labelled, place in _samples(file, called, found, names, named):
@@ -52,11 +52,6 @@ def open_shards(
             "KEY.txt or KEY.json."
         )
     return assemble(root, with_several(images), named, source="shards", contents=Packed(places, MAX_BYTES))
-
-
-def _looked_into(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
-    aside: dict[str, str] = {}
-    return places_in_tar(file, aside), aside
 
 
 def is_shard(names: Iterable[str]) -> bool:
