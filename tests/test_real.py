@@ -20,7 +20,7 @@ def fit(*words):
 
 def test_hand_signs_are_learnt_and_the_proof_is_on_images_kept_apart(real_data, tmp_path):
     """The frozen heads alone reach 98 %; on a slow machine the tuned model may not be better, and is then not kept."""
-    facts, _ = fit(real_data / "signs.csv", "--budget", "2m", "--out", tmp_path / "run")
+    facts, _ = fit(real_data / "signs.csv", "--budget", "1m", "--out", tmp_path / "run")
     verdict = facts["verdict"]
     assert verdict["probe"]["n"] == 1562
     assert verdict[facts["kept_role"]]["value"] > 0.965

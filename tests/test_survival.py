@@ -178,7 +178,7 @@ def test_a_run_killed_at_many_instants_comes_to_the_same_bits(shapes, tmp_path, 
     assert begun(shapes, tmp_path / "whole", tmp_path, RUN).wait(120) == 0
     seconds = time.monotonic() - began
     rng = np.random.default_rng(0)
-    for number in range(6):
+    for number in range(3):  # benchmarks/survival.py kills sixty times
         folder, settings = tmp_path / f"run-{number}", {**RUN, "workers": 2 * (number % 2)}
         for _ in range(1 + number % 3):
             until = time.monotonic() + rng.uniform(0.3, 1.0) * seconds

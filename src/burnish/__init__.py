@@ -10,6 +10,8 @@ The names below are imported when they are first used, so that `import burnish` 
 
 from __future__ import annotations
 
+import gc
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from burnish.recipe import Recipe
 
 __version__ = "0.1.0"
+own_process = False  # whether this is the program burnish, and no notebook or script that uses it
 _HOMES = {"BurnishError": "burnish.errors", "Recipe": "burnish.recipe"}
 __all__ = [
     "BurnishError",
@@ -53,8 +56,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name != "api" and name not in __all__:
         raise AttributeError(f"module 'burnish' has no attribute {name!r}")
+    module = _loaded(_HOMES.get(name, "burnish.api"))
+    return module if name == "api" else getattr(module, name)
+
+
+def _loaded(name: str) -> ModuleType:
+    """The module, imported without a look for garbage: the million objects that torch and timm make on their way stay."""
     import importlib
 
-    return getattr(importlib.import_module(_HOMES.get(name, "burnish.api")), name)
+    looks = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        if looks or own_process:
+            gc.enable()
+        if own_process:  # of another program's objects nothing is said here
+            gc.freeze()

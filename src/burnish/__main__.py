@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import MutableMapping
+
+import burnish
 
 # Turns a thread of libgomp waits busily for the others before it sleeps; its own default is 300,000 (1 ms).
 _SPINS = "3000"
@@ -38,6 +41,8 @@ def run() -> None:
     global _code
     wait_briefly(os.environ)
     atexit.register(_at_once)  # first registered, last called
+    gc.disable()  # until the modules are loaded
+    burnish.own_process = True
     from burnish.cli import main
 
     try:

@@ -20,9 +20,10 @@ from burnish.choose.decide import (
 from burnish.choose.ledger import Ledger, probes_from, probes_parts
 from burnish.choose.limits import Sample, familiar_to
 from burnish.choose.material import Bench, Material, first_splits, gather
-from burnish.choose.probing import Probed, Probes, probe
+from burnish.choose.probing import Probes, Seen, first_model, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
+from burnish.choose.signals import Signals, worth_trying
 from burnish.choose.survey import survey
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
@@ -35,7 +36,7 @@ from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
 from burnish.measure.cost import Energy
 from burnish.measure.ood import Familiarity
-from burnish.methods.base import Method, blank_tunable
+from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, bench_for, taps_for
 from burnish.recipe import Recipe, unused_in
@@ -109,7 +110,7 @@ def run_job(
     if material.catalog.skipped:
         decisions = [*decisions, part_decision(material)]
     journal = Journal(folder, watch, ledger)
-    chosen = choose(method, asked, probes, material, bench, folder, journal, ledger)
+    chosen = choose(probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
     familiarity, sample = familiar_to(chosen.kept, material, chosen.bench, images_per_second=probes.images_per_second)
@@ -145,8 +146,6 @@ class Chosen:
 
 
 def choose(
-    method: Method,
-    asked: str,
     probes: Probes,
     material: Material,
     bench: Bench,
@@ -154,12 +153,21 @@ def choose(
     journal: Journal,
     ledger: Ledger,
 ) -> Chosen:
-    """The probe, or the tuned model where validation shows that it is better. asked: the method's name with its options."""
+    """The probe, or the tuned model where validation shows that it is better."""
     recipe, clock = bench.recipe, bench.clock
     probed = probes.kept(recipe.taps, recipe.method)
     kept = probe_contender(probed)
     contenders, decisions = [kept], probe_decisions(probes, probed)
+    asked = recipe.method  # with its options
+    if asked == "auto":
+        asked, why = worth_trying(
+            Signals.of(probes, probed, material, bench.backbone), recipe, fits=lambda name: fits(name, bench, material)
+        )
+        decisions.append(why)
+        bench.watcher.say(f"{why.what}: {why.why}")
+    method = method_named(asked)
     if method.trains:
+        bench = replace(bench, recipe=replace(recipe, method=asked))
         if recipe.baselines == "all" and ledger.get("scratch") is None:
             bench = replace(bench, clock=half_for(clock, reserve_seconds=after_seconds(clock.budget_seconds)))
         tuned, bench, reasons = tune_on_the_clock(method, probes, material, bench, folder, journal, ledger)
@@ -176,6 +184,15 @@ def choose(
         epochs=len(journal.rows) or bench.recipe.epochs,
     )
     return Chosen(kept, contenders, decisions, replace(bench, recipe=settled))
+
+
+def fits(name: str, bench: Bench, material: Material) -> bool:
+    """Whether this method finds something to train in the network."""
+    try:
+        blank_tunable(method_named(name), bench.backbone, bench.recipe, classes=len(material.catalog.classes))
+    except RecipeError:
+        return False
+    return True
 
 
 def prove(
@@ -271,19 +288,28 @@ def look(
         bench.watcher.say(
             f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
         )
-    material, splits = gather(catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains)
+    first: list[float] = []
+    seen: Seen | None = None
+
+    def save_first(fitting: Material) -> None:
+        nonlocal seen
+        seen, probed = first_model(fitting, surveyed, bench)
+        if probed is not None:
+            save(folder, probe_contender(probed), fitting)
+            first.append(bench.clock.elapsed())
+            bench.watcher.say(f"a first model is saved at {first[0]:.0f} s")
+
+    material, splits = gather(
+        catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
+        on_fitting=save_first if bench.proves and not strict else None,
+    )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
     folder.write(AUDIT_TABLE, csv_of(material.findings))
     if strict and any(one.level == "error" for one in material.findings):
         raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
-    first: list[float] = []
-
-    def save_first(probed: Probed) -> None:
-        save(folder, probe_contender(probed), material)
-        first.append(bench.clock.elapsed())
-        bench.watcher.say(f"a first model is saved at {first[0]:.0f} s")
-
-    probes = probe(material, surveyed, bench, save_first if bench.proves else None)
+    if seen is None and bench.proves:
+        save_first(material)
+    probes = probe(material, surveyed, bench, seen)
     folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
     probed = probes.kept(bench.recipe.taps, bench.recipe.method)
     save(folder, probe_contender(probed), material)

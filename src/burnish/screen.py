@@ -372,8 +372,10 @@ def print_methods(found: Sequence[Method], *, full: bool) -> None:
             for option, value in options_of(method).items():
                 print(f"           option {option}, default {value}: --method {method.name}:{option}={value}")
     if not full:
-        print("auto       the default: frozen heads first, then full; the tuned model is kept when")
-        print("           validation prefers it by more than a standard error")
+        print("auto       the default: frozen heads first; then full, lora for a transformer with few")
+        print("           images, or nothing where the heads were right on all they had not learnt")
+        print("           from; the tuned model is kept when validation prefers it by more than a")
+        print("           standard error")
 
 
 def _without_margin(text: str) -> str:

@@ -103,7 +103,10 @@ def settle_plan(
         made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
         head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy(), recipe.head) if known[1] else None
         return made, replace(bench, recipe=recipe), head, [Decision(**told) for told in known[0]["tried"]]
-    rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
+    probed = probes.kept(bench.recipe.taps, bench.recipe.method)
+    rates = Rates(
+        material, bench, forward_per_second=probes.images_per_second, at=probed.preprocess.size, frozen=probed.backbone
+    )
 
     def tunable_at(freeze: int) -> Tunable:
         return blank_tunable(method, bench.backbone, replace(bench.recipe, freeze=freeze), classes=classes)
@@ -130,8 +133,7 @@ def settle_plan(
 
 def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
-    material, budget, asked = tuning.material, tuning.bench.clock.budget_seconds, tuning.bench.recipe.method
-    method = "full" if asked == "auto" else asked
+    material, budget, method = tuning.material, tuning.bench.clock.budget_seconds, tuning.bench.recipe.method
     saved = float(probed.val_right.mean())
     known = ledger.get("tuning")
     if known is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -122,34 +123,51 @@ def _looked_at_in_time(catalog: Catalog, budget_seconds: float | None) -> int:
 
 
 def gather(
-    catalog: Catalog, splits: Splits, looks: Looks, bench: Bench, preprocess: Preprocess, *, trains: bool
+    catalog: Catalog,
+    splits: Splits,
+    looks: Looks,
+    bench: Bench,
+    preprocess: Preprocess,
+    *,
+    trains: bool,
+    on_fitting: Callable[[Material], None] | None = None,
 ) -> tuple[Material, Splits]:
     """Decode every image of the splits once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
-    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well.
+    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. on_fitting:
+    called with the images to fit alone, before the test images are decoded and compared with them.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native = bench.backbone.preprocess
     ids = np.sort(np.concatenate([splits.train, splits.val]))
-    bench.watcher.stage("decode", total=len(ids) + len(splits.test))
     side = stored_side(catalog, native.size / native.crop) if trains else None
-    told = 0
-
-    def on_progress(done: int) -> None:
-        nonlocal told
-        bench.watcher.advance(done - told if done > told else done)
-        told = done
+    seconds = 0.0
 
     def read(wanted: np.ndarray, side: int | None) -> Pixels:
-        return read_pixels(
+        nonlocal seconds
+        bench.watcher.stage("decode", total=len(wanted))
+        began, told = time.monotonic(), 0
+
+        def on_progress(done: int) -> None:
+            nonlocal told
+            bench.watcher.advance(done - told)
+            told = done
+
+        found = read_pixels(
             catalog, wanted, preprocess=preprocess, stored_side=side, workers=cores(), store=bench.store,
             looks=looks.at(wanted), on_progress=on_progress,
         )  # fmt: skip
+        seconds += time.monotonic() - began
+        return found
 
-    began = time.monotonic()
-    fitting, test = read(ids, side), read(splits.test, None)
-    rate = (len(ids) + len(splits.test)) / max(1e-3, time.monotonic() - began)
+    fitting = read(ids, side)
+    if on_fitting is not None:
+        only = _fitting_alone(catalog, splits, fitting, preprocess, len(ids) / max(1e-3, seconds))
+        if counts(only.labels[only.train_rows], len(catalog.classes)).all():  # what is lacking is told below
+            on_fitting(only)
+    test = read(splits.test, None)
+    rate = (len(ids) + len(splits.test)) / max(1e-3, seconds)
     same, note = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
     if note:
         bench.watcher.say(note)
@@ -179,6 +197,15 @@ def gather(
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
     material = Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate, findings, leaky, note)
     return material, splits
+
+
+def _fitting_alone(catalog: Catalog, splits: Splits, fitting: Pixels, preprocess: Preprocess, rate: float) -> Material:
+    """Material without test images, not audited."""
+    none, labels = np.zeros(0, np.int64), catalog.labels[fitting.ids]
+    is_val = np.isin(fitting.ids, splits.val)
+    return Material(
+        catalog, fitting, labels, is_val, fitting.at(none), labels[none], preprocess, rate, (), np.zeros(0, bool), ""
+    )
 
 
 def _copies_of_test(catalog: Catalog, splits: Splits, same: Sameness) -> list[Named]:

@@ -13,6 +13,9 @@ from burnish.train.loop import Schedule, Training
 # Least weight of the newest step in the mean: a machine may be slow for some seconds, and steps that are struck off then
 # because all that follows is expected to be as slow do not come back, for by then the run is over.
 _RECENT = 0.05
+# Of what steps take less than planned, this share is believed of what follows them: a machine that was slow when the run was
+# planned is quicker in all, but one that changes its speed changes it again, and late is worse than early.
+_BELIEVED, _LEAST_SLOWNESS = 0.5, 0.75
 
 
 class Pace:
@@ -32,7 +35,8 @@ class Pace:
         """until: when the last step shall end, by time.monotonic(). most: steps at most. step_seconds: expected, by size.
 
         epoch_seconds: expected for what is done between epochs of `epoch_steps` steps: validation, saving. reserve_seconds:
-        expected for what follows the last step; where steps take longer than expected, that will too.
+        expected for what follows the last step; where steps take longer than expected, that will too, and somewhat less
+        where they take less.
         """
         self.schedule, self.until, self.most = schedule, until, most
         self.step_seconds = dict(step_seconds)
@@ -58,17 +62,18 @@ class Pace:
 
     @property
     def slowness(self) -> float:
-        """How many times longer steps take than was planned, at the size of the latest; never less than 1.
+        """How many times longer than planned all takes, told by steps at the size of the latest; 0.75 at the least.
 
         Other work on the machine, or a processor that has grown hot: timed in a quiet moment, what follows the training
-        would be taken for quicker than it will be.
+        would be taken for quicker than it will be; timed in a busy one, for slower.
         """
         planned = self._planned.get(self._latest, 0.0)
-        return max(1.0, self.step_seconds[self._latest] / planned) if planned else 1.0
+        found = self.step_seconds[self._latest] / planned if planned else 1.0
+        return found if found >= 1.0 else max(_LEAST_SLOWNESS, 1.0 - _BELIEVED * (1.0 - found))
 
     @property
     def deadline(self) -> float:
-        """When the last step shall end, by time.monotonic(): earlier where all is slower than planned."""
+        """When the last step shall end, by time.monotonic(): earlier where all is slower than planned, or later."""
         return self.until - (self.slowness - 1.0) * self.reserve_seconds
 
     def seconds_ahead(self, training: Training) -> float:

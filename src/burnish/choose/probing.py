@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from burnish.choose.survey import Surveyed
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, gone, read_pixels
+from burnish.data.store import Picked
 from burnish.errors import ModelError, RecipeError, shown
 from burnish.labels import right, several
 from burnish.measure.held_out import HeldOut
@@ -33,7 +34,7 @@ from burnish.train.features import batched, outputs, takes_half
 
 _LDA_ALONE = ("lda",)
 _ASKED = 500  # val images, about mirroring
-_FIRST_SECONDS, _NEAR = 60.0, 1 / 3  # of it, after which a quick head is not waited for
+_FIRST_SECONDS, _NEAR = 60.0, 1 / 4  # of it, after which a quick head is saved before the others are looked for
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
 
@@ -80,20 +81,38 @@ class Probes:
         return self.deep if taps == "on" or self.deep.choice.loss < self.last.choice.loss else self.last
 
 
-def probe(
-    material: Material, surveyed: Surveyed, bench: Bench, on_first: Callable[[Probed], None] | None = None
-) -> Probes:
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the frozen trunk has told of some images already."""
+
+    features: np.ndarray  # float32 [n d]
+    digests: tuple[str, ...]  # [n], of their files
+    images_per_second: float  # in float32, as for scores
+
+
+def first_model(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[Seen, Probed | None]:
+    """Features of the fitting images, and the quickest head there is on those of the last layer.
+
+    The head is None where so little time has passed that the best will be found in the first minute, or in half of a shorter
+    budget: by then a model must be there (P6).
+    """
+    seen = fitting_features(material, surveyed, bench)
+    now, plain = bench.clock.elapsed(), surveyed.backbone.plain or surveyed.backbone
+    if now <= _NEAR * first_model_due(bench.clock.budget_seconds):
+        return seen, None
+    bench.watcher.stage("probe")
+    return seen, _headed("probe", plain, seen.features[:, : plain.width], material, surveyed, bench, now)
+
+
+def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None) -> Probes:
     """Fit heads to frozen features of the size that the survey settled: of the last layer, and of all depths.
 
-    on_first: called with the quickest head there is, where the search for the best could end after the first minute, or half
-    of a shorter budget: by then a model must be there (P6).
+    seen: what the trunk has told before; it is asked about other images alone.
     """
-    features, rate = fitting_features(material, surveyed, bench)
+    found = fitting_features(material, surveyed, bench, seen)
+    features, rate = found.features, found.images_per_second
     bench.watcher.stage("probe")
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
-    if on_first is not None and bench.clock.elapsed() > _NEAR * first_model_due(bench.clock.budget_seconds):
-        now = bench.clock.elapsed()
-        on_first(_headed("probe", plain, features[:, : plain.width], material, surveyed, bench, now))
     # What the test images and the page will take is not for searching; the deeper head is asked first.
     left, scored = bench.clock.left(), rate * surveyed.scored_share
     allowed = min(
@@ -108,8 +127,8 @@ def probe(
         special[name] = _headed(name, base, features[:, : base.width], material, surveyed, bench, until)
     asked = deep or last
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
-    found = [last, *([deep] if deep is not None else []), *special.values()]
-    better = min(found, key=lambda one: one.choice.loss)
+    headed = [last, *([deep] if deep is not None else []), *special.values()]
+    better = min(headed, key=lambda one: one.choice.loss)
     assert better.choice.refit is not None
     curve = learning_curve(
         features[:, : better.choice.head.width], material, better.choice.refit, better.val_right,
@@ -194,9 +213,26 @@ def _headed(
     return Probed(name, backbone, surveyed.preprocess, choice, train_head, val_right, logits, held_out, cut)
 
 
-def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
-    """Features [n d] of all train and val images, and the images per second the trunk sees in float32."""
-    images = material.fitting.plain
+def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None) -> Seen:
+    """Features of all train and val images; those `seen` before are not made again."""
+    digests = tuple(material.fitting.looks.digests)
+    if seen is None:
+        features, rate = _features_of(np.arange(len(digests)), material, surveyed, bench)
+        return Seen(features, digests, rate)
+    if digests == seen.digests:
+        return seen
+    place = {digest: row for row, digest in enumerate(seen.digests)}
+    new = np.flatnonzero([digest not in place for digest in digests])
+    known = seen.features[[place.get(digest, 0) for digest in digests]]
+    if len(new):
+        known[new], _ = _features_of(new, material, surveyed, bench)
+    return Seen(known, digests, seen.images_per_second)
+
+
+def _features_of(rows: np.ndarray, material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
+    """Features [n d] of these fitting images, and the images per second the trunk sees in float32."""
+    plain = material.fitting.plain
+    images = plain if len(rows) == len(plain) else Picked(plain, rows)
     bench.watcher.stage(f"features, {material.preprocess.size} px", total=len(images))
     began = time.monotonic()
     features = outputs(
@@ -208,15 +244,15 @@ def fitting_features(material: Material, surveyed: Surveyed, bench: Bench) -> tu
         on_progress=bench.watcher.advance,
     )
     rate = len(images) / max(1e-9, time.monotonic() - began)
-    refuse_unreal(features, material, bench)
+    refuse_unreal(features, material.fitting.ids[rows], material, bench)
     return features, rate * surveyed.scored_share
 
 
-def refuse_unreal(features: np.ndarray, material: Material, bench: Bench) -> None:
-    """ModelError naming the first image whose features are not finite numbers."""
+def refuse_unreal(features: np.ndarray, ids: np.ndarray, material: Material, bench: Bench) -> None:
+    """ModelError naming the first image whose features are not finite numbers; ids: the images', [n]."""
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
-        path = material.catalog.paths[material.fitting.ids[bad[0]]]
+        path = material.catalog.paths[ids[bad[0]]]
         raise ModelError(
             f"{bench.backbone.name} gives features that are not numbers for {len(bad)} of {len(features)} images "
             f"(first: {shown(path)}); its weights are damaged or do not fit its preprocessing: choose another model"

@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.spec import Backbone
 from burnish.choose.aim import objective_of
 from burnish.choose.material import Bench, Material
 from burnish.data.views import normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
-from burnish.train.features import autocast, takes_half
+from burnish.train.features import autocast, batched, outputs, takes_half
 from burnish.train.loop import training_step
 from burnish.train.parts import let_drop, parts_for_training
 
@@ -25,7 +27,7 @@ _SAVING_SECONDS, _DISK = 0.3, 1.5e8  # bytes a second, made durable: 70 MB took 
 _COPIES = 5  # in a state: weights, average, two moments of the gradient, the best epoch
 _FEW_BYTES = 1e8  # whose saving is within what is kept back anyway
 _SAFETY = 1.03  # on every predicted second of the proof
-_LOWER_IMAGES = 16
+_LOWER_IMAGES, _FROZEN_IMAGES = 16, 32
 _SECONDS_AN_ANSWER = 2e-6  # of intervals, tables and their JSON: 3,000 images and 1,000 classes take about 6 s
 _AFTER_SHARE, _AFTER_SECONDS = 0.06, 15.0  # of the budget, and at most
 
@@ -47,9 +49,15 @@ def proof_seconds(passes: float, budget_seconds: float | None, material: Materia
 class Rates:
     """Rates of the network's parts; each is timed once and scaled by area to other sizes."""
 
-    def __init__(self, material: Material, bench: Bench, *, forward_per_second: float, at: int) -> None:
-        """forward_per_second: images per second of the whole frozen trunk at `at` pixels."""
-        self.material, self.bench = material, bench
+    def __init__(
+        self, material: Material, bench: Bench, *, forward_per_second: float, at: int, frozen: Backbone | None = None
+    ) -> None:
+        """forward_per_second: images per second of the whole frozen trunk at `at` pixels.
+
+        frozen: that trunk, to be timed again when the first step is: a machine that changes its speed may have been twice as
+        slow when it made the features, and what is planned from both must be of one moment.
+        """
+        self.material, self.bench, self._frozen = material, bench, frozen
         self.forward_per_second, self.at = forward_per_second, at
         self._package_bytes = self._state_bytes = 0  # what is written at an epoch's end, and at the run's; `step` tells
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
@@ -80,6 +88,7 @@ class Rates:
     def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> float:
         """Seconds of a real training step on a copy of the model: the better of two after a warm-up."""
         material, bench = self.material, self.bench
+        self._time_frozen()
         half = self.half and not tunable.moves_statistics
         rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
         assert material.fitting.stored is not None
@@ -113,6 +122,20 @@ class Rates:
 
         augmenting = 1.0 if freeze else 1.03  # augmentation takes 2 to 3 % of a step
         return augmenting * min([self._timed(once) for _ in range(3)][1:])
+
+    def _time_frozen(self) -> None:
+        """The trunk's rate at this moment: the mean of two passes after a warm-up."""
+        if self._frozen is None:
+            return
+        images, preprocess = self.material.fitting.plain[:_FROZEN_IMAGES], self.material.preprocess
+        module = self._frozen.module.to(self.bench.device)
+        trunk = fold_for_inference(module, normalised(images[:2], preprocess).to(self.bench.device))
+
+        def once() -> None:
+            outputs(trunk, batched(images), preprocess=preprocess, device=self.bench.device)
+
+        self.forward_per_second = 2 * len(images) / max(1e-9, sum([self._timed(once) for _ in range(3)][1:]))
+        self._frozen = None
 
     def reserve_seconds(self, material: Material, size: int, freeze: int = 0) -> float:
         """Seconds from the last training step to the exit: candidates on val, both models on test, report."""

@@ -44,8 +44,8 @@ _COMPARING = 0.05  # of the budget, for pairs that look alike
 _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
-_TIMING_SHARE = 0.04  # of the budget, for timing one form of the trunk
-_SAMPLE, _SAMPLING = 32, 0.05  # images, and the share of the budget for decoding them
+_TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
+_SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
 

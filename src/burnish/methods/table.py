@@ -47,7 +47,7 @@ def method_named(name: str) -> Method:
     kind, *given = name.split(":")
     if kind == "auto":
         raise RecipeError(
-            "auto is how fit chooses: frozen heads first (probe, multiprobe), then full, kept when it is better; here name "
+            "auto is how fit chooses: frozen heads first (probe, multiprobe), then full or lora, kept when better; here name "
             "methods themselves; see: burnish methods"
         )
     if kind not in METHODS:
