@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from burnish import api, arms, cli, comparing, result
-from burnish.choose.decide import Evidence
+from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
 from burnish.errors import DataError, RecipeError, RunError
 from burnish.measure.intervals import paired, wilson

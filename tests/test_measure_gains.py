@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from burnish.choose.decide import Evidence
+from burnish.choose.evidence import Evidence, clearly_best
 from burnish.measure.gains import Beside, beats, gain_of
 
 
@@ -24,7 +24,7 @@ def test_without_anything_beside_it_is_the_mean_and_its_error():
     gains = np.array([1.0, 0.0, 0.0, -1.0, 1.0, 1.0])
     found = gain_of(gains)
     assert found.difference == found.paired == gains.mean()
-    assert found.error == pytest.approx(gains.std() / np.sqrt(6))
+    assert found.error == pytest.approx(gains.std(ddof=1) / np.sqrt(6))
 
 
 def test_the_error_of_counts_is_mcnemars_with_one_image_more():
@@ -100,3 +100,27 @@ def test_validation_images_that_the_data_gives_are_not_taken_for_a_draw(splits: 
     evidence = Evidence.of_frozen(probed, material)
     assert evidence.right.tolist() == [True, True]
     assert (evidence.beside is not None) == known
+
+
+# ---- of several candidates ------------------------------------------------------------------------------------------------
+
+
+def looked_at(right: list[int], losses: list[float]) -> Evidence:
+    return Evidence(np.array(right, bool), np.array(losses, float))
+
+
+def test_of_several_candidates_the_first_is_taken_unless_another_is_clearly_better():
+    first = looked_at([1] * 24 + [0] * 8, [0.3] * 24 + [1.5] * 8)
+    two_more = looked_at([1] * 26 + [0] * 6, [0.32] * 24 + [0.6, 0.6] + [1.5] * 6)  # two more right of 32
+    one_more = looked_at([1] * 25 + [0] * 7, [0.3] * 25 + [1.5] * 7)
+    assert clearly_best([first]) == 0
+    assert clearly_best([first, one_more]) == 0, "a single image decides nothing, in log loss neither"
+    assert clearly_best([first, two_more]) == 1
+    assert clearly_best([first, one_more, two_more]) == 2
+
+
+def test_fewer_right_are_never_taken_for_a_lower_loss():
+    first = looked_at([1] * 40, [0.2] * 40)
+    sharper = looked_at([1] * 38 + [0] * 2, [0.001] * 38 + [0.9] * 2)
+    assert sharper.losses.mean() < first.losses.mean()
+    assert clearly_best([first, sharper]) == 0

@@ -25,7 +25,7 @@ from burnish import api
 from burnish.answers import read_answers
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.zoo import load_backbone
-from burnish.choose.decide import Evidence
+from burnish.choose.evidence import Evidence
 from burnish.choose.more_data import learning_curve
 from burnish.data.audit.findings import KINDS
 from burnish.errors import BadWeights, ModelError, NoSuchName, NotARun, NotEnoughData, RecipeError, RunError

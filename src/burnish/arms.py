@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burnish.backbones.weights import read_plain_json
-from burnish.choose.decide import Evidence
+from burnish.choose.evidence import Evidence
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import holm
 from burnish.result import OUTCOME, RunFolder

@@ -17,7 +17,8 @@ import numpy as np
 from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, write_outcome
 from burnish.backbones.frozen import fold_for_inference
 from burnish.choose.aim import balance_for
-from burnish.choose.decide import Decision, Evidence, part_decision, probe_contender, tuned_contender
+from burnish.choose.decide import Decision, part_decision, probe_contender, tuned_contender
+from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material, first_splits
 from burnish.choose.probing import Probes, check_heads, on_all_depths, special_heads

@@ -9,13 +9,13 @@ import numpy as np
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.head import NEIGHBOURS
+from burnish.choose.evidence import Evidence
 from burnish.choose.material import Material
 from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
-from burnish.labels import cross_entropies, right, several
+from burnish.labels import several
 from burnish.measure.calibration import calibrated, temperature
-from burnish.measure.gains import Beside, Gain, beats, gain_of
 from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import assembled
@@ -33,60 +33,6 @@ class Decision:
     def to_json(self) -> dict[str, Any]:
         """Plain values for result.json."""
         return {"what": self.what, "why": self.why, "numbers": self.numbers}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How one model stands to a simpler one on the same validation images."""
-
-    right: Gain  # in images right
-    loss: Gain  # nats less
-
-    @property
-    def clear(self) -> bool:
-        """By more than a standard error in images right or, with no fewer right, in log loss.
-
-        With 80 images the loss tells apart what counting cannot. Within one error of both the simpler model stays (the
-        one-standard-error rule, Breiman et al. 1984, section 3.4.3).
-        """
-        return self.right.clearly or (self.right.difference >= 0.0 and self.loss.clearly)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a model does on the validation images."""
-
-    right: np.ndarray  # bool [v]; or float64 [v], 0 to 1, where an image may have several classes
-    losses: np.ndarray  # float64 [v], nats, at the temperature that makes their mean least
-    beside: Beside | None = None  # what cross-validation tells of more images than these
-
-    @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray, beside: Beside | None = None) -> Evidence:
-        """Of logits [v k] and labels [v] or [v k]."""
-        scaled = logits.astype(np.float64) / temperature(logits, labels)
-        return cls(right(scaled, labels), cross_entropies(scaled, labels), beside)
-
-    @classmethod
-    def of_frozen(cls, probed: Probed, material: Material) -> Evidence:
-        """Of frozen heads that learnt from the train images alone.
-
-        Where the val images were drawn they are a sample of all fitting images, and cross-validation has told how hard
-        each of these is; given by the data they may be of another kind.
-        """
-        drawn = "val" not in material.catalog.splits or material.catalog.val_drawn
-        beside = Beside(probed.choice.told, material.val_rows) if drawn else None
-        return cls.of(probed.val_logits, material.labels[material.val_rows], beside)
-
-    def rank(self) -> tuple[float, float]:
-        """The better model has the smaller."""
-        if not len(self.right):
-            return (0.0, 0.0)
-        return (-float(self.right.mean()), float(self.losses.mean()))
-
-    def against(self, simpler: Evidence) -> Difference:
-        """The paired differences to a simpler model."""
-        less = simpler.losses - self.losses
-        return Difference(beats(self.right, simpler.right, simpler.beside), gain_of(less, simpler.beside))
 
 
 def probe_contender(probed: Probed) -> Contender:

@@ -21,8 +21,8 @@ class Gain:
 
     @property
     def clearly(self) -> bool:
-        """By more than a standard error."""
-        return self.difference > self.error
+        """By more than a standard error; a single image that alone makes the difference makes as large an error."""
+        return self.difference > self.error * (1.0 + 1e-9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ def beats(after: np.ndarray, before: np.ndarray, beside: Beside | None = None) -
     than the variance of McNemar's statistic, so that a single image decides nothing, however few there are. Of images that
     are partly right the squares of the differences are added instead. beside: see `gain_of`.
     """
-    found, n = gain_of(np.asarray(after, np.float64) - np.asarray(before, np.float64), beside), max(1, len(after))
+    gains, n = np.asarray(after, np.float64) - np.asarray(before, np.float64), max(1, len(after))
+    found = _gain(gains, beside, estimated=0)
     # About zero, not about the mean, as McNemar's: a few gains that are all alike prove nothing.
     return replace(found, error=math.sqrt(found.error**2 + found.difference**2 / n + 1.0 / n**2))
 
@@ -52,11 +53,16 @@ def gain_of(gains: np.ndarray, beside: Beside | None = None) -> Gain:
     what the compared images are harder or easier than all, and its error is that of what is left: the regression estimator
     of double sampling (Cochran 1977, Sampling Techniques, section 12.6).
     """
-    gains, n = np.asarray(gains, np.float64), len(gains)
+    return _gain(np.asarray(gains, np.float64), beside, estimated=1)
+
+
+def _gain(gains: np.ndarray, beside: Beside | None, *, estimated: int) -> Gain:
+    """As `gain_of`; estimated: degrees of freedom that the spread of the gains has lost."""
+    n = len(gains)
     if not n:
         return Gain(0.0, 0.0)
     mean = float(gains.mean())
-    plain = Gain(mean, float(gains.std()) / math.sqrt(n), mean)
+    plain = Gain(mean, abs(mean) if n == estimated else float(gains.std(ddof=estimated)) / math.sqrt(n), mean)
     if beside is None or n < _FEWEST_ADJUSTED:
         return plain
     near = beside.values[beside.rows]
