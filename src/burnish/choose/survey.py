@@ -31,7 +31,8 @@ from burnish.train.features import outputs, takes_half
 _EPOCHS_WORTH_A_SMALLER_PROBE = 6.0
 _TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 2.9 to 3.4 on Lite0 and ResNets
 _TAIL_SECONDS = 10.0  # planning, what is familiar, report; fitting heads comes on top
-_PROBE_TAIL_SECONDS = 8.0  # the same where nothing is trained
+# The same where nothing is trained: at the most, and of a budget so short that this would be a large part of it.
+_PROBE_TAIL_SECONDS, _LEAST_PROBE_TAIL, _PROBE_TAIL_SHARE = 8.0, 2.0, 0.1
 _MOST_OF_CLOCK = 0.95
 _LATE = 2.0  # a further model of a race may need so many times its share
 # Where there is no time for all images: what is kept for the rest, and the share of the time that test images may take.
@@ -101,6 +102,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         images=round(count),
         train=train if trains else 0,
         one_size=bench.backbone.one_size,
+        budget_seconds=bench.clock.budget_seconds,
     )
     rate_there = rate * (native.size / size) ** 2
     reason, part = "", None
@@ -184,7 +186,14 @@ def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half
 
 
 def affordable_size(
-    native: int, rate: float, *, seconds_left: float, images: int, train: int, one_size: bool = False
+    native: int,
+    rate: float,
+    *,
+    seconds_left: float,
+    images: int,
+    train: int,
+    one_size: bool = False,
+    budget_seconds: float | None = None,
 ) -> int:
     """Pixels a side for the probe.
 
@@ -197,8 +206,9 @@ def affordable_size(
         left = seconds_left - _TAIL_SECONDS - images / (rate * (native / size) ** 2)
         if left * rate * (native / smallest) ** 2 / _TRAINING_COST >= _EPOCHS_WORTH_A_SMALLER_PROBE * train:
             return size
+    tail = min(_PROBE_TAIL_SECONDS, _LEAST_PROBE_TAIL + _PROBE_TAIL_SHARE * (budget_seconds or math.inf))
     for size in sizes:
-        if images / (rate * (native / size) ** 2) <= _MOST_OF_CLOCK * seconds_left - _PROBE_TAIL_SECONDS:
+        if images / (rate * (native / size) ** 2) <= _MOST_OF_CLOCK * seconds_left - tail:
             return size
     return smallest
 
