@@ -193,6 +193,22 @@ def test_on_a_machine_grown_slow_more_is_kept_back_for_what_follows(stopped):
     assert pace.slowness == 0.75, "and never more than a quarter"
 
 
+def test_a_size_that_was_never_timed_but_scaled_gives_nothing_back(stopped):
+    two = Schedule(12, ((0.0, 64), (0.6, 128)))
+    pace = Pace(
+        two,
+        until=NOW + 100,
+        most=10**6,
+        step_seconds={64: 1.0, 128: 4.0},
+        epoch_seconds=0.0,
+        epoch_steps=1,
+        reserve_seconds=40.0,
+    )
+    for _ in range(200):
+        pace.saw_step(128, 2.0)
+    assert (pace.slowness, pace.deadline) == (1.0, NOW + 100)
+
+
 def test_sizes_not_seen_yet_are_expected_to_be_as_much_slower(stopped):
     pace = paced(left=1e9)
     before = pace.seconds_ahead(standing(steps=0, total=100))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from burnish import api, trained
-from burnish.choose.signals import Signals, worth_trying
+from burnish.choose.signals import Signals, method_of, worth_trying
 from burnish.recipe import Recipe
 
 TRANSFORMER = {"model": "random:test_vit", "budget": None, "epochs": 2, "device": "cpu"}
@@ -44,9 +44,22 @@ def test_nothing_is_trained_where_nothing_was_wrong():
     assert why.what == "nothing is trained" and "all 2300 images" in why.why and why.numbers["wrong"] == 0.0
 
 
-@pytest.mark.parametrize("asked", [{"epochs": 3}, {"learning_rate": "race"}, {"search": True}, {"mixup": 0.2}])
+@pytest.mark.parametrize(
+    "asked", [{"epochs": 3}, {"learning_rate": "race"}, {"search": True}, {"mixup": 0.2}, {"image_size": 64}]
+)
 def test_who_names_settings_of_training_gets_it(asked):
     assert tried(replace(USUAL, wrong=0.0), Recipe(**asked)) == "full"
+
+
+def test_rates_by_stage_that_are_asked_for_are_not_ignored():
+    few = replace(USUAL, transformer=True, a_class=30)
+    assert tried(few, Recipe(stage_decay=0.9)) == "full"
+
+
+def test_other_seeds_learn_what_the_first_tried():
+    tried_one = {"decisions": [{"what": "head: lda"}, {"what": "lora:rank=8 is tried"}], "kept": "multiprobe"}
+    assert method_of(tried_one) == "lora:rank=8"
+    assert method_of({"decisions": [{"what": "nothing is trained"}], "kept": "multiprobe"}) == "multiprobe"
 
 
 # ---- in a run ------------------------------------------------------------------------------------------------------------

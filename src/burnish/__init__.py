@@ -11,6 +11,8 @@ The names below are imported when they are first used, so that `import burnish` 
 from __future__ import annotations
 
 import gc
+import importlib
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +66,14 @@ def __getattr__(name: str) -> Any:
 
 def _loaded(name: str) -> ModuleType:
     """The module, imported without a look for garbage: the million objects that torch and timm make on their way stay."""
-    import importlib
-
+    if name in sys.modules:
+        return sys.modules[name]
     looks = gc.isenabled()
     gc.disable()
     try:
         return importlib.import_module(name)
     finally:
-        if looks or own_process:
+        if looks:
             gc.enable()
         if own_process:  # of another program's objects nothing is said here
             gc.freeze()

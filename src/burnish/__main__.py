@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import sys
 from collections.abc import MutableMapping
@@ -41,7 +40,6 @@ def run() -> None:
     global _code
     wait_briefly(os.environ)
     atexit.register(_at_once)  # first registered, last called
-    gc.disable()  # until the modules are loaded
     burnish.own_process = True
     from burnish.cli import main
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from burnish.answers import table_of
@@ -164,7 +165,8 @@ def choose(
             Signals.of(probes, probed, material, bench.backbone), recipe, fits=lambda name: fits(name, bench, material)
         )
         decisions.append(why)
-        bench.watcher.say(f"{why.what}: {why.why}")
+        if method_named(asked).trains:  # else it is the last decision, which is said in any case
+            bench.watcher.say(f"{why.what}: {why.why}")
     method = method_named(asked)
     if method.trains:
         bench = replace(bench, recipe=replace(recipe, method=asked))
@@ -289,27 +291,27 @@ def look(
             f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
         )
     first: list[float] = []
-    seen: Seen | None = None
+    seen: list[Seen] = []  # at most one, and handed on: features may be gigabytes
 
-    def save_first(fitting: Material) -> None:
-        nonlocal seen
-        seen, probed = first_model(fitting, surveyed, bench)
-        if probed is not None:
+    def save_first(fitting: Material, *, saves: bool = True) -> None:
+        features, probed = first_model(fitting, surveyed, bench, seen.pop() if seen else None)
+        seen.append(features)
+        if probed is not None and saves:
             save(folder, probe_contender(probed), fitting)
             first.append(bench.clock.elapsed())
             bench.watcher.say(f"a first model is saved at {first[0]:.0f} s")
 
     material, splits = gather(
         catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
-        on_fitting=save_first if bench.proves and not strict else None,
+        on_fitting=partial(save_first, saves=not strict) if bench.proves else None,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
     folder.write(AUDIT_TABLE, csv_of(material.findings))
     if strict and any(one.level == "error" for one in material.findings):
         raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
-    if seen is None and bench.proves:
+    if bench.proves and not first:  # it was early then; the test images may have taken long
         save_first(material)
-    probes = probe(material, surveyed, bench, seen)
+    probes = probe(material, surveyed, bench, seen.pop() if seen else None)
     folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
     probed = probes.kept(bench.recipe.taps, bench.recipe.method)
     save(folder, probe_contender(probed), material)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.choose.signals import method_of
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.sample import only
 from burnish.data.sources import without
@@ -46,8 +47,9 @@ def other_seeds(
     for number in range(1, recipe.seeds):
         seed, left = recipe.seed + number, clock.left() / (recipe.seeds - number)
         budget = None if clock.budget_seconds is None else max(1.0, left)
-        model = facts["recipe"]["model"]  # which may have been left to the first
-        own = replace(recipe, model=model, seed=seed, seeds=1, baselines="none", against="")
+        model = facts["recipe"]["model"]  # which may have been left to the first, and so may the method
+        method = method_of(facts) if recipe.method == "auto" else recipe.method
+        own = replace(recipe, model=model, method=method, seed=seed, seeds=1, baselines="none", against="")
         with RunFolder.open(folder.path / FOLDER / str(seed)) as place:
             place.begin(asdict(own))
             if not place.finished:

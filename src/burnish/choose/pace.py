@@ -69,7 +69,9 @@ class Pace:
         """
         planned = self._planned.get(self._latest, 0.0)
         found = self.step_seconds[self._latest] / planned if planned else 1.0
-        return found if found >= 1.0 else max(_LEAST_SLOWNESS, 1.0 - _BELIEVED * (1.0 - found))
+        if found >= 1.0 or self._latest != min(self._planned):  # the smallest size was timed, the others scaled from it
+            return max(1.0, found)
+        return max(_LEAST_SLOWNESS, 1.0 - _BELIEVED * (1.0 - found))
 
     @property
     def deadline(self) -> float:

@@ -90,13 +90,15 @@ class Seen:
     images_per_second: float  # in float32, as for scores
 
 
-def first_model(material: Material, surveyed: Surveyed, bench: Bench) -> tuple[Seen, Probed | None]:
+def first_model(
+    material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None
+) -> tuple[Seen, Probed | None]:
     """Features of the fitting images, and the quickest head there is on those of the last layer.
 
     The head is None where so little time has passed that the best will be found in the first minute, or in half of a shorter
-    budget: by then a model must be there (P6).
+    budget: by then a model must be there (P6). seen: what the trunk has told before.
     """
-    seen = fitting_features(material, surveyed, bench)
+    seen = fitting_features(material, surveyed, bench, seen)
     now, plain = bench.clock.elapsed(), surveyed.backbone.plain or surveyed.backbone
     if now <= _NEAR * first_model_due(bench.clock.budget_seconds):
         return seen, None
@@ -111,6 +113,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     """
     found = fitting_features(material, surveyed, bench, seen)
     features, rate = found.features, found.images_per_second
+    del seen, found  # where images were moved these are other features, and may be gigabytes
     bench.watcher.stage("probe")
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from burnish.recipe import Recipe, unused_in
 # with so few, small corrections do better on nearly all (VTAB-1k, whose ten-class sets have 100 a class: ViT-B/16 all weights
 # 75.9, 83.4, 47.6 % in its three groups, prompts 78.5, 82.4, 55.0; Jia et al. 2022, arXiv:2203.12119, table 1).
 _FEW_A_CLASS = 100
+_IS_TRIED = " is tried"
 _NEAR_RANK, _FAR_DOUBLINGS = 4, 3  # a rank of 4 at distance 0, of 32 at distance 1
 
 
@@ -30,7 +32,9 @@ class Signals:
     a_class: float  # of them, in the middle class
     least: int  # of them, in the smallest class
     left_out: int  # images that the frozen heads were asked about without having learnt from them
-    wrong: float  # of those, how many they had wrong; with several classes an image the sum of the shares
+    # Of those, or of the val images where heads that learnt from the train images alone had more wrong (val images that the data
+    # gives may be of another kind), how many; with several classes an image the sum of the shares.
+    wrong: float
     distance: float | None  # of the domain: see `distance_of`; None where heads see the last layer alone
     transformer: bool
 
@@ -43,7 +47,7 @@ class Signals:
             a_class=float(np.median(trained)),
             least=int(trained.min()),
             left_out=len(probed.choice.right),
-            wrong=float((1.0 - probed.choice.right.astype(np.float64)).sum()),
+            wrong=max(float(np.sum(1.0 - asked)) for asked in (probed.choice.right, probed.val_right)),
             distance=distance_of(probes),
             transformer=attends(backbone.module),
         )
@@ -53,7 +57,7 @@ class Signals:
         """Why no training could be shown to help; "" where one could."""
         if self.wrong:
             return ""
-        return f"the frozen heads were right on all {self.left_out} images that they were asked about and had not learnt from"
+        return f"the frozen heads were right on all {self.left_out} images, each asked about by heads that had not learnt from it"
 
     def sentence(self) -> str:
         """What they are, in words."""
@@ -82,14 +86,16 @@ def distance_of(probes: Probes) -> float | None:
 def worth_trying(signals: Signals, recipe: Recipe, *, fits: Callable[[str], bool]) -> tuple[str, Decision]:
     """The method to train with, by its name with options, and why; "probe", which trains nothing, where it is not worth it.
 
-    Where the recipe names settings of training it is tried all the same. fits: whether the network can be trained so.
+    Where the recipe has settings of training that are not the usual ones it is tried all the same. fits: whether the network can be trained so.
     """
     numbers = asdict(signals)
-    if signals.hopeless and not unused_in(recipe) and not recipe.search:
+    named = unused_in(recipe) or recipe.search or recipe.image_size != "auto"
+    if signals.hopeless and not named:
         return "probe", Decision("nothing is trained", f"{signals.hopeless} ({signals.sentence()})", numbers)
     far = 1 / 3 if signals.distance is None else signals.distance
     low_rank = f"lora:rank={_NEAR_RANK * 2 ** round(_FAR_DOUBLINGS * far)}"
-    if signals.transformer and signals.a_class <= _FEW_A_CLASS and fits(low_rank):
+    by_stage = recipe.stage_decay != Recipe().stage_decay  # low-rank corrections have one rate for all stages
+    if signals.transformer and signals.a_class <= _FEW_A_CLASS and not by_stage and fits(low_rank):
         name, why = (
             low_rank,
             "a transformer, and few images a class: small corrections, of a rank that follows the distance",
@@ -97,7 +103,13 @@ def worth_trying(signals: Signals, recipe: Recipe, *, fits: Callable[[str], bool
     else:
         name = "full"
         why = "a transformer, and images enough to move all of it" if signals.transformer else "a convolutional network"
-    return name, Decision(f"{name} is tried", f"{why} ({signals.sentence()})", numbers)
+    return name, Decision(f"{name}{_IS_TRIED}", f"{why} ({signals.sentence()})", numbers)
+
+
+def method_of(facts: dict[str, Any]) -> str:
+    """What `auto` came to in the run of these facts: what was tried or, where nothing was, what was kept."""
+    told = [one["what"] for one in facts["decisions"]]
+    return next((what.removesuffix(_IS_TRIED) for what in told if what.endswith(_IS_TRIED)), facts["kept"])
 
 
 def _how_far(distance: float) -> str:

@@ -222,8 +222,10 @@ class Tuning:
     def best(self) -> Tuned | None:
         """The moving average at the end, or the candidate that is clearly better on the validation images.
 
+        Where a soup is asked for it stands in the average's place.
+
         None where no candidate gives finite numbers on the validation images, or there are none. Of many candidates one looks
-        better by chance: on 31 to 87 validation images the one with the most right lost 0.5 to 4 points on test (LOG.md).
+        better by chance: on 31 to 144 validation images the one with the most right lost up to 4 points on test (LOG.md).
         An epoch before the end counts only when it is better by more than a standard error, but a run that went wrong late
         must not lose what it had.
         """
@@ -236,7 +238,7 @@ class Tuning:
             last = {name: value.detach().clone() for name, value in self.tunable.moving().items()}
             candidates.append(self.looked_at("tuned (last)", last, size))
         if len(self.kept) > 1:
-            candidates.append(self._soup())
+            candidates.insert(0, self._soup())  # it was asked for, so another must be clearly better than it
         candidates = [one for one in candidates if math.isfinite(one.loss)]
         if not candidates and self.top is not None:  # a run that went wrong late must not lose what it had
             candidates = [self.top]
