@@ -86,7 +86,8 @@ def distance_of(probes: Probes) -> float | None:
 def worth_trying(signals: Signals, recipe: Recipe, *, fits: Callable[[str], bool]) -> tuple[str, Decision]:
     """The method to train with, by its name with options, and why; "probe", which trains nothing, where it is not worth it.
 
-    Where the recipe has settings of training that are not the usual ones it is tried all the same. fits: whether the network can be trained so.
+    Where the recipe has settings of training that are not the usual ones it is tried all the same. fits: whether the network
+    can be trained so.
     """
     numbers = asdict(signals)
     named = unused_in(recipe) or recipe.search or recipe.image_size != "auto"
