@@ -11,6 +11,7 @@ from PIL import Image
 from burnish import api, trained
 from burnish.choose.signals import Signals, method_of, worth_trying
 from burnish.recipe import Recipe
+from burnish.screen import print_verdict
 
 TRANSFORMER = {"model": "random:test_vit", "budget": None, "epochs": 2, "device": "cpu"}
 
@@ -65,7 +66,7 @@ def test_other_seeds_learn_what_the_first_tried():
 # ---- in a run ------------------------------------------------------------------------------------------------------------
 
 
-def test_easy_images_end_a_run_early_and_it_says_why(tmp_path):
+def test_easy_images_end_a_run_early_and_it_says_why(tmp_path, capsys):
     for channel, name in enumerate(("green", "red")):
         (tmp_path / "plain" / name).mkdir(parents=True)
         for number in range(30):
@@ -78,6 +79,12 @@ def test_easy_images_end_a_run_early_and_it_says_why(tmp_path):
     assert last["what"] == "nothing is trained" and last["numbers"]["wrong"] == 0.0
     assert run.facts["kept_role"] == "probe" and not run.facts["history"]
     assert run.facts["seconds"] < 100.0
+    print_verdict(run)
+    out = capsys.readouterr().out
+    asked = run.facts["counts"]["train"] + run.facts["counts"]["val"]
+    assert f"nothing is trained: the frozen heads were right on all {asked} images" in " ".join(out.split())
+    assert "validation images" not in out, "none was chosen on"
+    assert all(len(line) <= 80 for line in out.splitlines() if str(tmp_path) not in line)
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,8 @@ def _columns(clock: Clock | None) -> tuple[ProgressColumn, ...]:
 
 def print_verdict(result: Result) -> None:
     """The end of `fit`: the verdict, the numbers behind it, where everything is."""
+    from burnish.choose.signals import NOTHING
+
     facts, verdict = result.facts, result.verdict
     _paragraph(verdict.sentence())
     rows = [("frozen probe", verdict.probe)]
@@ -127,7 +129,11 @@ def print_verdict(result: Result) -> None:
     frozen = facts["kept_role"] == "probe"
     kept = f"the {'frozen probe' if frozen else 'tuned model'} ({facts['kept']})"
     print()
-    print(f"  kept    {kept}, chosen on {counts['val']} validation images")
+    print(f"  kept    {kept}" + (f", chosen on {counts['val']} validation images" if verdict.tuned is not None else ""))
+    for decision in facts["decisions"]:
+        if decision["what"] == NOTHING:
+            words = f"{NOTHING}: {decision['why'].partition(' (')[0]}"
+            print(textwrap.fill(words, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10))
     print(f"  images  {counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
     _print_data(result)
     budget = facts["budget_seconds"]
