@@ -225,7 +225,7 @@ class Tuning:
         Where a soup is asked for it stands in the average's place.
 
         None where no candidate gives finite numbers on the validation images, or there are none. Of many candidates one looks
-        better by chance: on 31 to 144 validation images the one with the most right lost up to 4 points on test (LOG.md).
+        better by chance: on 31 to 304 validation images the one with the most right lost up to 4 points on test (LOG.md).
         An epoch before the end counts only when it is better by more than a standard error, but a run that went wrong late
         must not lose what it had.
         """
