@@ -17,7 +17,7 @@ from PIL import Image
 
 import burnish
 from burnish import api
-from burnish.choose.probing import first_model_due
+from burnish.choose.survey import first_model_due
 from burnish.errors import BurnishError, NoSuchName, NotARun, NotEnoughData, RunBusy, RunError
 from burnish.recipe import Recipe
 from burnish.runtime import Clock, Nobody

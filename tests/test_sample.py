@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from burnish import api, comparing, job
-from burnish.choose import material, survey
-from burnish.choose.survey import part_for
+from burnish.choose import material, probing, survey
+from burnish.choose.survey import most_within, part_for
+from burnish.data import looks as looking
 from burnish.data.looks import look_at
-from burnish.data.sample import Part, some_of, thinned
+from burnish.data.sample import Part, first_of, some_of, thinned
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
+from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes
 
@@ -215,3 +218,68 @@ def test_large_photographs_do_not_stretch_the_first_look(many):
     all_of_them, _ = survey.sample_views(catalog, rows, preprocess)
     assert len(few) == 12 < len(all_of_them) == 32 and rate > 0
     assert (few == all_of_them[:12]).all()
+
+
+def test_a_first_model_is_of_a_smaller_part_with_a_few_of_each_class(many):
+    catalog, splits, _ = split(open_source(many))
+    fitting = np.sort(np.concatenate([splits.train, splits.val]))
+    few, some = (first_of(catalog, splits, count, seed=0) for count in (1, 60))
+    assert of_classes(catalog, np.intersect1d(few, splits.train)).tolist() == [3, 3, 3]
+    assert of_classes(catalog, np.intersect1d(few, splits.val)).tolist() == [1, 1, 1]
+    assert len(some) == 60 and set(few) < set(some) < set(fitting)
+    assert (first_of(catalog, splits, len(fitting), seed=0) == fitting).all()
+
+
+def test_the_most_that_fits_is_found_and_none_where_one_is_too_many():
+    assert [most_within(seconds, 100, lambda n: 0.5 + 0.1 * n) for seconds in (-1.0, 0.55, 0.65, 5.5, 1e9)] == [
+        0,
+        0,
+        1,
+        50,
+        100,
+    ]
+
+
+def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_is_the_same(
+    many, tmp_path, monkeypatch
+):
+    said = []
+
+    class Listening(Nobody):
+        def say(self, text):
+            said.append(text)
+
+        def stage(self, name, *, total=None, detail=""):
+            said.append(f"{name}: {total}")
+
+    monkeypatch.setattr(probing, "_NEAR", -1.0)
+    (many / "red" / "bad.png").write_bytes(b"no image")
+    runs = []
+    try:
+        for early in (None, 40):
+            found = survey.survey
+            if early is not None:
+                monkeypatch.setattr(
+                    "burnish.job.survey",
+                    lambda *args, found=found, **options: replace(found(*args, **options), early=40),
+                )
+            runs.append(api.fit(many, out=tmp_path / str(early), budget=None, watcher=Listening(), **TINY))
+            assert any(line.startswith("a first model is saved") for line in said)
+    finally:
+        (many / "red" / "bad.png").unlink()
+    whole, part = runs
+    assert "decode: 40" in said and "features, 160 px: 40" in said
+    assert whole.facts["first_model_seconds"] > 0 < part.facts["first_model_seconds"]
+    assert whole.facts["counts"] == part.facts["counts"] and whole.facts["scores"] == part.facts["scores"]
+
+
+@pytest.mark.parametrize("soon", [0.0, 1e9])
+def test_files_are_looked_at_alike_by_one_thread_and_by_several(many, monkeypatch, soon):
+    catalog = open_source(many)
+    ids = np.arange(len(catalog))[::-1]
+    expected = look_at(catalog, ids, workers=1)
+    monkeypatch.setattr(looking, "_SOON", soon)
+    monkeypatch.setattr(looking, "_BLOCKS", 2)
+    found = look_at(catalog, ids, workers=3)
+    assert found.digests == expected.digests and (found.headers == expected.headers).all()
+    assert len(set(found.digests)) == len(ids) and (found.headers["width"] > 0).all()

@@ -16,7 +16,7 @@ from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, joined, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
 from burnish.data.looks import Looks, look_at
-from burnish.data.sample import some_of
+from burnish.data.sample import first_of, some_of
 from burnish.data.sources import without
 from burnish.data.split import make_splits, restricted, untorn
 from burnish.data.store import PixelStore
@@ -130,13 +130,15 @@ def gather(
     preprocess: Preprocess,
     *,
     trains: bool,
+    early: int | None = None,
     on_fitting: Callable[[Material], None] | None = None,
 ) -> tuple[Material, Splits]:
     """Decode every image of the splits once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
     data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. on_fitting:
-    called with the images to fit alone, before the test images are decoded and compared with them.
+    called with images to fit alone, before the others are decoded and compared with them. early: with about so many of them,
+    where it is fewer than there are; None: with all.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native = bench.backbone.preprocess
@@ -161,11 +163,16 @@ def gather(
         seconds += time.monotonic() - began
         return found
 
-    fitting = read(ids, side)
+    first = ids
+    if on_fitting is not None and early is not None and early < len(ids):
+        first = first_of(catalog, splits, early, seed=bench.recipe.seed)
+    fitting = read(first, side)
     if on_fitting is not None:
-        only = _fitting_alone(catalog, splits, fitting, preprocess, len(ids) / max(1e-3, seconds))
+        only = _fitting_alone(catalog, splits, fitting, preprocess, len(first) / max(1e-3, seconds))
         if counts(only.labels[only.train_rows], len(catalog.classes)).all():  # what is lacking is told below
             on_fitting(only)
+    if len(first) < len(ids):
+        fitting = joined(fitting, read(np.setdiff1d(ids, first), side))
     test = read(splits.test, None)
     rate = (len(ids) + len(splits.test)) / max(1e-3, seconds)
     same, note = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)

@@ -14,7 +14,7 @@ from burnish.backbones.taps import KIND as TAPS
 from burnish.choose.material import Bench, Material
 from burnish.choose.more_data import learning_curve
 from burnish.choose.rates import proof_seconds
-from burnish.choose.survey import Surveyed
+from burnish.choose.survey import Surveyed, first_model_due
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, gone, read_pixels
@@ -34,7 +34,7 @@ from burnish.train.features import batched, outputs, takes_half
 
 _LDA_ALONE = ("lda",)
 _ASKED = 500  # val images, about mirroring
-_FIRST_SECONDS, _NEAR = 60.0, 1 / 4  # of it, after which a quick head is saved before the others are looked for
+_NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
 
@@ -142,11 +142,6 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
     return Probes(last, kept_deep, flip, reason, rate, surveyed.size_reason, curve, findings, special)
-
-
-def first_model_due(budget_seconds: float | None) -> float:
-    """Seconds by which a finished model is on disk."""
-    return _FIRST_SECONDS if budget_seconds is None else min(_FIRST_SECONDS, 0.5 * budget_seconds)
 
 
 def _settled(probed: Probed) -> Probed:

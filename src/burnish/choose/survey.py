@@ -45,6 +45,9 @@ _COMPARING = 0.05  # of the budget, for pairs that look alike
 _STEP = (
     32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
 )
+# By when a finished model is on disk (P6), or in half of a shorter budget; what its head and its saving take besides what LDA
+# alone does; and how much later than planned images may be through.
+_FIRST_SECONDS, _FIRST_SAVED, _FIRST_LATE = 60.0, 1.0, 1.15
 _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
@@ -62,6 +65,7 @@ class Surveyed:
     scored_share: float  # images per second in float32, as for scores, over those of `trunk`; 0 to 1
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
     part: Part | None  # how many images there is time for; None: all
+    early: int  # so many of the images to fit can be seen by the time a first model is due
 
 
 def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
@@ -105,7 +109,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         budget_seconds=bench.clock.budget_seconds,
     )
     rate_there = rate * (native.size / size) ** 2
-    reason, part = "", None
+    reason, part, fit_rate = "", None, rate_there
     if size != native.size:
         reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {max(0.0, left):.0f} s left"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
@@ -118,13 +122,22 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         small = _shrunk(images, size)
         fit_rate = images_per_second(trunk, small, bench, half=half)
         test_rate = images_per_second(exact, small, bench, half=False)
-
-        def fitted(n: int) -> float:
-            return n * (decoding + 1.0 / fit_rate) + heads(n)
-
+        each = decoding + 1.0 / fit_rate
         allowed = bench.clock.left() - 2 * comparing - _LEAST_TAIL_SECONDS
-        part = part_for(fitting, test, allowed, fitted, decoding + 1.0 / test_rate, trains=trains)
-    return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part)
+        part = part_for(
+            fitting, test, allowed, lambda n: n * each + heads(n), decoding + 1.0 / test_rate, trains=trains
+        )
+    due = (first_model_due(bench.clock.budget_seconds) - bench.clock.elapsed()) / _FIRST_LATE - _FIRST_SAVED
+    each, quick = decoding + 1.0 / fit_rate, [bench.backbone.width]
+    early = most_within(
+        due, fitting, lambda n: n * each + least_seconds(n, quick, flop, classes=len(catalog.classes))
+    )  # fmt: skip
+    return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
+
+
+def first_model_due(budget_seconds: float | None) -> float:
+    """Seconds by which a finished model is on disk."""
+    return _FIRST_SECONDS if budget_seconds is None else min(_FIRST_SECONDS, 0.5 * budget_seconds)
 
 
 def _shrunk(images: np.ndarray, size: int) -> np.ndarray:
@@ -145,13 +158,19 @@ def part_for(
         return None
     least = min(test, _FEWEST_TESTED)
     tests = min(test, max(least, int(_TEST_SHARE * seconds / tested)))
-    low, high = 0, fitting
+    most = most_within(seconds - tests * tested, fitting, fitted)
+    if most == fitting and not trains:
+        tests = min(test, max(tests, int((seconds - fitted(most)) / tested)))
+    return Part(max(1, most), tests)
+
+
+def most_within(seconds: float, count: int, takes: Callable[[int], float]) -> int:
+    """The largest n up to `count` for which takes(n), which grows with n, is no more than so many seconds; 0 if there is none."""
+    low, high = 0, count
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fitted(middle) + tests * tested <= seconds else (low, middle - 1)
-    if low == fitting and not trains:
-        tests = min(test, max(tests, int((seconds - fitted(low)) / tested)))
-    return Part(max(1, low), tests)
+        low, high = (middle, high) if takes(middle) <= seconds else (low, middle - 1)
+    return low
 
 
 def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backbone:

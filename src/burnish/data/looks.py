@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +46,18 @@ class Looks:
         return Looks(self.digests + other.digests, np.concatenate([self.headers, other.headers]))
 
 
+_BLOCK, _BLOCKS = 64, 8  # files read by one thread and timed; as many times that by several, where those were slow
+_SOON = 5e-4  # seconds a file; below it threads cost more, by handing Python's lock to and fro, than they bring
+
+
 def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
-    """The hashes and headers of some catalogue entries; a bad file raises nothing."""
+    """The hashes and headers of some catalogue entries; a bad file raises nothing.
+
+    Files that are large or that a disk is waited for are read by several threads. Small ones in the system's memory are not:
+    4,722 of 12 KB took one thread 0.6 s, two 1.8 s.
+    """
     headers = np.zeros(len(ids), HEADER)
+    digests: list[str] = []
 
     def look(row: int) -> str:
         index = int(ids[row])
@@ -55,7 +65,14 @@ def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
         return digest or f"unread {index}"
 
     with quiet():
-        return Looks(tuple(one_by_one(look, len(ids), workers=workers)), headers)
+        while len(digests) < len(ids):
+            began, first = time.monotonic(), len(digests)
+            digests += map(look, range(first, min(first + _BLOCK, len(ids))))
+            first, each = len(digests), (time.monotonic() - began) / (len(digests) - first)
+            if each > _SOON and workers > 1:
+                count = min(_BLOCK * _BLOCKS, len(ids) - first)
+                digests += one_by_one(lambda row, first=first: look(first + row), count, workers=workers)
+    return Looks(tuple(digests), headers)
 
 
 _NOTHING = (-1, -1, False, 1, 0, 0, -1)

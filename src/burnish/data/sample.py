@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from burnish.runtime import address
 
 # Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun.
 _FEWEST = {"train": 8, "val": 2, "test": 3}
+_FEWEST_AT_FIRST = {"train": 3, "val": 1}  # for a model that another one replaces soon
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,7 @@ def thinned(
     """About so many of the images of each split, even parts of every class; all of them where `part` is None."""
     if part is None:
         return catalog, splits, looks
-    fitting = np.sort(np.concatenate([splits.train, splits.val]))
-    words = np.where(np.isin(fitting, splits.val), "val", "train")
+    fitting, words = _fitting(splits)
     rows = [
         _drawn(catalog, fitting, words, part.fitting, seed),
         _drawn(catalog, splits.test, np.full(len(splits.test), "test"), part.test, seed),
@@ -49,7 +51,25 @@ def thinned(
     return left, restricted(splits, catalog, left), looks.at(kept)
 
 
-def _drawn(catalog: Catalog, rows: np.ndarray, words: np.ndarray, count: int, seed: int) -> np.ndarray:
+def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.ndarray:
+    """About `count` of the train and val entries, sorted, for a first model: even parts of every class, of each a few."""
+    return _drawn(catalog, *_fitting(splits), count, seed, _FEWEST_AT_FIRST)
+
+
+def _fitting(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
+    """The train and val entries, sorted, and which of both each is."""
+    rows = np.sort(np.concatenate([splits.train, splits.val]))
+    return rows, np.where(np.isin(rows, splits.val), "val", "train")
+
+
+def _drawn(
+    catalog: Catalog,
+    rows: np.ndarray,
+    words: np.ndarray,
+    count: int,
+    seed: int,
+    fewest: Mapping[str, int] = MappingProxyType(_FEWEST),
+) -> np.ndarray:
     """About `count` of these entries, sorted: an even part of each class and split word, but a few of each.
 
     Which they are follows from their paths, so those of a smaller count are among them.
@@ -62,7 +82,7 @@ def _drawn(catalog: Catalog, rows: np.ndarray, words: np.ndarray, count: int, se
     rank = rank_within(strata[order])
     _, own, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
     # The share of its own stratum that must be taken for it to be among them.
-    few = rank < [_FEWEST[word] for word in words[order]]
+    few = rank < [fewest[word] for word in words[order]]
     due = np.where(few, 0.0, (rank + 1) / sizes[own])
     taken = order[np.argsort(due, kind="stable")][: max(count, int(few.sum()))]
     return np.sort(rows[taken])
