@@ -31,6 +31,7 @@ from burnish.facts import machine
 from burnish.measure.intervals import paired
 from burnish.methods.heads import HeadChoice, HeadKind, choose_head
 from burnish.methods.linear import PENALTIES, SHRINKAGES
+from burnish.methods.pooled import pooled
 from burnish.runtime import cores, draws, keep_freed_memory
 from burnish.train.features import batched, outputs
 
@@ -72,8 +73,16 @@ def main() -> None:
         }
         for shots in options.shots
     }
+    ahead = {
+        str(shots): float(np.mean([row["auto_minus_better"][0] for row in rows if row["shots"] == shots]))
+        for shots in options.shots
+    }
     facts = {"data": options.data, "model": options.model, "test_images": len(truth), "seeds": options.seeds}
-    print(json.dumps({**facts, "median": summary, "rows": rows, "machine": machine()}, indent=1))
+    print(
+        json.dumps(
+            {**facts, "median": summary, "mean_auto_minus_better": ahead, "rows": rows, "machine": machine()}, indent=1
+        )
+    )
 
 
 def _row(
@@ -87,9 +96,11 @@ def _row(
     began = time.monotonic()
     last = choose_head(x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9)
     deep = choose_head(x, y, classes=classes, seed=seed, seconds_left=lambda: 1e9)
+    apart = right(deep, z) if deep.loss < last.loss else right(last, z[:, :width])
+    deep = pooled(last, deep, y) or deep
     auto, seen = (deep, z) if deep.loss < last.loss else (last, z[:, :width])
     taken = time.monotonic() - began
-    found = {"auto": right(auto, seen)}
+    found = {"auto": right(auto, seen), "auto, nothing averaged": apart}
     for kind in ("lda", "logistic"):  # as anybody can choose them: the strength by cross-validation
         one = choose_head(x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9, kinds=(kind,))
         found[f"{kind}, cross-validated"] = right(one, z[:, :width])
@@ -107,7 +118,11 @@ def _row(
     return {
         "shots": shots,
         "seed": seed,
-        "auto": [auto.how.kind, auto.how.strength, "all depths" if auto is deep else "last layer"],
+        "auto": [
+            auto.how.kind,
+            auto.how.strength,
+            f"{auto.how.share:.0%} all depths" if auto is deep else "last layer",
+        ],
         "accuracy": {name: float(value.mean()) for name, value in found.items()},
         "auto_minus_best_on_test": [facts.difference, facts.low, facts.high, facts.p],
         "auto_minus_better": [fair.difference, fair.low, fair.high, fair.p],

@@ -112,7 +112,8 @@ def _told(how: HeadKind) -> str:
     """A kind of head in words."""
     if how.kind == NEIGHBOURS:
         return f"{how.kind}, {how.strength:g} {'neighbours' if how.strength > 1 else 'neighbour'}"
-    return f"{how.kind}, strength {how.strength:g}" + (f", on {how.keep:.0%} of the features" if how.keep < 1 else "")
+    told = f"{how.kind}, strength {how.strength:g}" + (f", on {how.keep:.0%} of the features" if how.keep < 1 else "")
+    return told + (f", averaged with {1 - how.share:.0%} of the last layer's head" if how.share < 1 else "")
 
 
 def _right_on(choice: HeadChoice) -> str:

@@ -25,6 +25,7 @@ from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Fitted
 from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
+from burnish.methods.pooled import mixed, mixture, pooled
 from burnish.methods.probe import heads_of
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
@@ -124,6 +125,8 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
+    if deep is not None:
+        deep = _averaged(last, deep, material)
     special: dict[str, Probed] = {}
     for name in bench.heads:
         base = backbone if deep is not None and on_all_depths(name, bench.recipe) else plain
@@ -188,27 +191,48 @@ def _headed(
     until: float,
 ) -> Probed:
     """The best head on these features [n d] of the fitting images; until: seconds on the clock, for the search of it."""
-    labels, classes = material.labels, len(material.catalog.classes)
     kinds, keep = heads_of(method_named(name))
     choice = choose_head(
         features,
-        labels,
-        classes=classes,
+        material.labels,
+        classes=len(material.catalog.classes),
         seed=bench.recipe.seed,
         seconds_left=lambda: until - bench.clock.elapsed(),
         form=bench.recipe.head,
         kinds=kinds,
         keep=keep,
     )
-    train, val = material.train_rows, material.val_rows
     assert choice.refit is not None
-    train_head = choice.refit(train)
-    logits = train_head.logits(features[val])
-    val_right = right(logits, labels[val])
-    known = choice.probabilities
+    train_head = choice.refit(material.train_rows)
+    logits = train_head.logits(features[material.val_rows])
+    return _told_of(name, backbone, surveyed.preprocess, choice, train_head, logits, material)
+
+
+def _told_of(
+    name: str,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    choice: HeadChoice,
+    train_head: Fitted,
+    val_logits: np.ndarray,
+    material: Material,
+) -> Probed:
+    """A head that was chosen, with what its answers about images that it had not learnt from tell."""
+    labels, known = material.labels, choice.probabilities
     assert known is not None
+    val_right = right(val_logits, labels[material.val_rows])
     held_out, cut = (None, thresholds_for(known, labels)) if several(labels) else (HeldOut.of(known, labels), None)
-    return Probed(name, backbone, surveyed.preprocess, choice, train_head, val_right, logits, held_out, cut)
+    return Probed(name, backbone, preprocess, choice, train_head, val_right, val_logits, held_out, cut)
+
+
+def _averaged(last: Probed, deep: Probed, material: Material) -> Probed:
+    """The head on all depths averaged with the one on the last layer, where cross-validation likes that better; else itself."""
+    choice = pooled(last.choice, deep.choice, material.labels)
+    if choice is None:
+        return deep
+    share = choice.how.share
+    head, logits = mixed(last.train_head, deep.train_head, share), mixture(last.val_logits, deep.val_logits, share)
+    return _told_of(deep.name, deep.backbone, deep.preprocess, choice, head, logits, material)
 
 
 def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None) -> Seen:

@@ -44,6 +44,7 @@ class HeadKind:
     temperature: float  # that logits, or neighbours' cosines, are divided by, so that the probabilities are about right
     form: str = LINEAR  # of the head that is started so, where it is linear
     keep: float = 1.0  # the share of the features that it looks at, where it is linear
+    share: float = 1.0  # its say beside a head on the last layer alone, where both are averaged (`methods.pooled`)
 
     def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Fitted:
         """The head on features float32 [n d] and labels int64 [n], or bool [n k]."""
@@ -112,12 +113,11 @@ def _by_neighbours(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, c
     features = np.ascontiguousarray(features)
     best = crossed(features, labels, fold, classes=classes)
     how = HeadKind(NEIGHBOURS, best.neighbours, best.temperature)
-    right_ones = right(best.logits.numpy(), labels)
 
     def refit(rows: np.ndarray) -> Fitted:
         return how.fitted(features[rows], labels[rows], classes=classes)
 
-    return _Crossed(how, best.loss, right_ones, best.logits).choice(refit, labels)
+    return OutOfFold.of(how, best.loss, best.logits, labels).choice(refit, labels)
 
 
 def _linear(
@@ -139,7 +139,7 @@ def _linear(
     folds = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
     views = _views(x, y, z, axes, folds, classes, usual.keep)
 
-    def logistic(left: Callable[[], float], penalties: tuple[float, ...] = PENALTIES) -> _Crossed:
+    def logistic(left: Callable[[], float], penalties: tuple[float, ...] = PENALTIES) -> OutOfFold:
         def path(zs: torch.Tensor, ys: torch.Tensor, variances: torch.Tensor) -> _Path:
             return logistic_path(zs, ys, classes, penalties, variances, left)
 
@@ -169,18 +169,27 @@ def _linear(
 
 
 @dataclass(frozen=True)
-class _Crossed:
+class OutOfFold:
+    """A kind of head and what it said of images that it had not learnt from."""
+
     how: HeadKind
     loss: float
     right: np.ndarray
     logits: torch.Tensor  # [n k], out-of-fold, at the temperature
 
-    def choice(self, refit: Callable[[np.ndarray], Fitted], labels: np.ndarray) -> HeadChoice:
-        """With the same kind and strength on all images, of these labels."""
+    @classmethod
+    def of(cls, how: HeadKind, loss: float, logits: torch.Tensor, labels: np.ndarray) -> OutOfFold:
+        """With what is right of these logits."""
+        return cls(how, loss, right(logits.numpy(), labels), logits)
+
+    def choice(
+        self, refit: Callable[[np.ndarray], Fitted], labels: np.ndarray, *, head: Fitted | None = None
+    ) -> HeadChoice:
+        """With the same kind and strength on all images, of these labels; head: that one, where it is known."""
         n, logits = len(labels), self.logits.numpy()
         known = probabilities(logits, several=several(labels)).astype(np.float32)
         told, error = np.exp(-cross_entropies(logits, labels)), float(self.right.std() / np.sqrt(n))
-        head, accuracy = refit(np.arange(n)), float(self.right.mean())
+        head, accuracy = head or refit(np.arange(n)), float(self.right.mean())
         return HeadChoice(head, self.how, accuracy, error, self.loss, self.right, told, known, refit)
 
 
@@ -286,7 +295,7 @@ def _logits(z: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.
     return z[:, : weight.shape[1]] @ weight.T + bias
 
 
-def _best(kind: str, strengths: tuple[float, ...], folds: _Folds, labels: np.ndarray) -> _Crossed:
+def _best(kind: str, strengths: tuple[float, ...], folds: _Folds, labels: np.ndarray) -> OutOfFold:
     """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature).
 
     Where one has every answer right the surest would be the best, however sure: then one more answer counts as wrong.
@@ -307,6 +316,6 @@ def _best(kind: str, strengths: tuple[float, ...], folds: _Folds, labels: np.nda
     _, place, t, _ = min(found)
     logits = folds.logits(place)
     scaled = logits / t
-    return _Crossed(
+    return OutOfFold(
         HeadKind(kind, strengths[place], t), loss_of(scaled, y).item(), right(logits.numpy(), labels), scaled
     )
