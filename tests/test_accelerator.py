@@ -9,6 +9,10 @@ from pretended import pretended
 
 import burnish
 from burnish import api
+from burnish.errors import RecipeError
+from burnish.outset import accelerated, pick_device
+from burnish.train.around import settled_torch
+from burnish.train.features import _gathered
 
 pytestmark = pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 SMALL = {"model": "random:test_resnet", "image_size": 32, "cache": "off", "device": "cuda"}
@@ -95,3 +99,52 @@ def test_an_audit_with_a_network(shapes, tmp_path, monkeypatch):
     with pretended(monkeypatch):
         found = api.audit(shapes, model="random:test_resnet", out=tmp_path / "audit", cache="off")
     assert found.facts["model"] == "test_resnet"
+
+
+def test_the_model_can_be_chosen_there(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr("burnish.outset.portfolio", lambda: ["random:test_resnet", "random:test_efficientnet"])
+    with pretended(monkeypatch):
+        run = api.fit(shapes, budget=None, epochs=1, method="probe", out=tmp_path / "run", **{**SMALL, "model": "auto"})
+    assert run.facts["model"]["name"] in ("test_resnet", "test_efficientnet")
+
+
+def test_a_card_that_cannot_add_is_not_taken_and_an_apple_gpu_only_by_name(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is one that can")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("auto").type == "cpu" and not accelerated()
+    with pytest.raises(RecipeError, match="'cuda' cannot be used"):
+        pick_device("cuda")
+
+
+def test_float32_is_float32_within_a_run_and_what_was_set_comes_back():
+    places = [
+        (torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn, "benchmark"), (torch.backends.cudnn, "deterministic"),
+    ]  # fmt: skip
+
+    def told():
+        return [getattr(place, name) for place, name in places]
+
+    def set_all(values):
+        for (place, name), value in zip(places, values, strict=True):
+            setattr(place, name, value)
+
+    before, other = told(), [True, True, True, False]
+    try:
+        set_all(other)
+        with settled_torch():
+            assert told() == [False, False, False, True]
+        assert told() == other
+    finally:
+        set_all(before)
+
+
+@pytest.mark.parametrize("sizes", [[], [3], [16, 16, 16, 16, 16], [100, 1], [16] * 4 + [7]])
+def test_batches_are_put_together_where_small_ones_do_not_fill_a_device(sizes):
+    images = np.arange(sum(sizes))[:, None]
+    parts = np.split(images, np.cumsum(sizes)[:-1]) if sizes else []
+    found = list(_gathered(iter(parts), 64))
+    assert all(len(one) >= 64 for one in found[:-1]) and all(len(one) < 64 + 100 for one in found)
+    np.testing.assert_array_equal(np.concatenate(found) if found else images, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -240,37 +241,79 @@ def test_the_most_that_fits_is_found_and_none_where_one_is_too_many():
     ]
 
 
+class Listening(Nobody):
+    """Notes what a run says and which stages it enters."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def stage(self, name, *, total=None, detail=""):
+        self.said.append(f"{name}: {total}")
+
+
+@pytest.fixture
+def early(monkeypatch):
+    """A machine on which 40 images can be seen until a first model is due."""
+    found = survey.survey
+    monkeypatch.setattr("burnish.job.survey", lambda *args, **options: replace(found(*args, **options), early=40))
+
+
 def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_is_the_same(
-    many, tmp_path, monkeypatch
+    many, tmp_path, monkeypatch, early
 ):
-    said = []
-
-    class Listening(Nobody):
-        def say(self, text):
-            said.append(text)
-
-        def stage(self, name, *, total=None, detail=""):
-            said.append(f"{name}: {total}")
-
-    monkeypatch.setattr(probing, "_NEAR", -1.0)
     (many / "red" / "bad.png").write_bytes(b"no image")
-    runs = []
+    hears, runs = [Listening(), Listening()], []
     try:
-        for early in (None, 40):
-            found = survey.survey
-            if early is not None:
-                monkeypatch.setattr(
-                    "burnish.job.survey",
-                    lambda *args, found=found, **options: replace(found(*args, **options), early=40),
-                )
-            runs.append(api.fit(many, out=tmp_path / str(early), budget=None, watcher=Listening(), **TINY))
-            assert any(line.startswith("a first model is saved") for line in said)
+        runs.append(api.fit(many, out=tmp_path / "part", budget=None, cache="off", watcher=hears[0], **TINY))
+        monkeypatch.undo()
+        monkeypatch.setattr(probing, "_NEAR", -1.0)
+        runs.append(api.fit(many, out=tmp_path / "whole", budget=None, cache="off", watcher=hears[1], **TINY))
     finally:
         (many / "red" / "bad.png").unlink()
-    whole, part = runs
-    assert "decode: 40" in said and "features, 160 px: 40" in said
-    assert whole.facts["first_model_seconds"] > 0 < part.facts["first_model_seconds"]
-    assert whole.facts["counts"] == part.facts["counts"] and whole.facts["scores"] == part.facts["scores"]
+    assert {"decode: 40", "features, 160 px: 40"} <= {*hears[0].said} and "decode: 40" not in hears[1].said
+    for heard in hears:
+        assert sum(line.startswith("a first model is saved") for line in heard.said) == 1
+    part, whole = (run.facts for run in runs)
+    assert part["first_model_seconds"] > 0 and whole["first_model_seconds"] > 0
+    assert part["counts"] == whole["counts"] and part["scores"] == whole["scores"]
+
+
+def test_pixels_that_are_kept_are_read_in_one_piece_and_the_first_model_is_still_of_a_part(many, tmp_path, early):
+    stages = []
+    for place in range(3):
+        heard = Listening()
+        api.fit(many, out=tmp_path / f"run{place}", cache=tmp_path / "cache", budget=None, watcher=heard, **TINY)
+        stages.append([line for line in heard.said if line.startswith(("decode", "features"))])
+        kept = len(list((tmp_path / "cache").rglob("*")))
+    (first, rest, _), (whole, _) = (
+        [int(line.split(": ")[1]) for line in one if line.startswith("decode")] for one in stages[:2]
+    )
+    assert first == 40 and first + rest == whole
+    assert stages[1] == stages[2] and "features, 160 px: 40" in stages[1]
+    assert len(list((tmp_path / "cache").rglob("*"))) == kept
+
+
+def test_a_strict_run_saves_nothing_before_the_audit_and_sees_no_part_first(many, tmp_path, early):
+    heard = Listening()
+    api.fit(many, out=tmp_path / "run", budget=None, cache="off", strict=True, watcher=heard, **TINY)
+    assert "decode: 40" not in heard.said
+
+
+def test_without_a_budget_no_part_depends_on_the_clock(many, slow_to_decode, tmp_path, monkeypatch):
+    surveyed = []
+
+    def noted(*args, found=survey.survey, **options):
+        surveyed.append(found(*args, **options))
+        return surveyed[-1]
+
+    monkeypatch.setattr("burnish.job.survey", noted)
+    for budget in (None, 60):
+        api.fit(many, out=tmp_path / str(budget), budget=budget, **TINY)
+    assert surveyed[0].early is None and surveyed[0].part is None
+    assert surveyed[1].part is not None and 0 <= surveyed[1].early < surveyed[1].part.fitting
 
 
 @pytest.mark.parametrize("soon", [0.0, 1e9])
@@ -283,3 +326,11 @@ def test_files_are_looked_at_alike_by_one_thread_and_by_several(many, monkeypatc
     found = look_at(catalog, ids, workers=3)
     assert found.digests == expected.digests and (found.headers == expected.headers).all()
     assert len(set(found.digests)) == len(ids) and (found.headers["width"] > 0).all()
+
+
+def test_what_a_file_takes_is_timed_both_ways_where_it_is_slow(many, monkeypatch):
+    catalog, asked = open_source(many), []
+    monkeypatch.setattr(looking, "_look", lambda catalog, index: (asked.append(index), time.sleep(0.01)))
+    alone, together = (looking.seconds_a_file(catalog, np.arange(32), workers=workers) for workers in (1, 8))
+    assert alone >= 0.01 > together > 0.001
+    assert sorted(asked[16:]) == list(range(32))  # the first sixteen asked are of the first time

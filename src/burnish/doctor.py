@@ -103,12 +103,17 @@ def _accelerator() -> Finding:
             "accelerator", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         )
     if torch.backends.mps.is_available():
-        return Finding("accelerator", "Apple GPU (mps)")
+        return Finding(
+            "accelerator",
+            "Apple GPU (mps)",
+            "note",
+            "it is used when named: --device mps; nothing was measured on one yet",
+        )
     return Finding("accelerator", "none; the processor does the work, which is fine for a few thousand images")
 
 
 def _precision() -> Finding:
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+    if accelerated() and takes_half("auto", torch.device("cuda")):
         return Finding("precision", "bfloat16 on the accelerator")
     if not accelerated() and takes_half("auto", torch.device("cpu")):
         return Finding("precision", "bfloat16 on the processor; scores are float32")

@@ -302,7 +302,8 @@ def look(
             bench.watcher.say(f"a first model is saved at {first[0]:.0f} s")
 
     material, splits = gather(
-        catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains, early=surveyed.early,
+        catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
+        early=None if strict else surveyed.early,  # nothing is saved before the audit then
         on_fitting=partial(save_first, saves=not strict) if bench.proves else None,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)

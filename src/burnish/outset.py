@@ -128,20 +128,35 @@ def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
 
 
 def accelerated() -> bool:
-    """Whether torch has a device faster than the processor."""
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    """Whether there is a device faster than the processor that is taken without being named."""
+    return torch.cuda.is_available() and _computes(torch.device("cuda"))
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the accelerator that is there. RecipeError when it is not."""
+    """The device of that name; "auto" takes a CUDA device that computes. RecipeError for a named one that does not.
+
+    An Apple GPU must be named: torch has had errors there in what is used here (channels_last, copies beside the work), and no
+    run on one has been compared with the processor's.
+    """
     if name == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        return torch.device("cuda" if accelerated() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        _try(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RecipeError(f"device {name!r} cannot be used ({first}); see: burnish doctor") from None
     return device
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether torch can add there: it may see a card that it has no kernels for."""
+    try:
+        _try(device)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def _try(device: torch.device) -> None:
+    (torch.ones(2, device=device) + 1.0).sum().item()

@@ -71,7 +71,9 @@ def tapped(
     change = {"kind": KIND, "layers": chosen, "channels": channels}
     try:
         module = with_taps(plain.module, change)
-        found, expected = evaluated(module, example), evaluated(plain.module, example[:2])
+        found = evaluated(module, example)
+        # An accelerator may take another kernel for another number of images.
+        expected = evaluated(plain.module, example[:2] if example.device.type == "cpu" else example)[:2]
     except Exception:  # tracing may meet anything in a foreign forward pass; all of it means: not here
         return None
     if found.shape != (len(example), width) or not agree(found[:2, : plain.width], expected):

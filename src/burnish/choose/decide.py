@@ -91,6 +91,7 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
             "standard_error": choice.standard_error,
             "loss": choice.loss,
             "n": len(choice.right),
+            "share_of_all_depths": how.share if probed.on_all_depths else 0.0,
         },
     )
     taps, last = [], probes.last.choice

@@ -30,7 +30,7 @@ _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 30  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss")
-_PROBES = ("flip", "flip_reason", "images_per_second", "size_reason", "more_data")
+_PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data")
 _HELD_OUT = ("confidence", "right", "own")
 
 

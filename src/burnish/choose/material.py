@@ -13,9 +13,9 @@ from burnish.backbones.spec import Backbone
 from burnish.data.audit.findings import Finding, in_a_sentence
 from burnish.data.audit.sameness import Sameness, leaked
 from burnish.data.audit.whole import audited, same_pictures
-from burnish.data.cache import Pixels, joined, read_pixels, typical_side
+from burnish.data.cache import Pixels, at_hand, joined, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
-from burnish.data.looks import Looks, look_at
+from burnish.data.looks import Looks, look_at, seconds_a_file
 from burnish.data.sample import first_of, some_of
 from burnish.data.sources import without
 from burnish.data.split import make_splits, restricted, untorn
@@ -27,7 +27,7 @@ from burnish.runtime import Clock, Watcher, cores, evenly
 from burnish.terms import Preprocess
 
 _LOOK_SHARE = 0.12  # of the budget, for hashing files and reading their headers
-_TIMED, _FEWEST_LOOKED_AT = 32, 256  # files
+_TIMED, _FEWEST_LOOKED_AT = 64, 256  # files
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,7 @@ def _looked_at_in_time(catalog: Catalog, budget_seconds: float | None) -> int:
     if budget_seconds is None or len(catalog) <= _FEWEST_LOOKED_AT:
         return len(catalog)
     look_at(catalog, evenly(len(catalog), cores()), workers=cores())  # the codecs are loaded by the first
-    began = time.monotonic()
-    look_at(catalog, evenly(len(catalog), _TIMED), workers=cores())
-    each = (time.monotonic() - began) / _TIMED
+    each = seconds_a_file(catalog, evenly(len(catalog), _TIMED), workers=cores())
     return min(len(catalog), max(_FEWEST_LOOKED_AT, int(_LOOK_SHARE * budget_seconds / each)))
 
 
@@ -137,51 +135,23 @@ def gather(
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
     data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. on_fitting:
-    called with images to fit alone, before the others are decoded and compared with them. early: with about so many of them,
-    where it is fewer than there are; None: with all.
+    called with images to fit alone, before the others are decoded and compared with them. early: with about so many of them;
+    None: with all.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native = bench.backbone.preprocess
-    ids = np.sort(np.concatenate([splits.train, splits.val]))
     side = stored_side(catalog, native.size / native.crop) if trains else None
-    seconds = 0.0
-
-    def read(wanted: np.ndarray, side: int | None) -> Pixels:
-        nonlocal seconds
-        bench.watcher.stage("decode", total=len(wanted))
-        began, told = time.monotonic(), 0
-
-        def on_progress(done: int) -> None:
-            nonlocal told
-            bench.watcher.advance(done - told)
-            told = done
-
-        found = read_pixels(
-            catalog, wanted, preprocess=preprocess, stored_side=side, workers=cores(), store=bench.store,
-            looks=looks.at(wanted), on_progress=on_progress,
-        )  # fmt: skip
-        seconds += time.monotonic() - began
-        return found
-
-    first = ids
-    if on_fitting is not None and early is not None and early < len(ids):
-        first = first_of(catalog, splits, early, seed=bench.recipe.seed)
-    fitting = read(first, side)
-    if on_fitting is not None:
-        only = _fitting_alone(catalog, splits, fitting, preprocess, len(first) / max(1e-3, seconds))
-        if counts(only.labels[only.train_rows], len(catalog.classes)).all():  # what is lacking is told below
-            on_fitting(only)
-    if len(first) < len(ids):
-        fitting = joined(fitting, read(np.setdiff1d(ids, first), side))
-    test = read(splits.test, None)
-    rate = (len(ids) + len(splits.test)) / max(1e-3, seconds)
+    reader = _Reader(catalog, looks, bench, preprocess)
+    fitting = _fitting_images(reader, splits, side, early, on_fitting)
+    test = reader.read(splits.test, None)
+    rate = reader.rate
     same, note = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
     if note:
         bench.watcher.say(note)
     splits, moved = untorn(catalog, splits, same.together(catalog))
     away = np.intersect1d(moved, test.ids)
     if len(away):
-        fitting = joined(fitting, read(away, side))
+        fitting = joined(fitting, reader.read(away, side))
         test = test.at(np.setdiff1d(test.ids, away))
     findings = audited(catalog, splits, same).findings
     unread = (*fitting.named, *test.named)
@@ -204,6 +174,76 @@ def gather(
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
     material = Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate, findings, leaky, note)
     return material, splits
+
+
+class _Reader:
+    """Decodes images of a run and times it."""
+
+    def __init__(self, catalog: Catalog, looks: Looks, bench: Bench, preprocess: Preprocess) -> None:
+        self.catalog, self.looks, self.bench, self.preprocess = catalog, looks, bench, preprocess
+        self._seconds, self._images = 0.0, 0
+
+    @property
+    def rate(self) -> float:
+        """Images per second so far."""
+        return self._images / max(1e-3, self._seconds)
+
+    def read(self, wanted: np.ndarray, side: int | None) -> Pixels:
+        """Pixels of these catalogue entries; side: of the whole images kept for training crops, None for none."""
+        bench = self.bench
+        bench.watcher.stage("decode", total=len(wanted))
+        began, told = time.monotonic(), 0
+
+        def on_progress(done: int) -> None:
+            nonlocal told
+            bench.watcher.advance(done - told)
+            told = done
+
+        found = read_pixels(
+            self.catalog, wanted, preprocess=self.preprocess, stored_side=side, workers=cores(), store=bench.store,
+            looks=self.looks.at(wanted), on_progress=on_progress,
+        )  # fmt: skip
+        self._seconds += time.monotonic() - began
+        self._images += len(wanted)
+        return found
+
+    def at_hand(self, wanted: np.ndarray, side: int | None) -> bool:
+        """Whether these would be read in next to no time."""
+        return at_hand(self.looks.at(wanted), self.preprocess, side, self.bench.store)
+
+
+def _fitting_images(
+    reader: _Reader,
+    splits: Splits,
+    side: int | None,
+    early: int | None,
+    on_fitting: Callable[[Material], None] | None,
+) -> Pixels:
+    """The images to fit; `on_fitting` is told of about `early` of them before the rest is read."""
+    catalog, ids = reader.catalog, np.sort(np.concatenate([splits.train, splits.val]))
+
+    def tell(pixels: Pixels) -> bool:
+        if on_fitting is None:
+            return True
+        only = _fitting_alone(catalog, splits, pixels, reader.preprocess, reader.rate)
+        if not counts(only.labels[only.train_rows], len(catalog.classes)).all():  # the caller says what is lacking
+            return False
+        on_fitting(only)
+        return True
+
+    soon = (
+        ids if early is None or on_fitting is None else first_of(catalog, splits, early, seed=reader.bench.recipe.seed)
+    )
+    if len(soon) == len(ids) or reader.at_hand(ids, side):
+        fitting = reader.read(ids, side)
+        told = tell(fitting if len(soon) == len(ids) else fitting.at(soon))
+    else:
+        part = reader.read(soon, side)
+        told = tell(part)
+        fitting = joined(part, reader.read(np.setdiff1d(ids, soon), side))
+    if not told and len(soon) < len(ids):
+        tell(fitting)
+    return fitting
 
 
 def _fitting_alone(catalog: Catalog, splits: Splits, fitting: Pixels, preprocess: Preprocess, rate: float) -> Material:

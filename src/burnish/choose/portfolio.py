@@ -134,6 +134,7 @@ def _ask(
     here = replace(bench, backbone=backbone)
     first = images[: min(16, len(images))]
     example = normalised(first, backbone.preprocess).to(bench.device)
+    backbone.module.to(bench.device)
     seen = backbone if bench.recipe.taps == "off" else tapped(backbone, example) or backbone
     trunk = fold_for_inference(seen.module.to(bench.device), example[:2], half=half)
     rate = images_per_second(trunk, first, here, half=half)

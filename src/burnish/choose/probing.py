@@ -64,7 +64,10 @@ class Probes:
     """What the frozen network tells about the data."""
 
     last: Probed  # on the last layer alone, linear: training starts from its kind of head
-    deep: Probed | None  # on all depths, where they are wanted and can be had
+    deep: (
+        Probed | None
+    )  # on all depths, where they are wanted and can be had; averaged with `last` where that is better
+    deep_loss: float | None  # cross-validated log loss, nats, of the head on all depths alone
     flip: bool  # whether mirror images may be trained on
     flip_reason: str
     images_per_second: float  # of the trunk, forward, in float32 as for scores
@@ -94,14 +97,14 @@ class Seen:
 def first_model(
     material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None
 ) -> tuple[Seen, Probed | None]:
-    """Features of the fitting images, and the quickest head there is on those of the last layer.
+    """Features of the images to fit, all or those that are seen first, and the quickest head there is on those of the last layer.
 
-    The head is None where so little time has passed that the best will be found in the first minute, or in half of a shorter
-    budget: by then a model must be there (P6). seen: what the trunk has told before.
+    The head is None where all are there and so little time has passed that the best will be found in the first minute, or in
+    half of a shorter budget: by then a model must be there (P6). seen: what the trunk has told before.
     """
     seen = fitting_features(material, surveyed, bench, seen)
     now, plain = bench.clock.elapsed(), surveyed.backbone.plain or surveyed.backbone
-    if now <= _NEAR * first_model_due(bench.clock.budget_seconds):
+    if surveyed.early is None and now <= _NEAR * first_model_due(bench.clock.budget_seconds):
         return seen, None
     bench.watcher.stage("probe")
     return seen, _headed("probe", plain, seen.features[:, : plain.width], material, surveyed, bench, now)
@@ -125,6 +128,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
+    deep_loss = None if deep is None else deep.choice.loss
     if deep is not None:
         deep = _averaged(last, deep, material)
     special: dict[str, Probed] = {}
@@ -144,7 +148,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     # Features and what each image was told are not held on to: they may be gigabytes, and nobody asks for them again.
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
-    return Probes(last, kept_deep, flip, reason, rate, surveyed.size_reason, curve, findings, special)
+    return Probes(last, kept_deep, deep_loss, flip, reason, rate, surveyed.size_reason, curve, findings, special)
 
 
 def _settled(probed: Probed) -> Probed:
@@ -245,10 +249,13 @@ def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen:
         return seen
     place = {digest: row for row, digest in enumerate(seen.digests)}
     new = np.flatnonzero([digest not in place for digest in digests])
-    known = seen.features[[place.get(digest, 0) for digest in digests]]
-    if len(new):
-        known[new], _ = _features_of(new, material, surveyed, bench)
-    return Seen(known, digests, seen.images_per_second)
+    if not len(new):
+        return Seen(seen.features[[place[digest] for digest in digests]], digests, seen.images_per_second)
+    told, rate = _features_of(new, material, surveyed, bench)
+    known = np.setdiff1d(np.arange(len(digests)), new)
+    features = np.empty((len(digests), told.shape[1]), told.dtype)
+    features[new], features[known] = told, seen.features[[place[digests[row]] for row in known]]
+    return Seen(features, digests, rate if len(new) > len(known) else seen.images_per_second)
 
 
 def _features_of(rows: np.ndarray, material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:

@@ -77,10 +77,9 @@ def distance_of(probes: Probes) -> float | None:
     domain, the less does the last layer keep of what a task needs, and the more do the layers before it tell (Evci et al.
     2022, arXiv:2201.03529, figure 2; Yosinski et al. 2014, arXiv:1411.1792). It needs no images of the pretraining.
     """
-    if probes.deep is None:
+    if probes.deep_loss is None:
         return None
-    last, deep = probes.last.choice.loss, probes.deep.choice.loss
-    return float(np.clip(1.0 - deep / max(1e-12, last), 0.0, 1.0))
+    return float(np.clip(1.0 - probes.deep_loss / max(1e-12, probes.last.choice.loss), 0.0, 1.0))
 
 
 def worth_trying(signals: Signals, recipe: Recipe, *, fits: Callable[[str], bool]) -> tuple[str, Decision]:

@@ -47,7 +47,7 @@ _STEP = (
 )
 # By when a finished model is on disk (P6), or in half of a shorter budget; what its head and its saving take besides what LDA
 # alone does; and how much later than planned images may be through.
-_FIRST_SECONDS, _FIRST_SAVED, _FIRST_LATE = 60.0, 1.0, 1.15
+_FIRST_SECONDS, _FIRST_SAVED, _FIRST_LATE = 60.0, 1.0, 1.2
 _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
@@ -65,7 +65,7 @@ class Surveyed:
     scored_share: float  # images per second in float32, as for scores, over those of `trunk`; 0 to 1
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
     part: Part | None  # how many images there is time for; None: all
-    early: int  # so many of the images to fit can be seen by the time a first model is due
+    early: int | None  # so many of the images to fit can be seen by the time a first model is due; None: all
 
 
 def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
@@ -127,11 +127,14 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         part = part_for(
             fitting, test, allowed, lambda n: n * each + heads(n), decoding + 1.0 / test_rate, trains=trains
         )
-    due = (first_model_due(bench.clock.budget_seconds) - bench.clock.elapsed()) / _FIRST_LATE - _FIRST_SAVED
-    each, quick = decoding + 1.0 / fit_rate, [bench.backbone.width]
-    early = most_within(
-        due, fitting, lambda n: n * each + least_seconds(n, quick, flop, classes=len(catalog.classes))
-    )  # fmt: skip
+    early, wanted = None, fitting if part is None else part.fitting
+    if bench.clock.budget_seconds is not None:  # without one nothing may depend on the clock (P7)
+        due = (first_model_due(bench.clock.budget_seconds) - bench.clock.elapsed()) / _FIRST_LATE - _FIRST_SAVED
+        each, quick = decoding + 1.0 / fit_rate, [bench.backbone.width]
+        early = most_within(
+            due, wanted, lambda n: n * each + least_seconds(n, quick, flop, classes=len(catalog.classes))
+        )
+        early = early if early < wanted else None
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
 
 

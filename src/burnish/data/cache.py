@@ -38,6 +38,7 @@ from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
 THUMB = 64  # pixels, side of the small squares
+_NEARLY_ALL = 0.9  # of the images; those that cannot be read are never kept
 
 
 class Rows(Protocol):
@@ -92,15 +93,7 @@ def read_pixels(
     }
     if stored_side is not None:
         forms["stored"] = Form(stored_side, lambda image: stored(image, stored_side))
-    key = settings_key(
-        {
-            "preprocess": asdict(preprocess),
-            "stored": stored_side,
-            "thumb": THUMB,
-            "pillow": PIL.__version__,
-            "decoder": DECODER,
-        }
-    )
+    key = _key(preprocess, stored_side)
     looks = looks or look_at(catalog, ids, workers=workers)
     digests = looks.digests
     known = _known(store.entries(key, set(digests)) if store is not None else [], digests)
@@ -129,6 +122,28 @@ def read_pixels(
     sizes, good, named = _filled(rows, forms, known if rows else {}, digests, read, ids)
     again = {name: _Again(catalog, ids, form, workers, at_least) for name, form in forms.items()}
     return _pixels(ids, rows or again, sizes, good, named, looks)
+
+
+def at_hand(looks: Looks, preprocess: Preprocess, stored_side: int | None, store: PixelStore | None) -> bool:
+    """Whether `read_pixels` would find nearly all of these images in the store, so that it takes next to no time."""
+    if store is None:
+        return False
+    digests = set(looks.digests)
+    held = {digest for entry in store.entries(_key(preprocess, stored_side), digests) for digest in entry.digests}
+    return len(digests & held) >= _NEARLY_ALL * len(digests)
+
+
+def _key(preprocess: Preprocess, stored_side: int | None) -> str:
+    """Of the settings that pixels depend on."""
+    return settings_key(
+        {
+            "preprocess": asdict(preprocess),
+            "stored": stored_side,
+            "thumb": THUMB,
+            "pillow": PIL.__version__,
+            "decoder": DECODER,
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class HeadKind:
 
     def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Fitted:
         """The head on features float32 [n d] and labels int64 [n], or bool [n k]."""
+        assert self.share == 1.0, "an average is fitted by `methods.pooled`"
         if self.kind == NEIGHBOURS:
             return Neighbours.of(
                 features, labels, classes=classes, neighbours=int(self.strength), temperature=self.temperature

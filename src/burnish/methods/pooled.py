@@ -16,27 +16,33 @@ from burnish.methods.linear import loss_of, truth_of
 
 # The say of the head on all depths: half, or less, nearer to the simpler head; more would differ little from having it all.
 SHARES = (0.25, 0.5)
+_MOST = (
+    2**24
+)  # images times classes; with so many images to learn from the average is not needed, and would take gigabytes
 _LEAST = 1e-30  # a probability that rounds to less
+_SUREST = 2.0**-24  # half of what float32 tells from 1
 
 
 def pooled(
     simple: HeadChoice, deep: HeadChoice, labels: np.ndarray, *, shares: Sequence[float] = SHARES
 ) -> HeadChoice | None:
-    """One head of two, where cross-validation gives it a lower log loss than either and it has no fewer right; else None.
+    """One head of two, where it has a lower cross-validated log loss and no fewer right than the one of lower loss; else None.
 
     Its log-probabilities are, up to what makes them sum to 1, a weighted mean of theirs: a logarithmic opinion pool (Genest &
     Zidek 1986, doi:10.1214/ss/1177013825), whose error is at most the mean of theirs (Heskes 1998, "Selecting weighting factors
-    in logarithmic opinion pools"). Of linear heads it is a linear head, so it costs nothing to use. deep's features begin with
+    in logarithmic opinion pools"). Of linear heads it is a linear head, so it costs no more than deep. deep's features begin with
     those of simple; both were chosen with the same folds on the same labels [n] or [n k].
     """
-    if any(one.how.kind == NEIGHBOURS or one.how.form == COSINE or one.probabilities is None for one in (simple, deep)):
+    if any(one.how.kind == NEIGHBOURS or one.how.form == COSINE for one in (simple, deep)):
+        return None
+    if deep.probabilities is None or deep.probabilities.size > _MOST:
         return None
     base = min(simple, deep, key=lambda one: one.loss)
-    first, second = _logits_of(simple, labels), _logits_of(deep, labels)
+    first, second = _logits_of(simple, labels), _logits_of(deep, labels)  # with the same folds
     truth = truth_of(labels)
     found = []
     for share in shares:
-        logits = mixture(first, second, share).astype(np.float32)
+        logits = mixture(first, second, share)
         how = replace(deep.how, share=share)
         one = OutOfFold.of(how, loss_of(torch.from_numpy(logits), truth).item(), torch.from_numpy(logits), labels)
         if one.loss < base.loss and one.right.mean() >= base.right.mean():
@@ -68,8 +74,9 @@ def mixed(simple: Fitted, deep: Fitted, share: float) -> Head:
 
 
 def _logits_of(choice: HeadChoice, labels: np.ndarray) -> np.ndarray:
-    """Out-of-fold logits float64 [n k], those of one class an image up to a number the image's own."""
+    """Out-of-fold logits float32 [n k], those of one class an image up to a number the image's own."""
     assert choice.probabilities is not None
-    chances = choice.probabilities.astype(np.float64)
-    logits = np.log(np.maximum(chances, _LEAST))
-    return logits - np.log(np.maximum(1.0 - chances, _LEAST)) if several(labels) else logits
+    if not several(labels):
+        return np.log(np.maximum(choice.probabilities, np.float32(_LEAST)))
+    chances = np.clip(choice.probabilities, np.float32(_SUREST), np.float32(1.0 - _SUREST))
+    return np.log(chances) - np.log1p(-chances)

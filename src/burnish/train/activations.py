@@ -147,7 +147,7 @@ def _through(lower: nn.Module, images: torch.Tensor, device: torch.device, half:
         torch.no_grad(),
         autocast(device, half and device.type != "cpu"),
     ):  # not inference_mode: live activations are trained on
-        return lower(images.to(device, non_blocking=True)).float()
+        return lower(images.to(device, non_blocking=device.type == "cuda")).float()
 
 
 def _packed(activations: torch.Tensor) -> np.ndarray:

@@ -94,7 +94,7 @@ class Ahead:
         for key in sorted(wanted - self._waiting.keys()):
             self._waiting[key] = self._pool.submit(self._made, batches[key[1]], epoch, size)
         made = self._waiting.pop((epoch, position, size)).result()
-        return made.to(self.device, non_blocking=True)
+        return made.to(self.device, non_blocking=self.device.type == "cuda")
 
     def _made(self, rows: np.ndarray, epoch: int, size: int) -> torch.Tensor:
         made = self.inputs.batch(rows, epoch=epoch, size=size)

@@ -180,9 +180,10 @@ def _climbed(parameters: list[nn.Parameter], radius: float) -> Iterator[bool]:
         finite = bool(torch.isfinite(norm))
         before = [one.detach().clone() for one in parameters]
         if finite:
+            step = radius / (norm.item() + 1e-12)
             for one in parameters:
                 assert one.grad is not None
-                one.add_(one.grad, alpha=radius / (norm.item() + 1e-12))
+                one.add_(one.grad, alpha=step)
     yield finite
     with torch.no_grad():
         for one, value in zip(parameters, before, strict=True):
