@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,7 @@ from pretended import pretended
 import burnish
 from burnish import api
 from burnish.errors import RecipeError
-from burnish.outset import accelerated, pick_device
-from burnish.train.around import settled_torch
+from burnish.train.around import accelerated, pick_device, settled_torch
 from burnish.train.features import _gathered
 
 pytestmark = pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
@@ -139,6 +141,21 @@ def test_float32_is_float32_within_a_run_and_what_was_set_comes_back():
         assert told() == other
     finally:
         set_all(before)
+
+
+def test_float32_is_float32_also_where_a_notebook_has_set_it_by_its_newer_name():
+    script = """
+import torch
+from burnish.train.around import settled_torch
+torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
+with settled_torch():
+    print(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+print(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+with settled_torch(accelerated=False):
+    print(torch.backends.cuda.matmul.fp32_precision)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "tf32" not in told[:2] and told[2:] == ["tf32", "tf32", "tf32"]
 
 
 @pytest.mark.parametrize("sizes", [[], [3], [16, 16, 16, 16, 16], [100, 1], [16] * 4 + [7]])

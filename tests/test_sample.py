@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from burnish import api, comparing, job
+from burnish.backbones.zoo import load_backbone
 from burnish.choose import material, probing, survey
 from burnish.choose.survey import most_within, part_for
 from burnish.data import looks as looking
+from burnish.data.cache import read_pixels
 from burnish.data.looks import look_at
 from burnish.data.sample import Part, first_of, some_of, thinned
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
+from burnish.data.store import PixelStore
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes
@@ -281,19 +284,25 @@ def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_
     assert part["counts"] == whole["counts"] and part["scores"] == whole["scores"]
 
 
-def test_pixels_that_are_kept_are_read_in_one_piece_and_the_first_model_is_still_of_a_part(many, tmp_path, early):
-    stages = []
-    for place in range(3):
-        heard = Listening()
-        api.fit(many, out=tmp_path / f"run{place}", cache=tmp_path / "cache", budget=None, watcher=heard, **TINY)
-        stages.append([line for line in heard.said if line.startswith(("decode", "features"))])
-        kept = len(list((tmp_path / "cache").rglob("*")))
-    (first, rest, _), (whole, _) = (
-        [int(line.split(": ")[1]) for line in one if line.startswith("decode")] for one in stages[:2]
-    )
-    assert first == 40 and first + rest == whole
-    assert stages[1] == stages[2] and "features, 160 px: 40" in stages[1]
-    assert len(list((tmp_path / "cache").rglob("*"))) == kept
+def test_pixels_that_are_kept_in_pieces_are_read_from_there_and_nothing_is_written_again(many, tmp_path, monkeypatch):
+    catalog, splits, _ = split(open_source(many))
+    ids = np.sort(np.concatenate([splits.train, splits.val]))
+    store, preprocess = PixelStore(tmp_path / "cache"), load_backbone("random:test_resnet").preprocess
+
+    def read(wanted, store):
+        return read_pixels(catalog, wanted, preprocess=preprocess, stored_side=96, workers=2, store=store)
+
+    read(ids[::3], store), read(np.setdiff1d(ids, ids[::3]), store)
+    kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    expected = read(ids, None)
+    monkeypatch.setattr("burnish.data.cache.read_all", lambda *_, **__: pytest.fail("an image was decoded again"))
+    for rows in (ids, ids[5:50], ids[::7]):
+        found, same = read(rows, store), expected.at(rows)
+        assert found.content == same.content and (found.aspects == same.aspects).all()
+        for name in ("plain", "stored", "thumbs"):
+            np.testing.assert_array_equal(getattr(found, name)[:], getattr(same, name)[:])
+            np.testing.assert_array_equal(getattr(found, name)[np.array([3, 1])], getattr(same, name)[np.array([3, 1])])
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == kept
 
 
 def test_a_strict_run_saves_nothing_before_the_audit_and_sees_no_part_first(many, tmp_path, early):

@@ -27,7 +27,7 @@ from burnish.errors import RecipeError, RunError, shown
 from burnish.job import finish, run_job
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
-from burnish.outset import Facilities, accelerated, backbone_for
+from burnish.outset import Facilities, backbone_for
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.reports.board import board_of_compare
 from burnish.reports.findings import page_of as page_of_findings
@@ -47,7 +47,7 @@ from burnish.result import (
 from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.seeds import other_seeds, share_of
 from burnish.tracking import track
-from burnish.train.around import enough_memory, settled_torch
+from burnish.train.around import accelerated, enough_memory, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.using import (
     Data,

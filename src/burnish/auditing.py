@@ -29,6 +29,7 @@ from burnish.labels import several
 from burnish.methods.heads import choose_head
 from burnish.runtime import Watcher, cores
 from burnish.terms import Preprocess
+from burnish.train.around import pick_device
 from burnish.train.features import batched, outputs, takes_half
 
 # Of JPEGs larger than a few times this, a half or a quarter of the pixels is decoded: all of the file is still read.
@@ -59,7 +60,6 @@ def run_audit(
     catalog: Catalog, backbone: Backbone | None, *, data: str, seed: int, store: PixelStore | None, watcher: Watcher
 ) -> Audit:
     """Everything that can be told; without a backbone all but likely label errors and images unlike all others."""
-    import torch
 
     began, ids = time.monotonic(), np.arange(len(catalog))
     watcher.stage("decode", total=len(ids))
@@ -78,8 +78,7 @@ def run_audit(
     splits = given_splits(catalog)
     findings = list(audited(catalog, splits, same).findings)
     if backbone is not None and len(pixels.ids):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        findings += _told_by_features(catalog, pixels, backbone, splits, seed, device, watcher)
+        findings += _told_by_features(catalog, pixels, backbone, splits, seed, pick_device("auto"), watcher)
     ordered = in_order(findings)
     used = len(pixels.ids)
     facts = {

@@ -34,12 +34,12 @@ from burnish.journal import Journal
 from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
-from burnish.outset import Facilities, backbone_for, pick_device, taps_for
+from burnish.outset import Facilities, backbone_for, taps_for
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import read_bundle
-from burnish.train.around import enough_memory, settled_torch
+from burnish.train.around import enough_memory, pick_device, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.trained import save, tune_on_the_clock
 

@@ -19,8 +19,8 @@ from burnish.backbones.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder
 from burnish.errors import BurnishError, RunError, shown
-from burnish.outset import accelerated
 from burnish.runtime import cores
+from burnish.train.around import accelerated
 from burnish.train.features import takes_half
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")
@@ -99,9 +99,10 @@ def _memory() -> Finding:
 
 def _accelerator() -> Finding:
     if torch.cuda.is_available():
-        return Finding(
-            "accelerator", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        )
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        if accelerated():
+            return Finding("accelerator", names)
+        return Finding("accelerator", names, "note", "this torch cannot compute on it, so the processor does the work")
     if torch.backends.mps.is_available():
         return Finding(
             "accelerator",

@@ -284,6 +284,8 @@ def look(
                           f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
         return material, splits, probes
     surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
+    if strict:  # nothing is saved before the audit
+        surveyed = replace(surveyed, early=None)
     before = len(catalog)
     catalog, splits, looks = thinned(catalog, splits, looks, surveyed.part, seed=bench.recipe.seed)
     if len(catalog) < before:
@@ -303,7 +305,7 @@ def look(
 
     material, splits = gather(
         catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
-        early=None if strict else surveyed.early,  # nothing is saved before the audit then
+        early=surveyed.early,
         on_fitting=partial(save_first, saves=not strict) if bench.proves else None,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)

@@ -24,6 +24,7 @@ from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Watcher
+from burnish.train.around import pick_device
 
 
 @dataclass(frozen=True)
@@ -125,38 +126,3 @@ def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
     if (backbone.one_size or sized) and recipe.image_size not in ("auto", backbone.preprocess.size):
         return load_backbone(recipe.model, image_size=recipe.image_size, **settings)
     return backbone
-
-
-def accelerated() -> bool:
-    """Whether there is a device faster than the processor that is taken without being named."""
-    return torch.cuda.is_available() and _computes(torch.device("cuda"))
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a CUDA device that computes. RecipeError for a named one that does not.
-
-    An Apple GPU must be named: torch has had errors there in what is used here (channels_last, copies beside the work), and no
-    run on one has been compared with the processor's.
-    """
-    if name == "auto":
-        return torch.device("cuda" if accelerated() else "cpu")
-    try:
-        device = torch.device(name)
-        _try(device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"device {name!r} cannot be used ({first}); see: burnish doctor") from None
-    return device
-
-
-def _computes(device: torch.device) -> bool:
-    """Whether torch can add there: it may see a card that it has no kernels for."""
-    try:
-        _try(device)
-    except (RuntimeError, AssertionError):
-        return False
-    return True
-
-
-def _try(device: torch.device) -> None:
-    (torch.ones(2, device=device) + 1.0).sum().item()

@@ -151,4 +151,5 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
     deep = probed("deep") if "deep" in facts else None
     findings = tuple(Finding(**{**one, "paths": tuple(one["paths"])}) for one in facts["findings"])
     special = {name: probed(f"special{place}") for place, name in enumerate(facts["special"])}
+    facts = {"deep_loss": None if deep is None else deep.choice.loss, **facts}  # which earlier versions did not keep
     return Probes(probed("last"), deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES})

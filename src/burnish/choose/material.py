@@ -13,7 +13,7 @@ from burnish.backbones.spec import Backbone
 from burnish.data.audit.findings import Finding, in_a_sentence
 from burnish.data.audit.sameness import Sameness, leaked
 from burnish.data.audit.whole import audited, same_pictures
-from burnish.data.cache import Pixels, at_hand, joined, read_pixels, typical_side
+from burnish.data.cache import Pixels, joined, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
 from burnish.data.looks import Looks, look_at, seconds_a_file
 from burnish.data.sample import first_of, some_of
@@ -207,10 +207,6 @@ class _Reader:
         self._images += len(wanted)
         return found
 
-    def at_hand(self, wanted: np.ndarray, side: int | None) -> bool:
-        """Whether these would be read in next to no time."""
-        return at_hand(self.looks.at(wanted), self.preprocess, side, self.bench.store)
-
 
 def _fitting_images(
     reader: _Reader,
@@ -234,15 +230,12 @@ def _fitting_images(
     soon = (
         ids if early is None or on_fitting is None else first_of(catalog, splits, early, seed=reader.bench.recipe.seed)
     )
-    if len(soon) == len(ids) or reader.at_hand(ids, side):
-        fitting = reader.read(ids, side)
-        told = tell(fitting if len(soon) == len(ids) else fitting.at(soon))
-    else:
-        part = reader.read(soon, side)
-        told = tell(part)
-        fitting = joined(part, reader.read(np.setdiff1d(ids, soon), side))
-    if not told and len(soon) < len(ids):
-        tell(fitting)
+    fitting = reader.read(soon, side)
+    told = tell(fitting)
+    if len(soon) < len(ids):
+        fitting = joined(fitting, reader.read(np.setdiff1d(ids, soon), side))
+        if not told:
+            tell(fitting)
     return fitting
 
 

@@ -36,6 +36,7 @@ from burnish.train.features import batched, outputs, takes_half
 _LDA_ALONE = ("lda",)
 _ASKED = 500  # val images, about mirroring
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
+_COPIED_AT_ONCE = 1024  # rows of features
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
 
@@ -121,9 +122,9 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     bench.watcher.stage("probe")
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
-    left, scored = bench.clock.left(), rate * surveyed.scored_share
+    left = bench.clock.left()
     allowed = min(
-        _SHARE * left, left - proof_seconds(len(material.test_labels) / scored, bench.clock.budget_seconds, material)
+        _SHARE * left, left - proof_seconds(len(material.test_labels) / rate, bench.clock.budget_seconds, material)
     )
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
@@ -254,7 +255,9 @@ def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen:
     told, rate = _features_of(new, material, surveyed, bench)
     known = np.setdiff1d(np.arange(len(digests)), new)
     features = np.empty((len(digests), told.shape[1]), told.dtype)
-    features[new], features[known] = told, seen.features[[place[digests[row]] for row in known]]
+    features[new] = told
+    for rows in np.array_split(known, len(known) // _COPIED_AT_ONCE + 1):
+        features[rows] = seen.features[[place[digests[row]] for row in rows]]
     return Seen(features, digests, rate if len(new) > len(known) else seen.images_per_second)
 
 

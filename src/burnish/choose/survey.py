@@ -127,14 +127,14 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         part = part_for(
             fitting, test, allowed, lambda n: n * each + heads(n), decoding + 1.0 / test_rate, trains=trains
         )
-    early, wanted = None, fitting if part is None else part.fitting
+    early = None
     if bench.clock.budget_seconds is not None:  # without one nothing may depend on the clock (P7)
         due = (first_model_due(bench.clock.budget_seconds) - bench.clock.elapsed()) / _FIRST_LATE - _FIRST_SAVED
         each, quick = decoding + 1.0 / fit_rate, [bench.backbone.width]
         early = most_within(
-            due, wanted, lambda n: n * each + least_seconds(n, quick, flop, classes=len(catalog.classes))
+            due, fitting, lambda n: n * each + least_seconds(n, quick, flop, classes=len(catalog.classes))
         )
-        early = early if early < wanted else None
+        early = early if early < fitting else None
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
 
 

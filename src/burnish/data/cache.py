@@ -38,7 +38,6 @@ from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
 THUMB = 64  # pixels, side of the small squares
-_NEARLY_ALL = 0.9  # of the images; those that cannot be read are never kept
 
 
 class Rows(Protocol):
@@ -106,6 +105,10 @@ def read_pixels(
             good = np.isin(np.arange(len(ids)), places, invert=True)
             return _pixels(ids, whole.rows, whole.sizes, good, bad.named, looks)
 
+    if len(ids) and not len(places):  # several files have them all: nothing need be written
+        rows, sizes = _scattered(known, digests, tuple(forms))
+        return _pixels(ids, rows, sizes, np.ones(len(ids), bool), (), looks)
+
     draft = _draft(store, len(ids), forms)
     if draft is not None:
         try:
@@ -122,15 +125,6 @@ def read_pixels(
     sizes, good, named = _filled(rows, forms, known if rows else {}, digests, read, ids)
     again = {name: _Again(catalog, ids, form, workers, at_least) for name, form in forms.items()}
     return _pixels(ids, rows or again, sizes, good, named, looks)
-
-
-def at_hand(looks: Looks, preprocess: Preprocess, stored_side: int | None, store: PixelStore | None) -> bool:
-    """Whether `read_pixels` would find nearly all of these images in the store, so that it takes next to no time."""
-    if store is None:
-        return False
-    digests = set(looks.digests)
-    held = {digest for entry in store.entries(_key(preprocess, stored_side), digests) for digest in entry.digests}
-    return len(digests & held) >= _NEARLY_ALL * len(digests)
 
 
 def _key(preprocess: Preprocess, stored_side: int | None) -> str:
@@ -237,6 +231,18 @@ def _same_set(known: dict[str, tuple[Entry, int]], digests: Sequence[str]) -> En
     wanted = [digest if digest in known else "" for digest in digests]
     entries = {id(entry): entry for entry, _ in known.values()}
     return next((entry for entry in entries.values() if list(entry.digests) == wanted), None)
+
+
+def _scattered(
+    known: Mapping[str, tuple[Entry, int]], digests: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, Rows], np.ndarray]:
+    """(rows by rendering, sizes int32 [n 2]) of images that lie in several kept files."""
+    entries = list({id(entry): entry for entry, _ in known.values()}.values())
+    begins = np.cumsum([0, *(len(entry.digests) for entry in entries)])
+    begin = {id(entry): int(at) for entry, at in zip(entries, begins, strict=False)}
+    places = np.array([begin[id(entry)] + row for entry, row in map(known.__getitem__, digests)], np.int64)
+    rows: dict[str, Rows] = {name: Picked(Joined([entry.rows[name] for entry in entries]), places) for name in names}
+    return rows, np.concatenate([entry.sizes for entry in entries])[places]
 
 
 def _draft(store: PixelStore | None, count: int, forms: Mapping[str, Form]) -> Draft | None:

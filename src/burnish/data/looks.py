@@ -50,6 +50,7 @@ _BLOCK, _BLOCKS = (
     64,
     8,
 )  # files read by one thread and timed; as many times that by several, where those were slow, then twice that
+_ENOUGH = 1.0  # seconds of timing with one thread
 _SOON = 5e-4  # seconds a file; below it threads cost more, by handing Python's lock to and fro, than they bring
 
 
@@ -82,18 +83,20 @@ def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
 
 
 def seconds_a_file(catalog: Catalog, ids: np.ndarray, *, workers: int) -> float:
-    """What `look_at` takes for one of many files, timed on these: by one thread and by several, whichever is faster."""
+    """What `look_at` takes for one of many files, timed on these: by one thread and, where that is slow, by several."""
     alone, together = ids[::2], ids[1::2]
-    began = time.monotonic()
-    for index in alone:
-        _look(catalog, int(index))
-    each = (time.monotonic() - began) / max(1, len(alone))
-    if each <= _SOON or workers == 1 or not len(together):
-        return each
-    began = time.monotonic()
-    for _ in one_by_one(lambda row: _look(catalog, int(together[row])), len(together), workers=workers):
-        pass
-    return min(each, (time.monotonic() - began) / len(together))
+    with quiet():
+        began, done = time.monotonic(), 0
+        while done < len(alone) and (done == 0 or time.monotonic() - began <= _ENOUGH):
+            _look(catalog, int(alone[done]))
+            done += 1
+        each = (time.monotonic() - began) / max(1, done)
+        if each <= _SOON or workers == 1 or not len(together):
+            return each
+        began = time.monotonic()
+        for _ in one_by_one(lambda row: _look(catalog, int(together[row])), len(together), workers=workers):
+            pass
+        return (time.monotonic() - began) / len(together)
 
 
 _NOTHING = (-1, -1, False, 1, 0, 0, -1)

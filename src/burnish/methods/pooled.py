@@ -16,9 +16,7 @@ from burnish.methods.linear import loss_of, truth_of
 
 # The say of the head on all depths: half, or less, nearer to the simpler head; more would differ little from having it all.
 SHARES = (0.25, 0.5)
-_MOST = (
-    2**24
-)  # images times classes; with so many images to learn from the average is not needed, and would take gigabytes
+_MOST = 2**26  # images times classes, whose answers take 256 MiB a head
 _LEAST = 1e-30  # a probability that rounds to less
 _SUREST = 2.0**-24  # half of what float32 tells from 1
 

@@ -1,4 +1,4 @@
-"""What stands around a run: torch's own settings, and an accelerator's memory."""
+"""What stands around a run: the device, torch's own settings, and an accelerator's memory."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from burnish.errors import ModelError, shown
+from burnish.errors import ModelError, RecipeError, shown
 
 
 @contextmanager
-def settled_torch() -> Iterator[None]:
+def settled_torch(*, accelerated: bool = True) -> Iterator[None]:
     """torch as a run needs it, whatever a notebook has set: gradients on, float32, tensors that begin on the CPU.
 
     On a CUDA device float32 is float32, and convolutions add in one order: TF32 keeps 10 bits of a number, so that scores
-    would not be those of `predict`, and forms of a network that are the same would not be found so.
+    would not be those of `predict`, and forms of a network that are the same would not be found so. accelerated: whether one
+    may be used at all; else its settings stay as they are.
     """
     dtype, begin = torch.get_default_dtype(), torch.get_default_device()
     plain = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     here = torch.device("cpu") if begin.type != "cpu" else nullcontext()
     torch.set_default_dtype(torch.float32)
     try:
-        with plain, torch.enable_grad(), here, _exact_cuda():
+        with plain, torch.enable_grad(), here, _exact_cuda() if accelerated else nullcontext():
             yield
     finally:
         torch.set_default_dtype(dtype)
@@ -40,8 +41,9 @@ def _exact_cuda() -> Iterator[None]:
     for place, name, value in wanted:
         try:
             before.append((place, name, getattr(place, name)))
-        except RuntimeError:  # a notebook has set the newer names, which the older do not tell
-            continue
+        except RuntimeError:  # a notebook has set it by its newer name, which the older one does not tell
+            place, name, value = getattr(place, "conv", place), "fp32_precision", "ieee"
+            before.append((place, name, getattr(place, name)))
         setattr(place, name, value)
     try:
         yield
@@ -60,3 +62,40 @@ def enough_memory(model: str) -> Iterator[None]:
             f"{shown(model)} needs more memory than the device has; take a smaller --image-size, --batch-size or model, "
             "freeze more of it (--freeze N), or take --device cpu"
         ) from None
+
+
+def accelerated() -> bool:
+    """Whether there is a device faster than the processor that is taken without being named."""
+    return torch.cuda.is_available() and _computes(torch.device("cuda"))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes a CUDA device that computes. RecipeError for a named one that does not.
+
+    An Apple GPU must be named: torch has had errors there in what is used here (channels_last, copies beside the work), and no
+    run on one has been compared with the processor's.
+    """
+    if name == "auto":
+        return torch.device("cuda" if accelerated() else "cpu")
+    try:
+        device = torch.device(name)
+        _try(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecipeError(f"device {name!r} cannot be used ({first}); see: burnish doctor") from None
+    return device
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether torch can add there: it may see a card that it has no kernels for."""
+    try:
+        _try(device)
+    except torch.OutOfMemoryError:  # it is in use; what needs memory says so
+        return True
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def _try(device: torch.device) -> None:
+    (torch.ones(2, device=device) + 1.0).sum().item()
