@@ -47,7 +47,7 @@ def main() -> None:
     catalog = open_source(Path(os.environ["BURNISH_TEST_DATA"]) / options.data)
     splits = make_splits(catalog, seed=0, test_fraction=0.2, val_fraction=0.15)
     backbone = load_backbone(options.model)
-    ids = np.sort(np.concatenate([splits.train, splits.val]))
+    ids = splits.fitting
     fitting = read_pixels(catalog, ids, preprocess=backbone.preprocess, workers=cores()).plain
     test = read_pixels(catalog, splits.test, preprocess=backbone.preprocess, workers=cores()).plain
     seen = tapped(backbone, normalised(fitting[:12], backbone.preprocess))

@@ -37,7 +37,7 @@ def one(name: str) -> dict:
     keep_freed_memory()
     catalog = open_source(Path(os.environ["BURNISH_TEST_DATA"]) / name)
     splits, backbone = make_splits(catalog, seed=0, val_fraction=0.15), load_backbone("efficientnet_lite0")
-    ids = np.sort(np.concatenate([splits.train, splits.val]))
+    ids = splits.fitting
     read = [read_pixels(catalog, rows, preprocess=backbone.preprocess, workers=2) for rows in (ids, splits.test)]
     forms, features = {}, {}
     for half in (False, True):

@@ -53,7 +53,7 @@ def rows_of(data: str) -> list[dict[str, object]]:
     path = Path(data) if Path(data).exists() else Path(os.environ["BURNISH_TEST_DATA"]) / data
     catalog, backbone = open_source(path), load_backbone("efficientnet_lite0")
     splits = make_splits(catalog, seed=0, test_fraction=0.2, val_fraction=0.15)
-    ids = np.sort(np.concatenate([splits.train, splits.val]))
+    ids = splits.fitting
     fitting, test = (
         read_pixels(catalog, some, preprocess=backbone.preprocess, workers=cores()).plain for some in (ids, splits.test)
     )

@@ -151,7 +151,7 @@ torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_preci
 with settled_torch():
     print(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
 print(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
-with settled_torch(accelerated=False):
+with settled_torch(cuda=False):
     print(torch.backends.cuda.matmul.fp32_precision)
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -144,7 +144,6 @@ def gather(
     reader = _Reader(catalog, looks, bench, preprocess)
     fitting = _fitting_images(reader, splits, side, early, on_fitting)
     test = reader.read(splits.test, None)
-    rate = reader.rate
     same, note = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
     if note:
         bench.watcher.say(note)
@@ -172,7 +171,9 @@ def gather(
     is_val = np.isin(fitting.ids, splits.val)
     labels, test_labels = catalog.labels[fitting.ids], catalog.labels[test.ids]
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
-    material = Material(catalog, fitting, labels, is_val, test, test_labels, preprocess, rate, findings, leaky, note)
+    material = Material(
+        catalog, fitting, labels, is_val, test, test_labels, preprocess, reader.rate, findings, leaky, note
+    )
     return material, splits
 
 
@@ -216,7 +217,7 @@ def _fitting_images(
     on_fitting: Callable[[Material], None] | None,
 ) -> Pixels:
     """The images to fit; `on_fitting` is told of about `early` of them before the rest is read."""
-    catalog, ids = reader.catalog, np.sort(np.concatenate([splits.train, splits.val]))
+    catalog, ids = reader.catalog, splits.fitting
 
     def tell(pixels: Pixels) -> bool:
         if on_fitting is None:

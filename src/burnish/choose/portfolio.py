@@ -112,7 +112,7 @@ def _part(catalog: Catalog, splits: Splits, seed: int) -> np.ndarray:
     Of so many classes that hardly any image of each would fit, some classes are taken: with one image each nothing is left to
     learn from where another is left out.
     """
-    ids = np.sort(np.concatenate([splits.train, splits.val]))
+    ids = splits.fitting
     if len(ids) <= _IMAGES:
         return ids
     labels = leading(catalog.labels[ids])

@@ -65,9 +65,7 @@ class Probes:
     """What the frozen network tells about the data."""
 
     last: Probed  # on the last layer alone, linear: training starts from its kind of head
-    deep: (
-        Probed | None
-    )  # on all depths, where they are wanted and can be had; averaged with `last` where that is better
+    deep: Probed | None  # on all depths, where they are wanted and can be had; it may be averaged with `last`
     deep_loss: float | None  # cross-validated log loss, nats, of the head on all depths alone
     flip: bool  # whether mirror images may be trained on
     flip_reason: str

@@ -22,7 +22,7 @@ from burnish.data.sample import Part
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
 from burnish.methods.linear import least_seconds, seconds_a_flop
-from burnish.runtime import cores, draws, evenly
+from burnish.runtime import Clock, cores, draws, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
 
@@ -93,10 +93,13 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     flop, widths = seconds_a_flop(), sorted({bench.backbone.width, backbone.width})
     comparing, decoding = _COMPARING * (bench.clock.budget_seconds or 0.0), 1.0 / (_BULK * decoded_per_second)
 
+    def quick_head(n: int) -> float:
+        return least_seconds(n, [bench.backbone.width], flop, classes=len(catalog.classes))
+
     def heads(n: int) -> float:
-        classes = len(catalog.classes)
-        first = [bench.backbone.width] if bench.proves else []  # the quick one, saved before the others are looked for
-        return least_seconds(n, [*first, *widths], flop, classes=classes) + flop * distances(n, widths[-1])
+        first = quick_head(n) if bench.proves else 0.0  # saved before the others are looked for
+        others = least_seconds(n, widths, flop, classes=len(catalog.classes))
+        return first + others + flop * distances(n, widths[-1])
 
     left = bench.clock.left() - comparing - decoding * (fitting + test) - heads(fitting)
     size = affordable_size(
@@ -108,8 +111,12 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         one_size=bench.backbone.one_size,
         budget_seconds=bench.clock.budget_seconds,
     )
-    rate_there = rate * (native.size / size) ** 2
-    reason, part, fit_rate = "", None, rate_there
+    rate_there = fit_rate = rate * (native.size / size) ** 2
+    reason, part = "", None
+
+    def seen(n: int) -> float:
+        return n * (decoding + 1.0 / fit_rate)
+
     if size != native.size:
         reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {max(0.0, left):.0f} s left"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
@@ -122,20 +129,22 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         small = _shrunk(images, size)
         fit_rate = images_per_second(trunk, small, bench, half=half)
         test_rate = images_per_second(exact, small, bench, half=False)
-        each = decoding + 1.0 / fit_rate
         allowed = bench.clock.left() - 2 * comparing - _LEAST_TAIL_SECONDS
-        part = part_for(
-            fitting, test, allowed, lambda n: n * each + heads(n), decoding + 1.0 / test_rate, trains=trains
-        )
-    early = None
-    if bench.clock.budget_seconds is not None:  # without one nothing may depend on the clock (P7)
-        due = (first_model_due(bench.clock.budget_seconds) - bench.clock.elapsed()) / _FIRST_LATE - _FIRST_SAVED
-        each, quick = decoding + 1.0 / fit_rate, [bench.backbone.width]
-        early = most_within(
-            due, fitting, lambda n: n * each + least_seconds(n, quick, flop, classes=len(catalog.classes))
-        )
-        early = early if early < fitting else None
+        part = part_for(fitting, test, allowed, lambda n: seen(n) + heads(n), decoding + 1.0 / test_rate, trains=trains)
+    early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
+
+
+def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:
+    """How many of the images to fit can be seen until a first model is due; None: all.
+
+    takes: seconds for so many of them and the quickest head. Without a budget nothing may depend on the clock (P7): all.
+    """
+    if clock.budget_seconds is None:
+        return None
+    left = (first_model_due(clock.budget_seconds) - clock.elapsed()) / _FIRST_LATE - _FIRST_SAVED
+    early = most_within(left, fitting, takes)
+    return early if early < fitting else None
 
 
 def first_model_due(budget_seconds: float | None) -> float:

@@ -106,7 +106,7 @@ def read_pixels(
             return _pixels(ids, whole.rows, whole.sizes, good, bad.named, looks)
 
     if len(ids) and not len(places):  # several files have them all: nothing need be written
-        rows, sizes = _scattered(known, digests, tuple(forms))
+        rows, sizes = _in_pieces(known, digests, tuple(forms))
         return _pixels(ids, rows, sizes, np.ones(len(ids), bool), (), looks)
 
     draft = _draft(store, len(ids), forms)
@@ -233,7 +233,7 @@ def _same_set(known: dict[str, tuple[Entry, int]], digests: Sequence[str]) -> En
     return next((entry for entry in entries.values() if list(entry.digests) == wanted), None)
 
 
-def _scattered(
+def _in_pieces(
     known: Mapping[str, tuple[Entry, int]], digests: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, Rows], np.ndarray]:
     """(rows by rendering, sizes int32 [n 2]) of images that lie in several kept files."""

@@ -93,3 +93,8 @@ class Splits:
     test: np.ndarray
     how: str  # a sentence: given by the data, or drawn and how
     sha256: str  # of the canonical splits.csv content
+
+    @property
+    def fitting(self) -> np.ndarray:
+        """The entries of train and val, sorted."""
+        return np.sort(np.concatenate([self.train, self.val]))

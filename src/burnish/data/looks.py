@@ -18,6 +18,10 @@ from burnish.errors import UnreadableImage
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
          "I;16B", "I;16L", "I;16N", "F")  # fmt: skip
 _MAY_MOVE = ("GIF", "PNG", "WEBP")
+# Files read by one thread and timed; where those were slow so many times that are then read by several, the next time twice that.
+_BLOCK, _BLOCKS = 64, 8
+_ENOUGH = 1.0  # seconds of timing with one thread
+_SOON = 5e-4  # seconds a file; below it threads cost more, by handing Python's lock to and fro, than they bring
 HEADER = np.dtype(
     [
         ("format", np.int8),  # place in FORMATS, -1: none of them
@@ -44,14 +48,6 @@ class Looks:
 
     def __add__(self, other: Looks) -> Looks:
         return Looks(self.digests + other.digests, np.concatenate([self.headers, other.headers]))
-
-
-_BLOCK, _BLOCKS = (
-    64,
-    8,
-)  # files read by one thread and timed; as many times that by several, where those were slow, then twice that
-_ENOUGH = 1.0  # seconds of timing with one thread
-_SOON = 5e-4  # seconds a file; below it threads cost more, by handing Python's lock to and fro, than they bring
 
 
 def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:

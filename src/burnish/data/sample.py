@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import numpy as np
 
@@ -41,7 +40,7 @@ def thinned(
     """About so many of the images of each split, even parts of every class; all of them where `part` is None."""
     if part is None:
         return catalog, splits, looks
-    fitting, words = _fitting(splits)
+    fitting, words = splits.fitting, _words(splits)
     rows = [
         _drawn(catalog, fitting, words, part.fitting, seed),
         _drawn(catalog, splits.test, np.full(len(splits.test), "test"), part.test, seed),
@@ -53,13 +52,12 @@ def thinned(
 
 def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.ndarray:
     """About `count` of the train and val entries, sorted, for a first model: even parts of every class, of each a few."""
-    return _drawn(catalog, *_fitting(splits), count, seed, _FEWEST_AT_FIRST)
+    return _drawn(catalog, splits.fitting, _words(splits), count, seed, _FEWEST_AT_FIRST)
 
 
-def _fitting(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
-    """The train and val entries, sorted, and which of both each is."""
-    rows = np.sort(np.concatenate([splits.train, splits.val]))
-    return rows, np.where(np.isin(rows, splits.val), "val", "train")
+def _words(splits: Splits) -> np.ndarray:
+    """Which of both splits each of `splits.fitting` is in."""
+    return np.where(np.isin(splits.fitting, splits.val), "val", "train")
 
 
 def _drawn(
@@ -68,7 +66,7 @@ def _drawn(
     words: np.ndarray,
     count: int,
     seed: int,
-    fewest: Mapping[str, int] = MappingProxyType(_FEWEST),
+    fewest: Mapping[str, int] = _FEWEST,
 ) -> np.ndarray:
     """About `count` of these entries, sorted: an even part of each class and split word, but a few of each.
 

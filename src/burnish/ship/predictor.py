@@ -185,7 +185,7 @@ class Predictor:
         with ThreadPoolExecutor(cores()) as pool:
             return list(pool.map(one, images))
 
-    @settled_torch(accelerated=False)
+    @settled_torch(cuda=False)
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
         told = outputs(self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=_CPU)

@@ -11,19 +11,19 @@ from burnish.errors import ModelError, RecipeError, shown
 
 
 @contextmanager
-def settled_torch(*, accelerated: bool = True) -> Iterator[None]:
+def settled_torch(*, cuda: bool = True) -> Iterator[None]:
     """torch as a run needs it, whatever a notebook has set: gradients on, float32, tensors that begin on the CPU.
 
     On a CUDA device float32 is float32, and convolutions add in one order: TF32 keeps 10 bits of a number, so that scores
-    would not be those of `predict`, and forms of a network that are the same would not be found so. accelerated: whether one
-    may be used at all; else its settings stay as they are.
+    would not be those of `predict`, and forms of a network that are the same would not be found so. cuda: whether one may
+    be used at all; else its settings stay as they are.
     """
     dtype, begin = torch.get_default_dtype(), torch.get_default_device()
     plain = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     here = torch.device("cpu") if begin.type != "cpu" else nullcontext()
     torch.set_default_dtype(torch.float32)
     try:
-        with plain, torch.enable_grad(), here, _exact_cuda() if accelerated else nullcontext():
+        with plain, torch.enable_grad(), here, _exact_cuda() if cuda else nullcontext():
             yield
     finally:
         torch.set_default_dtype(dtype)
