@@ -71,6 +71,8 @@ def _loaded(name: str) -> ModuleType:
     looks = gc.isenabled()
     gc.disable()
     try:
+        if name == "burnish.api":
+            importlib.import_module("burnish.imports").load_libraries()
         return importlib.import_module(name)
     finally:
         if looks:

@@ -41,6 +41,15 @@ def cases_of(tested: Tested, labels: np.ndarray) -> list[Case]:
     return [*found, *(Case(row, "unsure", int(answers[row])) for row in unsure)]
 
 
+def first_of_each(cases: list[Case], *, most: int) -> list[Case]:
+    """So many of the cases, of mistakes and unsure ones the same share, each from the first on."""
+    if len(cases) <= most:
+        return cases
+    mistakes = sum(case.kind == "mistake" for case in cases)
+    kept = -(-most * mistakes // len(cases))
+    return [*cases[:kept], *cases[mistakes : mistakes + most - kept]]
+
+
 def told(case: Case, tested: Tested, material: Material) -> dict[str, Any]:
     """The case in names: {path, kind, label, predicted, about, confidence}; `about` is None where the answer says it."""
     chances, classes, labels = tested.probabilities[case.row], material.catalog.classes, material.test_labels

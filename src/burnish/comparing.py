@@ -417,7 +417,7 @@ class _Race:
             arm.name, "tuned", looked.bench.backbone, classifier, bundle.preprocess, bundle.temperature, arm.accuracy,
             thresholds=None if bundle.thresholds is None else np.array(bundle.thresholds),
         )  # fmt: skip
-        (tested,) = put_to_test([contender], looked.material, looked.bench)
+        (tested,), _ = put_to_test([contender], looked.material, looked.bench)
         images = looked.material.test.plain[:32]
         example = normalised(images[:2], looked.material.preprocess).to(looked.bench.device)
         fast = fold_for_inference(classifier, example)

@@ -89,7 +89,7 @@ def facts_of(
             "scanned": used + len(catalog.named),
             "used": used,
             "named": len(catalog.named),
-            "skipped": catalog.skipped,
+            "skipped": material.skipped,
             "train": len(material.train_rows),
             "val": len(material.val_rows),
             "test": len(labels),

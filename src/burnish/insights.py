@@ -13,7 +13,7 @@ from PIL import Image
 
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.frozen import fold_for_inference
-from burnish.cases import cases_of, names_of, told
+from burnish.cases import cases_of, first_of_each, names_of, told
 from burnish.choose.limits import Sample, features_of
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
@@ -27,19 +27,28 @@ from burnish.reports.explain import maps, overlay, sanity
 _NEAR = 3  # training images beside a mistake
 _SIDE, _SMALL = 160, 72  # pixels, of a picture and of a neighbour
 _LEAST_SECONDS = 1.5  # left on the clock, below which no pictures are made
+_LAST_SECONDS = 1.5  # what follows the pictures: what things cost, the page
+# Passes of the fast form that a picture takes: forward and backward through the plain network, and its nearest images.
+_PASSES = 6.0
 
 
-def pictures_of(tested: Tested, material: Material, bench: Bench, sample: Sample | None) -> dict[str, Any]:
+def pictures_of(
+    tested: Tested, material: Material, bench: Bench, sample: Sample | None, *, images_per_second: float
+) -> dict[str, Any]:
     """Pictures of the cases as data URIs, by path, with maps and neighbours; plain values, {"late": True} when the clock is out.
 
+    As many as there is time for, of each kind the first; images_per_second: forward, by the fast form of the kept network.
     {"cases": [{… of `cases.told`, thumbnail, heat, near: [{path, label, thumbnail}]}], "sanity": …, "looked_among": …}
     """
     kept = tested.contender
     cases = cases_of(tested, material.test_labels)
     if not cases:
         return {}
-    if bench.clock.left() < _LEAST_SECONDS:
+    left = bench.clock.left()
+    if left < _LEAST_SECONDS:
         return {"late": True}
+    if bench.clock.budget_seconds is not None:
+        cases = first_of_each(cases, most=max(1, int((left - _LAST_SECONDS) * images_per_second / _PASSES)))
     bench.watcher.stage("explanations", total=len(cases))
     rows = np.array([case.row for case in cases])
     if kept.preprocess == material.preprocess:

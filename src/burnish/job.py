@@ -108,8 +108,6 @@ def run_job(
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
     )
-    if material.catalog.skipped:
-        decisions = [*decisions, part_decision(material)]
     journal = Journal(folder, watch, ledger)
     chosen = choose(probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
@@ -220,7 +218,18 @@ def prove(
         decisions.append(reason)
         contenders += [scratch] if scratch is not None else []
     contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []
-    tested = put_to_test(contenders, material, bench)
+    known = ledger.get("tested")
+    tested, material = put_to_test(
+        contenders, material, bench, by_clock=True, known=None if known is None else int(known[0])
+    )
+    if known is None and material.untested:  # a run that dies now has the same proof
+        ledger.put("tested", len(material.test.ids))
+        ledger.write()
+    if material.untested:
+        splits = replace(splits, test=material.test.ids)
+        write_splits(folder.path / SPLITS, material.catalog, splits)
+    if material.skipped:
+        decisions = [part_decision(material), *decisions]
     of_kept = next(one for one in tested if one.contender is kept)
     folder.write(PREDICTIONS, table_of(tested, kept, material))
     watch.stage("report")
@@ -244,7 +253,8 @@ def prove(
         data=data,
         command=command,
     )
-    folder.write_json(PICTURES, pictures_of(of_kept, material, bench, sample))
+    rate = probes.images_per_second * (material.preprocess.size / kept.preprocess.size) ** 2
+    folder.write_json(PICTURES, pictures_of(of_kept, material, bench, sample, images_per_second=rate))
     return {**facts, "cost": cost_of(kept, bench, package=package_folder(folder.path))}
 
 
@@ -274,7 +284,9 @@ def look(
     if known is not None:
         catalog, splits, looks = thinned(catalog, splits, looks, part_in(known[0]), seed=bench.recipe.seed)
         probes, trains = probes_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
-        material, splits = gather(catalog, splits, looks, bench, probes.last.preprocess, trains=trains)
+        material, splits = gather(
+            catalog, splits, looks, bench, probes.last.preprocess, trains=trains, due=due_in(known[0])
+        )
         if [material.content, splits.sha256] != known[0]["data"]:
             raise RunError(
                 f"the images or labels changed since the run in {shown(str(folder.path))} began; "
@@ -305,7 +317,7 @@ def look(
 
     material, splits = gather(
         catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
-        early=surveyed.early,
+        due=None if surveyed.part is None else surveyed.part.test, early=surveyed.early,
         on_fitting=partial(save_first, saves=not strict) if bench.proves else None,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
@@ -343,6 +355,12 @@ def looked_at(ledger: Ledger, whole: str) -> int | None:
     known = ledger.get("looked")
     value = known[0] if known is not None else None
     return int(value["count"]) if isinstance(value, dict) and value["of"] == whole else None
+
+
+def due_in(probed: dict[str, Any]) -> int | None:
+    """How many test images its plan counts on; None: all."""
+    part = part_in(probed)
+    return None if part is None else part.test
 
 
 def part_in(probed: dict[str, Any]) -> Part | None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from burnish.backbones.fold import Uncompiled, evaluated
 from burnish.backbones.graphs import shapes_of
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import depths, removable
@@ -86,12 +88,31 @@ def _outputs(module: nn.Module, example: Tensor) -> tuple[dict[str, tuple[int, .
     return shapes, list(shapes)
 
 
+class _Counter(Uncompiled):
+    """Counts multiplications and additions by torch's own table; unlike its `FlopCounterMode` not by layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        count = flop_registry.get(func._overloadpacket)
+        if count is None:
+            with self:  # what stands for several operations
+                given = func.decompose(*args, **(kwargs or {}))
+            if given is not NotImplemented:
+                return given
+        given = func(*args, **(kwargs or {}))
+        self.flops += 0 if count is None else count(*args, **(kwargs or {}), out_val=given)
+        return given
+
+
 def macs_of(module: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of a module on `example`, 0 where they cannot be counted."""
-    try:  # without numbers: quick, and attention is counted, which some processors do in one uncounted step
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            copy.deepcopy(module).to("meta")(example.to("meta"))
-        return counter.get_total_flops() // 2
+    """Multiply-adds of a module on `example`, in evaluation; 0 where they cannot be counted."""
+    try:  # attention in plain steps: processors do it in one that is not counted
+        with sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+            evaluated(module, example)
+        return counter.flops // 2
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return 0
 

@@ -62,7 +62,15 @@ class _Output:
     reader: str | None = None  # a watched layer that got this very tensor as its input, unchanged
 
 
-class _Reads(TorchDispatchMode):
+class Uncompiled(TorchDispatchMode):
+    """A mode that does not tell torch's compiler to keep off, for which it would be loaded: that takes two seconds."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Reads(Uncompiled):
     """Counts the operations that read each watched tensor."""
 
     def __init__(self, outputs: dict[int, _Output]) -> None:

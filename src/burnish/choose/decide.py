@@ -75,7 +75,7 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
 
 def part_decision(material: Material) -> Decision:
     """That the budget had no time for all images."""
-    used, skipped = len(material.labels) + len(material.test_labels), material.catalog.skipped
+    used, skipped = len(material.labels) + len(material.test_labels), material.skipped
     why = f"of {used + skipped:,} images {used:,} are used, an even part of each class: the budget has no time for more"
     return Decision("a part of the images", why, {"used": used, "skipped": skipped})
 

@@ -53,7 +53,7 @@ def familiar_to(
     if kept.preprocess != material.preprocess:
         rate /= 2  # they are decoded again, which takes about as long
     most = _MOST if budget is None else int(min(_MOST, _SHARE * budget * rate))
-    spare = bench.clock.left() - proof_seconds(len(material.test_labels) / rate, budget, material)
+    spare = bench.clock.left() - proof_seconds(material.due / rate, budget, material)
     most = min(most, max(_LATE, int(min(_MOST, spare * rate))))
     train, val = material.train_rows, material.val_rows
     if most < _FEWEST or len(train) < _FEWEST:

@@ -45,6 +45,8 @@ class Material:
     findings: tuple[Finding, ...]  # of the audit, without those that need a network
     leaky: np.ndarray  # bool [m]: test images that train or val nearly show too
     search_note: str  # why near-duplicates were not looked for, "" when they were
+    due: int  # test images that plans count on; the others are for time that is left over
+    untested: int = 0  # test images besides, which the clock left no time to look at
 
     @property
     def several(self) -> bool:
@@ -55,6 +57,22 @@ class Material:
     def content(self) -> str:
         """Hash of all the image files' bytes."""
         return f"{self.fitting.content} {self.test.content}"
+
+    @property
+    def skipped(self) -> int:
+        """Images that the budget had no time for."""
+        return self.catalog.skipped + self.untested
+
+    def tested_on(self, entries: np.ndarray) -> Material:
+        """With these test entries, sorted, alone."""
+        held = np.isin(self.test.ids, entries)
+        if held.all():
+            return self
+        left, gone = self.test.at(self.test.ids[held]), int((~held).sum())
+        return replace(
+            self, test=left, test_labels=self.test_labels[held], leaky=self.leaky[held],
+            due=min(self.due, len(left.ids)), untested=self.untested + gone,
+        )  # fmt: skip
 
     @property
     def train_rows(self) -> np.ndarray:
@@ -128,15 +146,16 @@ def gather(
     preprocess: Preprocess,
     *,
     trains: bool,
+    due: int | None = None,
     early: int | None = None,
     on_fitting: Callable[[Material], None] | None = None,
 ) -> tuple[Material, Splits]:
     """Decode every image of the splits once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
-    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. on_fitting:
-    called with images to fit alone, before the others are decoded and compared with them. early: with about so many of them;
-    None: with all.
+    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. due: how many
+    of the test images plans count on; None: all. on_fitting: called with images to fit alone, before the others are decoded
+    and compared with them. early: with about so many of them; None: with all.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native = bench.backbone.preprocess
@@ -172,8 +191,9 @@ def gather(
     labels, test_labels = catalog.labels[fitting.ids], catalog.labels[test.ids]
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
     material = Material(
-        catalog, fitting, labels, is_val, test, test_labels, preprocess, reader.rate, findings, leaky, note
-    )
+        catalog, fitting, labels, is_val, test, test_labels, preprocess, reader.rate, findings, leaky, note,
+        due=len(test.ids) if due is None else min(due, len(test.ids)),
+    )  # fmt: skip
     return material, splits
 
 
@@ -245,8 +265,9 @@ def _fitting_alone(catalog: Catalog, splits: Splits, fitting: Pixels, preprocess
     none, labels = np.zeros(0, np.int64), catalog.labels[fitting.ids]
     is_val = np.isin(fitting.ids, splits.val)
     return Material(
-        catalog, fitting, labels, is_val, fitting.at(none), labels[none], preprocess, rate, (), np.zeros(0, bool), ""
-    )
+        catalog, fitting, labels, is_val, fitting.at(none), labels[none], preprocess, rate, (), np.zeros(0, bool), "",
+        due=0,
+    )  # fmt: skip
 
 
 def _copies_of_test(catalog: Catalog, splits: Splits, same: Sameness) -> list[Named]:

@@ -34,7 +34,7 @@ from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
 
 _LDA_ALONE = ("lda",)
-_ASKED = 500  # val images, about mirroring
+_ASKED, _FEWEST_ASKED, _ASKING = 500, 64, 0.02  # val images, about mirroring, and the share of the budget for that
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _COPIED_AT_ONCE = 1024  # rows of features
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
@@ -121,9 +121,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
     left = bench.clock.left()
-    allowed = min(
-        _SHARE * left, left - proof_seconds(len(material.test_labels) / rate, bench.clock.budget_seconds, material)
-    )
+    allowed = min(_SHARE * left, left - proof_seconds(material.due / rate, bench.clock.budget_seconds, material))
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
     deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
@@ -135,7 +133,8 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
         base = backbone if deep is not None and on_all_depths(name, bench.recipe) else plain
         special[name] = _headed(name, base, features[:, : base.width], material, surveyed, bench, until)
     asked = deep or last
-    flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right)
+    most = _asked(rate, bench.clock.budget_seconds)
+    flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right, most=most)
     headed = [last, *([deep] if deep is not None else []), *special.values()]
     better = min(headed, key=lambda one: one.choice.loss)
     assert better.choice.refit is not None
@@ -297,16 +296,21 @@ def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess, bench:
     return found.plain
 
 
+def _asked(rate: float, budget_seconds: float | None) -> int:
+    """How many images may be asked about mirroring; rate: images per second."""
+    return _ASKED if budget_seconds is None else int(min(_ASKED, max(_FEWEST_ASKED, _ASKING * budget_seconds * rate)))
+
+
 def settle_flip(
-    material: Material, surveyed: Surveyed, bench: Bench, head: Fitted, plain_right: np.ndarray
+    material: Material, surveyed: Surveyed, bench: Bench, head: Fitted, plain_right: np.ndarray, *, most: int
 ) -> tuple[bool, str]:
     """Whether mirroring keeps the label, asked of the probe: is it as right on mirrored val images as on plain ones?
 
-    Mirrored hands, digits and letters lose far more than one standard error; photographs of things lose nothing.
+    Mirrored hands, digits and letters lose far more than one standard error; photographs of things lose nothing. most: images.
     """
     if bench.recipe.flip != "auto":
         return bench.recipe.flip == "on", "as the recipe says"
-    asked, preprocess = evenly(len(material.val_rows), _ASKED), material.preprocess
+    asked, preprocess = evenly(len(material.val_rows), most), material.preprocess
     rows, plain_right = material.val_rows[asked], plain_right[asked]
     if len(rows) == 0:
         return False, "no validation images to ask"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +12,21 @@ from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
-from burnish.choose.tuning import logits_and_features, logits_of
+from burnish.choose.rates import after_seconds, page_seconds
+from burnish.choose.tuning import answers_in
 from burnish.data.cache import Rows
+from burnish.data.sample import in_turn
 from burnish.labels import right, several
 from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.terms import Preprocess
+
+# Test images by the clock: the least share of those that the plan counts on, how many at a time after that, and until when, in
+# budgets, they are looked at: those that the plan counts on, and those besides.
+_LEAST_SHARE, _AT_A_TIME = 0.5, 64
+_END, _END_OF_MORE = 1.03, 1.0
+_BESIDE = 0.75  # of what is kept back for what comes beside the proof: the rest of it came before
 
 
 @dataclass(frozen=True)
@@ -57,27 +66,106 @@ class Tested:
         return self.probabilities >= self.contender.cut
 
 
-def put_to_test(contenders: list[Contender], material: Material, bench: Bench) -> list[Tested]:
-    """Every contender on the same test images; nothing is chosen after this (P5)."""
-    tested = []
-    for contender in contenders:
-        bench.watcher.stage(f"test, {contender.name}", total=len(material.test_labels))
-        images: Rows = material.test.plain
-        if contender.preprocess != material.preprocess:
-            images = plain_at(material, material.test.ids, contender.preprocess, bench)
-        logits, strangeness = _answers(contender, images, bench)
-        found = calibrated(logits, contender.temperature, several=several(material.test_labels))
-        bench.watcher.advance(len(images))
-        tested.append(Tested(contender, found, right(found, material.test_labels, contender.cut), strangeness))
-    return tested
+def put_to_test(
+    contenders: list[Contender], material: Material, bench: Bench, *, by_clock: bool = False, known: int | None = None
+) -> tuple[list[Tested], Material]:
+    """Every contender on the same test images, and those images; nothing is chosen after this (P5).
+
+    by_clock: on as many of them as the budget leaves time for, at least half of those that the plan counts on, an even part of
+    each class; the clock alone settles how many, never an answer. known: so many were looked at in an earlier sitting.
+    """
+    parts = _parts(material, bench) if by_clock and known is None else [_some(material, bench, known)]
+    running = [_answers(one, parts, material, bench) for one in contenders]
+    found: list[list[tuple[np.ndarray, np.ndarray | None]]] = [[] for _ in contenders]
+    total = sum(map(len, parts))
+    bench.watcher.stage(f"test, {', '.join(one.name for one in contenders)}", total=total)
+    done, seconds_each = 0, 0.0
+    for part in parts:
+        if done and not _in_time(done + len(part), seconds_each * len(part), material, bench):
+            break
+        began = bench.clock.elapsed()
+        for held, answers in zip(found, running, strict=True):
+            held.append(next(answers))
+            if part is parts[-1]:
+                answers.close()  # its form of the network is no longer needed
+        seconds_each = (bench.clock.elapsed() - began) / max(1, len(part))
+        done += len(part)
+        bench.watcher.advance(len(part))
+    looked_at = np.concatenate(parts)[:done]
+    material, order = material.tested_on(looked_at), np.argsort(looked_at)
+    return [_judged(*both, order, material) for both in zip(contenders, found, strict=True)], material
 
 
-def _answers(contender: Contender, images: Rows, bench: Bench) -> tuple[np.ndarray, np.ndarray | None]:
-    """(logits float64 [m k], strangeness float64 [m]) of plain images; features are held for some images at a time."""
-    familiarity, classifier = contender.familiarity, contender.classifier
-    if familiarity is None or not len(images):
-        return logits_of(classifier, images, contender.preprocess, bench).astype(np.float64), None
-    parts = logits_and_features(classifier, images, contender.preprocess, bench)
-    both = [(logits.astype(np.float64), familiarity.strangeness(features)) for logits, features in parts]
-    logits, strangeness = (np.concatenate(column) for column in zip(*both, strict=True))
-    return logits, strangeness
+def _some(material: Material, bench: Bench, count: int | None) -> np.ndarray:
+    """So many test entries, those that come first; None: all of them, as they stand."""
+    ids = material.test.ids
+    return ids if count is None or count >= len(ids) else _in_turn(material, bench)[:count]
+
+
+def _in_turn(material: Material, bench: Bench) -> np.ndarray:
+    return in_turn(material.catalog, material.test.ids, seed=bench.recipe.seed)
+
+
+def _parts(material: Material, bench: Bench) -> list[np.ndarray]:
+    """Test entries in the order in which they are looked at while there is time: the first part in any case."""
+    if bench.clock.budget_seconds is None:
+        return [material.test.ids]
+    order = _in_turn(material, bench)
+    first = max(1, round(_LEAST_SHARE * material.due))
+    return [order[:first], *(order[at : at + _AT_A_TIME] for at in range(first, len(order), _AT_A_TIME))]
+
+
+def _in_time(count: int, seconds: float, material: Material, bench: Bench) -> bool:
+    """Whether the budget has so many seconds left to come to so many test images."""
+    budget = bench.clock.budget_seconds
+    if budget is None:
+        return True
+    after = page_seconds(material) + _BESIDE * after_seconds(budget)
+    end = budget * (_END if count <= material.due else _END_OF_MORE)
+    return bench.clock.elapsed() + seconds + after <= end
+
+
+def _answers(
+    contender: Contender, parts: list[np.ndarray], material: Material, bench: Bench
+) -> Generator[tuple[np.ndarray, np.ndarray | None]]:
+    """(logits float64 [b k], strangeness float64 [b], where the contender knows what is familiar) of each part's images.
+
+    Features are held for some images at a time.
+    """
+    familiarity, preprocess = contender.familiarity, contender.preprocess
+    answering = answers_in(contender.classifier, preprocess, bench)
+
+    def images(part: np.ndarray) -> Rows:
+        same = preprocess == material.preprocess
+        return material.test.at(part).plain if same else plain_at(material, part, preprocess, bench)
+
+    for part in parts:
+        both = [
+            (logits.astype(np.float64), None if familiarity is None else familiarity.strangeness(features))
+            for logits, features in answering(images(part))
+        ]
+        yield _joined(both, contender.classifier.classes)
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray | None]], classes: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(logits, strangeness) of several parts; strangeness is None where it is for any."""
+    strange = [strangeness for _, strangeness in parts if strangeness is not None]
+    logits = np.concatenate([logits for logits, _ in parts]) if parts else np.zeros((0, classes))
+    return logits, np.concatenate(strange) if strange else None
+
+
+def _judged(
+    contender: Contender,
+    parts: list[tuple[np.ndarray, np.ndarray | None]],
+    order: np.ndarray,
+    material: Material,
+) -> Tested:
+    """What a contender answered, in the order of the test images, and how right it is."""
+    logits, strangeness = _joined(parts, contender.classifier.classes)
+    found = calibrated(logits[order], contender.temperature, several=several(material.test_labels))
+    return Tested(
+        contender,
+        found,
+        right(found, material.test_labels, contender.cut),
+        None if strangeness is None else strangeness[order],
+    )

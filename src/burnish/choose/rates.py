@@ -42,8 +42,12 @@ def proof_seconds(passes: float, budget_seconds: float | None, material: Materia
 
     Scores with their intervals take time by test images and classes; few of both are within what is kept back anyway.
     """
-    answers = len(material.test_labels) * len(material.catalog.classes)
-    return _TAIL_SECONDS + _SECONDS_AN_ANSWER * answers + after_seconds(budget_seconds) + _SAFETY * passes
+    return page_seconds(material) + after_seconds(budget_seconds) + _SAFETY * passes
+
+
+def page_seconds(material: Material) -> float:
+    """What scores, tables and the report take, and leaving."""
+    return _TAIL_SECONDS + _SECONDS_AN_ANSWER * material.due * len(material.catalog.classes)
 
 
 class Rates:
@@ -139,7 +143,7 @@ class Rates:
 
     def reserve_seconds(self, material: Material, size: int, freeze: int = 0) -> float:
         """Seconds from the last training step to the exit: candidates on val, both models on test, report."""
-        val, test = len(material.val_rows), len(material.test_labels)
+        val, test = len(material.val_rows), material.due
         passes = _CANDIDATES * val / self.upper(size, freeze)
         passes += max(0, self._package_bytes + self._state_bytes - _FEW_BYTES) / _DISK
         if not self.bench.proves:

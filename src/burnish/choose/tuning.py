@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -401,9 +401,24 @@ def logits_and_features(
     classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(logits [b k], features [b d]), float32, of plain images, a thousand at a time, by the fast form of the network."""
-    if not len(images):
-        return
-    example = normalised(images[:2], preprocess).to(bench.device)
-    fast, batches = fold_for_inference(Both(classifier.to(bench.device)), example), batched(images)
-    while len(both := outputs(fast, islice(batches, _BATCHES_AT_ONCE), preprocess=preprocess, device=bench.device)):
-        yield both[:, : classifier.classes], both[:, classifier.classes :]
+    yield from answers_in(classifier, preprocess, bench)(images)
+
+
+def answers_in(
+    classifier: Classifier, preprocess: Preprocess, bench: Bench
+) -> Callable[[Rows], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """What gives logits and features as above, time and again: the fast form of the network is made once."""
+    fast: nn.Module | None = None
+
+    def answers(images: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        nonlocal fast
+        if not len(images):
+            return
+        if fast is None:
+            example = normalised(images[:2], preprocess).to(bench.device)
+            fast = fold_for_inference(Both(classifier.to(bench.device)), example)
+        batches = batched(images)
+        while len(both := outputs(fast, islice(batches, _BATCHES_AT_ONCE), preprocess=preprocess, device=bench.device)):
+            yield both[:, : classifier.classes], both[:, classifier.classes :]
+
+    return answers

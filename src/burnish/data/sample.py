@@ -23,7 +23,8 @@ class Part:
     """How many images there is time for."""
 
     fitting: int  # train and val together
-    test: int
+    test: int  # that the plan counts on
+    more: int = 0  # test images besides, for time that may be left over
 
 
 def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:
@@ -43,7 +44,7 @@ def thinned(
     fitting, words = splits.fitting, _words(splits)
     rows = [
         _drawn(catalog, fitting, words, part.fitting, seed),
-        _drawn(catalog, splits.test, np.full(len(splits.test), "test"), part.test, seed),
+        _drawn(catalog, splits.test, np.full(len(splits.test), "test"), part.test + part.more, seed),
     ]
     kept = np.sort(np.concatenate(rows))
     left = only(catalog, kept)
@@ -53,6 +54,12 @@ def thinned(
 def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.ndarray:
     """About `count` of the train and val entries, sorted, for a first model: even parts of every class, of each a few."""
     return _drawn(catalog, splits.fitting, _words(splits), count, seed, _FEWEST_AT_FIRST)
+
+
+def in_turn(catalog: Catalog, entries: np.ndarray, *, seed: int) -> np.ndarray:
+    """These entries in an order of which every beginning has an even part of each class."""
+    order, due, _ = _turns(catalog, entries, leading(catalog.labels)[entries], seed)
+    return entries[order[np.argsort(due, kind="stable")]]
 
 
 def _words(splits: Splits) -> np.ndarray:
@@ -75,15 +82,22 @@ def _drawn(
     if count >= len(rows):
         return rows
     strata = leading(catalog.labels)[rows] * len(SPLIT_WORDS) + [SPLIT_WORDS.index(word) for word in words]
+    order, due, rank = _turns(catalog, rows, strata, seed)
+    few = rank < [fewest[word] for word in words[order]]
+    taken = order[np.argsort(np.where(few, 0.0, due), kind="stable")][: max(count, int(few.sum()))]
+    return np.sort(rows[taken])
+
+
+def _turns(
+    catalog: Catalog, rows: np.ndarray, strata: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The order that follows from the paths of these entries, as places in `rows`, and along it for each: the share of its
+    stratum that must be taken for it to be among them, and its place within that stratum."""
     places = np.array([address(seed, "sample", catalog.paths[row]) >> 65 for row in rows], np.int64)
     order = np.argsort(places, kind="stable")
     rank = rank_within(strata[order])
     _, own, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
-    # The share of its own stratum that must be taken for it to be among them.
-    few = rank < [fewest[word] for word in words[order]]
-    due = np.where(few, 0.0, (rank + 1) / sizes[own])
-    taken = order[np.argsort(due, kind="stable")][: max(count, int(few.sum()))]
-    return np.sort(rows[taken])
+    return order, (rank + 1) / sizes[own], rank
 
 
 def only(catalog: Catalog, rows: np.ndarray) -> Catalog:

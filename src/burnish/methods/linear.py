@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import unwrap
 
 import numpy as np
 import torch
@@ -126,6 +127,13 @@ def _eigen(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values.to(gram.dtype), vectors.to(gram.dtype)
 
 
+class _Uncompiled(torch.optim.LBFGS):
+    """Without the marks that keep torch's compiler off, for which it would be loaded: two seconds before a first model."""
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+
+
 def logistic_path(
     x: torch.Tensor,
     y: torch.Tensor,
@@ -147,7 +155,7 @@ def logistic_path(
         pace = (variances / classes + penalty).rsqrt()
         scaled = x * pace
         free, shift = (weight / pace).requires_grad_(), bias.clone().requires_grad_()
-        optimiser = torch.optim.LBFGS(
+        optimiser = _Uncompiled(
             [free, shift], max_iter=iterations, tolerance_grad=1e-5, tolerance_change=1e-7,
             history_size=10, line_search_fn="strong_wolfe",
         )  # fmt: skip

@@ -1,0 +1,64 @@
+"""torchvision and timm, imported without torch's compiler, which they load for two functions that nothing here calls.
+
+That takes a quarter of the time in which a command starts (LOG.md). What needs the compiler loads it as ever.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+_LIBRARIES = ("torchvision", "timm")
+_COMPILER, _ASKED = "torch._dynamo", "torch._dynamo.utils"
+
+
+def load_libraries() -> None:
+    """Import both, as lightly as can be; where anything is unexpected, as usual."""
+    missing = [name for name in _LIBRARIES if name not in sys.modules]
+    if missing and _COMPILER not in sys.modules:
+        try:
+            with _stand_in():
+                for name in missing:
+                    importlib.import_module(name)
+        except Exception:  # a version that asks more of the compiler
+            for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+                del sys.modules[name]
+    for name in missing:
+        importlib.import_module(name)
+
+
+@contextmanager
+def _stand_in() -> Iterator[None]:
+    """While it lasts, what they name of the compiler are functions that load the real one when they are called."""
+    compiler, asked = ModuleType(_COMPILER), ModuleType(_ASKED)
+    compiler.__path__ = []
+    vars(compiler).update(utils=asked, disable=_disable)
+    vars(asked).update(is_compile_supported=_is_compile_supported)
+    sys.modules |= {_COMPILER: compiler, _ASKED: asked}
+    try:
+        yield
+    finally:
+        for name, module in ((_COMPILER, compiler), (_ASKED, asked)):
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+def _is_compile_supported(device_type: str) -> Any:
+    return importlib.import_module(_ASKED).is_compile_supported(device_type)
+
+
+def _disable(function: Callable[..., Any] | None = None, *how: Any, **more: Any) -> Any:
+    """A function that is not to be compiled, as a decorator or with arguments first."""
+    if function is None:
+        return lambda given: _disable(given, *how, **more)
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return importlib.import_module(_COMPILER).disable(function, *how, **more)(*args, **kwargs)
+
+    return called
