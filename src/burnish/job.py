@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from burnish.answers import table_of
 from burnish.auditing import strict_sentence
 from burnish.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
@@ -29,8 +31,8 @@ from burnish.choose.survey import survey
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks
-from burnish.data.sample import Part, thinned
-from burnish.data.split import write_splits
+from burnish.data.sample import Part, only, thinned
+from burnish.data.split import restricted, write_splits
 from burnish.errors import DataError, RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
 from burnish.insights import cost_of, pictures_of
@@ -226,8 +228,9 @@ def prove(
         ledger.put("tested", len(material.test.ids))
         ledger.write()
     if material.untested:
-        splits = replace(splits, test=material.test.ids)
-        write_splits(folder.path / SPLITS, material.catalog, splits)
+        looked_at = only(material.catalog, np.union1d(material.fitting.ids, material.test.ids))
+        splits = restricted(splits, material.catalog, looked_at)
+        write_splits(folder.path / SPLITS, looked_at, splits)
     if material.skipped:
         decisions = [part_decision(material), *decisions]
     of_kept = next(one for one in tested if one.contender is kept)

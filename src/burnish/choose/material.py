@@ -63,15 +63,14 @@ class Material:
         """Images that the budget had no time for."""
         return self.catalog.skipped + self.untested
 
-    def tested_on(self, entries: np.ndarray) -> Material:
-        """With these test entries, sorted, alone."""
-        held = np.isin(self.test.ids, entries)
-        if held.all():
+    def tested_on(self, rows: np.ndarray) -> Material:
+        """With these rows of `test` alone, in the order in which they lie there."""
+        gone, rows = len(self.test.ids) - len(rows), np.sort(rows)
+        if not gone:
             return self
-        left, gone = self.test.at(self.test.ids[held]), int((~held).sum())
         return replace(
-            self, test=left, test_labels=self.test_labels[held], leaky=self.leaky[held],
-            due=min(self.due, len(left.ids)), untested=self.untested + gone,
+            self, test=self.test.at(self.test.ids[rows]), test_labels=self.test_labels[rows], leaky=self.leaky[rows],
+            due=min(self.due, len(rows)), untested=self.untested + gone,
         )  # fmt: skip
 
     @property

@@ -16,6 +16,7 @@ from burnish.choose.rates import after_seconds, page_seconds
 from burnish.choose.tuning import answers_in
 from burnish.data.cache import Rows
 from burnish.data.sample import in_turn
+from burnish.data.store import Picked
 from burnish.labels import right, several
 from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import HeldOut
@@ -24,7 +25,7 @@ from burnish.terms import Preprocess
 
 # Test images by the clock: the least share of those that the plan counts on, how many at a time after that, and until when, in
 # budgets, they are looked at: those that the plan counts on, and those besides.
-_LEAST_SHARE, _AT_A_TIME = 0.5, 64
+_LEAST_SHARE, _AT_A_TIME, _AT_A_TIME_SHARE = 0.5, 32, 0.02
 _END, _END_OF_MORE = 1.03, 1.0
 _BESIDE = 0.75  # of what is kept back for what comes beside the proof: the rest of it came before
 
@@ -97,22 +98,23 @@ def put_to_test(
 
 
 def _some(material: Material, bench: Bench, count: int | None) -> np.ndarray:
-    """So many test entries, those that come first; None: all of them, as they stand."""
-    ids = material.test.ids
-    return ids if count is None or count >= len(ids) else _in_turn(material, bench)[:count]
+    """Rows of so many test images, those that come first; None: of all of them, as they stand."""
+    rows = np.arange(len(material.test.ids))
+    return rows if count is None or count >= len(rows) else _in_turn(material, bench)[:count]
 
 
 def _in_turn(material: Material, bench: Bench) -> np.ndarray:
+    """Rows of the test images, of which every beginning has an even part of each class."""
     return in_turn(material.catalog, material.test.ids, seed=bench.recipe.seed)
 
 
 def _parts(material: Material, bench: Bench) -> list[np.ndarray]:
-    """Test entries in the order in which they are looked at while there is time: the first part in any case."""
+    """Rows of the test images in the order in which they are looked at while there is time: the first part in any case."""
     if bench.clock.budget_seconds is None:
-        return [material.test.ids]
+        return [_some(material, bench, None)]
     order = _in_turn(material, bench)
-    first = max(1, round(_LEAST_SHARE * material.due))
-    return [order[:first], *(order[at : at + _AT_A_TIME] for at in range(first, len(order), _AT_A_TIME))]
+    first, step = max(1, round(_LEAST_SHARE * material.due)), max(_AT_A_TIME, round(_AT_A_TIME_SHARE * len(order)))
+    return [order[:first], *(order[at : at + step] for at in range(first, len(order), step))]
 
 
 def _in_time(count: int, seconds: float, material: Material, bench: Bench) -> bool:
@@ -136,8 +138,9 @@ def _answers(
     answering = answers_in(contender.classifier, preprocess, bench)
 
     def images(part: np.ndarray) -> Rows:
-        same = preprocess == material.preprocess
-        return material.test.at(part).plain if same else plain_at(material, part, preprocess, bench)
+        if preprocess == material.preprocess:
+            return Picked(material.test.plain, part)
+        return plain_at(material, material.test.ids[part], preprocess, bench)
 
     for part in parts:
         both = [

@@ -57,9 +57,9 @@ def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.n
 
 
 def in_turn(catalog: Catalog, entries: np.ndarray, *, seed: int) -> np.ndarray:
-    """These entries in an order of which every beginning has an even part of each class."""
+    """Places in `entries`, in an order of which every beginning has an even part of each class."""
     order, due, _ = _turns(catalog, entries, leading(catalog.labels)[entries], seed)
-    return entries[order[np.argsort(due, kind="stable")]]
+    return order[np.argsort(due, kind="stable")]
 
 
 def _words(splits: Splits) -> np.ndarray:

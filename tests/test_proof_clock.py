@@ -1,0 +1,325 @@
+"""How many test images are looked at is for the clock alone to say; what is shown of them keeps to it as well."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from burnish import api, imports, insights, job
+from burnish.backbones.anatomy import macs_of
+from burnish.backbones.zoo import load_backbone
+from burnish.cases import Case, first_of_each
+from burnish.choose import probing, proof, survey
+from burnish.choose.survey import images_per_second, with_more
+from burnish.data.sample import Part, in_turn
+from burnish.data.sources import open_source
+from burnish.runtime import Clock
+from conftest import write_shapes
+
+TINY = {"model": "random:test_resnet", "method": "probe", "image_size": 64, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """120 images of each of three classes, the half of them for the test."""
+    root = tmp_path_factory.mktemp("data") / "many"
+    write_shapes(root, images=120)
+    rows = [[str(path.relative_to(root)), path.parent.name, "train" if int(path.stem) < 60 else "test"]
+            for path in sorted(root.rglob("*.png"))]  # fmt: skip
+    with open(root / "many.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", "split"], *rows])
+    return root / "many.csv"
+
+
+class Told:
+    """A clock that is told how late it is, and grows by a second with each look at a part of the test images."""
+
+    def __init__(self, budget_seconds, elapsed=0.0):
+        self.budget_seconds, self.now = budget_seconds, elapsed
+
+    def elapsed(self):
+        return self.now
+
+    def left(self):
+        return self.budget_seconds - self.now
+
+
+@pytest.fixture
+def proven(many, monkeypatch, tmp_path):
+    """put_to_test as a run of `many` calls it, to be called again with another clock; and the run."""
+    asked = {}
+    real = proof.put_to_test
+
+    def noted(contenders, material, bench, **options):
+        asked.update(contenders=contenders, material=material, bench=bench)
+        return real(contenders, material, bench, **options)
+
+    monkeypatch.setattr(job, "put_to_test", noted)
+    run = api.fit(many, out=tmp_path / "run", budget=None, **TINY)
+
+    def again(clock, *, due=None, **options):
+        material = asked["material"] if due is None else replace(asked["material"], due=due)
+        bench = replace(asked["bench"], clock=clock)
+        return real(asked["contenders"], material, bench, by_clock=True, **options)
+
+    return run, again
+
+
+def slow(monkeypatch, clock, *, an_image):
+    """Answers that take so many seconds an image, by that clock."""
+    real = proof.answers_in
+
+    def slower(classifier, preprocess, bench):
+        answering = real(classifier, preprocess, bench)
+
+        def answers(images):
+            clock.now += an_image * len(images)
+            yield from answering(images)
+
+        return answers
+
+    monkeypatch.setattr(proof, "answers_in", slower)
+
+
+def test_without_a_budget_all_test_images_are_looked_at(proven):
+    run, _ = proven
+    assert run.facts["counts"]["test"] == 180 and run.facts["counts"]["skipped"] == 0
+
+
+def test_a_proof_that_is_late_takes_half_of_what_was_planned_at_the_least(proven, monkeypatch):
+    _, again = proven
+    clock = Told(100.0, elapsed=500.0)
+    slow(monkeypatch, clock, an_image=0.01)
+    (tested,), material = again(clock)
+    assert len(tested.right) == len(material.test.ids) == len(material.test_labels) == len(material.leaky) == 90
+    assert material.untested == material.skipped == 90
+    assert np.bincount(material.test_labels).tolist() == [30, 30, 30]  # an even part of each class
+    (fewer,), _ = again(clock, due=60)
+    assert len(fewer.right) == 30
+
+
+def test_a_proof_ends_with_the_budget_and_takes_more_than_planned_where_it_is_early(proven, monkeypatch):
+    _, again = proven
+    for elapsed, an_image, due, expected in ((0.0, 0.01, 60, 180), (80.0, 0.2, 60, None), (70.0, 0.2, 180, None)):
+        clock = Told(100.0, elapsed=elapsed)
+        slow(monkeypatch, clock, an_image=an_image)
+        (tested,), _ = again(clock, due=due)
+        if expected is not None:
+            assert len(tested.right) == expected
+        else:
+            assert due / 2 < len(tested.right) < 180 and 80.0 < clock.now <= 103.0
+        monkeypatch.undo()
+
+
+def test_which_images_are_looked_at_does_not_depend_on_their_answers(proven, monkeypatch):
+    """P5: the same rows whatever the model says, and what it says of each is what it says of it among all."""
+    _, again = proven
+    (whole,), everything = again(Told(1e9))
+    clock = Told(100.0, elapsed=500.0)
+    slow(monkeypatch, clock, an_image=0.01)
+    (part,), some = again(clock)
+    rows = np.searchsorted(everything.test.ids, some.test.ids)
+    assert (everything.test.ids[rows] == some.test.ids).all() and (np.diff(some.test.ids) > 0).all()
+    np.testing.assert_allclose(part.probabilities, whole.probabilities[rows], rtol=1e-6, atol=1e-9)
+    assert (part.right == whole.right[rows]).all()
+    monkeypatch.setattr(proof, "right", lambda *args: np.zeros(len(args[0]), bool))
+    _, wrong = again(clock)
+    assert (wrong.test.ids == some.test.ids).all()
+
+
+def test_a_proof_of_a_known_number_of_images_takes_those_that_come_first(proven, monkeypatch):
+    _, again = proven
+    clock = Told(100.0, elapsed=500.0)
+    slow(monkeypatch, clock, an_image=0.01)
+    (late,), some = again(clock)
+    (known,), same = again(Told(1e9), known=90)
+    assert (same.test.ids == some.test.ids).all() and (known.right == late.right).all()
+    assert len(again(Told(1e9), known=1000)[1].test.ids) == 180
+
+
+def late_at_the_proof(monkeypatch, seconds=1e4):
+    """The clock jumps when the proof begins."""
+    real = proof._parts
+
+    def parts(material, bench):
+        monkeypatch.setattr(Clock, "elapsed", lambda self: time.monotonic() - self.started + seconds)
+        return real(material, bench)
+
+    monkeypatch.setattr(proof, "_parts", parts)
+
+
+def test_a_late_run_says_how_many_it_looked_at(many, monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        late_at_the_proof(patched)
+        run = api.fit(many, out=tmp_path / "run", budget=300, **TINY)
+    counts = run.facts["counts"]
+    assert counts["test"] == 90 and counts["skipped"] == 90 and counts["used"] == counts["scanned"] == 270
+    assert run.facts["scores"]["probe"]["accuracy"]["n"] == 90
+    told = next(one for one in run.facts["decisions"] if one["what"] == "a part of the images")
+    assert told["numbers"] == {"used": 270, "skipped": 90}
+    with open(run.folder / "predictions.csv", newline="") as file:
+        answered = {row["path"] for row in csv.DictReader(file)}
+    with open(run.folder / "splits.csv", newline="") as file:
+        sides = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    assert answered == {path for path, side in sides.items() if side == "test"} and len(sides) == 270
+    assert "90 more were left out" in (run.folder / "report.html").read_text()
+
+
+def test_a_run_that_dies_after_a_late_proof_has_the_same_proof_again(many, monkeypatch, tmp_path):
+    class Died(Exception):
+        pass
+
+    def die(*args, **options):
+        raise Died
+
+    with monkeypatch.context() as patched:
+        late_at_the_proof(patched)
+        patched.setattr(job, "facts_of", die)
+        with pytest.raises(Died):
+            api.fit(many, out=tmp_path / "run", budget=300, **TINY)
+    again = api.fit(many, out=tmp_path / "run", budget=300, **TINY)
+    assert again.facts["sittings"] == 2 and again.facts["counts"]["test"] == 90
+
+
+def test_every_beginning_of_the_turn_is_even(many):
+    catalog = open_source(many)
+    entries = np.arange(len(catalog))[::2]
+    turn = in_turn(catalog, entries, seed=3)
+    assert sorted(turn) == list(range(len(entries)))
+    for count in (3, 30, 100):
+        of_each = np.bincount(catalog.labels[entries[turn[:count]]], minlength=3)
+        assert of_each.max() - of_each.min() <= 1
+    assert (in_turn(catalog, entries, seed=3) == turn).all() and (in_turn(catalog, entries, seed=4) != turn).any()
+
+
+@pytest.mark.parametrize(
+    ("test", "decoding", "budget", "more"),
+    [(1000, 0.001, 1e6, 100), (150, 0.001, 1e6, 50), (1000, 0.1, 100.0, 20), (100, 0.001, 1e6, 0)],
+)
+def test_as_many_test_images_again_as_decoding_allows(test, decoding, budget, more):
+    assert with_more(Part(50, 100), test, decoding, budget_seconds=budget) == Part(50, 100, more)
+
+
+def test_pictures_are_as_many_as_there_is_time_for():
+    cases = [Case(row, "mistake" if row < 24 else "unsure", 0) for row in range(36)]
+    assert first_of_each(cases, most=36) == first_of_each(cases, most=99) == cases
+    kept = first_of_each(cases, most=12)
+    assert [case.row for case in kept] == [*range(8), *range(24, 28)]
+    assert [case.row for case in first_of_each(cases, most=1)] == [0]
+    assert [case.row for case in first_of_each(cases[24:], most=5)] == [*range(24, 29)]
+
+
+@pytest.mark.parametrize(("left", "pictures"), [(1.0, 0), (1.51, 1), (3.0, 3), (1e3, None)])
+def test_a_report_in_little_time_shows_fewer_pictures(many, monkeypatch, tmp_path, left, pictures):
+    real = insights.pictures_of
+
+    def late(tested, material, bench, sample, *, images_per_second):
+        clock = Told(1000.0, elapsed=1000.0 - left)
+        return real(tested, material, replace(bench, clock=clock), sample, images_per_second=12.0)
+
+    monkeypatch.setattr(job, "pictures_of", late)
+    run = api.fit(many, out=tmp_path / "run", budget=None, **TINY)
+    found = json.loads((run.folder / "pictures.json").read_text())
+    if pictures is None:
+        assert len(found["cases"]) >= 12
+    else:
+        assert len(found.get("cases", [])) == pictures and (pictures > 0 or found["late"])
+
+
+def test_the_rate_is_the_one_in_the_middle(monkeypatch):
+    ticks = iter([0.0, 1.0, 1.0, 5.0, 5.0, 7.0])
+    monkeypatch.setattr(survey.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(survey, "outputs", lambda *args, **options: None)
+    backbone = load_backbone("random:test_resnet")
+    bench = survey.Bench(None, backbone, torch.device("cpu"), Clock(0.0, None), None)
+    assert images_per_second(backbone.module, np.zeros((8, 64, 64, 3), np.uint8), bench, half=False) == 8 / 2.0
+
+
+def test_few_are_asked_about_mirroring_where_time_is_short():
+    assert [probing._asked(50.0, budget) for budget in (None, 30.0, 120.0, 1e4)] == [500, 64, 120, 500]
+
+
+# ---- the start without torch's compiler ------------------------------------------------------------------------------
+
+
+def python(code, *words):
+    return subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_probe_and_its_report_do_not_load_the_compiler(many, tmp_path):
+    """Two to three seconds of each start, of each first model, and of each answer."""
+    code = """
+import sys
+from burnish import api
+run = api.fit(sys.argv[1], out=sys.argv[2], model="random:test_resnet", method="probe", image_size=64, budget=None)
+api.predict(run.folder, [])
+assert {"torch", "timm", "torchvision"} <= set(sys.modules) and "torch._dynamo" not in sys.modules
+assert run.facts["cost"]["macs"] > 0
+"""
+    python(code, str(many), str(tmp_path / "run"))
+
+
+def test_what_stood_in_for_the_compiler_loads_it_when_called():
+    code = """
+import sys, torch
+from burnish import api
+api
+import torchvision.ops, timm
+ops = sys.modules["torchvision.ops.roi_align"]
+assert "torch._dynamo" not in sys.modules
+assert ops.is_compile_supported("cpu") in (True, False)
+from burnish.imports import _disable
+assert _disable(lambda x: x + 1)(1) == 2 and _disable(None, True, reason=None)(lambda x: x + 1)(1) == 2
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2.0, 2.0]
+assert torch._dynamo.utils.is_compile_supported is not ops.is_compile_supported
+"""
+    python(code)
+
+
+def test_a_library_that_asks_more_of_the_compiler_is_imported_as_usual():
+    code = """
+import sys, burnish.imports as imports
+imports._is_compile_supported = None
+real = imports._stand_in
+import contextlib
+@contextlib.contextmanager
+def poorer():
+    with real():
+        del sys.modules["torch._dynamo.utils"].is_compile_supported
+        yield
+imports._stand_in = poorer
+imports.load_libraries()
+import torchvision, timm, torch
+assert "torch._dynamo" in sys.modules and torch._dynamo.utils.is_compile_supported("cpu") in (True, False)
+assert torchvision.ops.roi_align(torch.rand(1, 3, 8, 8), [torch.tensor([[0.0, 0, 4, 4]])], 2).shape == (1, 3, 2, 2)
+"""
+    python(code)
+
+
+def test_libraries_that_are_there_are_left_alone():
+    imports.load_libraries()
+    before = {name: module for name, module in sys.modules.items() if name.startswith(("timm", "torchvision"))}
+    imports.load_libraries()
+    assert all(sys.modules[name] is module for name, module in before.items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit", "test_efficientnet", "test_convnext", "densenet121"])
+def test_multiply_adds_are_those_of_torchs_own_counter(name):
+    import copy
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    backbone = load_backbone(f"random:{name}")
+    size = backbone.preprocess.size
+    example = torch.zeros(1, 3, size, size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(backbone.module).to("meta")(example.to("meta"))
+    assert macs_of(backbone.module, example) == counter.get_total_flops() // 2 > 0
