@@ -118,6 +118,7 @@ def test_the_name_of_a_method_keeps_its_options(shapes, tmp_path):
         ({"freeze": 99}, "freeze is 99, but"),
         ({"model": "random:vgg11", "taps": "on", "method": "auto"}, "heads are to see all depths, but"),
         ({"model": "random:densenet121", "drop_path": 0.2}, "no residual branches"),
+        ({"method": "multiprobe", "taps": "off"}, "looks at all depths of the network, and taps are off"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_decoded_and_leaves_nothing(

@@ -165,7 +165,7 @@ class _Race:
         """Whether the method can be used on its network: one that would train nothing of it has no part in the race."""
         bench, classes = self.looked[arm.model].bench, len(self.catalog.classes)
         try:
-            check_heads(arm.method, several=self.catalog.several)
+            check_heads(arm.method, several=self.catalog.several, taps=self.recipe.taps)
             if on_all_depths(arm.method, self._recipe(arm)) and self.looked[arm.model].probes.deep is None:
                 raise RecipeError(no_taps(bench.backbone.name))
             blank_tunable(method_named(arm.method), bench.backbone, self._recipe(arm), classes=classes)

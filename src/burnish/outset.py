@@ -41,7 +41,7 @@ def bench_for(
 ) -> tuple[Bench, list[Decision]]:
     """The network, device and clock; a model left to "auto" is chosen on a part of the data."""
     known, device = ledger.get("model"), pick_device(recipe.device)
-    check_heads(recipe.method, several=catalog.several)
+    check_heads(recipe.method, several=catalog.several, taps=recipe.taps)
     heads = special_heads([recipe.method], several=catalog.several)
 
     def bench(backbone: Backbone, recipe: Recipe) -> Bench:

@@ -33,7 +33,7 @@ from burnish.runtime import cores, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
 
-_LDA_ALONE = ("lda",)
+_LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
 _ASKED, _FEWEST_ASKED, _ASKING = 500, 64, 0.02  # val images, about mirroring, and the share of the budget for that
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _COPIED_AT_ONCE = 1024  # rows of features
@@ -123,7 +123,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     left = bench.clock.left()
     allowed = min(_SHARE * left, left - proof_seconds(material.due / rate, bench.clock.budget_seconds, material))
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
-    deep = _headed("multiprobe", backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
+    deep = _headed(_ON_ALL_DEPTHS, backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
     deep_loss = None if deep is None else deep.choice.loss
     if deep is not None:
@@ -164,15 +164,19 @@ def special_heads(methods: Iterable[str], *, several: bool) -> tuple[str, ...]:
     return tuple(name for name, own in kinds.items() if own != usual and not (several and own[0] == _LDA_ALONE))
 
 
-def check_heads(method: str, *, several: bool) -> None:
-    """RecipeError for a method whose kind of head needs one class an image where there may be several."""
+def check_heads(method: str, *, several: bool, taps: str = "auto") -> None:
+    """RecipeError for a method whose kind of head needs one class an image where there may be several, or depths without taps."""
+    if taps == "off" and method.partition(":")[0] == _ON_ALL_DEPTHS:
+        raise RecipeError(
+            f"{method} looks at all depths of the network, and taps are off; say probe, or leave taps out"
+        )
     if several and method != "auto" and heads_of(method_named(method))[0] == _LDA_ALONE:
         raise RecipeError(f"{method} needs one class an image; say head=logistic or head=knn")
 
 
 def on_all_depths(method: str, recipe: Recipe) -> bool:
     """Whether this frozen method's head sees all depths of the network."""
-    return recipe.taps == "on" or method.partition(":")[0] == "multiprobe"
+    return recipe.taps == "on" or method.partition(":")[0] == _ON_ALL_DEPTHS
 
 
 def _told_by(material: Material, features: np.ndarray, choice: HeadChoice) -> tuple[Finding, ...]:
