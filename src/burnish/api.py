@@ -170,11 +170,11 @@ def fit_catalog(
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
         folder.begin(asdict(recipe), images=catalog.digest)
 
-        def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock) -> None:
+        def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock, *, by_clock: bool = True) -> None:
             with enough_memory(recipe.model):
                 run_job(
                     catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
-                    command=command_of(data, recipe, quarantine),
+                    command=command_of(data, recipe, quarantine), by_clock=by_clock,
                 )  # fmt: skip
 
         first = not folder.finished

@@ -1,4 +1,4 @@
-"""torchvision and timm, imported without torch's compiler, which they load for two functions that nothing here calls.
+"""torchvision and timm, imported without torch's compiler, which both load for a decorator and a question that a run seldom asks.
 
 That takes a quarter of the time in which a command starts (LOG.md). What needs the compiler loads it as ever.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -18,17 +19,19 @@ _COMPILER, _ASKED = "torch._dynamo", "torch._dynamo.utils"
 
 
 def load_libraries() -> None:
-    """Import both, as lightly as can be; where anything is unexpected, as usual."""
-    missing = [name for name in _LIBRARIES if name not in sys.modules]
-    if missing and _COMPILER not in sys.modules:
-        try:
-            with _stand_in():
-                for name in missing:
+    """Import both, as lightly as can be; where anything is unexpected, as usual.
+
+    Beside other threads as usual too: one of them may want the compiler meanwhile.
+    """
+    importlib.import_module("torch")
+    for name in _LIBRARIES:
+        if name not in sys.modules and _COMPILER not in sys.modules and threading.active_count() == 1:
+            try:
+                with _stand_in():
                     importlib.import_module(name)
-        except Exception:  # a version that asks more of the compiler
-            for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
-                del sys.modules[name]
-    for name in missing:
+            except Exception:  # a version that asks more of the compiler
+                for part in [part for part in sys.modules if part.partition(".")[0] == name]:
+                    del sys.modules[part]
         importlib.import_module(name)
 
 
@@ -56,9 +59,12 @@ def _disable(function: Callable[..., Any] | None = None, *how: Any, **more: Any)
     """A function that is not to be compiled, as a decorator or with arguments first."""
     if function is None:
         return lambda given: _disable(given, *how, **more)
+    real: list[Callable[..., Any]] = []
 
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        return importlib.import_module(_COMPILER).disable(function, *how, **more)(*args, **kwargs)
+        if not real:
+            real.append(importlib.import_module(_COMPILER).disable(function, *how, **more))
+        return real[0](*args, **kwargs)
 
     return called

@@ -47,8 +47,11 @@ def pictures_of(
     left = bench.clock.left()
     if left < _LEAST_SECONDS:
         return {"late": True}
+    rest = []
     if bench.clock.budget_seconds is not None:
-        cases = first_of_each(cases, most=max(1, int((left - _LAST_SECONDS) * images_per_second / _PASSES)))
+        whole = cases
+        cases = first_of_each(whole, most=max(1, int((left - _LAST_SECONDS) * images_per_second / _PASSES)))
+        rest = [told(case, tested, material) for case in whole if case not in cases]
     bench.watcher.stage("explanations", total=len(cases))
     rows = np.array([case.row for case in cases])
     if kept.preprocess == material.preprocess:
@@ -67,7 +70,7 @@ def pictures_of(
         heat = None if heats is None else data_uri(overlay(pixels[at], heats[at]), _SIDE)
         pictured = {"thumbnail": data_uri(pixels[at], _SIDE), "heat": heat, "near": near[at]}
         found.append(told(case, tested, material) | pictured)
-    return {"cases": found, "sanity": check, "looked_among": 0 if sample is None else len(sample.rows)}
+    return {"cases": [*found, *rest], "sanity": check, "looked_among": 0 if sample is None else len(sample.rows)}
 
 
 def cost_of(kept: Contender, bench: Bench, *, package: Path) -> dict[str, Any]:

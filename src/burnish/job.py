@@ -61,6 +61,8 @@ from burnish.train.around import settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.trained import save, tune_on_the_clock
 
+_TESTED = "tested"  # images
+
 
 @settled_torch()
 def run_job(
@@ -73,10 +75,12 @@ def run_job(
     facilities: Facilities,
     data: str,
     command: str,
+    by_clock: bool = True,
 ) -> None:
     """Probe, save; tune, save when better; choose; prove on the test images; write the record and the report.
 
-    A folder whose run died is taken up where its ledger stands, and comes to the same bits.
+    A folder whose run died is taken up where its ledger stands, and comes to the same bits. by_clock: whether the clock says how
+    many of the test images are looked at.
     """
     keep_freed_memory()
     energy = Energy()
@@ -121,8 +125,9 @@ def run_job(
         journal.features(sample, material)
     watch.say(chosen.decisions[-1].what + ": " + chosen.decisions[-1].why)
     facts = prove(
-        chosen, rival, probes, material, sample, splits, folder, journal, ledger, watch, data=data, command=command
-    )
+        chosen, rival, probes, material, sample, splits, folder, journal, ledger, watch, data=data, command=command,
+        by_clock=by_clock,
+    )  # fmt: skip
     facts["cost"] |= {"joules": energy.joules()}
     facts["seconds"] = ledger.clock.elapsed()
     folder.write_json(RESULT, facts)  # before all that only shows it
@@ -211,6 +216,7 @@ def prove(
     *,
     data: str,
     command: str,
+    by_clock: bool,
 ) -> dict[str, Any]:
     """The facts of the run: all models on the test images, looked at once; answers and pictures are written on the way."""
     kept, bench, decisions, contenders = chosen.kept, chosen.bench, [*chosen.decisions], [*chosen.contenders]
@@ -220,13 +226,9 @@ def prove(
         decisions.append(reason)
         contenders += [scratch] if scratch is not None else []
     contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []
-    known = ledger.get("tested")
-    tested, material = put_to_test(
-        contenders, material, bench, by_clock=True, known=None if known is None else int(known[0])
-    )
-    if known is None and material.untested:  # a run that dies now has the same proof
-        ledger.put("tested", len(material.test.ids))
-        ledger.write()
+    known = ledger.noted(_TESTED)
+    tested, material = put_to_test(contenders, material, bench, by_clock=by_clock, known=known)
+    ledger.note(_TESTED, len(material.test.ids))  # a run that dies now has the same proof
     if material.untested:
         looked_at = only(material.catalog, np.union1d(material.fitting.ids, material.test.ids))
         splits = restricted(splits, material.catalog, looked_at)
@@ -288,7 +290,13 @@ def look(
         catalog, splits, looks = thinned(catalog, splits, looks, part_in(known[0]), seed=bench.recipe.seed)
         probes, trains = probes_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
         material, splits = gather(
-            catalog, splits, looks, bench, probes.last.preprocess, trains=trains, due=due_in(known[0])
+            catalog,
+            splits,
+            looks,
+            bench,
+            probes.last.preprocess,
+            trains=trains,
+            spare=spare_in(part_in(known[0])),
         )
         if [material.content, splits.sha256] != known[0]["data"]:
             raise RunError(
@@ -320,7 +328,7 @@ def look(
 
     material, splits = gather(
         catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
-        due=None if surveyed.part is None else surveyed.part.test, early=surveyed.early,
+        spare=spare_in(surveyed.part), early=surveyed.early,
         on_fitting=partial(save_first, saves=not strict) if bench.proves else None,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
@@ -360,10 +368,9 @@ def looked_at(ledger: Ledger, whole: str) -> int | None:
     return int(value["count"]) if isinstance(value, dict) and value["of"] == whole else None
 
 
-def due_in(probed: dict[str, Any]) -> int | None:
-    """How many test images its plan counts on; None: all."""
-    part = part_in(probed)
-    return None if part is None else part.test
+def spare_in(part: Part | None) -> int:
+    """How many test images the plan does not count on."""
+    return 0 if part is None else part.more
 
 
 def part_in(probed: dict[str, Any]) -> Part | None:

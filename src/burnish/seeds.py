@@ -21,7 +21,9 @@ from burnish.train.checkpoint import read_checkpoint
 
 FOLDER = "seeds"
 
-Job = Callable[[Catalog, Recipe, RunFolder, Clock], None]
+Job = Callable[
+    ..., None
+]  # of catalogue, recipe, folder and clock; by_clock: whether that says how many test images count
 
 
 def share_of(clock: Clock, recipe: Recipe) -> Clock:
@@ -57,7 +59,7 @@ def other_seeds(
                 begun = read_checkpoint(place.path)
                 if begun is not None:  # what an earlier sitting spent on this seed
                     clock = replace(clock, started=clock.started - begun[0]["seconds"])
-                job(fixed, own, place, Clock(time.monotonic(), budget))
+                job(fixed, own, place, Clock(time.monotonic(), budget), by_clock=False)
             runs.append(_told(seed, read_facts(place.path)))
     found = np.array([one["accuracy"] for one in runs])
     return {"runs": runs, "mean": float(found.mean()), "sd": float(found.std(ddof=1))}, clock.elapsed()

@@ -77,6 +77,9 @@ def part_decision(material: Material) -> Decision:
     """That the budget had no time for all images."""
     used, skipped = len(material.labels) + len(material.test_labels), material.skipped
     why = f"of {used + skipped:,} images {used:,} are used, an even part of each class: the budget has no time for more"
+    if material.untested:
+        tested = len(material.test_labels)
+        why += f"; the clock ended the proof at {tested:,} of {tested + material.untested:,} test images"
     return Decision("a part of the images", why, {"used": used, "skipped": skipped})
 
 

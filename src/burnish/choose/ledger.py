@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped_as
 from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
+from burnish.disk import write_whole
 from burnish.errors import RunError
 from burnish.measure.held_out import HeldOut
 from burnish.methods.base import Fitted
 from burnish.methods.heads import HeadChoice, HeadKind, head_from
 from burnish.runtime import Clock, Watcher
 from burnish.terms import Preprocess
-from burnish.train.checkpoint import read_checkpoint, write_checkpoint
+from burnish.train.checkpoint import STATE, read_checkpoint, write_checkpoint
 
 _LEAST_SECONDS = 5.0  # between two saves
 _SHARE_OF_BUDGET = 0.02
@@ -59,6 +62,20 @@ class Ledger:
     def get(self, part: str) -> tuple[Any, dict[str, Tensor]] | None:
         """A part that was settled, here or in an earlier sitting."""
         return (self.parts[part], self.tensors[part]) if part in self.parts else None
+
+    def note(self, name: str, value: int) -> None:
+        """Make a number durable by itself: all parts may be gigabytes. What a disk refuses is found out anew."""
+        with suppress(OSError):
+            (self.run / STATE).mkdir(exist_ok=True)
+            write_whole(self.run / STATE / f"{name}.json", json.dumps(value))
+
+    def noted(self, name: str) -> int | None:
+        """A number that an earlier sitting noted."""
+        try:
+            value = json.loads((self.run / STATE / f"{name}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return value if type(value) is int and value > 0 else None
 
     def due(self) -> bool:
         """Whether enough time has passed since the last save."""

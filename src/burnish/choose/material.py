@@ -145,15 +145,15 @@ def gather(
     preprocess: Preprocess,
     *,
     trains: bool,
-    due: int | None = None,
+    spare: int = 0,
     early: int | None = None,
     on_fitting: Callable[[Material], None] | None = None,
 ) -> tuple[Material, Splits]:
     """Decode every image of the splits once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
-    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. due: how many
-    of the test images plans count on; None: all. on_fitting: called with images to fit alone, before the others are decoded
+    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. spare: how
+    many of the test images plans do not count on. on_fitting: called with images to fit alone, before the others are decoded
     and compared with them. early: with about so many of them; None: with all.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
@@ -191,7 +191,7 @@ def gather(
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
     material = Material(
         catalog, fitting, labels, is_val, test, test_labels, preprocess, reader.rate, findings, leaky, note,
-        due=len(test.ids) if due is None else min(due, len(test.ids)),
+        due=max(1, len(test.ids) - spare),
     )  # fmt: skip
     return material, splits
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from burnish.terms import Preprocess
 
 # Test images by the clock: the least share of those that the plan counts on, how many at a time after that, and until when, in
 # budgets, they are looked at: those that the plan counts on, and those besides.
-_LEAST_SHARE, _AT_A_TIME, _AT_A_TIME_SHARE = 0.5, 32, 0.02
+_LEAST_SHARE, _AT_A_TIME, _AT_A_TIME_SHARE, _DECODED_SHARE = 0.5, 32, 0.02, 0.1
 _END, _END_OF_MORE = 1.03, 1.0
 _BESIDE = 0.75  # of what is kept back for what comes beside the proof: the rest of it came before
 
@@ -72,17 +73,20 @@ def put_to_test(
 ) -> tuple[list[Tested], Material]:
     """Every contender on the same test images, and those images; nothing is chosen after this (P5).
 
-    by_clock: on as many of them as the budget leaves time for, at least half of those that the plan counts on, an even part of
-    each class; the clock alone settles how many, never an answer. known: so many were looked at in an earlier sitting.
+    by_clock: within a budget on as many of them as it leaves time for, at least half of those that the plan counts on, an even
+    part of each class; the clock alone settles how many, never an answer. known: so many were looked at in an earlier sitting.
     """
-    parts = _parts(material, bench) if by_clock and known is None else [_some(material, bench, known)]
+    by_clock = by_clock and known is None and bench.clock.budget_seconds is not None
+    least, parts = 0, [_some(material, bench, known)]
+    if by_clock:
+        least, parts = _parts(material, bench, decodes=any(one.preprocess != material.preprocess for one in contenders))
     running = [_answers(one, parts, material, bench) for one in contenders]
     found: list[list[tuple[np.ndarray, np.ndarray | None]]] = [[] for _ in contenders]
     total = sum(map(len, parts))
     bench.watcher.stage(f"test, {', '.join(one.name for one in contenders)}", total=total)
     done, seconds_each = 0, 0.0
     for part in parts:
-        if done and not _in_time(done + len(part), seconds_each * len(part), material, bench):
+        if by_clock and done >= least and not _in_time(done + len(part), seconds_each * len(part), material, bench):
             break
         began = bench.clock.elapsed()
         for held, answers in zip(found, running, strict=True):
@@ -108,21 +112,24 @@ def _in_turn(material: Material, bench: Bench) -> np.ndarray:
     return in_turn(material.catalog, material.test.ids, seed=bench.recipe.seed)
 
 
-def _parts(material: Material, bench: Bench) -> list[np.ndarray]:
-    """Rows of the test images in the order in which they are looked at while there is time: the first part in any case."""
-    if bench.clock.budget_seconds is None:
-        return [_some(material, bench, None)]
+def _parts(material: Material, bench: Bench, *, decodes: bool) -> tuple[int, list[np.ndarray]]:
+    """How many test images are looked at in any case, and rows of all in the order in which they are while there is time.
+
+    The first few are by themselves, as what makes the fast forms of the networks says nothing of the rate. decodes: whether
+    images are read from their files again, which is done in larger parts.
+    """
     order = _in_turn(material, bench)
-    first, step = max(1, round(_LEAST_SHARE * material.due)), max(_AT_A_TIME, round(_AT_A_TIME_SHARE * len(order)))
-    return [order[:first], *(order[at : at + step] for at in range(first, len(order), step))]
+    least = max(1, round(_LEAST_SHARE * material.due))
+    step = max(_AT_A_TIME, round((_DECODED_SHARE if decodes else _AT_A_TIME_SHARE) * len(order)))
+    edges = [0, min(_AT_A_TIME, least) // 2, least, *range(least + step, len(order), step), len(order)]
+    return least, [order[start:end] for start, end in pairwise(edges) if start < end]
 
 
 def _in_time(count: int, seconds: float, material: Material, bench: Bench) -> bool:
     """Whether the budget has so many seconds left to come to so many test images."""
     budget = bench.clock.budget_seconds
-    if budget is None:
-        return True
-    after = page_seconds(material) + _BESIDE * after_seconds(budget)
+    assert budget is not None, "without one all are looked at"
+    after = page_seconds(material, count) + _BESIDE * after_seconds(budget)
     end = budget * (_END if count <= material.due else _END_OF_MORE)
     return bench.clock.elapsed() + seconds + after <= end
 

@@ -42,12 +42,12 @@ def proof_seconds(passes: float, budget_seconds: float | None, material: Materia
 
     Scores with their intervals take time by test images and classes; few of both are within what is kept back anyway.
     """
-    return page_seconds(material) + after_seconds(budget_seconds) + _SAFETY * passes
+    return page_seconds(material, material.due) + after_seconds(budget_seconds) + _SAFETY * passes
 
 
-def page_seconds(material: Material) -> float:
-    """What scores, tables and the report take, and leaving."""
-    return _TAIL_SECONDS + _SECONDS_AN_ANSWER * material.due * len(material.catalog.classes)
+def page_seconds(material: Material, tested: int) -> float:
+    """What scores of so many test images, tables and the report take, and leaving."""
+    return _TAIL_SECONDS + _SECONDS_AN_ANSWER * tested * len(material.catalog.classes)
 
 
 class Rates:

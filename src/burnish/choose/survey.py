@@ -228,7 +228,7 @@ def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half
         began = time.monotonic()
         outputs(form, [images], preprocess=bench.backbone.preprocess, device=bench.device, half=half)
         seconds.append(time.monotonic() - began)
-    return len(images) / statistics.median(seconds)
+    return len(images) / statistics.median_low(seconds)
 
 
 def affordable_size(

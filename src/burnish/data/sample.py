@@ -57,8 +57,15 @@ def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.n
 
 
 def in_turn(catalog: Catalog, entries: np.ndarray, *, seed: int) -> np.ndarray:
-    """Places in `entries`, in an order of which every beginning has an even part of each class."""
-    order, due, _ = _turns(catalog, entries, leading(catalog.labels)[entries], seed)
+    """Places in `entries`, in an order of which every beginning has an even part of each class, rare ones by chance.
+
+    Systematic sampling (Cochran 1977, chapter 8) within each class from a start of its own, so that each image is equally likely
+    to be among the first n.
+    """
+    strata = leading(catalog.labels)[entries]
+    order, rank, sizes = _turns(catalog, entries, strata, seed)
+    starts = {stratum: address(seed, "turn", int(stratum)) / 2**128 for stratum in np.unique(strata)}
+    due = (rank + np.array([starts[stratum] for stratum in strata[order]])) / sizes
     return order[np.argsort(due, kind="stable")]
 
 
@@ -82,22 +89,24 @@ def _drawn(
     if count >= len(rows):
         return rows
     strata = leading(catalog.labels)[rows] * len(SPLIT_WORDS) + [SPLIT_WORDS.index(word) for word in words]
-    order, due, rank = _turns(catalog, rows, strata, seed)
+    order, rank, sizes = _turns(catalog, rows, strata, seed)
     few = rank < [fewest[word] for word in words[order]]
-    taken = order[np.argsort(np.where(few, 0.0, due), kind="stable")][: max(count, int(few.sum()))]
+    # The share of its own stratum that must be taken for it to be among them.
+    due = np.where(few, 0.0, (rank + 1) / sizes)
+    taken = order[np.argsort(due, kind="stable")][: max(count, int(few.sum()))]
     return np.sort(rows[taken])
 
 
 def _turns(
     catalog: Catalog, rows: np.ndarray, strata: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The order that follows from the paths of these entries, as places in `rows`, and along it for each: the share of its
-    stratum that must be taken for it to be among them, and its place within that stratum."""
+    """The order that follows from the paths of these entries, as places in `rows`; along it, each one's place within its
+    stratum, and how many that has."""
     places = np.array([address(seed, "sample", catalog.paths[row]) >> 65 for row in rows], np.int64)
     order = np.argsort(places, kind="stable")
     rank = rank_within(strata[order])
     _, own, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
-    return order, (rank + 1) / sizes[own], rank
+    return order, rank, sizes[own]
 
 
 def only(catalog: Catalog, rows: np.ndarray) -> Catalog:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
-# Each takes uint8 [3 h w] and a strength from -1 to 1; the ranges are the paper's "wide" ones.
+
+class _Functional:
+    """torchvision's functions on images, imported when one is first called: with them comes torch's compiler, two seconds."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torchvision.transforms.v2.functional"), name)
+
+
+F = _Functional()
 _BILINEAR = InterpolationMode.BILINEAR
+# Each takes uint8 [3 h w] and a strength from -1 to 1; the ranges are the paper's "wide" ones.
 _OPERATIONS: tuple[Callable[[torch.Tensor, float], torch.Tensor], ...] = (
     lambda image, _: image,
     lambda image, s: _affine(image, shear=(99.0 * s, 0.0)),

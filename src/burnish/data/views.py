@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from burnish.data.trivial import trivial
 from burnish.runtime import draws
 from burnish.terms import Preprocess
 
@@ -67,8 +68,6 @@ def augmented(
         crop = _cut(torch.from_numpy(stored[row]), view)
         out = F.interpolate(crop, size=(how.size, how.size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
         if how.trivial:
-            from burnish.data.trivial import trivial  # what it imports takes two seconds
-
             changed = trivial(out.permute(2, 0, 1).round().to(torch.uint8), draws(seed, "trivial", epoch, int(index)))
             out = changed.permute(1, 2, 0)
         pixels[row] = out.flip(1) if view.mirrored else out
