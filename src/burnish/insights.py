@@ -125,7 +125,7 @@ def _neighbours(
     kept: Contender, pixels: np.ndarray, material: Material, bench: Bench, sample: Sample
 ) -> list[list[dict[str, Any]]]:
     """The training images of the sample whose features have the smallest angle to each image's."""
-    features = features_of(kept.classifier, pixels, kept.preprocess, bench)
+    features = features_of(kept, pixels, bench)
     centre = sample.features.mean(0)
     ours, theirs = (_unit(one - centre) for one in (features, sample.features))
     order = np.argsort(-(ours @ theirs.T), axis=1, kind="stable")[:, :_NEAR]

@@ -28,6 +28,7 @@ from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.signals import Signals, worth_trying
 from burnish.choose.survey import survey
+from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks
@@ -38,7 +39,6 @@ from burnish.facts import facts_of, verdict_of
 from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
 from burnish.measure.cost import Energy
-from burnish.measure.ood import Familiarity
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, bench_for, taps_for
@@ -118,8 +118,10 @@ def run_job(
     chosen = choose(probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
-    familiarity, sample = familiar_to(chosen.kept, material, chosen.bench, images_per_second=probes.images_per_second)
-    chosen = chosen.knowing(familiarity)
+    answers = answers_in(chosen.kept.classifier, chosen.kept.preprocess, chosen.bench)
+    kept = replace(chosen.kept, answers=answers)
+    familiarity, sample = familiar_to(kept, material, chosen.bench, images_per_second=probes.images_per_second)
+    chosen = chosen.keeping(replace(kept, familiarity=familiarity))
     save(folder, chosen.kept, material)
     if sample is not None:
         journal.features(sample, material)
@@ -144,9 +146,8 @@ class Chosen:
     decisions: list[Decision]
     bench: Bench  # its recipe settled
 
-    def knowing(self, familiarity: Familiarity | None) -> Chosen:
-        """With what is like the training images, to the kept model."""
-        kept = replace(self.kept, familiarity=familiarity)
+    def keeping(self, kept: Contender) -> Chosen:
+        """With more known of the kept model."""
         contenders = [kept if one is self.kept else one for one in self.contenders]
         return replace(self, kept=kept, contenders=contenders)
 

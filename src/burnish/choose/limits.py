@@ -6,17 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from burnish.backbones.classifier import Classifier
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender
 from burnish.choose.rates import proof_seconds
-from burnish.choose.tuning import logits_and_features
+from burnish.choose.tuning import answers_in
 from burnish.data.cache import Rows
 from burnish.labels import leading
 from burnish.measure.ood import Familiarity
 from burnish.runtime import evenly
-from burnish.terms import Preprocess
 
 _SHARE = 0.03  # of the budget, for features of images that were trained on or chosen by
 _MOST, _FEWEST = 1000, 40  # images whose features are taken
@@ -24,9 +22,10 @@ _LATE = 3 * _FEWEST  # the same where the clock is behind
 _HELD_OUT = 1 / 3  # of them, where there are no validation images that the model has not seen
 
 
-def features_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
+def features_of(contender: Contender, images: Rows, bench: Bench) -> np.ndarray:
     """Features float32 [n d] of plain images, by the fast form of the network."""
-    parts = [features for _, features in logits_and_features(classifier, images, preprocess, bench)]
+    answers = contender.answers or answers_in(contender.classifier, contender.preprocess, bench)
+    parts = [features for _, features in answers(images)]
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 
@@ -69,7 +68,7 @@ def familiar_to(
     images: Rows = material.fitting.plain[rows]
     if kept.preprocess != material.preprocess:
         images = plain_at(material, material.fitting.ids[rows], kept.preprocess, bench)
-    features = features_of(kept.classifier, images, kept.preprocess, bench)
+    features = features_of(kept, images, bench)
     if not np.isfinite(features).all():
         return None, None
     found = Familiarity.of(features[: len(shown)], leading(material.labels[shown]))

@@ -14,7 +14,7 @@ from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.rates import after_seconds, page_seconds
-from burnish.choose.tuning import answers_in
+from burnish.choose.tuning import Answers, answers_in
 from burnish.data.cache import Rows
 from burnish.data.sample import in_turn
 from burnish.data.store import Picked
@@ -46,6 +46,7 @@ class Contender:
     held_out: HeldOut | None = None  # how sure and how right on held-out images, with one class an image
     thresholds: np.ndarray | None = None  # float64 [k], with several: from which probability on one is said
     familiarity: Familiarity | None = None  # what is like its training images
+    answers: Answers | None = None  # to images of its preprocessing, where its fast form is there already
 
     @property
     def cut(self) -> float | np.ndarray:
@@ -142,7 +143,7 @@ def _answers(
     Features are held for some images at a time.
     """
     familiarity, preprocess = contender.familiarity, contender.preprocess
-    answering = answers_in(contender.classifier, preprocess, bench)
+    answering = contender.answers or answers_in(contender.classifier, preprocess, bench)
 
     def images(part: np.ndarray) -> Rows:
         if preprocess == material.preprocess:

@@ -43,6 +43,9 @@ _BATCHES_AT_ONCE = 64  # whose features are in memory together
 _WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
 
 
+Answers = Callable[[Rows], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One set of weights, looked at on the validation images."""
@@ -397,17 +400,10 @@ def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, benc
     return outputs(fast, batched(images), preprocess=preprocess, device=bench.device)
 
 
-def logits_and_features(
-    classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(logits [b k], features [b d]), float32, of plain images, a thousand at a time, by the fast form of the network."""
-    yield from answers_in(classifier, preprocess, bench)(images)
-
-
-def answers_in(
-    classifier: Classifier, preprocess: Preprocess, bench: Bench
-) -> Callable[[Rows], Iterator[tuple[np.ndarray, np.ndarray]]]:
-    """What gives logits and features as above, time and again: the fast form of the network is made once."""
+def answers_in(classifier: Classifier, preprocess: Preprocess, bench: Bench) -> Answers:
+    """What gives (logits [b k], features [b d]), float32, of plain images, a thousand at a time, and that time and again: the
+    fast form of the network is made once, by the first images; its weights must not change after that.
+    """
     fast: nn.Module | None = None
 
     def answers(images: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
