@@ -17,11 +17,13 @@ from burnish import api, imports, insights, job
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.zoo import load_backbone
 from burnish.cases import Case, first_of_each
-from burnish.choose import probing, proof, survey
+from burnish.choose import probing, proof, survey, tuning
+from burnish.choose.ledger import Ledger
 from burnish.choose.survey import images_per_second, with_more
 from burnish.data.sample import Part, in_turn
 from burnish.data.sources import open_source
-from burnish.runtime import Clock
+from burnish.errors import RunError
+from burnish.runtime import Clock, Nobody
 from conftest import write_shapes
 
 TINY = {"model": "random:test_resnet", "method": "probe", "image_size": 64, "seed": 0}
@@ -68,7 +70,8 @@ def proven(many, monkeypatch, tmp_path):
     def again(clock, *, due=None, **options):
         material = asked["material"] if due is None else replace(asked["material"], due=due)
         bench = replace(asked["bench"], clock=clock)
-        return real(asked["contenders"], material, bench, by_clock=True, **options)
+        contenders = [replace(one, answers=None) for one in asked["contenders"]]
+        return real(contenders, material, bench, by_clock=True, **options)
 
     return run, again
 
@@ -165,6 +168,7 @@ def test_a_late_run_says_how_many_it_looked_at(many, monkeypatch, tmp_path):
     assert run.facts["scores"]["probe"]["accuracy"]["n"] == 90
     told = next(one for one in run.facts["decisions"] if one["what"] == "a part of the images")
     assert told["numbers"] == {"used": 270, "skipped": 90}
+    assert told["why"].endswith("; the clock ended the proof at 90 of 180 test images")
     with open(run.folder / "predictions.csv", newline="") as file:
         answered = {row["path"] for row in csv.DictReader(file)}
     with open(run.folder / "splits.csv", newline="") as file:
@@ -219,8 +223,7 @@ def test_every_image_of_a_rare_class_may_come_first(tmp_path):
 
 def test_further_seeds_are_asked_about_the_same_test_images(many, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
-        real = proof._in_time
-        patched.setattr(proof, "_in_time", lambda count, *rest: count <= 120 and real(count, *rest))
+        patched.setattr(proof, "_in_time", lambda *rest: False)
         run = api.fit(many, out=tmp_path / "run", budget=300, seeds=3, **TINY)
     assert run.facts["counts"]["test"] < 180
     sides = [(run.folder / "splits.csv").read_text()]
@@ -235,7 +238,7 @@ def test_beside_other_threads_the_libraries_are_imported_as_usual():
     code = """
 import sys, threading, burnish.imports as imports
 done = threading.Event()
-thread = threading.Thread(target=done.wait)
+thread = threading.Thread(target=done.wait, daemon=True)
 thread.start()
 imports.load_libraries()
 done.set()
@@ -277,16 +280,58 @@ def test_a_report_in_little_time_shows_fewer_pictures(many, monkeypatch, tmp_pat
         assert len(shown) >= 12
     else:
         assert len(shown) == pictures and (len(found["cases"]) >= 12 if pictures else found["late"])
-    api.report(run.folder)
+    for lang, words in (("en", "left no time for pictures of "), ("zh", "未生成图片；burnish explain")):
+        page = api.report(run.folder, lang=lang).read_text()
+        assert (words in page) == (found.get("without", 0) > 0)
 
 
-def test_the_rate_is_the_one_in_the_middle(monkeypatch):
-    ticks = iter([0.0, 1.0, 1.0, 5.0, 5.0, 7.0])
+@pytest.mark.parametrize(
+    ("ticks", "budget", "rate"),
+    [([0.0, 1.0, 1.0, 5.0, 5.0, 7.0], None, 8 / 2.0), ([0.0, 2.0, 2.0, 3.0], 125.0, 8 / 1.0)],
+)
+def test_the_rate_is_the_one_in_the_middle(monkeypatch, ticks, budget, rate):
+    ticks = iter(ticks)
     monkeypatch.setattr(survey.time, "monotonic", lambda: next(ticks))
     monkeypatch.setattr(survey, "outputs", lambda *args, **options: None)
     backbone = load_backbone("random:test_resnet")
-    bench = survey.Bench(None, backbone, torch.device("cpu"), Clock(0.0, None), None)
-    assert images_per_second(backbone.module, np.zeros((8, 64, 64, 3), np.uint8), bench, half=False) == 8 / 2.0
+    bench = survey.Bench(None, backbone, torch.device("cpu"), Clock(0.0, budget), None)
+    assert images_per_second(backbone.module, np.zeros((8, 64, 64, 3), np.uint8), bench, half=False) == rate
+
+
+def test_the_fast_form_of_the_kept_model_is_made_once(many, monkeypatch, tmp_path):
+    """For what is familiar, the proof and the nearest images; what it costs is measured on the bare classifier."""
+    made = []
+    real = tuning.fold_for_inference
+
+    def counted(module, *args, **options):
+        made.append(type(module).__name__)
+        return real(module, *args, **options)
+
+    monkeypatch.setattr(tuning, "fold_for_inference", counted)
+    run = api.fit(many, out=tmp_path / "run", budget=None, **TINY)
+    assert made == ["Both"] and run.facts["familiarity"] is not None
+    assert json.loads((run.folder / "pictures.json").read_text())["looked_among"] > 0
+
+
+def test_a_noted_number_counts_for_the_same_images_of_a_run_that_goes_on(tmp_path, monkeypatch):
+    def ledger(resumed=True):
+        found = Ledger(tmp_path, Clock(0.0, None), Nobody())
+        found.resumed = resumed
+        return found
+
+    assert ledger().noted("tested", of="a") is None
+    ledger().note("tested", 90, of="a")
+    assert ledger().noted("tested", of="a") == 90
+    assert ledger().noted("tested", of="b") is None and ledger(resumed=False).noted("tested", of="a") is None
+    for damaged in ("", "[" * 100_000, "90", '{"count": true, "of": "a"}', '{"count": -1, "of": "a"}', '{"of": "a"}'):
+        (tmp_path / "state" / "tested.json").write_text(damaged)
+        assert ledger().noted("tested", of="a") is None
+    monkeypatch.setattr("burnish.choose.ledger.write_whole", refused)
+    ledger().note("tested", 80, of="a")  # a disk that refuses ends no run
+
+
+def refused(*args):
+    raise RunError("no space left")
 
 
 def test_few_are_asked_about_mirroring_where_time_is_short():

@@ -38,7 +38,8 @@ def pictures_of(
     """Pictures of the cases as data URIs, by path, with maps and neighbours; plain values, {"late": True} when the clock is out.
 
     As many as there is time for, of each kind the first; images_per_second: forward, by the fast form of the kept network.
-    {"cases": [{… of `cases.told`, thumbnail, heat, near: [{path, label, thumbnail}]}], "sanity": …, "looked_among": …}
+    {"cases": [{… of `cases.told`, thumbnail, heat, near: [{path, label, thumbnail}]}], "without": how many of them have no
+    pictures, "sanity": …, "looked_among": …}
     """
     kept = tested.contender
     cases = cases_of(tested, material.test_labels)
@@ -70,7 +71,12 @@ def pictures_of(
         heat = None if heats is None else data_uri(overlay(pixels[at], heats[at]), _SIDE)
         pictured = {"thumbnail": data_uri(pixels[at], _SIDE), "heat": heat, "near": near[at]}
         found.append(told(case, tested, material) | pictured)
-    return {"cases": [*found, *rest], "sanity": check, "looked_among": 0 if sample is None else len(sample.rows)}
+    return {
+        "cases": [*found, *rest],
+        "without": len(rest),
+        "sanity": check,
+        "looked_among": 0 if sample is None else len(sample.rows),
+    }
 
 
 def cost_of(kept: Contender, bench: Bench, *, package: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def run_job(
     rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
-    part = bool(catalog.skipped)  # an earlier run has settled which images there is time for
+    part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for
     whole = catalog.digest
     known = len(catalog) if part else looked_at(ledger, whole)
     catalog, splits, looks = first_splits(catalog, recipe, watch, known=known)
@@ -227,9 +227,10 @@ def prove(
         decisions.append(reason)
         contenders += [scratch] if scratch is not None else []
     contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []
-    known = ledger.noted(_TESTED)
+    whole = material.content
+    known = ledger.noted(_TESTED, of=whole)
     tested, material = put_to_test(contenders, material, bench, by_clock=by_clock, known=known)
-    ledger.note(_TESTED, len(material.test.ids))  # a run that dies now has the same proof
+    ledger.note(_TESTED, len(material.test.ids), of=whole)  # a run that dies now has the same proof
     if material.untested:
         looked_at = only(material.catalog, np.union1d(material.fitting.ids, material.test.ids))
         splits = restricted(splits, material.catalog, looked_at)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,9 +20,13 @@ from burnish.train.checkpoint import read_checkpoint
 
 FOLDER = "seeds"
 
-Job = Callable[
-    ..., None
-]  # of catalogue, recipe, folder and clock; by_clock: whether that says how many test images count
+
+class Job(Protocol):
+    """A whole run; by_clock: whether the clock says which images it sees, and how many of them test it."""
+
+    def __call__(
+        self, catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock, /, *, by_clock: bool = True
+    ) -> None: ...
 
 
 def share_of(clock: Clock, recipe: Recipe) -> Clock:

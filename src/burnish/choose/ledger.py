@@ -15,6 +15,7 @@ from torch import Tensor
 
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped_as
+from burnish.backbones.weights import read_plain_json
 from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
 from burnish.disk import write_whole
@@ -63,19 +64,20 @@ class Ledger:
         """A part that was settled, here or in an earlier sitting."""
         return (self.parts[part], self.tensors[part]) if part in self.parts else None
 
-    def note(self, name: str, value: int) -> None:
-        """Make a number durable by itself: all parts may be gigabytes. What a disk refuses is found out anew."""
-        with suppress(OSError):
+    def note(self, name: str, count: int, *, of: str) -> None:
+        """Make a number of these images durable by itself: all parts may be gigabytes. What a disk refuses is found out anew."""
+        with suppress(OSError, RunError):
             (self.run / STATE).mkdir(exist_ok=True)
-            write_whole(self.run / STATE / f"{name}.json", json.dumps(value))
+            write_whole(self.run / STATE / f"{name}.json", json.dumps({"count": count, "of": of}))
 
-    def noted(self, name: str) -> int | None:
-        """A number that an earlier sitting noted."""
+    def noted(self, name: str, *, of: str) -> int | None:
+        """A number that an earlier sitting, which this one goes on with, noted of the same images."""
         try:
-            value = json.loads((self.run / STATE / f"{name}.json").read_text())
+            found = read_plain_json(self.run / STATE / f"{name}.json") if self.resumed else {}
         except (OSError, ValueError):
             return None
-        return value if type(value) is int and value > 0 else None
+        count = found.get("count")
+        return count if type(count) is int and count > 0 and found.get("of") == of else None
 
     def due(self) -> bool:
         """Whether enough time has passed since the last save."""

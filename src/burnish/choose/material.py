@@ -191,7 +191,7 @@ def gather(
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
     material = Material(
         catalog, fitting, labels, is_val, test, test_labels, preprocess, reader.rate, findings, leaky, note,
-        due=max(1, len(test.ids) - spare),
+        due=max(1, len(test.ids) - min(spare, len(test.ids) // 2)),
     )  # fmt: skip
     return material, splits
 

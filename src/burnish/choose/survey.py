@@ -221,7 +221,8 @@ def no_taps(model: str) -> str:
 def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half: bool) -> float:
     """What this form of the trunk sees, forward; the median of three, or of as many as a small part of the budget allows.
 
-    Not the best: for a second a processor may run a fifth faster than it does for a minute.
+    Not the best: for a second a processor may run a fifth faster than it does for a minute. Of two the faster: the first of them
+    also chooses and packs.
     """
     seconds: list[float] = []
     while len(seconds) < 3 and sum(seconds) < _TIMING_SHARE * (bench.clock.budget_seconds or math.inf):

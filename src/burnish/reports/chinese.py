@@ -114,6 +114,9 @@ CHINESE = {
     "Do not trust the maps: with shuffled weights they come out nearly the same (rank correlation %(similarity)s).": (
         "不要相信这些热图：打乱权重后几乎不变（秩相关 %(similarity)s）。"
     ),
+    "The clock left no time for pictures of %(n)s of them; burnish explain makes them at any time.": (
+        "时间预算不足，其中 %(n)s 张未生成图片；burnish explain 可随时生成。"
+    ),
     "The clock left no time for pictures of them; a longer budget does, and burnish explain makes them at any time.": (
         "时间预算不足，未生成图片；延长预算即可，也可随时用 burnish explain 生成。"
     ),
