@@ -1063,7 +1063,7 @@ def keras_whose_config_is_numbers(folder):
     return _keras(folder, {"class_name": "Functional", "config": 7})
 
 
-@kind("", seconds=2.0)
+@kind("", seconds=4.0)
 def keras_of_many_layers_from_the_last_to_the_first(folder):
     layers = [_layer("ReLU", f"a{number}", f"a{number - 1}" if number else "images") for number in range(500)]
     last = _layer("Conv2D", "missing", "a499", filters=1, kernel_size=9)
