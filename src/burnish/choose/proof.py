@@ -28,6 +28,7 @@ from burnish.terms import Preprocess
 # budgets, they are looked at: those that the plan counts on, and those besides.
 _LEAST_SHARE, _AT_A_TIME, _AT_A_TIME_SHARE, _DECODED_SHARE = 0.5, 32, 0.02, 0.1
 _END, _END_OF_MORE = 1.03, 1.0
+_SURE = 2  # parts that are looked at in any case
 _BESIDE = 0.75  # of what is kept back for what comes beside the proof: the rest of it came before
 
 
@@ -77,22 +78,16 @@ def put_to_test(
     by_clock: within a budget on as many of them as it leaves time for, at least half of those that the plan counts on, an even
     part of each class; the clock alone settles how many, never an answer. known: so many were looked at in an earlier sitting.
     """
-    by_clock = by_clock and known is None and bench.clock.budget_seconds is not None
-    least, parts = 0, [_some(material, bench, known)]
-    if by_clock:
-        least, parts = _parts(material, bench, decodes=any(one.preprocess != material.preprocess for one in contenders))
+    parts = [_some(material, bench, known)]
+    if by_clock and known is None and bench.clock.budget_seconds is not None:
+        parts = _parts(material, bench, decodes=any(one.preprocess != material.preprocess for one in contenders))
     running = [_answers(one, parts, material, bench) for one in contenders]
     found: list[list[tuple[np.ndarray, np.ndarray | None]]] = [[] for _ in contenders]
     total = sum(map(len, parts))
     bench.watcher.stage(f"test, {', '.join(one.name for one in contenders)}", total=total)
     done, seconds_each = 0, 0.0
     for number, part in enumerate(parts):
-        if (
-            by_clock
-            and done >= least
-            and number > 1
-            and not _in_time(done + len(part), seconds_each * len(part), material, bench)
-        ):
+        if number >= _SURE and not _in_time(done + len(part), seconds_each * len(part), material, bench):
             break
         began = bench.clock.elapsed()
         for held, answers in zip(found, running, strict=True):
@@ -118,8 +113,8 @@ def _in_turn(material: Material, bench: Bench) -> np.ndarray:
     return in_turn(material.catalog, material.test.ids, seed=bench.recipe.seed)
 
 
-def _parts(material: Material, bench: Bench, *, decodes: bool) -> tuple[int, list[np.ndarray]]:
-    """How many test images are looked at in any case, and rows of all in the order in which they are while there is time.
+def _parts(material: Material, bench: Bench, *, decodes: bool) -> list[np.ndarray]:
+    """Rows of the test images in the order in which they are looked at while there is time, the first two parts in any case.
 
     The first few are by themselves, as what makes the fast forms of the networks says nothing of the rate. decodes: whether
     images are read from their files again, which is done in larger parts.
@@ -128,7 +123,7 @@ def _parts(material: Material, bench: Bench, *, decodes: bool) -> tuple[int, lis
     least = max(1, round(_LEAST_SHARE * material.due))
     step = max(_AT_A_TIME, round((_DECODED_SHARE if decodes else _AT_A_TIME_SHARE) * len(order)))
     edges = [0, min(_AT_A_TIME, least) // 2, least, *range(least + step, len(order), step), len(order)]
-    return least, [order[start:end] for start, end in pairwise(edges) if start < end]
+    return [order[start:end] for start, end in pairwise(edges) if start < end]
 
 
 def _in_time(count: int, seconds: float, material: Material, bench: Bench) -> bool:
