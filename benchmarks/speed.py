@@ -110,8 +110,11 @@ def gemm(model: str) -> dict:
     """The machine's matrix product, and the operations of the network's convolutions and linear layers."""
     import torch
 
-    found = {}
-    for kind in (torch.float32, torch.bfloat16):
+    from burnish.train.features import takes_half
+
+    kinds = (torch.float32, torch.bfloat16) if takes_half("auto", torch.device("cpu")) else (torch.float32,)
+    found = {}  # bfloat16 without instructions of its own takes minutes a product
+    for kind in kinds:
         a = torch.rand(2048, 2048).to(kind)
         per_second = rate(lambda a=a: torch.mm(a, a), 1)
         found[f"gemm_{str(kind).removeprefix('torch.')}_gflops"] = round(per_second * 2 * 2048**3 / 1e9, 1)

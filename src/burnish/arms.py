@@ -38,6 +38,11 @@ class Arm:
         """On val, fraction."""
         return -self.rank()[0]
 
+    @property
+    def unseen(self) -> bool:
+        """Whether no validation image was asked about."""
+        return self.evidence is None or self.evidence.crossed
+
     def rank(self) -> tuple[float, float]:
         """The better arm has the smaller; one without evidence the largest."""
         return self.evidence.rank() if self.evidence is not None else (0.0, math.inf)
@@ -67,8 +72,8 @@ def leaderboard(arms: list[Arm], chosen: Arm, scores: dict[int, Score], home: Pa
     for arm in sorted(arms, key=lambda arm: (arm is not chosen, arm.place not in scores, *arm.rank())):
         row: dict[str, Any] = {
             "name": arm.name, "model": arm.model, "method": arm.method, "state": arm.state,
-            "validation": arm.accuracy if arm.evidence is not None else None,
-            "validation_n": 0 if arm.evidence is None else len(arm.evidence.right), "seconds": arm.seconds,
+            "validation": None if arm.unseen else arm.accuracy,
+            "validation_n": 0 if arm.evidence is None or arm.unseen else len(arm.evidence.right), "seconds": arm.seconds,
             "chosen": arm is chosen, "package": str(arm.package.relative_to(home)) if arm.package else None,
             "test": None, "difference": None, "p": None, "separable": None, "images_per_second": None, "parameters": None,
             "auroc": None, "log_loss": None, "brier": None,

@@ -242,11 +242,13 @@ class _Race:
     def _settle_frozen(self, arm: Arm, seconds: float) -> None:
         looked = self.looked[arm.model]
         probed = looked.probes.kept(taps_for(self._recipe(arm)), arm.method)
-        arm.evidence, arm.state, arm.seconds = Evidence.of_frozen(probed, looked.material), "frozen", seconds
+        known = len(looked.material.val_rows) > 0
+        arm.evidence = Evidence.of_frozen(probed, looked.material) if known else Evidence.out_of_fold(probed)
+        arm.state, arm.seconds = "frozen", seconds
         with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", self._recipe(arm)) as folder:
             save(folder, probe_contender(probed), looked.material)
             arm.package = folder.path
-        self.watcher.say(f"{arm.name}: validation {arm.accuracy:.1%}")
+        self.watcher.say(f"{arm.name}: {'validation' if known else 'cross-validation'} {arm.accuracy:.1%}")
 
     def _recipe(self, arm: Arm) -> Recipe:
         return replace(self.recipe, model=arm.model, method=arm.method)

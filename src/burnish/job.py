@@ -40,7 +40,7 @@ from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
 from burnish.measure.cost import Energy
 from burnish.methods.base import blank_tunable
-from burnish.methods.table import method_named
+from burnish.methods.table import learns_by_stage, method_named
 from burnish.outset import Facilities, bench_for, taps_for
 from burnish.recipe import Recipe, unused_in
 from burnish.reports.page import render
@@ -105,12 +105,15 @@ def run_job(
     )  # what cannot be trained is refused at once
     balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))  # and what cannot be balanced
     trains = method.trains or recipe.baselines == "all"
-    if not trains and (idle := unused_in(recipe)):
-        decisions = [
-            *decisions,
-            Decision(f"without effect: {', '.join(idle)}", f"{asked} trains nothing of the network"),
-        ]
-        watch.say(f"{decisions[-1].what}: {decisions[-1].why}")
+    if not trains and (idle := unused_in(recipe, one_size=bench.backbone.one_size)):
+        why = f"{asked} trains nothing of the network"
+    elif method.trains and recipe.stage_decay != Recipe().stage_decay and not learns_by_stage(method):
+        idle, why = ["--stage-decay"], f"{asked} has one learning rate for all stages"
+    else:
+        idle, why = [], ""
+    if idle:
+        decisions = [*decisions, Decision(f"without effect: {', '.join(idle)}", why)]
+        watch.say(f"{decisions[-1].what}: {why}")
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
     )

@@ -105,10 +105,13 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
-def unused_in(recipe: Recipe) -> list[str]:
-    """Settings of training that are not at their defaults, as options: of no use where nothing is trained."""
-    usual = Recipe()
-    return [f"--{name.replace('_', '-')}" for name in _OF_TRAINING if getattr(recipe, name) != getattr(usual, name)]
+def unused_in(recipe: Recipe, *, one_size: bool = True) -> list[str]:
+    """Settings of training that are not at their defaults, as options: of no use where nothing is trained.
+
+    one_size: whether the network is built for the image size that is asked for; else that is one of them.
+    """
+    usual, names = Recipe(), _OF_TRAINING if one_size else (*_OF_TRAINING, "image_size")
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(recipe, name) != getattr(usual, name)]
 
 
 def parse_budget(budget: str | float | None) -> float | None:

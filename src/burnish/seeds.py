@@ -64,15 +64,28 @@ def other_seeds(
                     clock = replace(clock, started=clock.started - begun[0]["seconds"])
                 job(fixed, own, place, Clock(time.monotonic(), budget), by_clock=False)
             runs.append(_told(seed, read_facts(place.path)))
-    found = np.array([one["accuracy"] for one in runs])
-    return {"runs": runs, "mean": float(found.mean()), "sd": float(found.std(ddof=1))}, clock.elapsed()
+    return summed_up(runs), clock.elapsed()
+
+
+def summed_up(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the trainings came to, with mean and standard deviation over those of one kind: tuned models where two were tuned.
+
+    A run that had no time to train is no training: the frozen heads' scores are summed up where at most one was tuned, and
+    nothing is where two runs are of two kinds.
+    """
+    kinds = [one["model"] for one in runs]
+    model = next((kind for kind in ("tuned", "probe") if kinds.count(kind) > 1), None)
+    found = np.array([one["accuracy"] for one in runs if one["model"] == model])
+    mean, sd = (float(found.mean()), float(found.std(ddof=1))) if len(found) > 1 else (None, None)
+    return {"runs": runs, "model": model, "n": len(found), "mean": mean, "sd": sd}
 
 
 def _told(seed: int, facts: dict[str, Any]) -> dict[str, Any]:
     """What one training came to: its tuned model's score, the probe's where nothing was tuned."""
     scores = facts["scores"]
     own = scores.get("tuned") or scores["probe"]
-    return {"seed": seed, "accuracy": own["accuracy"]["value"], "model": "tuned" if "tuned" in scores else "probe"}
+    score = own.get("mean_average_precision") or own["accuracy"]  # what the run's own verdict is about
+    return {"seed": seed, "accuracy": score["value"], "model": "tuned" if "tuned" in scores else "probe"}
 
 
 def _with_splits(catalog: Catalog, folder: RunFolder, facts: dict[str, Any]) -> Catalog:

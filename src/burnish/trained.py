@@ -16,7 +16,7 @@ from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.rates import Rates
-from burnish.choose.trials import Trials, race, search
+from burnish.choose.trials import FACTORS, Trials, race, search, too_short
 from burnish.choose.tuning import Tuned, Tuning, start_head
 from burnish.journal import Journal
 from burnish.methods.base import Head, Method, Tunable, blank_tunable
@@ -83,6 +83,10 @@ def tried_out(
         "freeze": made.freeze,
         "precision": "bfloat16" if rates.half else "float32",
     }  # of the network that is trained
+    if (instead := too_short(made, 1 if bench.recipe.search else len(FACTORS))) is not None:
+        bench.watcher.say(f"{instead.what}: {instead.why}")
+        rate = "auto" if bench.recipe.learning_rate == "race" else bench.recipe.learning_rate
+        return {"rate": 1.0, "learning_rate": rate}, [instead]
     bench = replace(bench, recipe=replace(bench.recipe, **settings))
     trials = Trials(method, made, peak, start_head(probes, made, material, bench), probes, material, bench)
     if bench.recipe.search:

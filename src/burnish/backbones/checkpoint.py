@@ -27,6 +27,7 @@ _WRAPPERS = {
 _DEEPEST = 4
 _LONGEST = 500  # characters of a tensor's name
 _MOST_NODES = 100_000
+_MOST_TENSORS, _MOST_WRAPPERS = 50_000, 5  # no network has so many tensors; wrappers lie two or three deep
 _SMALL_BYTES = 2**26  # of tensors, below which nobody asks how they lie
 _COUNTER = "num_batches_tracked"
 
@@ -91,6 +92,8 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
 
     most = max(len(state) for _, state in found)
     where, state = min((one for one in found if 2 * len(one[1]) >= most), key=order)
+    if len(state) > _MOST_TENSORS:
+        raise BadWeights(f"{label}: has {len(state):,} tensors, expected at most {_MOST_TENSORS:,}")
     long = next((name for name in state if len(name) > _LONGEST), None)
     if long is not None:
         raise BadWeights(f"{label}: has a tensor whose name has {len(long):,} characters, expected at most {_LONGEST}")
@@ -98,7 +101,7 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
     plain: dict[Any, Tensor] = {}  # tensors that share their numbers go on doing so
 
     def once(name: str, tensor: Tensor) -> Tensor:
-        key = _place(tensor) if tensor.numel() else name
+        key = _place(tensor) if _is_plain(tensor) and tensor.numel() else name
         if key not in plain:
             plain[key] = _plain(name, tensor, label)
         return plain[key]
@@ -161,14 +164,20 @@ def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def unwrapped(state: State) -> list[State]:
     """The weights as they are, then without what wrappers put before all, or nearly all, names ("module.", "backbone.")."""
     found = [state]
-    while True:
+    while len(found) <= _MOST_WRAPPERS:
         counts = Counter(name.partition(".")[0] for name in state if "." in name)
         word, count = counts.most_common(1)[0] if counts else ("", 0)
         # A head of a few tensors may lie beside the backbone.
         if not (word in _WRAPPERS and (count == len(state) or (count > 8 and len(state) - count <= 8))):
-            return found
+            break
         state = without_prefix(state, f"{word}.")
         found.append(state)
+    return found
+
+
+def numbers_in(state: Mapping[str, Tensor]) -> int:
+    """How many numbers the tensors hold together; those that share theirs count once."""
+    return sum({_place(one): one.numel() for one in state.values() if one.numel()}.values())
 
 
 def with_colour(fit: Fit, states: Sequence[State], expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:

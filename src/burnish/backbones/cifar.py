@@ -88,8 +88,9 @@ def recognised(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
     if "layer1.0.conv3.weight" in shapes or "layer4.0.conv1.weight" in shapes:
         return None
     blocks = len({name.split(".")[1] for name in shapes if name.startswith("layer1.")})
+    name = f"cifar_resnet{6 * blocks + 2}"
     options = [word for word in _SHORTCUTS if f"layer2.0.{word}.0.weight" in shapes]
-    return described(f"cifar_resnet{6 * blocks + 2}", options[0] if options else "pad")
+    return described(name, options[0] if options else "pad") if is_known(name) else None
 
 
 def described(name: str, shortcut: str = "pad") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import pickletools
-import re
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ _ALLOWED = {
         torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
         torch.uint8, torch.bool,
     ))},
-    "torch.storage": {"UntypedStorage", "TypedStorage"},
+    "torch.storage": {"UntypedStorage", "TypedStorage"},  # named beside tensors; a call makes numbers out of nothing
     "torch.serialization": {"_get_layout"},
     "torch._utils": {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"},
     "torch.nn.parameter": {"Parameter"},
@@ -63,8 +63,7 @@ _INERT: list[Any] = [
     (_scalar, "numpy._core.multiarray.scalar"),
 ]  # fmt: skip
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
-# Codecs from bytes to more bytes, and number formats of any length, by which a small pickle grows without end.
-_LARGE = re.compile(r"(?i)(hex|base64|bz2|zlib|zip|uu|quopri)(_codec)?|[<>|=]?[VSUa]\d{3,}")
+_BYTES_AS = "latin1"  # the codec by which protocol 2 writes bytes; others make much of little, or take hours
 _LONG_TEXT, _MOST_COPIES = 4096, 16
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
@@ -77,6 +76,8 @@ def read_torch(data: bytes, label: str) -> Any:
     (TorchScript, torch.export), or is damaged; no code of the file has run then.
     """
     zipped = data[:2] == b"PK"
+    if zipped:
+        _refuse_two_readings(data, label)
     refuse_programs(_instructions(Zip(data, label)) if zipped else data, label, several=not zipped)
     try:
         with torch.serialization.safe_globals(_INERT):
@@ -91,6 +92,35 @@ def read_torch(data: bytes, label: str) -> Any:
 def is_torch_zip(archive: Zip) -> bool:
     """Whether the archive is what `torch.save` writes, or one of PyTorch's kinds of program."""
     return any(name.split("/")[-1] in ("data.pkl", "archive_format") for name in archive.members)
+
+
+def _refuse_two_readings(data: bytes, label: str) -> None:
+    """BadWeights where torch might find another table of contents in the zip than Python does.
+
+    Torch goes where the record at the end points; Python takes the table that stands before that record.
+    """
+    at = len(data) - _END.size
+    sound = at >= 0 and data[at : at + 4] == b"PK\x05\x06"
+    if sound:
+        *_, size, offset, comment = _END.unpack_from(data, at)
+        sound, locator = comment == 0, at - _LOCATOR.size
+        if sound and locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
+            at = locator - _END64.size
+            _, _, there, _ = _LOCATOR.unpack_from(data, locator)
+            sound = at >= 0 and there == at and data[at : at + 4] == b"PK\x06\x06"
+            if sound:
+                *_, size64, offset64 = _END64.unpack_from(data, at)
+                sound = size in (size64, 2**32 - 1) and offset in (offset64, 2**32 - 1)
+                size, offset = size64, offset64
+        sound = sound and offset + size == at
+    if not sound:
+        raise BadWeights(
+            f"{label}: a zip archive whose table of contents is not where its end says; damaged, or made to deceive"
+        )
+
+
+# What stands at the end of a zip archive, of one that may be larger than 4 GB too (APPNOTE.TXT 4.3.14 to 4.3.16).
+_END, _LOCATOR, _END64 = struct.Struct("<4s4H2IH"), struct.Struct("<4sIQI"), struct.Struct("<4sQ2H2I4Q")
 
 
 def _instructions(archive: Zip) -> bytes:
@@ -163,23 +193,22 @@ def _globals_in(stream: io.BytesIO) -> Iterator[str]:
         if name in _REFUSED_OPCODES:
             raise _Unusual(f"the instruction {name}")
         taken = taken or name in ("POP", "POP_MARK")
-        text = name.endswith("GET") and _whole(argument) in memo  # which is short
-        if stack.copies(opcode, text=text):
+        if stack.copies(opcode, argument):
             copied += 1
             if copied > _MOST_COPIES:
                 raise _Unusual("a value made into another again and again")
         if name == "GLOBAL":
             yield str(argument)
+            stack.name(str(argument))
             latest = None
         elif name == "STACK_GLOBAL":
             if len(strings) < 2 or taken:  # what was put aside need not be the name
                 guess = " ".join(strings[-2:])[:80]
                 raise _Unusual(f"a class whose name is put together while it is read (STACK_GLOBAL, such as {guess!r})")
             yield f"{strings[-2]} {strings[-1]}"
+            stack.name(f"{strings[-2]} {strings[-1]}")
             latest = None
-        elif isinstance(argument, str) and _LARGE.fullmatch(argument):
-            raise _Unusual(f"the word {argument[:40]!r}, which makes much of little")
-        elif (isinstance(argument, str) and "UNICODE" in name) or name in ("STRING", "BINSTRING", "SHORT_BINSTRING"):
+        elif _is_text(name):
             latest = str(argument)
             strings.append(latest)
         elif name == "MEMOIZE":
@@ -208,39 +237,79 @@ def _whole(argument: Any) -> int:
     return int(argument)
 
 
+def _is_text(name: str) -> bool:
+    return "UNICODE" in name or name in ("STRING", "BINSTRING", "SHORT_BINSTRING")
+
+
 class _Stack:
-    """What lies on the stack while a pickle is read: of each value whether it was there before, or is a tuple of one that was."""
+    """What lies on the stack while a pickle is read, a word for each value.
+
+    "new", "before" (it was fetched again), "one before" (a tuple of one such), "mark"; "text", the text "latin1" as such, and
+    "bytes" for a tuple of the two; "encode" for the function that makes bytes of them, "kind" for a kind of storage.
+    """
 
     # The lowest value they take stays there.
     _KEEPING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+    _LASTING = ("text", _BYTES_AS, "encode", "kind")  # what stays known of a value that is fetched again
 
     def __init__(self) -> None:
         self.tags: list[str] = []
+        self.memo: dict[int, str] = {}
 
-    def copies(self, opcode: Any, *, text: bool) -> bool:
-        """Follow one instruction; whether it calls something on a value that was there before. text: it fetches a text."""
+    def name(self, wanted: str) -> None:
+        """The value on top is this class or function."""
+        module, _, attribute = wanted.rpartition(" ")
+        if self.tags and module == "_codecs":
+            self.tags[-1] = "encode"
+        elif self.tags and attribute.endswith("Storage"):
+            self.tags[-1] = "kind"
+
+    def copies(self, opcode: Any, argument: Any) -> bool:
+        """Follow one instruction; whether it makes something of a value that was there before. Raises _Unusual."""
         name, wanted = opcode.name, opcode.stack_before
-        if name in ("MEMOIZE", "PROTO", "FRAME", "STOP") or name.endswith("PUT"):
+        if name == "MEMOIZE" or name.endswith("PUT"):
+            tag = self.tags[-1] if self.tags else "new"
+            self.memo[len(self.memo) if name == "MEMOIZE" else _whole(argument)] = tag
+            return False
+        if name in ("PROTO", "FRAME", "STOP"):
             return False
         inside: list[str] = []
         if pickletools.markobject in wanted:
             while self.tags and (tag := self.tags.pop()) != "mark":
                 inside.append(tag)
+            inside.reverse()
             wanted = wanted[: wanted.index(pickletools.markobject)]
         count = min(len(wanted), len(self.tags))
         taken = self.tags[len(self.tags) - count :]
         del self.tags[len(self.tags) - count :]
+        self._refuse_calls(name, taken, inside)
         if name == "MARK":
             self.tags.append("mark")
         elif name == "DUP":
             self.tags += ["before", "before"]
         elif name.endswith("GET"):
-            self.tags.append("text" if text else "before")
+            tag = self.memo.get(_whole(argument), "before")
+            self.tags.append(tag if tag in self._LASTING else "before")
         elif name in self._KEEPING:
             self.tags += taken[:1]
-        elif name in ("TUPLE", "TUPLE1"):
-            own = inside if name == "TUPLE" else taken
-            self.tags.append("one before" if own == ["before"] else "new")
+        elif name in ("TUPLE", "TUPLE1", "TUPLE2"):
+            self.tags.append(_tuple_of(inside if name == "TUPLE" else taken))
+        elif _is_text(name):
+            self.tags.append(_BYTES_AS if argument == _BYTES_AS else "text")
         else:
             self.tags += ["new"] * len(opcode.stack_after)
-        return name in ("REDUCE", "NEWOBJ") and taken[1:] in (["one before"], ["before"])
+        return name in ("REDUCE", "NEWOBJ", "BUILD") and taken[1:] in (["one before"], ["before"])
+
+    def _refuse_calls(self, name: str, taken: list[str], inside: list[str]) -> None:
+        """_Unusual where a kind of storage is called, or the function that makes bytes is used in any other way than that."""
+        if name in ("REDUCE", "NEWOBJ", "BUILD") and taken[:1] == ["kind"]:
+            raise _Unusual("a call that makes numbers out of nothing")
+        if "encode" in inside or ("encode" in taken and (name, taken) != ("REDUCE", ["encode", "bytes"])):
+            raise _Unusual(f"a text in another coding than {_BYTES_AS}")
+
+
+def _tuple_of(members: list[str]) -> str:
+    """The word for a tuple of values that are known by theirs."""
+    if members == ["before"]:
+        return "one before"
+    return "bytes" if members in (["text", _BYTES_AS], [_BYTES_AS, _BYTES_AS]) else "new"

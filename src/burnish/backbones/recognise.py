@@ -57,8 +57,9 @@ def recognised(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     Several architectures share their tensors and differ in function (padding, activation): all are given. Where none
     fits in every shape, those that differ in the size of their images alone.
     """
-    key, exact = digest(shapes), digest(shapes, exact=True)
+    key = digest(shapes)
     found = [entry for entry in index().values() if entry.digest == key]
+    exact = digest(shapes, exact=True) if found else ""
     same = [entry for entry in found if entry.exact == exact]
     return sorted((entry.name for entry in same or found), key=_plainness)
 
@@ -66,10 +67,8 @@ def recognised(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 def recognised_without_head(shapes: Mapping[str, tuple[int, ...]], heads: Iterable[str]) -> list[str]:
     """`recognised`, the tensors of a classification head under one of these beginnings, or some, left out."""
     for beginnings in ((), *((head,) for head in sorted(heads, key=len, reverse=True)), tuple(heads)):
-        found = recognised(
-            {name: shape for name, shape in shapes.items() if not name.startswith(beginnings)} if beginnings else shapes
-        )
-        if found:
+        left = {name: shape for name, shape in shapes.items() if not (beginnings and name.startswith(beginnings))}
+        if (len(left) < len(shapes) or not beginnings) and (found := recognised(left)):
             return found
     return []
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from burnish.backbones.spec import Stage
-from burnish.errors import ModelError
+from burnish.errors import ModelError, shown
 
 
 def steps_of(module: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
     """When each weight is first used in a forward pass (name → step), and the width of the features.
 
-    Weights used without calling their own layer (a position embedding) have no step.
+    Weights used without calling their own layer (a position embedding) have no step. ModelError where it cannot be run.
     """
     steps: dict[str, int] = {}
     handles = []
@@ -32,6 +32,9 @@ def steps_of(module: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
     try:
         with torch.no_grad():
             features = module(example)
+    except (RuntimeError, IndexError, ValueError, AssertionError, TypeError) as error:
+        side, reason = example.shape[-1], shown(" ".join(str(error).split()))[:160]
+        raise ModelError(f"the network cannot be run on images of {side} pixels ({reason})") from None
     finally:
         for handle in handles:
             handle.remove()

@@ -25,6 +25,7 @@ VERSION = timm.__version__
 POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map", "fast")
 # Tables of relative positions grow with the fourth power of the image's side: of BEiT at 1,600 px they take 9.6 GB.
 _RELATIVE, _MOST_RELATIVE = ("beit", "vit_relpos", "vit_srelpos"), 1024
+_MOST_TOLD = 1024  # pixels a side that a config.json may ask for by itself: time and memory grow with their square
 # What a stored architecture may pass to timm, and what each value may be.
 _OPTIONS = {
     "img_size": lambda value: type(value) is int and 16 <= value <= 4096,
@@ -145,13 +146,18 @@ def told_by(config: dict[str, Any], usual: Preprocess, image_size: int | None, n
 
 
 def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image_size: int | None) -> Preprocess:
-    stored = config.get("pretrained_cfg", config)
+    values_before, stored = dict(values), config.get("pretrained_cfg", config)
     if isinstance(stored, dict):
         values |= {key: stored[key] for key in values if stored.get(key) is not None}
     try:
         channels, height, width = values["input_size"]
         if (channels, height) != (3, width) or values["crop_mode"] not in ("center", "squash"):
             raise UnknownModel(f"{name}: expects images of another shape than square RGB, which burnish cannot give it")
+        usual = values_before["input_size"][1]
+        if image_size is None and height > (most := max(_MOST_TOLD, 2 * usual)):
+            raise UnknownModel(
+                f"{name}: the config.json beside the file says images of {height} pixels, expected at most {most}"
+            )
         return Preprocess(
             size=image_size or height,
             crop=min(1.0, float(values["crop_pct"])),  # three volo models say 1.15, which would pad
@@ -175,9 +181,16 @@ def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return state
     try:
         with torch.no_grad():
-            return convert(dict(state), module)
+            made = convert(dict(state), module)
+        # A kernel for patches of another size is another network's: resampled, it would pass for this one's.
+        return {name: state[name] if _resampled(state.get(name), value) else value for name, value in made.items()}
     except Exception:  # made for files it knows; this is another one, and the plain comparison says so better
         return state
+
+
+def _resampled(before: Tensor | None, after: Tensor) -> bool:
+    """Whether a kernel came out with another number of pixels."""
+    return before is not None and before.ndim == after.ndim == 4 and before.shape[2:] != after.shape[2:]
 
 
 def groups_of(module: nn.Module, names: list[str]) -> list[list[str]]:

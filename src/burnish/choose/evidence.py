@@ -38,6 +38,7 @@ class Evidence:
     right: np.ndarray  # bool [v]; or float64 [v], 0 to 1, where an image may have several classes
     losses: np.ndarray  # float64 [v], nats, at the temperature that makes their mean least
     beside: Beside | None = None  # what cross-validation tells of more images than these
+    crossed: bool = False  # whether it is of the images to fit, each asked about by heads that had not learnt from it
 
     @classmethod
     def of(cls, logits: np.ndarray, labels: np.ndarray, beside: Beside | None = None) -> Evidence:
@@ -55,6 +56,11 @@ class Evidence:
         drawn = "val" not in material.catalog.splits or material.catalog.val_drawn
         beside = Beside(probed.choice.told, material.val_rows) if drawn else None
         return cls.of(probed.val_logits, material.labels[material.val_rows], beside)
+
+    @classmethod
+    def out_of_fold(cls, probed: Probed) -> Evidence:
+        """Of frozen heads where there are no validation images: by cross-validation, over all images to fit."""
+        return cls(probed.choice.right, -np.log(np.maximum(probed.choice.told, 1e-12)), crossed=True)
 
     def rank(self) -> tuple[float, float]:
         """The better model has the smaller."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -158,7 +158,7 @@ def gather(
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native = bench.backbone.preprocess
-    side = stored_side(catalog, native.size / native.crop) if trains else None
+    side = stored_side(catalog, _largest_crop(native, bench.recipe) / native.crop) if trains else None
     reader = _Reader(catalog, looks, bench, preprocess)
     fitting = _fitting_images(reader, splits, side, early, on_fitting)
     test = reader.read(splits.test, None)
@@ -183,7 +183,7 @@ def gather(
     gone = np.flatnonzero(np.isin(catalog.paths, [one.path for one in copied])) if copied else np.zeros(0, np.int64)
     twins = {catalog.paths[entry] for entry in leaked(catalog, splits, same, besides=gone)}
     fitting, test, catalog, splits = _less([*unread, *copied], fitting, test, catalog, splits)
-    require_trainable(catalog, splits)
+    require_trainable(catalog, splits, copied)
     if said := in_a_sentence(findings):
         bench.watcher.say(f"audit: {said}")
     is_val = np.isin(fitting.ids, splits.val)
@@ -300,16 +300,34 @@ def _less(
     return kept(fitting), kept(test), left, restricted(splits, catalog, left)
 
 
-def require_trainable(catalog: Catalog, splits: Splits) -> None:
-    """NotEnoughData unless every class has a training image and there is something to test on."""
+def _largest_crop(native: Preprocess, recipe: Recipe) -> int:
+    """Pixels a side of the largest views that training may see; a reduced JPEG holds twice the network's own size (`enough`)."""
+    asked = 0 if recipe.image_size == "auto" else recipe.image_size
+    return max(native.size, min(asked, 2 * native.size))
+
+
+def require_trainable(catalog: Catalog, splits: Splits, copied: Sequence[Named] = ()) -> None:
+    """NotEnoughData unless every class has a training image and there is something to test on.
+
+    copied: training images that were left out because test has their very bytes.
+    """
     lacking = np.flatnonzero(counts(catalog.labels[splits.train], len(catalog.classes)) == 0)
     if len(lacking):
         name = shown(repr(catalog.classes[lacking[0]]))
+        if copied:
+            raise NotEnoughData(
+                f"class {name} has no training image left: {len(copied)} of the training images are in test too, byte for byte "
+                f"(first: {shown(copied[0].path)}); take them out of one of the two"
+            )
         raise NotEnoughData(f"class {name} has no readable training image; add some, or remove the class")
     if len(splits.test) == 0:
         raise NotEnoughData(
             "there is no readable test image that is not tied to the training images (the same picture, or the same group), "
             "so nothing could be proven; add other images, or give no test split"
+        )
+    if catalog.several and not catalog.labels[splits.test].any():
+        raise NotEnoughData(
+            "none of the test images has a class, so nothing could be proven; label them, or give no test split"
         )
 
 

@@ -21,6 +21,7 @@ from burnish.choose.probing import Probes
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
 from burnish.methods.base import Head, Method
+from burnish.methods.table import learns_by_stage
 from burnish.recipe import Recipe
 from burnish.runtime import draws
 from burnish.train.loop import steps_an_epoch
@@ -28,6 +29,7 @@ from burnish.train.loop import steps_an_epoch
 FACTORS = (0.3, 1.0, 3.0)  # of the default rate
 _SHARE = 1 / 10  # of the steps that the clock allows, for each trial
 _LEAST = 12  # steps
+_TIMES_AS_LONG = 2  # a run at the least, as all its trials
 _SEARCH_SHARE = 0.6  # of the time left, for searching
 _TRIALS_WITHOUT_BUDGET = 20
 SEARCHED = ("learning_rate", "stage_decay", "weight_decay", "label_smoothing", "mixup")
@@ -73,6 +75,15 @@ class Trials:
             return 0.0, math.inf
         found = tuning.looked_at("trial", tuning.training.average.state(), short.final_size)
         return found.accuracy, found.loss
+
+
+def too_short(made: Plan, trials: int) -> Decision | None:
+    """Why a run as it is planned has no time for so many trials besides; None where it has."""
+    needed = trials * _LEAST * _TIMES_AS_LONG
+    if not made.timed or made.steps >= needed:
+        return None
+    why = f"training has time for {made.steps} steps; {trials} trials of {_LEAST} steps pay from {needed} on"
+    return Decision("settings: the usual ones", why)
 
 
 def race(trials: Trials) -> tuple[float, Decision]:
@@ -132,7 +143,9 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         return [trial for trial in study.trials if trial.value is not None]
 
     free = isinstance(recipe.learning_rate, str)  # else the recipe names the rate, and it is not searched
-    usual = {"stage_decay": recipe.stage_decay, "weight_decay": max(1e-3, recipe.weight_decay)}
+    by_stage = learns_by_stage(trials.method)
+    usual = {"weight_decay": max(1e-3, recipe.weight_decay)}
+    usual |= {"stage_decay": recipe.stage_decay} if by_stage else {}
     waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in study.trials)
     if not finished() and not waiting:  # nor when the first one died
         rate = {"rate": 1.0} if free else {}
@@ -145,7 +158,7 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     def one(trial: optuna.Trial) -> float:
         values = {
             "rate": trial.suggest_float("rate", 0.1, 10.0, log=True) if free else 1.0,
-            "stage_decay": trial.suggest_float("stage_decay", 0.5, 1.0),
+            "stage_decay": trial.suggest_float("stage_decay", 0.5, 1.0) if by_stage else recipe.stage_decay,
             "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.5, log=True),
             "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
             "mixup": trial.suggest_float("mixup", 0.0, 0.4),

@@ -19,7 +19,7 @@ import PIL
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.looks import Looks, look_at
+from burnish.data.looks import Looks, is_hash, look_at
 from burnish.data.pixels import (
     DECODER,
     FORMATS,
@@ -95,7 +95,8 @@ def read_pixels(
     key = _key(preprocess, stored_side)
     looks = looks or look_at(catalog, ids, workers=workers)
     digests = looks.digests
-    known = _known(store.entries(key, set(digests)) if store is not None else [], digests)
+    hashes = set(filter(is_hash, digests))  # what could not be read at that look is never taken for another's pixels
+    known = _known(store.entries(key, hashes) if store is not None else [], hashes)
     places = np.flatnonzero([digest not in known for digest in digests])
     at_least = enough(preprocess)
     read = partial(read_all, catalog, at_least=at_least, workers=workers, on_progress=on_progress)
@@ -114,7 +115,7 @@ def read_pixels(
         try:
             sizes, good, named = _filled(draft.rows, forms, known, digests, read, ids)
             if store is not None:
-                held = [digest if fine else "" for digest, fine in zip(digests, good, strict=True)]
+                held = [digest if fine and is_hash(digest) else "" for digest, fine in zip(digests, good, strict=True)]
                 store.keep(draft, key, held, sizes)
             return _pixels(ids, draft.rows, sizes, good, named, looks)
         except OSError:  # the disk refuses what it had promised: do without it
@@ -214,9 +215,9 @@ def _content_of(digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _known(entries: Sequence[Entry], digests: Sequence[str]) -> dict[str, tuple[Entry, int]]:
+def _known(entries: Sequence[Entry], wanted: set[str]) -> dict[str, tuple[Entry, int]]:
     """Where the wanted rows are kept."""
-    wanted, found = set(digests), {}
+    found: dict[str, tuple[Entry, int]] = {}
     for entry in entries:
         for row, digest in enumerate(entry.digests):
             if digest in wanted and digest not in found:

@@ -109,7 +109,10 @@ class Packed:
         place = self._places[path]
         if place.length > self._most:
             raise UnreadableImage(path, f"larger than {self._most // 1_000_000} MB, the most that is read")
-        data = place.read()
+        try:
+            data = place.read()
+        except OSError as error:
+            raise UnreadableImage(path, f"cannot be read: {error.strerror or error}") from None
         if len(data) != place.length:
             raise UnreadableImage(path, "truncated: the archive ends too early")
         return data

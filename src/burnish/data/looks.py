@@ -17,6 +17,7 @@ from burnish.errors import UnreadableImage
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
          "I;16B", "I;16L", "I;16N", "F")  # fmt: skip
+_UNREAD = "unread "  # how the place of a file begins that stands for its hash
 _MAY_MOVE = ("GIF", "PNG", "WEBP")
 # Files read by one thread and timed; where those were slow so many times that are then read by several, the next time twice that.
 _BLOCK, _BLOCKS = 64, 8
@@ -33,6 +34,11 @@ HEADER = np.dtype(
         ("bytes", np.int64),  # of the file, -1 where it cannot be read
     ]
 )
+
+
+def is_hash(digest: str) -> bool:
+    """Whether it is of a file's bytes, and not the place of one that could not be read."""
+    return bool(digest) and not digest.startswith(_UNREAD)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
     def look(row: int) -> str:
         index = int(ids[row])
         digest, headers[row] = _look(catalog, index)
-        return digest or f"unread {index}"
+        return digest or f"{_UNREAD}{index}"
 
     with quiet():
         together = _BLOCK * _BLOCKS

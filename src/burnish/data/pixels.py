@@ -229,6 +229,8 @@ def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Ima
     data = b""
     try:
         data = source if isinstance(source, bytes) else _content(source)
+        if len(data) > MAX_BYTES:
+            raise _Refused(f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read")
         image = _opened(data, at_least)
         with _room_for(image.width * image.height):
             image.load()

@@ -207,23 +207,26 @@ def _drawn(order: list[_Unit], share: float, *, back: bool, last: bool) -> tuple
         fits = len(unit.entries) == 1 or all(has[label] + n <= most[label] for label, n in unit.counts.items())
         if within and fits and free(position):
             take(position)
+    holding: dict[int, list[int]] = defaultdict(list)  # class -> places, in the order they are drawn in
+    for position in places:
+        for label in order[position].counts:
+            holding[label].append(position)
     for label in sorted(images):
-        for position in places:
+        for position in holding[label]:
             if has[label] >= least[label]:
                 break
             unit = order[position]
-            size = unit.counts.get(label, 0)
-            if size > 0 and (has[label] == 0 or has[label] + size <= most[label]) and free(position):
+            size = unit.counts[label]
+            if (has[label] == 0 or has[label] + size <= most[label]) and free(position):
                 if len(unit.entries) > 1 and has[label] == 0:
-                    position = _smallest(order, places, label, free)
+                    position = _smallest(order, holding[label], free)
                 take(position)
     return [order[at] for at in sorted(taken)], [unit for at, unit in enumerate(order) if at not in taken]
 
 
-def _smallest(order: list[_Unit], places: range, label: int, free: Callable[[int], bool]) -> int:
-    """The smallest unit that has images of a class and may be taken, the first of equals."""
-    fitting = [at for at in places if label in order[at].counts and free(at)]
-    return min(fitting, key=lambda at: len(order[at].entries))
+def _smallest(order: list[_Unit], places: list[int], free: Callable[[int], bool]) -> int:
+    """The smallest of these units that may be taken, the first of equals."""
+    return min(filter(free, places), key=lambda at: len(order[at].entries))
 
 
 def _sides(catalog: Catalog, splits: Splits) -> list[str]:

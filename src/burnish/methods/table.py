@@ -39,6 +39,14 @@ METHODS: dict[str, Method] = {
 }
 
 
+_BY_STAGE = ("full", "top", "gradual", "l2sp")
+
+
+def learns_by_stage(method: Method) -> bool:
+    """Whether earlier stages learn more slowly, by the recipe's `stage_decay`; the others have one rate."""
+    return method.name in _BY_STAGE
+
+
 def method_named(name: str) -> Method:
     """The method of that name, with its options where they are given: lora:rank=4:where=*.attn.*
 

@@ -41,6 +41,10 @@ CHINESE = {
         "在相同划分上用不同种子训练 %(n)s 次，微调模型平均达到 %(mean)s，各次训练之间的标准差为 %(sd)s"
         "（上面的区间来自测试图像的抽样）。"
     ),
+    "With %(n)s of the seeds nothing was trained; on the same splits the frozen model reached %(mean)s on average, with a "
+    "standard deviation of %(sd)s.": (
+        "其中 %(n)s 个种子没有进行训练；在相同划分上冻结模型平均达到 %(mean)s，标准差为 %(sd)s。"
+    ),
     "seed %(seed)s: %(accuracy)s": "种子 %(seed)s：%(accuracy)s",
     "What was tried, and why": "尝试了什么，为什么",
     "The reasons are shown in English, as the run wrote them down.": "以下理由由运行时写下，保持英文。",

@@ -188,7 +188,8 @@ def _words(key: str) -> str:
 
 def _bars(verdict: Verdict, baselines: Sequence[Mapping[str, Any]], say: Say) -> list[dict[str, Any]]:
     """The scores to draw one above the other: simpler answers first."""
-    simpler = [one for one in baselines if one.get("key") in ("majority", "scratch")]
+    # With several classes an image their shares are not the mean average precision that is drawn.
+    simpler = [one for one in baselines if one.get("key") in ("majority", "scratch") and verdict.score == ACCURACY]
     rows = [
         {"role": "probe", "name": say(_BASELINES[one["key"]]), "interval": Interval.from_json(one["accuracy"])}
         for one in simpler

@@ -255,7 +255,7 @@ def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
     """
     files: list[Path | NotRead] = []
     for path in map(Path, listed(paths)):
-        if path.is_dir():
+        if os.path.isdir(path):
             inside = scan(path)
             found = [path / name for name in sorted(inside.images)]
             besides = [NotRead(str(path / one.path), one.reason) for one in inside.named if _may_hold_images(one)]

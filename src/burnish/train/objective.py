@@ -39,7 +39,8 @@ class Objective:
             return views, None, 1.0
         rng = draws(self.seed, "mix", step)
         partner = rng.permutation(len(views))
-        cut = bool(self.cutmix) and views.ndim == 4 and (not self.mixup or rng.random() < 0.5)
+        maps = views.ndim == 4 and views.shape[-1] == views.shape[-2]  # not Swin's, whose channels come last
+        cut = bool(self.cutmix) and maps and (not self.mixup or rng.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup or self.cutmix
         share = float(rng.beta(alpha, alpha))
         other = views[torch.from_numpy(partner)]

@@ -66,6 +66,7 @@ _TABLE = (
     ("EfficientNetV2M", "none", 480), ("EfficientNetV2L", "none", 480), ("MobileNetV3Small", "none", 224),
     ("MobileNetV3Large", "none", 224),
 )  # fmt: skip
+_TOP_WIDTHS = {"efficientnetb1": 1280, "efficientnetb2": 1408}  # whose layers have the same names
 APPLICATIONS = {name.lower(): Application(name.lower(), name, mode, size) for name, mode, size in _TABLE}
 
 
@@ -179,9 +180,16 @@ def _signatures() -> dict[str, str]:
     return json.loads(_SIGNATURES.read_bytes())
 
 
-def recognised(layer_names: Iterable[str]) -> Application | None:
-    """The application whose layers have these names; None when there is none."""
+def recognised(layer_names: Iterable[str], *, has_width: Callable[[str, int], bool]) -> Application | None:
+    """The application whose layers have these names; None when there is none.
+
+    has_width: whether a layer gives so many channels, where networks have the same names.
+    """
     names = list(layer_names)
-    known = {key: name for name, keys in _signatures().items() for key in keys}
-    found = known.get(signature(names)) if len(_telling(names)) > 4 else None  # InceptionV3's layers have numbers alone
-    return APPLICATIONS.get(found) if found else None
+    if len(_telling(names)) <= 4:  # InceptionV3's layers have numbers alone
+        return None
+    key = signature(names)
+    known = [name for name, keys in _signatures().items() if key in keys]
+    if len(known) > 1:
+        known = [name for name in known if has_width("top_conv", _TOP_WIDTHS[name])]
+    return APPLICATIONS[known[0]] if known else None

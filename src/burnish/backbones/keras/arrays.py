@@ -58,6 +58,10 @@ class Arrays:
                 found[parts[-2]] = None
         return list(found)
 
+    def has_width(self, layer: str, width: int) -> bool:
+        """Whether an array of that layer has so many outputs."""
+        return any(layer in path.split("/") and one.shape[-1:] == (width,) for path, one in self.datasets.items())
+
     def hold(self, values: Sequence[float]) -> bool:
         """Whether one of the arrays is just these few numbers."""
         few = (one.ravel() for one in self.datasets.values() if one.size == len(values))

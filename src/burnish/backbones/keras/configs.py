@@ -84,7 +84,7 @@ def parsed(config: Any, label: str) -> Parsed:
         _Parser(found).model(config, [INPUT], "", depth=0)
     except Unfit as error:
         raise BadWeights(f"{label}: {shown(str(error))[:400]}") from None
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError, OverflowError) as error:
         reason = f"{type(error).__name__} {shown(str(error))[:100]}"
         raise BadWeights(f"{label}: its config is not one that Keras writes ({reason})") from None
     return found
@@ -184,8 +184,11 @@ class _Parser:
             name = f"{own}_constant_{number}"
         try:
             tensor = torch.tensor(value, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError):
-            raise Unfit(f"its layer {own} takes {str(value)[:60]!r}, which is no number") from None
+            sound = bool(tensor.isfinite().all())
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            sound = False
+        if not sound:
+            raise Unfit(f"its layer {own} takes {str(value)[:60]!r}, which is no number")
         if tensor.ndim > 4 or tensor.numel() > 2**24:
             raise Unfit(f"its layer {own} takes a constant of {tensor.numel():,} numbers")
         self.found.constants[name] = inward(tensor).contiguous()

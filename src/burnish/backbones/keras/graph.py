@@ -29,6 +29,7 @@ LIBRARY = "keras"
 INPUT = "input"  # what nodes call the images
 _MOST_NODES = 5000
 _MOST_VALUES, _MOST_A_PIXEL = 2**25, 256  # in what one layer gives: more than both is no network for images
+_MOST_AT_ALL = 2**29  # and more than that, two gigabytes, is not computed
 _MOST_NUMBERS = 2**31  # eight gigabytes of float32
 _NAME = re.compile(r"[\w.\-/ ]{1,200}")
 _WORD = re.compile(r"[A-Za-z]+_?\d*")  # of "conv2_block1_1_conv", "block_3_expand"
@@ -328,7 +329,7 @@ def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Vari
         if (
             not isinstance(values[own], Tensor)
             or values[own].ndim > 4
-            or values[own].numel() > max(_MOST_VALUES, _MOST_A_PIXEL * size**2)
+            or values[own].numel() > min(_MOST_AT_ALL, max(_MOST_VALUES, _MOST_A_PIXEL * size**2))
         ):
             raise Unfit(f"its layer {own} ({node['kind']}) gives a tensor of {values[own].numel():,} numbers")
         variables[own] = made.variables

@@ -8,6 +8,7 @@ nothing of burnish, and torch neither.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import sys
@@ -58,7 +59,7 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
         "weights": {
             path.lstrip("/"): words
             for root in _roots(file)
-            for name in _listed(file[root] if root else file, "layer_names")
+            for name in dict.fromkeys(_listed(file[root] if root else file, "layer_names"))
             if (path := f"{root}/{name}").lstrip("/") in file
             and (words := _listed(file[path.lstrip("/")], "weight_names"))
         },
@@ -76,7 +77,8 @@ def _listed(group: Any, key: str) -> list[str]:
     if key in group.attrs:
         pieces = [key]
     else:
-        pieces = [f"{key}{number}" for number in range(1000) if f"{key}{number}" in group.attrs]
+        numbered = (f"{key}{number}" for number in range(1000))
+        pieces = list(itertools.takewhile(lambda piece: piece in group.attrs, numbered))
     counts = [math.prod(group.attrs.get_id(piece).shape or ()) for piece in pieces]
     if sum(counts) > _MOST_NAMES:
         raise Refused(f"lists {sum(counts):,} names in {key}")

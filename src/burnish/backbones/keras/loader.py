@@ -43,7 +43,7 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
         )
     mode = applications.mode_named(preprocess)
     config, arrays, version = _parts(found)
-    notes = []
+    notes, alone = [], config is None
     if config is None:
         application = _application(arrays, arch, found.label)
         config = applications.config_of(application, image_size or application.size, layers=arrays.layer_names())
@@ -69,7 +69,10 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
         if not graph.takes_size(name, kwargs, width, size):
             raise RecipeError(f"{found.label}: this network takes images of {native} pixels only, not {size}")
         kwargs = {**kwargs, "size": size}
-    filled = _found(graph.blank(name, kwargs), trunk, arrays)  # before weights are made for what the file lacks
+    blank = graph.blank(name, kwargs)
+    own = [node.own_name for node in trunk if node.name in blank.parts]
+    called = _called(own, arrays.layer_names()) if alone else {}
+    filled = _found(blank, trunk, arrays, called)  # before weights are made for what the file lacks
     module = _built(name, kwargs)
     matched = _fill(module, filled, whole)
     notes.append(f"{matched} of {matched} arrays match")
@@ -151,7 +154,7 @@ def _application(arrays: Arrays, arch: str | None, label: str) -> applications.A
             )
         return applications.named(arch.removeprefix("keras:"))
     names = arrays.layer_names()
-    found = applications.recognised(names)
+    found = applications.recognised(names, has_width=arrays.has_width)
     if found is None:
         raise UnknownModel(
             f"{label}: holds weights without a network, and its layers ({stacked(names)}) are those of none that burnish "
@@ -160,15 +163,33 @@ def _application(arrays: Arrays, arch: str | None, label: str) -> applications.A
     return found
 
 
-def _found(blank: graph.KerasNet, trunk: list[Node], arrays: Arrays) -> dict[str, torch.Tensor]:
-    """The file's arrays as the module holds them, by their names in its state dict."""
+def _called(own: list[str], names: list[str]) -> dict[str, str]:
+    """What a file of weights alone calls the layers, where it numbers them otherwise; {} where names agree.
+
+    Keras 2 began with conv2d_1, and goes on counting for the second model of a session. As in Keras's own loader the order
+    then decides; here the words must agree as well.
+    """
+    if set(own) <= set(names) or [_unnumbered(name) for name in own] != [
+        _unnumbered(name) for name in names[: len(own)]
+    ]:
+        return {}
+    return dict(zip(own, names, strict=False))
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
+
+
+def _found(blank: graph.KerasNet, trunk: list[Node], arrays: Arrays, called: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The file's arrays as the module holds them, by their names in its state dict. called: other names of layers there."""
     state, found = blank.state_dict(), {}
     by_name = {node.name: node for node in trunk}
     for name, part in blank.parts.items():
         node = by_name[name]
+        own, outer = called.get(node.own_name, node.own_name), called.get(node.own_name, node.outer)
         for place, variable in enumerate(part.variables):
             target = f"{part.place}.{variable.target}"
-            array = arrays.find(node.own_name, node.outer, node.modern, variable, place, len(part.variables))
+            array = arrays.find(own, outer, node.modern, variable, place, len(part.variables))
             found[target] = variable.to_torch(torch.from_numpy(array.copy()), state[target])
     return found
 

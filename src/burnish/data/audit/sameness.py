@@ -77,8 +77,11 @@ def _conflicts(catalog: Catalog, same: Sameness) -> Iterator[Finding]:
     pairs += [(one, other) for one, other in twins if labels[one] != labels[other]]
     ties = np.array(pairs, np.int64).reshape(-1, 2)
     sets = clusters_of(ties[:, 0], ties[:, 1], len(ids))
-    for number in np.unique(sets[ties[:, 0]]):
-        rows = np.flatnonzero((sets == number)[same.copies])
+    tied, of_row = np.unique(sets[ties[:, 0]]), sets[same.copies]
+    order = np.argsort(of_row, kind="stable")
+    begins, ends = (np.searchsorted(of_row[order], tied, side) for side in ("left", "right"))
+    for begin, end in zip(begins, ends, strict=True):
+        rows = order[begin:end]
         names = sorted({catalog.label(entry) or "no class" for entry in ids[rows]})
         listed = ", ".join(f"'{name}'" for name in names[:4]) + (" and more" if len(names) > 4 else "")
         kind = "the same bytes" if len(np.unique(same.copies[rows])) == 1 else "nearly the same"

@@ -86,7 +86,9 @@ def find_twins(
     rows = np.flatnonzero(grey.std((1, 2)).numpy() >= _FLAT)
     if len(rows) < 2:
         return Twins.none(), 0
-    first, second, mirrored, alike = _candidates(grey[rows].numpy(), on_progress)
+    textured = grey.numpy() if len(rows) == len(grey) else grey[rows].numpy()
+    first, second, mirrored, alike = _candidates(textured, on_progress)
+    del textured
     if most_pairs is not None and most_pairs < len(first):
         nearest = np.sort(np.argsort(-alike, kind="stable")[:most_pairs])
         first, second, mirrored = first[nearest], second[nearest], mirrored[nearest]
@@ -123,14 +125,15 @@ def without_chains(twins: Twins, count: int) -> Twins:
 
 def _parts(thumbs: Rows) -> tuple[Tensor, Tensor]:
     """(grey float32 [n s s], colour difference channels [n 2 4 4]) of the squares."""
-    grey, chroma = [], []
-    for start in range(0, len(thumbs), _BLOCK):
+    count, side = len(thumbs), thumbs[:1].shape[1]
+    grey, chroma = torch.empty(count, side, side), torch.empty(count, 2, 4, 4)
+    for start in range(0, count, _BLOCK):
         pixels = torch.from_numpy(np.ascontiguousarray(thumbs[start : start + _BLOCK])).float()
         luma = pixels @ _LUMA
         blue, red = 0.564 * (pixels[..., 2] - luma), 0.713 * (pixels[..., 0] - luma)
-        grey.append(luma)
-        chroma.append(F.adaptive_avg_pool2d(torch.stack([blue, red], 1), 4))
-    return torch.cat(grey), torch.cat(chroma)
+        grey[start : start + len(luma)] = luma
+        chroma[start : start + len(luma)] = F.adaptive_avg_pool2d(torch.stack([blue, red], 1), 4)
+    return grey, chroma
 
 
 def _candidates(

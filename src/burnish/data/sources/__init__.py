@@ -25,6 +25,7 @@ from burnish.data.sources.demo import open_demo
 from burnish.data.sources.folder import open_folder
 from burnish.data.sources.named import fetched, open_torchvision
 from burnish.data.sources.python import open_python
+from burnish.data.sources.scan import require_listable
 from burnish.disk import expanded
 from burnish.errors import DataError, nearest, shown
 
@@ -60,8 +61,10 @@ def open_source(data: Any, *, for_training: bool = True) -> Catalog:
 
 
 def _open_path(path: Path, *, for_training: bool) -> Catalog:
-    if path.is_dir():
+    if os.path.isdir(path):
         return _open_folder(path, for_training=for_training)
+    if reason := _closed(path):
+        raise DataError(f"{shown(str(path))} cannot be looked at: {reason}. Check the permissions of its folders.")
     if not os.path.lexists(path):
         if "{" in path.name:
             return shards.open_shards(shards.shards_in(str(path)))
@@ -73,19 +76,22 @@ def _open_path(path: Path, *, for_training: bool) -> Catalog:
         return table.open_table(path)
     if suffix in (".parquet", ".arrow"):
         return columnar.open_columnar(path, [path])
-    if archive.is_zip(path):
-        return archive.open_zip(path, for_training=for_training)
-    if archive.is_packed_or_tar(path):
+    if archive.is_packed_or_tar(path):  # by how it begins: at its end any zip may lie, as a member
         places, aside = archive.places_in_tar(path)
         if shards.is_shard(places):
             return shards.open_shards([path], {path: (places, aside)})
         return archive.open_tar(path, places, aside, for_training=for_training)
+    if archive.is_zip(path):
+        return archive.open_zip(path, for_training=for_training)
     raise DataError(f"{shown(str(path))} is no data that burnish knows. Give {_EXPECTED}.")
 
 
 def _open_folder(path: Path, *, for_training: bool) -> Catalog:
+    require_listable(path)
     if columnar.is_saved_by_datasets(path):
-        return columnar.open_columnar(path, columnar.files_saved_by_datasets(path))
+        files = columnar.files_saved_by_datasets(path)
+        if files or not _has_class_folders(path):  # any tool may leave a state.json
+            return columnar.open_columnar(path, columnar.required(path, files))
     rows = columnar.parquet_files(path)
     tars = [] if rows else sorted(path.glob("*.tar"))
     if (rows or tars) and not _has_class_folders(path):
@@ -95,18 +101,31 @@ def _open_folder(path: Path, *, for_training: bool) -> Catalog:
 
 def _has_class_folders(path: Path) -> bool:
     """Whether some folder in it holds anything but tables."""
-    return any(
-        entry.is_dir()
-        and not entry.name.startswith(".")
-        and any(inner.suffix != ".parquet" for inner in entry.iterdir())
-        for entry in path.iterdir()
-    )
+
+    def holds(folder: Path) -> bool:
+        try:
+            return any(inner.suffix not in (".parquet", ".arrow") for inner in folder.iterdir())
+        except OSError:  # named when it is scanned
+            return True
+
+    return any(entry.is_dir() and not entry.name.startswith(".") and holds(entry) for entry in path.iterdir())
+
+
+def _closed(path: Path) -> str | None:
+    """Why the system does not tell what lies there, where it is there."""
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        return error.strerror
+    except (OSError, ValueError):
+        return None
+    return None
 
 
 def _beside(path: Path) -> str:
     """A sentence with the names most like the one that is missing, or nothing."""
     try:
         names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return f" Nearest beside it: {nearest(path.name, names)}." if names else ""

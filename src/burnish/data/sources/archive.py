@@ -101,7 +101,7 @@ def _members_of_zip(file: Path, aside: dict[str, str]) -> tuple[Iterable[str], C
 
 
 def _is_wanted(name: str) -> bool:
-    return has_image_suffix(name) or name.endswith((".cls", ".txt", ".json"))
+    return has_image_suffix(name) or name.lower().endswith((".cls", ".txt", ".json"))
 
 
 def _opened(file: Path) -> io.BufferedReader:

@@ -6,6 +6,7 @@ pyarrow is imported here alone; it comes with burnish[data].
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
     Columns: path, or bytes, or image; label, text or whole numbers (named by the schema where it is Hugging Face's) or lists of
     them; and where wanted split and group. DataError when a file is damaged, columns are missing, or pyarrow is not installed.
     """
+    _refuse_some_splits(root, files)
     spool, places = Spool(), dict[str, Place]()
     rows = (row for file in files for row in _rows_of(root, file, spool, places))
     first = next(rows, None)
@@ -52,14 +54,18 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
 
 def is_saved_by_datasets(folder: Path) -> bool:
     """Whether `datasets.save_to_disk` wrote the folder."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    return any(os.path.isfile(folder / name) for name in ("state.json", "dataset_dict.json"))
 
 
 def files_saved_by_datasets(folder: Path) -> list[Path]:
-    """The Arrow files of a saved data set, or of each split of one; DataError when there are none."""
+    """The Arrow files of a saved data set, or of each split of one."""
     folders = [folder] if (folder / "state.json").is_file() else sorted(one for one in folder.iterdir() if one.is_dir())
     # What `map` and `filter` left there is no data: it holds images again, or places of images.
-    files = [file for one in folders for file in sorted(one.glob("*.arrow")) if not file.name.startswith("cache-")]
+    return [file for one in folders for file in sorted(one.glob("*.arrow")) if not file.name.startswith("cache-")]
+
+
+def required(folder: Path, files: list[Path]) -> list[Path]:
+    """The files of a saved data set; DataError when there are none."""
     if not files:
         raise DataError(
             f"{shown(str(folder))} looks saved by datasets.save_to_disk and holds no .arrow file. Save it again."
@@ -94,7 +100,7 @@ def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> 
     word = _split_word(root, file)
     below = file.relative_to(root).as_posix() if root != file else file.name
     wanted = list(dict.fromkeys(columns.values()))
-    row = 0
+    row = labelled = 0
     try:
         for batch in batches(wanted):
             cells = {name: batch.column(column).to_pylist() for name, column in columns.items()}
@@ -102,16 +108,33 @@ def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> 
                 row += 1
                 values = {name: _value(file, row, name, cells[name][at], names) for name in cells if name in COLUMNS}
                 values.setdefault("split", word)
+                labelled += values["label"] != ""
                 if "image" in cells:
                     path = values["path"] = f"{below}#{row:06d}"
                     held = cells["image"][at]
                     data = held.get("bytes") if isinstance(held, dict) else held
                     places[path] = Place(spool, *spool.add(data if isinstance(data, bytes) else b""))
                 yield row, values
+        if row and not labelled:
+            raise DataError(
+                f"{shown(file.name)}: none of its {row:,} rows has a label. Move the file away, or label it."
+            )
     except DataError:
         raise
     except Exception as error:  # pyarrow's errors are many
         raise DataError(f"{shown(file.name)}: damaged after row {row} ({_said(error)}). Fetch it again.") from None
+
+
+def _refuse_some_splits(root: Path, files: list[Path]) -> None:
+    """DataError when some of the files are of a split, by their names, and others of none that is known."""
+    unknown = [file for file in files if not _split_word(root, file)]
+    if unknown and len(unknown) < len(files):
+        without = [file for file in unknown if "split" not in {name.strip().lower() for name in _opened(file)[0].names}]
+        if without:
+            raise DataError(
+                f"{shown(without[0].name)} is of no split that is known, as other files there are. Move it away, or "
+                "begin its name with train, val or test."
+            )
 
 
 def _opened(file: Path) -> tuple[Any, Any]:

@@ -53,7 +53,7 @@ def scan(root: Path) -> Scan:
             found.named.append(Named(folder, f"the folder cannot be listed: {error.strerror}"))
             continue
         new = [entry.name for entry in entries] == [RUN_LOCK]  # a run that has just begun: this one
-        if folder and (new or any(entry.name == RUN_FILE and _asks(entry.path) for entry in entries)):
+        if folder and (new or any(map(_is_asked, entries))):
             found.named.append(Named(folder, A_RUN))
             runs.append(folder)
             continue
@@ -71,6 +71,15 @@ def scan(root: Path) -> Scan:
             found.folders.remove(folder)
             found.named.append(Named(folder, A_RUN))
     return found
+
+
+def require_listable(folder: Path) -> None:
+    """DataError unless what lies in the folder may be listed and opened."""
+    try:
+        with os.scandir(folder):
+            os.stat(os.path.join(folder, "."))
+    except OSError as error:
+        raise DataError(f"{shown(str(folder))} cannot be listed: {error.strerror}. Check the folder.") from None
 
 
 def _home(root: Path) -> str:
@@ -97,10 +106,12 @@ def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
     return why_not_by_suffix(name)
 
 
-def _asks(path: str) -> bool:
-    """Whether the file is what a run was asked, not someone's own of that name."""
+def _is_asked(entry: os.DirEntry[str]) -> bool:
+    """Whether the file is what a run was asked, not someone's own of that name, nor a pipe that would be waited for."""
     try:
-        with open(path, "rb") as file:
+        if entry.name != RUN_FILE or not entry.is_file(follow_symlinks=False):
+            return False
+        with open(entry.path, "rb") as file:
             found = json.loads(file.read(_MOST_ASKED))
     except (OSError, ValueError, RecursionError):
         return False

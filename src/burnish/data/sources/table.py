@@ -244,7 +244,7 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
     path, label, word = values["path"], values["label"], values.get("split", "").lower()
     if not path:
         raise _bad(file, unit, line, "the path is empty", "Fill it in or delete the line.")
-    texts = [*(label if isinstance(label, list) else [label]), values.get("group") or ""]
+    texts = [path, *(label if isinstance(label, list) else [label]), values.get("group") or ""]
     if odd := next((text for text in texts if not is_utf8(text)), None):
         came = f"'{shown(odd)}' holds half a character"
         raise _bad(file, unit, line, came, "Write it anew.")

@@ -1,0 +1,328 @@
+"""More files made to harm: read twice in two ways, small ones that grow, and a few sound ones that resemble them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_backbones_hostile import (
+    SCALED_MEGABYTES,
+    _chain,
+    _conv,
+    _keras,
+    _layer,
+    _legacy,
+    _preprocess,
+    _replace,
+    _safetensors,
+    _tensor,
+    _text,
+    _torch_zip,
+    _written,
+    reader,  # noqa: F401  # the fixture
+)
+
+from burnish.archives import Zip
+from burnish.backbones import cifar, zoo
+from burnish.backbones.keras import applications
+from burnish.backbones.keras.configs import Parsed, _Parser
+from burnish.backbones.keras.options import Unfit
+from burnish.backbones.pickles import _instructions, read_torch
+from burnish.errors import BadWeights, BurnishError
+
+ENCODE, LATIN = b"c_codecs\nencode\n", _text("latin1")
+
+
+def two_tables_of_contents(folder: Path) -> Path:
+    """Python takes the table before the end record; torch goes where that record points: to the other, of equal length."""
+    evil, plain = io.BytesIO(), io.BytesIO()
+    for stream, program in ((evil, b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x0a\x85R."), (plain, b"\x80\x02}.")):
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("archive/data.pkl", program.ljust(64, b"\0"))
+    first, second = evil.getvalue(), plain.getvalue()
+    at = first.rindex(b"PK\x01\x02")  # of the first table; without its end record
+    whole = bytearray(first[:-22] + second)
+    struct.pack_into("<I", whole, len(whole) - 6, at)
+    assert len(first) == len(second)
+    return _written(folder, "hostile.pth", bytes(whole))
+
+
+def _encoded(codec: str, text: str = "x" * 2048) -> bytes:
+    return b"\x80\x02" + ENCODE + _text(text) + _text(codec) + b"\x86R."
+
+
+def a_text_doubled_under_another_name_of_its_codec(folder: Path) -> Path:
+    calls, ends = ENCODE * 17, (_text("hex-codec") + b"\x86R") * 16
+    return _torch_zip(folder, b"\x80\x02" + calls + _text("x" * 2048) + LATIN + b"\x86R" + ends + b".")
+
+
+def a_text_in_a_coding_that_takes_hours(folder: Path) -> Path:
+    return _torch_zip(folder, _encoded("punycode", "".join(map(chr, range(0x4E00, 0x9000)))))
+
+
+def a_codec_whose_name_is_put_together(folder: Path) -> Path:
+    """rot13 of urk is hex."""
+    name = ENCODE + _text("urk") + _text("rot13") + b"\x86R"
+    return _torch_zip(folder, b"\x80\x02" + ENCODE + _text("ab") + name + b"\x86R.")
+
+
+def the_function_that_makes_bytes_put_into_a_list(folder: Path) -> Path:
+    return _torch_zip(folder, b"\x80\x02](" + ENCODE + b"e.")
+
+
+def one_dictionary_copied_into_many_records(folder: Path) -> Path:
+    table = b"}q\x01(" + b"".join(b"J" + struct.pack("<i", number) + b"N" for number in range(20_000)) + b"u0"
+    once = b"h\x00)Rh\x01b0"
+    return _torch_zip(folder, b"\x80\x02ccollections\nOrderedDict\nq\x000" + table + once * 2000 + b"N.")
+
+
+def numbers_out_of_nothing(folder: Path) -> Path:
+    return _torch_zip(folder, b"\x80\x02ctorch.storage\nTypedStorage\nJ\x00\x00\x00\x7f\x85R.")
+
+
+def an_old_file_whose_storages_are_not_in_it(folder: Path) -> Path:
+    storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"J\x00\x00\x00\x02NtQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00J\x00\x00\x00\x02\x85K\x01\x85\x89"
+    tensor += b"ccollections\nOrderedDict\n)RtR"
+    named = b"}(" + _text("a.b") + tensor + _text("a.c") + tensor + b"u"
+    return _written(folder, "hostile.pth", _legacy(folder, b"\x80\x02" + named + b"."))
+
+
+def a_cifar_network_of_thousands_of_blocks(folder: Path) -> Path:
+    shapes: dict[str, list[int]] = {"conv1.weight": [16, 3, 3, 3], "layer3.0.conv2.weight": [64, 64, 3, 3]}
+    shapes |= {f"layer1.{number}.x": [1] for number in range(20_000)}
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header[name] = _tensor(shape, at, at + size)
+        at += size
+    return _safetensors(folder, header, bytes(at))
+
+
+def few_numbers_under_the_names_of_a_giant(folder: Path) -> Path:
+    one = torch.zeros(2**18)
+    torch.save(
+        {"arch": "vit_7b_patch16_dinov3", "state_dict": {f"blocks.{number}.w": one for number in range(13_000)}},
+        folder / "hostile.pth",
+    )
+    return folder / "hostile.pth"
+
+
+def _with_config(folder: Path, config: dict[str, Any]) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return _safetensors(folder, {"a.b": _tensor([1], 0, 4), "a.c": _tensor([1], 4, 8)}, bytes(8))
+
+
+def a_config_that_asks_for_a_table_of_all_pairs(folder: Path) -> Path:
+    return _with_config(
+        folder, {"architecture": "beit_base_patch16_224", "pretrained_cfg": {"input_size": [3, 4096, 4096]}}
+    )
+
+
+def a_config_that_asks_for_sixty_thousand_patches(folder: Path) -> Path:
+    told = {"input_size": [3, 4096, 4096]}
+    return _with_config(folder, {"architecture": "vit_base_patch16_224", "pretrained_cfg": told})
+
+
+def names_within_names_within_names(folder: Path) -> Path:
+    header = {"0." * 240 + str(number): _tensor([1], 4 * number, 4 * number + 4) for number in range(2000)}
+    return _safetensors(folder, header, bytes(4 * 2000))
+
+
+def keras_of_few_weights_and_many_pixels(folder: Path) -> Path:
+    kernel = np.zeros((1, 1, 3, 256), np.float32)
+
+    def fill(file: Any) -> None:
+        _replace(file, "layers/conv2d/vars/0", kernel)
+        _replace(file, "layers/conv2d/vars/1", np.zeros(256, np.float32))
+
+    wide = _conv(filters=256, kernel_size=[1, 1])
+    return _keras(folder, _chain(wide, _layer("GlobalAveragePooling2D", "pool"), size=4096), fill)
+
+
+def h5_that_lists_one_layer_without_end(folder: Path) -> Path:
+    import h5py
+
+    with h5py.File(folder / "hostile.h5", "w") as file:
+        file.create_group("a")
+        file["a/x"] = np.zeros(1, np.float32)
+        for number in range(2):
+            file.attrs[f"layer_names{number}"] = np.array([b"a"] * 7000)
+    return folder / "hostile.h5"
+
+
+CASES = {
+    two_tables_of_contents: "not where its end says",
+    a_text_doubled_under_another_name_of_its_codec: "another coding",
+    a_text_in_a_coding_that_takes_hours: "another coding",
+    a_codec_whose_name_is_put_together: "another coding",
+    the_function_that_makes_bytes_put_into_a_list: "another coding",
+    one_dictionary_copied_into_many_records: "again and again",
+    numbers_out_of_nothing: "out of nothing",
+    an_old_file_whose_storages_are_not_in_it: "claims more numbers|cannot be read",
+    a_cifar_network_of_thousands_of_blocks: "fit none|tensors",
+    few_numbers_under_the_names_of_a_giant: "vit_7b|numbers",
+    a_config_that_asks_for_a_table_of_all_pairs: "4096",
+    a_config_that_asks_for_sixty_thousand_patches: "4096",
+    names_within_names_within_names: "fit none",
+    keras_of_few_weights_and_many_pixels: "gives a tensor of",
+    h5_that_lists_one_layer_without_end: "layers|knows",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
+def test_it_is_refused_in_a_sentence_soon_and_takes_little(make, tmp_path, reader):  # noqa: F811
+    path = make(tmp_path)
+    answer = reader.ask(path, preprocess=_preprocess(path))
+    assert answer["outcome"] == "refused" and not answer["seen"], answer
+    assert answer["seconds"] < 5.0 and answer["megabytes"] < 3 * SCALED_MEGABYTES, answer
+    assert answer["message"].isprintable() and len(answer["message"]) < 1200
+    assert re.search(CASES[make], answer["message"]), answer["message"]
+
+
+def test_two_readers_would_have_read_two_programs(tmp_path):
+    """What the refusal is for: Python's zipfile finds the harmless one."""
+    data = two_tables_of_contents(tmp_path).read_bytes()
+    assert _instructions(Zip(data, "x")).startswith(b"\x80\x02}")
+    with pytest.raises(BadWeights, match="end says"):
+        read_torch(data, "x")
+
+
+def test_torch_writes_such_archives_as_are_read(tmp_path):
+    """With and without the older form, repacked by Python, and with everything that scripts keep beside weights."""
+    kept = {
+        "state_dict": {"a.w": torch.ones(2), "a.b": torch.zeros(1)},
+        "classes": ["A310", "A320", "V100", "zip", "hex", "base64"],
+        "args": Namespace(partition="A100", zip=False, lr=0.1),
+        "best": np.float64(0.5),
+        "raw": b"\x00\xff" * 3,
+        "again": b"\x00\xff" * 3,
+    }
+    torch.save(kept, tmp_path / "a.pth")
+    torch.save(kept, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.save(kept, tmp_path / "new.pth", pickle_protocol=4)
+    with zipfile.ZipFile(tmp_path / "a.pth") as whole, zipfile.ZipFile(tmp_path / "again.pth", "w") as copy:
+        for name in whole.namelist():
+            copy.writestr(name, whole.read(name))
+    for name in ("a.pth", "old.pth", "again.pth"):
+        found = read_torch((tmp_path / name).read_bytes(), name)
+        assert found["classes"] == kept["classes"] and found["raw"] == kept["raw"]
+        assert torch.equal(found["state_dict"]["a.w"], torch.ones(2)) and found["best"] == 0.5
+
+
+def test_a_cifar_network_is_recognised_up_to_its_deepest():
+    def shapes(blocks: int) -> dict[str, tuple[int, ...]]:
+        names = {f"layer1.{number}.conv1.weight": (16, 16, 3, 3) for number in range(blocks)}
+        return {"conv1.weight": (16, 3, 3, 3), "layer3.0.conv2.weight": (64, 64, 3, 3), **names}
+
+    assert cifar.recognised(shapes(200)) is not None
+    assert cifar.recognised(shapes(201)) is None
+
+
+def test_patches_of_another_size_are_another_network(tmp_path):
+    """timm would resample the kernel, and every tensor would match."""
+    own = zoo.load_backbone("random:vit_tiny_patch16_224").module.state_dict()
+    own["patch_embed.proj.weight"] = torch.nn.functional.interpolate(own["patch_embed.proj.weight"], (32, 32))
+    own["pos_embed"] = torch.zeros(1, 50, own["pos_embed"].shape[2])
+    torch.save(own, tmp_path / "a.pth")
+    with pytest.raises(BadWeights, match=r"patch_embed\.proj\.weight has"):
+        zoo.load_backbone(f"vit_tiny_patch16_224={tmp_path / 'a.pth'}")
+
+
+def test_another_image_size_is_still_the_same_network(tmp_path):
+    own = zoo.load_backbone("random:vit_tiny_patch16_224").module.state_dict()
+    own["pos_embed"] = torch.zeros(1, 50, own["pos_embed"].shape[2])  # of 7 × 7 patches
+    torch.save(own, tmp_path / "a.pth")
+    assert zoo.load_backbone(f"vit_tiny_patch16_224={tmp_path / 'a.pth'}").width == 192
+
+
+@pytest.mark.parametrize("size", [64])
+def test_images_too_small_for_a_network_are_refused_in_a_sentence(size):
+    with pytest.raises(BurnishError, match=r"cannot be run on images of 64 pixels"):
+        zoo.load_backbone("random:inception_v3", image_size=size)
+
+
+@pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), [1.0, float("nan")], "1", None])
+def test_a_constant_that_is_no_number_is_refused(value):
+    with pytest.raises(Unfit, match="no number"):
+        _Parser(Parsed([], "", []))._constant("add", value)
+
+
+# ---- Keras -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "name"), [(1280, "efficientnetb1"), (1408, "efficientnetb2")])
+def test_networks_of_the_same_names_are_told_by_their_widths(width, name):
+    _needs_keras()
+    layers = _layers_of("efficientnetb1")
+    found = applications.recognised(layers, has_width=lambda layer, asked: (layer, asked) == ("top_conv", width))
+    assert found is not None and found.name == name
+
+
+def _needs_keras() -> None:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    pytest.importorskip("keras", reason="keras is not installed: pip install 'burnish[keras]'")
+
+
+def _layers_of(name: str) -> list[str]:
+    config = applications.config_of(applications.named(name), 240)
+    weighted = ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "Normalization", "Dense")
+    return [layer["config"]["name"] for layer in config["config"]["layers"] if layer["class_name"] in weighted]
+
+
+def test_layers_that_another_keras_numbered_are_told_by_their_order(tmp_path):
+    """InceptionV3's official file begins with conv2d_1, as Keras 2 counted; today's network begins with conv2d."""
+    h5py = pytest.importorskip("h5py")
+    _needs_keras()
+    config = applications.config_of(applications.named("inceptionv3"), 96)
+    rng, first, counts = np.random.default_rng(0), None, {"conv2d": 0, "batch_normalization": 0}
+    blank = zoo.load_backbone("random:keras:inceptionv3", image_size=96)
+    order = [layer for layer in config["config"]["layers"] if layer["class_name"] in ("Conv2D", "BatchNormalization")]
+    by_name = _kernels(blank)
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        names = []
+        for layer in order:
+            own = layer["config"]["name"]
+            kind = re.sub(r"_\d+$", "", own)
+            counts[kind] += 1
+            name = f"{kind}_{counts[kind]}"
+            group = file.create_group(name)
+            names.append(name.encode())
+            keys = ["kernel:0"] if kind == "conv2d" else ["beta:0", "moving_mean:0", "moving_variance:0"]
+            group.attrs["weight_names"] = [f"{name}/{key}".encode() for key in keys]
+            for key in keys:
+                shape = by_name[own][key]
+                value = rng.normal(0, 0.1, shape).astype(np.float32)
+                first = value if first is None else first
+                group[f"{name}/{key}"] = np.abs(value) + 1 if key == "moving_variance:0" else value
+        file.attrs["layer_names"] = names
+    found = zoo.load_backbone(f"keras:inceptionv3={tmp_path / 'old.h5'}", preprocess="keras:inceptionv3", image_size=96)
+    kernel = next(value for name, value in found.module.state_dict().items() if value.ndim == 4)
+    assert first is not None
+    np.testing.assert_array_equal(kernel.numpy(), first.transpose(3, 2, 0, 1))
+
+
+def _kernels(backbone: Any) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of each layer's arrays, in Keras's order of axes."""
+    out: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, part in backbone.module.parts.items():
+        out[name] = {f"{variable.legacy.split('|')[0]}:0": tuple(variable.shape) for variable in part.variables}
+    return out
+
+
+def test_numbers_that_tensors_share_count_once():
+    from burnish.backbones.checkpoint import numbers_in
+
+    one = torch.zeros(10)
+    assert numbers_in({"a": one, "b": one, "c": torch.zeros(5)}) == 15
