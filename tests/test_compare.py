@@ -232,6 +232,32 @@ def test_an_arm_whose_method_fits_no_layer_is_told_as_failed_and_the_race_goes_o
     assert "failed: " in page
 
 
+def test_without_validation_images_frozen_arms_are_told_apart_by_cross_validation(tmp_path):
+    """All would stand equal, and the first that was named be called the best, with -0.0 %."""
+    write_shapes(tmp_path, images=12)
+    rows = ["path,label,split"]
+    for name in ("blue", "green", "red"):
+        rows += [f"{name}/{n:03d}.png,{name},{'test' if n >= 10 else 'train'}" for n in (0, 10, 11)]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    watcher = Lines()
+    facts = api.compare(
+        tmp_path / "list.csv", models=MODELS, methods=["probe"], out=tmp_path / "race", watcher=watcher,
+        **{**SMALL, "budget": None},
+    )  # fmt: skip
+    assert facts["counts"]["val"] == 0
+    assert {row["validation"] for row in facts["rows"]} == {None} and {
+        row["validation_n"] for row in facts["rows"]
+    } == {0}
+    said = {
+        text.partition(" ·")[0]: float(text.rpartition(" ")[2].rstrip("%"))
+        for text in watcher.said
+        if "cross-validation" in text
+    }
+    assert len(said) == len(MODELS)
+    chosen = next(row["model"] for row in facts["rows"] if row["chosen"])
+    assert said[chosen] == max(said.values())
+
+
 def test_multiprobe_of_a_network_without_depths_to_see_is_not_the_probe_once_more(shapes, tmp_path):
     settings = {**SMALL, "image_size": "auto", "budget": None}
     facts = api.compare(

@@ -43,6 +43,8 @@ from burnish.reports.explain import grad_cam, maps, overlay, sanity
 from burnish.reports.page import render
 from burnish.reports.rollout import rollout
 from burnish.result import RunFolder, read_facts, read_pictures
+from burnish.seeds import _told as seeds_told
+from burnish.seeds import summed_up
 from burnish.ship.bundle import read_bundle, write_bundle
 
 TINY = {"model": "random:test_resnet", "budget": None, "epochs": 2, "image_size": 64}
@@ -250,8 +252,10 @@ def test_the_learning_curve_rises_to_what_was_reached_and_leads_on():
     assert again == told
     assert learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=0.0) is None
     assert learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=1e-6) is None
-    rows["val_rows"] = np.arange(400, 420)
-    assert learning_curve(features, SimpleNamespace(**rows), refit, whole, seed=0, seconds_left=1e9) is None
+    few = {**rows, "val_rows": np.arange(400, 420)}
+    assert learning_curve(features, SimpleNamespace(**few), refit, whole, seed=0, seconds_left=1e9) is None
+    one_each = {**rows, "train_rows": np.unique(labels[:400], return_index=True)[1]}  # every share is the same four
+    assert learning_curve(features, SimpleNamespace(**one_each), refit, whole, seed=0, seconds_left=1e9) is None
 
 
 def test_energy_is_what_the_counters_gained_and_survives_their_overflow(tmp_path):
@@ -631,6 +635,34 @@ def test_other_seeds_train_on_the_same_splits(shapes, tmp_path):
     assert ["--seed 1 " in commands[0], "--seed 2 " in commands[1]] == [True, True], commands
     again = api.fit(shapes, out=tmp_path / "run", **TINY, seeds=3)
     assert again.facts["seeds"] == told
+
+
+def test_trainings_are_summed_up_with_their_own_kind_alone():
+    """A run without time to train reports its frozen heads: no training, and no part of the spread between trainings."""
+
+    def run(model, accuracy):
+        return {"seed": 0, "accuracy": accuracy, "model": model}
+
+    three = summed_up([run("tuned", 0.9), run("tuned", 0.8), run("probe", 0.1)])
+    assert (three["model"], three["n"], three["mean"]) == ("tuned", 2, pytest.approx(0.85))
+    frozen = summed_up([run("probe", 0.9), run("tuned", 0.1), run("probe", 0.9)])
+    assert (frozen["model"], frozen["n"], frozen["mean"], frozen["sd"]) == ("probe", 2, pytest.approx(0.9), 0.0)
+    mixed = summed_up([run("probe", 0.9), run("tuned", 0.1)])
+    assert (mixed["model"], mixed["n"], mixed["mean"], mixed["sd"]) == (None, 0, None, None)
+
+
+def test_seeds_of_frozen_heads_are_not_called_trainings(shapes, tmp_path):
+    found = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "probe", "image_size": 128}, seeds=2)
+    assert (found.facts["seeds"]["model"], found.facts["seeds"]["n"]) == ("probe", 2)
+    page = (found.folder / "report.html").read_text(encoding="utf-8")
+    assert "With 2 of the seeds nothing was trained" in page and "the tuned model reached" not in page
+    idle = [one["what"] for one in found.facts["decisions"] if one["what"].startswith("without effect")]
+    assert idle and "--image-size" in idle[0]  # a convolutional network's frozen heads see its own size
+
+
+def test_of_several_classes_the_seeds_tell_what_the_verdict_tells():
+    facts = {"scores": {"probe": {"accuracy": {"value": 0.1}, "mean_average_precision": {"value": 0.9}}}}
+    assert seeds_told(3, facts) == {"seed": 3, "accuracy": 0.9, "model": "probe"}
 
 
 def test_further_seeds_choose_as_the_first_did_and_are_not_called_finished(shapes, tmp_path, monkeypatch):

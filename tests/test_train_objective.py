@@ -208,6 +208,14 @@ def test_cutmix_pastes_one_rectangle_of_the_partner_and_the_share_is_that_of_the
     assert pasted > 50
 
 
+def test_cutmix_blends_maps_whose_channels_come_last():
+    """A rectangle of Swin's [b h w c] would be cut out of its channels."""
+    maps = torch.randn(4, 7, 7, 24, generator=torch.Generator().manual_seed(0))
+    for number in range(10):
+        views, partner, own = Objective(cutmix=1.0).mixed(maps, number)
+        torch.testing.assert_close(views, own * maps + (1 - own) * maps[torch.from_numpy(partner)])
+
+
 @pytest.mark.parametrize(
     "objective",
     [

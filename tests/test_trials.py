@@ -37,6 +37,23 @@ def test_the_same_race_comes_to_the_same_bits(shapes, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_run_without_time_for_trials_trains_with_the_usual_settings(shapes, tmp_path, monkeypatch):
+    """Three trials of twelve steps and their validation would cost more than a plan of twenty steps has."""
+    real = trained.plan
+    monkeypatch.setattr(trained, "plan", lambda *args: replace(real(*args), timed=True, steps=20, most=20))
+    monkeypatch.setattr(trials.Trials, "run", lambda *args: pytest.fail("a trial was made"))
+    run = api.fit(shapes, out=tmp_path / "run", learning_rate="race", **TINY)
+    (decision,) = [one for one in run.facts["decisions"] if one["what"] == "settings: the usual ones"]
+    assert "time for 20 steps; 3 trials of 12 steps pay from 72 on" in decision["why"]
+    assert run.facts["kept"] and run.facts["recipe"]["learning_rate"] < 1
+    assert trials.too_short(plan_of(71, timed=True), 3) is not None
+    assert trials.too_short(plan_of(72, timed=True), 3) is trials.too_short(plan_of(5, timed=False), 3) is None
+
+
+def plan_of(steps, *, timed):
+    return plan.Plan(32, ((0.0, 64),), steps, 1.0, 0, False, 0, timed, steps, 1.0, {64: 0.1}, 0.1, "")
+
+
 @pytest.mark.parametrize("method", ["adapter", "lora"])
 def test_trials_are_of_the_network_that_is_trained(method, shapes, tmp_path, monkeypatch):
     """Where the plan freezes stages, so do the trials: what is put into the trunk stands above the cut."""
@@ -90,6 +107,18 @@ def test_a_search_starts_from_the_defaults_and_settles_what_it_found(shapes, tmp
     for key in ("stage_decay", "weight_decay", "label_smoothing", "mixup"):
         assert run.facts["recipe"][key] == pytest.approx(decision["numbers"][key])
     assert (tmp_path / "run" / "search.log").is_file()
+
+
+def test_a_search_leaves_alone_what_the_method_does_not_have(shapes, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 1)
+    run = api.fit(
+        shapes, out=tmp_path / "run", search=True, stage_decay=0.9, **{**TINY, "method": "norms", "epochs": 1}
+    )
+    (decision,) = [one for one in run.facts["decisions"] if one["what"].startswith("settings from a search")]
+    assert "stage_decay" not in decision["what"] and run.facts["recipe"]["stage_decay"] == 0.9
+    (told,) = [one for one in run.facts["decisions"] if one["what"] == "without effect: --stage-decay"]
+    assert told["why"] == "norms has one learning rate for all stages"
 
 
 def test_a_search_that_died_proposes_what_it_would_have_proposed(shapes, tmp_path, monkeypatch):
