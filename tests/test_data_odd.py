@@ -29,7 +29,7 @@ from burnish.terms import Preprocess
 from images import encoded, noise, write_images
 
 
-def forbid(monkeypatch, place: Path) -> None:
+def forbid(monkeypatch, place: Path | str) -> None:
     """What root never sees: the system does not tell what lies below a place."""
     real = os.stat
 
@@ -50,7 +50,7 @@ def test_a_place_that_one_may_not_look_at_is_told_as_such(tmp_path, monkeypatch)
 
 def test_a_folder_that_one_may_list_but_not_enter_is_told_as_such(tmp_path, monkeypatch):
     write_images(tmp_path / "secret", {"a": 3, "b": 3})
-    forbid(monkeypatch, tmp_path / "secret" / ".")
+    forbid(monkeypatch, f"{tmp_path}/secret/.")
     with pytest.raises(DataError, match=r"cannot be listed: Permission denied\. Check"):
         open_source(tmp_path / "secret")
 
@@ -141,7 +141,7 @@ def test_many_small_classes_are_split_in_time_that_grows_with_them():
     paths = tuple(f"{c}/{n}.png" for c in range(classes) for n in range(each))
     labels = np.repeat(np.arange(classes), each)
     catalog = Catalog(
-        Path("/x"), tuple(map(str, range(classes))), paths, labels, (None,) * len(paths), None, (), "folder"
+        Path("/x"), paths, labels, tuple(map(str, range(classes))), (None,) * len(paths), None, (), "folder"
     )
     splits = make_splits(catalog, seed=0)
     for rows in (splits.train, splits.val, splits.test):
@@ -204,7 +204,7 @@ def test_a_test_folder_that_is_a_copy_of_train_is_told_as_the_reason(tmp_path):
 def test_a_test_split_without_any_class_is_refused_before_the_work():
     labels = np.array([[True, False], [False, True], [False, False], [False, False]])
     paths = tuple(f"{n}.png" for n in range(4))
-    catalog = Catalog(Path("/x"), ("a", "b"), paths, labels, (None,) * 4, None, (), "csv")
+    catalog = Catalog(Path("/x"), paths, labels, ("a", "b"), (None,) * 4, None, (), "csv")
     rows = np.array([0, 1]), np.array([], np.int64), np.array([2, 3])
     with pytest.raises(NotEnoughData, match="none of the test images has a class"):
         require_trainable(catalog, Splits(*rows, "given", ""))

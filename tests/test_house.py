@@ -1,6 +1,7 @@
 """The house: imports go one way, importing costs little, nothing dangerous is called."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,16 @@ def test_no_verb_has_the_name_of_a_module():
     """`import` binds a module's name in the package, and the verb of that name would be gone."""
     names = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
     assert not names & set(burnish.__all__)
+
+
+BENCHMARKS = sorted((ROOT.parent.parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
+def test_what_benchmarks_take_from_the_house_is_there(path):
+    """They run seldom, so a name that has moved would be missed."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "burnish":
+            module = importlib.import_module(node.module)
+            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            assert not missing, f"{node.module} has no {', '.join(missing)}"
