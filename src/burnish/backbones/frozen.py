@@ -7,6 +7,7 @@ bfloat16 (docs/speed.md).
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,18 +42,21 @@ def fold_for_inference(module: nn.Module, example: Tensor, *, half: bool = False
     half: compute in bfloat16 where the processor does so in hardware and the output stays within HALF_TOLERANCE;
     float32 goes in and comes out all the same.
     """
-    expected = evaluated(module, example)
-    folded = _folded(module, example, expected)
-    if not _has_fused_kernel(example):
-        return folded
-    packed = _packed(folded)
-    if not same(packed, example, expected):
-        return folded
-    if half and has_fast_half():
-        candidate = _Half(copy.deepcopy(packed).to(torch.bfloat16)).eval()
+    expected, pairs = evaluated(module, example), pairs_of(module, example)
+    kernels = _has_fused_kernel(example)
+    for packs, folds, fused in _FORMS:
+        if ((packs or fused) and not kernels) or (folds and not pairs):
+            continue
+        made = _made(module, pairs if folds else [], fused=fused, packs=packs)
+        if not (packs or folds) or same(made, example, expected):
+            break
+    else:
+        raise AssertionError("the plainest form is always taken")
+    if half and packs and has_fast_half():
+        candidate = _Half(copy.deepcopy(made).to(torch.bfloat16)).eval()
         if same(candidate, example, expected, tolerance=HALF_TOLERANCE):
             return candidate
-    return packed
+    return made
 
 
 def frozen_count(module: nn.Module) -> int:
@@ -170,40 +174,36 @@ class _Half(nn.Module):
         return self.inner(images.to(torch.bfloat16)).float()
 
 
-def _folded(module: nn.Module, example: Tensor, expected: Tensor) -> nn.Module:
-    """A frozen copy with as much folded as gives the expected output."""
-    plain = _frozen(module)
-    pairs = pairs_of(module, example)
-    for fused in (True, False):
-        if not pairs or (fused and not _has_fused_kernel(example)):
-            continue
-        candidate = copy.deepcopy(plain)
-        for pair in pairs:
-            _freeze_pair(candidate, pair, fused=fused)
-        candidate.eval().to(memory_format=torch.channels_last)
-        if same(candidate, example, expected):
-            return candidate
-    return plain
+# (weights packed, BatchNorms folded, activations inside the convolutions), from the fastest to the plainest.
+_FORMS = (
+    (True, True, True), (False, True, True), (True, True, False), (False, True, False), (True, False, False),
+    (False, False, False),
+)  # fmt: skip
 
 
-def _packed(module: nn.Module) -> nn.Module:
-    """A copy with packed convolutions and Linear layers; a GELU straight after `fc1`, as in timm's Mlp, goes into it."""
-    double = copy.deepcopy(module)
-    for name, layer in list(double.named_modules()):
+def _made(module: nn.Module, pairs: Sequence[Pair], *, fused: bool, packs: bool) -> nn.Module:
+    """A frozen copy in one of the forms: these pairs folded, with packed weights or as they are."""
+    made = copy.deepcopy(module).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    for pair in pairs:
+        _freeze_pair(made, pair, fused=fused)
+    made.eval().to(memory_format=torch.channels_last)
+    if packs:
+        _pack(made)
+    return made.eval()
+
+
+def _pack(module: nn.Module) -> None:
+    """Pack convolutions and Linear layers in place; a GELU straight after `fc1`, as in timm's Mlp, goes into it."""
+    for name, layer in list(module.named_modules()):
         if isinstance(layer, FrozenConv):
             layer.packs = True
         elif type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks:
             parent, _, last = name.rpartition(".")
-            act = double.get_submodule(parent)._modules.get("act") if last == "fc1" else None
+            act = module.get_submodule(parent)._modules.get("act") if last == "fc1" else None
             gelu = isinstance(act, nn.GELU) and act.approximate == "none"
             if gelu:
-                replace(double, f"{parent}.act" if parent else "act", nn.Identity())
-            replace(double, name, PackedLinear(layer, gelu=gelu))
-    return double.eval()
-
-
-def _frozen(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+                replace(module, f"{parent}.act" if parent else "act", nn.Identity())
+            replace(module, name, PackedLinear(layer, gelu=gelu))
 
 
 def _freeze_pair(module: nn.Module, pair: Pair, *, fused: bool) -> None:

@@ -122,13 +122,16 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
             "take a larger --batch-size"
         )
     sizes = _sizes(bench) if recipe.image_size == "auto" else [recipe.image_size]
-    step = rates.step(tunable, freeze, batch=batch, size=sizes[0])
-    seconds = {size: step * (size / sizes[0]) ** 2 for size in sizes}
+    endless = math.isinf(bench.clock.left())  # then nothing is timed, as nothing depends on it (P7)
+    step = None if endless else rates.step(tunable, freeze, batch=batch, size=sizes[0])
+    seconds = {} if step is None else {size: step * (size / sizes[0]) ** 2 for size in sizes}
     wanted = EPOCHS_WANTED if recipe.epochs == "auto" else float(recipe.epochs)
     most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * per_epoch
 
     def passes(size: int) -> float:
         """Epochs that fit when `size` is the final one."""
+        if endless:
+            return math.inf
         between = _epoch_seconds(material, rates, size, freeze) / per_epoch
         first = n * _views(wanted) / rates.lower(size, freeze) if freeze else 0.0
         # The val images are there at the probe's size; at others they are made from the files when first asked for.
@@ -166,10 +169,11 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     return replace(made, reason=_reason(made, step, sizes[0], bench))
 
 
-def _reason(made: Plan, measured: float, at: int, bench: Bench) -> str:
-    """The plan in words."""
+def _reason(made: Plan, measured: float | None, at: int, bench: Bench) -> str:
+    """The plan in words; measured: seconds of a step, where it was timed."""
     how = ", then ".join(f"{size} px" for _, size in made.sizes)
-    text = f"about {made.epochs:.1f} epochs at {how}: one step of {made.batch} images takes {measured:.2f} s at {at} px"
+    text = f"{'about ' if made.timed else ''}{made.epochs:.1f} epochs at {how}, {made.batch} images a step"
+    text += "" if measured is None else f", which takes {measured:.2f} s at {at} px"
     if made.freeze:
         stages = [stage.name for stage in bench.backbone.stages[made.freeze :]]
         learns = f"{stages[0]} and what follows" if stages else "the head"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -184,10 +185,9 @@ class _Parser:
             name = f"{own}_constant_{number}"
         try:
             tensor = torch.tensor(value, dtype=torch.float32)
-            sound = bool(tensor.isfinite().all())
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            sound = False
-        if not sound:
+            tensor = torch.tensor(math.nan)
+        if not tensor.isfinite().all():
             raise Unfit(f"its layer {own} takes {str(value)[:60]!r}, which is no number")
         if tensor.ndim > 4 or tensor.numel() > 2**24:
             raise Unfit(f"its layer {own} takes a constant of {tensor.numel():,} numbers")
