@@ -95,6 +95,16 @@ def _zip_of(file: Path, entries: list[tuple[str, bytes]]) -> Path:
     return file
 
 
+def test_an_archive_that_is_cut_short_during_a_run_ends_no_process(tmp_path):
+    """A mapped file would end it with SIGBUS."""
+    file = _zip_of(tmp_path / "a.zip", members(tmp_path / "new", {"cat": 3, "dog": 3}))
+    catalog = open_source(file)
+    assert catalog.image(0)
+    os.truncate(file, 10)
+    with pytest.raises(UnreadableImage):
+        catalog.image(1)
+
+
 def test_labels_of_packed_shards_are_read_whatever_the_case_of_their_suffix(tmp_path):
     entries = []
     for number in range(8):

@@ -11,7 +11,7 @@ import bz2
 import gzip
 import io
 import lzma
-import mmap
+import os
 import stat
 import struct
 import tarfile
@@ -45,11 +45,11 @@ Aside = MutableMapping[str, str]  # member -> why it is left out
 
 
 class Zip:
-    """A checked zip archive, in memory or mapped; its members may be read by several threads."""
+    """A checked zip archive, in memory or on disk; its members may be read by several threads."""
 
     def __init__(
         self,
-        data: bytes | mmap.mmap,
+        data: bytes | OnDisk,
         label: str,
         *,
         error: type[BurnishError] = BadWeights,
@@ -59,7 +59,7 @@ class Zip:
         """label: what errors call it. `error` is raised when it is damaged or made to deceive, or has over `most` members."""
         self.label, self._data, self._error = label, data, error
         try:
-            self._zip = zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Mapped(data))
+            self._zip = zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Stream(data))
             self._infos = self._zip.infolist()
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as problem:
             raise self._error(f"{label}: a damaged zip archive ({shown(str(problem))[:120]}); fetch it again") from None
@@ -226,10 +226,28 @@ def _put_aside_or_refuse(
     return True
 
 
-class _Mapped(io.RawIOBase):
-    """A mapped file as what zipfile reads."""
+class OnDisk:
+    """A file as bytes that are read when they are asked for.
 
-    def __init__(self, data: mmap.mmap) -> None:
+    Unlike a mapping's, they end nobody's process when the file is cut short or its disk fails meanwhile.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        """Those bytes, fewer where the file is shorter by now; by any number of threads. Raises OSError."""
+        begin, end, _ = part.indices(self._size)
+        return os.pread(self._file.fileno(), max(0, end - begin), begin)
+
+
+class _Stream(io.RawIOBase):
+    """A file on disk as what zipfile reads; each has a place of its own."""
+
+    def __init__(self, data: OnDisk) -> None:
         super().__init__()
         self._data, self._at = data, 0
 

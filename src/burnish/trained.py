@@ -83,10 +83,6 @@ def tried_out(
         "freeze": made.freeze,
         "precision": "bfloat16" if rates.half else "float32",
     }  # of the network that is trained
-    if (instead := too_short(made, 1 if bench.recipe.search else len(FACTORS))) is not None:
-        bench.watcher.say(f"{instead.what}: {instead.why}")
-        rate = "auto" if bench.recipe.learning_rate == "race" else bench.recipe.learning_rate
-        return {"rate": 1.0, "learning_rate": rate}, [instead]
     bench = replace(bench, recipe=replace(bench.recipe, **settings))
     trials = Trials(method, made, peak, start_head(probes, made, material, bench), probes, material, bench)
     if bench.recipe.search:
@@ -120,7 +116,13 @@ def settle_plan(
     made = plan(tunable_at, material, bench, rates)
     peak = tunable_at(made.freeze).peak_learning_rate
     tried: list[Decision] = []
-    if made.steps and (bench.recipe.learning_rate == "race" or bench.recipe.search):
+    wanted = made.steps > 0 and (bench.recipe.learning_rate == "race" or bench.recipe.search)
+    if wanted and (instead := too_short(made, 1 if bench.recipe.search else len(FACTORS))) is not None:
+        bench.watcher.say(f"{instead.what}: {instead.why}")
+        tried = [instead]
+        if bench.recipe.learning_rate == "race":
+            bench = replace(bench, recipe=replace(bench.recipe, learning_rate="auto"))
+    elif wanted:
         settings, tried = tried_out(method, made, peak, rates, probes, material, bench, ledger)
         peak = settings.pop("rate") * peak
         bench = replace(bench, recipe=replace(bench.recipe, **settings))

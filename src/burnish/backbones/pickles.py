@@ -75,7 +75,7 @@ def read_torch(data: bytes, label: str) -> Any:
     label: what errors call the file. BadWeights, naming what was found, when it asks for anything else, is a program
     (TorchScript, torch.export), or is damaged; no code of the file has run then.
     """
-    zipped = data[:2] == b"PK"
+    zipped = data[:4] == b"PK\x03\x04"  # as torch tells them; all else is followed as one pickle after another
     if zipped:
         _refuse_two_readings(data, label)
     refuse_programs(_instructions(Zip(data, label)) if zipped else data, label, several=not zipped)

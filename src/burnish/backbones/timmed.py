@@ -183,7 +183,8 @@ def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():
             made = convert(dict(state), module)
         # A kernel for patches of another size is another network's: resampled, it would pass for this one's.
-        return {name: state[name] if _resampled(state.get(name), value) else value for name, value in made.items()}
+        resampled = [name for name in made if name.endswith(".weight") and _resampled(state.get(name), made[name])]
+        return {**made, **{name: state[name] for name in resampled}}
     except Exception:  # made for files it knows; this is another one, and the plain comparison says so better
         return state
 

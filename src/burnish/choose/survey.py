@@ -25,7 +25,7 @@ from burnish.errors import RecipeError, UnreadableImage
 from burnish.methods.linear import least_seconds, seconds_a_flop
 from burnish.runtime import Clock, cores, draws, evenly
 from burnish.terms import Preprocess
-from burnish.train.features import outputs, takes_half
+from burnish.train.features import BATCH, outputs, takes_half
 
 # A probe at full size is worth more than a few epochs, and less than many: on photographs of 101 classes the probe
 # gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
@@ -130,7 +130,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     if thins and (size != native.size or count / rate_there > left - _LEAST_TAIL_SECONDS):
         small = _shrunk(images, size)
         fit_rate = images_per_second(trunk, small, bench, half=half)
-        test_rate = images_per_second(exact, small, bench, half=False)
+        test_rate = images_per_second(exact, small, bench, half=False) if half else fit_rate
         allowed = bench.clock.left() - 2 * comparing - _LEAST_TAIL_SECONDS
         part = part_for(fitting, test, allowed, lambda n: seen(n) + heads(n), decoding + 1.0 / test_rate, trains=trains)
         if part is not None and bench.proves and bench.clock.budget_seconds is not None:
@@ -224,6 +224,8 @@ def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half
     Not the best: for a second a processor may run a fifth faster than it does for a minute. Of two the faster: the first of them
     also chooses and packs.
     """
+    if bench.device.type == "cpu":
+        images = images[:BATCH]  # at a time, as it will be
     seconds: list[float] = []
     while len(seconds) < 3 and sum(seconds) < _TIMING_SHARE * (bench.clock.budget_seconds or math.inf):
         began = time.monotonic()

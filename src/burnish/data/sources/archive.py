@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import mmap
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from burnish.archives import Zip, entries_of_tar, is_tar, read_member, unpacked
+from burnish.archives import OnDisk, Zip, entries_of_tar, is_tar, read_member, unpacked
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Contents, OpenFile, Packed, Place, Spool, Zipped
 from burnish.data.pixels import MAX_BYTES
@@ -92,11 +91,10 @@ def places_in_tar(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
 
 
 def _members_of_zip(file: Path, aside: dict[str, str]) -> tuple[Iterable[str], Contents]:
-    with _opened(file) as stream:
-        if stream.seek(0, io.SEEK_END) == 0:
-            raise DataError(f"{shown(file.name)} is empty (0 bytes). Fetch it again.")
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    archive = Zip(mapped, shown(file.name), error=DataError, aside=aside, most=MOST_MEMBERS)
+    held = OnDisk(_opened(file))  # closed with it
+    if len(held) == 0:
+        raise DataError(f"{shown(file.name)} is empty (0 bytes). Fetch it again.")
+    archive = Zip(held, shown(file.name), error=DataError, aside=aside, most=MOST_MEMBERS)
     return archive.members, Zipped(archive, MAX_BYTES)
 
 
