@@ -392,12 +392,13 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
 
 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
-    """Logits float32 [n k] of plain images, by the fast form of the network."""
+    """Logits float32 [n k] of plain images, by the fast form of the network where they are more than making it costs."""
     if len(images) == 0:
         return np.zeros((0, classifier.classes), np.float32)
-    example = normalised(images[:2], preprocess).to(bench.device)
-    fast = fold_for_inference(classifier.to(bench.device), example)
-    return outputs(fast, batched(images), preprocess=preprocess, device=bench.device)
+    form: nn.Module = classifier.to(bench.device).eval()
+    if len(images) > BATCH:
+        form = fold_for_inference(form, normalised(images[:2], preprocess).to(bench.device))
+    return outputs(form, batched(images), preprocess=preprocess, device=bench.device)
 
 
 def answers_in(classifier: Classifier, preprocess: Preprocess, bench: Bench) -> Answers:
