@@ -132,10 +132,10 @@ def pickled(instructions):
 
 
 def repeated_text(characters, times):
-    """A text made four times as long, again and again."""
+    """A text made into bytes again and again."""
     text = b"x" * characters
     begin = b"\x80\x02" + b"c_codecs\nencode\nq\x01" + b"X" + len(text).to_bytes(4, "little") + text + b"q\x02"
-    word = b"X\x06\x00\x00\x00utf-32q\x03"
+    word = b"X\x06\x00\x00\x00latin1q\x03"
     return pickled(begin + word + b"](" + times * b"h\x01h\x02h\x03\x86R" + b"e.")
 
 

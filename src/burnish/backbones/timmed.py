@@ -155,9 +155,7 @@ def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image
             raise UnknownModel(f"{name}: expects images of another shape than square RGB, which burnish cannot give it")
         usual = values_before["input_size"][1]
         if image_size is None and height > (most := max(_MOST_TOLD, 2 * usual)):
-            raise UnknownModel(
-                f"{name}: the config.json beside the file says images of {height} pixels, expected at most {most}"
-            )
+            raise RecipeError(f"images of {height} pixels, expected at most {most}")
         return Preprocess(
             size=image_size or height,
             crop=min(1.0, float(values["crop_pct"])),  # three volo models say 1.15, which would pad
