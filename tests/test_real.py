@@ -33,6 +33,6 @@ def test_hand_signs_are_learnt_and_the_proof_is_on_images_kept_apart(real_data, 
 
 
 def test_the_demo_needs_nothing_but_the_installation(tmp_path):
-    facts, _ = fit("demo", "--budget", "60s", "--out", tmp_path / "run")
+    facts, _ = fit("demo", "--budget", "30s", "--out", tmp_path / "run")
     assert facts["verdict"][facts["kept_role"]]["value"] > 0.93
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
