@@ -112,6 +112,7 @@ CHINESE = {
     "to it, of %(n)s looked among.": (
         "第二张图显示网络依据的位置（Grad-CAM）；下方是在 %(n)s 张训练图像中网络认为最相似的几张。"
     ),
+    "The second picture shows where the network found its answer (Grad-CAM).": "第二张图显示网络依据的位置（Grad-CAM）。",
     "The maps tell of the weights: with shuffled weights they come out otherwise (rank correlation %(similarity)s).": (
         "热图确实反映权重：打乱权重后热图不同（秩相关 %(similarity)s）。"
     ),
