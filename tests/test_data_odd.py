@@ -8,11 +8,13 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from burnish import api
+from burnish.choose import material
 from burnish.choose.material import require_trainable
 from burnish.data.audit.sameness import Sameness, sameness_findings
 from burnish.data.audit.twins import Twins, find_twins
@@ -24,6 +26,7 @@ from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore
 from burnish.errors import DataError, NotEnoughData, UnreadableImage
+from burnish.recipe import Recipe
 from burnish.ship.predictor import expand
 from burnish.terms import Preprocess
 from images import encoded, noise, write_images
@@ -233,3 +236,18 @@ def test_conflicts_among_very_many_copies_are_all_found(tmp_path):
     assert len(found) == 40
     assert all(sorted(Path(path).parent.name for path in one.paths) == ["a", "b"] for one in found)
     assert find_twins(pixels.thumbs, np.full(len(pixels.ids), 16))[0] is not None
+
+
+@pytest.mark.parametrize(("asked", "side"), [("auto", 64), (96, 96), (500, 128)])
+def test_training_crops_are_cut_from_images_as_large_as_is_asked_for(tmp_path, monkeypatch, asked, side):
+    """Else 384 px were enlarged from 256; a reduced JPEG holds twice the network's own size, not more."""
+    wanted = []
+    monkeypatch.setattr(material, "stored_side", lambda catalog, pixels: wanted.append(pixels) or 64)
+    monkeypatch.setattr(material, "_fitting_images", lambda *rest: pytest.fail("seen enough"))
+    backbone = SimpleNamespace(preprocess=Preprocess(size=64, crop=1.0))
+    bench = SimpleNamespace(backbone=backbone, recipe=Recipe(image_size=asked))
+    write_images(tmp_path, {"a": 6, "b": 6})
+    catalog = open_source(tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="seen enough"):
+        material.gather(catalog, make_splits(catalog, seed=0), None, bench, Preprocess(size=64), trains=True)
+    assert wanted == [side]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,9 +175,9 @@ def unwrapped(state: State) -> list[State]:
     return found
 
 
-def numbers_in(state: Mapping[str, Tensor]) -> int:
+def numbers_in(tensors: Iterable[Tensor]) -> int:
     """How many numbers the tensors hold together; those that share theirs count once."""
-    return sum({_place(one): one.numel() for one in state.values() if one.numel()}.values())
+    return sum({_place(one): one.numel() for one in tensors if one.numel()}.values())
 
 
 def with_colour(fit: Fit, states: Sequence[State], expected: Mapping[str, Tensor]) -> tuple[Fit, list[str]]:
@@ -273,8 +273,7 @@ def _refuse_overlaps(state: State, label: str) -> None:
     """BadWeights where views of a few numbers are to become far more numbers of their own."""
     plain = [one for one in state.values() if _is_plain(one) and not _claims_more(one)]  # others are refused by name
     held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in plain}
-    views = {_place(one): 4 * one.numel() for one in plain}
-    if (claimed := sum(views.values())) > 8 * sum(held.values()) + _SMALL_BYTES:
+    if (claimed := 4 * numbers_in(plain)) > 8 * sum(held.values()) + _SMALL_BYTES:
         raise BadWeights(f"{label}: its tensors lie over each other and claim {claimed:,} bytes; it is made to harm")
 
 

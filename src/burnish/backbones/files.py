@@ -39,7 +39,9 @@ def from_file(
     if found.kind == "torch":
         saved = pickles.read_torch(found.data, found.label)
         state, where = checkpoint.weights_in(saved, found.label)
-        if found.data[:2] != b"PK" and checkpoint.numbers_in(state) > len(found.data):  # the older form packs nothing
+        if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(
+            found.data
+        ):  # the older form packs nothing
             raise BadWeights(f"{found.label}: claims more numbers than it holds; damaged, or made to deceive")
         told = checkpoint.told_in(saved, is_known=timmed.is_known)
         metadata = {"architecture": told} if told is not None else {}
@@ -121,7 +123,7 @@ def _filled(
             description["kwargs"]["img_size"] = preprocess.size
         _put_in(description["kwargs"], found)
         timmed.check(description["name"], description["kwargs"])
-    recognise.require_numbers(name, checkpoint.numbers_in(state), found.label)
+    recognise.require_numbers(name, checkpoint.numbers_in(state.values()), found.label)
     module = built(description)
     expected = module.state_dict()
     others = [foreign[0]] if foreign is not None else []

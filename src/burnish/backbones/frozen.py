@@ -48,10 +48,10 @@ def fold_for_inference(module: nn.Module, example: Tensor, *, half: bool = False
         if ((packs or fused) and not kernels) or (folds and not pairs):
             continue
         made = _made(module, pairs if folds else [], fused=fused, packs=packs)
-        if not (packs or folds) or same(made, example, expected):
+        if same(made, example, expected):
             break
     else:
-        raise AssertionError("the plainest form is always taken")
+        return _made(module, [], fused=False, packs=False)
     if half and packs and has_fast_half():
         candidate = _Half(copy.deepcopy(made).to(torch.bfloat16)).eval()
         if same(candidate, example, expected, tolerance=HALF_TOLERANCE):
@@ -174,11 +174,8 @@ class _Half(nn.Module):
         return self.inner(images.to(torch.bfloat16)).float()
 
 
-# (weights packed, BatchNorms folded, activations inside the convolutions), from the fastest to the plainest.
-_FORMS = (
-    (True, True, True), (False, True, True), (True, True, False), (False, True, False), (True, False, False),
-    (False, False, False),
-)  # fmt: skip
+# (weights packed, BatchNorms folded, activations inside the convolutions), the fastest first.
+_FORMS = ((True, True, True), (False, True, True), (True, True, False), (False, True, False), (True, False, False))
 
 
 def _made(module: nn.Module, pairs: Sequence[Pair], *, fused: bool, packs: bool) -> nn.Module:

@@ -146,14 +146,13 @@ def told_by(config: dict[str, Any], usual: Preprocess, image_size: int | None, n
 
 
 def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image_size: int | None) -> Preprocess:
-    values_before, stored = dict(values), config.get("pretrained_cfg", config)
+    usual, stored = values["input_size"][1], config.get("pretrained_cfg", config)
     if isinstance(stored, dict):
         values |= {key: stored[key] for key in values if stored.get(key) is not None}
     try:
         channels, height, width = values["input_size"]
         if (channels, height) != (3, width) or values["crop_mode"] not in ("center", "squash"):
             raise UnknownModel(f"{name}: expects images of another shape than square RGB, which burnish cannot give it")
-        usual = values_before["input_size"][1]
         if image_size is None and height > (most := max(_MOST_TOLD, 2 * usual)):
             raise RecipeError(f"images of {height} pixels, expected at most {most}")
         return Preprocess(

@@ -34,6 +34,7 @@ from burnish.terms import Preprocess
 T = TypeVar("T")
 
 MAX_BYTES = 100_000_000  # of a file
+_TOO_LARGE = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
 _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2 GB, one of these a third of one
@@ -230,7 +231,7 @@ def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Ima
     try:
         data = source if isinstance(source, bytes) else _content(source)
         if len(data) > MAX_BYTES:
-            raise _Refused(f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read")
+            raise _Refused(_TOO_LARGE)
         image = _opened(data, at_least)
         with _room_for(image.width * image.height):
             image.load()
@@ -289,7 +290,7 @@ def _content(path: Path) -> bytes:
     except ValueError:  # a zero byte in the name
         raise _Refused("no such file") from None
     if len(data) > MAX_BYTES:
-        raise _Refused(f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read")
+        raise _Refused(_TOO_LARGE)
     return data
 
 

@@ -118,7 +118,7 @@ def _closed(path: Path) -> str | None:
     except PermissionError as error:
         return error.strerror
     except (OSError, ValueError):
-        return None
+        pass
     return None
 
 

@@ -49,7 +49,7 @@ def scan(root: Path) -> Scan:
                 entries = list(listing)
         except OSError as error:
             if not folder:
-                raise DataError(f"{shown(str(root))} cannot be listed: {error.strerror}. Check the folder.") from None
+                raise _unlisted(root, error) from None
             found.named.append(Named(folder, f"the folder cannot be listed: {error.strerror}"))
             continue
         new = [entry.name for entry in entries] == [RUN_LOCK]  # a run that has just begun: this one
@@ -79,7 +79,11 @@ def require_listable(folder: Path) -> None:
         with os.scandir(folder):
             os.stat(os.path.join(folder, "."))
     except OSError as error:
-        raise DataError(f"{shown(str(folder))} cannot be listed: {error.strerror}. Check the folder.") from None
+        raise _unlisted(folder, error) from None
+
+
+def _unlisted(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{shown(str(folder))} cannot be listed: {error.strerror}. Check the folder.")
 
 
 def _home(root: Path) -> str:
