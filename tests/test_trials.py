@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from burnish.backbones.zoo import load_backbone
 from burnish.choose import plan, trials
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
+from burnish.recipe import Recipe
+from burnish.runtime import Nobody
 
 TINY = {"model": "random:test_resnet", "epochs": 2, "image_size": 64, "budget": None, "method": "full"}
 
@@ -48,6 +51,27 @@ def test_a_run_without_time_for_trials_trains_with_the_usual_settings(shapes, tm
     assert run.facts["kept"] and run.facts["recipe"]["learning_rate"] < 1
     assert trials.too_short(plan_of(71, timed=True), 3) is not None
     assert trials.too_short(plan_of(72, timed=True), 3) is trials.too_short(plan_of(5, timed=False), 3) is None
+
+
+def test_a_race_ends_when_its_share_of_the_clock_is_spent(monkeypatch):
+    """What a trial costs beside its steps (activations, validation images) is known when one has been made."""
+    now, tried = [10.0], []
+    clock = SimpleNamespace(elapsed=lambda: now[0], left=lambda: 60.0 - now[0])
+
+    def run(self, recipe):
+        tried.append(recipe.learning_rate)
+        now[0] += 9.0
+        return 0.5, 1.0 / recipe.learning_rate
+
+    monkeypatch.setattr(trials.Trials, "run", run)
+    bench = SimpleNamespace(clock=clock, recipe=Recipe(), watcher=Nobody())
+    material = SimpleNamespace(val_rows=np.arange(9))
+    made = replace(plan_of(100, timed=True), reserve_seconds=10.0)  # 40 seconds for training, 16 for the race
+    factor, decision = trials.race(trials.Trials(None, made, 1e-3, None, None, material, bench))
+    assert len(tried) == 1 and factor == trials.FACTORS[0] == 1.0
+    assert decision.why.startswith("1 trials of")
+    clock.left = lambda: 1000.0
+    assert trials.race(trials.Trials(None, made, 1e-3, None, None, material, bench))[0] == 3.0 and len(tried) == 4
 
 
 def plan_of(steps, *, timed):
