@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -702,13 +703,14 @@ def test_a_stopped_run_leaves_with_130_can_predict_and_goes_on_and_a_second_one_
                 assert time.monotonic() < waited, "the run hangs"
                 time.sleep(0.02)
         holder, folder = running[signal.SIGTERM], stops[signal.SIGTERM]
-        assert (folder / ".lock").read_text() == str(holder.pid)
+        assert (folder / ".lock").read_text() == f"{holder.pid} on {platform.node()}"
         second = [command[0], "-X", "importtime", *command[1:], "--out", str(folder)]
         refused = subprocess.run(second, env=environment, capture_output=True, text=True, timeout=30)
         said = [line for line in refused.stderr.splitlines() if not line.startswith("import time:")]
         assert refused.returncode == 2
         assert len(said) == 1
-        assert f"is in use by process {holder.pid}; wait for it, or name another folder with --out" in said[0]
+        own = f"process {holder.pid} on {platform.node()}"
+        assert f"is in use by {own}; wait for it, or name another folder with --out" in said[0]
         imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in refused.stderr.splitlines()}
         assert "burnish" in imported
         assert not {"torch", "timm", "torchvision"} & imported
@@ -826,7 +828,7 @@ def test_a_folder_where_the_very_first_write_was_torn_is_taken(tmp_path):
     with result.RunFolder.open(folder) as held:
         assert held.begin({"seed": 1}) is False
         assert {path.name for path in folder.iterdir()} == {".lock", "run.json"}
-        assert (folder / ".lock").read_text() == str(os.getpid())
+        assert (folder / ".lock").read_text() == f"{os.getpid()} on {platform.node()}"
         held.write("splits.csv", "")
     with result.RunFolder.open(folder) as held:
         assert held.begin({"seed": 1}) is True

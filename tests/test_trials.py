@@ -1,5 +1,6 @@
 """Short runs that settle a learning rate, or more settings, before the real one."""
 
+import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -58,20 +59,49 @@ def test_a_race_ends_when_its_share_of_the_clock_is_spent(monkeypatch):
     now, tried = [10.0], []
     clock = SimpleNamespace(elapsed=lambda: now[0], left=lambda: 60.0 - now[0])
 
-    def run(self, recipe):
+    def run(self, recipe, *, named):
         tried.append(recipe.learning_rate)
         now[0] += 9.0
-        return 0.5, 1.0 / recipe.learning_rate
+        return trials.Tried(np.full(9, 1.0 / recipe.learning_rate), 0.5, named)
 
     monkeypatch.setattr(trials.Trials, "run", run)
     bench = SimpleNamespace(clock=clock, recipe=Recipe(), watcher=Nobody())
     material = SimpleNamespace(val_rows=np.arange(9))
     made = replace(plan_of(100, timed=True), reserve_seconds=10.0)  # 40 seconds for training, 16 for the race
-    factor, decision = trials.race(trials.Trials(None, made, 1e-3, None, None, material, bench))
+    asked, kept = trials.Trials(None, made, 1e-3, None, None, material, bench), []
+    factor, decision = trials.race(asked, known=None, keep=lambda state: kept.append(json.loads(json.dumps(state))))
     assert len(tried) == 1 and factor == trials.FACTORS[0] == 1.0
     assert decision.why.startswith("1 trials of")
     clock.left = lambda: 1000.0
-    assert trials.race(trials.Trials(None, made, 1e-3, None, None, material, bench))[0] == 3.0 and len(tried) == 4
+    assert trials.race(asked, known=None, keep=kept.append)[0] == 3.0 and len(tried) == 4
+    # A later sitting makes no trial again, and ends when the first would have.
+    assert trials.race(asked, known=kept[0], keep=kept.append)[0] == 1.0 and len(tried) == 4
+
+
+def test_of_trials_that_are_alike_the_usual_settings_are_taken():
+    """Of many candidates one looks better by chance."""
+    draw = np.random.default_rng(0)
+    usual = trials.Tried(draw.random(80), 0.9, {"factor": 1.0})
+    chance = trials.Tried(usual.losses + draw.normal(0.0, 0.5, 80) - 0.01, 0.9, {"factor": 3.0})
+    better = trials.Tried(usual.losses - draw.random(80), 0.9, {"factor": 0.3})
+    assert trials.clearly_least([usual]) is trials.clearly_least([usual, chance]) is usual
+    assert trials.clearly_least([usual, chance, better]) is better
+    none = trials.Tried(np.full(80, 1e6), 0.0, {"factor": 3.0})
+    assert trials.clearly_least([usual, none]) is usual and trials.clearly_least([none, usual]) is usual
+
+
+def test_what_the_recipe_names_is_not_searched(shapes, tmp_path):
+    run = api.fit(shapes, out=tmp_path / "run", search=True, mixup=1.0, weight_decay=0.8, **TINY)
+    assert (run.facts["recipe"]["mixup"], run.facts["recipe"]["weight_decay"]) == (1.0, 0.8)
+    (decision,) = [one for one in run.facts["decisions"] if one["what"].startswith("settings")]
+    assert decision["numbers"] and not {"mixup", "weight_decay"} & set(decision["numbers"])
+
+
+def test_a_search_is_refused_at_once_without_optuna(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match="pip install 'burnish"):
+        api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
+    assert not (tmp_path / "run").exists(), "nothing was looked at"
 
 
 def plan_of(steps, *, timed):
@@ -139,8 +169,9 @@ def test_a_search_leaves_alone_what_the_method_does_not_have(shapes, tmp_path, m
     run = api.fit(
         shapes, out=tmp_path / "run", search=True, stage_decay=0.9, **{**TINY, "method": "norms", "epochs": 1}
     )
-    (decision,) = [one for one in run.facts["decisions"] if one["what"].startswith("settings from a search")]
-    assert "stage_decay" not in decision["what"] and run.facts["recipe"]["stage_decay"] == 0.9
+    (decision,) = [one for one in run.facts["decisions"] if one["what"] == "settings: the usual ones"]
+    assert "rate" in decision["numbers"] and "stage_decay" not in decision["numbers"]
+    assert run.facts["recipe"]["stage_decay"] == 0.9
     (told,) = [one for one in run.facts["decisions"] if one["what"] == "without effect: --stage-decay"]
     assert told["why"] == "norms has one learning rate for all stages"
 
@@ -155,11 +186,11 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(shapes, tmp_pat
     class Died(BaseException):
         pass
 
-    def dying(self, recipe):
+    def dying(self, recipe, **given):
         made.append(recipe)
         if len(made) == 3:
             raise Died
-        return real(self, recipe)
+        return real(self, recipe, **given)
 
     monkeypatch.setattr(trials.Trials, "run", dying)
     with pytest.raises(Died):

@@ -71,7 +71,7 @@ def write_version(folder: Path, members: Mapping[str, bytes], *, versions: str, 
     JSON file {"current": "VERSIONS/0001"}: whoever reads finds the old version or the new one, never parts of both.
     All but the newest `keep` are removed. Raises OSError; the version before stays the current one then.
     """
-    home, draft = folder / versions, None
+    home, draft, made = folder / versions, None, None
     try:
         home.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(path.name) for path in home.iterdir() if path.name.isdigit()), default=0)
@@ -82,17 +82,30 @@ def write_version(folder: Path, members: Mapping[str, bytes], *, versions: str, 
             _write_durably(draft / name, data)
         sync_folder(draft)
         os.rename(draft, final)
-        draft = final
+        draft, made = None, final
         sync_folder(home)
         _point_to(folder / pointer, f"{versions}/{final.name}")
-        draft = None
+        made = None
         sync_folder(folder)
     except OSError:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+        # A network's file system may say that a rename failed which took effect.
+        if made is not None and not _points_to(folder / pointer, made.name):
+            shutil.rmtree(made, ignore_errors=True)
         raise
     _prune(home, keep=keep)
     return final
+
+
+def _points_to(pointer: Path, name: str) -> bool:
+    """Whether the pointer may name this version: it does, or cannot be read."""
+    try:
+        return name in pointer.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
 
 
 def versions_of(folder: Path, *, versions: str) -> list[Path]:

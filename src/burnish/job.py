@@ -20,14 +20,15 @@ from burnish.choose.decide import (
     probe_decisions,
     tuned_contender,
 )
-from burnish.choose.ledger import Ledger, probes_from, probes_parts
-from burnish.choose.limits import Sample, familiar_to
+from burnish.choose.ledger import Ledger, check_origin, origin_of, probes_from, probes_parts
+from burnish.choose.limits import Sample, familiar_to, room_for_familiar
 from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.probing import Probes, Seen, first_model, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.signals import Signals, worth_trying
 from burnish.choose.survey import survey
+from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
@@ -61,7 +62,7 @@ from burnish.train.around import settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.trained import save, tune_on_the_clock
 
-_TESTED = "tested"  # images
+_TESTED, _FAMILIAR = "tested", "familiar"  # how many images
 
 
 @settled_torch()
@@ -89,6 +90,8 @@ def run_job(
     if not method.trains and (recipe.search or recipe.learning_rate == "race"):
         raise RecipeError(f"{asked} trains nothing, so there are no settings to try; leave --search and race out")
     recipe = replace(recipe, taps=taps_for(recipe))
+    if recipe.search:
+        require_optuna()
     rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
@@ -123,7 +126,12 @@ def run_job(
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
     answers = answers_in(chosen.kept.classifier, chosen.kept.preprocess, chosen.bench)
     kept = replace(chosen.kept, answers=answers)
-    familiarity, sample = familiar_to(kept, material, chosen.bench, images_per_second=probes.images_per_second)
+    most = ledger.noted(
+        _FAMILIAR, of=material.content
+    )  # by the clock, and settled once: the package depends on it (P7)
+    most = most or room_for_familiar(kept, material, chosen.bench, images_per_second=probes.images_per_second)
+    ledger.note(_FAMILIAR, most, of=material.content)
+    familiarity, sample = familiar_to(kept, material, chosen.bench, most=most)
     chosen = chosen.keeping(replace(kept, familiarity=familiarity))
     save(folder, chosen.kept, material)
     if sample is not None:
@@ -292,6 +300,8 @@ def look(
     """
     known = ledger.get("probed")
     if known is not None:
+        if (before := known[0].get("origin")) is not None:  # which earlier versions did not keep
+            check_origin(before, origin_of(bench.backbone, bench.device), folder.path, bench.watcher)
         catalog, splits, looks = thinned(catalog, splits, looks, part_in(known[0]), seed=bench.recipe.seed)
         probes, trains = probes_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
         material, splits = gather(
@@ -310,6 +320,8 @@ def look(
             )
         bench.watcher.say(f"going on with the run in {shown(str(folder.path))}, which was stopped after "
                           f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
+        if strict:  # the sitting before may not have been
+            _refuse_errors(material, folder)
         return material, splits, probes
     surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
     if strict:  # nothing is saved before the audit
@@ -338,8 +350,8 @@ def look(
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
     folder.write(AUDIT_TABLE, csv_of(material.findings))
-    if strict and any(one.level == "error" for one in material.findings):
-        raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
+    if strict:
+        _refuse_errors(material, folder)
     if bench.proves and not first:  # it was early then; the test images may have taken long
         save_first(material)
     probes = probe(material, surveyed, bench, seen.pop() if seen else None)
@@ -355,6 +367,7 @@ def look(
             "probed": facts,
             "trains": surveyed.trains,
             "data": data,
+            "origin": origin_of(bench.backbone, bench.device),
             "first_model_seconds": first[0] if first else seconds,
             "part": None if surveyed.part is None else asdict(surveyed.part),
         },
@@ -364,6 +377,12 @@ def look(
     found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
     bench.watcher.say(f"probe saved at {seconds:.0f} s: {found}")
     return material, splits, probes
+
+
+def _refuse_errors(material: Material, folder: RunFolder) -> None:
+    """DataError where the audit found what --strict stops at."""
+    if any(one.level == "error" for one in material.findings):
+        raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
 
 
 def looked_at(ledger: Ledger, whole: str) -> int | None:

@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ _OURS = (
     PREDICTIONS,
 )
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
+_HOLDER = 200  # bytes of the lock: the process and its machine
 
 
 class RunFolder:
@@ -261,7 +263,7 @@ def _hold(path: Path) -> int:
             with _without_locks():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.read(lock, 64).decode("ascii", "replace").strip()
+            holder = os.read(lock, _HOLDER).decode("ascii", "replace").strip()
             os.close(lock)
             raise RunBusy(
                 f"{shown(str(path))} is in use by process {shown(holder) or '?'}; wait for it, or name another folder with --out"
@@ -274,6 +276,10 @@ def _hold(path: Path) -> int:
         os.close(lock)
         path.mkdir(parents=True, exist_ok=True)
         return _hold(path)
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()} on {platform.node() or 'this machine'}"[:_HOLDER].encode("ascii", "replace"))
+    except OSError:  # a full disk; the lock would be held for as long as this process lives
+        os.close(lock)
+        raise
     return lock

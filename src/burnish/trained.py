@@ -26,7 +26,8 @@ from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.loop import Step
 
 _TOLD = ("epochs", "steps", "batch", "sizes", "freeze", "views", "balanced", "reserve_seconds", "step_seconds")
-_LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
+_RACE = "race"  # the part of the ledger that holds its trials
+_OFF_SECONDS, _OFF_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
 
 
 def tune_on_the_clock(
@@ -90,7 +91,13 @@ def tried_out(
         settings, decision = search(trials, str(ledger.run / SEARCH), on_state=ledger.write)
         return settings, [decision]
     bench.watcher.stage("race of learning rates")
-    factor, decision = race(trials)
+
+    def keep(state: dict[str, Any]) -> None:
+        ledger.put(_RACE, state)
+        ledger.write()
+
+    known = ledger.get(_RACE)
+    factor, decision = race(trials, known=known[0] if known is not None else None, keep=keep)
     return {"rate": factor}, [decision]
 
 
@@ -117,7 +124,9 @@ def settle_plan(
     peak = tunable_at(made.freeze).peak_learning_rate
     tried: list[Decision] = []
     wanted = made.steps > 0 and (bench.recipe.learning_rate == "race" or bench.recipe.search)
-    if wanted and (instead := too_short(made, 1 if bench.recipe.search else len(FACTORS))) is not None:
+    begun = ledger.get(_RACE) is not None or (ledger.run / SEARCH).is_file()  # by a sitting that died in it
+    instead = too_short(made, 1 if bench.recipe.search else len(FACTORS)) if wanted and not begun else None
+    if instead is not None:
         bench.watcher.say(f"{instead.what}: {instead.why}")
         tried = [instead]
         if bench.recipe.learning_rate == "race":
@@ -127,7 +136,8 @@ def settle_plan(
         peak = settings.pop("rate") * peak
         bench = replace(bench, recipe=replace(bench.recipe, **settings))
         made = plan(tunable_at, material, bench, rates)  # into what is left of the clock
-    recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=rates.half, device=bench.device)
+    half = rates.half and not tunable_at(made.freeze).moves_statistics  # which are learnt in float32
+    recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=half, device=bench.device)
     bench = replace(bench, recipe=recipe)
     head = start_head(probes, made, material, bench) if made.steps else None
     tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
@@ -142,12 +152,13 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
     material, budget, method = tuning.material, tuning.bench.clock.budget_seconds, tuning.bench.recipe.method
     saved = float(probed.val_right.mean())
     known = ledger.get("tuning")
+    tuning.divide()
     if known is not None:
         tuning.restore(known[0], known[1])
         saved = known[0]["saved"]
     # A run that was taken up follows the plan it saved, to the same bits; a new one is kept on the clock.
     pace = tuning.pace() if budget is not None and known is None else None
-    late = max(_LATE_SECONDS, _LATE_SHARE * (budget or 0.0))
+    off = max(_OFF_SECONDS, _OFF_SHARE * (budget or 0.0))
 
     def save_state() -> None:
         facts, tensors = tuning.state()
@@ -170,7 +181,7 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 save(folder, tuned_contender(model, material, method=method), material)
             if pace is not None:  # the validation images were looked at before the epoch was told
                 pace.saw_between(event[0].size, time.monotonic() - stepped)
-        if ledger.due() or (pace is not None and pace.seconds_late(tuning.training) > late):
+        if ledger.due() or (pace is not None and pace.is_off(tuning.training, off)):
             if pace is not None and tuning.training.steps < tuning.training.total:  # a run at its end stays there
                 tuning.training.total = pace.total(tuning.training)
             save_state()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.backbones import cifar, timmed
-from burnish.backbones.changes import changed, check_changes
+from burnish.backbones.changes import changed, check_changes, numbers_in
 from burnish.backbones.keras import graph as keras
 from burnish.backbones.spec import Backbone
 from burnish.errors import ModelError, UnknownModel, nearest, shown
@@ -30,12 +30,13 @@ class Library:
     check: Callable[[Any, Any], None]  # UnknownModel unless (name, kwargs) select one of them
     build: Callable[..., nn.Module]  # (name, kwargs, *, drop_path); headless, eval mode, random weights
     groups_of: Callable[[nn.Module, list[str]], list[list[str]]]  # names of weights in runs, input to output
+    numbers_of: Callable[[Any, Any], int | None]  # (name, kwargs) -> how many it holds, nothing built; None: untold
 
 
 LIBRARIES = {
-    timmed.LIBRARY: Library(timmed.check, timmed.build, timmed.groups_of),
-    cifar.LIBRARY: Library(cifar.check, cifar.build, cifar.groups_of),
-    keras.LIBRARY: Library(keras.check, keras.build, keras.groups_of),
+    timmed.LIBRARY: Library(timmed.check, timmed.build, timmed.groups_of, timmed.numbers_of),
+    cifar.LIBRARY: Library(cifar.check, cifar.build, cifar.groups_of, lambda name, kwargs: None),
+    keras.LIBRARY: Library(keras.check, keras.build, keras.groups_of, keras.numbers_of),
 }
 
 
@@ -67,6 +68,17 @@ def built(architecture: dict[str, Any], *, seed: int = 0, drop_path: float = 0.0
         library = LIBRARIES[architecture["library"]]
         module = library.build(architecture["name"], architecture["kwargs"], drop_path=drop_path)
         return changed(module, architecture.get("changes", []))
+
+
+def numbers_of(architecture: dict[str, Any]) -> int | None:
+    """How many numbers a stored architecture would hold, at the least; None where that cannot be told. Nothing is built.
+
+    UnknownModel when the description is not one of ours.
+    """
+    check_architecture(architecture)
+    added = sum(numbers_in(change) for change in architecture.get("changes", []))
+    own = LIBRARIES[architecture["library"]].numbers_of(architecture["name"], architecture["kwargs"])
+    return added + (own or 0) or None
 
 
 def rebuild(

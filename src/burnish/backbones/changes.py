@@ -68,6 +68,14 @@ KINDS: dict[str, _Kind] = {
 }
 
 
+def numbers_in(change: dict[str, Any]) -> int:
+    """How many numbers a change puts into the network, at the least."""
+    widths = change.get("widths", [])
+    if change["kind"] == surgery.INSERT:
+        return sum(surgery.numbers_in(change["layer"], width) for width in widths)
+    return sum(widths) * (2 * change.get("bottleneck", 0) + change.get("tokens", 0))
+
+
 def check_changes(changes: Any) -> None:
     """UnknownModel unless this is a list of changes that the table knows, every entry as it must be."""
     if not isinstance(changes, list) or len(changes) > _MOST_CHANGES:
@@ -89,7 +97,7 @@ def check_changes(changes: Any) -> None:
             raise UnknownModel(f"the change {kind!r} names a layer twice")
         if kind == surgery.INSERT and sum(49 * width**2 for width in change["widths"]) > _MOST_NUMBERS:
             raise UnknownModel(f"the change {kind!r} would add more than a gigabyte of weights")
-        if sum(change.get("widths", [])) * (2 * change.get("bottleneck", 0) + change.get("tokens", 0)) > _MOST_NUMBERS:
+        if numbers_in(change) > _MOST_NUMBERS:
             raise UnknownModel(f"the change {kind!r} would add more than a gigabyte of weights")
         lengths = {len(value) for value in change.values() if isinstance(value, list)}
         if len(lengths) > 1:

@@ -44,6 +44,8 @@ def cut(trunk: nn.Module, stages: Sequence[Stage], at: int, example: Tensor) -> 
             return None
         parts = Cut(_lower(trunk, graph, border), _upper(trunk, graph, border))
         return parts if _agrees(parts, trunk, example) else None
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # tracing may meet anything in a foreign forward pass; all of it means: not here
         return None
 

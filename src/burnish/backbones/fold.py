@@ -325,5 +325,7 @@ def same(module: nn.Module, example: Tensor, expected: Tensor, *, tolerance: flo
     """Whether the module gives the expected output; not when it fails (it may have looked into a layer we replaced)."""
     try:
         return agree(evaluated(module, example), expected, tolerance=tolerance)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):
         return False

@@ -79,9 +79,15 @@ def require_numbers(name: str, held: int, label: str, *, times: int = 2) -> None
     To be asked before it is built: a few bytes must not make gigabytes of random weights.
     """
     entry = index().get(name.partition(".")[0])
-    if entry is not None and entry.parameters > _LARGE_NUMBERS and times * held < entry.parameters:
+    if entry is not None:
+        refuse_few(name, held, entry.parameters, label, times=times)
+
+
+def refuse_few(name: str, held: int, numbers: int, label: str, *, times: int) -> None:
+    """BadWeights where a network of so many numbers is large, and weights hold not even 1 / times of them."""
+    if numbers > _LARGE_NUMBERS and times * held < numbers:
         raise BadWeights(
-            f"{label}: holds {held:,} numbers, and {shown(name)} has {entry.parameters:,}; it is for another network"
+            f"{label}: holds {held:,} numbers, and {shown(name)} has {numbers:,}; it is for another network"
         )
 
 

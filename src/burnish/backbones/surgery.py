@@ -16,6 +16,7 @@ from burnish.backbones.graphs import Shape, channel_of, passed
 from burnish.backbones.layers import OnChannels, replace
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.stages import steps_of
+from burnish.backbones.weights import brief
 from burnish.errors import NoSuchName, RecipeError, nearest, shown
 
 DROP, INSERT = "drop", "insert"
@@ -30,8 +31,15 @@ class Followed(nn.Module):
         super().__init__()
         self.layer, self.added = layer, added
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.added(self.layer(inputs))
+    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.added(self.layer(inputs, *args, **kwargs))
+
+
+class Gone(nn.Identity):
+    """What stands where a layer was: its first input comes back, whatever else the layer was given (positions, a mask)."""
+
+    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return inputs
 
 
 class InsertedDropout(nn.Dropout):
@@ -44,7 +52,7 @@ class InsertedDropout(nn.Dropout):
 def without_layers(trunk: nn.Module, change: dict[str, Any]) -> nn.Module:
     """The trunk with these layers replaced by what gives its input back."""
     for name in change["layers"]:
-        replace(trunk, name, nn.Identity())
+        replace(trunk, name, Gone())
     return trunk
 
 
@@ -83,6 +91,12 @@ def new_layer(words: str, width: int, channel: int) -> nn.Module:
         pass
     where = " (conv and batchnorm: after layers that give maps [b c h w] only)" if kind in ("conv", "batchnorm") else ""
     raise RecipeError(f"no layer {shown(words)!r} to insert; expected {LAYERS}{where}")
+
+
+def numbers_in(words: str, width: int) -> int:
+    """Weights of the layer of that description."""
+    kind, _, number = words.partition(":")
+    return width**2 * (int(number) ** 2 if kind == "conv" else 1) if kind in ("conv", "linear") else 2 * width
 
 
 def is_layer(words: Any) -> bool:
@@ -134,8 +148,13 @@ def operated(backbone: Backbone, *, depth: str = "", remove: str = "", insert: s
     before = backbone.architecture.get("changes", [])
     architecture = {**backbone.architecture, "changes": [*before, *changes]}
     stages = _stages(backbone.stages, module, changes, backbone.blank())
-    with torch.no_grad():
-        width = module(backbone.blank()).shape[-1]
+    try:
+        with torch.no_grad():
+            width = module(backbone.blank()).shape[-1]
+    except Exception as error:  # whatever a layer says to an input that is not for it
+        raise RecipeError(
+            f"{backbone.name} does not run with these changes ({brief(error)}); take out or put in others"
+        ) from None
     return with_fields(
         backbone, module=module, width=width, stages=stages, architecture=architecture, uncut=backbone.module
     )

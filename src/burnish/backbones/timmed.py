@@ -118,10 +118,41 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
     """The headless module in eval mode, its weights drawn from the global generator."""
     options = {**kwargs, **({"drop_path_rate": drop_path} if drop_path else {})}
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+        return _uncached(timm.create_model(name, pretrained=False, num_classes=0, **options).eval())
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
         size = f" for images of {kwargs['img_size']} pixels" if "img_size" in kwargs else ""
         raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
+
+
+class _Uncached(dict[str, Tensor]):
+    """A place for what is looked up once: LeViT and its like would keep attention biases from one forward pass in eval mode to
+    all later ones, so that they neither learn nor are those that were loaded.
+    """
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.pop(key)
+
+
+def _uncached(module: nn.Module) -> nn.Module:
+    for layer in module.modules():
+        if hasattr(layer, "attention_bias_cache"):
+            vars(layer)["attention_bias_cache"] = _Uncached()
+    return module
+
+
+def numbers_of(name: str, kwargs: dict[str, Any]) -> int | None:
+    """How many numbers the headless module would hold, buffers included, where its image size is given: no memory is taken.
+
+    None where it is not (the index of architectures has the number), or the module cannot be built.
+    """
+    if "img_size" not in kwargs:
+        return None
+    try:
+        with torch.device("meta"):
+            module = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
+    except Exception:  # whatever a foreign constructor says to these options; `build` says it again
+        return None
+    return sum(one.numel() for one in (*module.parameters(), *module.buffers()))
 
 
 def preprocess_of(name: str, config: dict[str, Any], image_size: int | None) -> Preprocess:

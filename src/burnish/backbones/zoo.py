@@ -24,6 +24,7 @@ from burnish.backbones.architectures import (
     architecture_for_bundle,
     built,
     check_architecture,
+    numbers_of,
     rebuild,
 )
 from burnish.backbones.assembly import assembled, dropping, pooling
@@ -37,8 +38,17 @@ from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, 
 from burnish.terms import Preprocess
 
 __all__ = [
-    "DEFAULT_MODEL", "DEFAULT_PACKAGE", "ModelRow", "architecture_for_bundle", "check_architecture", "is_installed",
-    "load_backbone", "models", "portfolio", "rebuild",
+    "DEFAULT_MODEL",
+    "DEFAULT_PACKAGE",
+    "ModelRow",
+    "architecture_for_bundle",
+    "check_architecture",
+    "is_installed",
+    "load_backbone",
+    "models",
+    "numbers_of",
+    "portfolio",
+    "rebuild",
 ]  # fmt: skip
 
 DEFAULT_MODEL = "efficientnet_lite0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from contextlib import suppress
@@ -19,13 +20,13 @@ from burnish.backbones.weights import read_plain_json
 from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
 from burnish.disk import write_whole
-from burnish.errors import RunError
+from burnish.errors import RunError, shown
 from burnish.measure.held_out import HeldOut
 from burnish.methods.base import Fitted
 from burnish.methods.heads import HeadChoice, HeadKind, head_from
 from burnish.runtime import Clock, Watcher
 from burnish.terms import Preprocess
-from burnish.train.checkpoint import STATE, read_checkpoint, write_checkpoint
+from burnish.train.checkpoint import STATE, has_checkpoints, read_checkpoint, write_checkpoint
 
 _LEAST_SECONDS = 5.0  # between two saves
 _SHARE_OF_BUDGET = 0.02
@@ -38,6 +39,33 @@ _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason
 _HELD_OUT = ("confidence", "right", "own")
 
 
+def origin_of(backbone: Backbone, device: torch.device) -> dict[str, str]:
+    """What the numbers of a run come from besides its images and settings: the network's weights, the device, torch."""
+    digest = hashlib.sha256()
+    if not backbone.sha256:  # random weights, or a network that was handed over
+        for name, value in backbone.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return {"weights": backbone.sha256 or digest.hexdigest(), "device": device.type, "torch": torch.__version__}
+
+
+def check_origin(before: dict[str, str], now: dict[str, str], run: Path, watcher: Watcher) -> None:
+    """RunError where a run would go on with other weights or on another kind of device; another torch is said."""
+    if before["weights"] != now["weights"]:
+        raise RunError(
+            f"the weights of the network changed since the run in {shown(str(run))} began; "
+            "restore them to go on with it, or name another folder with --out"
+        )
+    if before["device"] != now["device"]:
+        raise RunError(
+            f"the run in {shown(str(run))} began on {before['device']}, this is {now['device']}, where the rest of it would "
+            f"take another time and come to other numbers; say --device {before['device']} where there is one, or name "
+            "another folder with --out"
+        )
+    if before["torch"] != now["torch"]:
+        watcher.say(f"the run began with torch {before['torch']}, this is {now['torch']}: its last bits may differ")
+
+
 class Ledger:
     """Parts by name, each plain values and tensors; written whole, read back when the run is taken up again."""
 
@@ -45,6 +73,10 @@ class Ledger:
         found = read_checkpoint(run)
         self.run, self.watcher = run, watcher
         self.resumed = found is not None
+        if found is None and has_checkpoints(run):
+            watcher.say(
+                "what an earlier sitting saved is damaged, or of another version of burnish: the run begins anew"
+            )
         facts, tensors = found or ({"seconds": 0.0, "sittings": 0, "parts": {}}, {})
         self.parts: dict[str, Any] = facts["parts"]
         self.tensors: dict[str, dict[str, Tensor]] = {part: {} for part in self.parts}

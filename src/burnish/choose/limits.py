@@ -39,13 +39,10 @@ class Sample:
     held_features: np.ndarray  # float32 [m d]
 
 
-def familiar_to(
-    kept: Contender, material: Material, bench: Bench, *, images_per_second: float
-) -> tuple[Familiarity | None, Sample | None]:
-    """What is like the training images, to the kept model, and some of those; the limit is that of images it has not learnt from.
+def room_for_familiar(kept: Contender, material: Material, bench: Bench, *, images_per_second: float) -> int:
+    """How many images what is familiar may be learnt from: as many as a small share of the budget allows.
 
-    A sample of the training images, as large as a small share of the budget allows (images_per_second: forward, at the probe's
-    size). None where there are too few.
+    images_per_second: forward, at the probe's size.
     """
     budget = bench.clock.budget_seconds
     rate = images_per_second * (material.preprocess.size / kept.preprocess.size) ** 2
@@ -53,13 +50,26 @@ def familiar_to(
         rate /= 2  # they are decoded again, which takes about as long
     most = _MOST if budget is None else int(min(_MOST, _SHARE * budget * rate))
     spare = bench.clock.left() - proof_seconds(material.due / rate, budget, material)
-    most = min(most, max(_LATE, int(min(_MOST, spare * rate))))
+    return min(most, max(_LATE, int(min(_MOST, spare * rate))))
+
+
+def familiar_to(
+    kept: Contender, material: Material, bench: Bench, *, most: int
+) -> tuple[Familiarity | None, Sample | None]:
+    """What is like the training images, to the kept model, and some of those; the limit is that of images it has not learnt from.
+
+    Of a sample of `most` of the training images; None where there are too few.
+    """
     train, val = material.train_rows, material.val_rows
     if most < _FEWEST or len(train) < _FEWEST:
         return None, None
     # A probe is fitted to val images too, but its features are frozen: to them, all images are new.
     apart = round(most * _HELD_OUT)
-    held = val if len(val) >= _FEWEST / 2 else train[1::3]
+    # A tuned model has learnt the training images: beside them any other looks strange to it.
+    least = _FEWEST / 4 if kept.role == "tuned" else _FEWEST / 2
+    if len(val) < least and kept.role == "tuned":
+        return None, None
+    held = val if len(val) >= least else train[1::3]
     held = held[evenly(len(held), apart)]
     rest = np.setdiff1d(train, held)
     shown = rest[evenly(len(rest), most - len(held))]

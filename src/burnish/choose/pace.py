@@ -13,9 +13,14 @@ from burnish.train.loop import Schedule, Training
 # Least weight of the newest step in the mean: a machine may be slow for some seconds, and steps that are struck off then
 # because all that follows is expected to be as slow do not come back, for by then the run is over.
 _RECENT = 0.05
-# Of what steps take less than planned, this share is believed of what follows them: a machine that was slow when the run was
-# planned is quicker in all, but one that changes its speed changes it again, and late is worse than early.
-_BELIEVED, _LEAST_SLOWNESS = 0.5, 0.75
+# Of what steps take less or more than planned, this share is believed of what follows the last one: a machine that was slow
+# when the run was planned is quicker in all, but one that changes its speed changes it again. What follows can be cut by the
+# clock itself (`proof`); steps that were struck off for it are lost.
+_BELIEVED = 0.5
+_GIVEN_BACK = 0.25  # of what is kept back, at most
+_EARLY = (
+    3.0  # times as early as a run may be late before its plan is made anew between two saves: a save costs time itself
+)
 
 
 class Pace:
@@ -43,12 +48,17 @@ class Pace:
         self.between_seconds = epoch_seconds / max(1, epoch_steps)  # a step's share of the work between epochs
         self.epoch_steps, self.reserve_seconds = epoch_steps, reserve_seconds
         self._planned, self._latest = dict(step_seconds), 0
-        self._seen: dict[int, int] = {}  # steps made, by size
+        self._met: set[int] = set()  # sizes of which a step was made
+        self._seen: dict[int, int] = {}  # steps that tell, by size
         self._told: set[int] = set()  # sizes of epochs whose validation was seen
 
     def saw_step(self, size: int, seconds: float) -> None:
-        """One step was made."""
-        before, self._latest = self.step_seconds.get(size), size
+        """One step was made. The first at a size makes its buffers and chooses its kernels: it tells nothing of the next."""
+        before = self.step_seconds.get(size)
+        if size not in self._met and before is not None:
+            self._met.add(size)
+            return
+        self._latest = size
         seen = self._seen[size] = self._seen.get(size, 0) + 1
         # The plan's own timing counts as one step.
         weight = 1.0 if before is None else max(_RECENT, 1.0 / (seen + 1))
@@ -62,21 +72,22 @@ class Pace:
 
     @property
     def slowness(self) -> float:
-        """How many times longer than planned all takes, told by steps at the size of the latest; 0.75 at the least.
+        """How many times longer than planned steps take, told by those at the size of the latest.
 
-        Other work on the machine, or a processor that has grown hot: timed in a quiet moment, what follows the training
-        would be taken for quicker than it will be; timed in a busy one, for slower.
+        Other work on the machine, or a processor that has grown hot.
         """
         planned = self._planned.get(self._latest, 0.0)
-        found = self.step_seconds[self._latest] / planned if planned else 1.0
-        if found >= 1.0 or self._latest != min(self._planned):  # the smallest size was timed, the others scaled from it
-            return max(1.0, found)
-        return max(_LEAST_SLOWNESS, 1.0 - _BELIEVED * (1.0 - found))
+        return self.step_seconds[self._latest] / planned if planned else 1.0
 
     @property
     def deadline(self) -> float:
-        """When the last step shall end, by time.monotonic(): earlier where all is slower than planned, or later."""
-        return self.until - (self.slowness - 1.0) * self.reserve_seconds
+        """When the last step shall end, by time.monotonic(): earlier where all is slower than planned, or later.
+
+        Timed in a quiet moment, what follows the training would be taken for quicker than it will be; timed in a busy one, for
+        slower. Less is kept back only where the size of the latest steps was timed, which is the smallest: others are scaled.
+        """
+        given_back = _GIVEN_BACK if self._planned and self._latest == min(self._planned) else 0.0
+        return self.until - max(-given_back, _BELIEVED * (self.slowness - 1.0)) * self.reserve_seconds
 
     def seconds_ahead(self, training: Training) -> float:
         """Expected until the run's last step ends."""
@@ -85,6 +96,14 @@ class Pace:
     def seconds_late(self, training: Training) -> float:
         """By how much the run would miss its deadline; negative when it would end before it."""
         return time.monotonic() + self.seconds_ahead(training) - self.deadline
+
+    def is_off(self, training: Training, seconds: float) -> bool:
+        """Whether the run would be so late, or so much too early, that its plan is made anew before the next save is due.
+
+        Too early too: where a slow stretch had steps struck off, they come back when it is over.
+        """
+        late = self.seconds_late(training)
+        return late > seconds or (late < -_EARLY * seconds and self.total(training) > training.total)
 
     def total(self, training: Training) -> int:
         """The steps the run is to have, so that the last one ends on the deadline."""
@@ -96,7 +115,7 @@ class Pace:
         """Mean seconds of the steps that are left, their share of the work between epochs included."""
         starts = [max(start, progress) for start, _ in self.schedule.sizes] + [1.0]
         left = max(1e-9, 1.0 - progress)
-        mean, known, slowness = 0.0, max(self.step_seconds.values(), default=1.0), self.slowness
+        mean, known, slowness = 0.0, max(self.step_seconds.values(), default=1.0), max(1.0, self.slowness)
         for (_, size), start, end in zip(self.schedule.sizes, starts[:-1], starts[1:], strict=True):
             expected = self.step_seconds.get(size, known) * (1.0 if size in self._seen else slowness)
             mean += max(0.0, end - start) / left * expected

@@ -6,13 +6,15 @@ decay). Each trial is a run in small, warm-up and cosine included.
 
 from __future__ import annotations
 
+import importlib.util
 import math
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
@@ -20,6 +22,7 @@ from burnish.choose.plan import Plan, eased
 from burnish.choose.probing import Probes
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
+from burnish.labels import cross_entropies
 from burnish.methods.base import Head, Method
 from burnish.methods.table import learns_by_stage
 from burnish.recipe import Recipe
@@ -33,7 +36,24 @@ _LEAST = 12  # steps
 _TIMES_AS_LONG = 2  # a run at the least, as all its trials
 _SEARCH_SHARE = 0.6  # of the time left, for searching
 _TRIALS_WITHOUT_BUDGET = 20
+_MOST_LOSS = 1e6  # nats an image: of a trial that gave no numbers
 SEARCHED = ("learning_rate", "stage_decay", "weight_decay", "label_smoothing", "mixup")
+# Least, most, and whether in equal ratios, of what is searched for every method.
+_RANGES = {"weight_decay": (1e-3, 0.5, True), "label_smoothing": (0.0, 0.2, False), "mixup": (0.0, 0.4, False)}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One short run, as the validation images see it."""
+
+    losses: np.ndarray  # float64 [v], nats, at most `_MOST_LOSS`
+    accuracy: float  # fraction
+    values: dict[str, float]  # the settings tried
+
+    @property
+    def loss(self) -> float:
+        """Mean, nats."""
+        return float(self.losses.mean())
 
 
 @dataclass(frozen=True)
@@ -60,8 +80,8 @@ class Trials:
         passes = math.ceil(self.steps / steps_an_epoch(len(self.material.train_rows), self.made.batch))
         return min(self.made.views, passes)
 
-    def run(self, recipe: Recipe) -> tuple[float, float]:
-        """(accuracy, loss in nats) on the validation images; infinite loss when it diverges."""
+    def run(self, recipe: Recipe, *, named: dict[str, float]) -> Tried:
+        """A short run with these settings, on the validation images; the most loss where it diverges."""
         short = replace(
             self.made, sizes=((0.0, self.made.sizes[0][1]),), steps=self.steps, most=self.steps, timed=False,
             views=self.views,
@@ -72,10 +92,13 @@ class Trials:
         )
         for _ in tuning.events():
             pass
-        if tuning.diverged is not None:
-            return 0.0, math.inf
-        found = tuning.looked_at("trial", tuning.training.average.state(), short.final_size)
-        return found.accuracy, found.loss
+        labels = self.material.labels[self.material.val_rows]
+        if tuning.diverged is None:
+            found = tuning.looked_at("trial", tuning.training.average.state(), short.final_size)
+            if math.isfinite(found.loss):
+                losses = np.minimum(cross_entropies(found.logits, labels).astype(np.float64), _MOST_LOSS)
+                return Tried(losses, found.accuracy, named)
+        return Tried(np.full(len(labels), _MOST_LOSS), 0.0, named)
 
 
 def too_short(made: Plan, trials: int) -> Decision | None:
@@ -87,23 +110,60 @@ def too_short(made: Plan, trials: int) -> Decision | None:
     return Decision("settings: the usual ones", why)
 
 
-def race(trials: Trials) -> tuple[float, Decision]:
-    """The factor on the default rate whose trial has the least validation loss, of those that the clock leaves time for."""
-    clock, found, longest = trials.bench.clock, [], 0.0
+def race(
+    trials: Trials, *, known: dict[str, Any] | None, keep: Callable[[dict[str, Any]], None]
+) -> tuple[float, Decision]:
+    """The factor on the default rate whose trial has clearly the least validation loss, of those that the clock leaves time for.
+
+    The default where no other is better by more than a standard error. known: what an earlier sitting kept; keep: is called after
+    each trial.
+    """
+    clock = trials.bench.clock
     until = clock.elapsed() + _RACE_SHARE * (clock.left() - trials.made.reserve_seconds)
-    for factor in FACTORS:
+    state = known or {
+        "until": until if math.isfinite(until) else None,
+        "steps": trials.steps,
+        "found": [],
+        "longest": 0.0,
+    }
+    until, trials = math.inf if state["until"] is None else state["until"], replace(trials, length=state["steps"])
+    found = [Tried(np.array(losses), *rest) for losses, *rest in state["found"]]
+    for factor in FACTORS[len(found) :]:
         began = clock.elapsed()
-        if found and began + longest > until:  # a trial makes its own activations, and looks at the validation images
+        if (
+            found and began + state["longest"] > until
+        ):  # a trial makes its own activations, and looks at the validation images
             break
         rate = min(1.0, factor * eased(trials.peak, trials.steps))
-        accuracy, loss = trials.run(replace(trials.bench.recipe, learning_rate=rate))
-        longest = max(longest, clock.elapsed() - began)
-        found.append((loss, factor, rate, accuracy))
-        trials.bench.watcher.say(f"rate {rate:.1e}: validation {accuracy:.1%}, {loss:.3f} nats")
-    best = min(found)
-    words = ", ".join(f"{rate:.1e}: {loss:.3f} nats, {accuracy:.1%}" for loss, _, rate, accuracy in found)
+        one = trials.run(replace(trials.bench.recipe, learning_rate=rate), named={"factor": factor, "rate": rate})
+        found.append(one)
+        state["longest"] = max(state["longest"], clock.elapsed() - began)
+        state["found"].append([one.losses.tolist(), one.accuracy, one.values])
+        keep(state)
+        trials.bench.watcher.say(f"rate {rate:.1e}: validation {one.accuracy:.1%}, {one.loss:.3f} nats")
+    best = clearly_least(found)
+    words = ", ".join(f"{one.values['rate']:.1e}: {one.loss:.3f} nats, {one.accuracy:.1%}" for one in found)
     why = f"{len(found)} trials of {trials.steps} steps on {len(trials.material.val_rows)} validation images ({words})"
-    return best[1], Decision(f"learning rate: {best[1]:g} times the default", why)
+    if best is found[0] and len(found) > 1:
+        why += "; no other is better than the default by more than a standard error"
+    factor = best.values["factor"]
+    return factor, Decision(f"learning rate: {factor:g} times the default", why)
+
+
+def clearly_least(tried: list[Tried]) -> Tried:
+    """The trial with the least loss, or the first, which has the usual settings, where its loss is not clearly higher.
+
+    Of many trials one looks better by chance; the standard error is of their paired differences.
+    """
+    usual, best = tried[0], min(tried, key=lambda one: one.loss)
+    gained = usual.losses - best.losses
+    return best if gained.mean() > gained.std() / math.sqrt(max(1, len(gained))) else usual
+
+
+def require_optuna() -> None:
+    """RecipeError where it is not installed."""
+    if importlib.util.find_spec("optuna") is None:
+        raise RecipeError("search needs Optuna; run: pip install 'burnish[search]'")
 
 
 class _Held:
@@ -129,33 +189,38 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     Bergstra et al. 2011; Optuna, arXiv:1907.10902. The defaults are the first trial. journal: a file that holds the trials, so
     that a search that died goes on. on_state: called after each trial. RecipeError when Optuna is not installed.
     """
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError:
-        raise RecipeError("search needs Optuna; run: pip install 'burnish[search]'") from None
+    require_optuna()
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     bench, recipe = trials.bench, trials.bench.recipe
-    until = time.monotonic() + _SEARCH_SHARE * (bench.clock.left() - trials.made.reserve_seconds)
+    clock = bench.clock
+    until = clock.elapsed() + _SEARCH_SHARE * (clock.left() - trials.made.reserve_seconds)
     _mend(Path(journal))
     backend = JournalFileBackend(journal, lock_obj=_Held())  # type: ignore[arg-type]
     study = optuna.create_study(storage=JournalStorage(backend), study_name="burnish", load_if_exists=True)
     # A trial that a death cut short is no trial; those that count are as long as the first.
     trials = replace(trials, length=study.user_attrs.get("steps") or trials.steps)
     study.set_user_attr("steps", trials.steps)
+    until = study.user_attrs.get("until", until)  # of the first sitting: a death gives the search no more of the clock
+    study.set_user_attr("until", until)
 
     def finished() -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in study.trials if trial.value is not None]
 
     free = isinstance(recipe.learning_rate, str)  # else the recipe names the rate, and it is not searched
     by_stage = learns_by_stage(trials.method)
-    usual = {"weight_decay": max(1e-3, recipe.weight_decay)}
+    fixed = [
+        key for key in ("weight_decay", "label_smoothing", "mixup") if getattr(recipe, key) != getattr(Recipe(), key)
+    ]
+    usual = {key: getattr(recipe, key) for key in ("weight_decay", "label_smoothing", "mixup") if key not in fixed}
     usual |= {"stage_decay": recipe.stage_decay} if by_stage else {}
     waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in study.trials)
     if not finished() and not waiting:  # nor when the first one died
         rate = {"rate": 1.0} if free else {}
-        study.enqueue_trial({**usual, **rate, "label_smoothing": recipe.label_smoothing, "mixup": recipe.mixup})
+        study.enqueue_trial({**usual, **rate})
 
     def settings(values: dict[str, float]) -> dict[str, Any]:
         rate = min(1.0, values["rate"] * eased(trials.peak, trials.steps)) if free else recipe.learning_rate
@@ -165,17 +230,17 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         values = {
             "rate": trial.suggest_float("rate", 0.1, 10.0, log=True) if free else 1.0,
             "stage_decay": trial.suggest_float("stage_decay", 0.5, 1.0) if by_stage else recipe.stage_decay,
-            "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.5, log=True),
-            "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
-            "mixup": trial.suggest_float("mixup", 0.0, 0.4),
         }
-        accuracy, loss = trials.run(replace(recipe, **settings(values)))
-        bench.watcher.say(f"trial {len(finished()) + 1}: validation {accuracy:.1%}, {loss:.3f} nats")
-        return min(loss, 1e6)
+        for key, (low, high, log) in _RANGES.items():  # what the recipe names otherwise than usual is not searched
+            values[key] = getattr(recipe, key) if key in fixed else trial.suggest_float(key, low, high, log=log)
+        done = trials.run(replace(recipe, **settings(values)), named=values)
+        trial.set_user_attr("losses", done.losses.tolist())
+        bench.watcher.say(f"trial {len(finished()) + 1}: validation {done.accuracy:.1%}, {done.loss:.3f} nats")
+        return done.loss
 
-    longest = 0.0
+    longest = max((one.duration.total_seconds() for one in finished() if one.duration is not None), default=0.0)
     while (done := len(finished())) < _TRIALS_WITHOUT_BUDGET or math.isfinite(until):
-        began = time.monotonic()
+        began = clock.elapsed()
         if done and began + longest > until:
             break
         # What is proposed depends on the trials before and on their number, not on how many sittings there were (P7).
@@ -185,13 +250,21 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         )
         study.optimize(one, n_trials=1)
         on_state()
-        longest = max(longest, time.monotonic() - began)
-    best = study.best_trial
-    made = finished()
-    place = next(number for number, trial in enumerate(made, start=1) if trial.number == best.number)
+        longest = max(longest, clock.elapsed() - began)
+    made = [Tried(np.array(one.user_attrs["losses"]), 0.0, one.params) for one in finished()]
+    best = clearly_least(made)
+    of = f"{len(trials.material.val_rows)} validation images"
+    if best is made[0]:
+        least = min(one.loss for one in made)
+        why = (
+            f"of {len(made)} trials of {trials.steps} steps none is better than these, {best.loss:.3f} nats on {of}, by more "
+            f"than a standard error (the least {least:.3f})"
+        )
+        return {"rate": 1.0, **best.values}, Decision("settings: the usual ones", why, dict(best.values))
+    place = 1 + next(number for number, one in enumerate(made) if one is best)
     why = (
-        f"trial {place} of {len(made)}, each of {trials.steps} steps: {best.value:.3f} nats on "
-        f"{len(trials.material.val_rows)} validation images, against {made[0].value:.3f} with the defaults"
+        f"trial {place} of {len(made)}, each of {trials.steps} steps: {best.loss:.3f} nats on {of}, against "
+        f"{made[0].loss:.3f} with the usual ones"
     )
-    words = ", ".join(f"{key} {value:.3g}" for key, value in best.params.items())
-    return {"rate": 1.0, **best.params}, Decision(f"settings from a search: {words}", why, dict(best.params))
+    words = ", ".join(f"{key} {value:.3g}" for key, value in best.values.items())
+    return {"rate": 1.0, **best.values}, Decision(f"settings from a search: {words}", why, dict(best.values))

@@ -30,7 +30,7 @@ from burnish.data.views import augmented, normalised
 from burnish.labels import cross_entropies, right
 from burnish.methods.base import Head, Tunable, needs_linear
 from burnish.terms import Preprocess
-from burnish.train.activations import kept_or_live, plain_activations
+from burnish.train.activations import kept_or_live, live_activations, plain_activations
 from burnish.train.averaging import State, between
 from burnish.train.checkpoint import restore_training, training_state
 from burnish.train.features import BATCH, autocast, batched, outputs
@@ -109,9 +109,10 @@ class Tuning:
             reserve_seconds=made.reserve_seconds,
         )
 
-    def events(self) -> Iterator[Step | tuple[Epoch, Candidate]]:
-        """Train on from where the training stands; with each epoch what the moving average is worth on validation."""
-        recipe = self.bench.recipe
+    def divide(self) -> None:
+        """Make the parts of the network that training takes, before `restore`: which fast forms give the same numbers is asked
+        of the weights that it starts from, in every sitting (P7).
+        """
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(self.bench.device)
         self.parts = parts_for_training(
             self.tunable.classifier,
@@ -121,6 +122,13 @@ class Tuning:
             half=self.half,
             moves_statistics=self.tunable.moves_statistics,
         )
+
+    def events(self) -> Iterator[Step | tuple[Epoch, Candidate]]:
+        """Train on from where the training stands; with each epoch what the moving average is worth on validation."""
+        recipe = self.bench.recipe
+        if self.parts is None:
+            self.divide()
+        assert self.parts is not None
         let_drop(self.tunable.classifier, recipe.dropout, recipe.drop_path)
         if (
             self.training.over
@@ -292,6 +300,10 @@ class Tuning:
     def _val_logits(self, preprocess: Preprocess) -> np.ndarray:
         """The shell's logits of the validation images; what is frozen below has seen them once."""
         device, size = self.bench.device, preprocess.size
+
+        def plain_of(images: Rows) -> Iterator[torch.Tensor]:
+            return (normalised(chunk, preprocess) for chunk in batched(images))
+
         lower = self.parts.exact if self.parts is not None else None
         if size not in self.val:
             ids = self.material.fitting.ids[self.material.val_rows]
@@ -302,17 +314,18 @@ class Tuning:
                 if seen
                 else plain_at(self.material, ids, preprocess, self.bench)
             )
-            plain = (normalised(chunk, preprocess) for chunk in batched(images))
-            held = None if lower is None else plain_activations(lower, plain, device, count=len(ids))
+            held = None if lower is None else plain_activations(lower, plain_of(images), device, count=len(ids))
             self.val[size] = images if held is None else held
         held, shell = self.val[size], merged(self.shell)
         assert isinstance(shell, Classifier)
-        if not isinstance(held, list):
+        if lower is None:
+            assert not isinstance(held, list)
             return logits_of(shell, held, preprocess, self.bench)
+        chunks = held if isinstance(held, list) else live_activations(lower, plain_of(held), device)
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(device)
         upper = upper_for_inference(shell, self.tunable.backbone, self.plan.freeze, example)
         with torch.inference_mode():
-            return np.concatenate([upper(chunk.to(device)).float().cpu().numpy() for chunk in held])
+            return np.concatenate([upper(chunk.to(device)).float().cpu().numpy() for chunk in chunks])
 
     # ---- to and from disk --------------------------------------------------------------------------------------------
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from burnish.archives import Zip
 from burnish.errors import DataError, UnreadableImage, shown
@@ -149,7 +149,8 @@ def file_of(image: Image.Image | np.ndarray, name: str) -> bytes:
     picture = image if isinstance(image, Image.Image) else _from_array(np.asarray(image), name)
     buffer = io.BytesIO()
     try:
-        picture = ImageOps.exif_transpose(picture)
+        tags = getattr(picture, "tag_v2", {})  # which the upright copy has no longer
+        picture = plain_grey(ImageOps.exif_transpose(picture), tags)
         if picture.mode in _TIFF_MODES:
             picture.save(buffer, "TIFF")
         else:
@@ -161,6 +162,24 @@ def file_of(image: Image.Image | np.ndarray, name: str) -> bytes:
     except Exception as error:  # a codec may raise anything
         raise UnreadableImage(name, f"cannot be read: {shown(str(error))[:120] or type(error).__name__}") from None
     return buffer.getvalue()
+
+
+def plain_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """A deep grey image of a TIFF with these tags, 0 for black and 65535 for white; others, and larger numbers, as they are.
+
+    Pillow gives 12 bits as they are stored, and 16 where white is zero.
+    """
+    twelve = tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,)
+    negative = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    if not image.mode.startswith("I") or not (twelve or negative):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        return image
+    values = values * 65535 // 4095 if twelve else values
+    found = Image.fromarray((65535 - values if negative else values).clip(0, 65535).astype(np.uint16))
+    found.info = image.info
+    return found
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

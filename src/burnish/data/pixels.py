@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from burnish.data.catalog import Catalog, Named
+from burnish.data.contents import plain_grey
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import Preprocess
 
@@ -404,11 +405,7 @@ def _grey_from_deep(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
     if lowest < 0 or highest > 65535:
         raise _Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
-    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose deep greys Pillow gives as they are stored
-    if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
-        values = values.astype(np.uint32) * 65535 // 4095
-    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-        values = 65535 - values.astype(np.uint32)
+    values = np.asarray(plain_grey(image, getattr(image, "tag_v2", {})))
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255, to the nearest
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

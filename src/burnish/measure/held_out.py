@@ -80,7 +80,8 @@ class HeldOut:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the package."""
         return {
-            "confidence": [round(float(one), 7) for one in self.confidence],
+            # Rounded down: an image as sure as one of these must not fall below a threshold that is one of them.
+            "confidence": [math.floor(float(one) * 1e7) / 1e7 for one in self.confidence],
             "right": [int(one) for one in self.right],
             "own": [round(float(one), 7) for one in self.own],
         }
@@ -93,7 +94,7 @@ class HeldOut:
             raise ValueError(f"held_out: expected lists {', '.join(names)}")
         try:
             columns = [np.array(values[name], np.float64) for name in names]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError("held_out: expected numbers") from None
         if any(one.ndim != 1 or len(one) != len(columns[0]) for one in columns):
             raise ValueError("held_out: expected lists of one length")

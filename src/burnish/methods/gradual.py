@@ -28,8 +28,8 @@ class Gradual:
 
     def prepare(self, backbone: Backbone, head: Head, recipe: Recipe) -> Tunable:
         """Groups by stage with the progress at which each begins; before the first step the function equals the probe's."""
-        if not 0.0 <= self.over <= 1.0:
-            raise RecipeError(f"over is {self.over}, expected a fraction of the run from 0 to 1")
+        if not 0.0 <= self.over < 1.0:  # at 1 the first stage would begin when the run is over
+            raise RecipeError(f"over is {self.over}, expected a fraction of the run, from 0 to below 1")
         freeze, classifier = frozen_stages(recipe, backbone), assembled(backbone, head)
         count = len(backbone.stages) - freeze
         starts = [self.over * (count - 1 - place) / max(1, count - 1) for place in range(count)]

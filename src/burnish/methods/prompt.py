@@ -10,7 +10,7 @@ import torch
 from burnish.backbones.adapters import PROMPTS
 from burnish.backbones.blocks import blocks_above
 from burnish.backbones.changes import changed
-from burnish.backbones.graphs import shapes_of
+from burnish.backbones.graphs import passed
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.spec import Backbone
 from burnish.errors import ModelError, RecipeError
@@ -52,13 +52,15 @@ class Prompt:
         freeze, classifier = frozen_stages(recipe, backbone), assembled(backbone, head)
         plain, example = (backbone.plain or backbone).module, backbone.blank()
         blocks = blocks_above(backbone, freeze)
-        shapes = shapes_of(plain, blocks, example)
-        if not blocks or not attends(plain) or any(len(shapes.get(name, ())) != 3 for name in blocks):
+        given = passed(plain, blocks, example)
+        ends = [given.get(name, (None, None)) for name in blocks]
+        tokens = all(taken == gives and taken is not None and len(taken) == 3 for taken, gives in ends)
+        if not blocks or not attends(plain) or not tokens:  # CaiT's last blocks take patches and give the class token
             raise RecipeError(
                 f"{backbone.name} has no blocks that take any number of tokens, as a vision transformer has "
                 "(vit_small_patch16_224, deit_tiny_patch16_224); choose full, lora or norms for it"
             )
-        widths = [shapes[name][2] for name in blocks]
+        widths = [shape[2] for name in blocks if (shape := given[name][1]) is not None]
         change = {"kind": PROMPTS, "layers": blocks, "widths": widths, "tokens": self.tokens}
         freeze_layers(classifier.trunk)
         try:

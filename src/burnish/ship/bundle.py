@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from burnish.backbones import weights, zoo
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.head import FORMS, LINEAR, is_form
 from burnish.backbones.head import made as made_head
-from burnish.backbones.recognise import require_numbers
+from burnish.backbones.recognise import refuse_few, require_numbers
 from burnish.backbones.spec import Backbone
 from burnish.disk import write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
@@ -113,7 +114,10 @@ class Bundle:
     def classifier(self) -> Classifier:
         """The module, in eval mode on the CPU; BadWeights when the weights do not fit the architecture exactly."""
         held = sum(one.numel() for one in self.state.values())
-        require_numbers(str(self.architecture.get("name")), held, "the package", times=20)  # some of it may be cut off
+        name = str(self.architecture.get("name"))
+        require_numbers(name, held, "the package", times=20)  # some of it may be cut off
+        if (numbers := zoo.numbers_of(self.architecture)) is not None:
+            refuse_few(name, held, numbers, "the package", times=20)
         trunk = zoo.rebuild(self.architecture, width=self.width, size=self.preprocess.size)
         classifier = Classifier(trunk, self.width, len(self.classes), head=self.head)
         expected = classifier.state_dict()
@@ -277,7 +281,8 @@ def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> 
         held_out = HeldOut.from_json(values["held_out"]) if "held_out" in values else None
         known = {name.removeprefix(_FAMILIAR): one.numpy() for name, one in state.items() if name.startswith(_FAMILIAR)}
         familiarity = Familiarity.from_arrays(known, values["head"]["width"]) if known else None
-    except (RecipeError, TypeError, ValueError) as error:
+        temperature = float(values["temperature"])
+    except (RecipeError, TypeError, ValueError, OverflowError) as error:
         raise NotARun(f"{shown(str(package / FACTS))}: {shown(str(error))}") from None
     return Bundle(
         architecture=values["architecture"],
@@ -288,7 +293,7 @@ def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> 
         familiarity=familiarity,
         width=values["head"]["width"],
         head=values["head"]["kind"],
-        temperature=float(values["temperature"]),
+        temperature=temperature,
         thresholds=tuple(values["thresholds"]) if "thresholds" in values else None,
         facts=values["facts"],
         **{name: values[name] for name in _TEXTS},
@@ -315,8 +320,8 @@ def _problems(bundle: Bundle) -> list[str]:
     if not names or not all(isinstance(name, str) and name for name in names):
         problems.append("the classes are not all names")
     elif len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        problems.append(f"the class {shown(twice)!r} is named twice")
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        problems.append(f"the class {shown(twice[:120])!r} is named twice")
     if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
         problems.append(f"the temperature is {bundle.temperature!r}, expected a number above 0")
     if bundle.thresholds is not None:

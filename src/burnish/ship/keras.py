@@ -25,6 +25,7 @@ from burnish.ship.bundle import Bundle
 
 INPUTS = ("prepared", "pixels")
 _TOLERANCE = 1e-4  # of probabilities, between burnish and Keras, on images of noise
+_NAMES = ("images", "prepare", "taps", "hidden", "unit_length", "predictions")  # of the layers around the network
 _MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
            "op:Divide": "true_divide"}  # fmt: skip
 
@@ -153,6 +154,8 @@ class _Writer:
             arrays = [self._array(node["name"], variable) for variable in self.parts[node["name"]].variables]
             extra = len(layer.get_weights()) - len(arrays)  # Normalization keeps a count besides
             layer.set_weights([*arrays, *layer.get_weights()[len(arrays) :]] if extra else arrays)
+            if kind == "Normalization":  # which computes with what it derives from them
+                layer.finalize_state()
         return result
 
     def _layer(self, kind: str, options: Mapping[str, Any], name: str) -> Any:
@@ -162,10 +165,15 @@ class _Writer:
         if isinstance(axis, list) and len(axis) == 1:  # as Keras 2 wrote it
             options["axis"] = axis[0]
         try:
-            return getattr(self.keras.layers, kind)(**options, name=name.replace("/", "_"))
+            return getattr(self.keras.layers, kind)(**options, name=self._own_name(name))
         except (TypeError, ValueError) as error:
             why = shown(" ".join(str(error).split()))[:160]
             raise RecipeError(f"its layer {shown(name)} ({kind}) cannot be written for this Keras: {why}") from None
+
+    def _own_name(self, name: str) -> str:
+        """The layer's name in the file; not one that a layer has that is written around the network."""
+        name = name.replace("/", "_")
+        return f"trunk_{name}" if name in _NAMES or name.startswith("tap_") else name
 
     def _input(self, name: str) -> Any:
         if name not in self.kwargs["constants"]:

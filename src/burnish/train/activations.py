@@ -137,6 +137,11 @@ def plain_activations(
     return found
 
 
+def live_activations(lower: nn.Module, plain: Iterator[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
+    """What `plain_activations` gives, to the same bits, each batch when it is asked for."""
+    return (_unpacked(_packed(_through(lower, images, device, half=False))) for images in plain)
+
+
 def _rounded(activations: np.ndarray) -> np.ndarray:
     """As they are kept."""
     return np.clip(activations, -65504.0, 65504.0).astype(np.float16)

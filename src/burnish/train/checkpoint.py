@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from burnish.backbones.weights import read_plain_json, read_safetensors
+from burnish.backbones.weights import read_plain_json, tensors_of
 from burnish.disk import plain_disk_errors, versions_of, write_version
-from burnish.errors import BadWeights
+from burnish.errors import BadWeights, RunError, shown
 from burnish.train.loop import Training
 
 STATE, FACTS, TENSORS = "state", "facts.json", "tensors.safetensors"
@@ -42,16 +42,31 @@ def write_checkpoint(run: Path, facts: Mapping[str, Any], tensors: Mapping[str, 
         write_version(run / STATE, members, versions=_VERSIONS, pointer=_POINTER, keep=2)
 
 
+def has_checkpoints(run: Path) -> bool:
+    """Whether a state was saved there, sound or not."""
+    return bool(versions_of(run / STATE, versions=_VERSIONS))
+
+
 def read_checkpoint(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """(facts, tensors) of the newest sound state; None when there is none."""
+    """(facts, tensors) of the newest sound state; None when there is none. RunError when the disk gives none of them."""
+    refused: OSError | None = None
     for folder in versions_of(run / STATE, versions=_VERSIONS):
         try:
             values = read_plain_json(folder / FACTS, max_bytes=_MAX_FACTS_BYTES)
             found, hashes = values["facts"], values["sha256"]
             if values["format"] == _FORMAT and _digest(found) == hashes[FACTS]:
-                return found, read_safetensors(folder / TENSORS, sha256=hashes[TENSORS])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, BadWeights):
+                data = (folder / TENSORS).read_bytes()  # our own, of any size; its hash is asked before it is read
+                if hashlib.sha256(data).hexdigest() == hashes[TENSORS]:
+                    return found, tensors_of(data, shown(str(folder / TENSORS)))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, BadWeights):
             continue
+        except OSError as error:
+            refused = error
+    if refused is not None:  # beginning anew would overwrite what may be read in a moment
+        raise RunError(
+            f"{shown(str(run / STATE))} cannot be read ({refused.strerror or refused}), so the run cannot go on; try again, "
+            "or remove that folder to begin anew"
+        )
     return None
 
 

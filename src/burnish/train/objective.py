@@ -79,20 +79,29 @@ def step(
     number: int,
     norms: list[float] | None = None,
 ) -> float:
-    """One optimiser step; the loss before it, nats. Nothing is changed when the loss or the gradient is not finite.
+    """One optimiser step; the loss before it, nats, the mean over classes where an image may have several.
+
+    Nothing is changed when the loss or the gradient is not finite.
 
     number: of the step, the address of what is drawn for it. norms: takes the length of the gradient before it is cut to 1.
     """
+    statistics = _statistics(module)
+    kept = [one.clone() for one in statistics]
     loss = gradient(module, optimiser, views, labels, objective, number)
+    first = [one.clone() for one in statistics] if objective.sam else []
     parameters = [one for group in optimiser.param_groups for one in group["params"] if one.grad is not None]
     if objective.sam:
         with _climbed(parameters, objective.sam) as finite:
             if not finite:
-                return float("nan")
+                return _undone(statistics, kept)
             gradient(module, optimiser, views, labels, objective, number)
+        for one, value in zip(
+            statistics, first, strict=True
+        ):  # those of the weights themselves, not of the climbed ones
+            one.copy_(value)
     norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-    if not torch.isfinite(norm):
-        return float("nan")
+    if not torch.isfinite(norm) or not math.isfinite(loss):
+        return _undone(statistics, kept)
     if norms is not None:
         norms.append(norm.item())
     optimiser.step()
@@ -100,7 +109,20 @@ def step(
         for parameter, start in zip(group["params"], group.get("starts", ()), strict=False):
             with torch.no_grad():
                 parameter.lerp_(start, min(1.0, group["lr"] * group["pull"]))
-    return loss
+    return loss / labels.shape[1] if labels.ndim == 2 else loss
+
+
+def _statistics(module: nn.Module) -> list[Tensor]:
+    """What BatchNorms that learn their statistics have of them."""
+    norms = [layer for layer in module.modules() if layer.training and isinstance(layer, _BatchNorm)]
+    return [one for layer in norms for one in layer.buffers()]
+
+
+def _undone(statistics: list[Tensor], kept: list[Tensor]) -> float:
+    """The statistics as they were before a step that gave no numbers; its loss, not a number."""
+    for one, value in zip(statistics, kept, strict=True):
+        one.copy_(value)
+    return float("nan")
 
 
 def gradient(
@@ -197,11 +219,12 @@ def _pieces(module: nn.Module, views: Tensor) -> int:
     Where BatchNorm is frozen images do not see each other: the gradient is that of the whole batch, up to rounding. Where it
     learns its statistics (from scratch) they are those of a piece, so pieces are not small.
     """
-    images, side = views.shape[0], views.shape[-1]
+    images = views.shape[0]
+    pixels = views.shape[-1] ** 2 if views.ndim == 4 else views[0].numel() / 3  # of kept tokens as much memory
     if views.device.type != "cpu":
         return 1
     most = max(1, images // _PIECE_FOR_STATISTICS) if _learns_statistics(module) else images
-    return min(most, math.ceil(images * side * side / PIXELS_AT_ONCE))
+    return min(most, math.ceil(images * pixels / PIXELS_AT_ONCE))
 
 
 def has_batch_norm(module: nn.Module) -> bool:

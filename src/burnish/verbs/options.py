@@ -97,5 +97,8 @@ def recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
 def print_json(value: Any) -> None:
     from burnish.result import plain
 
-    json.dump(plain(value), sys.stdout, ensure_ascii=False, indent=1, allow_nan=False)
-    sys.stdout.write("\n")
+    text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
+    # What a terminal would act on or turn around is escaped as JSON has it; letters stay readable (P10).
+    sys.stdout.write(
+        "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text) + "\n"
+    )

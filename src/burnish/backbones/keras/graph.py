@@ -153,10 +153,19 @@ def blank(name: str, kwargs: dict[str, Any]) -> KerasNet:
             module = _net(kwargs)
     except Unfit as error:
         raise UnknownModel(f"{shown(name)}: {shown(str(error))}") from None
-    numbers = sum(one.numel() for one in module.state_dict().values())
+    numbers = _numbers(module)
     if numbers > _MOST_NUMBERS:
         raise UnknownModel(f"{shown(name)}: would have {numbers:,} weights, expected at most {_MOST_NUMBERS:,}")
     return module.eval()
+
+
+def numbers_of(name: str, kwargs: dict[str, Any]) -> int:
+    """How many weights the module would have; UnknownModel where it cannot be built."""
+    return _numbers(blank(name, kwargs))
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(one.numel() for one in module.state_dict().values())
 
 
 def groups_of(module: nn.Module, names: list[str]) -> list[list[str]]:
