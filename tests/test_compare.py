@@ -126,7 +126,7 @@ def test_json_csv_and_page_tell_the_same_rows(race):
         assert told["test"] == ("" if row["test"] is None else str(row["test"]["value"]))
     page = (folder / "leaderboard.html").read_text(encoding="utf-8")
     assert page.count("<tr") == len(facts["rows"]) + 1
-    assert f"<h1>{facts['chosen']} was chosen</h1>" in page
+    assert f"<h1><bdi>{facts['chosen']}</bdi> was chosen</h1>" in page
 
 
 def test_every_arm_that_came_to_an_end_has_a_package_that_predicts(race, shapes):

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def picked(found, data, seeing, monkeypatch, *, names=None, **on):
     """The name chosen and the decision, when asking gives what `found` says: name to (right, images per second) or None."""
     asked = []
 
-    def ask(name, backbone, ids, catalog, bench, *, total, only):
+    def ask(name, backbone, ids, catalog, bench, *, total):
         asked.append(name)
         return None if found[name] is None else Asked(name, backbone, choice(found[name][0]), found[name][1])
 
@@ -171,11 +172,29 @@ def test_a_network_that_cannot_see_all_images_in_time_is_measured_but_not_asked(
     assert "not asked: slow (too slow for the budget)" in decision.why
 
 
-def test_the_only_network_is_asked_however_slow(data, seeing, monkeypatch):
-    monkeypatch.setattr(portfolio, "images_per_second", lambda trunk, images, here, half: 1e-3)
+def test_the_only_network_is_taken_without_being_asked(data, seeing, monkeypatch):
+    monkeypatch.setattr(portfolio, "_ask", lambda *args, **given: pytest.fail("it was asked"))
     backbone, decision = pick_backbone(["only"], {"only": seeing}.__getitem__, *data, bench(seeing, budget=100.0))
     assert backbone is seeing
-    assert list(decision.numbers) == ["only"]
+    assert (decision.what, decision.why) == ("model: only", "no other pretrained network is at hand")
+
+
+def test_within_a_budget_all_are_asked_of_as_many_images_as_it_has_time_for(data, seeing, monkeypatch):
+    seen = []
+
+    def ask(name, backbone, ids, catalog, bench, *, total):
+        seen.append(ids)
+        return Asked(name, backbone, choice(GOOD), 10.0)
+
+    monkeypatch.setattr(portfolio, "_ask", ask)
+    monkeypatch.setattr(portfolio, "_LEAST_IMAGES", 9)
+    networks = {"one": seeing, "other": seeing}
+    for budget, count in ((1e-6, 9), (1e9, len(data[1].fitting)), (None, len(data[1].fitting))):
+        seen.clear()
+        here = bench(seeing, budget=budget)
+        here = replace(here, clock=SimpleNamespace(budget_seconds=budget, elapsed=lambda: 0.0))
+        pick_backbone(list(networks), networks.__getitem__, *data, here)
+        assert [len(ids) for ids in seen] == [count, count] and (seen[0] == seen[1]).all()
 
 
 def test_no_test_image_is_asked_of(data, seeing, monkeypatch):
@@ -187,8 +206,8 @@ def test_no_test_image_is_asked_of(data, seeing, monkeypatch):
         return original(catalog, ids, **options)
 
     monkeypatch.setattr(portfolio, "read_pixels", noted)
-    pick_backbone(["only"], {"only": seeing}.__getitem__, catalog, splits, bench(seeing))
-    assert sorted(read) == sorted([*splits.train, *splits.val])
+    pick_backbone(["one", "other"], {"one": seeing, "other": seeing}.__getitem__, catalog, splits, bench(seeing))
+    assert sorted(read) == sorted(2 * [*splits.train, *splits.val])
 
 
 def test_of_many_images_a_part_is_asked_in_which_rare_classes_are_whole(data, monkeypatch):

@@ -25,7 +25,8 @@ class Arm:
     place: int
     evidence: Evidence | None = None  # of the model trained on the train images
     rounds: int = 0  # of training
-    seconds: float = 0.0  # spent on it alone
+    whole: bool = False  # whether its latest round made all the steps it may make, so that more time changes nothing
+    seconds: float = 0.0  # what it would have taken alone: looking at the images, frozen heads, its rounds
     state: str = "waiting"  # "frozen", "trained", "cut: …", "failed: …"
     package: Path | None = None
 
@@ -104,19 +105,20 @@ def simplest_of_the_best(arms: list[Arm]) -> Arm:
     return best
 
 
-def write_outcome(folder: RunFolder, evidence: Evidence, seconds: float) -> None:
-    """An arm's round, finished."""
+def write_outcome(folder: RunFolder, evidence: Evidence, seconds: float, whole: bool) -> None:
+    """An arm's round, finished; whole: whether it made all the steps it may make."""
     right = evidence.right.astype(int) if evidence.right.dtype == bool else evidence.right
-    told = {"right": right, "losses": evidence.losses, "seconds": seconds}
+    told = {"right": right, "losses": evidence.losses, "seconds": seconds, "whole": whole}
     folder.write_json(OUTCOME, told)
 
 
-def read_outcome(path: Path) -> tuple[Evidence, float] | None:
+def read_outcome(path: Path) -> tuple[Evidence, float, bool] | None:
     """What `write_outcome` wrote; None when the round is not finished."""
     try:
         values = read_plain_json(path / OUTCOME)
         right = np.array(values["right"])
         right = right.astype(bool) if right.dtype.kind == "i" else right
-        return Evidence(right, np.array(values["losses"], float)), float(values["seconds"])
+        evidence = Evidence(right, np.array(values["losses"], float))
+        return evidence, float(values["seconds"]), values.get("whole") is True
     except (OSError, ValueError, KeyError, TypeError):
         return None

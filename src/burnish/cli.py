@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -43,6 +44,9 @@ def top(
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and leave with 0, 1 (some images unreadable), 2 (a mistake) or 130 (interrupted)."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows knows few letters; a run must not die of one
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or bool(os.environ.get("BURNISH_DEBUG"))

@@ -16,6 +16,7 @@ import numpy as np
 
 from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, write_outcome
 from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.weights import brief
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, part_decision, probe_contender, tuned_contender
 from burnish.choose.evidence import Evidence
@@ -27,7 +28,7 @@ from burnish.choose.survey import images_per_second, no_taps
 from burnish.data.catalog import Catalog
 from burnish.data.sample import thinned
 from burnish.data.views import normalised
-from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError
+from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
 from burnish.facts import machine
 from burnish.job import look, looked_at, part_in
 from burnish.journal import Journal
@@ -41,7 +42,7 @@ from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import read_bundle
 from burnish.train.around import enough_memory, pick_device, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
-from burnish.trained import save, tune_on_the_clock
+from burnish.trained import is_whole, save, tune_on_the_clock
 
 ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images
@@ -139,11 +140,12 @@ class _Race:
                     self.looked[model] = self._look(model, number)
             except (DataError, RunError):  # no model could be raced on them, or on a disk like this
                 raise
-            except BurnishError as error:
+            except Exception as error:  # whatever a foreign network does: the others are raced
+                why = told(error)
                 for arm in own:
-                    arm.state = f"failed: {error}"
-                self.watcher.say(f"{model} is left out: {error}")
-                self.ledger.put("left out", {**left_out, model: str(error)})
+                    arm.state = f"failed: {why}"
+                self.watcher.say(f"{shown(model)} is left out: {why}")
+                self.ledger.put("left out", {**left_out, model: why})
                 continue
             spent.setdefault(model, time.monotonic() - began)  # by the sitting that looked
             self.ledger.put("looking", spent)
@@ -275,10 +277,12 @@ class _Race:
                         self._round(arm, number, seconds)
                 except (DataError, RunError):  # no arm could go on
                     raise
-                except BurnishError as error:
-                    arm.state = arm.state if arm.rounds else f"failed: {error}"
-                    self.watcher.say(f"{arm.name} is left out: {error}")
+                except Exception as error:
+                    arm.state = arm.state if arm.rounds else f"failed: {told(error)}"
+                    self.watcher.say(f"{shown(arm.name)} is left out: {told(error)}")
             field = sorted((arm for arm in field if arm.rounds), key=Arm.rank)
+            if all(arm.whole for arm in field):  # another round would train the same again
+                return
             if number + 1 < rounds:
                 keep = math.ceil(len(field) / 2)
                 for arm in field[keep:]:
@@ -372,11 +376,16 @@ class _Race:
                 save(folder, contender, looked.material)
                 journal.close({})
                 labels = looked.material.labels[looked.material.val_rows]
-                known = Evidence.of(tuned.best.logits, labels), ledger.clock.elapsed()
+                known = (
+                    Evidence.of(tuned.best.logits, labels),
+                    ledger.clock.elapsed(),
+                    is_whole(ledger, native=bench.backbone.preprocess.size),
+                )
                 write_outcome(folder, *known)
                 drop_checkpoints(folder.path)
-            evidence, spent = known
-            arm.seconds += spent
+            evidence, spent, arm.whole = known
+            # What frozen heads took stands before all training: alone, the arm would have taken that too.
+            arm.seconds += spent if arm.rounds else spent + self._known("looking").get(arm.model, 0.0)
             arm.rounds += 1
             arm.state = "trained"
             if arm.evidence is None or evidence.rank() <= arm.rank():
@@ -437,6 +446,15 @@ class _Race:
             "test": len(material.test_labels),
             "skipped": material.catalog.skipped,
         }
+
+
+def told(error: Exception) -> str:
+    """Why an arm is left out, in a clause."""
+    return (
+        str(error)
+        if isinstance(error, BurnishError)
+        else f"something unforeseen happened ({type(error).__name__}: {brief(error)})"
+    )
 
 
 def _val_ids(material: Material) -> np.ndarray:

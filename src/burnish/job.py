@@ -27,7 +27,7 @@ from burnish.choose.probing import Probes, Seen, first_model, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.signals import Signals, worth_trying
-from burnish.choose.survey import survey
+from burnish.choose.survey import survey, takes
 from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import csv_of, in_order
@@ -107,6 +107,10 @@ def run_job(
         method, bench.backbone, bench.recipe, classes=len(catalog.classes)
     )  # what cannot be trained is refused at once
     balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))  # and what cannot be balanced
+    if recipe.image_size not in ("auto", bench.backbone.preprocess.size) and not takes(bench, recipe.image_size):
+        raise RecipeError(
+            f"{shown(bench.backbone.name)} does not take images of {recipe.image_size} pixels; say --image-size auto"
+        )
     trains = method.trains or recipe.baselines == "all"
     if not trains and (idle := unused_in(recipe, one_size=bench.backbone.one_size)):
         why = f"{asked} trains nothing of the network"

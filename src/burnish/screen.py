@@ -170,14 +170,16 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     from burnish.reports.leaderboard import sentence
     from burnish.result import LEADERBOARD
 
-    print(f"{shown(str(facts['chosen']))} was chosen, on {facts['counts']['val']} validation images.\n")
+    val = facts["counts"]["val"]
+    by = f"on {val} validation images" if val else "by cross-validation, as there are no validation images"
+    print(textwrap.fill(f"{shown(str(facts['chosen']))} was chosen, {by}.", _WIDTH) + "\n")
     print(f"   {'model · method':<44}{'test':>7}  {'95 % interval':<17}{'val':>7}")
     for number, row in enumerate(facts["rows"], start=1):
         test, val = row["test"], row["validation"]
         share = f"{test['value']:.1%}" if test else "-"
         limits = f"{test['low']:.1%} to {test['high']:.1%}" if test else ""
         told = f"{share:>7}  {limits:<17}"
-        print(f"{number:>2} {shown(row['name'])[:44]:<44}{told}{'-' if val is None else f'{val:.1%}':>7}")
+        print(f"{number:>2} {_arm_name(row, 44):<44}{told}{'-' if val is None else f'{val:.1%}':>7}")
         _paragraph(sentence(row), indent=5)
     chosen = next(row for row in facts["rows"] if row["chosen"])
     budget = facts["budget_seconds"]
@@ -188,6 +190,13 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
     print(f"  page    {shown(str(folder / LEADERBOARD))}")
     print(f"  next    burnish predict {shown(str(folder / chosen['package']))} IMAGES...")
+
+
+def _arm_name(row: Mapping[str, Any], width: int) -> str:
+    """Model and method in so many columns: of a long path its end, which tells files apart."""
+    model, method = shown(row["model"]), shown(row["method"])[: width - 12]
+    room = width - len(method) - 3
+    return f"{model if len(model) <= room else '…' + model[1 - room :]} · {method}"
 
 
 def print_audit(found: Audit, out: Path | None) -> None:

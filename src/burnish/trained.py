@@ -147,6 +147,13 @@ def settle_plan(
     return made, bench, head, tried
 
 
+def is_whole(ledger: Ledger, *, native: int) -> bool:
+    """Whether a run was planned with all the steps it may make, at the network's own size: more time would change nothing."""
+    known = ledger.get("plan")
+    made = None if known is None else Plan.from_json(known[0]["plan"])
+    return made is not None and not made.timed and made.final_size >= native
+
+
 def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
     material, budget, method = tuning.material, tuning.bench.clock.budget_seconds, tuning.bench.recipe.method

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -326,14 +328,18 @@ def _bare_images(path: Path) -> list[ImageLike]:
 
 def board(runs: Sequence[str | os.PathLike[str]], *, port: int = 6006) -> list[str]:
     """The command that shows runs in TensorBoard on this machine alone; NotARun when one has no event files."""
-    found = []
-    for run in map(Path, runs):
+    found: dict[str, Path] = {}
+    for run in dict.fromkeys(map(Path, runs)):
         if not list(run.rglob("events.out.tfevents.*")):
             raise NotARun(f"{shown(str(run))} holds no TensorBoard events; expected the folder of a run or of several")
-        found.append((run.name or "run", run))
-    where = (
-        ["--logdir", str(found[0][1])] if len(found) == 1 else ["--logdir_spec", ",".join(f"{n}:{r}" for n, r in found)]
-    )
+        name = re.sub("[:,]", "-", run.absolute().name) or "run"
+        if name in found:  # TensorBoard would show the last of them alone
+            name = next(other for other in (f"{name} ({n})" for n in count(2)) if other not in found)
+        found[name] = run
+    if len(found) > 1 and any("," in str(run) for run in found.values()):
+        raise NotARun("TensorBoard takes no commas in the folders of several runs; rename them, or show one at a time")
+    spec = ",".join(f"{name}:{run}" for name, run in found.items())
+    where = ["--logdir", str(next(iter(found.values())))] if len(found) == 1 else ["--logdir_spec", spec]
     return [sys.executable, "-m", "tensorboard.main", *where, "--host", "127.0.0.1", "--port", str(port)]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from burnish.choose.material import Bench, Material
 from burnish.choose.rates import Rates
+from burnish.choose.survey import takes
 from burnish.errors import RecipeError
 from burnish.methods.base import Tunable
 from burnish.recipe import Recipe
@@ -214,7 +215,10 @@ def _sizes(bench: Bench) -> list[int]:
     if bench.backbone.one_size:
         return [native]
     lowest = max(_PIXELS_STEP, math.ceil(native * 0.57 / _PIXELS_STEP) * _PIXELS_STEP)
-    return sorted({*range(lowest, native, _PIXELS_STEP), native})
+    smaller = list(range(lowest, native, _PIXELS_STEP))
+    if smaller and not takes(bench, lowest):  # one that takes the least of them takes all
+        smaller = [size for size in smaller[1:] if takes(bench, size)]
+    return sorted({*smaller, native})
 
 
 def _smaller(sizes: list[int], final: int, freeze: int) -> int:

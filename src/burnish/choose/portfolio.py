@@ -6,10 +6,12 @@ Accuracy on ImageNet only says which networks are worth asking; what is measured
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
@@ -24,11 +26,12 @@ from burnish.errors import BurnishError
 from burnish.labels import leading, rank_within
 from burnish.measure.gains import beats
 from burnish.methods.heads import HeadChoice, choose_head
-from burnish.runtime import cores, draws
+from burnish.runtime import cores, draws, evenly
 from burnish.train.features import batched, outputs, takes_half
 
 _SHARE = 0.15  # of the budget, for asking all networks
 _IMAGES = 1000  # at most, of the training images
+_LEAST_IMAGES, _TIMED = 100, 16  # asked of at the least, and timed
 _LEAST_OF_A_CLASS = 5  # of them
 _ONE_PASS = 0.35  # of the budget: a network that needs more to see all images once is not asked
 
@@ -56,6 +59,8 @@ def pick_backbone(
     names: cheap ones first; load: name to Backbone, BurnishError where the recipe's method or options do not fit it. A
     network that cannot see all images in time is not asked, and after its share of the clock no further one is.
     """
+    if len(names) == 1:
+        return load(names[0]), Decision(f"model: {names[0]}", "no other pretrained network is at hand")
     ids, total = _part(catalog, splits, bench.recipe.seed), len(splits.train) + len(splits.val) + len(splits.test)
     until = bench.clock.elapsed() + _SHARE * (bench.clock.budget_seconds or math.inf)
     asked: list[Asked] = []
@@ -72,8 +77,11 @@ def pick_backbone(
             left_out.append(f"{name} ({error})")
             failed = failed or error
             continue
+        if not asked and bench.clock.budget_seconds is not None:  # all are asked of the same images
+            most = _affordable(backbone, ids, catalog, bench, seconds=(until - bench.clock.elapsed()) / 2)
+            ids = _part(catalog, splits, bench.recipe.seed, most=most)
         bench.watcher.stage(f"asking {name}", total=len(ids))
-        found = _ask(name, backbone, ids, catalog, bench, total=total, only=len(names) == 1)
+        found = _ask(name, backbone, ids, catalog, bench, total=total)
         if found is None:
             slow.append(name)
             left_out.append(f"{name} (too slow for the budget)")
@@ -106,28 +114,38 @@ def _better(one: Asked, other: Asked) -> bool:
     return beats(one.choice.right, other.choice.right).clearly
 
 
-def _part(catalog: Catalog, splits: Splits, seed: int) -> np.ndarray:
+def _affordable(backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench: Bench, *, seconds: float) -> int:
+    """How many images this network sees in so many seconds, decoding included; a few are timed."""
+    few = ids[evenly(len(ids), _TIMED)]
+    module = backbone.module.to(bench.device)
+    began = time.monotonic()
+    images = read_pixels(catalog, few, preprocess=backbone.preprocess, workers=cores(), store=bench.store).plain
+    with torch.inference_mode():
+        module(normalised(images[:_TIMED], backbone.preprocess).to(bench.device))
+    each = (time.monotonic() - began) / max(1, len(few))
+    return min(_IMAGES, max(_LEAST_IMAGES, int(seconds / each)))
+
+
+def _part(catalog: Catalog, splits: Splits, seed: int, *, most: int | None = None) -> np.ndarray:
     """Images of train and val, as many of each class as there are, up to a number in all.
 
     Of so many classes that hardly any image of each would fit, some classes are taken: with one image each nothing is left to
     learn from where another is left out.
     """
-    ids = splits.fitting
-    if len(ids) <= _IMAGES:
+    ids, most = splits.fitting, most or _IMAGES
+    if len(ids) <= most:
         return ids
     labels = leading(catalog.labels[ids])
     classes = np.unique(labels)
-    if len(classes) * _LEAST_OF_A_CLASS > _IMAGES:
-        few = draws(seed, "portfolio classes").permutation(classes)[: _IMAGES // _LEAST_OF_A_CLASS]
+    if len(classes) * _LEAST_OF_A_CLASS > most:
+        few = draws(seed, "portfolio classes").permutation(classes)[: most // _LEAST_OF_A_CLASS]
         ids = ids[np.isin(labels, few)]
     shuffled = draws(seed, "portfolio").permutation(ids)
     rank = rank_within(leading(catalog.labels[shuffled]))
-    return np.sort(shuffled[np.argsort(rank, kind="stable")[:_IMAGES]])
+    return np.sort(shuffled[np.argsort(rank, kind="stable")[:most]])
 
 
-def _ask(
-    name: str, backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench: Bench, *, total: int, only: bool
-) -> Asked | None:
+def _ask(name: str, backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench: Bench, *, total: int) -> Asked | None:
     pixels = read_pixels(catalog, ids, preprocess=backbone.preprocess, workers=cores(), store=bench.store)
     images, labels = pixels.plain, catalog.labels[pixels.ids]
     half = takes_half(bench.recipe.precision, bench.device)
@@ -138,7 +156,7 @@ def _ask(
     seen = backbone if bench.recipe.taps == "off" else tapped(backbone, example) or backbone
     trunk = fold_for_inference(seen.module.to(bench.device), example[:2], half=half)
     rate = images_per_second(trunk, first, here, half=half)
-    if not only and total / rate > _ONE_PASS * (bench.clock.budget_seconds or math.inf):
+    if total / rate > _ONE_PASS * (bench.clock.budget_seconds or math.inf):
         return None
     features = outputs(
         trunk, batched(images), preprocess=backbone.preprocess, device=bench.device, half=half,

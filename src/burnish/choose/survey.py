@@ -113,6 +113,8 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         one_size=bench.backbone.one_size,
         budget_seconds=bench.clock.budget_seconds,
     )
+    while size < native.size and not takes(bench, size):
+        size = min(native.size, size + _STEP)
     rate_there = fit_rate = rate * (native.size / size) ** 2
     reason, part = "", None
 
@@ -137,6 +139,18 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
             part = with_more(part, test, decoding, budget_seconds=bench.clock.budget_seconds)
     early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
+
+
+def takes(bench: Bench, size: int) -> bool:
+    """Whether the network runs on images of this size: some want a multiple of a window of theirs."""
+    try:
+        with torch.inference_mode():
+            bench.backbone.module.to(bench.device)(torch.zeros(1, 3, size, size, device=bench.device))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever a foreign forward pass says
+        return False
+    return True
 
 
 def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:

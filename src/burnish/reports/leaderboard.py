@@ -43,7 +43,7 @@ def csv_of(facts: Mapping[str, Any]) -> str:
 def sentence(row: Mapping[str, Any]) -> str:
     """How a row stands to the chosen one, in words."""
     if row["chosen"]:
-        return "chosen on validation"
+        return "chosen on validation" if row["validation_n"] else "chosen by cross-validation"
     if row["test"] is None:
         return str(row["state"])
     facts = row["difference"]
