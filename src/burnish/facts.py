@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+import torch
 
 from burnish.cases import cases_of, told
 from burnish.choose.decide import Decision
@@ -138,6 +139,7 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": cores(),
+        **({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "python": sys.version.split()[0],
         **{name: version_of(name) for name in _LIBRARIES},
     }

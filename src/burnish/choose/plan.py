@@ -124,8 +124,8 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         )
     sizes = _sizes(bench) if recipe.image_size == "auto" else [recipe.image_size]
     endless = math.isinf(bench.clock.left())  # then nothing is timed, as nothing depends on it (P7)
-    step = None if endless else rates.step(tunable, freeze, batch=batch, size=sizes[0])
-    seconds = {} if step is None else {size: step * (size / sizes[0]) ** 2 for size in sizes}
+    seconds = {} if endless else rates.steps(tunable, freeze, batch=batch, sizes=sizes)
+    step = seconds.get(sizes[0])
     wanted = EPOCHS_WANTED if recipe.epochs == "auto" else float(recipe.epochs)
     most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * per_epoch
 

@@ -11,9 +11,9 @@ import torch
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.choose.aim import objective_of
+from burnish.choose.aim import augmentation_of, objective_of
 from burnish.choose.material import Bench, Material
-from burnish.data.views import normalised
+from burnish.data.views import augmented, normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
 from burnish.train.features import autocast, batched, outputs, takes_half
@@ -89,6 +89,19 @@ class Rates:
         seconds = 1.0 / self.whole(size) - 1.0 / self.lower(size, freeze)
         return 1.0 / max(0.05 / self.whole(size), seconds)
 
+    def steps(self, tunable: Tunable, freeze: int, *, batch: int, sizes: list[int]) -> dict[int, float]:
+        """Seconds of a training step at each of these sizes, ascending.
+
+        On a CPU the smallest is timed and the others are scaled by area. On an accelerator much of a step does not grow with the
+        images: the largest is timed too, and those between lie on the line through both.
+        """
+        least, most = sizes[0], sizes[-1]
+        first = self.step(tunable, freeze, batch=batch, size=least)
+        if least == most or self.bench.device.type == "cpu":
+            return {size: first * (size / least) ** 2 for size in sizes}
+        last = max(first, self.step(tunable, freeze, batch=batch, size=most))
+        return {size: first + (last - first) * (size**2 - least**2) / (most**2 - least**2) for size in sizes}
+
     def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> float:
         """Seconds of a real training step on a copy of the model: the better of two after a warm-up."""
         material, bench = self.material, self.bench
@@ -124,8 +137,27 @@ class Rates:
             step(views, labels)
             average.follow(twin)
 
-        augmenting = 1.0 if freeze else 1.03  # augmentation takes 2 to 3 % of a step
-        return augmenting * min([self._timed(once) for _ in range(3)][1:])
+        seconds = min([self._timed(once) for _ in range(3)][1:])
+        if freeze:
+            return seconds
+        if bench.device.type == "cpu":
+            return 1.03 * seconds  # augmentation takes 2 to 3 % of a step
+        making = self._making(rows[:_LOWER_IMAGES], size) * batch  # by one thread, beside the accelerator
+        return max(seconds, making / bench.workers) if bench.workers else seconds + making
+
+    def _making(self, rows: np.ndarray, size: int) -> float:
+        """Seconds in which one thread makes a training view."""
+        fitting, recipe = self.material.fitting, self.bench.recipe
+        assert fitting.stored is not None
+        how = augmentation_of(recipe, size=size, flip=False, several=self.material.several)
+        stored, aspects, ids = fitting.stored[rows], fitting.aspects[rows], fitting.ids[rows]
+
+        def once() -> None:
+            augmented(
+                stored, aspects, ids, seed=recipe.seed, epoch=0, how=how, preprocess=self.bench.backbone.preprocess
+            )
+
+        return min(self._timed(once) for _ in range(2)) / len(rows)
 
     def _time_frozen(self) -> None:
         """The trunk's rate at this moment: the mean of two passes after a warm-up."""

@@ -76,10 +76,10 @@ def augmented(
 
 
 def normalised(pixels: np.ndarray | torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """Network inputs [b 3 s s], channels last, float32, of plain uint8 images [b s s 3]."""
+    """Network inputs [b 3 s s], channels last, float32, of plain uint8 images [b s s 3]; where those are."""
     tensor = torch.as_tensor(pixels)
-    scale = torch.tensor([1.0 / (255.0 * s) for s in preprocess.std])
-    shift = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)])
+    scale = torch.tensor([1.0 / (255.0 * s) for s in preprocess.std], device=tensor.device)
+    shift = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], device=tensor.device)
     return torch.addcmul(shift, tensor.float(), scale).permute(0, 3, 1, 2)
 
 

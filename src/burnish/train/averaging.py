@@ -26,8 +26,7 @@ class Average:
         self.steps += 1
         decay = min(self.most, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
-            for value, now in zip(self.values, tunable.moving().values(), strict=True):
-                value.lerp_(now, 1.0 - decay)
+            torch._foreach_lerp_(self.values, list(tunable.moving().values()), 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def state(self) -> State:
         """A copy of the averaged parameters by name."""

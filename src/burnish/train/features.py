@@ -33,7 +33,8 @@ def outputs(
     found = []
     for pixels in plain if device.type == "cpu" else _gathered(plain, _AT_ONCE):
         with torch.inference_mode(), autocast(device, half and device.type != "cpu"):
-            out = module(normalised(pixels, preprocess).to(device, non_blocking=device.type == "cuda"))
+            # Bytes travel, a quarter of what they are as numbers.
+            out = module(normalised(torch.as_tensor(pixels).to(device), preprocess))
         found.append(out.float().cpu().numpy())
         if on_progress is not None:
             on_progress(len(pixels))
@@ -68,5 +69,6 @@ def takes_half(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # it is asked of the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and has_fast_half()

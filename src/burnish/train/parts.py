@@ -34,14 +34,17 @@ def parts_for_training(
     half: bool,
     moves_statistics: bool = False,
 ) -> Parts:
-    """Fold the classifier in place and cut it after `freeze` stages; uncut where the trunk cannot be divided there.
+    """Fold the classifier in place, on a CPU, and cut it after `freeze` stages; uncut where the trunk cannot be divided there.
 
     half: it will be trained under bfloat16 autocast. Where BatchNorm learns its statistics nothing is folded.
     """
     if moves_statistics:
         return Parts(classifier.train(), None, None)
-    fold = fold_trainable_half if half else fold_trainable
-    folded = fold(classifier, example, inplace=True)
+    folded: nn.Module = classifier
+    if (
+        example.device.type == "cpu"
+    ):  # elsewhere a norm costs less than the many small kernels that fold it in each step
+        folded = (fold_trainable_half if half else fold_trainable)(classifier, example, inplace=True)
     assert isinstance(folded, Classifier)
     backbone.module.to(example.device)  # in a run that is taken up nothing has moved it yet
     halves = cut(folded.trunk, backbone.stages, freeze, example)
