@@ -253,6 +253,23 @@ def test_ctrl_c_leaves_with_130_and_a_package_that_predicts(shapes, tmp_path, ca
     assert "stopped early" in err
 
 
+@pytest.mark.parametrize("coding", ["ascii", "cp1252"])
+def test_an_output_that_knows_few_letters_ends_no_run(coding, shapes, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "burnish",
+        "audit",
+        str(shapes),
+        "--model",
+        "none",
+        "--out",
+        str(tmp_path / "audit"),
+    ]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": coding}, capture_output=True, timeout=120)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and done.stdout
+
+
 def test_a_closed_pipe_is_no_traceback(run, shapes):
     command = f"{sys.executable} -m burnish predict {run} {shapes} | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)

@@ -22,7 +22,7 @@ import timm
 import torch
 from PIL import Image
 
-from burnish import api, arms, cli, comparing, result
+from burnish import api, arms, cli, comparing, result, screen
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
 from burnish.errors import DataError, RecipeError, RunError
@@ -293,6 +293,64 @@ def test_a_race_killed_while_it_looks_keeps_its_clock_and_what_it_looked_at(shap
     ledger = Ledger(tmp_path / "race", Clock(time.monotonic(), 300.0), Nobody())
     assert ledger.get("looked")[0]["count"] == 60
     assert ledger.clock.elapsed() > 0.1
+
+
+@pytest.mark.parametrize("place", ["look", "train"])
+def test_an_arm_that_nobody_foresaw_to_fail_is_told_and_the_race_goes_on(place, shapes, tmp_path, monkeypatch):
+    """A foreign network's own assertion ended the race, and did so again whenever it was taken up."""
+    real = comparing.backbone_for
+
+    def backbone_for(recipe):
+        if recipe.model == MODELS[1]:
+            raise AssertionError("height must be a multiple of 8")
+        return real(recipe)
+
+    def failing(*args, **given):
+        raise AssertionError("height must be a multiple of 8")
+
+    if place == "look":
+        monkeypatch.setattr(comparing, "backbone_for", backbone_for)
+    else:
+        monkeypatch.setattr(comparing, "tune_on_the_clock", failing)
+    watcher = Lines()
+    methods = ["probe"] if place == "look" else ["probe", "norms"]
+    facts = api.compare(shapes, models=MODELS, methods=methods, out=tmp_path / "race", watcher=watcher, **SMALL)
+    failed = [row for row in facts["rows"] if row["state"].startswith("failed")]
+    assert {row["model"] for row in failed} == ({MODELS[1]} if place == "look" else set(MODELS))
+    assert "something unforeseen happened (AssertionError: height must be a multiple of 8)" in failed[0]["state"]
+    assert facts["chosen"] and any("is left out: something unforeseen" in text for text in watcher.said)
+
+
+def test_a_fixed_length_is_trained_once(shapes, tmp_path, monkeypatch):
+    """Rounds with more time would make the same steps again."""
+    made, real = [], comparing.tune_on_the_clock
+
+    def noted(method, *rest):
+        made.append(method.name)
+        return real(method, *rest)
+
+    monkeypatch.setattr(comparing, "tune_on_the_clock", noted)
+    small = {**SMALL, "image_size": "auto"}
+    facts = api.compare(
+        shapes,
+        models=MODELS[:1],
+        methods=["full", "norms", "bitfit"],
+        out=tmp_path / "race",
+        **{**small, "image_size": 160},
+    )
+    assert sorted(made) == ["bitfit", "full", "norms"]
+    assert len([row for row in facts["rows"] if row["test"]]) == 3
+
+
+def test_long_paths_are_told_apart_in_80_columns():
+    rows = [
+        {"model": f"/home/me/checkpoints/resnet50_imagenet_run{n}/best.pth", "method": method}
+        for n in (1, 2)
+        for method in ("probe", "lora:rank=4,where=qkv")
+    ]
+    told = [screen._arm_name(row, 44) for row in rows]
+    assert len(set(told)) == 4 and all(len(one) <= 44 for one in told)
+    assert told[0].endswith("run1/best.pth · probe")
 
 
 def test_all_arms_failing_is_an_error_that_names_the_first_reason(shapes, tmp_path):

@@ -21,7 +21,7 @@ from test_compare import Lines
 from test_report_page import HOSTILE, Page, facts_of
 from torch import nn
 
-from burnish import api
+from burnish import api, seeds
 from burnish.answers import read_answers
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.zoo import load_backbone
@@ -660,6 +660,20 @@ def test_seeds_of_frozen_heads_are_not_called_trainings(shapes, tmp_path):
     assert idle and "--image-size" in idle[0]  # a convolutional network's frozen heads see its own size
 
 
+def test_further_seeds_of_other_weights_are_no_same_training(shapes, tmp_path, monkeypatch):
+    real = seeds.read_facts
+
+    def other(path):
+        facts = real(path)
+        return (
+            {**facts, "model": {**facts["model"], "sha256": path.name}} if path.parent.name == seeds.FOLDER else facts
+        )
+
+    monkeypatch.setattr(seeds, "read_facts", other)
+    with pytest.raises(RunError, match="weights of the network changed since the first training"):
+        api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "probe", "image_size": 128}, seeds=2)
+
+
 def test_of_several_classes_the_seeds_tell_what_the_verdict_tells():
     facts = {"scores": {"probe": {"accuracy": {"value": 0.1}, "mean_average_precision": {"value": 0.9}}}}
     assert seeds_told(3, facts) == {"seed": 3, "accuracy": 0.9, "model": "probe"}
@@ -714,11 +728,21 @@ def test_the_projector_of_tensorboard_finds_the_features(run):
 
 
 def test_board_serves_this_machine_alone(run, tmp_path):
+    twin = tmp_path / "a" / run.folder.name
+    shutil.copytree(run.folder / "tensorboard", twin / "tensorboard")
+    spec = api.board([run.folder, twin])[api.board([run.folder, twin]).index("--logdir_spec") + 1]
+    assert [one.partition(":")[0] for one in spec.split(",")] == [twin.name, f"{twin.name} (2)"], (
+        "or one would not be shown"
+    )
+    twin.rename(tmp_path / "a,b")
+    with pytest.raises(NotARun, match="no commas"):
+        api.board([run.folder, tmp_path / "a,b"])
     command = api.board([run.folder], port=7007)
     assert command[:3] == [sys.executable, "-m", "tensorboard.main"]
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "7007"
+    (tmp_path / "empty").mkdir()
     with pytest.raises(NotARun, match="no TensorBoard events"):
-        api.board([tmp_path])
+        api.board([tmp_path / "empty"])
 
 
 class Onlooker:

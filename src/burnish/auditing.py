@@ -197,6 +197,7 @@ def strict_sentence(findings: Iterable[Finding], where: str) -> str:
     first = errors[0]
     subject = first.paths[0] if first.paths else first.subject
     return (
-        f"the audit found {len(errors)} errors, and --strict stops there; the first: {first.kind.replace('_', ' ')}, "
+        f"the audit found {len(errors)} error{'s' if len(errors) > 1 else ''}, and --strict stops there; "
+        f"the first: {first.kind.replace('_', ' ')}, "
         f"{shown(subject)}: {shown(first.evidence)}; all are in {shown(where)}"
     )

@@ -238,7 +238,7 @@ class _Race:
         path = self.folder.path / kind / (slug + end)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder.open(path)
-        folder.begin(asdict(recipe))
+        folder.begin(asdict(recipe), usual=asdict(Recipe()))
         return folder
 
     def _settle_frozen(self, arm: Arm, seconds: float) -> None:

@@ -52,6 +52,7 @@ from burnish.result import (
     RECIPE,
     REPORT,
     RESULT,
+    SEARCH,
     SPLITS,
     RunFolder,
     read_pictures,
@@ -95,6 +96,8 @@ def run_job(
     rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
+    if not ledger.resumed:  # what a run that could not be gone on with has searched was of it
+        (folder.path / SEARCH).unlink(missing_ok=True)
     part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for
     whole = catalog.digest
     known = len(catalog) if part else looked_at(ledger, whole)

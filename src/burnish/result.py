@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,6 +53,7 @@ _OURS = (
     PREDICTIONS,
 )
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
+_DEVICE = "device"  # where a run is done is not what it is asked to do; a state of another kind of device is refused by itself
 _HOLDER = 200  # bytes of the lock: the process and its machine
 
 
@@ -71,7 +72,12 @@ class RunFolder:
         with plain_disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = _hold(path)
-        names = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
+        try:
+            with plain_disk_errors(path):
+                names = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
+        except RunError:
+            os.close(lock)
+            raise
         foreign = [name for name in names if not _is_left_behind(name)]
         if foreign and not (path / ASKED).is_file():
             os.close(lock)
@@ -106,10 +112,13 @@ class RunFolder:
         """Whether the run's result is there."""
         return any((self.path / name).is_file() for name in (RESULT, COMPARED))
 
-    def begin(self, asked: dict[str, Any], *, images: str | None = None) -> bool:
+    def begin(
+        self, asked: dict[str, Any], *, images: str | None = None, usual: Mapping[str, Any] | None = None
+    ) -> bool:
         """Note what the run is asked to do, or see that it is the same; returns whether it had begun before.
 
-        images: `Catalog.digest` of what it is asked to be done with. RunError, naming each setting, when the folder's run was
+        images: `Catalog.digest` of what it is asked to be done with. usual: the value of each setting that is not named; a run of
+        an earlier version, which did not have a setting, had that. RunError, naming each setting, when the folder's run was
         asked for something else, or is finished and was made from other images.
         """
         asked = plain(asked)
@@ -128,10 +137,11 @@ class RunFolder:
                 f"{shown(str(file))} cannot be read ({shown(str(error))}); name another folder with --out"
             ) from None
         known = was.pop(_IMAGES, None)
+        was = {**plain({key: value for key, value in (usual or {}).items() if key in asked}), **was}
         differing = [
             f"{key} was {shown(repr(was.get(key)))} and is {shown(repr(asked.get(key)))}"
             for key in sorted(asked.keys() | was.keys())
-            if was.get(key) != asked.get(key)
+            if was.get(key) != asked.get(key) and key != _DEVICE
         ]
         if differing:
             state = "holds a finished run" if self.finished else "holds a run that is not finished"

@@ -13,6 +13,7 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.sample import only
 from burnish.data.sources import without
 from burnish.data.split import read_splits
+from burnish.errors import RunError, shown
 from burnish.recipe import Recipe
 from burnish.result import RESULT, SPLITS, RunFolder, read_facts, sides_in
 from burnish.runtime import Clock, Watcher
@@ -56,14 +57,20 @@ def other_seeds(
         method = method_of(facts) if recipe.method == "auto" else recipe.method
         own = replace(recipe, model=model, method=method, seed=seed, seeds=1, baselines="none", against="")
         with RunFolder.open(folder.path / FOLDER / str(seed)) as place:
-            place.begin(asdict(own))
+            place.begin(asdict(own), usual=asdict(Recipe()))
             if not place.finished:
                 watcher.say(f"seed {seed}: the same training again")
                 begun = read_checkpoint(place.path)
                 if begun is not None:  # what an earlier sitting spent on this seed
                     clock = replace(clock, started=clock.started - begun[0]["seconds"])
                 job(fixed, own, place, Clock(time.monotonic(), budget), by_clock=False)
-            runs.append(_told(seed, read_facts(place.path)))
+            own_facts = read_facts(place.path)
+            if own_facts["model"]["sha256"] != facts["model"]["sha256"]:
+                raise RunError(
+                    f"the weights of the network changed since the first training, so that of seed {seed} is not the same again; "
+                    f"restore them and remove {shown(str(place.path))} to go on, or name another folder with --out"
+                )
+            runs.append(_told(seed, own_facts))
     return summed_up(runs), clock.elapsed()
 
 

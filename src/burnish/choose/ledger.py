@@ -46,16 +46,22 @@ def origin_of(backbone: Backbone, device: torch.device) -> dict[str, str]:
         for name, value in backbone.module.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return {"weights": backbone.sha256 or digest.hexdigest(), "device": device.type, "torch": torch.__version__}
+    return {
+        "weights": backbone.sha256 or digest.hexdigest(),
+        "preprocess": json.dumps(backbone.preprocess.to_json()),  # a config.json beside the weights has a say in it
+        "device": device.type,
+        "torch": torch.__version__,
+    }
 
 
 def check_origin(before: dict[str, str], now: dict[str, str], run: Path, watcher: Watcher) -> None:
     """RunError where a run would go on with other weights or on another kind of device; another torch is said."""
-    if before["weights"] != now["weights"]:
-        raise RunError(
-            f"the weights of the network changed since the run in {shown(str(run))} began; "
-            "restore them to go on with it, or name another folder with --out"
-        )
+    for key, what in (("weights", "the weights of the network"), ("preprocess", "how images are made for the network")):
+        if before[key] != now[key]:
+            raise RunError(
+                f"{what} changed since the run in {shown(str(run))} began; restore the files of the model to go on with it, "
+                "or name another folder with --out"
+            )
     if before["device"] != now["device"]:
         raise RunError(
             f"the run in {shown(str(run))} began on {before['device']}, this is {now['device']}, where the rest of it would "

@@ -141,12 +141,14 @@ _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 _TIFF_MODES = ("F", "I", "I;16B", "LAB")  # that PNG does not know
 
 
-def file_of(image: Image.Image | np.ndarray, name: str) -> bytes:
-    """The image as the bytes of a file, upright, so that alpha, deep greys and palettes come out as from any file.
+def file_of(image: Any, name: str) -> bytes:
+    """A Pillow image, an array or a tensor as the bytes of a file, upright.
+
+    So alpha, deep greys and palettes come out as from any file.
 
     UnreadableImage where it is no image, or a lazily opened one whose file cannot be read.
     """
-    picture = image if isinstance(image, Image.Image) else _from_array(np.asarray(image), name)
+    picture = image if isinstance(image, Image.Image) else _from_array(np.asarray(plain_array(image)), name)
     buffer = io.BytesIO()
     try:
         tags = getattr(picture, "tag_v2", {})  # which the upright copy has no longer
@@ -180,6 +182,17 @@ def plain_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     found = Image.fromarray((65535 - values if negative else values).clip(0, 65535).astype(np.uint16))
     found.info = image.info
     return found
+
+
+def plain_array(image: Any) -> Any:
+    """A torch tensor as an array, channels last and one of them left out; anything else as it is."""
+    if hasattr(image, "detach"):
+        image = image.detach().cpu().numpy()
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        if image.shape[2] not in (1, 3, 4) and image.shape[0] in (1, 3, 4):
+            image = image.transpose(1, 2, 0)
+        image = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    return image
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

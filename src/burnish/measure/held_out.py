@@ -80,8 +80,8 @@ class HeldOut:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the package."""
         return {
-            # Rounded down: an image as sure as one of these must not fall below a threshold that is one of them.
-            "confidence": [math.floor(float(one) * 1e7) / 1e7 for one in self.confidence],
+            # Rounded down, and never 1: an image as sure as one of these must not fall below a threshold that is one of them.
+            "confidence": [min(math.floor(float(one) * 1e7), 9_999_999) / 1e7 for one in self.confidence],
             "right": [int(one) for one in self.right],
             "own": [round(float(one), 7) for one in self.own],
         }

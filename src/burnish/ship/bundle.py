@@ -197,7 +197,21 @@ def read_bundle(folder: Path) -> Bundle:
     BadWeights when the weights are; both say what was found.
     """
     folder = Path(folder)
-    package = package_folder(folder)
+    while True:
+        package = package_folder(folder)
+        try:
+            return _read(package)
+        except (NotARun, BadWeights, FileNotFoundError) as error:
+            # A run that goes on may have made a better package meanwhile, and taken this one away.
+            if package_folder(folder) != package:
+                continue
+            if isinstance(error, FileNotFoundError):
+                raise NotARun(f"{shown(str(package))}: {WEIGHTS} is missing; copy the whole folder again") from None
+            raise
+
+
+def _read(package: Path) -> Bundle:
+    """The package in this very folder."""
     values = _checked_facts(package)
     member = values["members"][WEIGHTS]
     path = package / WEIGHTS

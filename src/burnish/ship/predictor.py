@@ -33,7 +33,7 @@ from burnish.train.features import BATCH, batched, outputs
 
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
 _CPU = torch.device("cpu")
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Callable[[], Path | bytes]
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,15 @@ class Predictor:
 
 
 def opened(image: ImageLike, *, at_least: int | None = None) -> Image.Image:
-    """The upright RGB image of a path, of the bytes of a file, of a Pillow image or of a uint8 array [h w 3] or [h w]."""
+    """The upright RGB image of a path, of the bytes of a file, of a Pillow image, or of a uint8 array or tensor.
+
+    Arrays are those that `fit` takes: [h w 3], [h w 4], [h w 1], [h w] or [3 h w].
+    """
     if callable(image):
         image = image()
     if isinstance(image, bytes):
         return decode(image, at_least=at_least)
-    if isinstance(image, (Image.Image, np.ndarray)):
+    if isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         return decode(file_of(image, "array"), at_least=at_least)
     return decode(Path(image), at_least=at_least)
 
@@ -244,7 +247,9 @@ def listed(images: Any) -> Sequence[Any]:
     """A list of images; a path, an array or an image alone is a list of one."""
     alone = isinstance(images, (str, os.PathLike, bytes, Image.Image))
     if isinstance(images, np.ndarray) and images.dtype == np.uint8:
-        alone = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4))
+        alone = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+    if isinstance(images, torch.Tensor):
+        alone = images.ndim == 2 or (images.ndim == 3 and (images.shape[0] in (1, 3) or images.shape[2] in (1, 3, 4)))
     return [images] if alone else images if isinstance(images, Sequence) else list(images)
 
 

@@ -50,7 +50,11 @@ def has_checkpoints(run: Path) -> bool:
 def read_checkpoint(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """(facts, tensors) of the newest sound state; None when there is none. RunError when the disk gives none of them."""
     refused: OSError | None = None
-    for folder in versions_of(run / STATE, versions=_VERSIONS):
+    try:
+        folders = versions_of(run / STATE, versions=_VERSIONS)
+    except OSError as error:
+        folders, refused = [], error
+    for folder in folders:
         try:
             values = read_plain_json(folder / FACTS, max_bytes=_MAX_FACTS_BYTES)
             found, hashes = values["facts"], values["sha256"]

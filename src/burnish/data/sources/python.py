@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burnish.data.catalog import Catalog
-from burnish.data.contents import Contents, Drawn
+from burnish.data.contents import Contents, Drawn, plain_array
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
 from burnish.data.sources.scan import is_utf8
 from burnish.errors import DataError, NotEnoughData, shown
@@ -73,7 +73,7 @@ def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str 
     if kept is None:
         kept = [_item(data, index)[1] for index in range(len(data))]
     return _drawn(
-        _labels(kept, len(data), classes=names), splits, lambda index: _plain(_item(data, index)[0]), source=source
+        _labels(kept, len(data), classes=names), splits, lambda index: plain_array(_item(data, index)[0]), source=source
     )
 
 
@@ -153,18 +153,7 @@ def _hwc(images: Any) -> Callable[[int], np.ndarray]:
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
     if kind != "uint8" or len(shape) not in (3, 4):
         raise DataError(f"The images are {kind} {list(shape)}, expected uint8 [n h w 3], [n 3 h w] or [n h w].")
-    return lambda index: _plain(images[index])
-
-
-def _plain(image: Any) -> Any:
-    """A torch tensor as an array, channels last; anything else as it is."""
-    if hasattr(image, "detach"):
-        image = image.detach().cpu().numpy()
-    if isinstance(image, np.ndarray) and image.ndim == 3:
-        if image.shape[2] not in (1, 3, 4) and image.shape[0] in (1, 3, 4):
-            image = image.transpose(1, 2, 0)
-        image = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    return image
+    return lambda index: plain_array(images[index])
 
 
 def _is_list_of(value: Any, count: int) -> bool:
