@@ -223,6 +223,8 @@ def compare(
     names, kinds = list(dict.fromkeys(models)), list(dict.fromkeys(methods))
     if not names or not kinds:
         raise RecipeError("compare needs at least one model and one method; see: burnish models, burnish methods")
+    if "auto" in names:
+        raise RecipeError("compare takes networks by name; which one fits is what it tells (see: burnish models)")
     for kind in kinds:
         method_named(kind)
     folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(called(data))
