@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.backbones import checkpoint, cifar, opened, pickles, recognise, timmed, torchvision_images, weights
-from burnish.backbones.architectures import built
+from burnish.backbones.architectures import built, numbers_of
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
@@ -123,7 +123,10 @@ def _filled(
             description["kwargs"]["img_size"] = preprocess.size
         _put_in(description["kwargs"], found)
         timmed.check(description["name"], description["kwargs"])
-    recognise.require_numbers(name, checkpoint.numbers_in(state.values()), found.label)
+    held = checkpoint.numbers_in(state.values())
+    recognise.require_numbers(name, held, found.label)
+    if (numbers := numbers_of(description)) is not None:  # an image size that only a config.json asks for may make many
+        recognise.refuse_few(name, held, numbers, found.label, times=20)
     module = built(description)
     expected = module.state_dict()
     others = [foreign[0]] if foreign is not None else []

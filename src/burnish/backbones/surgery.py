@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace as with_fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,7 +18,7 @@ from burnish.backbones.layers import OnChannels, replace
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.stages import steps_of
 from burnish.backbones.weights import brief
-from burnish.errors import NoSuchName, RecipeError, nearest, shown
+from burnish.errors import BurnishError, NoSuchName, RecipeError, nearest, shown
 
 DROP, INSERT = "drop", "insert"
 _FUNCTIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -113,6 +114,19 @@ def is_layer(words: Any) -> bool:
 # ---- the operation ---------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _running(backbone: Backbone) -> Iterator[None]:
+    """RecipeError where the changed network does not run."""
+    try:
+        yield
+    except BurnishError:
+        raise
+    except Exception as error:  # whatever a layer says to an input that is not for it
+        raise RecipeError(
+            f"{backbone.name} does not run with these changes ({brief(error)}); take out or put in others"
+        ) from None
+
+
 def operated(backbone: Backbone, *, depth: str = "", remove: str = "", insert: str = "") -> Backbone:
     """The network with blocks or layers taken out and put in; the rest keeps its weights.
 
@@ -132,7 +146,8 @@ def operated(backbone: Backbone, *, depth: str = "", remove: str = "", insert: s
         if not equals:
             raise RecipeError(f"insert is {shown(part)!r}, expected PATTERN=LAYER, the layer one of {LAYERS}")
         found = _outermost(dict.fromkeys(_named_like(module, pattern)))
-        shapes = _shapes(module, found, backbone.blank())
+        with _running(backbone):
+            shapes = _shapes(module, found, backbone.blank())
         usable = [name for name in found if len(shapes.get(name, (None, ()))[1]) in (3, 4)]
         if not usable:
             raise RecipeError(f"insert: {shown(pattern)!r} matches no layer that gives maps or tokens")
@@ -147,14 +162,9 @@ def operated(backbone: Backbone, *, depth: str = "", remove: str = "", insert: s
         return backbone
     before = backbone.architecture.get("changes", [])
     architecture = {**backbone.architecture, "changes": [*before, *changes]}
-    stages = _stages(backbone.stages, module, changes, backbone.blank())
-    try:
-        with torch.no_grad():
-            width = module(backbone.blank()).shape[-1]
-    except Exception as error:  # whatever a layer says to an input that is not for it
-        raise RecipeError(
-            f"{backbone.name} does not run with these changes ({brief(error)}); take out or put in others"
-        ) from None
+    with _running(backbone), torch.no_grad():
+        stages = _stages(backbone.stages, module, changes, backbone.blank())
+        width = module(backbone.blank()).shape[-1]
     return with_fields(
         backbone, module=module, width=width, stages=stages, architecture=architecture, uncut=backbone.module
     )

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import timm
@@ -25,10 +26,12 @@ VERSION = timm.__version__
 POOLS = ("avg", "max", "avgmax", "catavgmax", "token", "map", "fast")
 # Tables of relative positions grow with the fourth power of the image's side: of BEiT at 1,600 px they take 9.6 GB.
 _RELATIVE, _MOST_RELATIVE = ("beit", "vit_relpos", "vit_srelpos"), 1024
+_MOST_PIXELS = 2048  # a side: twice what `fit` trains at
+_MOST_TABLES = 2**28  # numbers of tables that no file holds: two gigabytes of places
 _MOST_TOLD = 1024  # pixels a side that a config.json may ask for by itself: time and memory grow with their square
 # What a stored architecture may pass to timm, and what each value may be.
 _OPTIONS = {
-    "img_size": lambda value: type(value) is int and 16 <= value <= 4096,
+    "img_size": lambda value: type(value) is int and 16 <= value <= _MOST_PIXELS,
     "bn_eps": lambda value: type(value) is float and 0 < value < 1,
     "global_pool": lambda value: value in POOLS,
     "in_chans": lambda value: value == 3,
@@ -108,7 +111,7 @@ def check(name: Any, kwargs: Any) -> None:
         raise UnknownModel(f"the architecture has options other than {', '.join(sorted(_OPTIONS))}")
     for key, value in kwargs.items():
         if not _OPTIONS[key](value):
-            limits = ", expected 16 to 4096 pixels" if key == "img_size" else ""
+            limits = f", expected 16 to {_MOST_PIXELS} pixels" if key == "img_size" else ""
             raise UnknownModel(f"the architecture's {key} is {shown(repr(value))[:80]}{limits}")
     if name.startswith(_RELATIVE) and kwargs.get("img_size", 0) > _MOST_RELATIVE:
         raise UnknownModel(f"{name} has a table of all pairs of patches, which is read up to {_MOST_RELATIVE} pixels")
@@ -124,26 +127,27 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
         raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
 
 
-class _Uncached(dict[str, Tensor]):
-    """A place for what is looked up once: LeViT and its like would keep attention biases from one forward pass in eval mode to
-    all later ones, so that they neither learn nor are those that were loaded.
-    """
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self.pop(key)
+def _biases(layer: Any, device: torch.device) -> Tensor:
+    """Attention biases, looked up anew in each pass."""
+    return layer.attention_biases[:, layer.attention_bias_idxs]
 
 
 def _uncached(module: nn.Module) -> nn.Module:
+    """The module, whose attention biases learn and are those that were loaded.
+
+    LeViT and its like keep them from one forward pass in eval mode, as burnish trains, to all later ones.
+    """
     for layer in module.modules():
         if hasattr(layer, "attention_bias_cache"):
-            vars(layer)["attention_bias_cache"] = _Uncached()
+            vars(layer)["get_attention_biases"] = MethodType(_biases, layer)
     return module
 
 
 def numbers_of(name: str, kwargs: dict[str, Any]) -> int | None:
-    """How many numbers the headless module would hold, buffers included, where its image size is given: no memory is taken.
+    """How many numbers the headless module would hold, where its image size is given: no memory is taken.
 
-    None where it is not (the index of architectures has the number), or the module cannot be built.
+    None where it is not (the index of architectures has the number), or the module cannot be built. UnknownModel where it would
+    make giant tables.
     """
     if "img_size" not in kwargs:
         return None
@@ -152,7 +156,10 @@ def numbers_of(name: str, kwargs: dict[str, Any]) -> int | None:
             module = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
     except Exception:  # whatever a foreign constructor says to these options; `build` says it again
         return None
-    return sum(one.numel() for one in (*module.parameters(), *module.buffers()))
+    tables = sum(one.numel() for one in module.buffers())
+    if tables > _MOST_TABLES:
+        raise UnknownModel(f"{name}: for images of {kwargs['img_size']} pixels its tables would have {tables:,} places")
+    return sum(one.numel() for one in module.state_dict().values())
 
 
 def preprocess_of(name: str, config: dict[str, Any], image_size: int | None) -> Preprocess:

@@ -81,7 +81,7 @@ class HeldOut:
         """Plain values, for the package."""
         return {
             # Rounded down, and never 1: an image as sure as one of these must not fall below a threshold that is one of them.
-            "confidence": [min(math.floor(float(one) * 1e7), 9_999_999) / 1e7 for one in self.confidence],
+            "confidence": [_rounded_down(float(one)) for one in self.confidence],
             "right": [int(one) for one in self.right],
             "own": [round(float(one), 7) for one in self.own],
         }
@@ -101,6 +101,12 @@ class HeldOut:
         if any(((one < 0) | (one > 1) | ~np.isfinite(one)).any() for one in columns):
             raise ValueError("held_out: expected numbers of 0 to 1")
         return cls(columns[0], columns[1] > 0.5, columns[2])
+
+
+def _rounded_down(value: float) -> float:
+    """To 7 digits, below 1."""
+    near = round(value, 7)
+    return min(near if near <= value else round(near - 1e-7, 7), 0.9999999)
 
 
 def sets(probabilities: np.ndarray, cut: float) -> np.ndarray:

@@ -220,7 +220,8 @@ def _pieces(module: nn.Module, views: Tensor) -> int:
     learns its statistics (from scratch) they are those of a piece, so pieces are not small.
     """
     images = views.shape[0]
-    pixels = views.shape[-1] ** 2 if views.ndim == 4 else views[0].numel() / 3  # of kept tokens as much memory
+    maps = views.ndim == 4 and views.shape[-1] == views.shape[-2]
+    pixels = views.shape[-1] ** 2 if maps else views[0].numel() / 3  # of kept tokens, or Swin's maps, as much memory
     if views.device.type != "cpu":
         return 1
     most = max(1, images // _PIECE_FOR_STATISTICS) if _learns_statistics(module) else images

@@ -153,7 +153,9 @@ def fit(
 
 def compare(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
-    models: Annotated[str, typer.Option(help="Names or files, with commas; as --model of fit, but not auto")] = DEFAULT.model,
+    models: Annotated[
+        str, typer.Option(help="Names or files, with commas; as --model of fit, but not auto")
+    ] = DEFAULT.model,
     methods: Annotated[
         str, typer.Option(help="Names with commas, with options as lora:rank=4; see: burnish methods")
     ] = "probe,multiprobe,full",
