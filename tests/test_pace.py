@@ -185,8 +185,8 @@ def test_on_a_machine_grown_slow_more_is_kept_back_for_what_follows(stopped):
     pace.saw_step(64, 9.0)  # the first tells nothing
     pace.saw_step(64, 2.0)
     assert pace.slowness == pytest.approx(1.5)
-    assert pace.deadline == pytest.approx(NOW + 90), "by half of that, as the proof can be cut"
-    assert pace.total(standing(steps=10, progress=0.1)) == 10 + int(90 / 1.5)
+    assert pace.deadline == pytest.approx(NOW + 85), "by three quarters of that, as the proof can be cut"
+    assert pace.total(standing(steps=10, progress=0.1)) == 10 + int(85 / 1.5)
     for _ in range(100):
         pace.saw_step(64, 0.5)
     assert pace.slowness == pytest.approx(0.5, abs=0.01)

@@ -47,6 +47,7 @@ from burnish.trained import is_whole, save, tune_on_the_clock
 ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images
 _TAIL_SECONDS = 3.0  # for the page and leaving
+_PROOF_SHARE = 0.5  # of what is left when training begins, at most, for the finalists' test images
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
 _TRAINING_SHARE, _LOOKING_SHARE = 1 / 2, 2 / 3  # of the time left, for frozen heads: before training, and without any
 _HOPELESS_ERRORS = 3.0  # standard errors below the best frozen model: its network is not trained when time is short
@@ -145,7 +146,10 @@ class _Race:
                 for arm in own:
                     arm.state = f"failed: {why}"
                 self.watcher.say(f"{shown(model)} is left out: {why}")
-                self.ledger.put("left out", {**left_out, model: why})
+                if isinstance(
+                    error, BurnishError
+                ):  # what nobody foresaw may have been the machine's affair: asked again
+                    self.ledger.put("left out", {**left_out, model: why})
                 continue
             spent.setdefault(model, time.monotonic() - began)  # by the sitting that looked
             self.ledger.put("looking", spent)
@@ -171,9 +175,9 @@ class _Race:
             if on_all_depths(arm.method, self._recipe(arm)) and self.looked[arm.model].probes.deep is None:
                 raise RecipeError(no_taps(bench.backbone.name))
             blank_tunable(method_named(arm.method), bench.backbone, self._recipe(arm), classes=classes)
-        except RecipeError as error:
-            arm.state = f"failed: {error}"
-            self.watcher.say(f"{arm.name} is left out: {error}")
+        except Exception as error:  # a method may meet anything in a foreign network
+            arm.state = f"failed: {told(error)}"
+            self.watcher.say(f"{shown(arm.name)} is left out: {told(error)}")
             return False
         return True
 
@@ -325,8 +329,11 @@ class _Race:
         frozen = sum(arm.state == "frozen" for arm in self.arms)
         waiting = sum(arm.state in ("waiting", "trained") for arm in self.arms)
         count = min(FINALISTS, frozen + waiting)
-        test = count * len(looked[0].material.test_labels) / slowest
-        return self.ledger.clock.left() - test - _TAIL_SECONDS - 0.5 * count
+        each = len(looked[0].material.test_labels) / slowest + 0.5
+        left = self.ledger.clock.left() - _TAIL_SECONDS
+        if math.isfinite(left):  # what is to be compared must be trained first; two are compared in any case
+            count = min(count, max(2, int(_PROOF_SHARE * left / each)))
+        return left - count * each
 
     def _allotted(self, number: int, rounds: int, count: int) -> tuple[float, int]:
         """(seconds for each arm of a round, how many arms); settled once, so that a race that died goes on as planned."""
@@ -376,10 +383,12 @@ class _Race:
                 save(folder, contender, looked.material)
                 journal.close({})
                 labels = looked.material.labels[looked.material.val_rows]
+                size = self.recipe.image_size
+                wanted = looked.bench.backbone.preprocess.size if size == "auto" else size
                 known = (
                     Evidence.of(tuned.best.logits, labels),
                     ledger.clock.elapsed(),
-                    is_whole(ledger, native=bench.backbone.preprocess.size),
+                    is_whole(ledger, asked=wanted),
                 )
                 write_outcome(folder, *known)
                 drop_checkpoints(folder.path)
@@ -409,12 +418,20 @@ class _Race:
             began = time.monotonic()
             if tests and self.ledger.clock.left() < taken + _TAIL_SECONDS:
                 continue
-            with enough_memory(arm.model):
-                tests[arm.place] = self._tested(arm)
+            try:
+                with enough_memory(arm.model):
+                    tests[arm.place] = self._tested(arm)
+            except (DataError, RunError):
+                raise
+            except Exception as error:
+                if arm is chosen:
+                    raise
+                arm.state = f"failed: {told(error)}"
+                self.watcher.say(f"{shown(arm.name)} is left out: {told(error)}")
             taken = max(taken, time.monotonic() - began)
         finalists = [arm for arm in ordered if arm.place in tests]
         for arm in alive:
-            if arm not in finalists:
+            if arm not in finalists and not arm.state.startswith("failed"):
                 short = arm in ordered
                 arm.state = "cut: others were better on validation" + (", and time was short" if short else "")
         return leaderboard(self.arms, chosen, tests, self.folder.path)

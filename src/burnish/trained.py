@@ -44,6 +44,8 @@ def tune_on_the_clock(
     Whenever the moving average beats all that was saved before on the validation images, it becomes the package.
     """
     flip = Decision("flip: on" if probes.flip else "flip: off", probes.flip_reason)
+    if bench.recipe.augment == "none" and bench.recipe.flip == "auto":
+        flip = Decision("flip: off", "augment none leaves images alone")
     if len(material.val_rows) == 0:
         return None, bench, [flip, Decision("probe kept", "there are no validation images to choose by")]
     bench.watcher.stage("plan")
@@ -147,11 +149,13 @@ def settle_plan(
     return made, bench, head, tried
 
 
-def is_whole(ledger: Ledger, *, native: int) -> bool:
-    """Whether a run was planned with all the steps it may make, at the network's own size: more time would change nothing."""
-    known = ledger.get("plan")
-    made = None if known is None else Plan.from_json(known[0]["plan"])
-    return made is not None and not made.timed and made.final_size >= native
+def is_whole(ledger: Ledger, *, asked: int) -> bool:
+    """Whether a run has made all the steps it may make, at this size or a larger one: more time would change nothing."""
+    known, trained = ledger.get("plan"), ledger.get("tuning")
+    if known is None or trained is None:
+        return False
+    made = Plan.from_json(known[0]["plan"])
+    return not made.timed and trained[0]["training"]["steps"] >= made.most and made.final_size >= asked
 
 
 def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:

@@ -39,8 +39,8 @@ def objective_of(recipe: Recipe, labels: np.ndarray | None = None, *, classes: i
 def augmentation_of(recipe: Recipe, *, size: int, flip: bool, several: bool = False) -> Augmentation:
     """How training views differ from their images; several: whether an image may have several classes."""
     if recipe.augment == "none":  # mirrored only where that was asked for
-        flip = flip and recipe.flip != "auto"
-        return Augmentation(size=size, min_area=1.0, ratio=1.0, flip=flip, jitter=0.0, centred=True)
+        asked = recipe.flip == "on"
+        return Augmentation(size=size, min_area=1.0, ratio=1.0, flip=asked, jitter=0.0, centred=True)
     area = _WHOLE_AREA if several else Augmentation.min_area
     return Augmentation(size=size, min_area=area, flip=flip, trivial=recipe.augment == "trivial")
 

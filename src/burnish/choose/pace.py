@@ -13,10 +13,10 @@ from burnish.train.loop import Schedule, Training
 # Least weight of the newest step in the mean: a machine may be slow for some seconds, and steps that are struck off then
 # because all that follows is expected to be as slow do not come back, for by then the run is over.
 _RECENT = 0.05
-# Of what steps take less or more than planned, this share is believed of what follows the last one: a machine that was slow
-# when the run was planned is quicker in all, but one that changes its speed changes it again. What follows can be cut by the
-# clock itself (`proof`); steps that were struck off for it are lost.
-_BELIEVED = 0.5
+# Of what steps take less or more than planned, these shares are believed of what follows the last one: a machine that was slow
+# when the run was planned is quicker in all, but one that changes its speed changes it again. The test images, most of what
+# follows, can be cut by the clock itself (`proof`); steps that were struck off for them are lost.
+_QUICKER, _SLOWER = 0.5, 0.75
 _GIVEN_BACK = 0.25  # of what is kept back, at most
 _EARLY = (
     3.0  # times as early as a run may be late before its plan is made anew between two saves: a save costs time itself
@@ -87,7 +87,8 @@ class Pace:
         slower. Less is kept back only where the size of the latest steps was timed, which is the smallest: others are scaled.
         """
         given_back = _GIVEN_BACK if self._planned and self._latest == min(self._planned) else 0.0
-        return self.until - max(-given_back, _BELIEVED * (self.slowness - 1.0)) * self.reserve_seconds
+        more = self.slowness - 1.0
+        return self.until - max(-given_back, (_SLOWER if more > 0 else _QUICKER) * more) * self.reserve_seconds
 
     def seconds_ahead(self, training: Training) -> float:
         """Expected until the run's last step ends."""

@@ -99,7 +99,10 @@ def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench,
 
 def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
     """The plan not to train, where even a guess from the forward rate leaves nothing: timing steps costs seconds itself."""
-    recipe, size = bench.recipe, _sizes(bench)[0] if bench.recipe.image_size == "auto" else bench.recipe.image_size
+    recipe, size = (
+        bench.recipe,
+        _sizes(bench, rates)[0] if bench.recipe.image_size == "auto" else bench.recipe.image_size,
+    )
     n = len(material.train_rows)
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
     reserve = rates.reserve_seconds(material, size)
@@ -122,7 +125,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
             f"{n} training images in batches of {batch} leave batches of one, of which BatchNorm can learn no statistics; "
             "take a larger --batch-size"
         )
-    sizes = _sizes(bench) if recipe.image_size == "auto" else [recipe.image_size]
+    sizes = _sizes(bench, rates) if recipe.image_size == "auto" else [recipe.image_size]
     endless = math.isinf(bench.clock.left())  # then nothing is timed, as nothing depends on it (P7)
     seconds = {} if endless else rates.steps(tunable, freeze, batch=batch, sizes=sizes)
     step = seconds.get(sizes[0])
@@ -202,23 +205,27 @@ def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, half: bool, 
         image_size=made.final_size,
         batch_size=made.batch,
         freeze=made.freeze,
-        flip="on" if flip else "off",
+        flip="on" if flip and (recipe.augment != "none" or recipe.flip == "on") else "off",
         learning_rate=eased(peak, made.steps) if recipe.learning_rate in ("auto", "race") else recipe.learning_rate,
         precision="bfloat16" if half else "float32",
         device=str(device),
     )
 
 
-def _sizes(bench: Bench) -> list[int]:
-    """Sizes to train at, ascending, the network's own last."""
+def _sizes(bench: Bench, rates: Rates) -> list[int]:
+    """Sizes to train at, ascending, the network's own last; asked of the network once."""
+    if rates.sizes is None:
+        rates.sizes = _taken(bench)
+    return rates.sizes
+
+
+def _taken(bench: Bench) -> list[int]:
+    """The network's own size and smaller ones that it takes, ascending."""
     native = bench.backbone.preprocess.size
     if bench.backbone.one_size:
         return [native]
     lowest = max(_PIXELS_STEP, math.ceil(native * 0.57 / _PIXELS_STEP) * _PIXELS_STEP)
-    smaller = list(range(lowest, native, _PIXELS_STEP))
-    if smaller and not takes(bench, lowest):  # one that takes the least of them takes all
-        smaller = [size for size in smaller[1:] if takes(bench, size)]
-    return sorted({*smaller, native})
+    return [*(size for size in range(lowest, native, _PIXELS_STEP) if takes(bench, size)), native]
 
 
 def _smaller(sizes: list[int], final: int, freeze: int) -> int:

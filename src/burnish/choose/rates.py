@@ -64,6 +64,7 @@ class Rates:
         self.material, self.bench, self._frozen = material, bench, frozen
         self.forward_per_second, self.at = forward_per_second, at
         self._package_bytes = self._state_bytes = 0  # what is written at an epoch's end, and at the run's; `step` tells
+        self.sizes: list[int] | None = None  # that the network takes, once they were asked for
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
         # Not settled by timing: two runs of one command must not differ in it (P7). It is faster wherever the hardware
         # has it, 1.5 to 1.9 times in training (docs/speed.md).
@@ -99,7 +100,10 @@ class Rates:
         first = self.step(tunable, freeze, batch=batch, size=least)
         if least == most or self.bench.device.type == "cpu":
             return {size: first * (size / least) ** 2 for size in sizes}
-        last = max(first, self.step(tunable, freeze, batch=batch, size=most))
+        try:
+            last = max(first, self.step(tunable, freeze, batch=batch, size=most))
+        except torch.OutOfMemoryError:  # which training meets in smaller pieces, or says
+            return {size: first * (size / least) ** 2 for size in sizes}
         return {size: first + (last - first) * (size**2 - least**2) / (most**2 - least**2) for size in sizes}
 
     def step(self, tunable: Tunable, freeze: int, *, batch: int, size: int) -> float:

@@ -126,6 +126,12 @@ def race(
         "found": [],
         "longest": 0.0,
     }
+    like = [
+        trials.made.sizes[0][1],
+        trials.made.freeze,
+        trials.made.batch,
+    ]  # trials of another plan are no trials of this one
+    state = {**state, "like": like, "found": state["found"] if state.get("like", like) == like else []}
     until, trials = math.inf if state["until"] is None else state["until"], replace(trials, length=state["steps"])
     found = [Tried(np.array(losses), *rest) for losses, *rest in state["found"]]
     for factor in FACTORS[len(found) :]:
@@ -208,7 +214,9 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     study.set_user_attr("until", until)
 
     def finished() -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in study.trials if trial.value is not None]
+        return [
+            one for one in study.trials if one.value is not None and "losses" in one.user_attrs
+        ]  # else of an older version
 
     free = isinstance(recipe.learning_rate, str)  # else the recipe names the rate, and it is not searched
     by_stage = learns_by_stage(trials.method)
@@ -216,6 +224,7 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         key for key in ("weight_decay", "label_smoothing", "mixup") if getattr(recipe, key) != getattr(Recipe(), key)
     ]
     usual = {key: getattr(recipe, key) for key in ("weight_decay", "label_smoothing", "mixup") if key not in fixed}
+    by_stage = by_stage and recipe.stage_decay == Recipe().stage_decay  # else it was named
     usual |= {"stage_decay": recipe.stage_decay} if by_stage else {}
     waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in study.trials)
     if not finished() and not waiting:  # nor when the first one died

@@ -99,6 +99,13 @@ def print_json(value: Any) -> None:
 
     text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
     # What a terminal would act on or turn around is escaped as JSON has it; letters stay readable (P10).
-    sys.stdout.write(
-        "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text) + "\n"
-    )
+    sys.stdout.write("".join(char if _told_as_it_is(char) else json.dumps(char)[1:-1] for char in text) + "\n")
+
+
+def _told_as_it_is(char: str) -> bool:
+    """Whether a character may stand in the output: it can be seen there, and written there."""
+    try:
+        char.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return char.isprintable() or char == "\n"
