@@ -49,6 +49,10 @@ FINALISTS = 6  # scored on the test images
 _TAIL_SECONDS = 3.0  # for the page and leaving
 _PROOF_SHARE = 0.5  # of what is left when training begins, at most, for the finalists' test images
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
+_TIMED_IMAGES, _EPOCH_COST = (
+    400,
+    1.1,
+)  # what timing steps takes, and an image of a pass at the smallest size, in forward passes
 _TRAINING_SHARE, _LOOKING_SHARE = 1 / 2, 2 / 3  # of the time left, for frozen heads: before training, and without any
 _HOPELESS_ERRORS = 3.0  # standard errors below the best frozen model: its network is not trained when time is short
 
@@ -341,15 +345,23 @@ class _Race:
         values = list(settled[0]) if settled is not None else []
         if number == len(values):
             left = self._seconds_left()
-            seconds = left / (rounds - number) / count
-            if seconds < _LEAST_SECONDS:
-                count = max(1, min(count, int(left / _LEAST_SECONDS)))
-                seconds = max(1.0, left / count)
+            seconds, least = left / (rounds - number) / count, self._least_seconds()
+            if seconds < least:  # one round for as many as it is worth anything to
+                only = number == 0 and not any(
+                    arm.state == "frozen" for arm in self.arms
+                )  # else there would be no model
+                count = max(1 if only else 0, min(count, int(max(0.0, left) / least)))
+                seconds = max(1.0, left / max(1, count))
             values.append([seconds if math.isfinite(seconds) else None, count])
             self.ledger.put("allotted", values)
             self.ledger.write()
         seconds, count = values[number]
         return math.inf if seconds is None else seconds, count
+
+    def _least_seconds(self) -> float:
+        """An arm's round, below which nothing would be learnt: timing steps and a pass over the training images."""
+        images = _TIMED_IMAGES + _EPOCH_COST * len(next(iter(self.looked.values())).material.train_rows)
+        return max(_LEAST_SECONDS, images / min(each.probes.images_per_second for each in self.looked.values()))
 
     def _round(self, arm: Arm, number: int, seconds: float) -> None:
         """Train one arm for so many seconds from the start; what it is worth is kept in its folder."""
