@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -112,6 +113,7 @@ def _making(make: Any) -> Any:
 @contextmanager
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Within it "cuda" is a device of this machine."""
+    _device_constructors()  # which torch lists once, and by the functions that are there then
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self)
     for name, value in {
         "is_available": lambda: True, "is_bf16_supported": lambda *_, **__: True, "synchronize": lambda *_: None,

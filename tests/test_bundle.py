@@ -280,7 +280,7 @@ def test_a_missing_member_is_named(run, name):
         ({"architecture": {"library": "os", "name": "system", "kwargs": {}}}, "library"),
         ({"architecture": {"library": "timm", "name": "resnet10t", "kwargs": {"checkpoint_path": "x"}}}, "options"),
         ({"head": {"kind": "pickle", "width": 512}}, "head of kind"),
-        ({"head": {"kind": "linear", "width": 10**9}}, "head.weight"),
+        ({"head": {"kind": "linear", "width": 10**9}}, "with a width of 1 to"),
         ({"preprocess": {"size": 224}}, "Preprocess"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": True}, "kind"),

@@ -188,7 +188,7 @@ def test_all_models_of_a_race_see_the_same_part(many, slow_to_decode, tmp_path):
 
 
 def test_a_race_that_died_between_two_models_goes_on_with_the_same_part(many, slow_to_decode, monkeypatch, tmp_path):
-    class Died(Exception):
+    class Died(BaseException):
         pass
 
     asked = {

@@ -153,6 +153,8 @@ def numbers_of(name: str, kwargs: dict[str, Any]) -> int | None:
         return None
     try:
         with torch.device("meta"):
+            if torch.empty(0).device.type != "meta":  # somebody has put other functions in torch's place
+                return None
             module = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
     except Exception:  # whatever a foreign constructor says to these options; `build` says it again
         return None

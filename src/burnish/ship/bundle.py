@@ -288,7 +288,9 @@ def _check_facts(values: dict[str, Any]) -> None:
         raise ValueError(f"does not say size and SHA-256 of {WEIGHTS}")
     width = values["head"].get("width")
     if not is_form(values["head"].get("kind")) or type(width) is not int or not 0 < width <= _MOST_WIDTH:
-        raise ValueError(f"has a head of kind {values['head'].get('kind')!r}, expected {FORMS}, with a width")
+        raise ValueError(
+            f"has a head of kind {values['head'].get('kind')!r}, expected {FORMS}, with a width of 1 to {_MOST_WIDTH:,}"
+        )
 
 
 def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> Bundle:

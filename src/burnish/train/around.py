@@ -37,6 +37,10 @@ def _exact_cuda() -> Iterator[None]:
         (convolutions, "allow_tf32", False), (products, "allow_tf32", False),
         (convolutions, "deterministic", True), (convolutions, "benchmark", False),
     ]  # fmt: skip
+    # By their newer names too: a notebook that allows TF32 everywhere has it for convolutions whatever the older name says, and
+    # what was "as everywhere" before is so again afterwards.
+    kinds = (convolutions.conv, convolutions.rnn, products)
+    told = [(kind, kind.fp32_precision) for kind in kinds]
     before = []
     for place, name, value in wanted:
         try:
@@ -45,11 +49,16 @@ def _exact_cuda() -> Iterator[None]:
             place, name, value = getattr(place, "conv", place), "fp32_precision", "ieee"
             before.append((place, name, getattr(place, name)))
         setattr(place, name, value)
+    for kind in kinds:
+        if kind.fp32_precision == "tf32":
+            kind.fp32_precision = "ieee"
     try:
         yield
     finally:
         for place, name, value in before:
             setattr(place, name, value)
+        for kind, precision in told:
+            kind.fp32_precision = precision
 
 
 @contextmanager
