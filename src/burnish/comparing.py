@@ -49,10 +49,8 @@ FINALISTS = 6  # scored on the test images
 _TAIL_SECONDS = 3.0  # for the page and leaving
 _PROOF_SHARE = 0.5  # of what is left when training begins, at most, for the finalists' test images
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
-_TIMED_IMAGES, _EPOCH_COST = (
-    400,
-    1.1,
-)  # what timing steps takes, and an image of a pass at the smallest size, in forward passes
+# What timing steps and their warm-ups take, and an image of a pass at the smallest size, in forward passes.
+_TIMED_IMAGES, _EPOCH_COST = 800, 1.1
 _TRAINING_SHARE, _LOOKING_SHARE = 1 / 2, 2 / 3  # of the time left, for frozen heads: before training, and without any
 _HOPELESS_ERRORS = 3.0  # standard errors below the best frozen model: its network is not trained when time is short
 
