@@ -60,16 +60,13 @@ def dies(*_, **__):
 
 
 def test_a_setting_that_an_older_version_did_not_have_is_the_usual_one(tmp_path):
-    usual = {"seed": 0, "mixup": 0.0}
     with RunFolder.open(tmp_path / "run") as held:
-        held.begin({"seed": 3, "device": "cuda"}, usual={"seed": 0})
+        held.begin({"seed": 3, "device": "cuda"})
         held.write("splits.csv", "")
     with RunFolder.open(tmp_path / "run") as held:
-        assert held.begin({"seed": 3, "mixup": 0.0, "device": "cpu"}, usual=usual), (
-            "the device is the state's own affair"
-        )
+        assert held.begin({"seed": 3, "mixup": 0.0, "device": "cpu"}), "the device is the state's own affair"
         with pytest.raises(RunError, match=r"mixup was 0\.0 and is 0\.5"):
-            held.begin({"seed": 3, "mixup": 0.5, "device": "cuda"}, usual=usual)
+            held.begin({"seed": 3, "mixup": 0.5, "device": "cuda"})
 
 
 def weights_of(seed):

@@ -168,7 +168,7 @@ def fit_catalog(
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
-        folder.begin(asdict(recipe), images=catalog.digest, usual=asdict(Recipe()))
+        folder.begin(asdict(recipe), images=catalog.digest)
 
         def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock, *, by_clock: bool = True) -> None:
             with enough_memory(recipe.model):
@@ -231,7 +231,7 @@ def compare(
     with folder:
         catalog = opened(data, quarantine)
         asked = {**asdict(recipe), "compare_models": names, "compare_methods": kinds}
-        folder.begin(asked, images=catalog.digest, usual=asdict(Recipe()))
+        folder.begin(asked, images=catalog.digest)
         if (folder.path / COMPARED).is_file():
             return _shown(folder, read_plain_json(folder.path / COMPARED))
         words = ["burnish", "compare", called(data), "--models", ",".join(names), "--methods", ",".join(kinds)]

@@ -144,14 +144,9 @@ class _Race:
             except (DataError, RunError):  # no model could be raced on them, or on a disk like this
                 raise
             except Exception as error:  # whatever a foreign network does: the others are raced
-                why = told(error)
-                for arm in own:
-                    arm.state = f"failed: {why}"
-                self.watcher.say(f"{shown(model)} is left out: {why}")
-                if isinstance(
-                    error, BurnishError
-                ):  # what nobody foresaw may have been the machine's affair: asked again
-                    self.ledger.put("left out", {**left_out, model: why})
+                self._leave_out(model, own, error)
+                if isinstance(error, BurnishError):  # else it may have been the machine's affair, and is asked again
+                    self.ledger.put("left out", {**left_out, model: str(error)})
                 continue
             spent.setdefault(model, time.monotonic() - began)  # by the sitting that looked
             self.ledger.put("looking", spent)
@@ -163,6 +158,14 @@ class _Race:
             raise RecipeError(
                 f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
             )
+
+    def _leave_out(self, name: str, arms: list[Arm], error: Exception) -> None:
+        """Say why, and note it of these arms."""
+        unforeseen = f"something unforeseen happened ({type(error).__name__}: {brief(error)})"
+        why = str(error) if isinstance(error, BurnishError) else unforeseen
+        for arm in arms:
+            arm.state = f"failed: {why}"
+        self.watcher.say(f"{shown(name)} is left out: {why}")
 
     def _known(self, part: str) -> dict[str, Any]:
         """A part of the ledger that is a table, to be added to."""
@@ -178,8 +181,7 @@ class _Race:
                 raise RecipeError(no_taps(bench.backbone.name))
             blank_tunable(method_named(arm.method), bench.backbone, self._recipe(arm), classes=classes)
         except Exception as error:  # a method may meet anything in a foreign network
-            arm.state = f"failed: {told(error)}"
-            self.watcher.say(f"{shown(arm.name)} is left out: {told(error)}")
+            self._leave_out(arm.name, [arm], error)
             return False
         return True
 
@@ -244,7 +246,7 @@ class _Race:
         path = self.folder.path / kind / (slug + end)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder.open(path)
-        folder.begin(asdict(recipe), usual=asdict(Recipe()))
+        folder.begin(asdict(recipe))
         return folder
 
     def _settle_frozen(self, arm: Arm, seconds: float) -> None:
@@ -284,8 +286,7 @@ class _Race:
                 except (DataError, RunError):  # no arm could go on
                     raise
                 except Exception as error:
-                    arm.state = arm.state if arm.rounds else f"failed: {told(error)}"
-                    self.watcher.say(f"{shown(arm.name)} is left out: {told(error)}")
+                    self._leave_out(arm.name, [] if arm.rounds else [arm], error)
             field = sorted((arm for arm in field if arm.rounds), key=Arm.rank)
             if all(arm.whole for arm in field):  # another round would train the same again
                 return
@@ -345,10 +346,8 @@ class _Race:
             left = self._seconds_left()
             seconds, least = left / (rounds - number) / count, self._least_seconds()
             if seconds < least:  # one round for as many as it is worth anything to
-                only = number == 0 and not any(
-                    arm.state == "frozen" for arm in self.arms
-                )  # else there would be no model
-                count = max(1 if only else 0, min(count, int(max(0.0, left) / least)))
+                frozen = any(arm.state == "frozen" for arm in self.arms)  # else there would be no model
+                count = max(0 if number or frozen else 1, min(count, int(max(0.0, left) / least)))
                 seconds = max(1.0, left / max(1, count))
             values.append([seconds if math.isfinite(seconds) else None, count])
             self.ledger.put("allotted", values)
@@ -436,8 +435,7 @@ class _Race:
             except Exception as error:
                 if arm is chosen:
                     raise
-                arm.state = f"failed: {told(error)}"
-                self.watcher.say(f"{shown(arm.name)} is left out: {told(error)}")
+                self._leave_out(arm.name, [arm], error)
             taken = max(taken, time.monotonic() - began)
         finalists = [arm for arm in ordered if arm.place in tests]
         for arm in alive:
@@ -473,15 +471,6 @@ class _Race:
             "test": len(material.test_labels),
             "skipped": material.catalog.skipped,
         }
-
-
-def told(error: Exception) -> str:
-    """Why an arm is left out, in a clause."""
-    return (
-        str(error)
-        if isinstance(error, BurnishError)
-        else f"something unforeseen happened ({type(error).__name__}: {brief(error)})"
-    )
 
 
 def _val_ids(material: Material) -> np.ndarray:

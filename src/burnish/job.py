@@ -133,9 +133,8 @@ def run_job(
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
     answers = answers_in(chosen.kept.classifier, chosen.kept.preprocess, chosen.bench)
     kept = replace(chosen.kept, answers=answers)
-    most = ledger.noted(
-        _FAMILIAR, of=material.content
-    )  # by the clock, and settled once: the package depends on it (P7)
+    # By the clock, and settled once: the package depends on it (P7).
+    most = ledger.noted(_FAMILIAR, of=material.content)
     most = most or room_for_familiar(kept, material, chosen.bench, images_per_second=probes.images_per_second)
     ledger.note(_FAMILIAR, most, of=material.content)
     familiarity, sample = familiar_to(kept, material, chosen.bench, most=most)

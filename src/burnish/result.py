@@ -10,13 +10,15 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from burnish.disk import left_behind, plain_disk_errors, write_whole
 from burnish.errors import NotARun, RunBusy, RunError, shown
+from burnish.recipe import Recipe
 
 try:
     import fcntl
@@ -112,13 +114,11 @@ class RunFolder:
         """Whether the run's result is there."""
         return any((self.path / name).is_file() for name in (RESULT, COMPARED))
 
-    def begin(
-        self, asked: dict[str, Any], *, images: str | None = None, usual: Mapping[str, Any] | None = None
-    ) -> bool:
+    def begin(self, asked: dict[str, Any], *, images: str | None = None) -> bool:
         """Note what the run is asked to do, or see that it is the same; returns whether it had begun before.
 
-        images: `Catalog.digest` of what it is asked to be done with. usual: the value of each setting that is not named; a run of
-        an earlier version, which did not have a setting, had that. RunError, naming each setting, when the folder's run was
+        images: `Catalog.digest` of what it is asked to be done with. A setting that the folder's run did
+        not have, as one of an earlier version, had its usual value. RunError, naming each setting, when the folder's run was
         asked for something else, or is finished and was made from other images.
         """
         asked = plain(asked)
@@ -137,7 +137,7 @@ class RunFolder:
                 f"{shown(str(file))} cannot be read ({shown(str(error))}); name another folder with --out"
             ) from None
         known = was.pop(_IMAGES, None)
-        was = {**plain({key: value for key, value in (usual or {}).items() if key in asked}), **was}
+        was = {**{key: value for key, value in plain(asdict(Recipe())).items() if key in asked}, **was}
         differing = [
             f"{key} was {shown(repr(was.get(key)))} and is {shown(repr(asked.get(key)))}"
             for key in sorted(asked.keys() | was.keys())

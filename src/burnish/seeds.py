@@ -57,7 +57,7 @@ def other_seeds(
         method = method_of(facts) if recipe.method == "auto" else recipe.method
         own = replace(recipe, model=model, method=method, seed=seed, seeds=1, baselines="none", against="")
         with RunFolder.open(folder.path / FOLDER / str(seed)) as place:
-            place.begin(asdict(own), usual=asdict(Recipe()))
+            place.begin(asdict(own))
             if not place.finished:
                 watcher.say(f"seed {seed}: the same training again")
                 begun = read_checkpoint(place.path)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from burnish.backbones import cifar, timmed
+from burnish.backbones import cifar, recognise, timmed
 from burnish.backbones.changes import changed, check_changes, numbers_in
 from burnish.backbones.keras import graph as keras
 from burnish.backbones.spec import Backbone
@@ -79,6 +79,17 @@ def numbers_of(architecture: dict[str, Any]) -> int | None:
     added = sum(numbers_in(change) for change in architecture.get("changes", []))
     own = LIBRARIES[architecture["library"]].numbers_of(architecture["name"], architecture["kwargs"])
     return added + (own or 0) or None
+
+
+def refuse_few(architecture: dict[str, Any], held: int, label: str, *, times: int = 2) -> None:
+    """BadWeights where a large architecture is described for weights that hold far fewer numbers than it has; nothing is built.
+
+    times: how many times fewer, by the index of architectures, are too few; twenty by what the description's own options make.
+    """
+    name = str(architecture.get("name"))
+    recognise.require_numbers(name, held, label, times=times)
+    if (numbers := numbers_of(architecture)) is not None:
+        recognise.refuse_few(name, held, numbers, label, times=20)
 
 
 def rebuild(

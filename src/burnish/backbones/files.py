@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.backbones import checkpoint, cifar, opened, pickles, recognise, timmed, torchvision_images, weights
-from burnish.backbones.architectures import built, numbers_of
+from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
@@ -39,9 +39,8 @@ def from_file(
     if found.kind == "torch":
         saved = pickles.read_torch(found.data, found.label)
         state, where = checkpoint.weights_in(saved, found.label)
-        if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(
-            found.data
-        ):  # the older form packs nothing
+        # The older form packs nothing.
+        if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(found.data):
             raise BadWeights(f"{found.label}: claims more numbers than it holds; damaged, or made to deceive")
         told = checkpoint.told_in(saved, is_known=timmed.is_known)
         metadata = {"architecture": told} if told is not None else {}
@@ -123,10 +122,7 @@ def _filled(
             description["kwargs"]["img_size"] = preprocess.size
         _put_in(description["kwargs"], found)
         timmed.check(description["name"], description["kwargs"])
-    held = checkpoint.numbers_in(state.values())
-    recognise.require_numbers(name, held, found.label)
-    if (numbers := numbers_of(description)) is not None:  # an image size that only a config.json asks for may make many
-        recognise.refuse_few(name, held, numbers, found.label, times=20)
+    refuse_few(description, checkpoint.numbers_in(state.values()), found.label)
     module = built(description)
     expected = module.state_dict()
     others = [foreign[0]] if foreign is not None else []

@@ -144,12 +144,13 @@ def _uncached(module: nn.Module) -> nn.Module:
 
 
 def numbers_of(name: str, kwargs: dict[str, Any]) -> int | None:
-    """How many numbers the headless module would hold, where its image size is given: no memory is taken.
+    """How many numbers the headless module would hold where it is for larger images than its own: no memory is taken.
 
     None where it is not (the index of architectures has the number), or the module cannot be built. UnknownModel where it would
     make giant tables.
     """
-    if "img_size" not in kwargs:
+    cfg = get_pretrained_cfg(name)
+    if cfg is not None and kwargs.get("img_size", 0) <= cfg.input_size[-1]:
         return None
     try:
         with torch.device("meta"):

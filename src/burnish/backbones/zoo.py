@@ -24,8 +24,8 @@ from burnish.backbones.architectures import (
     architecture_for_bundle,
     built,
     check_architecture,
-    numbers_of,
     rebuild,
+    refuse_few,
 )
 from burnish.backbones.assembly import assembled, dropping, pooling
 from burnish.backbones.files import from_file
@@ -38,17 +38,8 @@ from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, 
 from burnish.terms import Preprocess
 
 __all__ = [
-    "DEFAULT_MODEL",
-    "DEFAULT_PACKAGE",
-    "ModelRow",
-    "architecture_for_bundle",
-    "check_architecture",
-    "is_installed",
-    "load_backbone",
-    "models",
-    "numbers_of",
-    "portfolio",
-    "rebuild",
+    "DEFAULT_MODEL", "DEFAULT_PACKAGE", "ModelRow", "architecture_for_bundle", "check_architecture", "is_installed",
+    "load_backbone", "models", "portfolio", "rebuild", "refuse_few",
 ]  # fmt: skip
 
 DEFAULT_MODEL = "efficientnet_lite0"

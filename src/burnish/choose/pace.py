@@ -18,9 +18,8 @@ _RECENT = 0.05
 # follows, can be cut by the clock itself (`proof`); steps that were struck off for them are lost.
 _QUICKER, _SLOWER = 0.5, 0.75
 _GIVEN_BACK = 0.25  # of what is kept back, at most
-_EARLY = (
-    3.0  # times as early as a run may be late before its plan is made anew between two saves: a save costs time itself
-)
+# Times as early as a run may be late before its plan is made anew between two saves: a save costs time itself.
+_EARLY = 3.0
 
 
 class Pace:

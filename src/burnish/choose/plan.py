@@ -99,10 +99,8 @@ def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench,
 
 def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
     """The plan not to train, where even a guess from the forward rate leaves nothing: timing steps costs seconds itself."""
-    recipe, size = (
-        bench.recipe,
-        _sizes(bench, rates)[0] if bench.recipe.image_size == "auto" else bench.recipe.image_size,
-    )
+    recipe = bench.recipe
+    size = _sizes(bench, rates)[0] if recipe.image_size == "auto" else recipe.image_size
     n = len(material.train_rows)
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
     reserve = rates.reserve_seconds(material, size)

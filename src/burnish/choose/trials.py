@@ -23,6 +23,7 @@ from burnish.choose.probing import Probes
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
 from burnish.labels import cross_entropies
+from burnish.measure.gains import gain_of
 from burnish.methods.base import Head, Method
 from burnish.methods.table import learns_by_stage
 from burnish.recipe import Recipe
@@ -38,8 +39,13 @@ _SEARCH_SHARE = 0.6  # of the time left, for searching
 _TRIALS_WITHOUT_BUDGET = 20
 _MOST_LOSS = 1e6  # nats an image: of a trial that gave no numbers
 SEARCHED = ("learning_rate", "stage_decay", "weight_decay", "label_smoothing", "mixup")
-# Least, most, and whether in equal ratios, of what is searched for every method.
-_RANGES = {"weight_decay": (1e-3, 0.5, True), "label_smoothing": (0.0, 0.2, False), "mixup": (0.0, 0.4, False)}
+# Least, most, and whether in equal ratios, of what is searched besides the rate.
+_RANGES = {
+    "stage_decay": (0.5, 1.0, False),
+    "weight_decay": (1e-3, 0.5, True),
+    "label_smoothing": (0.0, 0.2, False),
+    "mixup": (0.0, 0.4, False),
+}
 
 
 @dataclass(frozen=True)
@@ -126,19 +132,15 @@ def race(
         "found": [],
         "longest": 0.0,
     }
-    like = [
-        trials.made.sizes[0][1],
-        trials.made.freeze,
-        trials.made.batch,
-    ]  # trials of another plan are no trials of this one
+    made = trials.made
+    like = [made.sizes[0][1], made.freeze, made.batch]  # trials of another plan are no trials of this one
     state = {**state, "like": like, "found": state["found"] if state.get("like", like) == like else []}
     until, trials = math.inf if state["until"] is None else state["until"], replace(trials, length=state["steps"])
     found = [Tried(np.array(losses), *rest) for losses, *rest in state["found"]]
     for factor in FACTORS[len(found) :]:
         began = clock.elapsed()
-        if (
-            found and began + state["longest"] > until
-        ):  # a trial makes its own activations, and looks at the validation images
+        # A trial makes its own activations, and looks at the validation images.
+        if found and began + state["longest"] > until:
             break
         rate = min(1.0, factor * eased(trials.peak, trials.steps))
         one = trials.run(replace(trials.bench.recipe, learning_rate=rate), named={"factor": factor, "rate": rate})
@@ -162,8 +164,7 @@ def clearly_least(tried: list[Tried]) -> Tried:
     Of many trials one looks better by chance; the standard error is of their paired differences.
     """
     usual, best = tried[0], min(tried, key=lambda one: one.loss)
-    gained = usual.losses - best.losses
-    return best if gained.mean() > gained.std() / math.sqrt(max(1, len(gained))) else usual
+    return best if gain_of(usual.losses - best.losses).clearly else usual
 
 
 def require_optuna() -> None:
@@ -214,18 +215,14 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     study.set_user_attr("until", until)
 
     def finished() -> list[optuna.trial.FrozenTrial]:
-        return [
-            one for one in study.trials if one.value is not None and "losses" in one.user_attrs
-        ]  # else of an older version
+        # Without the losses of each image they are of an earlier version.
+        return [one for one in study.trials if one.value is not None and "losses" in one.user_attrs]
 
     free = isinstance(recipe.learning_rate, str)  # else the recipe names the rate, and it is not searched
-    by_stage = learns_by_stage(trials.method)
-    fixed = [
-        key for key in ("weight_decay", "label_smoothing", "mixup") if getattr(recipe, key) != getattr(Recipe(), key)
-    ]
-    usual = {key: getattr(recipe, key) for key in ("weight_decay", "label_smoothing", "mixup") if key not in fixed}
-    by_stage = by_stage and recipe.stage_decay == Recipe().stage_decay  # else it was named
-    usual |= {"stage_decay": recipe.stage_decay} if by_stage else {}
+    # What the recipe names otherwise than usual is not searched, nor what the method does not have.
+    usual = {key: getattr(Recipe(), key) for key in _RANGES if getattr(recipe, key) == getattr(Recipe(), key)}
+    if not learns_by_stage(trials.method):
+        usual.pop("stage_decay", None)
     waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in study.trials)
     if not finished() and not waiting:  # nor when the first one died
         rate = {"rate": 1.0} if free else {}
@@ -236,12 +233,9 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         return {**{key: values[key] for key in SEARCHED[1:]}, "learning_rate": rate}
 
     def one(trial: optuna.Trial) -> float:
-        values = {
-            "rate": trial.suggest_float("rate", 0.1, 10.0, log=True) if free else 1.0,
-            "stage_decay": trial.suggest_float("stage_decay", 0.5, 1.0) if by_stage else recipe.stage_decay,
-        }
-        for key, (low, high, log) in _RANGES.items():  # what the recipe names otherwise than usual is not searched
-            values[key] = getattr(recipe, key) if key in fixed else trial.suggest_float(key, low, high, log=log)
+        values = {"rate": trial.suggest_float("rate", 0.1, 10.0, log=True) if free else 1.0}
+        for key, (low, high, log) in _RANGES.items():
+            values[key] = trial.suggest_float(key, low, high, log=log) if key in usual else getattr(recipe, key)
         done = trials.run(replace(recipe, **settings(values)), named=values)
         trial.set_user_attr("losses", done.losses.tolist())
         bench.watcher.say(f"trial {len(finished()) + 1}: validation {done.accuracy:.1%}, {done.loss:.3f} nats")

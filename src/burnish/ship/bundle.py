@@ -29,7 +29,6 @@ from burnish.backbones import weights, zoo
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.head import FORMS, LINEAR, is_form
 from burnish.backbones.head import made as made_head
-from burnish.backbones.recognise import refuse_few, require_numbers
 from burnish.backbones.spec import Backbone
 from burnish.disk import write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
@@ -115,10 +114,7 @@ class Bundle:
     def classifier(self) -> Classifier:
         """The module, in eval mode on the CPU; BadWeights when the weights do not fit the architecture exactly."""
         held = sum(one.numel() for one in self.state.values())
-        name = str(self.architecture.get("name"))
-        require_numbers(name, held, "the package", times=20)  # some of it may be cut off
-        if (numbers := zoo.numbers_of(self.architecture)) is not None:
-            refuse_few(name, held, numbers, "the package", times=20)
+        zoo.refuse_few(self.architecture, held, "the package", times=20)  # some of it may be cut off
         trunk = zoo.rebuild(self.architecture, width=self.width, size=self.preprocess.size)
         classifier = Classifier(trunk, self.width, len(self.classes), head=self.head)
         expected = classifier.state_dict()
