@@ -19,7 +19,7 @@ from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, read_pixels
 from burnish.data.catalog import Catalog, Splits
-from burnish.data.split import make_splits
+from burnish.data.split import held_together, make_splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import shown
@@ -78,7 +78,8 @@ def run_audit(
     splits = given_splits(catalog)
     findings = list(audited(catalog, splits, same).findings)
     if backbone is not None and len(pixels.ids):
-        findings += _told_by_features(catalog, pixels, backbone, splits, seed, pick_device("auto"), watcher)
+        together = np.array(held_together(catalog, pixels.ids.tolist(), same.together(catalog)), np.int64)
+        findings += _told_by_features(catalog, pixels, backbone, together, seed, pick_device("auto"), watcher)
     ordered = in_order(findings)
     used = len(pixels.ids)
     facts = {
@@ -115,12 +116,12 @@ def _told_by_features(
     catalog: Catalog,
     pixels: Pixels,
     backbone: Backbone,
-    splits: Splits | None,
+    together: np.ndarray,
     seed: int,
     device: Any,
     watcher: Watcher,
 ) -> Iterable[Finding]:
-    """Likely label errors and outliers, by the frozen network's features."""
+    """Likely label errors and outliers, by the frozen network's features; equals in together [n] are left out at once."""
     watcher.stage("features", total=len(pixels.ids))
     module, half = backbone.module.to(device), takes_half("auto", device)
     example = normalised(pixels.plain[:2], backbone.preprocess).to(device)
@@ -135,7 +136,7 @@ def _told_by_features(
     found = list(outlier_findings(catalog, pixels.ids, features))
     labels = catalog.labels[pixels.ids]
     if several(labels):
-        return [*found, *_doubted_several(catalog, pixels.ids, features, labels, seed, watcher)]
+        return [*found, *_doubted_several(catalog, pixels.ids, features, labels, together, seed, watcher)]
     counts = np.bincount(labels, minlength=len(catalog.classes))
     rows = np.flatnonzero(counts[labels] >= _FEWEST)
     present = np.unique(labels[rows])
@@ -146,17 +147,25 @@ def _told_by_features(
     number = np.full(len(catalog.classes), -1)
     number[present] = np.arange(len(present))
     choice = choose_head(
-        features[rows], number[labels[rows]], classes=len(present), seed=seed, seconds_left=lambda: float("inf")
-    )
-    assert choice.probabilities is not None
+        features[rows], number[labels[rows]], classes=len(present), seed=seed, seconds_left=lambda: float("inf"),
+        together=together[rows],
+    )  # fmt: skip
+    assert choice.probabilities is not None and choice.counted is not None
     probabilities = np.zeros((len(rows), len(catalog.classes)), np.float32)
     probabilities[:, present] = choice.probabilities
     watcher.say(f"a probe is right on {choice.accuracy:.1%} of the images, cross-validated")
-    return [*found, *label_findings(catalog, pixels.ids[rows], probabilities)]
+    asked = choice.counted
+    return [*found, *label_findings(catalog, pixels.ids[rows][asked], probabilities[asked])]
 
 
 def _doubted_several(
-    catalog: Catalog, ids: np.ndarray, features: np.ndarray, labels: np.ndarray, seed: int, watcher: Watcher
+    catalog: Catalog,
+    ids: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    together: np.ndarray,
+    seed: int,
+    watcher: Watcher,
 ) -> Iterable[Finding]:
     """Likely label errors where an image may have several classes; rare classes are left out of the doubt."""
     common = np.flatnonzero(counts_of(labels, len(catalog.classes)) >= _FEWEST)
@@ -164,7 +173,14 @@ def _doubted_several(
         watcher.say(f"labels are not doubted: no class has {_FEWEST} images")
         return []
     watcher.stage("likely label errors")
-    choice = choose_head(features, labels[:, common], classes=len(common), seed=seed, seconds_left=lambda: float("inf"))
+    choice = choose_head(
+        features,
+        labels[:, common],
+        classes=len(common),
+        seed=seed,
+        seconds_left=lambda: float("inf"),
+        together=together,
+    )
     assert choice.probabilities is not None
     probabilities = labels.astype(np.float32)  # of a rare class, what is given
     probabilities[:, common] = choice.probabilities

@@ -380,8 +380,7 @@ def look(
         tensors,
     )
     ledger.write()
-    found = f"{probed.choice.accuracy:.1%} ± {probed.choice.standard_error:.1%} cross-validated"
-    bench.watcher.say(f"probe saved at {seconds:.0f} s: {found}")
+    bench.watcher.say(f"probe saved at {seconds:.0f} s: {probed.choice.words}")
     return material, splits, probes
 
 

@@ -46,7 +46,7 @@ def probe_contender(probed: Probed) -> Contender:
         classifier,
         probed.preprocess,
         1.0,
-        probed.choice.accuracy,
+        probed.choice.accuracy if probed.choice.asked else None,
         sum(one.numel() for one in classifier.head.parameters()),
         probed.held_out,
         probed.thresholds,
@@ -88,12 +88,12 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
     choice, how = probed.choice, probed.choice.how
     head = Decision(
         f"head: {_told(how)}",
-        f"least cross-validated loss; {_right_on(choice)} left out",
+        _right_on(choice),
         {
             "accuracy": choice.accuracy,
             "standard_error": choice.standard_error,
             "loss": choice.loss,
-            "n": len(choice.right),
+            "n": choice.asked,
             "share_of_all_depths": how.share if probed.on_all_depths else 0.0,
         },
     )
@@ -121,9 +121,13 @@ def _told(how: HeadKind) -> str:
 
 
 def _right_on(choice: HeadChoice) -> str:
-    """How right a head is, in words, up to "of images"."""
+    """How right a head is, in words."""
+    if not choice.asked:
+        return choice.words
     share = f"{choice.accuracy:.1%} ± {choice.standard_error:.1%}"
-    return f"right on {share} of images" if choice.right.dtype == bool else f"{share} of the classes right, of images"
+    told = f"right on {share} of images" if choice.right.dtype == bool else f"{share} of the classes right, of images"
+    but = f"; {choice.alone} that are the only ones of their class, or of all its groups, are not counted"
+    return f"least cross-validated loss; {told} left out{but if choice.alone else ''}"
 
 
 def keep_tuned(

@@ -34,7 +34,7 @@ _MOST_SECONDS = 60.0
 _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 30  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
-_CHOICE = ("accuracy", "standard_error", "loss")
+_CHOICE = ("accuracy", "standard_error", "loss", "alone")
 _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data")
 _HELD_OUT = ("confidence", "right", "own")
 

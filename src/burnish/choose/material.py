@@ -12,13 +12,14 @@ import torch
 from burnish.backbones.spec import Backbone
 from burnish.data.audit.findings import Finding, in_a_sentence
 from burnish.data.audit.sameness import Sameness, leaked
+from burnish.data.audit.twins import Twins
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, joined, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
 from burnish.data.looks import Looks, look_at, seconds_a_file
 from burnish.data.sample import first_of, some_of
 from burnish.data.sources import without
-from burnish.data.split import make_splits, restricted, untorn
+from burnish.data.split import held_together, make_splits, restricted, untorn
 from burnish.data.store import PixelStore
 from burnish.errors import NotEnoughData, shown
 from burnish.labels import counts
@@ -46,6 +47,8 @@ class Material:
     leaky: np.ndarray  # bool [m]: test images that train or val nearly show too
     search_note: str  # why near-duplicates were not looked for, "" when they were
     due: int  # test images that plans count on; the others are for time that is left over
+    # int64 [n], equal for images to fit that are left out together: of one group, or the same picture. None: each by itself.
+    together: np.ndarray | None = None
     untested: int = 0  # test images besides, which the clock left no time to look at
 
     @property
@@ -182,6 +185,8 @@ def gather(
         )
     gone = np.flatnonzero(np.isin(catalog.paths, [one.path for one in copied])) if copied else np.zeros(0, np.int64)
     twins = {catalog.paths[entry] for entry in leaked(catalog, splits, same, besides=gone)}
+    bound = dict(zip(fitting.ids, held_together(catalog, fitting.ids.tolist(), same.together(catalog)), strict=True))
+    bound = {catalog.paths[entry]: number for entry, number in bound.items()}
     fitting, test, catalog, splits = _less([*unread, *copied], fitting, test, catalog, splits)
     require_trainable(catalog, splits, copied)
     if said := in_a_sentence(findings):
@@ -192,6 +197,7 @@ def gather(
     material = Material(
         catalog, fitting, labels, is_val, test, test_labels, preprocess, reader.rate, findings, leaky, note,
         due=max(1, len(test.ids) - min(spare, len(test.ids) // 2)),
+        together=_where_any(np.array([bound[catalog.paths[entry]] for entry in fitting.ids], np.int64)),
     )  # fmt: skip
     return material, splits
 
@@ -263,10 +269,16 @@ def _fitting_alone(catalog: Catalog, splits: Splits, fitting: Pixels, preprocess
     """Material without test images, not audited."""
     none, labels = np.zeros(0, np.int64), catalog.labels[fitting.ids]
     is_val = np.isin(fitting.ids, splits.val)
+    same = Sameness.of(fitting, Twins.none()).together(catalog)  # near-duplicates are not known yet
     return Material(
         catalog, fitting, labels, is_val, fitting.at(none), labels[none], preprocess, rate, (), np.zeros(0, bool), "",
-        due=0,
+        due=0, together=_where_any(np.array(held_together(catalog, fitting.ids.tolist(), same), np.int64)),
     )  # fmt: skip
+
+
+def _where_any(together: np.ndarray) -> np.ndarray | None:
+    """None where no two images belong together."""
+    return together if len(np.unique(together)) < len(together) else None
 
 
 def _copies_of_test(catalog: Catalog, splits: Splits, same: Sameness) -> list[Named]:

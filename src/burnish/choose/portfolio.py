@@ -21,6 +21,7 @@ from burnish.choose.material import Bench
 from burnish.choose.survey import images_per_second
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog, Splits
+from burnish.data.split import held_together
 from burnish.data.views import normalised
 from burnish.errors import BurnishError
 from burnish.labels import leading, rank_within
@@ -166,5 +167,8 @@ def _ask(name: str, backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench
     if not catalog.several:
         held, labels = np.unique(labels, return_inverse=True)
         count = len(held)
-    choice = choose_head(features, labels, classes=count, seed=bench.recipe.seed, seconds_left=lambda: math.inf)
+    together = None if catalog.groups is None else np.array(held_together(catalog, pixels.ids.tolist(), None))
+    choice = choose_head(
+        features, labels, classes=count, seed=bench.recipe.seed, seconds_left=lambda: math.inf, together=together
+    )
     return Asked(name, backbone, choice, rate)

@@ -151,7 +151,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
 
 def _settled(probed: Probed) -> Probed:
     """Without what only choosing needs, as a run that is taken up has it."""
-    return replace(probed, choice=replace(probed.choice, refit=None, probabilities=None))
+    return replace(probed, choice=replace(probed.choice, refit=None, probabilities=None, counted=None))
 
 
 def special_heads(methods: Iterable[str], *, several: bool) -> tuple[str, ...]:
@@ -182,8 +182,9 @@ def on_all_depths(method: str, recipe: Recipe) -> bool:
 def _told_by(material: Material, features: np.ndarray, choice: HeadChoice) -> tuple[Finding, ...]:
     """What the features [n d] of the fitting images, and a head's out-of-fold probabilities, say about them."""
     found = [*outlier_findings(material.catalog, material.fitting.ids, features)]
-    if choice.probabilities is not None:
-        found += label_findings(material.catalog, material.fitting.ids, choice.probabilities)
+    if choice.probabilities is not None and choice.counted is not None:
+        asked = choice.counted  # of the others, the only ones of their class, no head has learnt what they could be
+        found += label_findings(material.catalog, material.fitting.ids[asked], choice.probabilities[asked])
     return in_order(found)
 
 
@@ -207,6 +208,7 @@ def _headed(
         form=bench.recipe.head,
         kinds=kinds,
         keep=keep,
+        together=material.together,
     )
     assert choice.refit is not None
     train_head = choice.refit(material.train_rows)
@@ -227,7 +229,11 @@ def _told_of(
     labels, known = material.labels, choice.probabilities
     assert known is not None
     val_right = right(val_logits, labels[material.val_rows])
-    held_out, cut = (None, thresholds_for(known, labels)) if several(labels) else (HeldOut.of(known, labels), None)
+    held_out, cut = None, None
+    if several(labels):
+        cut = thresholds_for(known, labels)
+    elif choice.asked:
+        held_out = HeldOut.of(known, labels)
     return Probed(name, backbone, preprocess, choice, train_head, val_right, val_logits, held_out, cut)
 
 

@@ -42,7 +42,8 @@ class Contender:
     classifier: Classifier
     preprocess: Preprocess
     temperature: float  # logits are divided by it
-    validation_accuracy: float  # fraction; the probe's is cross-validated when it is fitted to all images
+    # Fraction; the probe's is cross-validated when it is fitted to all images. None where nothing could be left out.
+    validation_accuracy: float | None
     moved: int = 0  # parameters that were fitted
     held_out: HeldOut | None = None  # how sure and how right on held-out images, with one class an image
     thresholds: np.ndarray | None = None  # float64 [k], with several: from which probability on one is said

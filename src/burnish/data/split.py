@@ -84,7 +84,7 @@ def untorn(catalog: Catalog, splits: Splits, together: np.ndarray) -> tuple[Spli
     rows = [row for row, word in enumerate(sides) if word not in given]
     before = list(sides)
     members: dict[int, list[int]] = defaultdict(list)
-    for row, number in zip(rows, _tied(catalog, rows, together), strict=True):
+    for row, number in zip(rows, held_together(catalog, rows, together), strict=True):
         members[number].append(row)
     for entries in members.values():
         words = {sides[row] for row in entries}
@@ -142,7 +142,7 @@ def _units(
     """What can be drawn, in the order of its address."""
     names = content if content is not None else [unicodedata.normalize("NFC", path) for path in catalog.paths]
     members: dict[int, list[int]] = defaultdict(list)
-    for row, number in zip(rows, _tied(catalog, rows, together), strict=True):
+    for row, number in zip(rows, held_together(catalog, rows, together), strict=True):
         members[number].append(row)
     none, units = len(catalog.classes), []  # an image of no class is drawn as if that were a class too
     for entries in members.values():
@@ -155,7 +155,7 @@ def _units(
     return sorted(units, key=lambda unit: (unit.place, unit.key))
 
 
-def _tied(catalog: Catalog, rows: list[int], together: np.ndarray | None) -> list[int]:
+def held_together(catalog: Catalog, rows: list[int], together: np.ndarray | None) -> list[int]:
     """A number for each row, equal for those that stay on one side: by group, by `together`, or through both."""
     if catalog.groups is None:
         return list(rows) if together is None else together[rows].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ import torch
 
 from burnish.backbones.head import LINEAR, NEIGHBOURS, seen_by
 from burnish.errors import RecipeError
-from burnish.labels import counts, cross_entropies, leading, probabilities, right, several
+from burnish.labels import cross_entropies, probabilities, right, several
 from burnish.methods.base import Fitted, Head
+from burnish.methods.folds import Folds
 from burnish.methods.linear import (
     PENALTIES,
     SHRINKAGES,
@@ -28,10 +30,10 @@ from burnish.methods.linear import (
     truth_of,
 )
 from burnish.methods.neighbours import Neighbours, crossed
-from burnish.runtime import draws
 
 LINEAR_KINDS = ("lda", "logistic")
 KINDS = (*LINEAR_KINDS, NEIGHBOURS)
+_WARMEST = 12.0  # of the temperatures that all strengths are looked at with
 _Path = Iterator[tuple[torch.Tensor, torch.Tensor]]  # weight [k r] and bias [k] for each strength
 
 
@@ -58,6 +60,14 @@ class HeadKind:
         return _fitted(self, axes, axes.apply(x), y, classes)
 
 
+# Where nothing can be left out to choose by: little is believed of single images.
+_USUAL = {
+    "lda": HeadKind("lda", 0.8, 3.0),
+    "logistic": HeadKind("logistic", 0.1, 1.0),
+    NEIGHBOURS: HeadKind(NEIGHBOURS, 1, 0.1),
+}
+
+
 @dataclass(frozen=True)
 class HeadChoice:
     """The head that cross-validation prefers, fitted to all the images given."""
@@ -72,6 +82,21 @@ class HeadChoice:
     probabilities: np.ndarray | None = None  # float32 [n k], out-of-fold; None once the run was taken up again
     # The same kind and strength on some of those images, by their places; what knows no labels is not found anew.
     refit: Callable[[np.ndarray], Fitted] | None = None
+    counted: np.ndarray | None = None  # bool [n], what these numbers are of (`methods.folds`); None once taken up again
+    alone: int = 0  # images that they are not of: the only ones of their class, or of a group that has all of it
+
+    @property
+    def asked(self) -> int:
+        """Images that the numbers are of; 0 where nothing could be left out, and the head is the usual one."""
+        return len(self.right) - self.alone
+
+    @property
+    def words(self) -> str:
+        """How right it is by cross-validation."""
+        if not self.asked:
+            return "not cross-validated: every class has a single image, or a single group of images"
+        of = f", of the {self.asked:,} images whose class others show too" if self.alone else ""
+        return f"{self.accuracy:.1%} ± {self.standard_error:.1%} cross-validated{of}"
 
 
 def choose_head(
@@ -84,25 +109,42 @@ def choose_head(
     form: str = LINEAR,
     kinds: tuple[str, ...] = LINEAR_KINDS,
     keep: float = 1.0,
+    together: np.ndarray | None = None,
 ) -> HeadChoice:
     """The best of these kinds by k-fold cross-validated log loss: shrinkage LDA, L2 logistic regression, neighbours.
 
     features float32 [n d], labels int64 [n]. LDA comes first: it takes one decomposition a fold and is the
     safer one at few shots. The logistic path is given up when no seconds are left. Labels bool [n k], several an image, have
     a logistic regression of each class against the rest, and no LDA (RecipeError where nothing else is asked for).
-    keep: linear heads look at this share of the features, chosen anew within each fold.
+    keep: linear heads look at this share of the features, chosen anew within each fold. together: int64 [n], equal for images
+    that are left out together, as those of one group and near-duplicates must be. Where every class has a single image, or a
+    single group, nothing can be cross-validated, and the head is a usual one.
     """
-    # Five folds leave few images with more to train on; from a thousand on, three say the same in half the time.
-    folds = min(5 if len(labels) < 1000 else 3, max(2, int(counts(labels, classes).min())))
-    fold = fold_numbers(leading(labels), folds=folds, seed=seed)
-    found: list[HeadChoice] = []
-    if NEIGHBOURS in kinds:
-        found.append(_by_neighbours(features, labels, fold, classes))
+    folds = Folds.drawn(labels, classes=classes, seed=seed, together=together)
     linear = tuple(kind for kind in kinds if kind in LINEAR_KINDS)
+    if not folds.counted.any():
+        return _usual(features, labels, linear or (NEIGHBOURS,), form, keep, classes=classes)
+    found: list[HeadChoice] = []
     if linear:
         usual = HeadKind("", 0.0, 1.0, form, keep)
-        found.append(_linear(features, labels, fold, linear, usual, classes=classes, seconds_left=seconds_left))
+        found.append(_linear(features, labels, folds, linear, usual, classes=classes, seconds_left=seconds_left))
+    if NEIGHBOURS in kinds:
+        found.append(_by_neighbours(features, labels, folds, classes, seconds_left))
     return min(found, key=lambda choice: choice.loss)
+
+
+def _usual(
+    features: np.ndarray, labels: np.ndarray, kinds: tuple[str, ...], form: str, keep: float, *, classes: int
+) -> HeadChoice:
+    """A head that nothing is known of, of the last of these kinds; what it says of images left out is that all is as likely."""
+    how = replace(_USUAL[kinds[-1]], form=form if kinds[-1] in LINEAR_KINDS else LINEAR, keep=keep)
+
+    def refit(rows: np.ndarray) -> Fitted:
+        return how.fitted(features[rows], labels[rows], classes=classes)
+
+    nothing = torch.zeros(len(labels), classes)
+    one = OutOfFold.of(how, math.log(classes), nothing, labels, np.zeros(len(labels), bool))
+    return replace(one, right=np.zeros(len(labels), bool)).choice(refit, labels)
 
 
 def head_from(form: str, arrays: Mapping[str, np.ndarray]) -> Fitted:
@@ -110,21 +152,23 @@ def head_from(form: str, arrays: Mapping[str, np.ndarray]) -> Fitted:
     return (Neighbours if form.startswith(NEIGHBOURS) else Head)(form=form, **arrays)
 
 
-def _by_neighbours(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, classes: int) -> HeadChoice:
+def _by_neighbours(
+    features: np.ndarray, labels: np.ndarray, folds: Folds, classes: int, seconds_left: Callable[[], float]
+) -> HeadChoice:
     features = np.ascontiguousarray(features)
-    best = crossed(features, labels, fold, classes=classes)
+    best = crossed(features, labels, folds, classes=classes, seconds_left=seconds_left)
     how = HeadKind(NEIGHBOURS, best.neighbours, best.temperature)
 
     def refit(rows: np.ndarray) -> Fitted:
         return how.fitted(features[rows], labels[rows], classes=classes)
 
-    return OutOfFold.of(how, best.loss, best.logits, labels).choice(refit, labels)
+    return OutOfFold.of(how, best.loss, best.logits, labels, folds.counted).choice(refit, labels)
 
 
 def _linear(
     features: np.ndarray,
     labels: np.ndarray,
-    fold: np.ndarray,
+    drawn: Folds,
     kinds: tuple[str, ...],
     usual: HeadKind,
     *,
@@ -137,14 +181,14 @@ def _linear(
     quick = left < float("inf") and left < seconds_of_coordinates(len(x), x.shape[1], seconds_a_flop())
     axes = _axes(x, y, classes, usual.keep, quick=quick)
     z = axes.apply(x)
-    folds = [torch.from_numpy(np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
+    folds = [torch.from_numpy(held) for held in drawn.held]
     views = _views(x, y, z, axes, folds, classes, usual.keep)
 
     def logistic(left: Callable[[], float], penalties: tuple[float, ...] = PENALTIES) -> OutOfFold:
         def path(zs: torch.Tensor, ys: torch.Tensor, variances: torch.Tensor) -> _Path:
             return logistic_path(zs, ys, classes, penalties, variances, left)
 
-        return _best("logistic", penalties, _crossed(views, y, folds, path, early=True), labels)
+        return _best("logistic", penalties, _crossed(views, y, folds, drawn.counted, path, early=True), labels)
 
     if "logistic" not in kinds and several(labels):
         raise RecipeError("LDA needs one class an image; leave head=lda out")
@@ -154,7 +198,7 @@ def _linear(
         except Late:  # the shortest path there is
             best = logistic(lambda: float("inf"), PENALTIES[3:4])
     else:
-        lda = _crossed(views, y, folds, lambda zs, ys, _: iter(lda_path(zs, ys, classes)))
+        lda = _crossed(views, y, folds, drawn.counted, lambda zs, ys, _: iter(lda_path(zs, ys, classes)))
         best = _best("lda", SHRINKAGES, lda, labels)
         if "logistic" in kinds:
             with suppress(Late):
@@ -177,11 +221,12 @@ class OutOfFold:
     loss: float
     right: np.ndarray
     logits: torch.Tensor  # [n k], out-of-fold, at the temperature
+    counted: np.ndarray  # bool [n], the images that the loss is of
 
     @classmethod
-    def of(cls, how: HeadKind, loss: float, logits: torch.Tensor, labels: np.ndarray) -> OutOfFold:
+    def of(cls, how: HeadKind, loss: float, logits: torch.Tensor, labels: np.ndarray, counted: np.ndarray) -> OutOfFold:
         """With what is right of these logits."""
-        return cls(how, loss, right(logits.numpy(), labels), logits)
+        return cls(how, loss, right(logits.numpy(), labels), logits, counted)
 
     def choice(
         self, refit: Callable[[np.ndarray], Fitted], labels: np.ndarray, *, head: Fitted | None = None
@@ -189,9 +234,12 @@ class OutOfFold:
         """With the same kind and strength on all images, of these labels; head: that one, where it is known."""
         n, logits = len(labels), self.logits.numpy()
         known = probabilities(logits, several=several(labels)).astype(np.float32)
-        told, error = np.exp(-cross_entropies(logits, labels)), float(self.right.std() / np.sqrt(n))
-        head, accuracy = head or refit(np.arange(n)), float(self.right.mean())
-        return HeadChoice(head, self.how, accuracy, error, self.loss, self.right, told, known, refit)
+        told, asked = np.exp(-cross_entropies(logits, labels)), self.right[self.counted]
+        accuracy, error = (float(asked.mean()), float(asked.std() / np.sqrt(len(asked)))) if len(asked) else (0.0, 0.0)
+        head, alone = head or refit(np.arange(n)), n - len(asked)
+        return HeadChoice(
+            head, self.how, accuracy, error, self.loss, self.right, told, known, refit, self.counted, alone
+        )
 
 
 def _axes(x: torch.Tensor, y: torch.Tensor, classes: int, keep: float, *, quick: bool = False) -> Principal:
@@ -229,19 +277,8 @@ def _fitted(how: HeadKind, axes: Principal, z: torch.Tensor, y: torch.Tensor, cl
     return replace(axes.undo(weight / how.temperature, bias / how.temperature), form=how.form)
 
 
-def fold_numbers(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
-    """Stratified fold of each image, int64 [n], 0 to folds - 1."""
-    number = np.empty(len(labels), np.int64)
-    start = 0
-    for label in np.unique(labels):
-        members = draws(seed, "folds", int(label)).permutation(np.flatnonzero(labels == label))
-        number[members] = (np.arange(len(members)) + start) % folds
-        start += len(members)  # so that small classes do not all lack the same fold
-    return number
-
-
 @dataclass(frozen=True)
-class _Folds:
+class _Crossed:
     """Heads fitted without each fold, one a strength; answers are made when asked for: those of all may be gigabytes."""
 
     views: Sequence[tuple[torch.Tensor, torch.Tensor]]  # (coordinates [n r], their variances) for each fold
@@ -249,6 +286,7 @@ class _Folds:
     heads: Sequence[
         Sequence[tuple[torch.Tensor, torch.Tensor]]
     ]  # weight [k c] and bias [k]; the last stands for all after it
+    counted: np.ndarray  # bool [n], the images that a head is chosen by
 
     def logits(self, place: int) -> torch.Tensor:
         """Out-of-fold [n k], of the strength at this place."""
@@ -265,30 +303,36 @@ def _crossed(
     views: Sequence[tuple[torch.Tensor, torch.Tensor]],
     y: torch.Tensor,
     folds: Sequence[torch.Tensor],
+    counted: np.ndarray,
     fit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], _Path],
     *,
     early: bool = False,
-) -> _Folds:
+) -> _Crossed:
     """A path of heads without each fold; views: (coordinates [n r], their variances) for each fold.
 
     A fold leaves the path when its left-out loss has risen for good; the strengths after that repeat the last head, so they
-    are never chosen before it.
+    are never chosen before it. A class that the other folds do not show is answered of none: of it nothing was learnt.
     """
     heads = []
     for held, (z, variances) in zip(folds, views, strict=True):
         rest = torch.ones(len(z), dtype=torch.bool)
         rest[held] = False
-        left_out, path, least = z[held], [], float("inf")
+        asked = held[torch.from_numpy(counted[held.numpy()])]
+        left_out, path, least = z[asked], [], float("inf")
         for weight, bias in fit(z[rest], y[rest], variances):
+            if y.ndim == 1:
+                bias = bias.masked_fill(torch.bincount(y[rest], minlength=len(bias)) == 0, float("-inf"))
             path.append((weight, bias))
+            if not len(asked):
+                break
             if not early:
                 continue
-            loss = loss_of(_logits(left_out, weight, bias), y[held]).item()
+            loss = loss_of(_logits(left_out, weight, bias), y[asked]).item()
             if loss > 1.1 * least:
                 break
             least = min(least, loss)
         heads.append(path)
-    return _Folds(views, folds, heads)
+    return _Crossed(views, folds, heads, counted)
 
 
 def _logits(z: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -296,27 +340,30 @@ def _logits(z: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.
     return z[:, : weight.shape[1]] @ weight.T + bias
 
 
-def _best(kind: str, strengths: tuple[float, ...], folds: _Folds, labels: np.ndarray) -> OutOfFold:
+def _best(kind: str, strengths: tuple[float, ...], folds: _Crossed, labels: np.ndarray) -> OutOfFold:
     """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature).
 
     Where one has every answer right the surest would be the best, however sure: then one more answer counts as wrong.
     """
-    y = truth_of(labels)
-    temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, 12.0]
+    counted = torch.from_numpy(folds.counted)
+    y = truth_of(labels)[counted]
+    temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, _WARMEST]
 
     def losses(asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[tuple[float, int, float, bool]]:
         for place in range(len(strengths)):
-            logits = folds.logits(place)
-            faultless = bool((right(logits.numpy(), labels) == 1).all())
+            logits = folds.logits(place)[counted]
+            faultless = bool((right(logits.numpy(), labels[folds.counted]) == 1).all())
             for t in temperatures:
                 yield asked(logits / t, y).item(), place, t, faultless
 
     found = list(losses(loss_of))
     if any(faultless for *_, faultless in found):
         found = list(losses(loss_and_a_mistake))
-    _, place, t, _ = min(found)
-    logits = folds.logits(place)
+    loss, place, t, _ = min(found)
+    logits, ask = folds.logits(place), loss_and_a_mistake if any(one[3] for one in found) else loss_of
+    while t >= _WARMEST and (milder := ask(logits[counted] / (2 * t), y).item()) < loss:  # LDA on very tight classes
+        loss, t = milder, 2 * t
     scaled = logits / t
-    return OutOfFold(
-        HeadKind(kind, strengths[place], t), loss_of(scaled, y).item(), right(logits.numpy(), labels), scaled
+    return OutOfFold.of(
+        HeadKind(kind, strengths[place], t), loss_of(scaled[counted], y).item(), scaled, labels, folds.counted
     )

@@ -95,7 +95,9 @@ def lda_path(
     x = x[:, :_LDA_COORDINATES].double()
     counts = torch.bincount(y, minlength=classes).double()
     means = torch.zeros(classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x) / counts.clamp(min=1).unsqueeze(1)
-    values, vectors = spectrum(x - means[y], max(1, len(x) - int((counts > 0).sum())))
+    freedom = len(x) - int((counts > 0).sum())
+    # Of one image a class nothing is known of the spread within one; that of all images is the most it can be.
+    values, vectors = spectrum(x - (means[y] if freedom > 0 else x.mean(0)), max(1, freedom or len(x) - 1))
     level = values.sum() / x.shape[1] + 1e-9
     prior = torch.log(counts.clamp(min=0.5) / len(x))
     within = means @ vectors  # [k r]; what of the means lies outside these directions meets zero variance

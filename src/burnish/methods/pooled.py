@@ -33,16 +33,18 @@ def pooled(
     """
     if any(one.how.kind == NEIGHBOURS or one.how.form == COSINE for one in (simple, deep)):
         return None
-    if deep.probabilities is None or deep.probabilities.size > _MOST:
+    if deep.probabilities is None or deep.probabilities.size > _MOST or not deep.asked:
         return None
     base = min(simple, deep, key=lambda one: one.loss)
     first, second = _logits_of(simple, labels), _logits_of(deep, labels)  # with the same folds
-    truth = truth_of(labels)
+    assert deep.counted is not None
+    truth, asked = truth_of(labels[deep.counted]), torch.from_numpy(deep.counted)
     found = []
     for share in shares:
         logits = mixture(first, second, share)
         how = replace(deep.how, share=share)
-        one = OutOfFold.of(how, loss_of(torch.from_numpy(logits), truth).item(), torch.from_numpy(logits), labels)
+        both = torch.from_numpy(logits)
+        one = OutOfFold.of(how, loss_of(both[asked], truth).item(), both, labels, deep.counted)
         if one.loss < base.loss and one.right.mean() >= base.right.mean():
             found.append(one)
     if not found:
