@@ -176,7 +176,7 @@ def test_the_only_network_is_taken_without_being_asked(data, seeing, monkeypatch
     monkeypatch.setattr(portfolio, "_ask", lambda *args, **given: pytest.fail("it was asked"))
     backbone, decision = pick_backbone(["only"], {"only": seeing}.__getitem__, *data, bench(seeing, budget=100.0))
     assert backbone is seeing
-    assert (decision.what, decision.why) == ("model: only", "no other pretrained network is at hand")
+    assert decision.what == "model: only" and decision.why.startswith("no other pretrained network is at hand")
 
 
 def test_within_a_budget_all_are_asked_of_as_many_images_as_it_has_time_for(data, seeing, monkeypatch):

@@ -102,11 +102,13 @@ def fit(
     workers: threads that make training batches ahead; neither changes the result.
     strict: stop when the audit finds an error, such as a leak or an unreadable file; by default it is said and dealt with.
     quarantine: a CSV with a column path (such as audit.csv) of images to leave out.
-    settings: the fields of `Recipe`: model, method, seed, epochs, …
+    settings: the fields of `Recipe` but budget_seconds: model, method, seed, epochs, …; `burnish fit --help` says what each does.
+    watcher: told of stages and progress; None for nobody. Numbers as budget are seconds.
     Raises a BurnishError whose message says what came, what was expected and what to do.
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
+    _refuse(settings, {"budget_seconds": "say budget"})
     recipe = recipe_from({**settings, "budget_seconds": seconds})
     return fit_recipe(
         data,
@@ -148,6 +150,7 @@ def fit_recipe(
             clock=clock,
             data=called(data),
             quarantine=quarantine,
+            again=None if isinstance(data, (str, os.PathLike)) else call_of(recipe),
         )
 
 
@@ -163,8 +166,9 @@ def fit_catalog(
     strict: bool = False,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
+    again: str | None = None,
 ) -> Result:
-    """`fit` on a catalogue made in Python; `data` and `quarantine` are what the report says it is of."""
+    """`fit` on a catalogue made in Python; data, quarantine, again: what the report says it is of, and does it again."""
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
@@ -174,7 +178,7 @@ def fit_catalog(
             with enough_memory(recipe.model):
                 run_job(
                     catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
-                    command=command_of(data, recipe, quarantine), by_clock=by_clock,
+                    command=again or command_of(data, recipe, quarantine), by_clock=by_clock,
                 )  # fmt: skip
 
         first = not folder.finished
@@ -214,11 +218,13 @@ def compare(
     models, methods: as for `fit`; local files too. What costs least is asked first, losers are cut on the validation
     images, and the finalists are scored once on the test images, with paired differences to the chosen one. The folder
     holds compare.json, leaderboard.csv, leaderboard.html and, under arms/, a package for each combination. A comparison
-    that died goes on with the same call. strict, quarantine: as for `fit`. RecipeError on an unknown method or when nothing
-    can run.
+    that died goes on with the same call. out, cache, workers, strict, quarantine: as for `fit`. settings: fields of `Recipe` that
+    all combinations share, such as seed, epochs, image_size, mixup; those that a comparison has no use for are a RecipeError,
+    as are an unknown method and when nothing can run. The keys are those of compare.json: rows, chosen, decisions, counts, …
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
+    _refuse(settings, _NOT_OF_COMPARE)
     recipe = recipe_from({**settings, "budget_seconds": seconds})
     names, kinds = list(dict.fromkeys(models)), list(dict.fromkeys(methods))
     if not names or not kinds:
@@ -250,6 +256,21 @@ def compare(
         return _shown(folder, facts)
 
 
+# Fields of `Recipe` that a comparison has no use for, and what to say instead.
+_NOT_OF_COMPARE = {
+    "budget_seconds": "say budget", "model": "say models", "method": "say methods",
+    "arch": "say NAME=FILE among the models", "taps": "say multiprobe or probe among the methods",
+    **dict.fromkeys(("seeds", "against", "baselines", "search"), "it is of fit alone"),
+}  # fmt: skip
+
+
+def _refuse(settings: dict[str, Any], others: dict[str, str]) -> None:
+    """RecipeError for a setting that would have no effect here."""
+    for name in settings:
+        if name in others:
+            raise RecipeError(f"{name} is no setting of this call: {others[name]}")
+
+
 def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
     """What follows from a comparison's facts alone; its state is no longer needed."""
     folder.write(TABLE, csv_of(facts))
@@ -276,6 +297,8 @@ def audit(
     data: Data,
     *,
     model: str | None = zoo.DEFAULT_MODEL,
+    arch: str = "",
+    preprocess: str = "",
     out: str | os.PathLike[str] | None = None,
     quarantine: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -284,13 +307,18 @@ def audit(
 ) -> Audit:
     """What is wrong with labelled images: unreadable files, duplicates, leaks between splits, likely label errors, …
 
-    Nothing is changed. model: whose features judge labels and outliers; None leaves those out, and is faster. out: a folder
+    Nothing is changed. model: whose features judge labels and outliers; None leaves those out, and is faster; arch and
+    preprocess: of a file that does not say it. seed: of the cross-validation that doubts labels. cache: as for `fit`. out: one
     for audit.html, audit.csv (which `fit` takes as quarantine) and result.json: a new one, an empty one or that of an earlier
     audit, else RunError. Raises DataError when the data cannot be opened.
     """
     if out is not None:
         _require_audit_folder(Path(out))
-    backbone = None if model in (None, "none") else backbone_for(recipe_from({"model": model}))
+    backbone = (
+        None
+        if model in (None, "none")
+        else backbone_for(recipe_from({"model": model, "arch": arch, "preprocess": preprocess}))
+    )
     catalog = opened(data, quarantine, for_training=False)
     found = run_audit(
         catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=watcher or Nobody()
@@ -383,6 +411,14 @@ def command_of(data: str | os.PathLike[str], recipe: Recipe, quarantine: str | o
     return shlex.join(["burnish", "fit", str(data), *settings_of(recipe), *_leaving_out(quarantine)])
 
 
+def call_of(recipe: Recipe) -> str:
+    """The call that does this again with images that are handed over in Python."""
+    default = Recipe()
+    changed = [field.name for field in fields(Recipe) if getattr(recipe, field.name) != getattr(default, field.name)]
+    words = [f"{name}={getattr(recipe, name)!r}" for name in changed if name != "budget_seconds"]
+    return f"burnish.fit({', '.join(['images', f'budget={recipe.budget_seconds!r}', *words])})"
+
+
 def _leaving_out(quarantine: str | os.PathLike[str] | None) -> list[str]:
     return [] if quarantine is None else ["--quarantine", str(quarantine)]
 
@@ -396,5 +432,5 @@ def settings_of(recipe: Recipe) -> list[str]:
             words.append("--search")
         elif value != getattr(default, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
-    words += ["--budget", "none" if recipe.budget_seconds is None else f"{recipe.budget_seconds:g}s"]
+    words += ["--budget", "none" if recipe.budget_seconds is None else f"{recipe.budget_seconds:.12g}s"]
     return words

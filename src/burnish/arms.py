@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from burnish.backbones.weights import read_plain_json
+from burnish.choose.decide import Decision
 from burnish.choose.evidence import Evidence
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import holm
@@ -29,6 +31,8 @@ class Arm:
     seconds: float = 0.0  # what it would have taken alone: looking at the images, frozen heads, its rounds
     state: str = "waiting"  # "frozen", "trained", "cut: …", "failed: …"
     package: Path | None = None
+    idle: list[Decision] = field(default_factory=list)  # settings that it has no use for
+    reasons: list[Decision] = field(default_factory=list)  # of the round that its numbers are of
 
     @property
     def name(self) -> str:
@@ -78,6 +82,7 @@ def leaderboard(arms: list[Arm], chosen: Arm, scores: dict[int, Score], home: Pa
             "chosen": arm is chosen, "package": str(arm.package.relative_to(home)) if arm.package else None,
             "test": None, "difference": None, "p": None, "separable": None, "images_per_second": None, "parameters": None,
             "auroc": None, "log_loss": None, "brier": None,
+            "decisions": [decision.to_json() for decision in (*arm.idle, *arm.reasons)],
         }  # fmt: skip
         if arm.place in scores:
             found = scores[arm.place]
@@ -105,20 +110,48 @@ def simplest_of_the_best(arms: list[Arm]) -> Arm:
     return best
 
 
-def write_outcome(folder: RunFolder, evidence: Evidence, seconds: float, whole: bool) -> None:
-    """An arm's round, finished; whole: whether it made all the steps it may make."""
+def why_chosen(chosen: Arm, alive: list[Arm]) -> Decision:
+    """In words and numbers; alive: all arms that came to an end, the best on validation first."""
+    seen = "cross-validation" if chosen.unseen else "validation"
+    n = 0 if chosen.evidence is None else len(chosen.evidence.right)
+    numbers: dict[str, Any] = {"accuracy": chosen.accuracy, "n": n}
+    best = next((arm for arm in alive if arm is not chosen), None)
+    if best is None:
+        return Decision(
+            f"{chosen.name} chosen", f"no other came to an end; {seen} {chosen.accuracy:.1%} of {n}", numbers
+        )
+    why = f"{seen} {chosen.accuracy:.1%} of {n} images, {best.name} {best.accuracy:.1%}"
+    if chosen is not alive[0] and chosen.evidence is not None and best.evidence is not None:
+        found = best.evidence.against(chosen.evidence)
+        why += (
+            f"; frozen heads are simpler, and that one is not better than them by more than a standard error: paired "
+            f"{100 * found.right.difference:+.1f} ± {100 * found.right.error:.1f} points, "
+            f"{-found.loss.difference:+.3f} ± {found.loss.error:.3f} nats"
+        )
+        numbers |= {"difference": found.right.difference, "standard_error": found.right.error}
+    return Decision(f"{chosen.name} chosen", why, {**numbers, "next": best.name, "next_accuracy": best.accuracy})
+
+
+def write_outcome(
+    folder: RunFolder, evidence: Evidence, seconds: float, whole: bool, reasons: Sequence[Decision]
+) -> None:
+    """An arm's round, finished; whole: whether it made all the steps it may make; reasons: why it was trained as it was."""
     right = evidence.right.astype(int) if evidence.right.dtype == bool else evidence.right
-    told = {"right": right, "losses": evidence.losses, "seconds": seconds, "whole": whole}
+    told = {
+        "right": right, "losses": evidence.losses, "seconds": seconds, "whole": whole,
+        "reasons": [one.to_json() for one in reasons],
+    }  # fmt: skip
     folder.write_json(OUTCOME, told)
 
 
-def read_outcome(path: Path) -> tuple[Evidence, float, bool] | None:
+def read_outcome(path: Path) -> tuple[Evidence, float, bool, list[Decision]] | None:
     """What `write_outcome` wrote; None when the round is not finished."""
     try:
         values = read_plain_json(path / OUTCOME)
         right = np.array(values["right"])
         right = right.astype(bool) if right.dtype.kind == "i" else right
         evidence = Evidence(right, np.array(values["losses"], float))
-        return evidence, float(values["seconds"]), values.get("whole") is True
+        reasons = [Decision(**one) for one in values.get("reasons", [])]
+        return evidence, float(values["seconds"]), values.get("whole") is True, reasons
     except (OSError, ValueError, KeyError, TypeError):
         return None

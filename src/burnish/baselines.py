@@ -132,7 +132,9 @@ def from_scratch(
             return None, Decision("not trained from scratch", str(error))
         made = replace(made, steps=int(made.steps * (_CAREFUL if made.timed else 1.0)))
         peak = blank(bench.recipe).peak_learning_rate
-        recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=False, device=bench.device)
+        recipe = settled(
+            bench.recipe, made, flip=probes.flip, peak=peak, half=False, device=bench.device, pretrained=False
+        )
         ledger.put("scratch", {"plan": made.to_json(), "recipe": asdict(recipe)})
         ledger.write()
     if not made.steps:

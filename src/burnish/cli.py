@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
             _leave("the output could not be written: the disk is full; make room and say the same again", 2)
         complaint = getattr(error, "format_message", None)  # typer's own errors: a wrong option, a missing argument
         if callable(complaint):
-            _leave(f"{complaint()} (see: burnish --help)", 2, error if debug else None)
+            context = getattr(error, "ctx", None)
+            verb = "burnish" if context is None else context.command_path
+            _leave(f"{complaint()} (see: {verb} --help)", 2, error if debug else None)
         if debug:
             raise
         came = f"{type(error).__name__}: {error}"

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, write_outcome
+from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, why_chosen, write_outcome
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.weights import brief
 from burnish.choose.aim import balance_for
-from burnish.choose.decide import Decision, part_decision, probe_contender, tuned_contender
+from burnish.choose.decide import Decision, idle_in, part_decision, probe_contender, tuned_contender
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material, first_splits
@@ -152,8 +152,11 @@ class _Race:
             self.ledger.put("looking", spent)
             self.ledger.write()  # the seconds spent are not given back by a death
             for arm in own:
-                if self._fits(arm) and not method_named(arm.method).trains:
+                if not self._fits(arm):
+                    continue
+                if not method_named(arm.method).trains:
                     self._settle_frozen(arm, spent[model])
+                self._tell_idle(arm)
         if not self.looked:
             raise RecipeError(
                 f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
@@ -184,6 +187,15 @@ class _Race:
             self._leave_out(arm.name, [arm], error)
             return False
         return True
+
+    def _tell_idle(self, arm: Arm) -> None:
+        """Settings of the command that this arm has no use for."""
+        idle = idle_in(
+            self._recipe(arm), method_named(arm.method), one_size=self.looked[arm.model].bench.backbone.one_size
+        )
+        if idle is not None:
+            arm.idle = [idle]
+            self.watcher.say(f"{arm.name}: {idle.what}: {idle.why}")
 
     def _look(self, model: str, number: int) -> _Looked:
         """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""
@@ -268,7 +280,7 @@ class _Race:
     def train(self) -> None:
         """Rounds of training; after each the better half goes on, with twice the time."""
         field = [arm for arm in self.arms if arm.state == "waiting" and method_named(arm.method).trains]
-        field = self._without_hopeless(field)
+        field = self._by_promise(self._without_hopeless(field))
         # Where the clock has no end a further round would train the same again.
         halves = len(field) > 2 and self.recipe.budget_seconds is not None
         rounds = math.ceil(math.log2(len(field))) if halves else 1
@@ -324,6 +336,14 @@ class _Race:
             else:
                 kept.append(arm)
         return kept
+
+    def _by_promise(self, field: list[Arm]) -> list[Arm]:
+        """In the order in which arms are trained where there is no time for all: networks by turns, the best frozen one first."""
+        if self.recipe.budget_seconds is None:
+            return field
+        best = sorted(self.looked, key=lambda model: -self.looked[model].probes.kept("auto").choice.accuracy)
+        turn = {arm.place: sum(other.model == arm.model for other in field[:at]) for at, arm in enumerate(field)}
+        return sorted(field, key=lambda arm: (turn[arm.place], best.index(arm.model)))
 
     def _seconds_left(self) -> float:
         """For training: what remains when the finalists' test images and the page are paid for."""
@@ -384,6 +404,7 @@ class _Race:
                 )
                 self.ledger.put("counted", {**counted, folder.path.name: ledger.clock.elapsed()})
                 if tuned is None:
+                    arm.reasons = reasons
                     if not arm.rounds:
                         arm.state = f"cut: {reasons[-1].why}"
                     self.ledger.write()
@@ -398,16 +419,17 @@ class _Race:
                     Evidence.of(tuned.best.logits, labels),
                     ledger.clock.elapsed(),
                     is_whole(ledger, asked=wanted),
+                    reasons,
                 )
                 write_outcome(folder, *known)
                 drop_checkpoints(folder.path)
-            evidence, spent, arm.whole = known
+            evidence, spent, arm.whole, reasons = known
             # What frozen heads took stands before all training: alone, the arm would have taken that too.
             arm.seconds += spent if arm.rounds else spent + self._known("looking").get(arm.model, 0.0)
             arm.rounds += 1
             arm.state = "trained"
             if arm.evidence is None or evidence.rank() <= arm.rank():
-                arm.evidence, arm.package = evidence, folder.path
+                arm.evidence, arm.package, arm.reasons = evidence, folder.path, reasons
         self.ledger.write()  # so that a death later does not give back the seconds spent so far
         self.watcher.say(f"{arm.name}: validation {arm.accuracy:.1%}")
 
@@ -420,6 +442,7 @@ class _Race:
             failed = next((arm.state for arm in self.arms if arm.state.startswith("failed")), "no time")
             raise RecipeError(f"no arm of the race came to an end; the first: {failed.removeprefix('failed: ')}")
         chosen = simplest_of_the_best(alive)
+        self.decisions.append(why_chosen(chosen, alive))
         ordered = [chosen, *(arm for arm in alive if arm is not chosen)][:FINALISTS]
         tests: dict[int, Score] = {}
         taken = 0.0

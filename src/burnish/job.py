@@ -14,6 +14,7 @@ from burnish.baselines import Earlier, earlier, earlier_baseline, earlier_conten
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import (
     Decision,
+    idle_in,
     keep_tuned,
     part_decision,
     probe_contender,
@@ -26,7 +27,7 @@ from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.probing import Probes, Seen, first_model, probe
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
-from burnish.choose.signals import Signals, worth_trying
+from burnish.choose.signals import NOTHING, Signals, worth_trying
 from burnish.choose.survey import survey, takes
 from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
@@ -41,9 +42,9 @@ from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
 from burnish.measure.cost import Energy
 from burnish.methods.base import blank_tunable
-from burnish.methods.table import learns_by_stage, method_named
+from burnish.methods.table import method_named
 from burnish.outset import Facilities, bench_for, taps_for
-from burnish.recipe import Recipe, unused_in
+from burnish.recipe import Recipe
 from burnish.reports.page import render
 from burnish.result import (
     AUDIT_TABLE,
@@ -115,15 +116,10 @@ def run_job(
             f"{shown(bench.backbone.name)} does not take images of {recipe.image_size} pixels; say --image-size auto"
         )
     trains = method.trains or recipe.baselines == "all"
-    if not trains and (idle := unused_in(recipe, one_size=bench.backbone.one_size)):
-        why = f"{asked} trains nothing of the network"
-    elif method.trains and recipe.stage_decay != Recipe().stage_decay and not learns_by_stage(method):
-        idle, why = ["--stage-decay"], f"{asked} has one learning rate for all stages"
-    else:
-        idle, why = [], ""
-    if idle:
-        decisions = [*decisions, Decision(f"without effect: {', '.join(idle)}", why)]
-        watch.say(f"{decisions[-1].what}: {why}")
+    idle = idle_in(recipe, method, one_size=bench.backbone.one_size)
+    if idle is not None and (method.trains or not trains):
+        decisions = [*decisions, idle]
+        watch.say(f"{idle.what}: {idle.why}")
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
     )
@@ -183,7 +179,10 @@ def choose(
     kept = probe_contender(probed)
     contenders, decisions = [kept], probe_decisions(probes, probed)
     asked = recipe.method  # with its options
-    if asked == "auto":
+    if asked == "auto" and not len(material.val_rows):
+        asked, unproven = "probe", "there are no validation images to show that training helped"
+        decisions.append(Decision(NOTHING, unproven))
+    elif asked == "auto":
         asked, why = worth_trying(
             Signals.of(probes, probed, material, bench.backbone), recipe, fits=lambda name: fits(name, bench, material)
         )

@@ -384,7 +384,7 @@ def print_methods(found: Sequence[Method], *, full: bool) -> None:
                 formula = paragraph.startswith(" ")
                 _paragraph(paragraph.strip() if formula else " ".join(paragraph.split()), indent=15 if formula else 11)
                 print()
-            for option, value in options_of(method).items():
+            for option, value in options_of(type(method)()).items():
                 print(f"           option {option}, default {value}: --method {method.name}:{option}={value}")
     if not full:
         print("auto       the default: frozen heads first; then full, lora for a transformer with few")

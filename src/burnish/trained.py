@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from burnish.choose.aim import balance_for
-from burnish.choose.decide import Decision, tuned_contender
+from burnish.choose.decide import Decision, balance_decision, tuned_contender
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench, Material
 from burnish.choose.plan import Plan, plan, settled
@@ -27,6 +27,7 @@ from burnish.train.loop import Step
 
 _TOLD = ("epochs", "steps", "batch", "sizes", "freeze", "views", "balanced", "reserve_seconds", "step_seconds")
 _RACE = "race"  # the part of the ledger that holds its trials
+_TRYING = "trying"  # the part of a ledger with the plan that trials are made by
 _OFF_SECONDS, _OFF_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
 
 
@@ -63,6 +64,10 @@ def tune_on_the_clock(
     reasons = [flip, *tried, why]
     if tuning.note:
         reasons.append(Decision("fallback", tuning.note))
+    if tuning.blended:
+        reasons.append(Decision("cutmix: not used", tuning.blended))
+    if tuning.tunable.note:
+        reasons.append(Decision(f"{method.name}: what learns", tuning.tunable.note))
     if tuning.diverged is not None:
         reasons.append(Decision("training stopped early", tuning.diverged))
     best = tuning.best()
@@ -87,7 +92,10 @@ def tried_out(
         "precision": "bfloat16" if rates.half else "float32",
     }  # of the network that is trained
     bench = replace(bench, recipe=replace(bench.recipe, **settings))
-    trials = Trials(method, made, peak, start_head(probes, made, material, bench), probes, material, bench)
+    trials = Trials(
+        method, made, peak, start_head(probes, made, material, bench), probes, material, bench,
+        pretrained=method.name != "scratch",
+    )  # fmt: skip
     if bench.recipe.search:
         bench.watcher.stage("search")
         settings, decision = search(trials, str(ledger.run / SEARCH), on_state=ledger.write)
@@ -121,28 +129,44 @@ def settle_plan(
         return blank_tunable(method, bench.backbone, replace(bench.recipe, freeze=freeze), classes=classes)
 
     labels, classes = material.labels[material.train_rows], len(material.catalog.classes)
+    asked = bench.recipe.balance
     bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
-    made = plan(tunable_at, material, bench, rates)
-    peak = tunable_at(made.freeze).peak_learning_rate
+    balanced = [balance_decision(labels, classes)] if (asked, bench.recipe.balance) == ("auto", "sampling") else []
+    trying = ledger.get(
+        _TRYING
+    )  # the plan of an earlier sitting that died in trials: those of another one are no trials of it
+    made = Plan.from_json(trying[0]) if trying is not None else plan(tunable_at, material, bench, rates)
+    first = tunable_at(made.freeze)
+    peak = first.peak_learning_rate
     tried: list[Decision] = []
     wanted = made.steps > 0 and (bench.recipe.learning_rate == "race" or bench.recipe.search)
-    begun = ledger.get(_RACE) is not None or (ledger.run / SEARCH).is_file()  # by a sitting that died in it
-    instead = too_short(made, 1 if bench.recipe.search else len(FACTORS)) if wanted and not begun else None
+    instead = too_short(made, 1 if bench.recipe.search else len(FACTORS)) if wanted and trying is None else None
     if instead is not None:
         bench.watcher.say(f"{instead.what}: {instead.why}")
         tried = [instead]
         if bench.recipe.learning_rate == "race":
             bench = replace(bench, recipe=replace(bench.recipe, learning_rate="auto"))
     elif wanted:
+        ledger.put(_TRYING, made.to_json())
+        ledger.write()
         settings, tried = tried_out(method, made, peak, rates, probes, material, bench, ledger)
         peak = settings.pop("rate") * peak
         bench = replace(bench, recipe=replace(bench.recipe, **settings))
         made = plan(tunable_at, material, bench, rates)  # into what is left of the clock
-    half = rates.half and not tunable_at(made.freeze).moves_statistics  # which are learnt in float32
-    recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=half, device=bench.device)
+    half = rates.half and not first.moves_statistics  # which are learnt in float32
+    recipe = settled(
+        bench.recipe,
+        made,
+        flip=probes.flip,
+        peak=peak,
+        half=half,
+        device=bench.device,
+        pretrained=not first.from_scratch,
+    )
     bench = replace(bench, recipe=recipe)
     head = start_head(probes, made, material, bench) if made.steps else None
     tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
+    tried = [*balanced, *tried]
     told = [decision.to_json() for decision in tried]
     ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe), "tried": told}, tensors)
     ledger.write()

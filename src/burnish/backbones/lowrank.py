@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from burnish.backbones.fold import convolved, emptied
 from burnish.backbones.layers import replace
 
+DOWN = ".low_down"  # how the names of A end
+
 
 class LowRank(nn.Module):
     """A linear layer or convolution; `weight` and `bias` keep their names beside `low_down` A and `low_up` B.

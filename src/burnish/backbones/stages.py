@@ -67,10 +67,11 @@ def stages_of(module: nn.Module, groups: Sequence[Sequence[str]], steps: dict[st
 
 
 def by_layer(names: Sequence[str]) -> list[list[str]]:
-    """One group for each top-level layer."""
+    """One group for each top-level layer, and for each part of one that is a series ("stages.0", "stages.1")."""
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(name.partition(".")[0], []).append(name)
+        first, second, *_ = [*name.split("."), ""]
+        found.setdefault(f"{first}.{second}" if second.isdigit() else first, []).append(name)
     return list(found.values())
 
 

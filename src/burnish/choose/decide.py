@@ -18,8 +18,10 @@ from burnish.labels import several
 from burnish.measure.calibration import calibrated, temperature
 from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
-from burnish.methods.base import assembled
+from burnish.methods.base import Method, assembled
 from burnish.methods.heads import HeadChoice, HeadKind
+from burnish.methods.table import learns_by_stage
+from burnish.recipe import Recipe, unused_in
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,25 @@ def part_decision(material: Material) -> Decision:
         tested = len(material.test_labels)
         why += f"; the clock ended the proof at {tested:,} of {tested + material.untested:,} test images"
     return Decision("a part of the images", why, {"used": used, "skipped": skipped})
+
+
+def idle_in(recipe: Recipe, method: Method, *, one_size: bool) -> Decision | None:
+    """Settings of the recipe that its method has no use for; one_size: whether the network is built for its image size."""
+    if not method.trains:
+        idle, why = unused_in(recipe, one_size=one_size), f"{recipe.method} trains nothing of the network"
+    elif recipe.stage_decay != Recipe().stage_decay and not learns_by_stage(method):
+        idle, why = ["--stage-decay"], f"{recipe.method} has one learning rate for all stages"
+    else:
+        return None
+    return Decision(f"without effect: {', '.join(idle)}", why) if idle else None
+
+
+def balance_decision(labels: np.ndarray, classes: int) -> Decision:
+    """That classes are drawn equally often, and why; labels int64 [n], of the training images."""
+    sizes = np.bincount(labels, minlength=classes)
+    most, least = int(sizes.max()), int(max(1, sizes.min()))
+    why = f"the largest class has {most:,} training images, the smallest {least:,}; each class is drawn equally often"
+    return Decision("balance: sampling", why, {"largest": most, "smallest": least})
 
 
 def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:

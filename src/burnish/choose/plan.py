@@ -183,20 +183,25 @@ def _reason(made: Plan, measured: float | None, at: int, bench: Bench) -> str:
     return text
 
 
-def eased(peak: float, steps: int) -> float:
+def eased(peak: float, steps: int, *, pretrained: bool = True) -> float:
     """The peak learning rate for a run of so many steps: rising with them to `peak` at 100, then falling, to a tenth at least.
 
     AdamW moves a weight by about the rate at each step, whatever the gradient, so a run's reach grows with rate times
     steps, or with rate times their square root where gradients are noise. At one rate a long run leaves the pretrained
     weights behind and a short one does not get away from them (LOG.md); the exponent lies between the two cases. Below 100
     steps its first steps, all of full length, do damage that the rest has no time to mend (Ma and Yarats 2019,
-    arXiv:1910.04209): the rate is what a warm-up over 100 steps would have reached.
+    arXiv:1910.04209): the rate is what a warm-up over 100 steps would have reached. Random weights have nothing to lose, and
+    keep their peak.
     """
     few = min(1.0, max(1, steps) / _STEPS_AT_PEAK)
+    if not pretrained:
+        return peak * few
     return peak * few * min(1.0, max(0.1, (_STEPS_AT_PEAK / max(1, steps)) ** _EASING))
 
 
-def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, half: bool, device: torch.device) -> Recipe:
+def settled(
+    recipe: Recipe, made: Plan, *, flip: bool, peak: float, half: bool, device: torch.device, pretrained: bool = True
+) -> Recipe:
     """The recipe with what the plan decided; peak: the method's own learning rate, for about a hundred steps."""
     return replace(
         recipe,
@@ -204,7 +209,9 @@ def settled(recipe: Recipe, made: Plan, *, flip: bool, peak: float, half: bool, 
         batch_size=made.batch,
         freeze=made.freeze,
         flip="on" if flip and (recipe.augment != "none" or recipe.flip == "on") else "off",
-        learning_rate=eased(peak, made.steps) if recipe.learning_rate in ("auto", "race") else recipe.learning_rate,
+        learning_rate=eased(peak, made.steps, pretrained=pretrained)
+        if recipe.learning_rate in ("auto", "race")
+        else recipe.learning_rate,
         precision="bfloat16" if half else "float32",
         device=str(device),
     )

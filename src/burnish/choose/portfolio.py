@@ -34,6 +34,7 @@ _SHARE = 0.15  # of the budget, for asking all networks
 _IMAGES = 1000  # at most, of the training images
 _LEAST_IMAGES, _TIMED = 100, 16  # asked of at the least, and timed
 _LEAST_OF_A_CLASS = 5  # of them
+ELSEWHERE = "one that was fetched before is asked too: burnish fit DATA --model NAME fetches it (see: burnish models)"
 _ONE_PASS = 0.35  # of the budget: a network that needs more to see all images once is not asked
 
 
@@ -61,7 +62,7 @@ def pick_backbone(
     network that cannot see all images in time is not asked, and after its share of the clock no further one is.
     """
     if len(names) == 1:
-        return load(names[0]), Decision(f"model: {names[0]}", "no other pretrained network is at hand")
+        return load(names[0]), Decision(f"model: {names[0]}", f"no other pretrained network is at hand; {ELSEWHERE}")
     ids, total = _part(catalog, splits, bench.recipe.seed), len(splits.train) + len(splits.val) + len(splits.test)
     until = bench.clock.elapsed() + _SHARE * (bench.clock.budget_seconds or math.inf)
     asked: list[Asked] = []

@@ -74,6 +74,11 @@ class Trials:
     material: Material
     bench: Bench
     length: int = 0  # steps of one trial, where an earlier sitting settled it
+    pretrained: bool = True
+
+    def rate(self, factor: float) -> float:
+        """So many times the default rate of a trial."""
+        return min(1.0, factor * eased(self.peak, self.steps, pretrained=self.pretrained))
 
     @property
     def steps(self) -> int:
@@ -142,7 +147,7 @@ def race(
         # A trial makes its own activations, and looks at the validation images.
         if found and began + state["longest"] > until:
             break
-        rate = min(1.0, factor * eased(trials.peak, trials.steps))
+        rate = trials.rate(factor)
         one = trials.run(replace(trials.bench.recipe, learning_rate=rate), named={"factor": factor, "rate": rate})
         found.append(one)
         state["longest"] = max(state["longest"], clock.elapsed() - began)
@@ -229,7 +234,7 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         study.enqueue_trial({**usual, **rate})
 
     def settings(values: dict[str, float]) -> dict[str, Any]:
-        rate = min(1.0, values["rate"] * eased(trials.peak, trials.steps)) if free else recipe.learning_rate
+        rate = trials.rate(values["rate"]) if free else recipe.learning_rate
         return {**{key: values[key] for key in SEARCHED[1:]}, "learning_rate": rate}
 
     def one(trial: optuna.Trial) -> float:

@@ -16,7 +16,7 @@ from torch import nn
 
 from burnish.backbones.classifier import Both, Classifier
 from burnish.backbones.frozen import fold_for_inference
-from burnish.backbones.lowrank import merged
+from burnish.backbones.lowrank import DOWN, merged
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import augmentation_of, objective_of
 from burnish.choose.evidence import Evidence, clearly_best
@@ -36,6 +36,7 @@ from burnish.train.checkpoint import restore_training, training_state
 from burnish.train.features import BATCH, autocast, batched, outputs
 from burnish.train.inputs import Inputs, PixelViews
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
+from burnish.train.objective import cuttable
 from burnish.train.parts import NotDivided, Parts, let_drop, parts_for_training, upper_for_inference
 
 _SOUP = 4  # epochs at most
@@ -86,6 +87,7 @@ class Tuning:
         self.val: dict[int, Rows | list[torch.Tensor]] = {}  # plain images by size, or their activations
         self.diverged: str | None = None
         self.note = ""  # what had to give way to the machine's limits
+        self.blended = ""  # why images are blended where patches of them were asked for
         self.held_views: int | None = None  # of kept activations; None before they are made
         self.latest: Candidate | None = None  # the moving average after the latest epoch
         self.latest_steps = -1  # made when that was
@@ -122,6 +124,14 @@ class Tuning:
             half=self.half,
             moves_statistics=self.tunable.moves_statistics,
         )
+        if self.bench.recipe.cutmix and self.parts.lower is not None:
+            with torch.inference_mode():
+                maps = cuttable(self.parts.lower(example))
+            self.blended = (
+                ""
+                if maps
+                else "what the frozen stages give has no rows and columns to cut from: it is blended, as by mixup"
+            )
 
     def events(self) -> Iterator[Step | tuple[Epoch, Candidate]]:
         """Train on from where the training stands; with each epoch what the moving average is worth on validation."""
@@ -244,7 +254,7 @@ class Tuning:
         fresh = self.latest if self.latest_steps == self.training.steps else None  # not when steps were made since
         candidates = [fresh or self.looked_at(f"tuned ({self.averaged})", end, size)]
         for share in _WISE_SHARES:
-            candidates.append(self.looked_at(f"WiSE {share:.2f}", between(self.start, end, share), size))
+            candidates.append(self.looked_at(f"WiSE {share:.2f}", self._wise(end, share), size))
         if self.averaged == "EMA":
             last = {name: value.detach().clone() for name, value in self.tunable.moving().items()}
             candidates.append(self.looked_at("tuned (last)", last, size))
@@ -262,6 +272,13 @@ class Tuning:
             best = self.top
         moved = sum(one.numel() for one in self.tunable.moving().values())
         return Tuned(self.tunable.backbone, self.classifier(best), best, tuple(candidates), moved)
+
+    def _wise(self, end: State, share: float) -> State:
+        """So far from the start to the end. A low-rank correction is a product that starts at zero: one factor goes the way, so
+        that the weights it is merged into do.
+        """
+        found = between(self.start, end, share)
+        return {name: end[name] if name.endswith(DOWN) else value for name, value in found.items()}
 
     def _soup(self) -> Candidate:
         """The best epochs averaged, each taken in while validation does not get worse (arXiv:2203.05482, greedy soup)."""

@@ -37,6 +37,18 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.right)
 
+    def _shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """(falling confidences, the share of wrong answers taken against the model from each on; above 1 between equals)."""
+        order = np.argsort(-self.confidence, kind="stable")
+        falling, wrong = self.confidence[order], np.cumsum(~self.right[order])
+        shares = (wrong + 1.0) / (np.arange(1, len(order) + 1) + 1.0)
+        shares[:-1][falling[:-1] == falling[1:]] = 2.0  # equals are answered together
+        return falling, shares
+
+    def _most(self) -> float:
+        """The highest accuracy that can be shown."""
+        return 1.0 - float(self._shares()[1].min(initial=1.0))
+
     def threshold(self, accuracy: float) -> float | None:
         """The least confidence from which answers are right so often; None when these images cannot show that.
 
@@ -45,24 +57,19 @@ class HeldOut:
         """
         if not 0.0 < accuracy < 1.0:
             raise RecipeError(f"reject is {accuracy!r}, expected the accuracy wanted of the answers, such as 0.99")
-        order = np.argsort(-self.confidence, kind="stable")
-        falling, wrong = self.confidence[order], np.cumsum(~self.right[order])
-        fits = (wrong + 1.0) / (np.arange(1, len(order) + 1) + 1.0) <= 1.0 - accuracy + 1e-12
-        fits[:-1] &= falling[:-1] > falling[1:]  # equals are answered together
-        found = np.flatnonzero(fits)
+        falling, shares = self._shares()
+        found = np.flatnonzero(shares <= 1.0 - accuracy + 1e-12)
         return float(falling[found[-1]]) if len(found) else None
 
     def rejecting(self, accuracy: float) -> float:
         """`threshold`, or RecipeError that says what these images can show."""
         found = self.threshold(accuracy)
         if found is None:
-            best = max(
-                (one for one in np.arange(0.5, 1.0, 0.005) if self.threshold(float(one)) is not None), default=None
-            )
-            most = "no share at all" if best is None else f"{best:.1%} at the most"
+            best = math.floor(1e3 * self._most()) / 1e3  # what is said can be asked for
+            most = "no share at all" if best <= 0.0 else f"{best:.1%} at the most"
             raise RecipeError(
                 f"reject {accuracy:g}: the {len(self)} held-out images of this package can show {most}; ask for less, or "
-                "train with more validation images"
+                "train with more images"
             )
         return found
 

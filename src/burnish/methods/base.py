@@ -96,7 +96,13 @@ class Tunable:
     freeze: int = 0  # leading stages in which nothing learns and which can run once an image
     pull: float = 0.0  # towards the start, as weight decay is towards zero, for what decays of the trunk (L2-SP)
     by_gradient: bool = False  # whether the groups' rates follow their relative gradients, anew each epoch (auto-RGN)
-    moves_statistics: bool = False  # whether BatchNorm learns its statistics: for training from scratch alone
+    note: str = ""  # what of the network the method leaves alone, where a user would not expect it
+    from_scratch: bool = False  # whether the weights are random: then BatchNorm learns its statistics too
+
+    @property
+    def moves_statistics(self) -> bool:
+        """Whether BatchNorm's running means and variances are learnt."""
+        return self.from_scratch
 
     def movable(self) -> frozenset[str]:
         """The names of the parameters that training may change."""

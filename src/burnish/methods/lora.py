@@ -59,14 +59,19 @@ class LoRA:
         freeze, classifier = frozen_stages(recipe, backbone), assembled(backbone, head)
         freeze_layers(classifier.trunk)
         allowed = {name for stage in backbone.stages[freeze:] for name in stage.parameters}
-        layers = {
+        products = {
             name: layer
             for name, layer in classifier.trunk.named_modules()
-            if isinstance(layer, (nn.Linear, nn.Conv2d))
-            and f"{name}.weight" in allowed
-            and layer._parameters.keys() <= {"weight", "bias"}  # one with a gain of its own is no plain product
+            if isinstance(layer, (nn.Linear, nn.Conv2d)) and f"{name}.weight" in allowed
         }
+        # One with a gain of its own is no plain product.
+        layers = {name: one for name, one in products.items() if one._parameters.keys() <= {"weight", "bias"}}
         chosen = [name for name in layers if fnmatchcase(name, self.where)]
+        if products and not layers:
+            raise RecipeError(
+                f"every linear layer and convolution of {backbone.name} that may learn has a gain of its own, which no low-rank "
+                "correction can be merged into; choose full, top, bitfit or adapter"
+            )
         if not chosen:
             raise RecipeError(
                 f"no linear layer or convolution of {backbone.name} that may learn matches {shown(self.where)!r} "
@@ -81,4 +86,10 @@ class LoRA:
             names += [f"trunk.{name}.low_down", f"trunk.{name}.low_up"]
         groups = (Group("low rank", tuple(names), 1.0, False), *head_groups(classifier))
         peak = peak_of(recipe, backbone.module, _TIMES if attends(backbone.module) else _TIMES_CNN)
-        return Tunable(classifier, backbone, groups, peak, freeze)
+        note, without = "", len(products) - len(layers)
+        if without:
+            note = (
+                f"{len(chosen)} of {len(products)} linear layers and convolutions are corrected; {without} have a gain of their "
+                "own, and stay as they are"
+            )
+        return Tunable(classifier, backbone, groups, peak, freeze, note=note)

@@ -33,7 +33,7 @@ class Norms:
         names = [
             f"{layer}.{own}"
             for layer, module in classifier.named_modules()
-            if "norm" in type(module).__name__.lower()
+            if "norm" in type(module).__name__.lower() and not any(list(one.parameters()) for one in module.children())
             for own, _ in module.named_parameters(recurse=False)
             if f"{layer}.{own}" in allowed
         ]

@@ -40,4 +40,4 @@ class Scratch:
         classifier = assembled(fresh, Head(weight.astype(np.float32), np.zeros(len(head.bias), np.float32), head.form))
         groups = stage_groups(classifier, fresh, freeze=0, decay=1.0)
         peak = peak_of(recipe, module, _PEAK / peak_of(replace(recipe, learning_rate="auto"), module))
-        return Tunable(classifier, fresh, groups, peak, moves_statistics=True)
+        return Tunable(classifier, fresh, groups, peak, from_scratch=True)

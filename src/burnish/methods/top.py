@@ -14,8 +14,8 @@ from burnish.recipe import Recipe
 class Top:
     """Fine-tuning from one stage up, from the probe's head.
 
-    stage: its name or number (see `burnish models`), from where on everything learns; "auto" is the last quarter of the
-    stages. Lower layers are general, upper ones special to the task they were trained for (Yosinski et al. 2014,
+    stage: its name or number, as `burnish models NAME --stages` lists them, from where on everything learns; "auto" is the last
+    quarter of the stages. Lower layers are general, upper ones special to the task they were trained for (Yosinski et al. 2014,
     arXiv:1411.1792). Activations at the border are kept, so that the rest of the trunk is not run in each step.
     """
 
@@ -39,9 +39,9 @@ class Top:
             return len(names) - max(1, len(names) // 4)
         if self.stage in names:
             return names.index(self.stage)
-        if self.stage.isascii() and self.stage.isdigit() and int(self.stage) < len(names):
-            return int(self.stage)
+        if self.stage.isascii() and self.stage.isdigit() and 1 <= int(self.stage) <= len(names):
+            return int(self.stage) - 1
         raise RecipeError(
             f"{backbone.name} has no stage {shown(self.stage)!r} (nearest: {nearest(self.stage, names)}); "
-            f"expected one of {', '.join(names)}, or a number below {len(names)}"
+            f"expected one of {', '.join(names)}, or a number from 1 to {len(names)}"
         )

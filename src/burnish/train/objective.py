@@ -39,8 +39,7 @@ class Objective:
             return views, None, 1.0
         rng = draws(self.seed, "mix", step)
         partner = rng.permutation(len(views))
-        maps = views.ndim == 4 and views.shape[-1] == views.shape[-2]  # not Swin's, whose channels come last
-        cut = bool(self.cutmix) and maps and (not self.mixup or rng.random() < 0.5)
+        cut = bool(self.cutmix) and cuttable(views) and (not self.mixup or rng.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup or self.cutmix
         share = float(rng.beta(alpha, alpha))
         other = views[torch.from_numpy(partner)]
@@ -68,6 +67,11 @@ class Objective:
             # theirs: at 1 to 20 images the frequent class would be taught to be called the rare one.
             each = each * torch.tensor(self.class_weights, device=logits.device)[truth]
         return each.sum()
+
+
+def cuttable(views: Tensor) -> bool:
+    """Whether a patch of one can stand in another: of images and maps, not of tokens, nor of maps with their channels last."""
+    return views.ndim == 4 and views.shape[-1] == views.shape[-2]
 
 
 def step(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.verbs.options import DATA, DEFAULT, CacheFolder, Json, Quarantine, Quiet, Seed, number_or_auto, print_json
+from burnish.verbs.options import DATA, DEFAULT, CacheFolder, Json, Quarantine, Quiet, number_or_auto, print_json
 
 
 def audit(
@@ -18,9 +18,11 @@ def audit(
     model: Annotated[
         str, typer.Option(help="Whose features judge labels and outliers, or none, which is faster")
     ] = DEFAULT.model,
+    arch: Annotated[str, typer.Option(help="Of a model file that does not say it")] = DEFAULT.arch,
+    preprocess: Annotated[str, typer.Option(help="How images were made for a Keras file")] = DEFAULT.preprocess,
     strict: Annotated[bool, typer.Option("--strict", help="Leave with 1 when there is an error")] = False,
     quarantine: Quarantine = None,
-    seed: Seed = DEFAULT.seed,
+    seed: Annotated[int, typer.Option(help="Of the cross-validation that doubts labels")] = DEFAULT.seed,
     cache: CacheFolder = "auto",
     quiet: Quiet = False,
     json_: Json = False,
@@ -30,7 +32,10 @@ def audit(
     from burnish.screen import print_audit, watcher_for
 
     with watcher_for(api.clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
-        found = api.audit(data, model=model, out=out, quarantine=quarantine, seed=seed, cache=cache, watcher=watcher)
+        found = api.audit(
+            data, model=model, arch=arch, preprocess=preprocess, out=out, quarantine=quarantine, seed=seed, cache=cache,
+            watcher=watcher,
+        )  # fmt: skip
     if json_:
         print_json(found.facts)
     else:

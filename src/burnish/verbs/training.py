@@ -68,7 +68,7 @@ def fit(
     ] = "10m",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="The run folder; one that died goes on  [default: runs/NAME-N]"),
+        typer.Option(metavar="RUN", help="The run folder; one that died goes on (default: runs/NAME-N)"),
     ] = None,
     epochs: Epochs = "auto",
     seed: Seed = DEFAULT.seed,
@@ -108,7 +108,11 @@ def fit(
     strict: Strict = False,
     quarantine: Quarantine = None,
     baselines: Annotated[
-        str, typer.Option(help="none, probe, or all: also from scratch, in half the time", rich_help_panel=PROOF)
+        str,
+        typer.Option(
+            help="none: the frozen probe alone; probe: the commonest class too; all: also from scratch, in half the time",
+            rich_help_panel=PROOF,
+        ),
     ] = DEFAULT.baselines,
     against: Annotated[
         str, typer.Option(metavar="RUN", help="Compare with the model of an earlier run", rich_help_panel=PROOF)
@@ -161,7 +165,7 @@ def compare(
     ] = "probe,multiprobe,full",
     budget: Annotated[str, typer.Option(help="Wall clock for all of them together")] = "30m",
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A comparison that died there goes on  [default: runs/NAME-N]")
+        Path | None, typer.Option(metavar="FOLDER", help="A comparison that died there goes on (default: runs/NAME-N)")
     ] = None,
     preprocess: Prepared = DEFAULT.preprocess,
     epochs: Epochs = "auto",

@@ -78,7 +78,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A finished run; or several, to be compared.")],
     lang: Annotated[str, typer.Option(help="Of the page of one run: en or zh")] = "en",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page  [default: RUN/report.html; of several runs.html]")
+        Path | None, typer.Option(metavar="FILE", help="The page (default: RUN/report.html; of several runs.html)")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -105,7 +105,7 @@ def explain(
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the PNG files go.")] = Path("explained"),
     target: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="The class to look for  [default: the likeliest]")
+        str | None, typer.Option("--class", metavar="NAME", help="The class to look for (default: the likeliest)")
     ] = None,
     how: Annotated[
         str, typer.Option(help="grad-cam: what speaks for the class; rollout: what a vision transformer looks at")
