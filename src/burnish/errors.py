@@ -19,6 +19,7 @@ Interrupted                       Ctrl-C or SIGTERM; the partial run stays usabl
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -112,7 +113,10 @@ def shown(text: str) -> str:
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 
 
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")  # which is no formula: classes are called -1 and +1
+
+
 def cell(text: str) -> str:
     """`text` made safe for a spreadsheet: an apostrophe before what it would take for a formula (P10)."""
     text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
-    return "'" + text if text.startswith(FORMULA) else text
+    return "'" + text if text.startswith(FORMULA) and not _NUMBER.fullmatch(text) else text

@@ -15,6 +15,10 @@ from burnish.errors import RecipeError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 FITS = ("crop", "squash")
+LEAST_CROP = (
+    0.25  # published networks keep 0.7 and more; an image is enlarged to size / crop, so a tiny one takes all memory
+)
+_MOST_SHIFT = 1e6  # of what is taken from pixel values of 0 to 1, or what they are divided by
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Preprocess:
     """
 
     size: int = 224  # pixels
-    crop: float = 0.875  # fraction of the short side that is kept, 0 < crop <= 1
+    crop: float = 0.875  # fraction of the short side that is kept, LEAST_CROP to 1
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values 0 to 1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -35,16 +39,18 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         problems = []
-        if not (isinstance(self.size, int) and 1 <= self.size <= 4096):
+        if not (type(self.size) is int and 1 <= self.size <= 4096):
             problems.append(f"size is {self.size!r}, expected 1 to 4096 pixels")
-        if not 0.0 < self.crop <= 1.0:
-            problems.append(f"crop is {self.crop!r}, expected a fraction above 0 and at most 1")
+        if not LEAST_CROP <= self.crop <= 1.0:
+            problems.append(f"crop is {self.crop!r}, expected a fraction of {LEAST_CROP} to 1")
         if self.interpolation not in INTERPOLATIONS:
             problems.append(f"interpolation is {self.interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}")
         if self.fit not in FITS:
             problems.append(f"fit is {self.fit!r}, expected one of {', '.join(FITS)}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0.0) <= 0.0:
             problems.append("mean and std need three values each, every std above 0")
+        elif not (all(abs(one) < _MOST_SHIFT for one in (*self.mean, *self.std)) and min(self.std) >= 1 / _MOST_SHIFT):
+            problems.append("mean and std are not those of pixels")
         if problems:
             raise RecipeError("Preprocess: " + "; ".join(problems))
 

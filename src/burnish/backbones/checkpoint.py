@@ -22,7 +22,7 @@ _PREFERRED = (
 )  # fmt: skip
 _WRAPPERS = {
     "module", "_orig_mod", "model", "backbone", "encoder", "net", "network", "trunk", "base_model", "feature_extractor",
-    "student", "teacher", "visual", "0", "_model", "ema", "body", "resnet", "base",
+    "student", "teacher", "visual", "0", "_model", "ema", "body", "resnet", "base", "timm_model",
 }  # fmt: skip
 _DEEPEST = 4
 _LONGEST = 500  # characters of a tensor's name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.
-_HEADS = ("fc.", "head.fc.", "classifier.", "head.", "heads.", "linear.", "last_linear.", "head_dist.")
+_HEADS = ("fc.", "head.fc.", "classifier.", "head.", "heads.", "linear.", "last_linear.", "head_dist.",
+          "head.classifier.4.", "classif.", "AuxLogits.")  # fmt: skip
 _Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
 _IMAGENET = Preprocess()  # as torchvision prepares images
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
@@ -119,6 +121,13 @@ def _filled(
         preprocess = replace(preprocess, size=image_size or preprocess.size)
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
+            seen = (
+                _size_of(foreign[0] if foreign is not None else bare[0])
+                if image_size is None and not found.config
+                else None
+            )
+            if seen is not None and preprocess.size / 4 <= seen <= 4 * preprocess.size:
+                preprocess = replace(preprocess, size=seen)
             description["kwargs"]["img_size"] = preprocess.size
         _put_in(description["kwargs"], found)
         timmed.check(description["name"], description["kwargs"])
@@ -159,6 +168,27 @@ def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Pr
         return None
     plain = timmed.preprocess_of(name, {}, None)
     return replace(plain, mean=_IMAGENET.mean, std=_IMAGENET.std, crop=_IMAGENET.crop, interpolation="bilinear")
+
+
+def _size_of(state: checkpoint.State) -> int | None:
+    """Pixels a side that a plain transformer's position embeddings are for; None where they do not tell."""
+    places, patches = state.get("pos_embed"), state.get("patch_embed.proj.weight")
+    if (
+        places is None
+        or patches is None
+        or places.ndim != 3
+        or patches.ndim != 4
+        or patches.shape[2] != patches.shape[3]
+    ):
+        return None
+    extra = sum(
+        state[key].shape[1] for key in ("cls_token", "dist_token", "reg_token") if key in state and state[key].ndim == 3
+    )
+    for count in (places.shape[1] - extra, places.shape[1]):  # with a place for each of those tokens, or none
+        side = math.isqrt(max(0, count))
+        if side and side * side == count:
+            return side * patches.shape[3]
+    return None
 
 
 def _in_words(preprocess: Preprocess) -> str:

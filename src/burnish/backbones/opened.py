@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -137,6 +138,11 @@ def _only_one_in(folder: Path) -> Path:
     found = safe or names
     if len(found) != 1:
         listed = f" ({', '.join(shown(path.name) for path in found[:4])})" if found else ""
+        if any(re.search(r"-of-\d+\.", path.name) for path in found):
+            raise UnknownModel(
+                f"{shown(str(folder))}: its weights lie in {len(found)} parts{listed}, which are not read; save them as one "
+                "file (save_pretrained with a larger max_shard_size)"
+            )
         raise UnknownModel(
             f"{shown(str(folder))}: a folder with {len(found)} files of weights{listed}; name one of them"
         )

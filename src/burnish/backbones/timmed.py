@@ -29,6 +29,7 @@ _RELATIVE, _MOST_RELATIVE = ("beit", "vit_relpos", "vit_srelpos"), 1024
 _MOST_PIXELS = 2048  # a side: twice what `fit` trains at
 _MOST_TABLES = 2**28  # numbers of tables that no file holds: two gigabytes of places
 _MOST_TOLD = 1024  # pixels a side that a config.json may ask for by itself: time and memory grow with their square
+_MOST_TOLD_SHIFT = 10.0  # of mean and std in a config.json, for values of 0 to 1
 # What a stored architecture may pass to timm, and what each value may be.
 _OPTIONS = {
     "img_size": lambda value: type(value) is int and 16 <= value <= _MOST_PIXELS,
@@ -196,6 +197,10 @@ def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image
             raise UnknownModel(f"{name}: expects images of another shape than square RGB, which burnish cannot give it")
         if image_size is None and height > (most := max(_MOST_TOLD, 2 * usual)):
             raise RecipeError(f"images of {height} pixels, expected at most {most}")
+        if max(map(abs, (*_three(values["mean"]), *_three(values["std"])))) > _MOST_TOLD_SHIFT:
+            raise RecipeError(
+                "mean and std are those of pixels of 0 to 255, expected those of 0 to 1: divide them by 255"
+            )
         return Preprocess(
             size=image_size or height,
             crop=min(1.0, float(values["crop_pct"])),  # three volo models say 1.15, which would pad

@@ -14,7 +14,8 @@ State = dict[str, Tensor]
 def translated(state: Mapping[str, Tensor]) -> tuple[State, dict[str, float]] | None:
     """The weights under timm's names with the options the network then needs; None when they are not torchvision's.
 
-    Vision transformers, EfficientNets (V1 and V2), MobileNets (V2 and V3), ConvNeXt, VGG, and DenseNets of before 2018.
+    Vision transformers, EfficientNets (V1 and V2), MobileNets (V2 and V3), ConvNeXt, Swin (V1), RegNet, VGG, and DenseNets of
+    before 2018.
     """
     for recognises, translate in _FAMILIES:
         if recognises(state):
@@ -193,6 +194,46 @@ def _vgg(state: State) -> tuple[State, dict[str, float]]:
     return found, {}
 
 
+def _swin(state: State) -> tuple[State, dict[str, float]]:
+    """Stages and the mergings before them take turns in one series; timm counts a merging to the stage that it begins."""
+    found: State = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] != "features":
+            found[name.replace("head.", "head.fc.")] = tensor
+        elif parts[1] == "0":
+            found[f"patch_embed.{'proj' if parts[2] == '0' else 'norm'}.{parts[-1]}"] = tensor
+        elif int(parts[1]) % 2 == 0:
+            found[f"layers.{int(parts[1]) // 2}.downsample.{'.'.join(parts[2:])}"] = tensor
+        else:
+            inner = ".".join(parts[3:]).replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
+            # timm makes the table of places itself, as a matrix.
+            if not inner.endswith("relative_position_index"):
+                found[f"layers.{int(parts[1]) // 2}.blocks.{parts[2]}.{inner}"] = tensor
+    return found, {}
+
+
+def _regnet(state: State) -> tuple[State, dict[str, float]]:
+    parts = {"a.0": "conv1.conv", "a.1": "conv1.bn", "b.0": "conv2.conv", "b.1": "conv2.bn", "c": "conv3.conv",
+             "d": "conv3.bn", "proj.0": "downsample.conv", "proj.1": "downsample.bn"}  # fmt: skip
+    rules = [(r"stem\.0\.", "stem.conv."), (r"stem\.1\.", "stem.bn."), (r"fc\.", "head.fc.")]
+    block = r"trunk_output\.block(\d+)\.block\d+-(\d+)\."
+    found: State = {}
+    for name, tensor in _renamed(state, rules).items():
+        told = re.match(block, name)
+        if told is None:
+            found[name] = tensor
+            continue
+        rest = name[told.end() :].removeprefix("f.")
+        rest = re.sub(r"^c\.0\.", "c.", re.sub(r"^c\.1\.", "d.", rest))
+        for own, new in parts.items():
+            if rest.startswith(f"{own}."):
+                rest = new + rest[len(own) :]
+                break
+        found[f"s{told[1]}.b{int(told[2]) + 1}.{rest}"] = tensor
+    return found, {}
+
+
 _FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], tuple[State, dict[str, float]]]]] = [
     (lambda state: "encoder.pos_embedding" in state and "conv_proj.weight" in state, _vit),
     (lambda state: any(re.match(r"features\.denseblock1\.denselayer1\.norm\.1\.", name) for name in state), _densenet),
@@ -200,5 +241,7 @@ _FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], 
     (lambda state: "features.1.conv.0.0.weight" in state and "features.18.0.weight" in state, _mobilenet_v2),
     (lambda state: "features.1.block.0.0.weight" in state and "features.0.1.running_mean" in state, _mobilenet_v3),
     (lambda state: "features.1.0.layer_scale" in state, _convnext),
+    (lambda state: "features.1.0.attn.relative_position_bias_table" in state and "features.0.0.weight" in state, _swin),
+    (lambda state: "trunk_output.block1.block1-0.f.a.0.weight" in state, _regnet),
     (lambda state: {"features.0.weight", "classifier.0.weight", "classifier.6.weight"} <= set(state), _vgg),
 ]

@@ -335,7 +335,8 @@ def require_trainable(catalog: Catalog, splits: Splits, copied: Sequence[Named] 
     if len(splits.test) == 0:
         raise NotEnoughData(
             "there is no readable test image that is not tied to the training images (the same picture, or the same group), "
-            "so nothing could be proven; add other images, or give no test split"
+            "so nothing could be proven; add other images"
+            + (", or give no test split" if "test" in catalog.splits else "")
         )
     if catalog.several and not catalog.labels[splits.test].any():
         raise NotEnoughData(

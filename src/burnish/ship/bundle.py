@@ -40,7 +40,7 @@ FORMAT, FORMAT_VERSION = "burnish-package", 1
 WEIGHTS, FACTS, POINTER, VERSIONS = "weights.safetensors", "bundle.json", "package.json", "packages"
 _CURRENT = re.compile(rf"{VERSIONS}/\d{{4,9}}")
 _MAX_POINTER_BYTES = 4096
-_MOST_WIDTH, _MOST_SHIFT = 2**20, 1e6  # features of a head; what is taken from pixel values of 0 to 1
+_MOST_WIDTH = 2**20  # features of a head
 _FAMILIAR = "familiarity."  # what tensors of that kind are called
 _TEXTS = ("method", "base_model", "base_sha256", "licence", "burnish_version", "created")
 
@@ -320,9 +320,6 @@ def _preprocess(values: dict[str, Any]) -> Preprocess:
     numbers = (preprocess.crop, *preprocess.mean, *preprocess.std)
     if type(preprocess.size) is not int or not all(type(number) in (int, float) for number in numbers):
         raise ValueError("preprocess: size, crop, mean and std must be numbers")
-    near = all(abs(number) < _MOST_SHIFT for number in (*preprocess.mean, *preprocess.std))
-    if not near or min(preprocess.std) < 1 / _MOST_SHIFT:
-        raise ValueError("preprocess: mean and std are not those of pixels")
     return preprocess
 
 

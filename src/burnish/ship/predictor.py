@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -222,10 +223,17 @@ def opened(image: ImageLike, *, at_least: int | None = None) -> Image.Image:
     """
     if callable(image):
         image = image()
+    if isinstance(image, io.BytesIO):
+        image = image.getvalue()
+    if isinstance(image, (bytearray, memoryview)):
+        image = bytes(image)
     if isinstance(image, bytes):
         return decode(image, at_least=at_least)
     if isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         return decode(file_of(image, "array"), at_least=at_least)
+    if not isinstance(image, (str, os.PathLike)):
+        what = f"{type(image).__name__}, expected a path, bytes, a Pillow image, or a uint8 array or tensor"
+        raise UnreadableImage("image in memory", what)
     return decode(Path(image), at_least=at_least)
 
 
@@ -245,11 +253,10 @@ class NotRead:
 
 def listed(images: Any) -> Sequence[Any]:
     """A list of images; a path, an array or an image alone is a list of one."""
-    alone = isinstance(images, (str, os.PathLike, bytes, Image.Image))
-    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
-        alone = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
-    if isinstance(images, torch.Tensor):
-        alone = images.ndim == 2 or (images.ndim == 3 and (images.shape[0] in (1, 3) or images.shape[2] in (1, 3, 4)))
+    alone = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, io.BytesIO, Image.Image))
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        shape = images.shape
+        alone = len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
     return [images] if alone else images if isinstance(images, Sequence) else list(images)
 
 

@@ -438,6 +438,8 @@ def _relu(options: Options, shapes: list[Shape]) -> Made:
         return Made(nn.LeakyReLU(real(slope, "negative_slope")) if slope else nn.ReLU())
     if slope:
         raise Unfit("ReLU is read with a top or a slope, not both")
+    if real(top, "max_value") <= 0:
+        raise Unfit("ReLU is read with a top above 0 only")
     return Made(nn.ReLU6() if top == 6 else nn.Hardtanh(0.0, real(top, "max_value")))
 
 

@@ -26,6 +26,7 @@ LIBRARY = graph.LIBRARY
 _MOST_CONFIG_BYTES = MAX_JSON_BYTES  # position embeddings may stand in it as text
 _METADATA = "metadata.json"
 _MOST_PIXELS, _MOST_OBJECTS = 4096, 500_000
+_OF_A_HEAD = (None, "linear", "softmax", "sigmoid")  # activations; a last layer with another one gives features
 _LIKE_OUTPUTS = ("Activation", "Softmax", "Dropout", "op:Divide")
 
 
@@ -214,15 +215,17 @@ def _without_head(whole: Parsed) -> tuple[list[Node], str | None]:
     by_name = {node.name: node for node in whole.nodes}
     output, head = whole.output, None
     node = by_name.get(output)
+    chances = node is not None and _gives_chances(node)
     while node is not None and node.kind in _LIKE_OUTPUTS and len(node.inputs) == 1:
         node = by_name.get(node.inputs[0])
-    if node is not None and node.kind == "Dense":
+        chances = chances or (node is not None and _gives_chances(node))
+    if node is not None and node.kind == "Dense" and node.options.get("activation") in _OF_A_HEAD:
         output, head = node.inputs[0], node.name
         below = by_name.get(output)
         while below is not None and below.kind == "Dropout":  # our own stands before the head
             output = below.inputs[0]
             below = by_name.get(output)
-    elif (convolution := _classifying(node, by_name)) is not None:
+    elif (convolution := _classifying(node, by_name, pooled=chances)) is not None:
         node = convolution
         below = by_name.get(node.inputs[0])
         while below is not None and below.kind == "Dropout":
@@ -237,9 +240,16 @@ def _without_head(whole: Parsed) -> tuple[list[Node], str | None]:
     return [node for node in whole.nodes if node.name in wanted], head
 
 
-def _classifying(node: Node | None, by_name: dict[str, Node]) -> Node | None:
-    """The 1 × 1 convolution on a single pixel that is the classifier of MobileNet V1 and V3; None without one."""
-    while node is not None and node.kind in ("Reshape", "Flatten"):
+def _gives_chances(node: Node) -> bool:
+    """Whether it makes probabilities of its inputs."""
+    return node.kind == "Softmax" or node.options.get("activation") in ("softmax", "sigmoid")
+
+
+def _classifying(node: Node | None, by_name: dict[str, Node], *, pooled: bool) -> Node | None:
+    """The 1 × 1 convolution that is the classifier: on a single pixel (MobileNet V1 and V3) or, with probabilities after it,
+    under a pooling (SqueezeNet, Network in Network); None without one.
+    """
+    while node is not None and node.kind in ("Reshape", "Flatten", *(("GlobalAveragePooling2D",) if pooled else ())):
         node = by_name.get(node.inputs[0])
         if node is not None and node.kind == "Conv2D" and node.options.get("kernel_size", 1) in (1, [1, 1]):
             return node

@@ -128,7 +128,7 @@ def require_usable(catalog: Catalog) -> None:
         only = f"the one class '{shown(catalog.classes[0])}'" if catalog.classes else "no class with images"
         raise NotEnoughData(
             f"{shown(str(catalog.root))} holds {only}, expected at least two. Give each class a folder of its own: "
-            f"DATA/cat/1.jpg, DATA/dog/1.jpg.{_named_in_words(catalog.named)}"
+            f"DATA/cat/1.jpg, DATA/dog/1.jpg.{_around(catalog)}{_named_in_words(catalog.named)}"
         )
     _refuse_other_tasks(catalog)
     if "val" in catalog.splits or "test" in catalog.splits:
@@ -157,6 +157,14 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
         )
     away = tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason)))
     return replace(catalog.at(kept), named=away)
+
+
+def _around(catalog: Catalog) -> str:
+    """What to say where the class folders stand in a folder of their own."""
+    inside = {path.split("/")[1] for path in catalog.paths if path.count("/") > 1}
+    if len({path.partition("/")[0] for path in catalog.paths}) != 1 or len(inside) < 2:
+        return ""
+    return f" Is it {shown(str(Path(catalog.root) / catalog.paths[0].partition('/')[0]))} that you mean?"
 
 
 def _refuse_other_tasks(catalog: Catalog) -> None:

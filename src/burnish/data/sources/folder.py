@@ -17,6 +17,14 @@ SPLIT_FOLDERS = {
 }  # fmt: skip
 
 
+# Of a folder that holds a part of the images, not a class.
+_PART = re.compile(
+    r"(?:fold|split|part|batch|session|site|year|day|week|month|camera|cam|subject|patient|run|cv|round)[ _-]?\d+"
+    r"|(?:19|20)\d\d",
+    re.IGNORECASE,
+)
+
+
 def open_folder(root: Path, *, for_training: bool) -> Catalog:
     """The catalogue of a folder; images deeper than their class folder belong to that class.
 
@@ -46,6 +54,8 @@ def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catal
         images.append(Labelled(path, class_name(folder), split))
         folders[split, class_name(folder)].add(folder)
     _refuse_twins(folders.values())
+    if not splits:
+        _refuse_parts(root, found)
     named += _without_images(found, splits)
     return assemble(root, images, named, source="split folders" if splits else "folder")
 
@@ -54,7 +64,9 @@ def _refuse_unsorted(root: Path, found: Scan) -> None:
     """NotEnoughData for a folder without images or without class folders."""
     if not found.images:
         aside = f": {len(found.named)} other files or folders" if found.named else ""
-        unread = next((one for one in found.named if " is not read" in one.reason), None)
+        unread = next(
+            (one for one in found.named if " is not read" in one.reason or "symbolic link" in one.reason), None
+        )
         aside += f", such as {shown(unread.path)} ({unread.reason})" if unread is not None else ""
         raise NotEnoughData(
             f"{shown(str(root))} holds no images{aside}. Give a folder with one folder of images per class: "
@@ -113,6 +125,29 @@ def _refuse_near_splits(root: Path, found: Scan, with_images: set[str]) -> None:
             f"{shown(str(root))} holds {_listed(near)}, which look like splits and would be taken for classes. Rename "
             f"them to {_listed(dict.fromkeys(near.values()))}, each with one folder per class."
         )
+
+
+def _refuse_parts(root: Path, found: Scan) -> None:
+    """DataError where all top folders are called fold1, site_2 or 2019, and hold the same folders of images.
+
+    Taken for classes, a model would learn to tell those from each other.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    for path in found.images:
+        top, *folders, _ = [*path.split("/")]
+        if not folders:
+            return
+        inside[top].add(folders[0])
+    kinds = list(inside.values())
+    if len(kinds) < 2 or len(kinds[0]) < 2 or any(one != kinds[0] for one in kinds):
+        return
+    if not all(_PART.fullmatch(name) for name in inside):  # classes may be divided alike: cat/indoor, dog/indoor
+        return
+    raise DataError(
+        f"{shown(str(root))} holds {_listed(sorted(inside)[:3])}, each with the same folders "
+        f"({_listed(sorted(kinds[0])[:3])}), so these would be the classes and those be lost. Put the images of each class into "
+        "one folder, or list them in a CSV with the columns path,label,group (the group keeps what belongs together on one side)."
+    )
 
 
 def _split_within(name: str) -> tuple[str, str] | None:
