@@ -124,6 +124,49 @@ def test_every_combination_has_one_row_and_exactly_one_is_chosen(race):
     assert facts["chosen"] == chosen["name"] == f"{chosen['model']} · {chosen['method']}"
 
 
+def test_a_trained_arm_tells_how_it_was_trained_and_the_choice_its_numbers(race):
+    facts, folder, _ = race
+    for row in facts["rows"]:
+        told = [one["what"] for one in row["decisions"]]
+        assert ("schedule" in told) == (row["method"] in ("full", "norms"))
+    (why,) = [one for one in facts["decisions"] if one["what"] == f"{facts['chosen']} chosen"]
+    (chosen,) = [row for row in facts["rows"] if row["chosen"]]
+    assert why["numbers"]["accuracy"] == chosen["validation"] and why["numbers"]["n"] == chosen["validation_n"]
+    assert any(
+        why["numbers"]["next"] == row["name"] and f"{row['validation']:.1%}" in why["why"] for row in facts["rows"]
+    )
+    assert "<details>" in (folder / "leaderboard.html").read_text(encoding="utf-8")
+
+
+def test_settings_that_an_arm_has_no_use_for_stand_in_its_row(unclear, tmp_path):
+    facts = api.compare(
+        unclear,
+        models=MODELS[:1],
+        methods=["probe", "norms"],
+        out=tmp_path / "race",
+        mixup=0.2,
+        **SMALL,
+    )
+    told = {row["method"]: [one["what"] for one in row["decisions"]] for row in facts["rows"]}
+    idle = {method: [what for what in told[method] if what.startswith("without effect")] for method in told}
+    assert "--mixup" in idle["probe"][0] and not idle["norms"]
+
+
+def test_where_time_is_short_the_networks_whose_frozen_heads_are_best_are_trained_first():
+    def looked(accuracy):
+        kept = SimpleNamespace(choice=SimpleNamespace(accuracy=accuracy))
+        return SimpleNamespace(probes=SimpleNamespace(kept=lambda taps: kept))
+
+    field = [
+        arms.Arm(model, method, at) for at, (model, method) in enumerate((m, x) for m in "ab" for x in ("x", "y", "z"))
+    ]
+    race = SimpleNamespace(recipe=Recipe(budget_seconds=60.0), looked={"a": looked(0.7), "b": looked(0.9)})
+    ordered = comparing._Race._by_promise(race, field)
+    assert [(arm.model, arm.method) for arm in ordered] == [(m, x) for x in ("x", "y", "z") for m in "ba"]
+    race.recipe = Recipe(budget_seconds=None)
+    assert comparing._Race._by_promise(race, field) == field
+
+
 def test_json_csv_and_page_tell_the_same_rows(race):
     facts, folder, _ = race
     assert json.loads((folder / "compare.json").read_text(encoding="utf-8")) == json.loads(json.dumps(facts))

@@ -446,3 +446,12 @@ def test_compare_and_audit_take_several_classes(table, tmp_path):
     assert facts["rows"][0]["test"]["value"] > 0.3 and facts["rows"][1]["difference"]["only_first"] is None
     found = api.audit(table, model="random:test_resnet")
     assert found.facts["counts"]["classes"] == 3
+
+
+def test_the_interval_and_p_of_a_difference_say_the_same():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        first = np.where(rng.random(40) < 0.9, 1.0, rng.choice([0, 0.5], 40))
+        second = np.where(rng.random(40) < 0.82, 1.0, rng.choice([0, 0.5, 0.67], 40))
+        found = paired_shares(first, second)
+        assert (found.low > 0 or found.high < 0) == (found.p < 0.05) or abs(found.p - 0.05) < 0.002

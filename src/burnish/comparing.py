@@ -193,9 +193,7 @@ class _Race:
         idle = idle_in(
             self._recipe(arm), method_named(arm.method), one_size=self.looked[arm.model].bench.backbone.one_size
         )
-        if idle is not None:
-            arm.idle = [idle]
-            self.watcher.say(f"{arm.name}: {idle.what}: {idle.why}")
+        arm.idle = [] if idle is None else [idle]  # in its row: the other arms may have a use for them
 
     def _look(self, model: str, number: int) -> _Looked:
         """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""

@@ -62,19 +62,36 @@ class Bootstrapped:
         known = self.draws[np.isfinite(self.draws)]
         if not len(known):
             return Interval(self.value, float("nan"), float("nan"), self.n)
-        below = float((known < self.value).mean() + 0.5 * (known == self.value).mean())
-        bias = float(ndtri(np.clip(below, 1e-4, 1.0 - 1e-4)))
+        bias = self._bias(known)
         tail = float(-ndtri((1.0 - confidence) / 2.0))
         low, high = (ndtr(bias + (bias + z) / (1.0 - self._skew() * (bias + z))) for z in (-tail, tail))
         limits = np.quantile(known, [low, high])
         return Interval(self.value, min(float(limits[0]), self.value), max(float(limits[1]), self.value), self.n)
 
     def paired(self) -> Paired:
-        """The score as a difference of two models; p is twice the share of draws on the lesser side of 0, never 0 itself."""
+        """The score as a difference of two models; p is the least error with which the limits leave 0 out, never 0 itself."""
         found, known = self._limits(), self.draws[np.isfinite(self.draws)]
-        least = min((known <= 0).sum(), (known >= 0).sum())
-        chance = min(1.0, 2.0 * (int(least) + 1) / (len(known) + 1)) if np.any(known) else 1.0
-        return Paired(found.value, found.low, found.high, chance, None, None, self.n)
+        return Paired(found.value, found.low, found.high, self._chance(known), None, None, self.n)
+
+    def _chance(self, known: np.ndarray) -> float:
+        """Two-sided, of a difference of 0: the BCa limits solved for the confidence at which one of them lies there."""
+        if not np.any(known):
+            return 1.0
+        bias, skew, count = self._bias(known), self._skew(), len(known)
+
+        def tail(below: int) -> float:
+            far = float(ndtri((below + 1) / (count + 2))) - bias
+            steady = 1.0 + skew * far
+            return float(ndtr(far / steady - bias)) if steady > 0 else float(far > 0)
+
+        # Draws of exactly 0 count for either side.
+        one_sided = min(tail(int((known <= 0).sum())), 1.0 - tail(int((known < 0).sum())))
+        return min(1.0, max(2.0 * one_sided, 2.0 / (count + 2)))
+
+    def _bias(self, known: np.ndarray) -> float:
+        """How far the score lies from the middle of its draws, in standard deviations."""
+        below = float((known < self.value).mean() + 0.5 * (known == self.value).mean())
+        return float(ndtri(np.clip(below, 1e-4, 1.0 - 1e-4)))
 
     def _skew(self) -> float:
         """The acceleration of the limits, from what the score is without each group of images."""
