@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +62,18 @@ def fold_numbers(labels: np.ndarray, *, folds: int, seed: int, together: np.ndar
     each to where there are the least of its classes; single images then level what they left.
     """
     classes, strata = np.unique(labels, return_inverse=True)
-    number, have = np.full(len(labels), -1, np.int64), np.zeros((folds, len(classes)), np.int64)
+    number, total = np.full(len(labels), -1, np.int64), np.bincount(strata, minlength=len(classes)).tolist()
+    held = [[0] * len(classes) for _ in range(folds)]  # images of each class in each fold
+    filled = [0] * folds
     for rows in _sets(together, seed):
-        own, sizes = np.unique(strata[rows], return_counts=True)
-        share = (have[:, own] / np.bincount(strata, minlength=len(classes))[own] * sizes).sum(1)
-        fold = min(range(folds), key=lambda one: (share[one], have[one].sum(), one))
+        own = Counter(strata[rows].tolist())
+        shares = [sum(one[kind] / total[kind] * size for kind, size in own.items()) for one in held]
+        fold = min(range(folds), key=lambda one: (shares[one], filled[one], one))
         number[rows] = fold
-        have[fold, own] += sizes
+        filled[fold] += len(rows)
+        for kind, size in own.items():
+            held[fold][kind] += size
+    have = np.array(held, np.int64)
     start = 0
     for place, label in enumerate(classes):
         members = np.flatnonzero((strata == place) & (number < 0))
