@@ -790,10 +790,10 @@ def test_the_page_allows_nothing_from_outside_and_refers_to_nothing():
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t"])
 def test_text_that_a_spreadsheet_would_run_is_quoted_in_the_csv(first):
-    text = csv_of(made_up([row(name=f"{first}cmd|' /C calc'!A0", state=f"{first}1", chosen=True)]))
+    text = csv_of(made_up([row(name=f"{first}cmd|' /C calc'!A0", state=f"{first}1+1", chosen=True)]))
     (found,) = csv.DictReader(io.StringIO(text, newline=""))
     assert found["name"] == f"'{first}cmd|' /C calc'!A0"
-    assert found["state"] == f"'{first}1"
+    assert found["state"] == f"'{first}1+1"
     assert float(found["difference"]) == -0.2, "a negative number stays a number"
 
 

@@ -340,7 +340,7 @@ def test_the_report_is_written_anew_from_the_facts(run):
 
 def test_a_budget_that_leaves_no_training_keeps_the_probe_and_says_so(shapes, tmp_path):
     run = api.fit(shapes, out=tmp_path / "run", model="random:test_resnet", budget=0.5, flip="on")
-    assert run.facts["kept"] == "probe"
+    assert run.facts["kept_role"] == "probe"
     assert any("the probe is kept" in one["why"] for one in run.facts["decisions"])
 
 

@@ -194,7 +194,7 @@ class Tuning:
             rows=rows,
             aspects=fitting.aspects[rows],
             labels=self.material.labels[rows],
-            ids=fitting.ids[rows],
+            ids=rows,  # not the catalogue's numbers, which follow the labels of test images too (P5)
             paths=tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
             how=augmentation_of(recipe, size=self.plan.final_size, flip=self.flip, several=self.material.several),
             preprocess=self.bench.backbone.preprocess,
@@ -232,7 +232,7 @@ class Tuning:
         preprocess = self.bench.backbone.preprocess
         how = augmentation_of(recipe, size=self.plan.final_size, flip=self.flip, several=self.material.several)
         views = augmented(
-            fitting.stored[rows], fitting.aspects[rows], fitting.ids[rows], seed=recipe.seed, epoch=1, how=how,
+            fitting.stored[rows], fitting.aspects[rows], rows, seed=recipe.seed, epoch=1, how=how,
             preprocess=preprocess,
         )  # fmt: skip
         mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (preprocess.mean, preprocess.std))
@@ -408,7 +408,7 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
         views = augmented(
             stored[chunk],
             fitting.aspects[chunk],
-            fitting.ids[chunk],
+            chunk,
             seed=bench.recipe.seed,
             epoch=0,
             how=how,

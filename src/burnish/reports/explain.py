@@ -55,16 +55,22 @@ def grad_cam(classifier: Classifier, images: Tensor, targets: Tensor) -> np.ndar
         picked = logits.gather(1, targets.to(logits.device)[:, None]).sum()
         layers = [layer for layer in seen if layer.requires_grad]
         slopes = torch.autograd.grad(picked, layers, allow_unused=True)
+    silent: np.ndarray | None = None
     for layer, slope in zip(reversed(layers), reversed(slopes), strict=True):
         if slope is None:
             continue
         maps, gradients = _as_maps(layer.detach(), images.shape[-1]), _as_maps(slope, images.shape[-1])
-        if maps is None or gradients is None or not gradients.any():
+        if maps is None or gradients is None:
+            continue
+        if not gradients.any():  # a single neighbour says the same of its class however near it is
+            silent = np.zeros((len(images), *images.shape[-2:]), np.float32)
             continue
         heat = (gradients.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).clamp(min=0)
         heat = F.interpolate(heat.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         most = heat.amax((1, 2), keepdim=True)
         return (heat / most.clamp(min=1e-12)).cpu().numpy()
+    if silent is not None:
+        return silent
     raise ModelError("no layer of this network keeps places in the image apart, so there is nothing to show")
 
 

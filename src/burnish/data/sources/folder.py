@@ -134,7 +134,7 @@ def _refuse_parts(root: Path, found: Scan) -> None:
     """
     inside: dict[str, set[str]] = defaultdict(set)
     for path in found.images:
-        top, *folders, _ = [*path.split("/")]
+        top, *folders = path.split("/")[:-1] or [""]
         if not folders:
             return
         inside[top].add(folders[0])
