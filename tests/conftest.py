@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,31 @@ import pytest
 import torch
 from PIL import Image
 
+from burnish.measure import cost
+
 # One thread: the networks are tiny, and results do not depend on how many cores the machine has.
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's caches, nor asks a network."""
-    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path_factory.getbasetemp() / "burnish-cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test, and no fixture of a module, reads or writes the user's caches, nor asks a network."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("BURNISH_CACHE", str(tmp_path_factory.getbasetemp() / "burnish-cache"))
+        patched.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hurried() -> Iterator[None]:
+    """A run asks its model five times for an answer, not for 1.4 s, to say what one takes: the number is as good here.
+
+    And writes without waiting for the disk, whose plug no test can pull; what runs in a process of its own does wait.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cost, "_LATENCY_RUNS", 5)
+        patched.setattr(os, "fsync", os.fstat)  # which refuses a closed file as fsync does
+        yield
 
 
 @pytest.fixture(scope="session")

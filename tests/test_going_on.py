@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from burnish import api, insights, job, trained
+from burnish import api, job, trained
 from burnish.backbones import weights
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import tuning as tunings
@@ -25,7 +25,6 @@ from burnish.choose.limits import familiar_to
 from burnish.choose.plan import Plan
 from burnish.choose.tuning import Tuning
 from burnish.errors import DataError, RunError
-from burnish.measure.cost import latency
 from burnish.methods.base import Head
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
@@ -74,16 +73,8 @@ def weights_of(seed):
     return load_backbone(f"random:{ARCH}", seed=seed).module.state_dict()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """What an answer takes is measured for a moment only."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(insights, "latency", lambda call, *, seconds: latency(call, seconds=0.0))
-        yield
-
-
 @pytest.fixture(scope="module")
-def told(quick, tmp_path_factory):
+def told(tmp_path_factory):
     """A run with a model file to which nothing happened, in alone/; and what a death would have left of it: in probed/ as
     its probe was saved, in unproved/ before it looked at the test images. One of its images cannot be read.
     """

@@ -212,9 +212,7 @@ class Run:
         return classifier.eval()
 
 
-@pytest.fixture(scope="module", params=PAIRS)
-def run(request):
-    network, name = request.param
+def run_of(network, name):
     backbone, method = given(network, name), method_named(name)
     before = {key: value.clone() for key, value in backbone.module.state_dict().items()}
     tunable = method.prepare(backbone, a_head(backbone), Recipe(seed=SEED))
@@ -222,6 +220,11 @@ def run(request):
     if method.trains:
         trained(method, backbone, tunable=tunable)
     return Run(network, name, backbone, before, tunable, start)
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def run(request):
+    return run_of(*request.param)
 
 
 @pytest.fixture(scope="module", params=BACKBONES)

@@ -145,11 +145,13 @@ def test_an_unknown_kind_is_refused_with_the_nearest():
 
 # ---- whole runs ------------------------------------------------------------------------------------------------------
 
+RUN = {"model": "random:test_resnet", "budget": None, "image_size": 64, "seed": 0}
+
 
 @pytest.fixture(scope="module")
 def run(shapes, tmp_path_factory):
     out = tmp_path_factory.mktemp("knn") / "run"
-    return burnish.fit(shapes, method="probe:head=knn", budget=None, image_size=64, seed=0, out=out)
+    return burnish.fit(shapes, method="probe:head=knn", out=out, **RUN)
 
 
 def test_a_run_of_neighbours_is_a_run_like_any_other(run, shapes, tmp_path):
@@ -172,15 +174,11 @@ def test_a_run_that_died_after_the_probe_goes_on_with_its_neighbours(shapes, tmp
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    whole = burnish.fit(
-        shapes, method="multiprobe:head=knn", budget=None, image_size=64, seed=0, out=tmp_path / "whole"
-    )
+    whole = burnish.fit(shapes, method="multiprobe:head=knn", out=tmp_path / "whole", **RUN)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(job, "choose", killed)
-        burnish.fit(shapes, method="multiprobe:head=knn", budget=None, image_size=64, seed=0, out=tmp_path / "again")
-    again = burnish.fit(
-        shapes, method="multiprobe:head=knn", budget=None, image_size=64, seed=0, out=tmp_path / "again"
-    )
+        burnish.fit(shapes, method="multiprobe:head=knn", out=tmp_path / "again", **RUN)
+    again = burnish.fit(shapes, method="multiprobe:head=knn", out=tmp_path / "again", **RUN)
     one, two = (read_bundle(found.folder) for found in (whole, again))
     assert one.head == two.head
     assert one.state.keys() == two.state.keys()
@@ -188,9 +186,7 @@ def test_a_run_that_died_after_the_probe_goes_on_with_its_neighbours(shapes, tmp
 
 
 def test_an_earlier_run_of_neighbours_keeps_its_classes_by_name(run, shapes, tmp_path):
-    later = burnish.fit(
-        shapes, method="probe", budget=None, image_size=64, seed=0, out=tmp_path / "later", against=str(run.folder)
-    )
+    later = burnish.fit(shapes, method="probe", out=tmp_path / "later", against=str(run.folder), **RUN)
     facts = json.loads((later.folder / "result.json").read_text())
     (against,) = [one for one in facts["baselines"] if one["key"] == "against"]
     assert against["accuracy"]["value"] > 0.9
@@ -209,8 +205,8 @@ def test_an_earlier_run_of_neighbours_keeps_its_classes_by_name(run, shapes, tmp
 
 def test_compare_races_kinds_of_heads(shapes, tmp_path):
     found = burnish.compare(
-        shapes, methods=["probe:head=lda", "probe:head=knn", "multiprobe:head=logistic"], budget=None, image_size=64,
-        out=tmp_path / "race",
+        shapes, methods=["probe:head=lda", "probe:head=knn", "multiprobe:head=logistic"], models=[RUN["model"]],
+        budget=None, image_size=64, out=tmp_path / "race",
     )  # fmt: skip
     rows = {row["method"]: row for row in found["rows"]}
     assert set(rows) == {"probe:head=lda", "probe:head=knn", "multiprobe:head=logistic"}

@@ -103,3 +103,21 @@ def test_the_mean_of_equal_values_is_known_exactly():
     found = mean_interval(np.full(9, 0.25))
     assert (found.low, found.value, found.high) == (0.25, 0.25, 0.25)
     assert mean_interval(np.array([0.5])).n == 1
+
+
+def test_what_lies_far_from_all_others_counts_in_the_limits_of_a_mean():
+    """A third of the draws of 30 have not one of the far value, and no spread: they tell of the long side, and count."""
+    found = mean_interval(np.array([0.0] * 29 + [5.0]))
+    assert (found.low, found.value, found.high) == (0.0, pytest.approx(1 / 6), 5.0)
+    mirrored = mean_interval(np.array([5.0] * 29 + [0.0]))
+    assert (mirrored.low, mirrored.high) == (pytest.approx(0.0), pytest.approx(5.0))
+
+
+@pytest.mark.parametrize("apart", [1e-6, 1e-8, 1e-11, 1e-16])
+def test_values_that_differ_by_little_have_limits_like_any_others(apart):
+    values = np.random.default_rng(0).random(30)
+    there, here = mean_interval(2.0 + apart * values), mean_interval(values)
+    assert there.low <= there.value <= there.high
+    if apart > 1e-12:
+        assert (there.low - 2.0) / apart == pytest.approx(here.low, rel=0.01)
+        assert (there.high - 2.0) / apart == pytest.approx(here.high, rel=0.01)

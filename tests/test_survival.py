@@ -30,13 +30,28 @@ RUN = {
     "model": "random:test_resnet", "budget": None, "epochs": 4, "image_size": 64, "batch_size": 12, "method": "full",
     "precision": "float32",
 }  # fmt: skip
-SCRIPT = """
-import sys, torch
+NURSERY = """
+import os, sys, torch
 torch.set_num_threads(1)
 from burnish import api
 from burnish.choose.ledger import Ledger
+from burnish.measure import cost
+cost._LATENCY_RUNS = 5  # as conftest has it
+torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # which imports as much as burnish does
 Ledger.due = lambda self: True  # a state after each step
-api.fit(sys.argv[1], out=sys.argv[2], **eval(sys.argv[3]))
+for line in sys.stdin:
+    asked = eval(line)
+    if isinstance(asked, int):
+        ended, status = os.waitpid(child, asked)
+        print(os.waitstatus_to_exitcode(status) if ended else None, flush=True)
+        continue
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.environ["BURNISH_CACHE"], data, folder, settings = asked
+        api.fit(data, out=folder, **settings)
+        os._exit(0)
+    print(child, flush=True)
 """
 
 
@@ -131,13 +146,47 @@ def contents(folder):
 # ---- killed ----------------------------------------------------------------------------------------------------------
 
 
-def begun(data, folder, tmp_path, settings):
-    """The run in a process group of its own."""
-    command = [sys.executable, "-c", SCRIPT, str(data), str(folder), repr(settings)]
-    environment = {**os.environ, "BURNISH_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+class Begun:
+    """A run in a process group of its own."""
+
+    def __init__(self, nursery, *asked):
+        self.nursery, self.code = nursery, None
+        self.pid = self._ask(asked)
+
+    def poll(self):
+        """How it ended; None while it has not."""
+        if self.code is None:
+            self.code = self._ask(os.WNOHANG)
+        return self.code
+
+    def wait(self, seconds=10.0):
+        give_up = time.monotonic() + seconds
+        while self.poll() is None:
+            assert time.monotonic() < give_up, "the run hangs"
+            time.sleep(0.01)
+        return self.code
+
+    def _ask(self, what):
+        print(repr(what), file=self.nursery.stdin, flush=True)
+        return eval(self.nursery.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    """A process that has imported all that a run needs, and gives birth to runs: ten imports would take a minute."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", NURSERY], env={**os.environ, "HF_HUB_OFFLINE": "1"}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def begun(nursery, tmp_path):
+    """Begins a run in another process."""
+    return lambda data, folder, settings: Begun(nursery, str(tmp_path / "cache"), str(data), str(folder), settings)
 
 
 def killed_when(process, condition, *, seconds=60.0):
@@ -159,14 +208,14 @@ def lines_of(file):
     return 0
 
 
-def test_a_run_killed_again_and_again_comes_to_the_same_bits(shapes, tmp_path, expected):
+def test_a_run_killed_again_and_again_comes_to_the_same_bits(shapes, tmp_path, expected, begun):
     folder = tmp_path / "run"
     instants = [
         lambda: (folder / "splits.csv").exists(),
         lambda: lines_of(folder / "history.jsonl") >= 2,
     ]
     for number, condition in enumerate(instants):
-        assert killed_when(begun(shapes, folder, tmp_path, RUN), condition), f"the run ended before instant {number}"
+        assert killed_when(begun(shapes, folder, RUN), condition), f"the run ended before instant {number}"
     api.fit(shapes, out=folder, **RUN)
     assert_same(folder, expected)
     assert json.loads((folder / "result.json").read_text())["sittings"] >= 2
@@ -174,17 +223,17 @@ def test_a_run_killed_again_and_again_comes_to_the_same_bits(shapes, tmp_path, e
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_many_instants_comes_to_the_same_bits(shapes, tmp_path, expected):
+def test_a_run_killed_at_many_instants_comes_to_the_same_bits(shapes, tmp_path, expected, begun):
     began = time.monotonic()
-    assert begun(shapes, tmp_path / "whole", tmp_path, RUN).wait(120) == 0
+    assert begun(shapes, tmp_path / "whole", RUN).wait(120) == 0
     seconds = time.monotonic() - began
     rng = np.random.default_rng(0)
     for number in range(3):  # benchmarks/survival.py kills sixty times
         folder, settings = tmp_path / f"run-{number}", {**RUN, "workers": 2 * (number % 2)}
         for _ in range(1 + number % 3):
             until = time.monotonic() + rng.uniform(0.3, 1.0) * seconds
-            killed_when(begun(shapes, folder, tmp_path, settings), lambda until=until: time.monotonic() >= until)
-        assert begun(shapes, folder, tmp_path, settings).wait(120) == 0
+            killed_when(begun(shapes, folder, settings), lambda until=until: time.monotonic() >= until)
+        assert begun(shapes, folder, settings).wait(120) == 0
         assert_same(folder, expected)
 
 
@@ -200,10 +249,11 @@ def test_a_run_that_died_at_a_step_comes_to_the_same_bits(at_step, shapes, tmp_p
     assert any(text.startswith("going on with the run in ") for text in lines.said)
 
 
-def test_a_run_that_died_where_its_images_grow_comes_to_the_same_bits(shapes, tmp_path, monkeypatch, eager):
+def test_a_run_that_died_where_its_images_grow_comes_to_the_same_bits(tmp_path, monkeypatch):
     """The last step of an epoch stands where the next size begins: the epoch is told at the size that it was trained at."""
+    write_shapes(tmp_path / "shapes", images=8)
     settings = {**RUN, "image_size": "auto", "epochs": 5}
-    api.fit(shapes, out=tmp_path / "whole", cache="off", **settings)
+    api.fit(tmp_path / "shapes", out=tmp_path / "whole", cache="off", **settings)
     rows = [json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").read_text().splitlines()]
     assert rows[2]["size"] < rows[3]["size"] and rows[2]["progress"] >= 0.6
     real, calls = Tuning.looked_at, []
@@ -214,11 +264,11 @@ def test_a_run_that_died_where_its_images_grow_comes_to_the_same_bits(shapes, tm
             raise Death
         return real(self, *rest)
 
-    monkeypatch.setattr(Tuning, "looked_at", deadly)
-    with pytest.raises(Death):
-        api.fit(shapes, out=tmp_path / "run", cache="off", **settings)
-    monkeypatch.setattr(Tuning, "looked_at", real)
-    api.fit(shapes, out=tmp_path / "run", cache="off", **settings)
+    with monkeypatch.context() as patched, pytest.raises(Death):
+        patched.setattr(Ledger, "due", lambda self: True)
+        patched.setattr(Tuning, "looked_at", deadly)
+        api.fit(tmp_path / "shapes", out=tmp_path / "run", cache="off", **settings)
+    api.fit(tmp_path / "shapes", out=tmp_path / "run", cache="off", **settings)
     assert_same(tmp_path / "run", fingerprint(tmp_path / "whole"))
 
 

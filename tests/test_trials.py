@@ -15,6 +15,7 @@ from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
+from conftest import write_shapes
 
 TINY = {"model": "random:test_resnet", "epochs": 2, "image_size": 64, "budget": None, "method": "full"}
 
@@ -23,18 +24,32 @@ def what(run):
     return [one["what"] for one in run.facts["decisions"]]
 
 
-def test_a_race_tries_every_factor_and_the_record_says_which_won(shapes, tmp_path):
-    run = api.fit(shapes, out=tmp_path / "run", learning_rate="race", **TINY)
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Images where it does not matter what is found in them."""
+    root = tmp_path_factory.mktemp("few") / "shapes"
+    write_shapes(root, images=10)
+    return root
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Trials are of three steps instead of twelve."""
+    monkeypatch.setattr(trials, "_LEAST", 3)
+
+
+def test_a_race_tries_every_factor_and_the_record_says_which_won(few, tmp_path, brief):
+    run = api.fit(few, out=tmp_path / "run", learning_rate="race", **TINY)
     (decision,) = [one for one in run.facts["decisions"] if one["what"].startswith("learning rate: ")]
     assert decision["why"].count("nats") == len(trials.FACTORS)
-    usual = api.fit(shapes, out=tmp_path / "usual", **TINY).facts["recipe"]["learning_rate"]
+    usual = api.fit(few, out=tmp_path / "usual", **TINY).facts["recipe"]["learning_rate"]
     factor = float(decision["what"].split()[2])
     assert factor in trials.FACTORS
     assert run.facts["recipe"]["learning_rate"] == pytest.approx(factor * usual)
 
 
-def test_the_same_race_comes_to_the_same_bits(shapes, tmp_path):
-    one, two = (api.fit(shapes, out=tmp_path / name, learning_rate="race", **TINY) for name in ("one", "two"))
+def test_the_same_race_comes_to_the_same_bits(few, tmp_path, brief):
+    one, two = (api.fit(few, out=tmp_path / name, learning_rate="race", **TINY) for name in ("one", "two"))
     told = [[d for d in run.facts["decisions"] if d["what"].startswith("learning rate")] for run in (one, two)]
     assert told[0] == told[1] != []
     first, second = (next((run.folder / "packages").glob("*/weights.safetensors")) for run in (one, two))
@@ -90,11 +105,22 @@ def test_of_trials_that_are_alike_the_usual_settings_are_taken():
     assert trials.clearly_least([usual, none]) is usual and trials.clearly_least([none, usual]) is usual
 
 
-def test_what_the_recipe_names_is_not_searched(shapes, tmp_path):
-    run = api.fit(shapes, out=tmp_path / "run", search=True, mixup=1.0, weight_decay=0.8, **TINY)
-    assert (run.facts["recipe"]["mixup"], run.facts["recipe"]["weight_decay"]) == (1.0, 0.8)
-    (decision,) = [one for one in run.facts["decisions"] if one["what"].startswith("settings")]
-    assert decision["numbers"] and not {"mixup", "weight_decay"} & set(decision["numbers"])
+def test_what_the_recipe_names_is_not_searched(few, tmp_path, monkeypatch, brief):
+    """Nor changed by a search that takes other settings than the usual ones, as this one does whatever the trials gave."""
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
+    monkeypatch.setattr(trials, "clearly_least", lambda tried: tried[-1])
+    real, seen = trials.Trials.run, []
+
+    def watched(self, recipe, **given):
+        seen.append((recipe.mixup, recipe.weight_decay))
+        return real(self, recipe, **given)
+
+    monkeypatch.setattr(trials.Trials, "run", watched)
+    run = api.fit(few, out=tmp_path / "run", search=True, mixup=1.0, weight_decay=0.8, **TINY)
+    assert [*seen, (run.facts["recipe"]["mixup"], run.facts["recipe"]["weight_decay"])] == [(1.0, 0.8)] * 3
+    (decision,) = [one for one in run.facts["decisions"] if one["what"].startswith("settings from a search")]
+    assert set(decision["numbers"]) == {"rate", "stage_decay", "label_smoothing"}
 
 
 def test_a_search_is_refused_at_once_without_optuna(shapes, tmp_path, monkeypatch):
@@ -109,7 +135,7 @@ def plan_of(steps, *, timed):
 
 
 @pytest.mark.parametrize("method", ["adapter", "lora"])
-def test_trials_are_of_the_network_that_is_trained(method, shapes, tmp_path, monkeypatch):
+def test_trials_are_of_the_network_that_is_trained(method, few, tmp_path, monkeypatch, brief):
     """Where the plan freezes stages, so do the trials: what is put into the trunk stands above the cut."""
     real, frozen, seen = trained.plan, 2, []
 
@@ -123,25 +149,25 @@ def test_trials_are_of_the_network_that_is_trained(method, shapes, tmp_path, mon
 
     monkeypatch.setattr(trained, "plan", plan)
     monkeypatch.setattr(trials, "Tuning", Watched)
-    run = api.fit(shapes, out=tmp_path / "run", learning_rate="race", **{**TINY, "method": method})
+    run = api.fit(few, out=tmp_path / "run", learning_rate="race", **{**TINY, "method": method})
     assert seen == [frozen] * len(trials.FACTORS) and run.facts["recipe"]["freeze"] == frozen
 
 
-def test_weights_that_give_no_numbers_are_not_used(shapes, tmp_path, monkeypatch):
+def test_weights_that_give_no_numbers_are_not_used(few, tmp_path, monkeypatch):
     real = Tuning._val_logits
 
     def overflowing(self, preprocess):
         return np.full_like(real(self, preprocess), np.nan)
 
     monkeypatch.setattr(Tuning, "_val_logits", overflowing)
-    run = api.fit(shapes, out=tmp_path / "run", **TINY)
+    run = api.fit(few, out=tmp_path / "run", **TINY)
     assert run.facts["kept"] != "full" and list(run.facts["scores"]) == ["probe"]
     assert "the trained weights are not used" in what(run)
 
 
-def test_with_all_stages_frozen_the_head_alone_learns(shapes, tmp_path):
+def test_with_all_stages_frozen_the_head_alone_learns(few, tmp_path):
     stages = len(load_backbone(TINY["model"]).stages)
-    run = api.fit(shapes, out=tmp_path / "run", freeze=stages, **TINY)
+    run = api.fit(few, out=tmp_path / "run", freeze=stages, **TINY)
     (schedule,) = [one for one in run.facts["decisions"] if one["what"] == "schedule"]
     assert "only the head learns" in schedule["why"]
 
@@ -163,12 +189,10 @@ def test_a_search_starts_from_the_defaults_and_settles_what_it_found(shapes, tmp
     assert (tmp_path / "run" / "search.log").is_file()
 
 
-def test_a_search_leaves_alone_what_the_method_does_not_have(shapes, tmp_path, monkeypatch):
+def test_a_search_leaves_alone_what_the_method_does_not_have(few, tmp_path, monkeypatch, brief):
     pytest.importorskip("optuna")
     monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 1)
-    run = api.fit(
-        shapes, out=tmp_path / "run", search=True, stage_decay=0.9, **{**TINY, "method": "norms", "epochs": 1}
-    )
+    run = api.fit(few, out=tmp_path / "run", search=True, stage_decay=0.9, **{**TINY, "method": "norms", "epochs": 1})
     (decision,) = [one for one in run.facts["decisions"] if one["what"] == "settings: the usual ones"]
     assert "rate" in decision["numbers"] and "stage_decay" not in decision["numbers"]
     assert run.facts["recipe"]["stage_decay"] == 0.9
@@ -176,11 +200,11 @@ def test_a_search_leaves_alone_what_the_method_does_not_have(shapes, tmp_path, m
     assert told["why"] == "norms has one learning rate for all stages"
 
 
-def test_a_search_that_died_proposes_what_it_would_have_proposed(shapes, tmp_path, monkeypatch):
+def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, monkeypatch, brief):
     """And a trial that death cut short does not count."""
     pytest.importorskip("optuna")
     monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 4)
-    whole = api.fit(shapes, out=tmp_path / "whole", search=True, **TINY)
+    whole = api.fit(few, out=tmp_path / "whole", search=True, **TINY)
     real, made = trials.Trials.run, []
 
     class Died(BaseException):
@@ -194,12 +218,12 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(shapes, tmp_pat
 
     monkeypatch.setattr(trials.Trials, "run", dying)
     with pytest.raises(Died):
-        api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
+        api.fit(few, out=tmp_path / "run", search=True, **TINY)
     journal = tmp_path / "run" / "search.log"
     with open(journal, "ab") as file:  # as a full disk, or a death at a write, leaves it
         file.write(b'{"op_code": 6, "trial')
     (tmp_path / "run" / "search.log.lock").symlink_to("nowhere")
-    again = api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
+    again = api.fit(few, out=tmp_path / "run", search=True, **TINY)
     assert len(made) == 5, "two, the one that died, and two more"
     told = [[d for d in run.facts["decisions"] if d["what"].startswith("settings")] for run in (whole, again)]
     assert told[0] == told[1] != []
@@ -210,15 +234,25 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(shapes, tmp_pat
 def test_a_trial_keeps_no_more_views_than_it_sees(shapes, tmp_path, monkeypatch):
     seen = []
 
+    class Enough(BaseException):
+        pass
+
+    def tried(*_):
+        raise Enough
+
     class Watched(Tuning):
         def __init__(self, tunable, made, *rest):
             seen.append((made.views, made.steps))
             super().__init__(tunable, made, *rest)
 
     monkeypatch.setattr(trials, "Tuning", Watched)
-    api.fit(
-        shapes, out=tmp_path / "run", learning_rate="race", **{**TINY, "method": "top", "epochs": 12, "batch_size": 4}
-    )
+    monkeypatch.setattr(trained, "train", tried)
+    with pytest.raises(Enough):
+        api.fit(
+            shapes, out=tmp_path / "run", learning_rate="race",
+            **{**TINY, "method": "top", "epochs": 12, "batch_size": 4},
+        )  # fmt: skip
+    assert len(seen) == len(trials.FACTORS)
     assert {views for views, _ in seen} <= {1, 2}
 
 
@@ -228,7 +262,7 @@ def test_frozen_heads_have_no_settings_to_try(shapes, tmp_path, settings):
         api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "multiprobe"}, **settings)
 
 
-def test_a_method_that_only_moves_what_lies_low_is_not_given_up_where_time_is_short(shapes, tmp_path, monkeypatch):
+def test_a_method_that_only_moves_what_lies_low_is_not_given_up_where_time_is_short(few, tmp_path, monkeypatch):
     """The plan looks for more epochs with the lower stages frozen; there this method has nothing to move."""
     asked = []
     real = plan._fitted
@@ -238,5 +272,5 @@ def test_a_method_that_only_moves_what_lies_low_is_not_given_up_where_time_is_sh
         return replace(real(tunable, freeze, *rest), epochs=1.0, timed=True)
 
     monkeypatch.setattr(plan, "_fitted", short)
-    run = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "lora:where=layer1*", "budget": 300})
+    run = api.fit(few, out=tmp_path / "run", **{**TINY, "method": "lora:where=layer1*", "budget": 300})
     assert asked == [0] and run.facts["recipe"]["freeze"] == 0

@@ -21,6 +21,8 @@ _FEWEST_TIMES = 200
 _MOST_WORK = 4e8  # weights times classes: above that fewer draws, about 5 s on 2 cores
 _GROUPS = 100  # that are left out in turn, for the skew of a score
 _AT_ONCE = 4_000_000  # weights in memory
+_ROUNDING = 1e-12  # values this near their mean, relative to it, are equal
+_LEAST_ERROR = 1e-9  # of a draw, in units of the farthest value
 _MOST_COMPARED = 20_000_000  # pairs of images in memory
 
 Statistics = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # weights float32 [c n] -> scores by name, each [c]
@@ -128,18 +130,20 @@ def mean_interval(values: np.ndarray, *, confidence: float = 0.95, times: int = 
     """
     x = np.asarray(values, np.float64) + 0.0  # 0.0 where -log 1 gives -0.0, which would be shown
     n, mean = len(x), float(x.mean())
-    error = float(x.std()) / np.sqrt(n)
-    if n < 2 or error == 0.0:
+    scale = float(np.abs(x - mean).max())
+    if n < 2 or scale <= _ROUNDING * max(1.0, abs(mean)):
         return Interval(mean, mean, mean, n)
+    apart = (x - mean) / scale  # so that squares of what differs by little do not cancel
 
     def moments(weights: np.ndarray) -> dict[str, np.ndarray]:
         total = weights.sum(1, dtype=np.float64)
-        return {"mean": weights @ x / total, "square": weights @ x**2 / total}
+        return {"mean": weights @ apart / total, "square": weights @ apart**2 / total}
 
     drawn = resampled(moments, n, times=times, seed=seed)
     errors = np.sqrt(np.maximum(drawn["square"] - drawn["mean"] ** 2, 0.0) / n)
-    known = errors > 0
-    away = (drawn["mean"][known] - mean) / errors[known]
+    # A draw of one value only lies without bound away from the mean: left out, it would cut the tail it stands for.
+    away = drawn["mean"] / np.maximum(errors, _LEAST_ERROR)
+    error = scale * float(apart.std()) / np.sqrt(n)
     high, low = mean - error * np.quantile(away, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return Interval(mean, float(np.clip(low, x.min(), mean)), float(np.clip(high, mean, x.max())), n)
 

@@ -52,7 +52,7 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 def page_of(facts: Mapping[str, Any]) -> str:
     """One self-contained HTML page."""
-    rows = [{**row, "sentence": sentence(row)} for row in facts["rows"]]
+    rows = [{"decisions": [], **row, "sentence": sentence(row)} for row in facts["rows"]]
     tested = [row for row in rows if row["test"] is not None]
     plots = [
         ("Accuracy against seconds spent", "seconds", _plot(tested, lambda row: row["seconds"], "s")),
