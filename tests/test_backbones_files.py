@@ -497,6 +497,33 @@ def test_a_transformer_with_torchvisions_names_may_have_any_size(tmp_path, size)
 # ---- what does not fit -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("file", "arch"),
+    [("tf_efficientnet_lite0-0aa007d2.pth", "tf_efficientnet_lite0"), ("best.pth", "efficientnet_lite0"),
+     ("efficientnet_lite0_of_tf_efficientnet_lite0.pth", "efficientnet_lite0"), ("tf_efficientnet_lite01.pth", "efficientnet_lite0")],
+)  # fmt: skip
+def test_of_networks_with_the_same_tensors_the_name_of_the_file_tells(file, arch, tmp_path):
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / file)
+    backbone = zoo.load_backbone(str(tmp_path / file))
+    assert backbone.name == arch and f"{arch}, told by names and shapes" in backbone.notes[0]
+    assert ("by the name of the file" in backbone.notes[0]) == (file not in ("best.pth", "tf_efficientnet_lite01.pth"))
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.uint16])
+def test_rare_kinds_of_numbers_are_no_code(kind, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(4, 3, 3, 3).to(kind), "b": torch.zeros(4)}, tmp_path / "model.pth")
+    with pytest.raises(BadWeights, match=rf"holds numbers of a kind that is not read \({str(kind)[6:]}\)"):
+        zoo.load_backbone(str(tmp_path / "model.pth"), arch="resnet18")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("F4", 4), ("F6_E2M3", 6), ("F8_E8M0", 8)])
+def test_kinds_of_numbers_that_torch_has_not_are_no_damage(kind, size, tmp_path):
+    header = json.dumps({"a": {"dtype": kind, "shape": [8], "data_offsets": [0, size]}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(BadWeights, match=rf"holds numbers of a kind that is not read \({kind}\)"):
+        zoo.load_backbone(str(tmp_path / "m.safetensors"), arch="resnet18")
+
+
 def test_a_file_that_nothing_tells_asks_for_the_architecture(tmp_path):
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)).state_dict(), tmp_path / "m.pth")
     with pytest.raises(UnknownModel, match=r"9 tensors .*--arch"):

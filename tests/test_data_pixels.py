@@ -175,6 +175,37 @@ def test_colour_key_of_png_is_transparent(mode, key, key_colour):
     assert decoded.getpixel((0, 0)) == (WHITE if mode == "1" else BLACK)
 
 
+@pytest.mark.parametrize(
+    ("depth", "key", "row", "expected"),
+    [
+        (1, 1, b"\x50", [0, 255, 0, 255]),
+        (2, 1, b"\x1b", [0, 255, 170, 255]),
+        (4, 3, b"\x03\xf1", [0, 255, 255, 17]),
+        (4, 15, b"\x03\xf1", [0, 51, 255, 17]),
+        (8, 3, bytes([0, 3, 255, 1]), [0, 255, 255, 1]),
+    ],
+)
+def test_colour_keys_count_in_the_bits_of_the_file(depth, key, row, expected):
+    before = chunk(b"tRNS", key.to_bytes(2, "big"))
+    decoded = decode(png(4, 1, depth=depth, colour=0, rows=b"\x00" + row, before=before))
+    assert [decoded.getpixel((at, 0))[0] for at in range(4)] == expected
+
+
+def test_a_colour_key_of_sixteen_bits_is_transparent():
+    before = chunk(b"tRNS", struct.pack(">3H", 257, 514, 771))
+    row = struct.pack(">6H", 257, 514, 771, 60000, 60000, 60000)
+    decoded = decode(png(2, 1, depth=16, colour=2, rows=b"\x00" + row, before=before))
+    assert [decoded.getpixel((at, 0)) for at in range(2)] == [WHITE, (234, 234, 234)]
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
+def test_an_alpha_that_was_never_set_hides_nothing(format):
+    image = quarters().convert("RGBA")
+    image.putalpha(0)
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    assert decode(encoded(image, format, **options)).tobytes() == quarters().tobytes()
+
+
 def test_premultiplied_alpha_is_undone():
     image = Image.new("LA", (1, 1), (100, 128)).convert("La")
     red, green, blue = pixels._rgb(image).getpixel((0, 0))
@@ -183,10 +214,11 @@ def test_premultiplied_alpha_is_undone():
 
 
 def test_palette_with_alpha_channel_is_composited_over_white():
-    image = Image.new("PA", (1, 1))
+    image = Image.new("PA", (2, 1))
     image.putpalette([*RED])
     image.putpixel((0, 0), (0, 0))
-    assert pixels._rgb(image).getpixel((0, 0)) == WHITE
+    image.putpixel((1, 0), (0, 255))
+    assert [pixels._rgb(image).getpixel((at, 0)) for at in range(2)] == [WHITE, RED]
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
@@ -251,6 +283,23 @@ def tiff_of_greys(values, *, bits, white_is_zero):
 def test_deep_greys_of_tiff_are_what_their_tags_say(values, bits, white_is_zero, expected):
     decoded = decode(tiff_of_greys(values, bits=bits, white_is_zero=white_is_zero))
     assert [decoded.getpixel((at, 0))[0] for at in range(len(values))] == expected
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colours_that_lie_apart_are_right_or_refused(bits):
+    """Pillow reads planes of 16 bits as if they had 8."""
+    planes = [np.full(4, value, f"<u{bits // 8}").tobytes() for value in (1, 2, 3)]
+    begins = [8 + len(planes[0]) * at for at in range(3)]
+    lists = struct.pack("<3H", *[bits] * 3) + struct.pack("<3I", *begins) + struct.pack("<3I", *[len(planes[0])] * 3)
+    at = 8 + sum(map(len, planes))
+    tags = [(256, 3, 1, 4), (257, 3, 1, 1), (258, 3, 3, at), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 3, at + 6),
+            (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 3, at + 18), (284, 3, 1, 2)]  # fmt: skip
+    table = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *one) for one in tags) + bytes(4)
+    content = b"II*\0" + struct.pack("<I", at + len(lists)) + b"".join(planes) + lists + table
+    if bits == 8:
+        assert [decode(content).getpixel((at, 0)) for at in range(4)] == [(1, 2, 3)] * 4
+    else:
+        assert "its colours lie apart, each of 16 bits" in reason_of(content)
 
 
 def test_sixteen_bit_pgm_is_scaled():

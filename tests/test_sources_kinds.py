@@ -19,7 +19,7 @@ import torch
 from burnish.archives import Zip
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog
-from burnish.data.pixels import decode
+from burnish.data.pixels import decode, read_all
 from burnish.data.sources import open_source
 from burnish.errors import DataError, NotEnoughData
 from burnish.terms import Preprocess
@@ -148,6 +148,18 @@ def test_of_one_shard_too_what_is_passed_over_is_named(folder, tmp_path):
     reasons = {one.path: one.reason for one in catalog.named}
     assert len(catalog) == 6
     assert "link" in reasons["train.tar/link.png"] and "left by a system" in reasons["train.tar/__MACOSX/cat9.png"]
+
+
+def test_an_archive_of_nothing_that_is_read_says_why(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "none.zip", "w"):
+        pass
+    with pytest.raises(NotEnoughData, match=r"none\.zip holds no images\. Expected"):
+        open_source(tmp_path / "none.zip")
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for path in files_of(folder):
+            archive.writestr(zipfile.ZipInfo(f"set\\{path.parent.name}\\{path.name}"), path.read_bytes())
+    with pytest.raises(NotEnoughData, match="has a backslash in its name"):
+        open_source(tmp_path / "windows.zip")
 
 
 def test_litter_in_an_archive_is_named(folder, tmp_path):
@@ -385,6 +397,19 @@ def test_damaged_parquet_and_parquet_without_pyarrow_are_sentences(folder, tmp_p
         open_source(target)
 
 
+def test_rows_of_parquet_without_an_image_are_named_with_what_they_hold(folder, tmp_path):
+    images = [{"bytes": files_of(folder)[at].read_bytes(), "path": None} for at in range(4)]
+    images += [{"bytes": None, "path": "/elsewhere/one.jpg"}, None]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(images, kind), "label": ["a", "b"] * 3})
+    pq.write_table(table, tmp_path / "t.parquet")
+    catalog = open_source(tmp_path / "t.parquet", for_training=False)
+    found = read_all(catalog, np.arange(6), {}, {}, workers=1)
+    assert [one.path for one in found.named] == ["t.parquet#000005", "t.parquet#000006"]
+    assert "holds the path /elsewhere/one.jpg and no image" in found.named[0].reason
+    assert found.named[1].reason == "the row holds no image"
+
+
 # ---- Python ----------------------------------------------------------------------------------------------------------
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (8, 10, 12, 3), np.uint8)
@@ -413,6 +438,19 @@ def test_arrays_of_any_layout_are_the_same_images(images):
     assert catalog.classes == ("a", "b") and len(catalog) == 8
     row = catalog.paths.index("5")
     assert np.array_equal(np.asarray(decode(catalog.image(row))), ARRAY[5])
+
+
+def test_a_data_set_that_fails_is_a_sentence():
+    class Failing(Set):
+        def __getitem__(self, index: int) -> tuple[object, int]:
+            if index == 3:
+                raise KeyError("three")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match=r"Item 3 of the data set cannot be had: KeyError: 'three'"):
+        open_source(Failing())
+    with pytest.raises(DataError, match="The data is a dict, expected a path"):
+        open_source({"a": 1})
 
 
 def test_a_data_set_and_paths_are_taken(folder):

@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -209,6 +210,8 @@ _LINK = "is a link or a device, which is not followed"
 def _climbs(name: str) -> str | None:
     """Why a member of that name is not read, if so."""
     path = PurePosixPath(name)
+    if "\\" in name and not any(part == ".." for part in re.split(r"[/\\]", name)):
+        return "has a backslash in its name, which parts folders on one system alone; pack it again with slashes"
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name[1:2] == ":":
         return "climbs out of the archive"
     return None
@@ -263,7 +266,7 @@ class _Stream(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0) -> int:
         at = offset + (0, self._at, len(self._data))[whence]
         if at < 0:
-            raise ValueError("a place before the beginning of the archive")
+            raise OSError("a place before the beginning of the archive")  # which zipfile expects of an empty one
         self._at = at
         return at
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,9 +216,21 @@ def _recognised(
             f"({', '.join(shown(key[:60]) for key in list(bare[0])[:2])}, …) fit none that burnish knows; "
             "say it with --arch, a timm name such as resnet50 (see: burnish models), or as NAME=FILE"
         )
-    twins = names[1:4] if foreign is None else []  # torchvision's names tell
+    called = (
+        _called(found.name, names) if foreign is None else None
+    )  # torchvision's names of tensors tell by themselves
+    name = called or names[0]
+    twins = [one for one in names if one != name][:3] if foreign is None else []
     others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""
-    return names[0], _described(names[0], bare, foreign), f"{names[0]}, told by names and shapes{others}"
+    how = "names and shapes" + (", and by the name of the file" if called else "")
+    return name, _described(name, bare, foreign), f"{name}, told by {how}{others}"
+
+
+def _called(file: str, names: list[str]) -> str | None:
+    """The longest of these names that a file's name begins with; None where it begins with none."""
+    told = file.lower()
+    begun = [name for name in names if re.match(rf"{re.escape(name)}(?![a-z0-9])", told)]
+    return max(begun, key=len, default=None)
 
 
 def _described(name: str, bare: list[checkpoint.State], foreign: _Foreign | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ class Opened:
     sha256: str  # of the file on disk
     config: dict[str, Any] = field(default_factory=dict)  # of the config.json beside it, {} without one
     where: str = ""  # the member of the archive it lay in
+    name: str = ""  # the file's, without its folder, or that member's
 
 
 def open_file(path: Path) -> Opened:
@@ -56,7 +57,7 @@ def open_file(path: Path) -> Opened:
     digest = hashlib.sha256(data).hexdigest()
     kind = kind_of(data, label)
     if kind is not None:
-        return Opened(kind, data, label, digest, config_beside(path))
+        return Opened(kind, data, label, digest, config_beside(path), name=path.name)
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
     kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
@@ -108,7 +109,7 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
         inner = f"{label} ({shown(member.name)})"
         kind = kind_of(member.data, inner)
         if kind is not None:
-            found.append(Opened(kind, member.data, inner, digest, {}, member.name))
+            found.append(Opened(kind, member.data, inner, digest, {}, member.name, place.name))
             if len(found) > 1:
                 names = ", ".join(shown(one.where[:120]) for one in found)
                 raise BadWeights(f"{label}: an archive with more than one model ({names}, …); expected exactly one")
@@ -128,7 +129,7 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
         raise BadWeights(
             f"{one.label}: the config.json beside it is no JSON object, or too long; mend it or take it out"
         )
-    return Opened(one.kind, one.data, one.label, digest, values, one.where)
+    return replace(one, config=values)
 
 
 def _only_one_in(folder: Path) -> Path:

@@ -165,12 +165,28 @@ def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
         raise BadWeights(f"{label}: a damaged pickle ({shown(str(error))[:120]}); fetch the file again") from None
     strangers = [name for name in asked if not _allowed(name)]
     if strangers:
+        if all(_is_number_kind(name) for name in strangers):
+            kinds = ", ".join(name.removeprefix("torch ") for name in strangers if name.startswith("torch "))
+            raise BadWeights(
+                f"{label}: holds numbers of a kind that is not read ({kinds or 'none of the usual'}); save the weights in float32"
+            )
         listed = ", ".join(shown(name[:80]) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
         raise BadWeights(f"{label}: asks for {listed}, which could run code, so it was not opened; {_ADVICE}")
 
 
 class _Unusual(Exception):
     """Instructions that no writer of weights uses."""
+
+
+def _is_number_kind(name: str) -> bool:
+    """Whether it is one of torch's rarer kinds of numbers, or what makes tensors of them."""
+    attribute = name.removeprefix("torch ")
+    is_kind = (
+        name.startswith("torch ")
+        and attribute.isidentifier()
+        and isinstance(getattr(torch, attribute, None), torch.dtype)
+    )
+    return is_kind or name == "torch._utils _rebuild_tensor_v3"
 
 
 def _allowed(name: str) -> bool:

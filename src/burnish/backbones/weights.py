@@ -20,6 +20,7 @@ from burnish.errors import BadWeights, WeightsUnreachable, shown
 
 MAX_WEIGHTS_BYTES = 8 * 2**30  # far above any image classifier, far below what fills a disk unnoticed
 MAX_JSON_BYTES = 16 * 2**20  # 21,843 class names (ImageNet-21k) take about 1 MB
+_UNREAD_KINDS = {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"}  # which safetensors knows and torch has no tensors of
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
@@ -98,17 +99,32 @@ def tensors_of(data: bytes, label: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        if unread := sorted(_UNREAD_KINDS.intersection(_kinds_in(data))):
+            raise BadWeights(
+                f"{label}: holds numbers of a kind that is not read ({', '.join(unread)}); save the weights in float32"
+            ) from None
         raise BadWeights(f"{label}: a damaged safetensors file ({brief(error)}); fetch it again") from None
 
 
 def metadata_of(data: bytes) -> dict[str, str]:
     """The free text entries in the header of a .safetensors file, {} when there are none or it is damaged."""
+    found = _header(data).get("__metadata__")
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+
+
+def _kinds_in(data: bytes) -> list[str]:
+    """What the header of a .safetensors file calls the numbers of each tensor."""
+    kinds = (entry.get("dtype") for entry in _header(data).values() if isinstance(entry, dict))
+    return [kind for kind in kinds if isinstance(kind, str)]
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """The header of a .safetensors file, {} when it is damaged."""
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        found = header.get("__metadata__", {})
-        return {key: value for key, value in found.items() if isinstance(value, str)}
-    except (ValueError, AttributeError, RecursionError):
+        found = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_safetensors(data: bytes) -> bool:

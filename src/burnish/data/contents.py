@@ -101,11 +101,13 @@ class Place:
 class Packed:
     """Images inside larger files: members of tar archives, cells of tables."""
 
-    def __init__(self, places: dict[str, Place], most: int) -> None:
-        """most: bytes of one image."""
-        self._places, self._most = places, most
+    def __init__(self, places: Mapping[str, Place], most: int, absent: Mapping[str, str] | None = None) -> None:
+        """most: bytes of one image. absent: path -> why there are no bytes."""
+        self._places, self._most, self._absent = places, most, {} if absent is None else absent
 
     def image(self, path: str) -> bytes:
+        if path in self._absent:
+            raise UnreadableImage(path, self._absent[path])
         place = self._places[path]
         if place.length > self._most:
             raise UnreadableImage(path, f"larger than {self._most // 1_000_000} MB, the most that is read")

@@ -22,10 +22,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import plain_grey
@@ -41,7 +41,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the fi
 _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2 GB, one of these a third of one
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
-DECODER = 3  # counted up when the same file would give other pixels, so that kept ones are not used
+DECODER = 4  # counted up when the same file would give other pixels, so that kept ones are not used
 _DRAFT_MARGIN = (
     2  # a JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
 )
@@ -87,6 +87,7 @@ _BEGINNINGS = (
     (b"II*\x00", "TIFF"),
     (b"MM\x00*", "TIFF"),
 )
+_NARROW = {"1": 255, "L;2": 85, "L;4": 17}  # Pillow's word for how greys are packed -> white over the largest number
 # An image longer than this many times its width is cut to its centre before it is enlarged: the plain view shows only
 # the middle square, and a strip of 1 x 1,000,000 pixels would otherwise be enlarged to 256 x 256,000,000.
 _LONGEST = 64
@@ -110,6 +111,8 @@ class Decoded:
 
 def decode(source: Path | bytes, *, name: str | None = None, at_least: int | None = None) -> Image.Image:
     """The upright RGB image in a file, or in the bytes of one; transparency is laid over white.
+
+    An image that would be transparent everywhere is taken for one whose alpha was never set: its colours count.
 
     `name` is what the error calls it. 16-bit and integer greys 0 to 65535 and float greys 0 to 1 become 0 to 255.
     at_least: pixels of the short side that are needed (see `enough`); a much larger JPEG is then decoded at a half, a
@@ -324,12 +327,32 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
         raise _Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
     if 0 in image.size:
         raise _Refused("it has no pixels")
+    if image.format == "TIFF" and _has_deep_planes(image.tag_v2):  # type: ignore[attr-defined]
+        raise _Refused("its colours lie apart, each of 16 bits: save it with 8 bits, or with its colours together")
+    _widen_colour_key(image)
     if at_least is not None and min(image.size) >= 2 * _DRAFT_MARGIN * at_least:
         side = _DRAFT_MARGIN * at_least
         image.draft(
             None, (side, side)
         )  # JPEG alone knows how; of the scales it takes the least that leaves `side` both ways
     return image
+
+
+def _has_deep_planes(tags: Mapping[int, Any]) -> bool:
+    """Whether a TIFF is one whose numbers Pillow takes for others: planes of more than 8 bits, not packed."""
+    apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    return apart and len(bits) > 1 and max(bits) > 8
+
+
+def _widen_colour_key(image: Any) -> None:
+    """The transparent colour of a PNG in 8 bits, as Pillow gives pixels of 1, 2 and 4 bits, and of 16 of each colour."""
+    key = image.info.get("transparency")
+    packing = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
+    if isinstance(key, int) and packing in _NARROW:
+        image.info["transparency"] = key * _NARROW[packing]
+    elif isinstance(key, tuple) and packing == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _reason(error: Exception, data: bytes) -> str:
@@ -386,6 +409,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     elif image.has_transparency_data:
         # La is grey with premultiplied alpha, which Pillow undoes only on the way to LA.
         colours = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        if colours.getchannel("A").getextrema() == (0, 0):  # a byte that was never set, as many a BMP has it
+            return colours.convert("RGB")
         plain = Image.alpha_composite(plain.convert("RGBA"), colours).convert("RGB")
     else:
         plain.paste(image.convert("RGB"))

@@ -256,7 +256,7 @@ def listed(images: Any) -> Sequence[Any]:
     alone = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, io.BytesIO, Image.Image))
     if isinstance(images, (np.ndarray, torch.Tensor)):
         shape = images.shape
-        alone = len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
+        alone = len(shape) in (0, 2) or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
     return [images] if alone else images if isinstance(images, Sequence) else list(images)
 
 

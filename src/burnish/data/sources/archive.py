@@ -40,7 +40,8 @@ def _catalog(
     found, named, top = _scanned(members)
     named += [Named(name, reason) for name, reason in aside.items()]
     if not found.images:
-        more = f": {len(named)} other files" if named else ""
+        first = f" (first: {shown(named[0].path)}: {named[0].reason})" if named else ""
+        more = f": {len(named)} other files{first}" if named else ""
         raise NotEnoughData(
             f"{shown(file.name)} holds no images{more}. Expected an archive of one folder of images per class: "
             "cat/1.jpg, dog/1.jpg."

@@ -36,12 +36,12 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
     them; and where wanted split and group. DataError when a file is damaged, columns are missing, or pyarrow is not installed.
     """
     _refuse_some_splits(root, files)
-    spool, places = Spool(), dict[str, Place]()
-    rows = (row for file in files for row in _rows_of(root, file, spool, places))
+    spool, places, absent = Spool(), dict[str, Place](), dict[str, str]()
+    rows = (row for file in files for row in _rows_of(root, file, spool, places, absent))
     first = next(rows, None)
     if first is None:
         raise NotEnoughData(f"{shown(str(root))} holds no rows. Expected an image and its label a row.")
-    held = bool(places)
+    held = bool(places or absent)
 
     def all_rows() -> Iterator[tuple[int, Values]]:
         yield first
@@ -49,7 +49,9 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
 
     name = files[0] if len(files) == 1 else root / files[0].name
     kind = "parquet" if _is_parquet(files[0]) else "arrow"
-    return from_rows(name, all_rows(), source=kind, unit="row", contents=Packed(places, MAX_BYTES) if held else None)
+    return from_rows(
+        name, all_rows(), source=kind, unit="row", contents=Packed(places, MAX_BYTES, absent) if held else None
+    )
 
 
 def is_saved_by_datasets(folder: Path) -> bool:
@@ -92,8 +94,10 @@ def parquet_files(folder: Path) -> list[Path]:
     return below
 
 
-def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> Iterator[tuple[int, Values]]:
-    """(row, values) of one file; images inside it go to the spool."""
+def _rows_of(
+    root: Path, file: Path, spool: Spool, places: dict[str, Place], absent: dict[str, str]
+) -> Iterator[tuple[int, Values]]:
+    """(row, values) of one file; images inside it go to the spool, and why there is none to `absent`."""
     schema, batches = _opened(file)
     columns = _columns(file, schema)
     names = _class_names(schema, columns["label"])
@@ -113,7 +117,10 @@ def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> 
                     path = values["path"] = f"{below}#{row:06d}"
                     held = cells["image"][at]
                     data = held.get("bytes") if isinstance(held, dict) else held
-                    places[path] = Place(spool, *spool.add(data if isinstance(data, bytes) else b""))
+                    if isinstance(data, bytes):
+                        places[path] = Place(spool, *spool.add(data))
+                    else:
+                        absent[path] = _why_absent(held)
                 yield row, values
         if row and not labelled:
             raise DataError(
@@ -123,6 +130,14 @@ def _rows_of(root: Path, file: Path, spool: Spool, places: dict[str, Place]) -> 
         raise
     except Exception as error:  # pyarrow's errors are many
         raise DataError(f"{shown(file.name)}: damaged after row {row} ({_said(error)}). Fetch it again.") from None
+
+
+def _why_absent(held: Any) -> str:
+    """Why a row has no image's bytes."""
+    path = held.get("path") if isinstance(held, dict) else None
+    if isinstance(path, str) and path:
+        return f"the row holds the path {shown(path)[:120]} and no image; embed the images, or list the files in a column path"
+    return "the row holds no image"
 
 
 def _refuse_some_splits(root: Path, files: list[Path]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ def open_python(data: Any) -> Catalog:
         if not isinstance(images, (list, tuple, np.ndarray)):
             raise DataError(f"The images are {_kind(images)}, expected {_WORDS}.")
         return open_paths(images, texts)
+    if isinstance(data, Mapping) or hasattr(data, "iloc"):
+        raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return open_dataset(data)
     raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
@@ -71,7 +73,7 @@ def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str 
     names = told_apart(map(str, classes)) if isinstance(classes, (list, tuple)) else None
     kept = next((getattr(data, name) for name in TARGETS if _is_list_of(getattr(data, name, None), len(data))), None)
     if kept is None:
-        kept = [_item(data, index)[1] for index in range(len(data))]
+        kept = [_label_of(data, index) for index in range(len(data))]
     return _drawn(
         _labels(kept, len(data), classes=names), splits, lambda index: plain_array(_item(data, index)[0]), source=source
     )
@@ -88,6 +90,20 @@ def _drawn(labels: list[Label], splits: Sequence[str] | None, drawn: Callable[[i
     ]
     contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn)
     return assemble(Path(f"<{source}>"), with_several(images), [], source=source, contents=contents)
+
+
+def _label_of(data: Any, index: int) -> Any:
+    """The label of an item; DataError where the data set gives none."""
+    try:
+        return _item(data, index)[1]
+    except DataError:
+        raise
+    except Exception as error:  # somebody else's code
+        said = " ".join(shown(str(error)).split())[:120]
+        raise DataError(
+            f"Item {index} of the data set cannot be had: {type(error).__name__}{': ' if said else ''}{said}. Expected (image, "
+            "label) for every index from 0 to len() - 1."
+        ) from error
 
 
 def _item(data: Any, index: int) -> tuple[Any, Any]:
