@@ -26,6 +26,7 @@ class Answers:
     paths: tuple[str, ...]
     labels: tuple[str, ...]  # of several classes an image, a|b
     right: np.ndarray  # bool [m], or float64 [m] of 0 to 1 with several classes an image
+    groups: tuple[str, ...] | None = None  # where the data names groups of images
 
 
 def table_of(tested: Sequence[Tested], kept: Contender, material: Material) -> str:
@@ -34,10 +35,13 @@ def table_of(tested: Sequence[Tested], kept: Contender, material: Material) -> s
     probe = tested[0]
     catalog, text = material.catalog, io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_HEADER)
+    groups = catalog.groups if material.test_groups is not None else None
+    writer.writerow(_HEADER if groups is None else (*_HEADER, "group"))
     columns = [_columns(one, material) for one in (of_kept, probe)]
     for row, entry in enumerate(material.test.ids):
-        writer.writerow((cell(catalog.paths[entry]), cell(catalog.label(entry)), *columns[0][row], *columns[1][row]))
+        group = () if groups is None else (cell(groups[entry]),)
+        named = (cell(catalog.paths[entry]), cell(catalog.label(entry)))
+        writer.writerow((*named, *columns[0][row], *columns[1][row], *group))
     return text.getvalue()
 
 
@@ -49,7 +53,8 @@ def read_answers(run: Path) -> Answers:
             rows = list(csv.DictReader(stream, strict=True))
         right = [row["right"] for row in rows]
         values = np.array([value == "1" for value in right]) if set(right) <= {"0", "1"} else np.array(right, float)
-        return Answers(tuple(row["path"] for row in rows), tuple(row["label"] for row in rows), values)
+        groups = tuple(row["group"] for row in rows) if rows and "group" in rows[0] else None
+        return Answers(tuple(row["path"] for row in rows), tuple(row["label"] for row in rows), values, groups)
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise NotARun(

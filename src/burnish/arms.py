@@ -63,14 +63,16 @@ class Score:
     parameters: int
 
 
-def leaderboard(arms: list[Arm], chosen: Arm, scores: dict[int, Score], home: Path) -> list[dict[str, Any]]:
+def leaderboard(
+    arms: list[Arm], chosen: Arm, scores: dict[int, Score], home: Path, groups: np.ndarray | None
+) -> list[dict[str, Any]]:
     """A row for each arm, plain values: the chosen one, the other finalists by validation, then the rest.
 
-    scores: the finalists' by their places. p values of the differences to the chosen one are corrected for the number of
-    comparisons (Holm).
+    scores: the finalists' by their places. groups: int64 [m], of the test images, where the data names some. p values of the
+    differences to the chosen one are corrected for the number of comparisons (Holm).
     """
     reference = scores[chosen.place].right
-    pairs = {place: paired_shares(reference, one.right) for place, one in scores.items()}
+    pairs = {place: paired_shares(reference, one.right, groups) for place, one in scores.items()}
     others = [place for place in pairs if place != chosen.place]
     corrected = dict(zip(others, holm([pairs[place].p for place in others]), strict=True))
     rows = []
@@ -87,7 +89,7 @@ def leaderboard(arms: list[Arm], chosen: Arm, scores: dict[int, Score], home: Pa
         if arm.place in scores:
             found = scores[arm.place]
             row |= {
-                "test": share(found.right).to_json(),
+                "test": share(found.right, groups).to_json(),
                 "images_per_second": found.images_per_second,
                 "parameters": found.parameters,
                 "difference": asdict(pairs[arm.place]),

@@ -81,7 +81,8 @@ def earlier_baseline(one: Earlier, tested: Tested, kept: Tested, material: Mater
     note = "" if fresh.all() else f" ({int((~fresh).sum())} test images that it learnt from are left out)"
     if not one.images & set(material.catalog.paths):  # a package alone, or the same images under other paths
         note = " (it is not known whether it learnt from some of these images)"
-    return baseline("against", f"the earlier run {one.name}{note}", tested.right[fresh], kept.right[fresh])
+    groups = material.catalog.grouped(material.test.ids[fresh])
+    return baseline("against", f"the earlier run {one.name}{note}", tested.right[fresh], kept.right[fresh], groups)
 
 
 def half_for(clock: Clock, *, reserve_seconds: float) -> Clock:

@@ -463,7 +463,7 @@ class _Race:
             if arm not in finalists and not arm.state.startswith("failed"):
                 short = arm in ordered
                 arm.state = "cut: others were better on validation" + (", and time was short" if short else "")
-        return leaderboard(self.arms, chosen, tests, self.folder.path)
+        return leaderboard(self.arms, chosen, tests, self.folder.path, self._material.test_groups)
 
     def _tested(self, arm: Arm) -> Score:
         """The one look at the test images, and how fast the saved network is."""
@@ -483,9 +483,14 @@ class _Race:
         parameters = sum(parameter.numel() for parameter in classifier.parameters())
         return Score(tested.right, in_brief(tested.probabilities, looked.material.test_labels), rate, parameters)
 
+    @property
+    def _material(self) -> Material:
+        """Of any of the networks: the images are the same."""
+        return next(iter(self.looked.values())).material
+
     def counts(self) -> dict[str, int]:
         """Images by split."""
-        material = next(iter(self.looked.values())).material
+        material = self._material
         return {
             "train": len(material.train_rows),
             "val": len(material.val_rows),

@@ -41,8 +41,11 @@ def verdict_of(tested: list[Tested], material: Material, *, seconds: float) -> V
     probe, tuned = tested[0], next((one for one in tested if one.contender.role == "tuned"), None)
     if material.several:
         found = None if tuned is None else tuned.probabilities
-        return judge_several(material.test_labels, probe.probabilities, found, seconds=seconds)
-    return judge(probe.right, None if tuned is None else tuned.right, seconds=seconds)
+        return judge_several(
+            material.test_labels, probe.probabilities, found, seconds=seconds, groups=material.test_groups
+        )
+    found = None if tuned is None else tuned.right
+    return judge(probe.right, found, seconds=seconds, groups=material.test_groups)
 
 
 def facts_of(
@@ -66,7 +69,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """Everything worth keeping about a finished run."""
     catalog, backbone = material.catalog, kept.backbone
-    labels, classes = material.test_labels, catalog.classes
+    labels, classes, groups = material.test_labels, catalog.classes, material.test_groups
     of_kept = next(one for one in tested if one.contender is kept)
     used = len(material.labels) + len(labels)
     return {
@@ -78,7 +81,9 @@ def facts_of(
         "kept": kept.name,
         "kept_role": kept.role,
         "task": "several classes an image" if material.several else "one class an image",
-        "scores": {_role(one): scores_of(one, labels, classes).to_json() for one in tested if _role(one) in _SCORED},
+        "scores": {
+            _role(one): scores_of(one, labels, classes, groups).to_json() for one in tested if _role(one) in _SCORED
+        },
         "validation": {
             one.contender.name: one.contender.validation_accuracy
             for one in tested
@@ -107,7 +112,7 @@ def facts_of(
         "splits": {"how": splits.how, "sha256": splits.sha256},
         "calibration": _calibration(of_kept, labels),
         "declining": None if kept.held_out is None else declining(kept.held_out, of_kept.probabilities, labels),
-        "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept), *baselines],
+        "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept, groups), *baselines],
         "more_data": more_data,
         "familiarity": _beyond(of_kept),
         "mistakes": _mistakes(of_kept, material),
@@ -153,11 +158,13 @@ def version_of(package: str) -> str:
         return "none"
 
 
-def scores_of(tested: Tested, labels: np.ndarray, classes: Sequence[str]) -> Scores | SeveralScores:
+def scores_of(
+    tested: Tested, labels: np.ndarray, classes: Sequence[str], groups: np.ndarray | None
+) -> Scores | SeveralScores:
     """All scores of one contender."""
     if several(labels):
-        return score_several(tested.probabilities, labels, classes, tested.contender.thresholds)
-    return score(tested.probabilities, labels, classes)
+        return score_several(tested.probabilities, labels, classes, tested.contender.thresholds, groups)
+    return score(tested.probabilities, labels, classes, groups)
 
 
 def _role(tested: Tested) -> str:
@@ -178,11 +185,11 @@ def _class_counts(material: Material) -> list[dict[str, Any]]:
     ]
 
 
-def _scratch(tested: list[Tested], kept: Tested) -> list[dict[str, Any]]:
+def _scratch(tested: list[Tested], kept: Tested, groups: np.ndarray | None) -> list[dict[str, Any]]:
     """The same network without its pretraining."""
     found = [one for one in tested if one.contender.role == "scratch"]
     return [
-        baseline("scratch", "the same network from random weights, as long a training", one.right, kept.right)
+        baseline("scratch", "the same network from random weights, as long a training", one.right, kept.right, groups)
         for one in found
     ]
 
@@ -193,13 +200,16 @@ def _majority(material: Material, kept: Tested, recipe: Recipe) -> list[dict[str
         return []
     most = int(np.bincount(material.labels[material.train_rows]).argmax())
     name = material.catalog.classes[most]
-    return [baseline("majority", f"always the commonest class, {name}", material.test_labels == most, kept.right)]
+    said = f"always the commonest class, {name}"
+    return [baseline("majority", said, material.test_labels == most, kept.right, material.test_groups)]
 
 
-def baseline(key: str, name: str, right: np.ndarray, kept_right: np.ndarray) -> dict[str, Any]:
-    """A simpler answer on the same test images, and what the kept model has over it."""
-    facts = paired_shares(right, kept_right)
-    return {"key": key, "name": name, "accuracy": share(right).to_json(), "paired": asdict(facts)}
+def baseline(
+    key: str, name: str, right: np.ndarray, kept_right: np.ndarray, groups: np.ndarray | None
+) -> dict[str, Any]:
+    """A simpler answer on the same test images, of these groups, and what the kept model has over it."""
+    facts = paired_shares(right, kept_right, groups)
+    return {"key": key, "name": name, "accuracy": share(right, groups).to_json(), "paired": asdict(facts)}
 
 
 def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
@@ -227,8 +237,9 @@ def _without_leaky(tested: Tested, material: Material) -> dict[str, Any] | None:
     count = int(material.leaky.sum())
     if not count:
         return None
-    right = tested.right[~material.leaky]
-    accuracy = share(right).to_json() if len(right) else None
+    rest = ~material.leaky
+    right, groups = tested.right[rest], material.catalog.grouped(material.test.ids[rest])
+    accuracy = share(right, groups).to_json() if len(right) else None
     return {"images": count, "accuracy_without": accuracy}
 
 

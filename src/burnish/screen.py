@@ -260,12 +260,13 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
     from burnish.measure.scores import Scores
 
     scores = found.scores
+    images = f"{scores.n:,} images" + (f" of {found.groups:,} groups" if found.groups is not None else "")
     if isinstance(scores, Scores):
-        print(f"accuracy           {_interval(scores.accuracy)}  ({scores.accuracy.n} images)")
+        print(f"accuracy           {_interval(scores.accuracy)}  ({images})")
         print(f"balanced accuracy  {scores.balanced_accuracy:6.1%}")
         print(f"macro F1           {scores.macro_f1:6.1%}")
     else:
-        print(f"mAP                {_interval(scores.mean_average_precision)}  ({scores.n} images)")
+        print(f"mAP                {_interval(scores.mean_average_precision)}  ({images})")
         print(f"macro F1           {_interval(scores.macro_f1)}")
         print(f"micro F1           {_interval(scores.micro_f1)}")
         print(f"Jaccard, by image  {_interval(scores.accuracy)}")

@@ -23,6 +23,7 @@ from burnish.disk import plain_disk_errors, write_whole
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
 from burnish.explaining import Explained, explained, strangers
 from burnish.labels import SEPARATOR, classes_of
+from burnish.measure.grouped import count_of
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict
@@ -99,6 +100,7 @@ class Evaluation:
     labels: tuple[str, ...]  # true class of each prediction; of several, a|b
     named: list[dict[str, str]]  # files that could not be used, with the reason
     learnt: int = 0  # of the images, those with the path of one that the run was trained on or chosen by
+    groups: int | None = None  # that the images are of, where the data names groups
 
 
 def called(data: Any) -> str:
@@ -188,14 +190,16 @@ def evaluate(
         if prediction.problem is not None
     ]
     answers = [predictions[place] for place in good]
+    groups = catalog.grouped([rows[place] for place in good])
     sides = sides_in(Path(run) / SPLITS)
     learnt = sum(sides.get(catalog.paths[rows[place]]) in ("train", "val") for place in good)
     if predictor.bundle.thresholds is not None:
         truth = np.array([[name in one for name in classes] for one in held])
-        scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds))
-        return Evaluation(scores, answers, names, named, learnt)
-    labels = np.array([classes.index(one[0]) for one in held])
-    return Evaluation(score(probabilities, labels, classes), answers, names, named, learnt)
+        scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds), groups)
+    else:
+        labels = np.array([classes.index(one[0]) for one in held])
+        scores = score(probabilities, labels, classes, groups)
+    return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups))
 
 
 def _parts_known(name: str, bundle: Bundle) -> tuple[str, ...]:

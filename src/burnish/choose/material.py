@@ -77,6 +77,11 @@ class Material:
         )  # fmt: skip
 
     @property
+    def test_groups(self) -> np.ndarray | None:
+        """int64 [m], equal for test images of one group; None where each is by itself."""
+        return self.catalog.grouped(self.test.ids)
+
+    @property
     def train_rows(self) -> np.ndarray:
         """Rows of `fitting` that are trained on."""
         return np.flatnonzero(~self.is_val)

@@ -70,6 +70,17 @@ class Catalog:
             return self.contents.image(self.paths[index])
         return self.root / self.paths[index]
 
+    def grouped(self, rows: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """A number for each of these entries, int64 [r], from 0, equal within a group that the data names.
+
+        None where it names none, or no two of them are of one.
+        """
+        if self.groups is None:
+            return None
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(self.groups[row] for row in rows))}
+        found = np.array([numbers[self.groups[row]] for row in rows], np.int64)
+        return found if len(numbers) < len(found) else None
+
     @property
     def several(self) -> bool:
         """Whether an image may have any number of classes."""

@@ -8,18 +8,19 @@ very same draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from burnish.measure.grouped import count_of, paired_of_groups, wilson_of_groups
 from burnish.measure.intervals import Interval, Paired, paired, wilson
 from burnish.runtime import draws
 
 TIMES = 1000
 _FEWEST_TIMES = 200
 _MOST_WORK = 4e8  # weights times classes: above that fewer draws, about 5 s on 2 cores
-_GROUPS = 100  # that are left out in turn, for the skew of a score
+_PARTS = 100  # that are left out in turn, for the skew of a score
 _AT_ONCE = 4_000_000  # weights in memory
 _ROUNDING = 1e-12  # values this near their mean, relative to it, are equal
 _LEAST_ERROR = 1e-9  # of a draw, in units of the farthest value
@@ -33,9 +34,18 @@ def times_for(n: int, classes: int) -> int:
     return int(np.clip(_MOST_WORK / max(1, n * classes), _FEWEST_TIMES, TIMES))
 
 
-def resampled(statistics: Statistics, n: int, *, times: int = TIMES, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every score on each of so many draws of n images, float64 [times]; the same seed gives the same draws."""
-    parts = [statistics(weights) for weights in _weights(n, times, seed)]
+def resampled(
+    statistics: Statistics, n: int, *, times: int = TIMES, seed: int = 0, groups: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Every score on each of so many draws of n images, float64 [times]; the same seed gives the same draws.
+
+    groups: int64 [n], from 0; as many whole groups are then drawn as there are.
+    """
+    of = np.arange(n) if groups is None else groups
+    parts = [
+        statistics(weights if groups is None else weights[:, groups])
+        for weights in _weights(count_of(of), n, times, seed)
+    ]
     return {name: np.concatenate([np.asarray(part[name], np.float64) for part in parts]) for name in parts[0]}
 
 
@@ -45,8 +55,9 @@ class Bootstrapped:
 
     value: float
     draws: np.ndarray  # float64 [times]; not a number where a draw has no image of a class that is asked for
-    without: np.ndarray  # float64 [groups]
+    without: np.ndarray  # float64 [parts]
     n: int
+    drawn: int  # images, or groups of them
 
     def interval(self, *, confidence: float = 0.95) -> Interval:
         """The score with its BCa limits (Efron 1987, JASA 82:171), and at the least itself inside.
@@ -57,7 +68,7 @@ class Bootstrapped:
         """
         found = self._limits(confidence)
         if self.value in (0.0, 1.0) and found.low == found.high:
-            return wilson(round(self.value) * self.n, self.n, confidence=confidence)
+            return replace(wilson(round(self.value) * self.drawn, self.drawn, confidence=confidence), n=self.n)
         return found
 
     def _limits(self, confidence: float = 0.95) -> Interval:
@@ -103,47 +114,66 @@ class Bootstrapped:
         return float((apart**3).sum() / (6.0 * spread**1.5)) if spread > 0 else 0.0
 
 
-def bootstrapped(statistics: Statistics, n: int, *, times: int = TIMES, seed: int = 0) -> dict[str, Bootstrapped]:
-    """Every score of n images by name, with what its interval and p follow from."""
+def bootstrapped(
+    statistics: Statistics, n: int, *, times: int = TIMES, seed: int = 0, groups: np.ndarray | None = None
+) -> dict[str, Bootstrapped]:
+    """Every score of n images by name, with what its interval and p follow from; groups as for `resampled`."""
     itself = statistics(np.ones((1, n), np.float32))
-    again = resampled(statistics, n, times=times, seed=seed)
-    groups = min(n, _GROUPS)
-    left_out = statistics((np.arange(n) % groups != np.arange(groups)[:, None]).astype(np.float32)) if n > 1 else itself
+    again = resampled(statistics, n, times=times, seed=seed, groups=groups)
+    of = np.arange(n) if groups is None else groups
+    count = count_of(of)
+    parts = min(count, _PARTS)
+    left_out = statistics((of % parts != np.arange(parts)[:, None]).astype(np.float32)) if count > 1 else itself
     return {
-        name: Bootstrapped(float(itself[name][0]), again[name], np.asarray(left_out[name], np.float64), n)
+        name: Bootstrapped(float(itself[name][0]), again[name], np.asarray(left_out[name], np.float64), n, count)
         for name in itself
     }
 
 
-def _weights(n: int, times: int, seed: int) -> Iterator[np.ndarray]:
+def _weights(count: int, n: int, times: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of so many things came in each draw of as many, float32 [c count]; n: images, of which those are."""
     chunk = max(1, min(times, _AT_ONCE // max(1, n)))
     for start in range(0, times, chunk):
         rng, rows = draws(seed, "bootstrap", start), min(chunk, times - start)
-        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
+        drawn = rng.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float32)
 
 
-def mean_interval(values: np.ndarray, *, confidence: float = 0.95, times: int = TIMES, seed: int = 0) -> Interval:
+def mean_interval(
+    values: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    times: int = TIMES,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> Interval:
     """The mean of values float [n] with bootstrap-t limits (Hall 1988, Annals of Statistics 16:927), within the values' range.
 
     Each draw's distance to the mean counts in its own standard errors, so that long tails, as losses have, are not cut short.
+    groups: as for `resampled`.
     """
     x = np.asarray(values, np.float64) + 0.0  # 0.0 where -log 1 gives -0.0, which would be shown
     n, mean = len(x), float(x.mean())
     scale = float(np.abs(x - mean).max())
-    if n < 2 or scale <= _ROUNDING * max(1.0, abs(mean)):
+    of = np.arange(n) if groups is None else groups
+    count = count_of(of)
+    if scale <= _ROUNDING * max(1.0, abs(mean)):
         return Interval(mean, mean, mean, n)
-    apart = (x - mean) / scale  # so that squares of what differs by little do not cancel
+    if count < 2:
+        return Interval(mean, float(x.min()), float(x.max()), n)
+    # In units of the farthest, so that squares of what differs by little do not cancel.
+    sums, sizes = np.bincount(of, (x - mean) / scale), np.bincount(of).astype(np.float64)
 
     def moments(weights: np.ndarray) -> dict[str, np.ndarray]:
-        total = weights.sum(1, dtype=np.float64)
-        return {"mean": weights @ apart / total, "square": weights @ apart**2 / total}
+        total = weights @ sizes
+        mean = weights @ sums / total
+        square = weights @ sums**2 - 2.0 * mean * (weights @ (sums * sizes)) + mean**2 * (weights @ sizes**2)
+        return {"mean": mean, "error": np.sqrt(np.maximum(square, 0.0)) / total}
 
-    drawn = resampled(moments, n, times=times, seed=seed)
-    errors = np.sqrt(np.maximum(drawn["square"] - drawn["mean"] ** 2, 0.0) / n)
+    drawn = resampled(moments, count, times=times, seed=seed)
     # A draw of one value only lies without bound away from the mean: left out, it would cut the tail it stands for.
-    away = drawn["mean"] / np.maximum(errors, _LEAST_ERROR)
-    error = scale * float(apart.std()) / np.sqrt(n)
+    away = drawn["mean"] / np.maximum(drawn["error"], _LEAST_ERROR)
+    error = scale * float(moments(np.ones((1, count)))["error"][0])
     high, low = mean - error * np.quantile(away, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return Interval(mean, float(np.clip(low, x.min(), mean)), float(np.clip(high, mean, x.max())), n)
 
@@ -213,18 +243,31 @@ def mean_of_known(rows: np.ndarray) -> np.ndarray:
 # ---- shares of images, right or partly right ----------------------------------------------------------------------------
 
 
-def share(right: np.ndarray) -> Interval:
-    """The mean of how right each answer is: of bool [n] with Wilson's interval, of float [n], 0 to 1, by bootstrap."""
-    return wilson(int(right.sum()), len(right)) if right.dtype == bool else _mean(right).interval()
+def share(right: np.ndarray, groups: np.ndarray | None = None) -> Interval:
+    """The mean of how right each answer is: of bool [n] with Wilson's interval, of float [n], 0 to 1, by bootstrap.
+
+    groups: int64 [n], from 0, of images that were drawn together; None where each was drawn by itself.
+    """
+    if right.dtype != bool:
+        return _mean(right, groups).interval()
+    return wilson(int(right.sum()), len(right)) if groups is None else wilson_of_groups(right, groups)
 
 
-def paired_shares(first: np.ndarray, second: np.ndarray) -> Paired:
-    """Second minus first of what is right on the same images: exact for bool [n], by paired bootstrap for float [n]."""
+def paired_shares(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Paired:
+    """Second minus first of what is right on the same images: exact for bool [n], by paired bootstrap for float [n].
+
+    groups: as for `share`.
+    """
     if first.dtype == bool and second.dtype == bool:
-        return paired(first, second)
-    return _mean(np.asarray(second, np.float64) - np.asarray(first, np.float64)).paired()
+        return paired(first, second) if groups is None else paired_of_groups(first, second, groups)
+    found = _mean(np.asarray(second, np.float64) - np.asarray(first, np.float64), groups).paired()
+    return found if groups is None else replace(found, groups=count_of(groups))
 
 
-def _mean(values: np.ndarray) -> Bootstrapped:
+def _mean(values: np.ndarray, groups: np.ndarray | None) -> Bootstrapped:
     """The mean of values float64 [n]."""
-    return bootstrapped(lambda weights: {"mean": weights @ values / weights.sum(1)}, len(values))["mean"]
+
+    def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"mean": weights @ values / weights.sum(1)}
+
+    return bootstrapped(mean, len(values), groups=groups)["mean"]

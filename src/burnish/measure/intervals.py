@@ -45,6 +45,7 @@ class Paired:
     only_first: int | None  # images that only the first has right; None where that is no yes or no
     only_second: int | None
     n: int  # images
+    groups: int | None = None  # that the images are of, where those were drawn and not images
 
 
 def wilson(hits: int, n: int, *, confidence: float = 0.95) -> Interval:
@@ -56,7 +57,7 @@ def wilson(hits: int, n: int, *, confidence: float = 0.95) -> Interval:
         raise ValueError(f"{hits} hits of {n} images, expected 0 <= hits <= n")
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
-    low, high = _wilson_limits(hits, n, _quantile(confidence))
+    low, high = wilson_limits(hits, n, _quantile(confidence))
     return Interval(hits / n, low, high, int(n))
 
 
@@ -76,7 +77,7 @@ def paired(first_right: np.ndarray, second_right: np.ndarray, *, confidence: flo
     both, neither = int(np.sum(first & second)), int(np.sum(~first & ~second))
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(~first & second))
     difference = (only_second - only_first) / first.size
-    low, high = _newcombe_limits(both, only_second, only_first, neither, _quantile(confidence))
+    low, high = paired_limits(both, only_second, only_first, neither, _quantile(confidence))
     disagreements = only_first + only_second
     # Both tails, which are alike; scipy.stats has it too, and takes most of a second to import.
     p = min(1.0, 2.0 * float(bdtr(min(only_first, only_second), disagreements, 0.5))) if disagreements else 1.0
@@ -98,7 +99,8 @@ def _quantile(confidence: float) -> float:
     return float(-ndtri((1.0 - confidence) / 2.0))
 
 
-def _wilson_limits(hits: int, n: int, z: float) -> tuple[float, float]:
+def wilson_limits(hits: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's limits of the share hits / n, which need not be whole numbers; z: the normal quantile."""
     share, spread = hits / n, z * z / n
     centre = (share + spread / 2.0) / (1.0 + spread)
     half = z * math.sqrt(share * (1.0 - share) / n + spread / (4.0 * n)) / (1.0 + spread)
@@ -106,12 +108,12 @@ def _wilson_limits(hits: int, n: int, z: float) -> tuple[float, float]:
     return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == n else min(1.0, centre + half))
 
 
-def _newcombe_limits(both: int, only_a: int, only_b: int, neither: int, z: float) -> tuple[float, float]:
-    """Limits of share(a) - share(b); the arguments are the four cells of the paired table."""
+def paired_limits(both: float, only_a: float, only_b: float, neither: float, z: float) -> tuple[float, float]:
+    """Newcombe's limits of share(a) - share(b), of the four cells of the paired table; z: the normal quantile."""
     n = both + only_a + only_b + neither
     hits_a, hits_b = both + only_a, both + only_b
-    low_a, high_a = _wilson_limits(hits_a, n, z)
-    low_b, high_b = _wilson_limits(hits_b, n, z)
+    low_a, high_a = wilson_limits(hits_a, n, z)
+    low_b, high_b = wilson_limits(hits_b, n, z)
     a, b = hits_a / n, hits_b / n
     product = hits_a * (n - hits_a) * hits_b * (n - hits_b)
     determinant = both * neither - only_a * only_b

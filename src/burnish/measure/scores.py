@@ -11,7 +11,7 @@ import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
 from burnish.labels import log_losses, several
-from burnish.measure.bootstrap import Ranking, bootstrapped, mean_interval, mean_of_known, times_for
+from burnish.measure.bootstrap import Ranking, bootstrapped, mean_interval, mean_of_known, share, times_for
 from burnish.measure.intervals import Interval, wilson
 
 _LARGEST_MATRIX = 500  # classes; of more, a record holds the cells that are not zero
@@ -92,9 +92,12 @@ def matrix_from(plain: list[list[int]] | dict[str, Any]) -> np.ndarray:
     return counts
 
 
-def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Scores:
+def score(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], groups: np.ndarray | None = None
+) -> Scores:
     """The scores of probabilities [n k] against labels [n], integers that point into the k class names.
 
+    groups: int64 [n], from 0, of images that were drawn together; all intervals but those of single classes follow them.
     Classes without images count in no mean of recalls. NotEnoughData without images, DataError for labels that fit no
     class, ModelError for outputs that are not probabilities.
     """
@@ -103,12 +106,13 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str])
     confusion = np.bincount(truth * k + predictions, minlength=k * k).reshape(k, k)
     hits, counts, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     statistics = Statistics(rows, truth)
-    found = bootstrapped(statistics, n, times=times_for(n, k))
-    means = {"log_loss": mean_interval(statistics.losses), "brier": mean_interval(statistics.squares)}
+    found = bootstrapped(statistics, n, times=times_for(n, k), groups=groups)
+    each = {"log_loss": statistics.losses, "brier": statistics.squares}
+    means = {name: mean_interval(values, groups=groups) for name, values in each.items()}
     return Scores(
         n=n,
-        accuracy=wilson(int(hits.sum()), n),
-        top5=wilson(int(np.sum(_ranks(rows, truth) < 5)), n) if k > 5 else None,
+        accuracy=share(predictions == truth, groups),
+        top5=share(_ranks(rows, truth) < 5, groups) if k > 5 else None,
         **{name: one.value for name, one in (found | means).items()},
         intervals={name: one.interval() for name, one in found.items()} | means,
         per_class=tuple(

@@ -11,7 +11,7 @@ import numpy as np
 
 from burnish.errors import NotEnoughData
 from burnish.labels import log_losses, right
-from burnish.measure.bootstrap import Ranking, bootstrapped, mean_of_known, times_for
+from burnish.measure.bootstrap import Ranking, bootstrapped, mean_of_known, share, times_for
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.scores import checked
 
@@ -67,12 +67,16 @@ class SeveralScores:
 
 
 def score_several(
-    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], thresholds: np.ndarray | None = None
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    thresholds: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> SeveralScores:
     """The scores of probabilities [n k], each of its own, against labels bool [n k].
 
-    thresholds [k]: from which probability on a class is said, 0.5 without. NotEnoughData without images or without a single
-    label; ModelError for outputs that are not probabilities.
+    thresholds [k]: from which probability on a class is said, 0.5 without. groups: as for `score`. NotEnoughData without images
+    or without a single label; ModelError for outputs that are not probabilities.
     """
     rows, truth = checked(probabilities, labels, classes=len(classes))
     if not truth.any():
@@ -80,10 +84,10 @@ def score_several(
     n, k = rows.shape
     cut = np.full(k, _EVEN) if thresholds is None else np.asarray(thresholds, np.float64)
     said = rows >= cut
-    found = bootstrapped(Statistics(rows, truth, cut), n, times=times_for(n, k))
+    found = bootstrapped(Statistics(rows, truth, cut), n, times=times_for(n, k), groups=groups)
     return SeveralScores(
         n=n,
-        exact=wilson(int((said == truth).all(1).sum()), n),
+        exact=share((said == truth).all(1), groups),
         log_loss=float(log_losses(rows, truth).mean()),
         brier=float(((rows - truth) ** 2).mean()),
         per_class=tuple(

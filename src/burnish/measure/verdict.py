@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from burnish.measure.bootstrap import bootstrapped, times_for
-from burnish.measure.intervals import Interval, Paired, paired, wilson
+from burnish.measure.bootstrap import bootstrapped, paired_shares, share, times_for
+from burnish.measure.grouped import count_of
+from burnish.measure.intervals import Interval, Paired
 from burnish.measure.several import mean_average_precisions
 
 ACCURACY, MEAN_AP = "accuracy", "mAP"
@@ -33,10 +34,13 @@ class Verdict:
     score: str = (
         ACCURACY  # what is compared: accuracy, or where an image may have several classes mean average precision
     )
+    groups: int | None = None  # that the test images are of, where the data has groups
 
     def sentence(self) -> str:
         """The verdict in plain words, ASCII only, so that every terminal and log can hold it."""
         images = f"{self.probe.n:,} test image{'' if self.probe.n == 1 else 's'}"
+        if self.groups is not None:
+            images += f" of {self.groups:,} group{'' if self.groups == 1 else 's'}"
         if self.tuned is None or self.paired is None:
             share = percent(self.probe.value)
             found = f"{share} of {images} right" if self.score == ACCURACY else f"{self.score} {share} on {images}"
@@ -46,6 +50,8 @@ class Verdict:
             )
         facts = self.paired
         score, test = ("", "exact McNemar") if self.score == ACCURACY else (f"{self.score} ", "paired bootstrap")
+        if self.groups is not None:
+            test = "exact test of groups" if self.score == ACCURACY else f"{test} of groups"
         return (
             f"{_OPENINGS[self.word]}: {score}{percent(self.tuned.value)} against {percent(self.probe.value)} for the frozen "
             f"probe on the same {images} ({_points(facts.difference)} points, 95 % interval {_points(facts.low)} to "
@@ -62,6 +68,7 @@ class Verdict:
             "paired": None if self.paired is None else asdict(self.paired),
             "seconds": self.seconds,
             "score": self.score,
+            "groups": self.groups,
         }
 
     @classmethod
@@ -75,25 +82,35 @@ class Verdict:
             paired=None if pairs is None else Paired(**pairs),
             seconds=float(values["seconds"]),
             score=str(values.get("score", ACCURACY)),
+            groups=values.get("groups"),
         )
 
 
-def judge(probe_right: np.ndarray, tuned_right: np.ndarray | None, *, seconds: float) -> Verdict:
+def judge(
+    probe_right: np.ndarray, tuned_right: np.ndarray | None, *, seconds: float, groups: np.ndarray | None = None
+) -> Verdict:
     """The verdict from what each model has right, bool [n], image by image; `tuned_right` None: nothing was tuned.
 
     "better" and "worse" need both an exact McNemar p below 0.05 and a 95 % interval of the difference without 0.
-    seconds: wall clock of the run. NotEnoughData without images.
+    seconds: wall clock of the run. groups: int64 [n], from 0, of images that were drawn together (`measure.grouped`).
+    NotEnoughData without images.
     """
     right = np.asarray(probe_right, dtype=bool)
-    facts = paired(right, right if tuned_right is None else tuned_right)
-    probe = wilson(int(right.sum()), right.size)
+    tuned = right if tuned_right is None else np.asarray(tuned_right, dtype=bool)
+    facts, probe, count = paired_shares(right, tuned, groups), share(right, groups), _count(groups)
     if tuned_right is None:
-        return Verdict("probe only", probe, None, None, float(seconds))
-    tuned = wilson(int(np.sum(tuned_right)), right.size)
-    return Verdict(_word(facts), probe, tuned, facts, float(seconds))
+        return Verdict("probe only", probe, None, None, float(seconds), groups=count)
+    return Verdict(_word(facts), probe, share(tuned, groups), facts, float(seconds), groups=count)
 
 
-def judge_several(labels: np.ndarray, probe: np.ndarray, tuned: np.ndarray | None, *, seconds: float) -> Verdict:
+def judge_several(
+    labels: np.ndarray,
+    probe: np.ndarray,
+    tuned: np.ndarray | None,
+    *,
+    seconds: float,
+    groups: np.ndarray | None = None,
+) -> Verdict:
     """The verdict where an image may have several classes, by mean average precision: labels bool [m k], probabilities [m k].
 
     "better" and "worse" need a paired bootstrap p below 0.05 and a 95 % interval of the difference without 0.
@@ -104,11 +121,16 @@ def judge_several(labels: np.ndarray, probe: np.ndarray, tuned: np.ndarray | Non
         found = {name: mean_average_precisions(chances, labels, weights) for name, chances in models.items()}
         return found if tuned is None else {**found, "gain": found["tuned"] - found["probe"]}
 
-    found = bootstrapped(statistics, len(labels), times=times_for(*labels.shape))
+    found, count = bootstrapped(statistics, len(labels), times=times_for(*labels.shape), groups=groups), _count(groups)
+    probed = found["probe"].interval()
     if tuned is None:
-        return Verdict("probe only", found["probe"].interval(), None, None, float(seconds), MEAN_AP)
-    facts = found["gain"].paired()
-    return Verdict(_word(facts), found["probe"].interval(), found["tuned"].interval(), facts, float(seconds), MEAN_AP)
+        return Verdict("probe only", probed, None, None, float(seconds), MEAN_AP, count)
+    facts = replace(found["gain"].paired(), groups=count)
+    return Verdict(_word(facts), probed, found["tuned"].interval(), facts, float(seconds), MEAN_AP, count)
+
+
+def _count(groups: np.ndarray | None) -> int | None:
+    return None if groups is None else count_of(groups)
 
 
 def percent(share: float) -> str:

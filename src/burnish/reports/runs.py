@@ -48,14 +48,16 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any], Answers]]) -> tupl
         right.append(answers.right[[place[key] for key in common]])
     if any(one.dtype != bool for one in right):
         right = [one.astype(np.float64) for one in right]
-    pairs = [paired_shares(right[0], one) for one in right[1:]]
+    grouped = ((own, answers) for own, (*_, answers) in zip(keys, runs, strict=True) if answers.groups is not None)
+    groups = next((_groups_of(own, answers, common) for own, answers in grouped), None)
+    pairs = [paired_shares(right[0], one, groups) for one in right[1:]]
     corrected = [None, *holm([one.p for one in pairs])]
     rows = [
         Compared(
             name,
             str(facts.get("kept")),
             str((facts.get("model") or {}).get("name")),
-            share(right[at]),
+            share(right[at], groups),
             None if at == 0 else asdict(pairs[at - 1]),
             corrected[at],
             float(facts.get("seconds") or 0.0),
@@ -64,6 +66,13 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any], Answers]]) -> tupl
         for at, (name, facts, _) in enumerate(runs)
     ]
     return rows, len(common)
+
+
+def _groups_of(own: list[tuple[str, str]], answers: Answers, common: list[tuple[str, str]]) -> np.ndarray | None:
+    """A number for each of the common images, int64 [m], from 0, equal within a group; None where no two are of one."""
+    named = dict(zip(own, answers.groups or (), strict=True))
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(named[key] for key in common))}
+    return np.array([numbers[named[key]] for key in common]) if len(numbers) < len(common) else None
 
 
 def sentence(row: Compared) -> str:

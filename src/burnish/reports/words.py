@@ -27,14 +27,17 @@ def verdict_in(lang: str, verdict: Verdict) -> str:
     if lang != "zh":
         return verdict.sentence()
     score = "准确率" if verdict.score == ACCURACY else verdict.score
+    images = f"{verdict.probe.n:,} 张测试图像" + (f"（{verdict.groups:,} 组）" if verdict.groups is not None else "")
     if verdict.tuned is None or verdict.paired is None:
         low, high = percent(verdict.probe.low), percent(verdict.probe.high)
-        found = f"{verdict.probe.n:,} 张测试图像上{score} {percent(verdict.probe.value)}"
+        found = f"{images}上{score} {percent(verdict.probe.value)}"
         return f"保留冻结探针：{found}（95 % 区间 {low} 至 {high}）。"
     opening = {"better": "微调有效", "worse": "微调有害", "not proven": "未能证明微调有效"}[verdict.word]
     facts, test = verdict.paired, "精确 McNemar 检验" if verdict.score == ACCURACY else "配对自助法"
+    if verdict.groups is not None:
+        test = "按组的精确检验" if verdict.score == ACCURACY else "按组的配对自助法"
     return (
-        f"{opening}：在相同的 {verdict.probe.n:,} 张测试图像上，{score} {percent(verdict.tuned.value)}，冻结探针为 "
+        f"{opening}：在相同的 {images}上，{score} {percent(verdict.tuned.value)}，冻结探针为 "
         f"{percent(verdict.probe.value)}（相差 {100 * facts.difference:+.1f} 个百分点，95 % 区间 {100 * facts.low:+.1f} 至 "
         f"{100 * facts.high:+.1f}，{test} {chance(facts.p)}）。"
     )

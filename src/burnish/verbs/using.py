@@ -31,7 +31,15 @@ def evaluate(
         told = None if ood is None else api.ood(run, data, ood)
         found = api.evaluate(run, data, watcher=watcher)
     if json_:
-        print_json({"scores": found.scores.to_json(), "named": found.named, "learnt": found.learnt, "ood": told})
+        print_json(
+            {
+                "scores": found.scores.to_json(),
+                "named": found.named,
+                "learnt": found.learnt,
+                "groups": found.groups,
+                "ood": told,
+            }
+        )
     else:
         print_evaluation(found, told)
 
