@@ -29,7 +29,7 @@ def track(folder: Path, facts: Mapping[str, Any], watcher: Watcher) -> None:
     if not wanted():
         return
     try:
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]  # an extra
 
         if not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
             mlflow.set_experiment("burnish")
