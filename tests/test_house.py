@@ -110,3 +110,14 @@ def test_what_benchmarks_take_from_the_house_is_there(path):
             module = importlib.import_module(node.module)
             missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
             assert not missing, f"{node.module} has no {', '.join(missing)}"
+
+
+def test_no_large_file_is_tracked():
+    """Weights and data that a script left behind would be in every clone for good."""
+    top = ROOT.parents[1]
+    if not (top / ".git").exists():
+        pytest.skip("not a clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=top, capture_output=True, check=True).stdout.decode()
+    files = [top / name for name in listed.split("\0") if name]
+    assert [str(file) for file in files if file.is_file() and file.stat().st_size > 1_000_000] == []
+    assert len(files) > 100

@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO
 
 from burnish.errors import BadWeights, BurnishError, shown
@@ -209,11 +208,10 @@ _LINK = "is a link or a device, which is not followed"
 
 def _climbs(name: str) -> str | None:
     """Why a member of that name is not read, if so."""
-    path = PurePosixPath(name)
-    if "\\" in name and not any(part == ".." for part in re.split(r"[/\\]", name)):
-        return "has a backslash in its name, which parts folders on one system alone; pack it again with slashes"
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name[1:2] == ":":
+    if name.startswith("/") or ".." in re.split(r"[/\\]", name) or "\0" in name or name[1:2] == ":":
         return "climbs out of the archive"
+    if "\\" in name:
+        return "has a backslash in its name, which parts folders on one system alone; pack it again with slashes"
     return None
 
 

@@ -6,11 +6,25 @@ the probabilities are a softmax, with several each class has a sigmoid of its ow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
 SEPARATOR = "|"  # between the classes of one image, in text
 _SMALLEST = float(np.finfo(np.float64).eps)  # stands for a probability of 0: a wrong certainty costs 36 nats
+
+
+def numbered(names: Sequence[str]) -> np.ndarray:
+    """A number for each name, int64 [n], from 0 in the order in which they are first met; equal for equal ones."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], np.int64)
+
+
+def grouped(names: Sequence[str]) -> np.ndarray | None:
+    """The groups of images that are called so, as `numbered` has them; None where no two images are of one."""
+    numbers = numbered(names)
+    return numbers if numbers.max(initial=-1) + 1 < len(numbers) else None
 
 
 def several(labels: np.ndarray) -> bool:

@@ -216,9 +216,8 @@ def _recognised(
             f"({', '.join(shown(key[:60]) for key in list(bare[0])[:2])}, …) fit none that burnish knows; "
             "say it with --arch, a timm name such as resnet50 (see: burnish models), or as NAME=FILE"
         )
-    called = (
-        _called(found.name, names) if foreign is None else None
-    )  # torchvision's names of tensors tell by themselves
+    # Torchvision's names of tensors tell by themselves.
+    called = _called(found.name, names) if foreign is None else None
     name = called or names[0]
     twins = [one for one in names if one != name][:3] if foreign is None else []
     others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""

@@ -180,11 +180,9 @@ class _Unusual(Exception):
 
 def _is_number_kind(name: str) -> bool:
     """Whether it is one of torch's rarer kinds of numbers, or what makes tensors of them."""
-    attribute = name.removeprefix("torch ")
+    module, _, attribute = name.rpartition(" ")
     is_kind = (
-        name.startswith("torch ")
-        and attribute.isidentifier()
-        and isinstance(getattr(torch, attribute, None), torch.dtype)
+        module == "torch" and attribute.isidentifier() and isinstance(getattr(torch, attribute, None), torch.dtype)
     )
     return is_kind or name == "torch._utils _rebuild_tensor_v3"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from burnish.data.contents import Contents
-from burnish.labels import SEPARATOR, classes_of, several
+from burnish.labels import SEPARATOR, classes_of, grouped, several
 
 SPLIT_WORDS = ("train", "val", "test")
 
@@ -75,11 +75,7 @@ class Catalog:
 
         None where it names none, or no two of them are of one.
         """
-        if self.groups is None:
-            return None
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(self.groups[row] for row in rows))}
-        found = np.array([numbers[self.groups[row]] for row in rows], np.int64)
-        return found if len(numbers) < len(found) else None
+        return None if self.groups is None else grouped([self.groups[row] for row in rows])
 
     @property
     def several(self) -> bool:

@@ -23,7 +23,7 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
 from burnish.data.ties import clusters_of
 from burnish.disk import write_whole
 from burnish.errors import DataError, RecipeError, shown
-from burnish.labels import classes_of, counts
+from burnish.labels import classes_of, counts, numbered
 from burnish.runtime import address
 
 HEADER = ("path", "label", "split")
@@ -159,8 +159,7 @@ def held_together(catalog: Catalog, rows: list[int], together: np.ndarray | None
     """A number for each row, equal for those that stay on one side: by group, by `together`, or through both."""
     if catalog.groups is None:
         return list(rows) if together is None else together[rows].tolist()
-    number = {group: index for index, group in enumerate(dict.fromkeys(catalog.groups[row] for row in rows))}
-    groups = np.array([number[catalog.groups[row]] for row in rows], np.int64)
+    groups = numbered([catalog.groups[row] for row in rows])
     if together is None:
         return groups.tolist()
     others, count = together[rows], len(rows)

@@ -41,11 +41,8 @@ def resampled(
 
     groups: int64 [n], from 0; as many whole groups are then drawn as there are.
     """
-    of = np.arange(n) if groups is None else groups
-    parts = [
-        statistics(weights if groups is None else weights[:, groups])
-        for weights in _weights(count_of(of), n, times, seed)
-    ]
+    drawn = _weights(n if groups is None else count_of(groups), n, times, seed)
+    parts = [statistics(weights if groups is None else weights[:, groups]) for weights in drawn]
     return {name: np.concatenate([np.asarray(part[name], np.float64) for part in parts]) for name in parts[0]}
 
 

@@ -7,16 +7,16 @@ groups that were drawn, not of images. Where every group has one image, all is a
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from burnish.errors import NotEnoughData
-from burnish.measure.intervals import Interval, Paired, paired, paired_limits, wilson_limits
+from burnish.measure.intervals import Interval, Paired, paired, paired_limits, quantile, wilson_limits
 
 
 def wilson_of_groups(right: np.ndarray, groups: np.ndarray, *, confidence: float = 0.95) -> Interval:
     """The share of right answers, bool [n], of groups int64 [n], with Wilson's interval of as many images as they are worth."""
     right = np.asarray(right, bool)
-    z, worth = _quantile(confidence), images_worth(right.astype(np.float64), groups, confidence=confidence)
+    z, worth = quantile(confidence), images_worth(right.astype(np.float64), groups, confidence=confidence)
     value = float(right.mean())
     return Interval(value, *wilson_limits(value * worth, worth, z), len(right))
 
@@ -36,7 +36,7 @@ def paired_of_groups(
     share = images_worth(gains.astype(np.float64), groups, confidence=confidence) / len(gains)
     both, only_first = share * np.sum(first & second), share * np.sum(first & ~second)
     neither, only_second = share * np.sum(~first & ~second), share * np.sum(~first & second)
-    low, high = paired_limits(both, only_second, only_first, neither, _quantile(confidence))
+    low, high = paired_limits(both, only_second, only_first, neither, quantile(confidence))
     p = chance_of_signs(np.bincount(groups, gains).astype(np.int64))
     return Paired(found.difference, low, high, p, found.only_first, found.only_second, found.n, count_of(groups))
 
@@ -56,7 +56,7 @@ def images_worth(values: np.ndarray, groups: np.ndarray, *, confidence: float = 
         return float(count)
     together = float(np.square(np.bincount(groups, apart)).sum()) * count / (count - 1)
     students = float(stdtrit(count - 1, 0.5 + confidence / 2.0))
-    return min(float(n), n * alone / max(together, 1e-12) * (_quantile(confidence) / students) ** 2)
+    return min(float(n), n * alone / max(together, 1e-12) * (quantile(confidence) / students) ** 2)
 
 
 def chance_of_signs(sums: np.ndarray) -> float:
@@ -81,7 +81,3 @@ def chance_of_signs(sums: np.ndarray) -> float:
 def count_of(groups: np.ndarray) -> int:
     """How many groups there are, numbered from 0 without gaps."""
     return int(groups.max(initial=-1)) + 1
-
-
-def _quantile(confidence: float) -> float:
-    return float(-ndtri((1.0 - confidence) / 2.0))

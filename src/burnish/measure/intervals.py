@@ -57,7 +57,7 @@ def wilson(hits: int, n: int, *, confidence: float = 0.95) -> Interval:
         raise ValueError(f"{hits} hits of {n} images, expected 0 <= hits <= n")
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
-    low, high = wilson_limits(hits, n, _quantile(confidence))
+    low, high = wilson_limits(hits, n, quantile(confidence))
     return Interval(hits / n, low, high, int(n))
 
 
@@ -77,7 +77,7 @@ def paired(first_right: np.ndarray, second_right: np.ndarray, *, confidence: flo
     both, neither = int(np.sum(first & second)), int(np.sum(~first & ~second))
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(~first & second))
     difference = (only_second - only_first) / first.size
-    low, high = paired_limits(both, only_second, only_first, neither, _quantile(confidence))
+    low, high = paired_limits(both, only_second, only_first, neither, quantile(confidence))
     disagreements = only_first + only_second
     # Both tails, which are alike; scipy.stats has it too, and takes most of a second to import.
     p = min(1.0, 2.0 * float(bdtr(min(only_first, only_second), disagreements, 0.5))) if disagreements else 1.0
@@ -93,7 +93,8 @@ def holm(chances: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _quantile(confidence: float) -> float:
+def quantile(confidence: float) -> float:
+    """The normal quantile of a two-sided interval: 1.96 of 0.95."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence is {confidence!r}, expected a fraction above 0 and below 1")
     return float(-ndtri((1.0 - confidence) / 2.0))

@@ -10,6 +10,7 @@ import numpy as np
 
 from burnish.answers import Answers
 from burnish.errors import NotEnoughData, shown
+from burnish.labels import grouped
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import Interval, holm
 from burnish.measure.verdict import chance, difference_in_words
@@ -48,8 +49,11 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any], Answers]]) -> tupl
         right.append(answers.right[[place[key] for key in common]])
     if any(one.dtype != bool for one in right):
         right = [one.astype(np.float64) for one in right]
-    grouped = ((own, answers) for own, (*_, answers) in zip(keys, runs, strict=True) if answers.groups is not None)
-    groups = next((_groups_of(own, answers, common) for own, answers in grouped), None)
+    groups = None
+    for own, (*_, answers) in zip(keys, runs, strict=True):
+        if groups is None and answers.groups is not None:
+            named = dict(zip(own, answers.groups, strict=True))
+            groups = grouped([named[key] for key in common])
     pairs = [paired_shares(right[0], one, groups) for one in right[1:]]
     corrected = [None, *holm([one.p for one in pairs])]
     rows = [
@@ -66,13 +70,6 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any], Answers]]) -> tupl
         for at, (name, facts, _) in enumerate(runs)
     ]
     return rows, len(common)
-
-
-def _groups_of(own: list[tuple[str, str]], answers: Answers, common: list[tuple[str, str]]) -> np.ndarray | None:
-    """A number for each of the common images, int64 [m], from 0, equal within a group; None where no two are of one."""
-    named = dict(zip(own, answers.groups or (), strict=True))
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(named[key] for key in common))}
-    return np.array([numbers[named[key]] for key in common]) if len(numbers) < len(common) else None
 
 
 def sentence(row: Compared) -> str:

@@ -37,9 +37,8 @@ def open_python(data: Any) -> Catalog:
         if not isinstance(images, (list, tuple, np.ndarray)):
             raise DataError(f"The images are {_kind(images)}, expected {_WORDS}.")
         return open_paths(images, texts)
-    if isinstance(data, Mapping) or hasattr(data, "iloc"):
-        raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    by_name = isinstance(data, Mapping) or hasattr(data, "iloc")  # a dictionary, a table of pandas
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not by_name:
         return open_dataset(data)
     raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
 
