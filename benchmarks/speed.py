@@ -49,6 +49,7 @@ def ratios(found: dict) -> dict:
         "features over fresh plain forward": found["features"] / found["plain_forward_fresh"],
         "features over plain forward after training": found["features"] / after,
         "float32 features over plain forward after training": found["features_float32"] / after,
+        "one image over plain forward of one image": found["one_image"] / found["plain_one_image"],
         "training over plain training": found["training"] / found["plain_training"],
         "float32 features, share of the float32 GEMM limit": found["features_float32"]
         * found["gflop_per_image"]
@@ -64,7 +65,8 @@ def plain_forward(model: str) -> dict:
 
     trunk, images = trunk_of(model).module, pictures()
     with torch.inference_mode():
-        return {"plain_forward_fresh": rate(lambda: trunk(images), BATCH)}
+        found = {"plain_forward_fresh": rate(lambda: trunk(images), BATCH)}
+        return {**found, "plain_one_image": rate(lambda: trunk(images[:1]), 1)}
 
 
 def plain_training(model: str) -> dict:
@@ -93,6 +95,7 @@ def burnish(model: str) -> dict:
         frozen = fold_for_inference(backbone.module, images[:2], half=form)
         with torch.inference_mode():
             found[name] = rate(lambda frozen=frozen: frozen(images), BATCH)
+            found[name.replace("features", "one_image")] = rate(lambda frozen=frozen: frozen(images[:1]), 1)
     # The classifier's head costs nothing beside the trunk; it is left out on both sides.
     for name, freeze in (("training", 0), ("top_two_stages", len(backbone.stages) - 2)):
         net = classifier_of(backbone)

@@ -120,7 +120,8 @@ class FrozenConv(_Packing):
             images, weight, padding = _padded_same(images, weight, conv)
         where = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
         if self.packs:
-            key = (images.shape[2:], weight.shape)  # not the batch: any packing is right, this one is fast
+            # Of the batch only whether each core has an image of its own: there another order is fast. Any is right.
+            key = (images.shape[2:], weight.shape, min(len(images), torch.get_num_threads()))
             packed = self._kept.get(key)
             if packed is None:
                 packed = self._keep(

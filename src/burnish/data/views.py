@@ -15,6 +15,7 @@ from burnish.terms import Preprocess
 
 # Rec. 601 luma weights: what "grey" means when saturation changes.
 _LUMA = np.array([0.299, 0.587, 0.114])
+_TOGETHER = 8  # pixels in one row of a matrix product: rows of three numbers take 2.3 to 3.6 times as long (128, 224 px)
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,15 @@ def _coloured(pixels: torch.Tensor, matrices: np.ndarray, offsets: np.ndarray, p
     """Colour change and normalisation as one matrix product an image: [b s s 3] uint8 to [b 3 s s] float."""
     batch, side = pixels.shape[0], pixels.shape[1]
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-    flat = pixels.reshape(batch, side * side, 3).float()
-    grey = flat.mean(1, keepdim=True) @ torch.tensor(_LUMA, dtype=torch.float32).reshape(3, 1)  # [b 1 1]
+    many = math.gcd(side * side, _TOGETHER)
+    flat = pixels.reshape(batch, side * side // many, many * 3).float()
+    sums = flat.sum(1).reshape(batch, many, 3).sum(1, keepdim=True)  # [b 1 3], exact up to 256 x 256 pixels
+    grey = sums / (side * side) @ torch.tensor(_LUMA, dtype=torch.float32).reshape(3, 1)  # [b 1 1]
     shift = (torch.from_numpy(offsets) * grey / 255.0 - mean) / std  # [b 1 3]
     scale = torch.from_numpy(matrices).transpose(1, 2) / (255.0 * std)
-    return torch.baddbmm(shift, flat, scale).reshape(batch, side, side, 3).permute(0, 3, 1, 2)
+    each = torch.zeros(batch, many, 3, many, 3)
+    own = torch.arange(many)
+    each[:, own, :, own] = scale
+    each = each.reshape(batch, many * 3, many * 3)
+    out = torch.baddbmm(shift.repeat(1, 1, many), flat, each)
+    return out.reshape(batch, side, side, 3).permute(0, 3, 1, 2)
