@@ -12,9 +12,12 @@ from pretended import pretended
 
 import burnish
 from burnish import api
+from burnish.data.views import Augmentation
 from burnish.errors import RecipeError
+from burnish.terms import Preprocess
 from burnish.train.around import accelerated, pick_device, settled_torch
 from burnish.train.features import _gathered
+from burnish.train.inputs import Ahead, PixelViews, batch_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 SMALL = {"model": "random:test_resnet", "image_size": 32, "cache": "off", "device": "cuda"}
@@ -165,3 +168,27 @@ def test_batches_are_put_together_where_small_ones_do_not_fill_a_device(sizes):
     found = list(_gathered(iter(parts), 64))
     assert all(len(one) >= 64 for one in found[:-1]) and all(len(one) < 64 + 100 for one in found)
     np.testing.assert_array_equal(np.concatenate(found) if found else images, images)
+
+
+def test_bytes_travel_and_colours_are_changed_there(monkeypatch):
+    """What the processor makes of a batch is a quarter of what the network takes, and the batch is the same."""
+    stored = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), np.uint8)
+    ids = np.arange(6)
+    views = PixelViews(
+        stored,
+        ids,
+        np.ones(6, np.float32),
+        ids % 2,
+        ids,
+        tuple("abcdef"),
+        Augmentation(32),
+        Preprocess(size=32),
+        seed=3,
+    )
+    here = batch_of(views, ids, epoch=2, size=32)
+    with pretended(monkeypatch) as device, Ahead(views, device, 2) as ahead:
+        made = ahead._made(ids, 2, 32)
+        assert sum(one.nbytes for one in made) < 0.3 * here.nbytes and all(one.device.type == "cpu" for one in made)
+        there = ahead.get([ids], 0, epoch=2, size=32)
+        assert there.device.type == "cuda" and there.is_contiguous(memory_format=torch.channels_last)
+        np.testing.assert_allclose(there.cpu().numpy(), here.numpy(), atol=1e-5)

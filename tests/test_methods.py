@@ -27,7 +27,7 @@ from burnish.terms import Preprocess
 from burnish.train.activations import LiveActivations, kept_or_live
 from burnish.train.averaging import Average, between
 from burnish.train.checkpoint import read_checkpoint, restore_training, training_state, write_checkpoint
-from burnish.train.inputs import PixelViews
+from burnish.train.inputs import PixelViews, batch_of
 from burnish.train.loop import Epoch, Schedule, Step, Training, tune
 from burnish.train.objective import Objective
 from burnish.train.parts import let_drop, parts_for_training, upper_for_inference
@@ -835,8 +835,8 @@ def test_a_run_taken_up_trains_on_as_many_views_as_it_began_with(monkeypatch):
     assert held == 2 and why and isinstance(live, LiveActivations)
     rows = np.array([5, 0, 5 + 12, 7 + 24])  # of the second and third time too
     for epoch in (1, 2, 3):
-        expected = began.batch(rows, epoch=epoch, size=SIZE)
-        assert torch.allclose(live.batch(rows, epoch=epoch, size=SIZE), expected, atol=2e-3)
+        expected = batch_of(began, rows, epoch=epoch, size=SIZE)
+        assert torch.allclose(batch_of(live, rows, epoch=epoch, size=SIZE), expected, atol=2e-3)
         assert not torch.allclose(expected[0], expected[2], atol=2e-3)
     live, held, _ = inputs_of(8, 0)  # it began without any: views of every epoch are new
     assert held == 0 and isinstance(live, LiveActivations) and not live.views

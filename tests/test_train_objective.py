@@ -20,7 +20,7 @@ from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
-from burnish.train.inputs import PixelViews
+from burnish.train.inputs import PixelViews, batch_of
 from burnish.train.loop import WARM_UP, Schedule, Step, Training, _order, learning_rate_factor, optimiser_for, tune
 from burnish.train.objective import Objective, draws_in_training, gradient, step
 from burnish.train.parts import let_drop, parts_for_training
@@ -129,10 +129,10 @@ def test_a_rare_image_that_comes_again_within_an_epoch_is_another_view():
         aspects=np.ones(14, np.float32), labels=labels, ids=np.arange(14), paths=tuple(map(str, range(14))),
         how=Augmentation(size=16), preprocess=Preprocess(size=16), seed=0,
     )  # fmt: skip
-    one, again, other = (views.batch(np.array([row]), epoch=1, size=16) for row in (13, 13 + 14, 13 + 28))
+    one, again, other = (batch_of(views, np.array([row]), epoch=1, size=16) for row in (13, 13 + 14, 13 + 28))
     assert not torch.equal(one, again) and not torch.equal(again, other)
-    assert torch.equal(one, views.batch(np.array([13]), epoch=1, size=16))
-    assert not any(torch.equal(again, views.batch(np.array([13]), epoch=epoch, size=16)) for epoch in range(1, 9))
+    assert torch.equal(one, batch_of(views, np.array([13]), epoch=1, size=16))
+    assert not any(torch.equal(again, batch_of(views, np.array([13]), epoch=epoch, size=16)) for epoch in range(1, 9))
 
 
 def test_the_class_weights_of_a_recipe_have_the_mean_one_and_fall_with_frequency():
@@ -550,8 +550,11 @@ class Given:
     def name(self, row, /):
         return f"{row}.png"
 
-    def batch(self, rows, /, *, epoch, size):
-        return self.images[torch.from_numpy(rows % len(self))]
+    def parts(self, rows, /, *, epoch, size):
+        return (self.images[torch.from_numpy(rows % len(self))],)
+
+    def whole(self, parts, /):
+        return parts[0]
 
 
 def prepared(name, **settings):
@@ -674,7 +677,7 @@ def test_auto_rgn_rates_are_the_relative_gradients_by_hand():
     next(events)
     given, order = Given(), _order(Given().labels, 0, 1, balanced=False)
     batch = np.array_split(order, 3)[0]
-    loss = F.cross_entropy(twin(given.batch(batch, epoch=1, size=4)), torch.from_numpy(given.labels[batch]))
+    loss = F.cross_entropy(twin(batch_of(given, batch, epoch=1, size=4)), torch.from_numpy(given.labels[batch]))
     loss.backward()
     own = dict(twin.named_parameters())
     relative = {
@@ -728,8 +731,8 @@ def test_a_balanced_run_gives_each_class_its_part_in_every_epoch():
     given = Given()
     given.labels = np.repeat([0, 1, 2], [9, 2, 1])
     seen = []
-    batch = given.batch
-    given.batch = lambda rows, **where: (seen.extend(rows), batch(rows, **where))[1]
+    parts = given.parts
+    given.parts = lambda rows, **where: (seen.extend(rows), parts(rows, **where))[1]
     list(
         tune(
             training, given, Schedule(4, ((0.0, 4),), balanced=True), module=training.tunable.classifier,

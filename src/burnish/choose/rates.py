@@ -13,7 +13,7 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import augmentation_of, objective_of
 from burnish.choose.material import Bench, Material
-from burnish.data.views import augmented, normalised
+from burnish.data.views import cropped, normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
 from burnish.train.features import autocast, batched, outputs, takes_half
@@ -150,16 +150,14 @@ class Rates:
         return max(seconds, making / bench.workers) if bench.workers else seconds + making
 
     def _making(self, rows: np.ndarray, size: int) -> float:
-        """Seconds in which one thread makes a training view."""
+        """Seconds in which one thread makes a training view, but for its colours."""
         fitting, recipe = self.material.fitting, self.bench.recipe
         assert fitting.stored is not None
         how = augmentation_of(recipe, size=size, flip=False, several=self.material.several)
         stored, aspects, ids = fitting.stored[rows], fitting.aspects[rows], fitting.ids[rows]
 
         def once() -> None:
-            augmented(
-                stored, aspects, ids, seed=recipe.seed, epoch=0, how=how, preprocess=self.bench.backbone.preprocess
-            )
+            cropped(stored, aspects, ids, seed=recipe.seed, epoch=0, how=how)
 
         return min(self._timed(once) for _ in range(2)) / len(rows)
 

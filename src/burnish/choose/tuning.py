@@ -26,7 +26,7 @@ from burnish.choose.plan import Plan
 from burnish.choose.probing import Probes, plain_at
 from burnish.data.cache import Rows
 from burnish.data.store import Picked
-from burnish.data.views import augmented, normalised
+from burnish.data.views import normalised
 from burnish.labels import cross_entropies, right
 from burnish.methods.base import Head, Tunable, needs_linear
 from burnish.terms import Preprocess
@@ -34,7 +34,7 @@ from burnish.train.activations import kept_or_live, live_activations, plain_acti
 from burnish.train.averaging import State, between
 from burnish.train.checkpoint import restore_training, training_state
 from burnish.train.features import BATCH, autocast, batched, outputs
-from burnish.train.inputs import Inputs, PixelViews
+from burnish.train.inputs import Ahead, Inputs, PixelViews, batch_of
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
 from burnish.train.objective import cuttable
 from burnish.train.parts import NotDivided, Parts, let_drop, parts_for_training, upper_for_inference
@@ -187,25 +187,14 @@ class Tuning:
 
     def _inputs(self) -> Inputs:
         """Views of the training images, or the activations of some."""
-        recipe, fitting, rows = self.bench.recipe, self.material.fitting, self.material.train_rows
-        assert fitting.stored is not None and self.parts is not None
-        views = PixelViews(
-            stored=fitting.stored,
-            rows=rows,
-            aspects=fitting.aspects[rows],
-            labels=self.material.labels[rows],
-            ids=rows,  # not the catalogue's numbers, which follow the labels of test images too (P5)
-            paths=tuple(self.material.catalog.paths[index] for index in fitting.ids[rows]),
-            how=augmentation_of(recipe, size=self.plan.final_size, flip=self.flip, several=self.material.several),
-            preprocess=self.bench.backbone.preprocess,
-            seed=recipe.seed,
-        )
+        assert self.parts is not None
+        views = views_of(self.material, self.bench, flip=self.flip)
         if self.parts.lower is None:
             if self.plan.freeze:
                 self.note = "the network cannot be divided there: its frozen stages run in each step"
             return views
         watcher, count = self.bench.watcher, self.plan.views
-        watcher.stage(f"activations, {self.plan.final_size} px", total=count * len(rows))
+        watcher.stage(f"activations, {self.plan.final_size} px", total=count * len(views))
         inputs, self.held_views, self.note = kept_or_live(
             views,
             self.parts.lower,
@@ -215,6 +204,7 @@ class Tuning:
             half=self.half,
             on_progress=watcher.advance,
             settled=self.held_views,
+            workers=self.bench.workers,
         )
         watcher.stage("tune")
         return inputs
@@ -226,15 +216,9 @@ class Tuning:
 
     def sample(self, count: int) -> np.ndarray:
         """Some training images as the first epoch sees them, uint8 [n s s 3]."""
-        fitting, recipe = self.material.fitting, self.bench.recipe
-        assert fitting.stored is not None
-        rows = self.material.train_rows[:: max(1, len(self.material.train_rows) // count)][:count]
-        preprocess = self.bench.backbone.preprocess
-        how = augmentation_of(recipe, size=self.plan.final_size, flip=self.flip, several=self.material.several)
-        views = augmented(
-            fitting.stored[rows], fitting.aspects[rows], rows, seed=recipe.seed, epoch=1, how=how,
-            preprocess=preprocess,
-        )  # fmt: skip
+        views, preprocess = views_of(self.material, self.bench, flip=self.flip), self.bench.backbone.preprocess
+        rows = np.arange(len(views))[:: max(1, len(views) // count)][:count]
+        views = batch_of(views, rows, epoch=1, size=self.plan.final_size)
         mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (preprocess.mean, preprocess.std))
         return ((views * std + mean) * 255).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -388,37 +372,42 @@ def _standard_error(candidate: Candidate) -> float:
     return float(np.sqrt(share * (1 - share) / n))
 
 
+def views_of(material: Material, bench: Bench, *, flip: bool) -> PixelViews:
+    """Augmented views of the training images, in the order of `material.train_rows`."""
+    recipe, fitting, rows = bench.recipe, material.fitting, material.train_rows
+    assert fitting.stored is not None
+    return PixelViews(
+        stored=fitting.stored,
+        rows=rows,
+        aspects=fitting.aspects[rows],
+        labels=material.labels[rows],
+        ids=rows,  # not the catalogue's numbers, which follow the labels of test images too (P5)
+        paths=tuple(material.catalog.paths[index] for index in fitting.ids[rows]),
+        how=augmentation_of(recipe, size=bench.backbone.preprocess.size, flip=flip, several=material.several),
+        preprocess=bench.backbone.preprocess,
+        seed=recipe.seed,
+    )
+
+
 def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> Head:
     """The probe's head fitted anew to what the first steps will see: one augmented view a training image, at their size.
 
     At another size than the probe's the features differ so much that the probe's own head starts at a loss above chance
     (hand signs, head from 224 px: 2.8 nats at 128 px; fitted there: 1.7).
     """
-    rows, fitting, stored = material.train_rows, material.fitting, material.fitting.stored
-    size = made.schedule.size_at(0.0)
-    how, preprocess = (
-        augmentation_of(bench.recipe, size=size, flip=probes.flip, several=material.several),
-        replace(bench.backbone.preprocess, size=size),
-    )
-    assert stored is not None
+    size, given = made.schedule.size_at(0.0), views_of(material, bench, flip=probes.flip)
     trunk: nn.Module | None = None
     half = bench.recipe.precision == "bfloat16"
     features = []
-    for chunk in np.array_split(rows, max(1, len(rows) // BATCH)):
-        views = augmented(
-            stored[chunk],
-            fitting.aspects[chunk],
-            chunk,
-            seed=bench.recipe.seed,
-            epoch=0,
-            how=how,
-            preprocess=preprocess,
-        ).to(bench.device)
-        trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2], half=half)
-        with torch.inference_mode(), autocast(bench.device, half and bench.device.type != "cpu"):
-            features.append(trunk(views).float().cpu().numpy())
+    chunks = np.array_split(np.arange(len(given)), max(1, len(given) // BATCH))
+    with Ahead(given, bench.device, bench.workers) as ahead:
+        for place in range(len(chunks)):
+            views = ahead.get(chunks, place, epoch=0, size=size)
+            trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2], half=half)
+            with torch.inference_mode(), autocast(bench.device, half and bench.device.type != "cpu"):
+                features.append(trunk(views).float().cpu().numpy())
     how, classes = probes.last.choice.how, len(material.catalog.classes)
-    return needs_linear(how.fitted(np.concatenate(features), material.labels[rows], classes=classes))
+    return needs_linear(how.fitted(np.concatenate(features), given.labels, classes=classes))
 
 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:

@@ -15,7 +15,9 @@ from burnish.terms import Preprocess
 
 # Rec. 601 luma weights: what "grey" means when saturation changes.
 _LUMA = np.array([0.299, 0.587, 0.114])
-_TOGETHER = 8  # pixels in one row of a matrix product: rows of three numbers take 2.3 to 3.6 times as long (128, 224 px)
+_TOGETHER = (
+    8  # pixels in one row of a matrix product: rows of three numbers take 2.3 to 3.6 times as long (128, 224 px)
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,22 @@ def augmented(
     stored: uint8 [b S S 3], whole images squashed to squares; aspects: width / height of the originals [b]; ids [b].
     The same (seed, epoch, id) gives the same view whatever the batch.
     """
+    return coloured(cropped(stored, aspects, ids, seed=seed, epoch=epoch, how=how), preprocess)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Views before their colours change: a quarter of the bytes, to be sent to where the arithmetic is done."""
+
+    pixels: torch.Tensor  # uint8 [b s s 3]
+    matrices: torch.Tensor  # float32 [b 3 3], act on values 0 to 1
+    offsets: torch.Tensor  # float32 [b 1 1], fractions of an image's mean grey that contrast adds
+
+
+def cropped(
+    stored: np.ndarray, aspects: np.ndarray, ids: np.ndarray, *, seed: int, epoch: int, how: Augmentation
+) -> Crops:
+    """The first half of `augmented`: what is drawn, cut and resized."""
     pixels = torch.empty(len(ids), how.size, how.size, 3, dtype=torch.uint8)
     matrices = np.empty((len(ids), 3, 3), np.float32)
     offsets = np.empty((len(ids), 1, 1), np.float32)
@@ -73,7 +91,24 @@ def augmented(
             out = changed.permute(1, 2, 0)
         pixels[row] = out.flip(1) if view.mirrored else out
         matrices[row], offsets[row] = view.matrix, view.offset
-    return _coloured(pixels, matrices, offsets, preprocess)
+    return Crops(pixels, torch.from_numpy(matrices), torch.from_numpy(offsets))
+
+
+def coloured(crops: Crops, preprocess: Preprocess) -> torch.Tensor:
+    """The second half: colour change and normalisation as one matrix product an image, on the crops' device."""
+    pixels, place = crops.pixels, crops.pixels.device
+    batch, side = pixels.shape[0], pixels.shape[1]
+    mean, std = torch.tensor(preprocess.mean, device=place), torch.tensor(preprocess.std, device=place)
+    luma = torch.tensor(_LUMA, dtype=torch.float32, device=place).reshape(3, 1)
+    many = math.gcd(side * side, _TOGETHER)
+    flat = pixels.reshape(batch, side * side // many, many * 3).float()
+    sums = flat.sum(1).reshape(batch, many, 3).sum(1, keepdim=True)  # [b 1 3], exact up to 256 x 256 pixels
+    shift = (crops.offsets * (sums / (side * side) @ luma) / 255.0 - mean) / std  # [b 1 3]
+    each = torch.zeros(batch, many, 3, many, 3, device=place)
+    own = torch.arange(many, device=place)
+    each[:, own, :, own] = crops.matrices.transpose(1, 2) / (255.0 * std)
+    out = torch.baddbmm(shift.repeat(1, 1, many), flat, each.reshape(batch, many * 3, many * 3))
+    return out.reshape(batch, side, side, 3).permute(0, 3, 1, 2)
 
 
 def normalised(pixels: np.ndarray | torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
@@ -110,21 +145,3 @@ def _cut(image: torch.Tensor, view: _View) -> torch.Tensor:
     right = max(left + 1, round((view.left + view.width) * side))
     bottom = max(top + 1, round((view.top + view.height) * side))
     return image[top:bottom, left:right].permute(2, 0, 1).unsqueeze(0)
-
-
-def _coloured(pixels: torch.Tensor, matrices: np.ndarray, offsets: np.ndarray, preprocess: Preprocess) -> torch.Tensor:
-    """Colour change and normalisation as one matrix product an image: [b s s 3] uint8 to [b 3 s s] float."""
-    batch, side = pixels.shape[0], pixels.shape[1]
-    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-    many = math.gcd(side * side, _TOGETHER)
-    flat = pixels.reshape(batch, side * side // many, many * 3).float()
-    sums = flat.sum(1).reshape(batch, many, 3).sum(1, keepdim=True)  # [b 1 3], exact up to 256 x 256 pixels
-    grey = sums / (side * side) @ torch.tensor(_LUMA, dtype=torch.float32).reshape(3, 1)  # [b 1 1]
-    shift = (torch.from_numpy(offsets) * grey / 255.0 - mean) / std  # [b 1 3]
-    scale = torch.from_numpy(matrices).transpose(1, 2) / (255.0 * std)
-    each = torch.zeros(batch, many, 3, many, 3)
-    own = torch.arange(many)
-    each[:, own, :, own] = scale
-    each = each.reshape(batch, many * 3, many * 3)
-    out = torch.baddbmm(shift.repeat(1, 1, many), flat, each)
-    return out.reshape(batch, side, side, 3).permute(0, 3, 1, 2)

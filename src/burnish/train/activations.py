@@ -18,7 +18,7 @@ from torch import nn
 
 from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, blank
 from burnish.train.features import BATCH, autocast
-from burnish.train.inputs import Inputs
+from burnish.train.inputs import Ahead, Inputs, Parts, batch_of
 
 _NO_ROOM = "there is no room for activations: computed in each step"
 
@@ -40,9 +40,12 @@ class KeptActivations:
     def name(self, row: int, /) -> str:
         return self.inputs.name(row)
 
-    def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
+    def parts(self, rows: np.ndarray, /, *, epoch: int, size: int) -> Parts:
         turns, rows = np.divmod(rows, len(self))
-        return _unpacked(self.views[(epoch - 1 + turns) % len(self.views), rows])
+        return (torch.from_numpy(self.views[(epoch - 1 + turns) % len(self.views), rows]),)
+
+    def whole(self, parts: Parts, /) -> torch.Tensor:
+        return _unpacked(parts[0])
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,23 @@ class LiveActivations:
     def name(self, row: int, /) -> str:
         return self.inputs.name(row)
 
-    def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
+    def parts(self, rows: np.ndarray, /, *, epoch: int, size: int) -> Parts:
         if not self.views:
-            return _through(self.lower, self.inputs.batch(rows, epoch=epoch, size=size), self.device, self.half)
+            return (_through(self.lower, self._images(rows, epoch, size), self.device, self.half),)
         turns, own = np.divmod(rows, len(self))
         wanted, found = (epoch - 1 + turns) % self.views, {}
         for view in np.unique(wanted):
             places = np.flatnonzero(wanted == view)
-            images = self.inputs.batch(own[places], epoch=int(view) + 1, size=size)
+            images = self._images(own[places], int(view) + 1, size)
             each = _rounded(_packed(_through(self.lower, images, self.device, self.half)))
             found |= dict(zip(places.tolist(), each, strict=True))
-        return _unpacked(np.stack([found[place] for place in range(len(rows))]))
+        return (_unpacked(torch.from_numpy(np.stack([found[place] for place in range(len(rows))]))),)
+
+    def whole(self, parts: Parts, /) -> torch.Tensor:
+        return parts[0]
+
+    def _images(self, rows: np.ndarray, epoch: int, size: int) -> torch.Tensor:
+        return batch_of(self.inputs, rows, epoch=epoch, size=size, device=self.device)
 
 
 def kept_or_live(
@@ -88,16 +97,18 @@ def kept_or_live(
     half: bool,
     on_progress: Callable[[int], None],
     settled: int | None = None,
+    workers: int = 0,
 ) -> tuple[KeptActivations | LiveActivations, int, str]:
     """The activations of as many views as there is room for, how many those are, and what had to give ("" when nothing had).
 
     settled: how many views an earlier sitting trained on, whatever room there was; so that one that is taken up trains on
-    the same.
+    the same. workers: threads that cut views ahead.
     """
     if settled == 0:
         return LiveActivations(inputs, lower, device, half), 0, _NO_ROOM
     chunks = np.array_split(np.arange(len(inputs)), max(1, math.ceil(len(inputs) / BATCH)))
-    shape = _packed(_through(lower, inputs.batch(chunks[0][:1], epoch=1, size=size), device, half)).shape[1:]
+    first = batch_of(inputs, chunks[0][:1], epoch=1, size=size, device=device)
+    shape = _packed(_through(lower, first, device, half)).shape[1:]
     each = len(inputs) * math.prod(shape) * 2  # bytes of one view of every image
     room = DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
     held = min(views, max(1 if each <= IN_MEMORY_BYTES else 0, int(room / max(1, each))))
@@ -106,11 +117,12 @@ def kept_or_live(
     if kept is None:
         why = f"activations of one view of each image need {each / 1e9:.1f} GB and there is no room: computed in each step"
         return LiveActivations(inputs, lower, device, half, settled or 0), settled or 0, why
-    for view in range(held):
-        for rows in chunks:
-            found = _packed(_through(lower, inputs.batch(rows, epoch=view + 1, size=size), device, half))
-            kept[view, rows] = _rounded(found)
-            on_progress(len(rows))
+    with Ahead(inputs, device, workers) as ahead:
+        for view in range(held):
+            for place, rows in enumerate(chunks):
+                images = ahead.get(chunks, place, epoch=view + 1, size=size)
+                kept[view, rows] = _rounded(_packed(_through(lower, images, device, half)))
+                on_progress(len(rows))
     why = f"room for the activations of {held} of {views} views" if held < views else ""
     return KeptActivations(kept, inputs), held, why
 
@@ -132,14 +144,14 @@ def plain_activations(
             except OSError:
                 return None
         kept[start : start + len(packed)] = packed
-        found.append(_unpacked(kept[start : start + len(packed)]))
+        found.append(_unpacked(torch.from_numpy(kept[start : start + len(packed)])))
         start += len(packed)
     return found
 
 
 def live_activations(lower: nn.Module, plain: Iterator[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
     """What `plain_activations` gives, to the same bits, each batch when it is asked for."""
-    return (_unpacked(_packed(_through(lower, images, device, half=False))) for images in plain)
+    return (_unpacked(torch.from_numpy(_packed(_through(lower, images, device, half=False)))) for images in plain)
 
 
 def _rounded(activations: np.ndarray) -> np.ndarray:
@@ -152,7 +164,7 @@ def _through(lower: nn.Module, images: torch.Tensor, device: torch.device, half:
         torch.no_grad(),
         autocast(device, half and device.type != "cpu"),
     ):  # not inference_mode: live activations are trained on
-        return lower(images.to(device, non_blocking=device.type == "cuda")).float()
+        return lower(images.to(device)).float()
 
 
 def _packed(activations: torch.Tensor) -> np.ndarray:
@@ -161,8 +173,8 @@ def _packed(activations: torch.Tensor) -> np.ndarray:
     return found.cpu().contiguous().numpy()
 
 
-def _unpacked(stored: np.ndarray) -> torch.Tensor:
-    found = torch.from_numpy(stored.astype(np.float32, copy=False))
+def _unpacked(stored: torch.Tensor) -> torch.Tensor:
+    found = stored.float()
     return found.permute(0, 3, 1, 2) if found.ndim == 4 else found
 
 

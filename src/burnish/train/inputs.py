@@ -1,4 +1,8 @@
-"""What the loop trains on: batches of network inputs by address, so that they can be made ahead, or again."""
+"""What the loop trains on: batches of network inputs by address, so that they can be made ahead, or again.
+
+A batch is made in two halves. Its parts are cut or read by the processor, in threads where those help; what the device does
+better, colours and number formats, it does itself, so that bytes travel and not floats.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,10 @@ import numpy as np
 import torch
 
 from burnish.data.cache import Rows
-from burnish.data.views import Augmentation, augmented
+from burnish.data.views import Augmentation, Crops, coloured, cropped
 from burnish.terms import Preprocess
+
+Parts = tuple[torch.Tensor, ...]
 
 
 class Inputs(Protocol):
@@ -26,12 +32,28 @@ class Inputs(Protocol):
         """The file behind a row, for errors."""
         ...
 
-    def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
-        """Inputs [b ...] of these rows in this epoch; the same arguments give the same bits (P7).
+    def parts(self, rows: np.ndarray, /, *, epoch: int, size: int) -> Parts:
+        """What the batch of these rows in this epoch is made of; the same arguments give the same bits (P7).
 
         Row + t · n is the same image, seen in another view for the t-th time that it comes again within the epoch.
         """
         ...
+
+    def whole(self, parts: Parts, /) -> torch.Tensor:
+        """The batch [b ...] of those parts, on their device."""
+        ...
+
+
+def batch_of(
+    inputs: Inputs, rows: np.ndarray, *, epoch: int, size: int, device: torch.device | None = None
+) -> torch.Tensor:
+    """The batch of these rows, made whole on the device, or where its parts are."""
+    found = inputs.parts(rows, epoch=epoch, size=size)
+    return inputs.whole(found if device is None else _on(device, found))
+
+
+def _on(device: torch.device, parts: Parts) -> Parts:
+    return tuple(one.to(device, non_blocking=device.type == "cuda") for one in parts)
 
 
 @dataclass(frozen=True)
@@ -54,17 +76,20 @@ class PixelViews:
     def name(self, row: int, /) -> str:
         return self.paths[row]
 
-    def batch(self, rows: np.ndarray, /, *, epoch: int, size: int) -> torch.Tensor:
+    def parts(self, rows: np.ndarray, /, *, epoch: int, size: int) -> Parts:
         turns, rows = np.divmod(rows, len(self))
-        return augmented(
+        found = cropped(
             self.stored[self.rows[rows]],
             self.aspects[rows],
             self.ids[rows] + (turns << 40),
             seed=self.seed,
             epoch=epoch,
             how=replace(self.how, size=size),
-            preprocess=self.preprocess,
         )
+        return found.pixels, found.matrices, found.offsets
+
+    def whole(self, parts: Parts, /) -> torch.Tensor:
+        return coloured(Crops(*parts), self.preprocess)
 
 
 class Ahead:
@@ -73,7 +98,7 @@ class Ahead:
     def __init__(self, inputs: Inputs, device: torch.device, workers: int) -> None:
         self.inputs, self.device, self.workers = inputs, device, workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="views") if workers else None
-        self._waiting: dict[tuple[int, int, int], Future[torch.Tensor]] = {}
+        self._waiting: dict[tuple[int, int, int], Future[Parts]] = {}
 
     def __enter__(self) -> Ahead:
         return self
@@ -87,15 +112,24 @@ class Ahead:
     def get(self, batches: Sequence[np.ndarray], position: int, *, epoch: int, size: int) -> torch.Tensor:
         """The batch at `position` of the epoch's batches; those after it are begun, at the same size."""
         if self._pool is None:
-            return self._made(batches[position], epoch, size).to(self.device)
+            return self._sent(self._made(batches[position], epoch, size))
         wanted = {(epoch, place, size) for place in range(position, min(len(batches), position + 1 + 2 * self.workers))}
         for stale in self._waiting.keys() - wanted:  # the size changed, or the epoch
             self._waiting.pop(stale).cancel()
         for key in sorted(wanted - self._waiting.keys()):
             self._waiting[key] = self._pool.submit(self._made, batches[key[1]], epoch, size)
-        made = self._waiting.pop((epoch, position, size)).result()
-        return made.to(self.device, non_blocking=self.device.type == "cuda")
+        return self._sent(self._waiting.pop((epoch, position, size)).result())
 
-    def _made(self, rows: np.ndarray, epoch: int, size: int) -> torch.Tensor:
-        made = self.inputs.batch(rows, epoch=epoch, size=size)
-        return made.pin_memory() if self.device.type == "cuda" and made.device.type == "cpu" else made
+    def _made(self, rows: np.ndarray, epoch: int, size: int) -> Parts:
+        """What a thread can do of a batch: on a processor all of it."""
+        found = self.inputs.parts(rows, epoch=epoch, size=size)
+        if self.device.type == "cpu":
+            return (self.inputs.whole(found),)
+        if self.device.type == "cuda":
+            return tuple(one.pin_memory() if one.device.type == "cpu" else one for one in found)
+        return found
+
+    def _sent(self, made: Parts) -> torch.Tensor:
+        if self.device.type == "cpu":
+            return made[0]
+        return self.inputs.whole(_on(self.device, made))
