@@ -10,6 +10,7 @@ import pytest
 
 import burnish
 from burnish.answers import read_answers
+from burnish.errors import NotEnoughData
 from burnish.measure.bootstrap import bootstrapped, mean_interval, paired_shares, resampled, share
 from burnish.measure.grouped import chance_of_signs, images_worth, paired_of_groups, wilson_of_groups
 from burnish.measure.intervals import paired, wilson
@@ -157,3 +158,12 @@ def test_a_run_on_grouped_images_is_proved_by_group(table, tmp_path, capsys):
 
     plain = burnish.fit(table / "plain.csv", out=tmp_path / "plain", **settings)
     assert plain.verdict.groups is None and read_answers(plain.folder).groups is None
+
+
+def test_images_that_are_all_of_one_group_are_refused_before_any_work(table, tmp_path, monkeypatch):
+    rows = list(csv.reader((table / "grouped.csv").open(newline="")))
+    with open(table / "one.csv", "w", newline="") as file:
+        csv.writer(file).writerows([rows[0], *([path, label, "all"] for path, label, _ in rows[1:])])
+    monkeypatch.setattr("burnish.choose.material.read_pixels", lambda *_, **__: pytest.fail("images were decoded"))
+    with pytest.raises(NotEnoughData, match="the same group"):
+        burnish.fit(table / "one.csv", out=tmp_path / "run", model="random:test_resnet", budget=None, epochs=1)

@@ -133,7 +133,9 @@ def first_splits(
     watcher.advance(len(catalog))
     _, copies = np.unique(np.array(looks.digests), return_inverse=True)
     fractions = {"test_fraction": recipe.test_fraction, "val_fraction": recipe.val_fraction}
-    return catalog, make_splits(catalog, seed=recipe.seed, content=looks.digests, together=copies, **fractions), looks
+    splits = make_splits(catalog, seed=recipe.seed, content=looks.digests, together=copies, **fractions)
+    require_test(catalog, splits)  # later it can only lose images
+    return catalog, splits, looks
 
 
 def _looked_at_in_time(catalog: Catalog, budget_seconds: float | None) -> int:
@@ -324,7 +326,7 @@ def _largest_crop(native: Preprocess, recipe: Recipe) -> int:
 
 
 def require_trainable(catalog: Catalog, splits: Splits, copied: Sequence[Named] = ()) -> None:
-    """NotEnoughData unless every class has a training image and there is something to test on.
+    """NotEnoughData unless every class has a training image and there is something to test on (`require_test`).
 
     copied: training images that were left out because test has their very bytes.
     """
@@ -337,6 +339,11 @@ def require_trainable(catalog: Catalog, splits: Splits, copied: Sequence[Named] 
                 f"(first: {shown(copied[0].path)}); take them out of one of the two"
             )
         raise NotEnoughData(f"class {name} has no readable training image; add some, or remove the class")
+    require_test(catalog, splits)
+
+
+def require_test(catalog: Catalog, splits: Splits) -> None:
+    """NotEnoughData unless there is something to test on."""
     if len(splits.test) == 0:
         raise NotEnoughData(
             "there is no readable test image that is not tied to the training images (the same picture, or the same group), "
