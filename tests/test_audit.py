@@ -27,7 +27,7 @@ from burnish.data.looks import look_at
 from burnish.data.sources import open_source
 from burnish.data.sources.assemble import Labelled, assemble
 from burnish.data.split import make_splits, untorn
-from burnish.errors import DataError
+from burnish.errors import DataError, RunError
 from conftest import write_shapes
 from images import encoded
 
@@ -282,6 +282,20 @@ def test_the_list_leaves_out_what_it_proposes(faulty, tmp_path):
     assert "train/a/04.png" in proposed or "train/a/again.png" in proposed
     left = api.audit(faulty, model=None, cache="off", quarantine=tmp_path / "out" / "audit.csv")
     assert not left.of("label_conflict") and not left.of("blank") and not left.of("exact_duplicate")
+
+
+def test_a_list_that_was_edited_is_not_overwritten(faulty, tmp_path):
+    for _ in range(2):
+        api.audit(faulty, model=None, cache="off", out=tmp_path / "out")
+    table = tmp_path / "out" / "audit.csv"
+    chosen = table.read_text().replace("yes", "no")
+    table.write_text(chosen)
+    with pytest.raises(RunError, match="was edited since"):
+        api.audit(faulty, model=None, cache="off", out=tmp_path / "out")
+    assert table.read_text() == chosen
+    table.unlink()
+    api.audit(faulty, model=None, cache="off", out=tmp_path / "out")
+    assert "yes" in table.read_text()
 
 
 @pytest.mark.parametrize(

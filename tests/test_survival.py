@@ -249,6 +249,16 @@ def test_a_run_that_died_at_a_step_comes_to_the_same_bits(at_step, shapes, tmp_p
     assert any(text.startswith("going on with the run in ") for text in lines.said)
 
 
+def test_files_that_were_removed_since_the_death_are_there_in_the_end(shapes, tmp_path, alone, expected, monkeypatch):
+    folder = tmp_path / "run"
+    with died(shapes, folder, monkeypatch, at_step=4):
+        for name in ("splits.csv", "audit.csv", "recipe.toml"):
+            (folder / name).unlink(missing_ok=True)
+        api.fit(shapes, out=folder, **RUN)
+        assert_same(folder, expected)
+        assert (folder / "audit.csv").read_bytes() == (alone / "audit.csv").read_bytes()
+
+
 def test_a_run_that_died_where_its_images_grow_comes_to_the_same_bits(tmp_path, monkeypatch):
     """The last step of an epoch stands where the next size begins: the epoch is told at the size that it was trained at."""
     write_shapes(tmp_path / "shapes", images=8)

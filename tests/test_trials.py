@@ -1,5 +1,6 @@
 """Short runs that settle a learning rate, or more settings, before the real one."""
 
+import errno
 import json
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from burnish import api, trained
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import plan, trials
 from burnish.choose.tuning import Tuning
-from burnish.errors import RecipeError
+from burnish.errors import RecipeError, RunError
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from conftest import write_shapes
@@ -229,6 +230,28 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, 
     assert told[0] == told[1] != []
     first, second = (next((run.folder / "packages").glob("*/weights.safetensors")) for run in (whole, again))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_disk_that_is_full_in_a_search_is_a_sentence(few, tmp_path, monkeypatch, brief):
+    """Optuna makes an assertion of it, and the search goes on where there is room again."""
+    optuna = pytest.importorskip("optuna")
+    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
+    backend = optuna.storages.journal.JournalFileBackend
+    real, calls = backend.append_logs, []
+
+    def full(self, logs):
+        calls.append(1)
+        if len(calls) > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, logs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "append_logs", full)
+        with pytest.raises(RunError, match=r"search\.log: the disk is full; make room"):
+            api.fit(few, out=tmp_path / "run", search=True, **TINY)
+    assert len(calls) > 12
+    run = api.fit(few, out=tmp_path / "run", search=True, **TINY)
+    assert any("of 2" in decision["why"] for decision in run.facts["decisions"])
 
 
 def test_a_trial_keeps_no_more_views_than_it_sees(shapes, tmp_path, monkeypatch):

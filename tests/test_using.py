@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,34 @@ QUICK = {"model": "random:test_resnet", "method": "probe", "budget": None, "imag
 @pytest.fixture(scope="module")
 def run(shapes, tmp_path_factory):
     return burnish.fit(shapes, out=tmp_path_factory.mktemp("runs") / "shapes", cache="off", **QUICK)
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_answers_replace_a_file_whole_or_not_at_all(run, shapes, tmp_path, monkeypatch):
+    files, table = [str(file) for file in sorted(shapes.rglob("*.png"))], tmp_path / "a.csv"
+    burnish.api.write_predictions(table, run.predictor, files, top=1)
+    before = table.read_bytes()
+    assert len(before.splitlines()) == 1 + len(files)
+    real, seen = Predictor.pixels, []
+
+    def failing(self, images):
+        seen.append(table.read_bytes() == before)
+        if len(seen) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, images)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "pixels", failing)
+        with pytest.raises(RunError, match=r"a\.csv: the disk is full; name another file"):
+            burnish.api.write_predictions(table, run.predictor, files, top=1)
+    assert seen == [True, True] and table.read_bytes() == before and list(tmp_path.iterdir()) == [table]
+    (tmp_path / "link.csv").symlink_to(table)
+    burnish.api.write_predictions(tmp_path / "link.csv", run.predictor, files[:1], top=1)
+    assert (tmp_path / "link.csv").is_symlink() and len(table.read_bytes().splitlines()) == 2
+    burnish.api.write_predictions(Path(os.devnull), run.predictor, files[:1], top=1)
+    assert Path(os.devnull).is_char_device()
 
 
 # ---- what may be given for images --------------------------------------------------------------------------------------

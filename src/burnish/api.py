@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -310,7 +311,7 @@ def audit(
     Nothing is changed. model: whose features judge labels and outliers; None leaves those out, and is faster; arch and
     preprocess: of a file that does not say it. seed: of the cross-validation that doubts labels. cache: as for `fit`. out: one
     for audit.html, audit.csv (which `fit` takes as quarantine) and result.json: a new one, an empty one or that of an earlier
-    audit, else RunError. Raises DataError when the data cannot be opened.
+    audit whose table nobody edited, else RunError. Raises DataError when the data cannot be opened.
     """
     if out is not None:
         _require_audit_folder(Path(out))
@@ -327,16 +328,22 @@ def audit(
         folder = Path(out)
         with plain_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / AUDIT_TABLE, csv_of_findings(found.findings))
+        table = csv_of_findings(found.findings)
+        facts = {
+            **plain(found.facts),
+            "table_sha256": hashlib.sha256(table.encode("utf-8", "backslashreplace")).hexdigest(),
+        }
+        write_whole(folder / AUDIT_TABLE, table)
         write_whole(folder / AUDIT_PAGE, page_of_findings(found.facts, found.findings, found.thumbnails))
-        write_whole(
-            folder / RESULT, json.dumps(plain(found.facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        )
+        write_whole(folder / RESULT, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return found
 
 
 def _require_audit_folder(folder: Path) -> None:
-    """RunError when the folder holds what no audit wrote: a run's record is not to be lost, nor the data written to."""
+    """RunError when the folder holds what no audit wrote: a run's record is not to be lost, nor the data written to.
+
+    Nor a table in which somebody has chosen what to leave out.
+    """
     try:
         names = {entry.name for entry in folder.iterdir()}
     except FileNotFoundError:
@@ -355,6 +362,19 @@ def _require_audit_folder(folder: Path) -> None:
     if foreign:
         what = f"{shown(foreign[0])} is in it"
         raise RunError(f"{shown(str(folder))} holds no audit ({what}); name a new or empty folder with --out")
+    if _was_edited(folder):
+        raise RunError(
+            f"{shown(str(folder / AUDIT_TABLE))} was edited since its audit; name another folder with --out, or remove it"
+        )
+
+
+def _was_edited(folder: Path) -> bool:
+    """Whether the table of an earlier audit is another than that audit wrote."""
+    try:
+        wrote = read_plain_json(folder / RESULT).get("table_sha256")
+        return wrote is not None and hashlib.sha256((folder / AUDIT_TABLE).read_bytes()).hexdigest() != wrote
+    except (OSError, ValueError, AttributeError):  # there is none, or none that says so
+        return False
 
 
 def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:

@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 from burnish.errors import RunError, shown
 
 _NUMBERED = re.compile(r"\d{4,9}")
 _DRAFT = re.compile(r"\.\d{4,9}\.tmp")
 OTHER_FOLDER = "make room or name another folder with --out (what was saved is kept)"
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
 # What `write_whole` leaves when the process dies in it.
 _LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}")
 
@@ -43,19 +45,44 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a file by a new one with this content, in one step; durable on return."""
-    with plain_disk_errors(path.parent):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    with plain_disk_errors(path.parent), replacing(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file to write UTF-8 text to, in the end in the place of the one at `path`, which stays until then; durable on return.
+
+    Where that is a link the file it leads to is replaced; a device or a pipe is written to as it is.
+    """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        with open(path, "w", **_TEXT) as file:
+            yield file
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", **_TEXT) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    """As `write_whole`, for bytes; not made durable. Raises OSError."""
+    draft = path.parent / f".{path.name}.tmp"
+    try:
+        draft.write_bytes(data)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def left_behind(name: str) -> str | None:

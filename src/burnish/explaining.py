@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from burnish.data.views import normalised
-from burnish.disk import plain_disk_errors
+from burnish.disk import plain_disk_errors, write_bytes_whole
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, bootstrapped
 from burnish.reports.explain import WAYS, Sanity, maps, overlay, png, sanity
@@ -80,7 +80,7 @@ def explained(
             picture, label, chance = next(pictures)
             file = folder / f"{number:04d}-{_plain(Path(str(image)).stem)}-{_plain(bundle.classes[label])}.png"
             with plain_disk_errors(file):
-                file.write_bytes(png(picture))
+                write_bytes_whole(file, png(picture))
             rows.append(Explained(str(image), str(file), bundle.classes[label], chance))
     return rows, check
 

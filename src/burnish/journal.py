@@ -126,5 +126,5 @@ class Journal:
         )
 
 
-_TIMES = ("seconds", "images_per_second", "gradient_norm")  # and what a run that died and went on cannot know
+_TIMES = ("seconds", "images_per_second")
 _VIEWS_SHOWN = 16

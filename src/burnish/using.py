@@ -19,7 +19,7 @@ from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
 from burnish.data.sources.assemble import class_names
 from burnish.data.sources.scan import SUFFIXES, scan
-from burnish.disk import plain_disk_errors, write_whole
+from burnish.disk import plain_disk_errors, replacing, write_whole
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
 from burnish.explaining import Explained, explained, strangers
 from burnish.labels import SEPARATOR, classes_of
@@ -232,7 +232,7 @@ def write_predictions(
     reject: float | None = None,
     sets: float | None = None,
 ) -> int:
-    """Write predictions as CSV; returns how many images could not be read."""
+    """Write predictions as CSV, whole or not at all; returns how many images could not be read."""
     unreadable, predictions = 0, predictor.stream(expand(images), top=top, reject=reject, sets=sets)
 
     def counted() -> Iterator[Prediction]:
@@ -241,7 +241,7 @@ def write_predictions(
             unreadable += prediction.problem is not None
             yield prediction
 
-    with plain_disk_errors(path, "name another file"), open(path, "w", encoding="utf-8", newline="") as file:
+    with plain_disk_errors(path, "name another file"), replacing(path) as file:
         write_csv(file, counted(), top=top, several=predictor.bundle.several, with_sets=sets is not None)
     return unreadable
 

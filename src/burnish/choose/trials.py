@@ -21,7 +21,8 @@ from burnish.choose.material import Bench, Material
 from burnish.choose.plan import Plan, eased
 from burnish.choose.probing import Probes
 from burnish.choose.tuning import Tuning
-from burnish.errors import RecipeError
+from burnish.disk import plain_disk_errors
+from burnish.errors import RecipeError, RunError
 from burnish.labels import cross_entropies
 from burnish.measure.gains import gain_of
 from burnish.methods.base import Head, Method
@@ -195,6 +196,20 @@ def _mend(journal: Path) -> None:
         file.truncate(content.rfind(b"\n") + 1)
 
 
+def _told(append: Callable[[Any], None], journal: Path, refused: list[RunError]) -> Callable[[Any], None]:
+    """The same writing, that says in a sentence what the disk refused, and keeps it."""
+
+    def told(logs: Any) -> None:
+        try:
+            with plain_disk_errors(journal):
+                append(logs)
+        except RunError as error:
+            refused.append(error)
+            raise
+
+    return told
+
+
 def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tuple[dict[str, Any], Decision]:
     """Settings with the least validation loss among trials that a tree-structured Parzen estimator proposes.
 
@@ -212,6 +227,8 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     until = clock.elapsed() + _SEARCH_SHARE * (clock.left() - trials.made.reserve_seconds)
     _mend(Path(journal))
     backend = JournalFileBackend(journal, lock_obj=_Held())  # type: ignore[arg-type]
+    refused: list[RunError] = []
+    backend.append_logs = _told(backend.append_logs, Path(journal), refused)  # type: ignore[method-assign]
     study = optuna.create_study(storage=JournalStorage(backend), study_name="burnish", load_if_exists=True)
     # A trial that a death cut short is no trial; those that count are as long as the first.
     trials = replace(trials, length=study.user_attrs.get("steps") or trials.steps)
@@ -256,7 +273,12 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         study.sampler = optuna.samplers.TPESampler(
             seed=int(draws(recipe.seed, "search", done).integers(2**32)), constant_liar=False
         )
-        study.optimize(one, n_trials=1)
+        try:
+            study.optimize(one, n_trials=1)
+        except Exception:
+            if refused:  # of which Optuna makes an assertion of its own
+                raise refused[0] from None
+            raise
         on_state()
         longest = max(longest, clock.elapsed() - began)
     made = [Tried(np.array(one.user_attrs["losses"]), 0.0, one.params) for one in finished()]

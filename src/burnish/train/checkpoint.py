@@ -93,7 +93,7 @@ def training_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor
         tensors[f"weights/{name}"], tensors[f"average/{name}"] = parameter, average
         for key, value in training.optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser/{key}/{name}"] = value
-    facts = {key: getattr(training, key) for key in (*_COUNTED, "losses")} | {
+    facts = {key: getattr(training, key) for key in (*_COUNTED, "losses", "norms")} | {
         "averaged": training.average.steps,
         "rates": [group["rate"] for group in training.optimiser.param_groups],
     }
@@ -120,4 +120,4 @@ def restore_training(training: Training, facts: Mapping[str, Any], tensors: Mapp
         group["rate"] = rate
     for key in _COUNTED:
         setattr(training, key, facts.get(key, 0) if key == "size" else facts[key])  # states of before have none
-    training.losses = list(facts["losses"])
+    training.losses, training.norms = list(facts["losses"]), list(facts.get("norms", ()))  # nor norms

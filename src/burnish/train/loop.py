@@ -56,7 +56,7 @@ class Training:
     position: int = 0  # batches of it that are done
     size: int = 0  # pixels, of the latest step
     losses: list[float] = field(default_factory=list)  # of those batches, nats
-    norms: list[float] = field(default_factory=list)  # of their gradients, those of this process
+    norms: list[float] = field(default_factory=list)  # of their gradients
 
     @classmethod
     def start(cls, tunable: Tunable, *, total: int, weight_decay: float, averages: bool = True) -> Training:
@@ -91,7 +91,7 @@ class Epoch:
     train_loss: float  # mean, nats, with label smoothing
     seconds: float  # of its steps in this process
     images_per_second: float
-    gradient_norm: float | None  # mean over the steps of this process, before it is cut to 1
+    gradient_norm: float | None  # mean over its steps, before it is cut to 1
     last: bool
 
 
