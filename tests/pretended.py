@@ -139,7 +139,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     monkeypatch.setattr(torch.Tensor, "to", to)
     for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
         monkeypatch.setattr(torch.optim.Optimizer, name, lambda self: None, raising=False)
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # wrapped tensors have views that it does not allow
+    # Wrapped tensors have views that it does not allow.
+    monkeypatch.setattr(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext())
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:

@@ -12,6 +12,9 @@ from pretended import pretended
 
 import burnish
 from burnish import api
+from burnish.backbones import taps
+from burnish.backbones.zoo import load_backbone
+from burnish.choose.rates import Rates
 from burnish.data.views import Augmentation
 from burnish.errors import RecipeError
 from burnish.terms import Preprocess
@@ -192,3 +195,46 @@ def test_bytes_travel_and_colours_are_changed_there(monkeypatch):
         there = ahead.get([ids], 0, epoch=2, size=32)
         assert there.device.type == "cuda" and there.is_contiguous(memory_format=torch.channels_last)
         np.testing.assert_allclose(there.cpu().numpy(), here.numpy(), atol=1e-5)
+
+
+def test_threads_beside_an_accelerator_work_alone_and_those_of_a_processor_as_it_does(monkeypatch):
+    stored, ids = np.zeros((4, 40, 40, 3), np.uint8), np.arange(4)
+    views = PixelViews(
+        stored, ids, np.ones(4, np.float32), ids % 2, ids, tuple("abcd"), Augmentation(32), Preprocess(size=32), seed=0
+    )
+    here = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for device, expected in ((torch.device("cpu"), 2), (torch.device("cuda"), 1)):
+            with Ahead(views, device, 1) as ahead:
+                assert ahead._pool is not None
+                assert ahead._pool.submit(torch.get_num_threads).result() == expected
+            assert torch.get_num_threads() == 2
+            torch.set_num_threads(2)  # also of threads that are started later
+    finally:
+        torch.set_num_threads(here)
+
+
+def test_a_step_is_timed_while_threads_make_its_batches(shapes, tmp_path, monkeypatch):
+    real, seen = Rates._fed, []
+
+    def fed(self, step, batch, size):
+        seen.append((size, real(self, step, batch, size)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Rates, "_fed", fed)
+    with pretended(monkeypatch):
+        api.fit(shapes, budget=25, method="full", out=tmp_path / "run", workers=2, **SMALL)
+    assert seen and all(seconds > 0 for _, seconds in seen)
+
+
+def test_a_device_without_memory_is_not_taken_for_a_network_without_blocks(monkeypatch):
+    """Nor is one without memory for training from scratch the end of a run."""
+    backbone = load_backbone("random:test_resnet")
+
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(taps, "with_taps", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        taps.tapped(backbone, torch.rand(4, 3, 64, 64))

@@ -23,6 +23,7 @@ from burnish.choose.survey import images_per_second, with_more
 from burnish.data.sample import Part, in_turn
 from burnish.data.sources import open_source
 from burnish.errors import RunError
+from burnish.measure.cost import latency
 from burnish.runtime import Clock, Nobody
 from conftest import write_shapes
 
@@ -413,3 +414,20 @@ def test_multiply_adds_are_those_of_torchs_own_counter(name):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         copy.deepcopy(backbone.module).to("meta")(example.to("meta"))
     assert macs_of(backbone.module, example) == counter.get_total_flops() // 2 > 0
+
+
+def test_speed_is_not_measured_where_a_network_is_too_slow_for_what_is_left():
+    calls = []
+    assert latency(lambda: (calls.append(1), time.sleep(0.02)), left=0.1) is None and len(calls) == 1
+    found = latency(lambda: calls.append(1), seconds=0.0, left=5.0)
+    assert found is not None and found.runs == 5 and len(calls) == 8
+
+
+def test_a_run_whose_clock_is_nearly_out_leaves_what_takes_longer(shapes, tmp_path, monkeypatch):
+    """Of a large network, shuffling its weights and timing it on a processor."""
+    monkeypatch.setattr(insights, "_SHUFFLED", 1.0)
+    monkeypatch.setattr(insights, "_FOLDING", 1e9)
+    run = api.fit(shapes, out=tmp_path / "run", budget=20, cache="off", **TINY)
+    pictures = json.loads((run.folder / "pictures.json").read_text())
+    assert pictures["sanity"] is None and any(case["heat"] for case in pictures["cases"])
+    assert run.facts["cost"]["late"] and "latency" not in run.facts["cost"]

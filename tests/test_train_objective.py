@@ -862,6 +862,7 @@ def test_where_a_device_has_no_memory_for_the_batch_its_parts_give_the_same_grad
     module.calls.clear()
     gradient(module, optimiser, views, labels, Objective(), 2)
     assert module.calls == [3, 3, 3, 3], "it is remembered"
+    assert optimiser.param_groups[0]["pieces"] == 4
     module.calls.clear()
     too_large = torch.nn.Sequential(module, torch.nn.BatchNorm1d(3))
     with pytest.raises(torch.OutOfMemoryError):  # statistics of a part are not those of the batch

@@ -394,9 +394,12 @@ def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
 
 
 def workers_of(workers: int | Literal["auto"], device: str) -> int:
-    """The number of threads; "auto": none where the processor itself trains, else as many as cores but one, 8 at most."""
+    """The number of threads; "auto": none where the processor itself trains, else as many as cores but one, 4 at most.
+
+    More of them take the interpreter from the thread that feeds the accelerator.
+    """
     if workers == "auto":
-        return 0 if device == "cpu" or (device == "auto" and not accelerated()) else max(1, min(8, cores() - 1))
+        return 0 if device == "cpu" or (device == "auto" and not accelerated()) else max(1, min(4, cores() - 1))
     if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
         raise RecipeError(f"workers is {shown(repr(workers))}, expected auto or a whole number from 0 to 256")
     return workers

@@ -28,6 +28,7 @@ from burnish.runtime import Clock
 from burnish.ship.bundle import Bundle, read_bundle
 
 # Of the steps that fit: they are made without a look at the clock, so that a run taken up makes the same.
+_NO_MEMORY = "the device has no memory for its batches"
 _CAREFUL = 0.9
 
 
@@ -131,6 +132,8 @@ def from_scratch(
             made = plan(lambda freeze: blank(replace(bench.recipe, freeze=freeze)), material, bench, rates)
         except RecipeError as error:
             return None, Decision("not trained from scratch", str(error))
+        except torch.OutOfMemoryError:
+            return None, Decision("not trained from scratch", _NO_MEMORY)
         made = replace(made, steps=int(made.steps * (_CAREFUL if made.timed else 1.0)))
         peak = blank(bench.recipe).peak_learning_rate
         recipe = settled(
@@ -147,7 +150,7 @@ def from_scratch(
         for _ in tuning.events():
             pass
     except torch.OutOfMemoryError:  # statistics of a part of a batch would be others
-        return None, Decision("not trained from scratch", "the device has no memory for its batches")
+        return None, Decision("not trained from scratch", _NO_MEMORY)
     if tuning.diverged is not None:
         return None, Decision("not trained from scratch", tuning.diverged)
     best = tuning.best()

@@ -133,18 +133,19 @@ def facts_of(
         "budget_seconds": bench.recipe.budget_seconds,
         "seconds": bench.clock.elapsed(),
         "recipe": asdict(bench.recipe),
-        "machine": machine(),
+        "machine": machine(bench.device),
         "command": command,
     }
 
 
-def machine() -> dict[str, Any]:
-    """What this was run with."""
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """What this was run with; device: on which, where that is known."""
+    cuda = torch.cuda.is_available() and (device is None or device.type == "cuda")
     return {
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": cores(),
-        **({"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        **({"accelerator": torch.cuda.get_device_name(device)} if cuda else {}),
         "python": sys.version.split()[0],
         **{name: version_of(name) for name in _LIBRARIES},
     }

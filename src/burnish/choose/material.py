@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from burnish.backbones.spec import Backbone
+from burnish.choose.aim import augmentation_of
 from burnish.data.audit.findings import Finding, in_a_sentence
 from burnish.data.audit.sameness import Sameness, leaked
 from burnish.data.audit.twins import Twins
@@ -26,6 +27,7 @@ from burnish.labels import counts
 from burnish.recipe import Recipe
 from burnish.runtime import Clock, Watcher, cores, evenly
 from burnish.terms import Preprocess
+from burnish.train.inputs import PixelViews
 
 _LOOK_SHARE = 0.12  # of the budget, for hashing files and reading their headers
 _TIMED, _FEWEST_LOOKED_AT = 64, 256  # files
@@ -323,6 +325,23 @@ def _largest_crop(native: Preprocess, recipe: Recipe) -> int:
     """Pixels a side of the largest views that training may see; a reduced JPEG holds twice the network's own size (`enough`)."""
     asked = 0 if recipe.image_size == "auto" else recipe.image_size
     return max(native.size, min(asked, 2 * native.size))
+
+
+def views_of(material: Material, bench: Bench, *, flip: bool) -> PixelViews:
+    """Augmented views of the training images, in the order of `material.train_rows`."""
+    recipe, fitting, rows = bench.recipe, material.fitting, material.train_rows
+    assert fitting.stored is not None
+    return PixelViews(
+        stored=fitting.stored,
+        rows=rows,
+        aspects=fitting.aspects[rows],
+        labels=material.labels[rows],
+        ids=rows,  # not the catalogue's numbers, which follow the labels of test images too (P5)
+        paths=tuple(material.catalog.paths[index] for index in fitting.ids[rows]),
+        how=augmentation_of(recipe, size=bench.backbone.preprocess.size, flip=flip, several=material.several),
+        preprocess=bench.backbone.preprocess,
+        seed=recipe.seed,
+    )
 
 
 def require_trainable(catalog: Catalog, splits: Splits, copied: Sequence[Named] = ()) -> None:

@@ -119,11 +119,14 @@ def _better(one: Asked, other: Asked) -> bool:
 def _affordable(backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench: Bench, *, seconds: float) -> int:
     """How many images this network sees in so many seconds, decoding included; a few are timed."""
     few = ids[evenly(len(ids), _TIMED)]
-    module = backbone.module.to(bench.device)
+    module, size = backbone.module.to(bench.device), backbone.preprocess.size
+    if bench.device.type != "cpu":  # whose first pass loads its kernels
+        with torch.inference_mode():
+            module(torch.zeros(1, 3, size, size, device=bench.device)).cpu()
     began = time.monotonic()
     images = read_pixels(catalog, few, preprocess=backbone.preprocess, workers=cores(), store=bench.store).plain
     with torch.inference_mode():
-        module(normalised(images[:_TIMED], backbone.preprocess).to(bench.device))
+        module(normalised(images[:_TIMED], backbone.preprocess).to(bench.device)).cpu()
     each = (time.monotonic() - began) / max(1, len(few))
     return min(_IMAGES, max(_LEAST_IMAGES, int(seconds / each)))
 

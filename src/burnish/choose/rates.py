@@ -12,11 +12,12 @@ import torch
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import augmentation_of, objective_of
-from burnish.choose.material import Bench, Material
+from burnish.choose.material import Bench, Material, views_of
 from burnish.data.views import cropped, normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
-from burnish.train.features import autocast, batched, outputs, takes_half
+from burnish.train.features import at_once, autocast, batched, outputs, takes_half
+from burnish.train.inputs import Ahead
 from burnish.train.loop import training_step
 from burnish.train.parts import let_drop, parts_for_training
 
@@ -28,6 +29,7 @@ _COPIES = 5  # in a state: weights, average, two moments of the gradient, the be
 _FEW_BYTES = 1e8  # whose saving is within what is kept back anyway
 _SAFETY = 1.03  # on every predicted second of the proof
 _LOWER_IMAGES, _FROZEN_IMAGES = 16, 32
+_FED_STEPS, _FED_SECONDS = 16, 1.0  # timed with threads beside them: at most so many, in about so long
 _SECONDS_AN_ANSWER = 2e-6  # of intervals, tables and their JSON: 3,000 images and 1,000 classes take about 6 s
 _AFTER_SHARE, _AFTER_SECONDS = 0.06, 15.0  # of the budget, and at most
 
@@ -147,7 +149,21 @@ class Rates:
         if bench.device.type == "cpu":
             return 1.03 * seconds  # augmentation takes 2 to 3 % of a step
         making = self._making(rows[:_LOWER_IMAGES], size) * batch  # by one thread, beside the accelerator
-        return max(seconds, making / bench.workers) if bench.workers else seconds + making
+        if not bench.workers:
+            return seconds + making
+        return max(self._fed(lambda views: step(views, labels), batch, size), making / bench.workers)
+
+    def _fed(self, step, batch: int, size: int) -> float:
+        """Seconds of a step while threads make the batches, as they will: they and it want one interpreter."""
+        views, device = views_of(self.material, self.bench, flip=False), self.bench.device
+        batches, until = [np.arange(batch) % len(views)] * _FED_STEPS, time.monotonic() + _FED_SECONDS
+        seconds: list[float] = []
+        with Ahead(views, device, self.bench.workers) as ahead:
+            for place in range(_FED_STEPS):
+                seconds.append(self._timed(lambda at=place: step(ahead.get(batches, at, epoch=0, size=size))))
+                if len(seconds) > 3 and time.monotonic() > until:
+                    break
+        return sum(seconds[1:]) / len(seconds[1:])  # the first waits for its batch
 
     def _making(self, rows: np.ndarray, size: int) -> float:
         """Seconds in which one thread makes a training view, but for its colours."""
@@ -165,7 +181,10 @@ class Rates:
         """The trunk's rate at this moment: the mean of two passes after a warm-up."""
         if self._frozen is None:
             return
-        images, preprocess = self.material.fitting.plain[:_FROZEN_IMAGES], self.material.preprocess
+        plain, preprocess = self.material.fitting.plain, self.material.preprocess
+        images = plain[:_FROZEN_IMAGES]
+        if self.bench.device.type != "cpu":  # which gets more at once
+            images = images[np.arange(max(len(images), at_once(self.bench.device))) % len(images)]
         module = self._frozen.module.to(self.bench.device)
         trunk = fold_for_inference(module, normalised(images[:2], preprocess).to(self.bench.device))
 

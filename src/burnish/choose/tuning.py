@@ -18,9 +18,9 @@ from burnish.backbones.classifier import Both, Classifier
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.lowrank import DOWN, merged
 from burnish.backbones.spec import Backbone
-from burnish.choose.aim import augmentation_of, objective_of
+from burnish.choose.aim import objective_of
 from burnish.choose.evidence import Evidence, clearly_best
-from burnish.choose.material import Bench, Material
+from burnish.choose.material import Bench, Material, views_of
 from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
 from burnish.choose.probing import Probes, plain_at
@@ -33,13 +33,14 @@ from burnish.terms import Preprocess
 from burnish.train.activations import kept_or_live, live_activations, plain_activations
 from burnish.train.averaging import State, between
 from burnish.train.checkpoint import restore_training, training_state
-from burnish.train.features import BATCH, autocast, batched, outputs
-from burnish.train.inputs import Ahead, Inputs, PixelViews, batch_of
+from burnish.train.features import BATCH, at_once, autocast, batched, outputs
+from burnish.train.inputs import Ahead, Inputs, batch_of
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
 from burnish.train.objective import cuttable
 from burnish.train.parts import NotDivided, Parts, let_drop, parts_for_training, upper_for_inference
 
 _SOUP = 4  # epochs at most
+_FOLDED_FROM = 2000  # images on an accelerator, where folding saves little of a pass and takes up to half a second
 _BATCHES_AT_ONCE = 64  # whose features are in memory together
 _WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
 
@@ -372,23 +373,6 @@ def _standard_error(candidate: Candidate) -> float:
     return float(np.sqrt(share * (1 - share) / n))
 
 
-def views_of(material: Material, bench: Bench, *, flip: bool) -> PixelViews:
-    """Augmented views of the training images, in the order of `material.train_rows`."""
-    recipe, fitting, rows = bench.recipe, material.fitting, material.train_rows
-    assert fitting.stored is not None
-    return PixelViews(
-        stored=fitting.stored,
-        rows=rows,
-        aspects=fitting.aspects[rows],
-        labels=material.labels[rows],
-        ids=rows,  # not the catalogue's numbers, which follow the labels of test images too (P5)
-        paths=tuple(material.catalog.paths[index] for index in fitting.ids[rows]),
-        how=augmentation_of(recipe, size=bench.backbone.preprocess.size, flip=flip, several=material.several),
-        preprocess=bench.backbone.preprocess,
-        seed=recipe.seed,
-    )
-
-
 def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> Head:
     """The probe's head fitted anew to what the first steps will see: one augmented view a training image, at their size.
 
@@ -399,7 +383,7 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
     trunk: nn.Module | None = None
     half = bench.recipe.precision == "bfloat16"
     features = []
-    chunks = np.array_split(np.arange(len(given)), max(1, len(given) // BATCH))
+    chunks = np.array_split(np.arange(len(given)), max(1, len(given) // at_once(bench.device)))
     with Ahead(given, bench.device, bench.workers) as ahead:
         for place in range(len(chunks)):
             views = ahead.get(chunks, place, epoch=0, size=size)
@@ -411,11 +395,11 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
 
 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
-    """Logits float32 [n k] of plain images, by the fast form of the network where they are more than making it costs."""
+    """Logits float32 [n k] of plain images, by the fast form of the network where that pays for making it."""
     if len(images) == 0:
         return np.zeros((0, classifier.classes), np.float32)
     form: nn.Module = classifier.to(bench.device).eval()
-    if len(images) > BATCH:
+    if len(images) > (BATCH if bench.device.type == "cpu" else _FOLDED_FROM):
         form = fold_for_inference(form, normalised(images[:2], preprocess).to(bench.device))
     return outputs(form, batched(images), preprocess=preprocess, device=bench.device)
 

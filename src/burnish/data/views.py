@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from burnish.runtime import draws
 from burnish.terms import Preprocess
 
 # Rec. 601 luma weights: what "grey" means when saturation changes.
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = (0.299, 0.587, 0.114)
 _TOGETHER = (
     8  # pixels in one row of a matrix product: rows of three numbers take 2.3 to 3.6 times as long (128, 224 px)
 )
@@ -98,12 +99,11 @@ def coloured(crops: Crops, preprocess: Preprocess) -> torch.Tensor:
     """The second half: colour change and normalisation as one matrix product an image, on the crops' device."""
     pixels, place = crops.pixels, crops.pixels.device
     batch, side = pixels.shape[0], pixels.shape[1]
-    mean, std = torch.tensor(preprocess.mean, device=place), torch.tensor(preprocess.std, device=place)
-    luma = torch.tensor(_LUMA, dtype=torch.float32, device=place).reshape(3, 1)
+    mean, std, luma = (_there(values, place) for values in (preprocess.mean, preprocess.std, _LUMA))
     many = math.gcd(side * side, _TOGETHER)
     flat = pixels.reshape(batch, side * side // many, many * 3).float()
     sums = flat.sum(1).reshape(batch, many, 3).sum(1, keepdim=True)  # [b 1 3], exact up to 256 x 256 pixels
-    shift = (crops.offsets * (sums / (side * side) @ luma) / 255.0 - mean) / std  # [b 1 3]
+    shift = (crops.offsets * (sums / (side * side) @ luma.reshape(3, 1)) / 255.0 - mean) / std  # [b 1 3]
     each = torch.zeros(batch, many, 3, many, 3, device=place)
     own = torch.arange(many, device=place)
     each[:, own, :, own] = crops.matrices.transpose(1, 2) / (255.0 * std)
@@ -111,11 +111,18 @@ def coloured(crops: Crops, preprocess: Preprocess) -> torch.Tensor:
     return out.reshape(batch, side, side, 3).permute(0, 3, 1, 2)
 
 
+@cache
+def _there(values: tuple[float, ...], place: torch.device) -> torch.Tensor:
+    """A constant on a device: sent anew for each batch it would have the processor wait for all that is under way there."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=place)
+
+
 def normalised(pixels: np.ndarray | torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """Network inputs [b 3 s s], channels last, float32, of plain uint8 images [b s s 3]; where those are."""
     tensor = torch.as_tensor(pixels)
-    scale = torch.tensor([1.0 / (255.0 * s) for s in preprocess.std], device=tensor.device)
-    shift = torch.tensor([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], device=tensor.device)
+    scale = _there(tuple(1.0 / (255.0 * s) for s in preprocess.std), tensor.device)
+    shift = _there(tuple(-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)), tensor.device)
     return torch.addcmul(shift, tensor.float(), scale).permute(0, 3, 1, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-_LATENCY_SECONDS, _LATENCY_RUNS = 1.0, 100
+_LATENCY_SECONDS, _LATENCY_RUNS, _LEAST_RUNS = 1.0, 100, 5
 _ENERGY = Path("/sys/class/powercap")
 
 
@@ -29,12 +30,19 @@ class Latency:
         return asdict(self)
 
 
-def latency(call: Callable[[], object], *, seconds: float = _LATENCY_SECONDS) -> Latency:
-    """Of calls for about so many seconds, at least five and at most a hundred, after two to warm up."""
-    for _ in range(2):
-        call()
+def latency(call: Callable[[], object], *, seconds: float = _LATENCY_SECONDS, left: float = math.inf) -> Latency | None:
+    """Of calls for about so many seconds, at least five and at most a hundred, after two to warm up.
+
+    None where the first call tells that those would take longer than there is `left`.
+    """
+    began = time.perf_counter()
+    call()
+    first = time.perf_counter() - began
+    if (_LEAST_RUNS + 2) * first > left:
+        return None
+    call()
     taken, until = [], time.perf_counter() + seconds
-    while len(taken) < 5 or (len(taken) < _LATENCY_RUNS and time.perf_counter() < until):
+    while len(taken) < _LEAST_RUNS or (len(taken) < _LATENCY_RUNS and time.perf_counter() < until):
         began = time.perf_counter()
         call()
         taken.append(time.perf_counter() - began)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from burnish.data.store import DISK_SHARE, IN_MEMORY_BYTES, blank
-from burnish.train.features import BATCH, autocast
+from burnish.train.features import at_once, autocast
 from burnish.train.inputs import Ahead, Inputs, Parts, batch_of
 
 _NO_ROOM = "there is no room for activations: computed in each step"
@@ -106,7 +106,7 @@ def kept_or_live(
     """
     if settled == 0:
         return LiveActivations(inputs, lower, device, half), 0, _NO_ROOM
-    chunks = np.array_split(np.arange(len(inputs)), max(1, math.ceil(len(inputs) / BATCH)))
+    chunks = np.array_split(np.arange(len(inputs)), max(1, math.ceil(len(inputs) / at_once(device))))
     first = batch_of(inputs, chunks[0][:1], epoch=1, size=size, device=device)
     shape = _packed(_through(lower, first, device, half)).shape[1:]
     each = len(inputs) * math.prod(shape) * 2  # bytes of one view of every image

@@ -95,6 +95,7 @@ def training_state(training: Training) -> tuple[dict[str, Any], dict[str, Tensor
             tensors[f"optimiser/{key}/{name}"] = value
     facts = {key: getattr(training, key) for key in (*_COUNTED, "losses", "norms")} | {
         "averaged": training.average.steps,
+        "pieces": training.optimiser.param_groups[0].get("pieces", 1),  # which sums in another order
         "rates": [group["rate"] for group in training.optimiser.param_groups],
     }
     return facts, tensors
@@ -118,6 +119,7 @@ def restore_training(training: Training, facts: Mapping[str, Any], tensors: Mapp
     training.average.steps = facts["averaged"]
     for group, rate in zip(training.optimiser.param_groups, facts["rates"], strict=True):
         group["rate"] = rate
+    training.optimiser.param_groups[0]["pieces"] = facts.get("pieces", 1)
     for key in _COUNTED:
         setattr(training, key, facts.get(key, 0) if key == "size" else facts[key])  # states of before have none
     training.losses, training.norms = list(facts["losses"]), list(facts.get("norms", ()))  # nor norms

@@ -17,6 +17,11 @@ BATCH = 16  # images; on 2 cores 16, 32 and 64 run equally fast and 16 needs the
 _AT_ONCE = 64  # on an accelerator, which so few do not fill
 
 
+def at_once(device: torch.device) -> int:
+    """How many images go through a network at a time where none of it learns."""
+    return BATCH if device.type == "cpu" else _AT_ONCE
+
+
 def outputs(
     module: nn.Module,
     plain: Iterable[np.ndarray],

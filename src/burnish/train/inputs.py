@@ -97,7 +97,10 @@ class Ahead:
 
     def __init__(self, inputs: Inputs, device: torch.device, workers: int) -> None:
         self.inputs, self.device, self.workers = inputs, device, workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="views") if workers else None
+        # Beside an accelerator each cuts alone: teams of as many threads as cores for each of them held each other up. On a
+        # processor what is computed must not depend on whether a thread does it.
+        alone = (lambda: torch.set_num_threads(1)) if device.type != "cpu" else None
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="views", initializer=alone) if workers else None
         self._waiting: dict[tuple[int, int, int], Future[Parts]] = {}
 
     def __enter__(self) -> Ahead:
