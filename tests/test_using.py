@@ -55,6 +55,26 @@ def test_answers_replace_a_file_whole_or_not_at_all(run, shapes, tmp_path, monke
     assert (tmp_path / "link.csv").is_symlink() and len(table.read_bytes().splitlines()) == 2
     burnish.api.write_predictions(Path(os.devnull), run.predictor, files[:1], top=1)
     assert Path(os.devnull).is_char_device()
+    table.chmod(0o640)
+    burnish.api.write_predictions(table, run.predictor, files[:1], top=1)
+    assert table.stat().st_mode & 0o777 == 0o640
+    mask = os.umask(0o077)
+    try:
+        burnish.api.write_predictions(tmp_path / "own.csv", run.predictor, files[:1], top=1)
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "own.csv").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout")
+def test_answers_go_to_whatever_the_output_is(run, shapes, tmp_path):
+    command = [sys.executable, "-m", "burnish", "predict", str(run.folder), str(shapes / "red"), "--csv", "/dev/stdout"]
+    piped = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert piped.startswith("path,label,probability,problem")
+    with open(tmp_path / "out.txt", "w") as file:
+        subprocess.run(command, stdout=file, check=True)
+    assert "path,label,probability,problem" in (tmp_path / "out.txt").read_text()
+    assert [one.name for one in tmp_path.iterdir()] == ["out.txt"]
 
 
 # ---- what may be given for images --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,25 +54,37 @@ def write_whole(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[TextIO]:
     """A file to write UTF-8 text to, in the end in the place of the one at `path`, which stays until then; durable on return.
 
-    Where that is a link the file it leads to is replaced; a device or a pipe is written to as it is.
+    Where that is a link the file it leads to is replaced; a device, a pipe or /dev/stdout is written to as it is.
     """
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if path.exists() and not path.is_file():
+    _, top, *rest = path.absolute().parts
+    special = top == "proc" or (top == "dev" and rest[:1] != ["shm"])
+    if special or (path.exists() and not path.is_file()):
         with open(path, "w", **_TEXT) as file:
             yield file
         return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", **_TEXT) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, _mode_for(path))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _mode_for(path: Path) -> int:
+    """The permissions of the file that is there, or those that a new one would have."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return 0o666 & ~mask
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:
