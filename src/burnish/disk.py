@@ -56,8 +56,8 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
     Where that is a link the file it leads to is replaced; a device, a pipe or /dev/stdout is written to as it is.
     """
-    _, top, *rest = path.absolute().parts
-    special = top == "proc" or (top == "dev" and rest[:1] != ["shm"])
+    where = path.absolute().parts[1:3]
+    special = where[:1] in (("dev",), ("proc",)) and where != ("dev", "shm")
     if special or (path.exists() and not path.is_file()):
         with open(path, "w", **_TEXT) as file:
             yield file
