@@ -218,8 +218,8 @@ def test_threads_beside_an_accelerator_work_alone_and_those_of_a_processor_as_it
 def test_a_step_is_timed_while_threads_make_its_batches(shapes, tmp_path, monkeypatch):
     real, seen = Rates._fed, []
 
-    def fed(self, step, batch, size):
-        seen.append((size, real(self, step, batch, size)))
+    def fed(self, step, given, batch, size):
+        seen.append((size, real(self, step, given, batch, size)))
         return seen[-1][1]
 
     monkeypatch.setattr(Rates, "_fed", fed)

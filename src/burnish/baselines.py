@@ -27,8 +27,8 @@ from burnish.result import SPLITS, sides_in
 from burnish.runtime import Clock
 from burnish.ship.bundle import Bundle, read_bundle
 
-# Of the steps that fit: they are made without a look at the clock, so that a run taken up makes the same.
 _NO_MEMORY = "the device has no memory for its batches"
+# Of the steps that fit: they are made without a look at the clock, so that a run taken up makes the same.
 _CAREFUL = 0.9
 
 

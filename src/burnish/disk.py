@@ -88,12 +88,12 @@ def _mode_for(path: Path) -> int:
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:
-    """As `write_whole`, for bytes; not made durable. Raises OSError."""
+    """Replace a file by a new one of these bytes, in one step. Raises OSError."""
     draft = path.parent / f".{path.name}.tmp"
     try:
-        draft.write_bytes(data)
+        _write_durably(draft, data)
         os.replace(draft, path)
-    except BaseException:
+    except OSError:
         draft.unlink(missing_ok=True)
         raise
 
@@ -167,13 +167,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _point_to(pointer: Path, current: str) -> None:
-    draft = pointer.parent / f".{pointer.name}.tmp"
-    try:
-        _write_durably(draft, json.dumps({"current": current}).encode() + b"\n")
-        os.replace(draft, pointer)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    write_bytes_whole(pointer, json.dumps({"current": current}).encode() + b"\n")
 
 
 def _prune(home: Path, *, keep: int) -> None:

@@ -323,7 +323,7 @@ def look(
                 f"the images or labels changed since the run in {shown(str(folder.path))} began; "
                 "restore them to go on with it, or name another folder with --out"
             )
-        write_missing(folder, material, splits, probes)
+        _write_missing(folder, material, splits, probes)
         bench.watcher.say(f"going on with the run in {shown(str(folder.path))}, which was stopped after "
                           f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
         if strict:  # the sitting before may not have been
@@ -390,7 +390,7 @@ def _refuse_errors(material: Material, folder: RunFolder) -> None:
         raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
 
 
-def write_missing(folder: RunFolder, material: Material, splits: Splits, probes: Probes) -> None:
+def _write_missing(folder: RunFolder, material: Material, splits: Splits, probes: Probes) -> None:
     """The files of a first sitting that somebody removed since."""
     if not (folder.path / SPLITS).exists():
         write_splits(folder.path / SPLITS, material.catalog, splits)

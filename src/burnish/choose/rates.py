@@ -11,13 +11,13 @@ import torch
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.choose.aim import augmentation_of, objective_of
+from burnish.choose.aim import objective_of
 from burnish.choose.material import Bench, Material, views_of
-from burnish.data.views import cropped, normalised
+from burnish.data.views import normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
-from burnish.train.features import at_once, autocast, batched, outputs, takes_half
-from burnish.train.inputs import Ahead
+from burnish.train.features import autocast, batched, filled, outputs, takes_half
+from burnish.train.inputs import Ahead, Inputs
 from burnish.train.loop import training_step
 from burnish.train.parts import let_drop, parts_for_training
 
@@ -148,43 +148,32 @@ class Rates:
             return seconds
         if bench.device.type == "cpu":
             return 1.03 * seconds  # augmentation takes 2 to 3 % of a step
-        making = self._making(rows[:_LOWER_IMAGES], size) * batch  # by one thread, beside the accelerator
+        given = views_of(material, bench, flip=False)
+        few = np.arange(min(batch, _LOWER_IMAGES)) % len(given)
+        making = min(self._timed(lambda: given.parts(few, epoch=0, size=size)) for _ in range(2))
+        making *= batch / len(few)  # by one thread, beside the accelerator
         if not bench.workers:
             return seconds + making
-        return max(self._fed(lambda views: step(views, labels), batch, size), making / bench.workers)
+        return max(self._fed(lambda views: step(views, labels), given, batch, size), making / bench.workers)
 
-    def _fed(self, step, batch: int, size: int) -> float:
+    def _fed(self, step, given: Inputs, batch: int, size: int) -> float:
         """Seconds of a step while threads make the batches, as they will: they and it want one interpreter."""
-        views, device = views_of(self.material, self.bench, flip=False), self.bench.device
-        batches, until = [np.arange(batch) % len(views)] * _FED_STEPS, time.monotonic() + _FED_SECONDS
+        batches, until = [np.arange(batch) % len(given)] * _FED_STEPS, time.monotonic() + _FED_SECONDS
         seconds: list[float] = []
-        with Ahead(views, device, self.bench.workers) as ahead:
+        with Ahead(given, self.bench.device, self.bench.workers) as ahead:
             for place in range(_FED_STEPS):
                 seconds.append(self._timed(lambda at=place: step(ahead.get(batches, at, epoch=0, size=size))))
                 if len(seconds) > 3 and time.monotonic() > until:
                     break
         return sum(seconds[1:]) / len(seconds[1:])  # the first waits for its batch
 
-    def _making(self, rows: np.ndarray, size: int) -> float:
-        """Seconds in which one thread makes a training view, but for its colours."""
-        fitting, recipe = self.material.fitting, self.bench.recipe
-        assert fitting.stored is not None
-        how = augmentation_of(recipe, size=size, flip=False, several=self.material.several)
-        stored, aspects, ids = fitting.stored[rows], fitting.aspects[rows], fitting.ids[rows]
-
-        def once() -> None:
-            cropped(stored, aspects, ids, seed=recipe.seed, epoch=0, how=how)
-
-        return min(self._timed(once) for _ in range(2)) / len(rows)
-
     def _time_frozen(self) -> None:
         """The trunk's rate at this moment: the mean of two passes after a warm-up."""
         if self._frozen is None:
             return
-        plain, preprocess = self.material.fitting.plain, self.material.preprocess
-        images = plain[:_FROZEN_IMAGES]
+        images, preprocess = self.material.fitting.plain[:_FROZEN_IMAGES], self.material.preprocess
         if self.bench.device.type != "cpu":  # which gets more at once
-            images = images[np.arange(max(len(images), at_once(self.bench.device))) % len(images)]
+            images = filled(images, self.bench.device)
         module = self._frozen.module.to(self.bench.device)
         trunk = fold_for_inference(module, normalised(images[:2], preprocess).to(self.bench.device))
 

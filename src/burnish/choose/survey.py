@@ -25,7 +25,7 @@ from burnish.errors import RecipeError, UnreadableImage
 from burnish.methods.linear import least_seconds, seconds_a_flop
 from burnish.runtime import Clock, cores, draws, evenly
 from burnish.terms import Preprocess
-from burnish.train.features import BATCH, at_once, outputs, takes_half
+from burnish.train.features import BATCH, filled, outputs, takes_half
 
 # A probe at full size is worth more than a few epochs, and less than many: on photographs of 101 classes the probe
 # gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
@@ -242,7 +242,7 @@ def images_per_second(form: nn.Module, images: np.ndarray, bench: Bench, *, half
     if bench.device.type == "cpu":
         images = images[:BATCH]  # at a time, as it will be
     else:  # whose first pass loads its kernels
-        images = images[np.arange(max(len(images), at_once(bench.device))) % len(images)]
+        images = filled(images, bench.device)
         outputs(form, [images], preprocess=bench.backbone.preprocess, device=bench.device, half=half)
     seconds: list[float] = []
     while len(seconds) < 3 and sum(seconds) < _TIMING_SHARE * (bench.clock.budget_seconds or math.inf):

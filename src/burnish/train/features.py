@@ -22,6 +22,11 @@ def at_once(device: torch.device) -> int:
     return BATCH if device.type == "cpu" else _AT_ONCE
 
 
+def filled(images: np.ndarray, device: torch.device) -> np.ndarray:
+    """The images, again and again where they are fewer than go through at a time: a rate is that of a full pass."""
+    return images[np.arange(max(len(images), at_once(device))) % len(images)]
+
+
 def outputs(
     module: nn.Module,
     plain: Iterable[np.ndarray],
