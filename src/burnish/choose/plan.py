@@ -20,7 +20,7 @@ from burnish.train.objective import has_batch_norm
 
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
 EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
-_FEW_EPOCHS = 4.0  # below that of the whole network, more passes over its upper part are looked for
+_FEW_EPOCHS = 3.5  # below that of the whole network, more passes over its upper part are looked for (LOG.md)
 # Twice what is usual for sets of a thousand images (VTAB-1k, arXiv:1910.04867); the rest is given back.
 EPOCHS_AT_MOST = 200
 # Of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4).
@@ -82,18 +82,18 @@ def plan(tunable_at: Callable[[int], Tunable], material: Material, bench: Bench,
         return hopeless
     first = tunable_at(0 if bench.recipe.freeze == "auto" else bench.recipe.freeze)
     made = _fitted(first, first.freeze, material, bench, rates)
-    # Where the clock leaves the whole network few passes, its upper part may get more: activations below are kept.
+    # Where the clock leaves the whole network few passes, its upper part gets more: activations below are kept. As much of it
+    # learns as has enough of them, or what has most.
     free = bench.recipe.freeze == "auto" and first.freeze == 0 and not first.moves_statistics
-    if free and made.timed and made.epochs < _FEW_EPOCHS:
-        depth = len(bench.backbone.stages)
-        for at in sorted({depth - max(1, depth // 2), depth - max(1, depth // 4)}):
-            try:
-                upper = tunable_at(at)
-            except RecipeError:  # nothing of what the method moves lies so high
-                continue
-            other = _fitted(upper, at, material, bench, rates)
-            if other.steps and other.epochs >= min(EPOCHS_WANTED, 2.0 * made.epochs):
-                return other
+    depth = len(bench.backbone.stages)
+    for at in sorted({depth - max(1, depth // 2), depth - max(1, depth // 4)}):
+        if not free or not made.timed or made.epochs >= _FEW_EPOCHS:
+            break
+        try:
+            other = _fitted(tunable_at(at), at, material, bench, rates)
+        except RecipeError:  # nothing of what the method moves lies so high
+            continue
+        made = max(made, other, key=lambda one: one.epochs if one.steps else 0.0)
     return made
 
 
@@ -130,22 +130,30 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     wanted = EPOCHS_WANTED if recipe.epochs == "auto" else float(recipe.epochs)
     most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * per_epoch
 
-    def passes(size: int) -> float:
-        """Epochs that fit when `size` is the final one."""
+    def passes(size: int, views: int) -> float:
+        """Epochs that fit when `size` is the final one and activations of so many views are made first."""
         if endless:
-            return math.inf
+            return most / per_epoch
         between = _epoch_seconds(material, rates, size, freeze) / per_epoch
-        first = n * _views(wanted) / rates.lower(size, freeze) if freeze else 0.0
+        first = n * views / rates.lower(size, freeze) if freeze else 0.0
         # The val images are there at the probe's size; at others they are made from the files when first asked for.
         others = {size, _smaller(sizes, size, freeze)} - {material.preprocess.size}
         first += len(others) * len(material.val_rows) / material.decoded_per_second
         left = bench.clock.left() - rates.reserve_seconds(material, size, freeze) - first
-        return left / (_mixed_step(seconds, sizes, size, freeze) + between) / per_epoch
+        epochs = left / (_mixed_step(seconds, sizes, size, freeze) + between) / per_epoch
+        return min(epochs, most / per_epoch)
 
-    final = max([size for size in sizes if passes(size) >= wanted], default=sizes[0])
-    possible = passes(final)
-    epochs = min(possible, most / per_epoch)
-    timed = math.isfinite(possible) and epochs < most / per_epoch
+    def worth(size: int) -> tuple[float, int]:
+        """Epochs that fit, and the most views of which so many epochs make use."""
+        views = 1 if freeze else 0
+        while freeze and views < _views(passes(size, views + 1)):
+            views += 1
+        return passes(size, views), views
+
+    fits = {size: worth(size) for size in sizes}
+    final = max([size for size, (epochs, _) in fits.items() if epochs >= wanted], default=sizes[0])
+    epochs, views = fits[final]
+    timed = epochs < most / per_epoch
     steps = int(epochs * per_epoch) if timed else most
     reserve = rates.reserve_seconds(material, final, freeze)
     smaller = _smaller(sizes, final, freeze)
@@ -156,7 +164,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         epochs=max(0.0, steps / per_epoch),
         freeze=freeze,
         balanced=bench.recipe.balance == "sampling",
-        views=_views(epochs) if freeze else 0,
+        views=views,
         timed=timed,
         most=most,
         reserve_seconds=reserve,

@@ -28,7 +28,8 @@ _SAVING_SECONDS, _DISK = 0.3, 1.5e8  # bytes a second, made durable: 70 MB took 
 _COPIES = 5  # in a state: weights, average, two moments of the gradient, the best epoch
 _FEW_BYTES = 1e8  # whose saving is within what is kept back anyway
 _SAFETY = 1.03  # on every predicted second of the proof
-_LOWER_IMAGES, _FROZEN_IMAGES = 16, 32
+_STEP_IMAGES = 16  # of a step that is timed on a CPU, which takes as much longer for more of them
+_LOWER_IMAGES, _FROZEN_IMAGES = 16, 16
 _FED_STEPS, _FED_SECONDS = 16, 1.0  # timed with threads beside them: at most so many, in about so long
 _SECONDS_AN_ANSWER = 2e-6  # of intervals, tables and their JSON: 3,000 images and 1,000 classes take about 6 s
 _AFTER_SHARE, _AFTER_SECONDS = 0.06, 15.0  # of the budget, and at most
@@ -113,7 +114,8 @@ class Rates:
         material, bench = self.material, self.bench
         self._time_frozen()
         half = self.half and not tunable.moves_statistics
-        rows = material.train_rows[np.arange(batch) % len(material.train_rows)]
+        count = min(batch, _STEP_IMAGES) if bench.device.type == "cpu" else batch
+        rows = material.train_rows[np.arange(count) % len(material.train_rows)]
         assert material.fitting.stored is not None
         pixels = torch.from_numpy(material.fitting.stored[rows]).permute(0, 3, 1, 2).float()
         pixels = torch.nn.functional.interpolate(pixels, size=(size, size)).permute(0, 2, 3, 1)
@@ -130,7 +132,7 @@ class Rates:
             with torch.no_grad(), autocast(bench.device, half and bench.device.type != "cpu"):
                 seconds = min(self._timed(lambda: lower(views[:_LOWER_IMAGES])) for _ in range(3))
                 views = lower(views).float()
-            self._lower[freeze] = min(batch, _LOWER_IMAGES) / seconds * (size / self.at) ** 2
+            self._lower[freeze] = min(count, _LOWER_IMAGES) / seconds * (size / self.at) ** 2
         elif freeze:
             self._lower[freeze] = self.whole(self.at)
         moved = sum(one.numel() for one in twin.moving().values())
@@ -143,7 +145,7 @@ class Rates:
             step(views, labels)
             average.follow(twin)
 
-        seconds = min([self._timed(once) for _ in range(3)][1:])
+        seconds = min([self._timed(once) for _ in range(3)][1:]) * batch / count
         if freeze:
             return seconds
         if bench.device.type == "cpu":

@@ -28,13 +28,13 @@ from burnish.data.cache import Rows
 from burnish.data.store import Picked
 from burnish.data.views import normalised
 from burnish.labels import cross_entropies, right
-from burnish.methods.base import Head, Tunable, needs_linear
+from burnish.methods.base import Tunable
 from burnish.terms import Preprocess
 from burnish.train.activations import kept_or_live, live_activations, plain_activations
 from burnish.train.averaging import State, between
 from burnish.train.checkpoint import restore_training, training_state
-from burnish.train.features import BATCH, at_once, autocast, batched, outputs
-from burnish.train.inputs import Ahead, Inputs, batch_of
+from burnish.train.features import BATCH, batched, outputs
+from burnish.train.inputs import Inputs, batch_of
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
 from burnish.train.objective import cuttable
 from burnish.train.parts import NotDivided, Parts, let_drop, parts_for_training, upper_for_inference
@@ -371,27 +371,6 @@ def _standard_error(candidate: Candidate) -> float:
     n = len(candidate.logits)
     share = (candidate.accuracy * n + 1) / (n + 2)
     return float(np.sqrt(share * (1 - share) / n))
-
-
-def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> Head:
-    """The probe's head fitted anew to what the first steps will see: one augmented view a training image, at their size.
-
-    At another size than the probe's the features differ so much that the probe's own head starts at a loss above chance
-    (hand signs, head from 224 px: 2.8 nats at 128 px; fitted there: 1.7).
-    """
-    size, given = made.schedule.size_at(0.0), views_of(material, bench, flip=probes.flip)
-    trunk: nn.Module | None = None
-    half = bench.recipe.precision == "bfloat16"
-    features = []
-    chunks = np.array_split(np.arange(len(given)), max(1, len(given) // at_once(bench.device)))
-    with Ahead(given, bench.device, bench.workers) as ahead:
-        for place in range(len(chunks)):
-            views = ahead.get(chunks, place, epoch=0, size=size)
-            trunk = trunk or fold_for_inference(bench.backbone.module.to(bench.device), views[:2], half=half)
-            with torch.inference_mode(), autocast(bench.device, half and bench.device.type != "cpu"):
-                features.append(trunk(views).float().cpu().numpy())
-    how, classes = probes.last.choice.how, len(material.catalog.classes)
-    return needs_linear(how.fitted(np.concatenate(features), given.labels, classes=classes))
 
 
 def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:

@@ -56,6 +56,12 @@ def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.n
     return _drawn(catalog, splits.fitting, _words(splits), count, seed, _FEWEST_AT_FIRST)
 
 
+def part_of(catalog: Catalog, entries: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """About `count` places in `entries`, sorted: an even part of each class, of each a few."""
+    taken = _drawn(catalog, entries, np.full(len(entries), "train"), count, seed)
+    return np.flatnonzero(np.isin(entries, taken))
+
+
 def in_turn(catalog: Catalog, entries: np.ndarray, *, seed: int) -> np.ndarray:
     """Places in `entries`, in an order of which every beginning has an even part of each class, rare ones by chance.
 

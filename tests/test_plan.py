@@ -1,0 +1,129 @@
+"""What is planned for a machine of given rates: sizes, passes, the freeze point and how many views are kept."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from torch import nn
+
+from burnish.choose.plan import VIEWS_AT_MOST, Plan, plan
+from burnish.errors import RecipeError
+from burnish.recipe import Recipe
+
+IMAGES, BATCH, STAGES = 1412, 32, 9
+SIZES = [128, 160, 192, 224]
+# Two slow cores, EfficientNet-Lite0 at 128 px: seconds of a step and images a second below, by freeze point.
+STEP = {0: 0.95, 5: 0.5, 7: 0.28}
+LOWER = {5: 400.0, 7: 200.0}
+RESERVE = 20.0
+
+
+@dataclass
+class Machine:
+    """Rates as a machine would have them that keeps its speed."""
+
+    sizes: list[int] | None
+    saving_seconds: float = 0.3
+
+    def whole(self, size):
+        return 180.0 * (128 / size) ** 2
+
+    def lower(self, size, freeze):
+        return LOWER[freeze] * (128 / size) ** 2
+
+    def upper(self, size, freeze):
+        return self.whole(size) if not freeze else 1.0 / (1.0 / self.whole(size) - 1.0 / self.lower(size, freeze))
+
+    def steps(self, tunable, freeze, *, batch, sizes):
+        return {size: STEP[freeze] * batch / BATCH * (size / 128) ** 2 for size in sizes}
+
+    def reserve_seconds(self, material, size, freeze=0):
+        return RESERVE
+
+
+def planned(left: float, *, lowest: int = 0, moves_statistics: bool = False, **recipe) -> Plan:
+    """The plan for so many seconds of training, and what is kept back after them. lowest: freeze point the method allows."""
+
+    def tunable_at(freeze):
+        if lowest and freeze > lowest:
+            raise RecipeError("nothing of what is moved lies so high")
+        return SimpleNamespace(classifier=nn.Linear(1, 1), moves_statistics=moves_statistics, freeze=freeze)
+
+    recipe = Recipe(**recipe)
+    sizes = SIZES if recipe.image_size == "auto" else [recipe.image_size]
+    material = SimpleNamespace(
+        train_rows=np.arange(IMAGES),
+        val_rows=np.arange(250),
+        decoded_per_second=1e9,
+        preprocess=SimpleNamespace(size=224),
+    )
+    backbone = SimpleNamespace(
+        stages=[SimpleNamespace(name=f"blocks.{place}") for place in range(STAGES)],
+        preprocess=SimpleNamespace(size=224),
+        one_size=False,
+    )
+    bench = SimpleNamespace(recipe=recipe, clock=SimpleNamespace(left=lambda: left + RESERVE), backbone=backbone)
+    return plan(tunable_at, material, bench, Machine(sizes))
+
+
+@pytest.mark.parametrize(("left", "freeze"), [(1000, 0), (250, 0), (130, 5), (100, 5), (50, 7), (25, 7)])
+def test_as_much_of_the_network_learns_as_gets_enough_passes(left, freeze):
+    made = planned(left)
+    assert made.freeze == freeze and made.steps > 0
+    assert (made.views == 0) == (freeze == 0)
+    if made.freeze != 7:  # the upper quarter takes what there is
+        assert made.epochs >= 3.5
+
+
+def test_where_nothing_gets_enough_what_gets_most_learns():
+    made, whole = planned(40), planned(40, freeze=0)
+    assert whole.freeze == 0 and whole.epochs < made.epochs < 3.5
+
+
+@pytest.mark.parametrize("left", [25, 35, 60, 100, 170, 300, 600, 2000])
+@pytest.mark.parametrize("freeze", [5, 7])
+def test_as_many_views_are_kept_as_the_passes_make_use_of(left, freeze):
+    made = planned(left, freeze=freeze, image_size=128)
+    use = min(VIEWS_AT_MOST, max(1, round(made.epochs / 2)))
+    assert 1 <= made.views <= use
+    if made.timed:
+        spent = made.steps * (made.step_seconds[128] + made.epoch_seconds / math.ceil(IMAGES / BATCH))
+        spent += made.views * IMAGES / LOWER[freeze]
+        assert 0.93 * left - 1.0 <= spent <= left, "making the views is counted, and only those that are made"
+        assert made.views >= use - 1, "one more would leave fewer passes than it wants"
+
+
+def test_more_time_never_means_fewer_passes_or_smaller_images_of_one_freeze_point():
+    many = [planned(left, freeze=7) for left in range(20, 900, 7)]
+    assert all(one.final_size <= other.final_size for one, other in itertools.pairwise(many))
+    same = [planned(left, freeze=7, image_size=128) for left in range(20, 900, 7)]
+    assert all(one.views <= other.views for one, other in itertools.pairwise(same))
+
+
+@pytest.mark.parametrize("left", [50, 100])
+def test_what_is_asked_for_or_cannot_be_divided_is_not_decided_anew(left):
+    assert planned(left, freeze=0).freeze == 0
+    assert planned(left, freeze=5).freeze == 5
+    assert planned(left, moves_statistics=True).freeze == 0
+    assert planned(left, lowest=1).freeze == 0, "a method that moves nothing so high up"
+
+
+def test_without_a_budget_nothing_depends_on_rates():
+    made = planned(math.inf, epochs=3, freeze=7)
+    assert (made.epochs, made.views, made.timed, made.step_seconds) == (3.0, 2, False, {})
+    assert made.final_size == 224
+
+
+def test_a_length_that_was_asked_for_is_not_passed():
+    made = planned(5000, epochs=4)
+    assert (made.epochs, made.freeze, made.timed) == (4.0, 0, False)
+    assert planned(60, epochs=4).timed
+
+
+@pytest.mark.parametrize("left", [-5, 0, 8])
+def test_where_less_than_half_a_pass_fits_nothing_is_trained(left):
+    made = planned(left)
+    assert made.steps == 0 and "the probe is kept" in made.reason
