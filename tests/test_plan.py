@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from burnish import api
+from burnish.choose import start
 from burnish.choose.plan import VIEWS_AT_MOST, Plan, plan
 from burnish.errors import RecipeError
+from burnish.methods.heads import HeadKind
 from burnish.recipe import Recipe
 
 IMAGES, BATCH, STAGES = 1412, 32, 9
@@ -127,3 +130,22 @@ def test_a_length_that_was_asked_for_is_not_passed():
 def test_where_less_than_half_a_pass_fits_nothing_is_trained(left):
     made = planned(left)
     assert made.steps == 0 and "the probe is kept" in made.reason
+
+
+@pytest.mark.parametrize(("epochs", "some"), [(1, True), (8, False)])
+def test_the_first_head_of_a_short_run_is_fitted_to_a_part_of_every_class(epochs, some, shapes, tmp_path, monkeypatch):
+    """Images of each class are among it, however few it is to have."""
+    fits, first = [], []
+    real, fitted = start.needs_linear, HeadKind.fitted
+
+    def noting(how, features, labels, **options):
+        fits.append(labels)
+        return fitted(how, features, labels, **options)
+
+    monkeypatch.setattr(start, "_IMAGES", 3)
+    monkeypatch.setattr(HeadKind, "fitted", noting)
+    monkeypatch.setattr(start, "needs_linear", lambda head: (first.append(fits[-1]), real(head))[1])
+    api.fit(shapes, model="random:test_resnet", method="full", epochs=epochs, budget=None, out=tmp_path / "run")
+    (labels,) = first
+    counts = np.bincount(labels, minlength=3)
+    assert counts.tolist() == [8, 8, 8] if some else counts.sum() > 24
