@@ -66,7 +66,7 @@ def candidates(data: str, asked: argparse.Namespace, *, seed: int, stage_decay: 
             found[one.name] = {
                 "test": float(right(logits, truth).mean()),
                 "validation": one.accuracy,
-                "validation_loss": float(Evidence.of(one.logits, labels).losses.mean()),
+                "validation_loss": float(Evidence.of(one.logits, material).losses.mean()),
             }
         found["taken"], found["n"] = tuned.best.name, {"test": len(ids), "validation": len(labels)}
         raise _Done

@@ -8,6 +8,7 @@ from PIL import Image
 
 import burnish
 from burnish.choose import probing
+from burnish.choose.evidence import Evidence
 from burnish.labels import cross_entropies
 from burnish.methods.folds import Folds, fold_numbers
 from burnish.methods.heads import HeadKind, choose_head
@@ -134,7 +135,17 @@ def test_neighbours_end_their_search_by_the_clock():
     assert late.how.kind == "knn" and isinstance(late.how, HeadKind)
 
 
-def test_a_run_leaves_groups_and_same_pictures_out_together(tmp_path, monkeypatch):
+def test_the_standard_error_of_films_is_of_films():
+    features, labels, together = filmed(groups=12)
+    found, alone = choose(features, labels, together=together), choose(features, labels)
+    by_image = found.right.std() / np.sqrt(len(labels))
+    assert alone.standard_error == pytest.approx(alone.right.std() / np.sqrt(len(labels)))
+    assert 1.5 * by_image < found.standard_error < 0.5 / np.sqrt(60), "six frames of a film are nearly one"
+    assert f"{found.standard_error:.1%}" in found.words
+
+
+def write_films(folder):
+    """A table of 48 images of 12 films, of which two have a picture in common."""
     rng = np.random.default_rng(0)
     lines, blot = ["path,label,group"], None
     for number in range(48):
@@ -143,9 +154,31 @@ def test_a_run_leaves_groups_and_same_pictures_out_together(tmp_path, monkeypatc
         if number in (0, 8):  # one picture in two films of a class
             blot = pixels if blot is None else blot
             pixels = blot
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(folder / f"{number}.png")
         lines.append(f"{number}.png,{label},film{film}")
-    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder / "labels.csv"
+
+
+def test_a_tuned_model_is_judged_by_the_films_of_the_validation_images(tmp_path, monkeypatch):
+    asked, real = [], Evidence.against
+
+    def watched(self, simpler):
+        asked.append((len(simpler.right), simpler.groups))
+        return real(self, simpler)
+
+    monkeypatch.setattr(Evidence, "against", watched)
+    result = burnish.fit(
+        write_films(tmp_path), model="random:test_resnet", method="full", epochs=1, image_size=64, budget=None,
+        out=tmp_path / "run",
+    )  # fmt: skip
+    assert len(asked) > 3, "candidates against the first, and the tuned model against the frozen one"
+    for count, groups in asked:
+        assert count == result.facts["counts"]["val"] == len(groups)
+        assert 0 < groups.max() + 1 <= count / 4
+
+
+def test_a_run_leaves_groups_and_same_pictures_out_together(tmp_path, monkeypatch):
     seen = []
 
     def watched(features, labels, **how):
@@ -154,7 +187,7 @@ def test_a_run_leaves_groups_and_same_pictures_out_together(tmp_path, monkeypatc
 
     monkeypatch.setattr(probing, "choose_head", watched)
     result = burnish.fit(
-        tmp_path / "labels.csv",
+        write_films(tmp_path),
         model="random:test_resnet",
         method="probe",
         budget=None,

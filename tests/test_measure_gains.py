@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from burnish.choose.evidence import Evidence, clearly_best
+from burnish.labels import error_of_mean
 from burnish.measure.gains import Beside, beats, gain_of
 
 
@@ -96,10 +97,81 @@ def test_validation_images_that_the_data_gives_are_not_taken_for_a_draw(splits: 
         labels=np.array([0, 1, 0, 1]),
         val_rows=np.array([2, 3]),
         catalog=SimpleNamespace(splits=splits, val_drawn=False),
+        tied=lambda rows: None,
     )
     evidence = Evidence.of_frozen(probed, material)
     assert evidence.right.tolist() == [True, True]
     assert (evidence.beside is not None) == known
+
+
+# ---- of images in groups --------------------------------------------------------------------------------------------------
+
+
+def test_images_of_groups_of_one_are_images():
+    rng = np.random.default_rng(2)
+    gains, beside = drawn(3)
+    before, after = rng.random(80) < 0.7, rng.random(80) < 0.8
+    apart = rng.permutation(80)
+    for known in (None, beside):
+        assert gain_of(gains, known, apart).error == pytest.approx(gain_of(gains, known).error)
+        assert gain_of(gains, known, apart).difference == pytest.approx(gain_of(gains, known).difference)
+        assert beats(after, before, known, apart).error == pytest.approx(beats(after, before, known).error)
+
+
+def test_copies_of_images_prove_no_more_than_the_images():
+    rng = np.random.default_rng(4)
+    before, after, groups = rng.random(40) < 0.7, rng.random(40) < 0.8, np.repeat(np.arange(40), 15)
+    once, often = beats(after, before), beats(after.repeat(15), before.repeat(15), groups=groups)
+    assert (often.difference, often.error) == pytest.approx((once.difference, once.error))
+    gains = rng.normal(0.1, 1.0, 40)
+    assert gain_of(gains.repeat(15), groups=groups).error == pytest.approx(gain_of(gains).error)
+    assert error_of_mean(gains.repeat(15), groups) == pytest.approx(error_of_mean(gains)) == gains.std() / np.sqrt(40)
+
+
+def test_a_single_group_decides_nothing():
+    films = np.repeat(np.arange(6), 20)
+    before, after = np.zeros(120, bool), films == 3
+    assert beats(after, before).clearly and not beats(after, before, groups=films).clearly
+    told = np.where(films == 3, 0.1, 0.9)  # and it is the hard one
+    assert not beats(after, before, Beside(told, np.arange(120)), films).clearly
+    one = np.zeros(120, int)
+    assert not beats(~before, before, groups=one).clearly and not gain_of(np.ones(120), groups=one).clearly
+    assert error_of_mean(after, one) == pytest.approx(after.std()), "worth one image"
+
+
+def test_equal_models_are_told_apart_no_more_often_where_images_come_in_groups():
+    """Twenty groups of ten; what one model gains on an image it mostly gains on all of its group."""
+    groups, by_image, by_group, honest = np.repeat(np.arange(20), 10), 0, 0, []
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        gains = rng.normal(0.0, 1.0, 20)[groups] + rng.normal(0.0, 0.5, 200)
+        by_image += gain_of(gains).clearly
+        found = gain_of(gains, groups=groups)
+        by_group += found.clearly
+        honest.append(found.error)
+    assert by_image > 350 and by_group == pytest.approx(160, abs=35), "of 1,000: beyond one standard error on one side"
+    assert np.mean(honest) == pytest.approx(np.sqrt((1.0 + 0.25 / 10) / 20), rel=0.05)
+
+
+def test_the_choice_between_models_counts_groups_of_the_validation_images():
+    """Ten films of eight frames; the tuned model is better on two of them, and worse on none."""
+    films = np.repeat(np.arange(10), 8)
+    frozen = np.where((films < 2)[:, None], [[-1.0, 1.0]], [[2.0, -2.0]]).astype(np.float32)
+    tuned = np.full((80, 2), [2.0, -2.0], np.float32)
+
+    def chosen(together):
+        material = SimpleNamespace(
+            labels=np.zeros(80, int),
+            val_rows=np.arange(80),
+            catalog=SimpleNamespace(splits=("train", "val"), val_drawn=False),
+            tied=lambda rows: None if together is None else together[rows],
+        )
+        probed = SimpleNamespace(val_logits=frozen)
+        return Evidence.of(tuned, material).against(Evidence.of_frozen(probed, material))
+
+    alone, by_film = chosen(None), chosen(films)
+    assert by_film.right.error > 2.5 * alone.right.error
+    assert alone.right.difference == by_film.right.difference == pytest.approx(0.2)
 
 
 # ---- of several candidates ------------------------------------------------------------------------------------------------

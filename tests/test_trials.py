@@ -110,7 +110,7 @@ def test_what_the_recipe_names_is_not_searched(few, tmp_path, monkeypatch, brief
     """Nor changed by a search that takes other settings than the usual ones, as this one does whatever the trials gave."""
     pytest.importorskip("optuna")
     monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
-    monkeypatch.setattr(trials, "clearly_least", lambda tried: tried[-1])
+    monkeypatch.setattr(trials, "clearly_least", lambda tried, groups: tried[-1])
     real, seen = trials.Trials.run, []
 
     def watched(self, recipe, **given):

@@ -263,7 +263,9 @@ class _Race:
         looked = self.looked[arm.model]
         probed = looked.probes.kept(taps_for(self._recipe(arm)), arm.method)
         known = len(looked.material.val_rows) > 0
-        arm.evidence = Evidence.of_frozen(probed, looked.material) if known else Evidence.out_of_fold(probed)
+        arm.evidence = (
+            Evidence.of_frozen(probed, looked.material) if known else Evidence.out_of_fold(probed, looked.material)
+        )
         arm.state, arm.seconds = "frozen", seconds
         with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", self._recipe(arm)) as folder:
             save(folder, probe_contender(probed), looked.material)
@@ -410,11 +412,10 @@ class _Race:
                 contender = tuned_contender(tuned, looked.material, method=arm.method)
                 save(folder, contender, looked.material)
                 journal.close({})
-                labels = looked.material.labels[looked.material.val_rows]
                 size = self.recipe.image_size
                 wanted = looked.bench.backbone.preprocess.size if size == "auto" else size
                 known = (
-                    Evidence.of(tuned.best.logits, labels),
+                    Evidence.of(tuned.best.logits, looked.material),
                     ledger.clock.elapsed(),
                     is_whole(ledger, asked=wanted),
                     reasons,
@@ -422,6 +423,7 @@ class _Race:
                 write_outcome(folder, *known)
                 drop_checkpoints(folder.path)
             evidence, spent, arm.whole, reasons = known
+            evidence = replace(evidence, groups=looked.material.tied(looked.material.val_rows))
             # What frozen heads took stands before all training: alone, the arm would have taken that too.
             arm.seconds += spent if arm.rounds else spent + self._known("looking").get(arm.model, 0.0)
             arm.rounds += 1

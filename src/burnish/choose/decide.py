@@ -159,11 +159,10 @@ def keep_tuned(
     Both learnt from the train images alone and are looked at on the same val images (`Evidence`). asked_for: the user named
     the method, so it is kept all the same.
     """
-    labels = material.labels[material.val_rows]
-    frozen, trained = Evidence.of_frozen(probed, material), Evidence.of(tuned.best.logits, labels)
-    found, n = trained.against(frozen), len(labels)
+    frozen, trained = Evidence.of_frozen(probed, material), Evidence.of(tuned.best.logits, material)
+    found, n = trained.against(frozen), len(material.val_rows)
     shares = [float(one.right.mean()) for one in (frozen, trained)]
-    errors = [float(one.right.std() / np.sqrt(n)) for one in (frozen, trained)]
+    errors = [one.error for one in (frozen, trained)]
     why = (
         f"validation {shares[1]:.1%} ± {errors[1]:.1%} against {shares[0]:.1%} ± {errors[0]:.1%} for the frozen "
         f"{probed.name} ({n} images); their paired difference is {100 * found.right.difference:+.1f} ± "

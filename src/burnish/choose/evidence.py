@@ -9,7 +9,7 @@ import numpy as np
 
 from burnish.choose.material import Material
 from burnish.choose.probing import Probed
-from burnish.labels import cross_entropies, right
+from burnish.labels import cross_entropies, error_of_mean, right
 from burnish.measure.calibration import temperature
 from burnish.measure.gains import Beside, Gain, beats, gain_of
 
@@ -38,13 +38,16 @@ class Evidence:
     right: np.ndarray  # bool [v]; or float64 [v], 0 to 1, where an image may have several classes
     losses: np.ndarray  # float64 [v], nats, at the temperature that makes their mean least
     beside: Beside | None = None  # what cross-validation tells of more images than these
+    groups: np.ndarray | None = None  # int64 [v] from 0, equal for images that are no independent draws
     crossed: bool = False  # whether it is of the images to fit, each asked about by heads that had not learnt from it
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray, beside: Beside | None = None) -> Evidence:
-        """Of logits [v k] and labels [v] or [v k]."""
+    def of(cls, logits: np.ndarray, material: Material, beside: Beside | None = None) -> Evidence:
+        """Of logits [v k] of the val images."""
+        labels = material.labels[material.val_rows]
         scaled = logits.astype(np.float64) / temperature(logits, labels)
-        return cls(right(scaled, labels), cross_entropies(scaled, labels), beside)
+        groups = material.tied(material.val_rows)
+        return cls(right(scaled, labels), cross_entropies(scaled, labels), beside, groups)
 
     @classmethod
     def of_frozen(cls, probed: Probed, material: Material) -> Evidence:
@@ -55,12 +58,13 @@ class Evidence:
         """
         drawn = "val" not in material.catalog.splits or material.catalog.val_drawn
         beside = Beside(probed.choice.told, material.val_rows) if drawn else None
-        return cls.of(probed.val_logits, material.labels[material.val_rows], beside)
+        return cls.of(probed.val_logits, material, beside)
 
     @classmethod
-    def out_of_fold(cls, probed: Probed) -> Evidence:
+    def out_of_fold(cls, probed: Probed, material: Material) -> Evidence:
         """Of frozen heads where there are no validation images: by cross-validation, over all images to fit."""
-        return cls(probed.choice.right, -np.log(np.maximum(probed.choice.told, 1e-12)), crossed=True)
+        groups = material.tied(np.arange(len(material.labels)))
+        return cls(probed.choice.right, -np.log(np.maximum(probed.choice.told, 1e-12)), groups=groups, crossed=True)
 
     def rank(self) -> tuple[float, float]:
         """The better model has the smaller."""
@@ -70,8 +74,13 @@ class Evidence:
 
     def against(self, simpler: Evidence) -> Difference:
         """The paired differences to a simpler model."""
-        less = simpler.losses - self.losses
-        return Difference(beats(self.right, simpler.right, simpler.beside), gain_of(less, simpler.beside))
+        less, known = simpler.losses - self.losses, (simpler.beside, simpler.groups)
+        return Difference(beats(self.right, simpler.right, *known), gain_of(less, *known))
+
+    @property
+    def error(self) -> float:
+        """A standard error of the share of right answers."""
+        return error_of_mean(self.right, self.groups)
 
 
 def clearly_best(candidates: Sequence[Evidence]) -> int:

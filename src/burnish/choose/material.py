@@ -23,7 +23,7 @@ from burnish.data.sources import without
 from burnish.data.split import held_together, make_splits, restricted, untorn
 from burnish.data.store import PixelStore
 from burnish.errors import NotEnoughData, shown
-from burnish.labels import counts
+from burnish.labels import counts, grouped
 from burnish.recipe import Recipe
 from burnish.runtime import Clock, Watcher, cores, evenly
 from burnish.terms import Preprocess
@@ -82,6 +82,12 @@ class Material:
     def test_groups(self) -> np.ndarray | None:
         """int64 [m], equal for test images of one group; None where each is by itself."""
         return self.catalog.grouped(self.test.ids)
+
+    def tied(self, rows: np.ndarray) -> np.ndarray | None:
+        """For these rows of `fitting`, int64 [r] from 0, equal where images are of one group or nearly the same; None where none
+        are.
+        """
+        return None if self.together is None else grouped(self.together[rows].tolist())
 
     @property
     def train_rows(self) -> np.ndarray:

@@ -24,7 +24,7 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.split import held_together
 from burnish.data.views import normalised
 from burnish.errors import BurnishError
-from burnish.labels import leading, rank_within
+from burnish.labels import grouped, leading, rank_within
 from burnish.measure.gains import beats
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import cores, draws, evenly
@@ -46,6 +46,9 @@ class Asked:
     backbone: Backbone
     choice: HeadChoice
     images_per_second: float
+    groups: (
+        np.ndarray | None
+    )  # int64 [n] from 0, equal for images of one group; all networks are asked of the same images
 
     @property
     def parameters(self) -> int:
@@ -113,7 +116,7 @@ def pick_backbone(
 
 def _better(one: Asked, other: Asked) -> bool:
     """By more than a standard error of the paired difference on the same images."""
-    return beats(one.choice.right, other.choice.right).clearly
+    return beats(one.choice.right, other.choice.right, groups=one.groups).clearly
 
 
 def _affordable(backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench: Bench, *, seconds: float) -> int:
@@ -175,4 +178,4 @@ def _ask(name: str, backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench
     choice = choose_head(
         features, labels, classes=count, seed=bench.recipe.seed, seconds_left=lambda: math.inf, together=together
     )
-    return Asked(name, backbone, choice, rate)
+    return Asked(name, backbone, choice, rate, None if together is None else grouped(together.tolist()))

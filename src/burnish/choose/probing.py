@@ -20,7 +20,7 @@ from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, gone, read_pixels
 from burnish.data.store import Picked
 from burnish.errors import ModelError, RecipeError, shown
-from burnish.labels import right, several
+from burnish.labels import error_of_mean, right, several
 from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Fitted
@@ -244,6 +244,7 @@ def _averaged(last: Probed, deep: Probed, material: Material) -> Probed:
         return deep
     share = choice.how.share
     head, logits = mixed(last.train_head, deep.train_head, share), mixture(last.val_logits, deep.val_logits, share)
+    choice = choice.by_groups(material.together)
     return _told_of(deep.name, deep.backbone, deep.preprocess, choice, head, logits, material)
 
 
@@ -330,8 +331,7 @@ def settle_flip(
     features = outputs(surveyed.trunk, mirrored, preprocess=preprocess, device=bench.device, half=half)
     mirrored_right = right(head.logits(features[:, : head.width]), material.labels[rows])
     drop = plain_right.astype(float) - mirrored_right
-    error = drop.std() / np.sqrt(len(drop))
-    flip = bool(drop.mean() <= error)
+    flip = bool(drop.mean() <= error_of_mean(drop, material.tied(rows)))
     words = "mirroring keeps the label" if flip else "mirroring changes the label"
     return (
         flip,

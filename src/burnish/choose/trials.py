@@ -92,6 +92,11 @@ class Trials:
         passes = math.ceil(self.steps / steps_an_epoch(len(self.material.train_rows), self.made.batch))
         return min(self.made.views, passes)
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Of the validation images, int64 [v]; None where each is by itself."""
+        return self.material.tied(self.material.val_rows)
+
     def run(self, recipe: Recipe, *, named: dict[str, float]) -> Tried:
         """A short run with these settings, on the validation images; the most loss where it diverges."""
         short = replace(
@@ -155,7 +160,7 @@ def race(
         state["found"].append([one.losses.tolist(), one.accuracy, one.values])
         keep(state)
         trials.bench.watcher.say(f"rate {rate:.1e}: validation {one.accuracy:.1%}, {one.loss:.3f} nats")
-    best = clearly_least(found)
+    best = clearly_least(found, trials.groups)
     words = ", ".join(f"{one.values['rate']:.1e}: {one.loss:.3f} nats, {one.accuracy:.1%}" for one in found)
     why = f"{len(found)} trials of {trials.steps} steps on {len(trials.material.val_rows)} validation images ({words})"
     if best is found[0] and len(found) > 1:
@@ -164,13 +169,14 @@ def race(
     return factor, Decision(f"learning rate: {factor:g} times the default", why)
 
 
-def clearly_least(tried: list[Tried]) -> Tried:
+def clearly_least(tried: list[Tried], groups: np.ndarray | None = None) -> Tried:
     """The trial with the least loss, or the first, which has the usual settings, where its loss is not clearly higher.
 
-    Of many trials one looks better by chance; the standard error is of their paired differences.
+    Of many trials one looks better by chance; the standard error is of their paired differences. groups: int64 [v] from 0, of
+    validation images that are no independent draws.
     """
     usual, best = tried[0], min(tried, key=lambda one: one.loss)
-    return best if gain_of(usual.losses - best.losses).clearly else usual
+    return best if gain_of(usual.losses - best.losses, groups=groups).clearly else usual
 
 
 def require_optuna() -> None:
@@ -282,7 +288,7 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         on_state()
         longest = max(longest, clock.elapsed() - began)
     made = [Tried(np.array(one.user_attrs["losses"]), 0.0, one.params) for one in finished()]
-    best = clearly_least(made)
+    best = clearly_least(made, trials.groups)
     of = f"{len(trials.material.val_rows)} validation images"
     if best is made[0]:
         least = min(one.loss for one in made)

@@ -250,8 +250,7 @@ class Tuning:
             candidates = [self.top]
         if not candidates or not len(self.material.val_rows):
             return None
-        labels = self.material.labels[self.material.val_rows]
-        best = candidates[clearly_best([Evidence.of(one.logits, labels) for one in candidates])]
+        best = candidates[clearly_best([Evidence.of(one.logits, self.material) for one in candidates])]
         if self.top is not None and self.top.accuracy > best.accuracy + _standard_error(best):
             candidates.append(self.top)
             best = self.top

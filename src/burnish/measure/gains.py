@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-_FEWEST_ADJUSTED = 10  # compared images, for a slope to be worth the degree of freedom it costs
-_MOST_SAY = 0.8  # of one image in the slope (its leverage), beyond which there is none to speak of
+from burnish.measure.grouped import count_of
+
+_FEWEST_ADJUSTED = 10  # compared images or groups, for a slope to be worth the degree of freedom it costs
+_MOST_SAY = 0.8  # of one of them in the slope (its leverage), beyond which there is none to speak of
 
 
 @dataclass(frozen=True)
@@ -33,37 +35,53 @@ class Beside:
     rows: np.ndarray  # int64 [n], which of them are compared
 
 
-def beats(after: np.ndarray, before: np.ndarray, beside: Beside | None = None) -> Gain:
+def beats(
+    after: np.ndarray, before: np.ndarray, beside: Beside | None = None, groups: np.ndarray | None = None
+) -> Gain:
     """The paired difference between what two models have right, bool [n] or float [n] of 0 to 1, on the same images.
 
     With b images that only the first and c that only the second has right, the error is sqrt(b + c + 1) / n: one image more
     than the variance of McNemar's statistic, so that a single image decides nothing, however few there are. Of images that
-    are partly right the squares of the differences are added instead. beside: see `gain_of`.
+    are partly right the squares of the differences are added instead. Of images that come in groups, int64 [n] from 0, the
+    squares of the groups' sums are, and one group more. beside: see `gain_of`.
     """
-    gains, n = np.asarray(after, np.float64) - np.asarray(before, np.float64), max(1, len(after))
-    found = _gain(gains, beside, estimated=0)
+    gains = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     # About zero, not about the mean, as McNemar's: a few gains that are all alike prove nothing.
-    return replace(found, error=math.sqrt(found.error**2 + found.difference**2 / n + 1.0 / n**2))
+    found = _gain(gains, beside, groups, about=0.0)
+    return replace(
+        found, error=math.hypot(found.error, 1.0 / max(1, len(gains) if groups is None else count_of(groups)))
+    )
 
 
-def gain_of(gains: np.ndarray, beside: Beside | None = None) -> Gain:
+def gain_of(gains: np.ndarray, beside: Beside | None = None, groups: np.ndarray | None = None) -> Gain:
     """The mean of gains [n], image by image, and a standard error of it; (0, 0) of no images.
+
+    groups: int64 [n] from 0, of images that are no independent draws; the groups are (Cochran 1977, section 9A.2).
 
     beside: values of all N images that the compared ones were drawn from. Where gains go with them, the mean is moved by
     what the compared images are harder or easier than all, and its error is that of what is left: the regression estimator
     of double sampling (Cochran 1977, Sampling Techniques, section 12.6).
     """
-    return _gain(np.asarray(gains, np.float64), beside, estimated=1)
+    return _gain(np.asarray(gains, np.float64), beside, groups, about=None)
 
 
-def _gain(gains: np.ndarray, beside: Beside | None, *, estimated: int) -> Gain:
-    """As `gain_of`; estimated: degrees of freedom that the spread of the gains has lost."""
+def _gain(gains: np.ndarray, beside: Beside | None, groups: np.ndarray | None, *, about: float | None) -> Gain:
+    """As `gain_of`; about: what the gains would be if neither were better, None: their spread is about their mean."""
     n = len(gains)
     if not n:
         return Gain(0.0, 0.0)
-    mean = float(gains.mean())
-    plain = Gain(mean, abs(mean) if n == estimated else float(gains.std(ddof=estimated)) / math.sqrt(n), mean)
-    if beside is None or n < _FEWEST_ADJUSTED:
+    groups = np.arange(n) if groups is None else groups
+    mean, count = float(gains.mean()), count_of(groups)
+
+    def error_of(left: np.ndarray) -> float:
+        sums = np.bincount(groups, left)
+        return math.sqrt(float(sums @ sums)) / n
+
+    if about is not None:
+        plain = Gain(mean, error_of(gains - about), mean)
+    else:
+        plain = Gain(mean, abs(mean) if count == 1 else error_of(gains - mean) * math.sqrt(count / (count - 1)), mean)
+    if beside is None or count < _FEWEST_ADJUSTED:
         return plain
     near = beside.values[beside.rows]
     off, easier = near - near.mean(), float(beside.values.mean() - near.mean())
@@ -72,10 +90,12 @@ def _gain(gains: np.ndarray, beside: Beside | None, *, estimated: int) -> Gain:
         return plain
     slope = float(off @ gains) / squares
     # What an image would be off by if it had no say in the slope: one image alone proves no slope (HC3, MacKinnon and
-    # White 1985).
+    # White 1985). Nor does a group.
     say = 1.0 / n + off * off / squares
-    if say.max() > _MOST_SAY:
+    if np.bincount(groups, say).max() > _MOST_SAY:
         return plain
-    left = (gains - mean - slope * off) / (1.0 - say)
-    variance = float(left @ left) / (n * n) + slope * slope * float(beside.values.var()) / len(beside.values)
-    return Gain(mean + slope * easier, math.sqrt(variance), mean)
+    left, drawn = (gains - mean - slope * off) / (1.0 - say), float(beside.values.var()) / len(beside.values)
+    found = mean + slope * easier
+    from_zero = 0.0 if about is None else error_of(np.full(n, found - about))
+    # As many of all images are worth one as of the compared ones.
+    return Gain(found, math.hypot(error_of(left), slope * math.sqrt(drawn * n / count), from_zero), mean)

@@ -12,7 +12,7 @@ import torch
 
 from burnish.backbones.head import LINEAR, NEIGHBOURS, seen_by
 from burnish.errors import RecipeError
-from burnish.labels import cross_entropies, probabilities, right, several
+from burnish.labels import cross_entropies, error_of_mean, grouped, probabilities, right, several
 from burnish.methods.base import Fitted, Head
 from burnish.methods.folds import Folds
 from burnish.methods.linear import (
@@ -75,7 +75,7 @@ class HeadChoice:
     head: Fitted
     how: HeadKind
     accuracy: float  # cross-validated, fraction 0 to 1
-    standard_error: float  # of that accuracy, over images
+    standard_error: float  # of that accuracy, over images, or over groups of them
     loss: float  # cross-validated log loss, nats
     right: np.ndarray  # bool [n], out-of-fold; with several classes an image float64 [n], 0 to 1
     told: np.ndarray  # float64 [n], out-of-fold: the probability of what is true; of several classes the geometric mean
@@ -89,6 +89,13 @@ class HeadChoice:
     def asked(self) -> int:
         """Images that the numbers are of; 0 where nothing could be left out, and the head is the usual one."""
         return len(self.right) - self.alone
+
+    def by_groups(self, together: np.ndarray | None) -> HeadChoice:
+        """With the standard error of images of which those of one number, int64 [n], are right and wrong together."""
+        if together is None or self.counted is None or not self.asked:
+            return self
+        asked, groups = self.right[self.counted], grouped(together[self.counted].tolist())
+        return replace(self, standard_error=error_of_mean(asked, groups))
 
     @property
     def words(self) -> str:
@@ -130,7 +137,7 @@ def choose_head(
         found.append(_linear(features, labels, folds, linear, usual, classes=classes, seconds_left=seconds_left))
     if NEIGHBOURS in kinds:
         found.append(_by_neighbours(features, labels, folds, classes, seconds_left))
-    return min(found, key=lambda choice: choice.loss)
+    return min(found, key=lambda choice: choice.loss).by_groups(together)
 
 
 def _usual(
@@ -235,7 +242,7 @@ class OutOfFold:
         n, logits = len(labels), self.logits.numpy()
         known = probabilities(logits, several=several(labels)).astype(np.float32)
         told, asked = np.exp(-cross_entropies(logits, labels)), self.right[self.counted]
-        accuracy, error = (float(asked.mean()), float(asked.std() / np.sqrt(len(asked)))) if len(asked) else (0.0, 0.0)
+        accuracy, error = (float(asked.mean()), error_of_mean(asked)) if len(asked) else (0.0, 0.0)
         head, alone = head or refit(np.arange(n)), n - len(asked)
         return HeadChoice(
             head, self.how, accuracy, error, self.loss, self.right, told, known, refit, self.counted, alone
