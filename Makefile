@@ -17,7 +17,7 @@ test: .venv/installed-dev
 
 # TensorFlow itself opens what burnish exports, in an environment of its own
 test-tensorflow: .venv/installed-dev .venv-tf/installed
-	BURNISH_TENSORFLOW=$(CURDIR)/.venv-tf/bin/python $(BIN)/python -m pytest -q tests/test_export_keras.py
+	BURNISH_TENSORFLOW=$(CURDIR)/.venv-tf/bin/python $(BIN)/python -m pytest -q -n 2 -k tensorflow tests/test_export_keras.py
 
 .venv-tf/installed:
 	$(PYTHON) -m venv .venv-tf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from burnish.measure import cost
 
 # One thread: the networks are tiny, and results do not depend on how many cores the machine has.
 torch.set_num_threads(1)
+# A shell's background job ignores Ctrl-C, and so would the programs that tests begin in order to interrupt them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

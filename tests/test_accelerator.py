@@ -224,7 +224,7 @@ def test_a_step_is_timed_while_threads_make_its_batches(shapes, tmp_path, monkey
 
     monkeypatch.setattr(Rates, "_fed", fed)
     with pretended(monkeypatch):
-        api.fit(shapes, budget=25, method="full", out=tmp_path / "run", workers=2, **SMALL)
+        api.fit(shapes, budget=15, method="full", out=tmp_path / "run", workers=2, **SMALL)
     assert seen and all(seconds > 0 for _, seconds in seen)
 
 

@@ -20,7 +20,7 @@ from burnish.cases import Case, first_of_each
 from burnish.choose import probing, proof, survey, tuning
 from burnish.choose.ledger import Ledger
 from burnish.choose.survey import images_per_second, with_more
-from burnish.data.sample import Part, in_turn
+from burnish.data.sample import Part, in_turn, is_late
 from burnish.data.sources import open_source
 from burnish.errors import RunError
 from burnish.measure.cost import latency
@@ -254,6 +254,12 @@ assert "torch._dynamo" in sys.modules
 )
 def test_as_many_test_images_again_as_decoding_allows(test, decoding, budget, more):
     assert with_more(Part(50, 100), test, decoding, budget_seconds=budget) == Part(50, 100, more)
+
+
+@pytest.mark.parametrize(("part", "late"), [(Part(1010, 303), False), (Part(1009, 303), True), (Part(1010, 302), True)])
+def test_where_few_images_a_class_take_longer_than_there_is_none_are_decoded_for_spare_time(part, late):
+    """Of 101 classes: 8 to train on, 2 to validate on, 3 to test on."""
+    assert is_late(part, 101) == late
 
 
 def test_pictures_are_as_many_as_there_is_time_for():

@@ -19,7 +19,7 @@ from burnish.choose.material import Bench
 from burnish.data.audit.labels import distances
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.pixels import decode, enough, view
-from burnish.data.sample import Part
+from burnish.data.sample import Part, is_late
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
 from burnish.methods.linear import least_seconds, seconds_a_flop
@@ -135,7 +135,8 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         test_rate = images_per_second(exact, small, bench, half=False) if half else fit_rate
         allowed = bench.clock.left() - 2 * comparing - _LEAST_TAIL_SECONDS
         part = part_for(fitting, test, allowed, lambda n: seen(n) + heads(n), decoding + 1.0 / test_rate, trains=trains)
-        if part is not None and bench.proves and bench.clock.budget_seconds is not None:
+        spare = bench.proves and bench.clock.budget_seconds is not None
+        if part is not None and spare and not is_late(part, len(catalog.classes)):
             part = with_more(part, test, decoding, budget_seconds=bench.clock.budget_seconds)
     early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)

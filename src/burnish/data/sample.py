@@ -56,6 +56,11 @@ def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.n
     return _drawn(catalog, splits.fitting, _words(splits), count, seed, _FEWEST_AT_FIRST)
 
 
+def is_late(part: Part, classes: int) -> bool:
+    """Whether each class has few images in it, taken though the budget has no time for them."""
+    return part.fitting < classes * (_FEWEST["train"] + _FEWEST["val"]) or part.test < classes * _FEWEST["test"]
+
+
 def part_of(catalog: Catalog, entries: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     """About `count` places in `entries`, sorted: an even part of each class, of each a few."""
     taken = _drawn(catalog, entries, np.full(len(entries), "train"), count, seed)
