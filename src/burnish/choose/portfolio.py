@@ -46,9 +46,7 @@ class Asked:
     backbone: Backbone
     choice: HeadChoice
     images_per_second: float
-    groups: (
-        np.ndarray | None
-    )  # int64 [n] from 0, equal for images of one group; all networks are asked of the same images
+    groups: np.ndarray | None  # int64 [n] from 0, of the images, which are the same for all; None: each by itself
 
     @property
     def parameters(self) -> int:
