@@ -64,13 +64,13 @@ def choice(right):
     return HeadChoice(head, HeadKind("lda", 0.1, 1.0), accuracy, error, 1.0, right, right.astype(float))
 
 
-def picked(found, data, seeing, monkeypatch, *, names=None, **on):
+def picked(found, data, seeing, monkeypatch, *, names=None, groups=None, **on):
     """The name chosen and the decision, when asking gives what `found` says: name to (right, images per second) or None."""
     asked = []
 
     def ask(name, backbone, ids, catalog, bench, *, total):
         asked.append(name)
-        return None if found[name] is None else Asked(name, backbone, choice(found[name][0]), found[name][1])
+        return None if found[name] is None else Asked(name, backbone, choice(found[name][0]), found[name][1], groups)
 
     monkeypatch.setattr(portfolio, "_ask", ask)
     networks = {name: replace(seeing, name=name) for name in found}
@@ -110,6 +110,14 @@ def test_the_difference_is_paired_not_that_of_two_intervals(data, seeing, monkey
     one, other = choice(GOOD), choice(worse)
     assert one.accuracy - one.standard_error < other.accuracy + 2 * other.standard_error
     assert picked({"fast": (worse, 900.0), "slow": (GOOD, 20.0)}, data, seeing, monkeypatch)[0] == "slow"
+
+
+def test_images_of_one_group_are_one_witness(data, seeing, monkeypatch):
+    """The six are frames of one film: the other network may be worse on that film alone."""
+    found = {"fast": ([0] * 6 + GOOD[6:], 900.0), "slow": (GOOD, 20.0)}
+    films = np.r_[np.zeros(6, int), np.arange(1, len(GOOD) - 5)]
+    assert picked(found, data, seeing, monkeypatch, groups=films, budget=1e6)[0] == "fast"
+    assert picked(found, data, seeing, monkeypatch, groups=np.arange(len(GOOD)), budget=1e6)[0] == "slow"
 
 
 def test_a_network_too_slow_for_the_budget_is_named_and_not_taken(data, seeing, monkeypatch):

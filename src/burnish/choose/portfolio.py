@@ -46,7 +46,7 @@ class Asked:
     backbone: Backbone
     choice: HeadChoice
     images_per_second: float
-    groups: np.ndarray | None  # int64 [n] from 0, of the images, which are the same for all; None: each by itself
+    groups: np.ndarray | None = None  # int64 [n] from 0, of the images, the same for all; None: each is by itself
 
     @property
     def parameters(self) -> int:
