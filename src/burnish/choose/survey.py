@@ -135,9 +135,9 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         test_rate = images_per_second(exact, small, bench, half=False) if half else fit_rate
         allowed = bench.clock.left() - 2 * comparing - _LEAST_TAIL_SECONDS
         part = part_for(fitting, test, allowed, lambda n: seen(n) + heads(n), decoding + 1.0 / test_rate, trains=trains)
-        spare = bench.proves and bench.clock.budget_seconds is not None
-        if part is not None and spare and not is_late(part, len(catalog.classes)):
-            part = with_more(part, test, decoding, budget_seconds=bench.clock.budget_seconds)
+        budget = bench.clock.budget_seconds
+        if part is not None and bench.proves and budget is not None and not is_late(part, len(catalog.classes)):
+            part = with_more(part, test, decoding, budget_seconds=budget)
     early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
 
