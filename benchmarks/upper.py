@@ -81,9 +81,7 @@ def made_so(
     made = Plan(plan.BATCH, sizes, steps, epochs, freeze, False, views, False, steps, 0.0, {}, 0.0, "as asked")
     recipe = replace(bench.recipe, freeze=freeze)
     blank = blank_tunable(method, bench.backbone, recipe, classes=len(material.catalog.classes))
-    recipe = settled(
-        recipe, made, flip=probes.flip, peak=blank.peak_learning_rate, half=False, device=bench.device
-    )  # fmt: skip
+    recipe = settled(recipe, made, flip=probes.flip, peak=blank.peak_learning_rate, half=False, device=bench.device)
     bench = replace(bench, recipe=recipe)
     began = time.monotonic()
     head = start_head(probes, made, material, bench)

@@ -97,7 +97,7 @@ def test_validation_images_that_the_data_gives_are_not_taken_for_a_draw(splits: 
         labels=np.array([0, 1, 0, 1]),
         val_rows=np.array([2, 3]),
         catalog=SimpleNamespace(splits=splits, val_drawn=False),
-        tied=lambda rows: None,
+        val_groups=None,
     )
     evidence = Evidence.of_frozen(probed, material)
     assert evidence.right.tolist() == [True, True]
@@ -164,7 +164,7 @@ def test_the_choice_between_models_counts_groups_of_the_validation_images():
             labels=np.zeros(80, int),
             val_rows=np.arange(80),
             catalog=SimpleNamespace(splits=("train", "val"), val_drawn=False),
-            tied=lambda rows: None if together is None else together[rows],
+            val_groups=together,
         )
         probed = SimpleNamespace(val_logits=frozen)
         return Evidence.of(tuned, material).against(Evidence.of_frozen(probed, material))

@@ -82,7 +82,7 @@ def test_a_race_ends_when_its_share_of_the_clock_is_spent(monkeypatch):
 
     monkeypatch.setattr(trials.Trials, "run", run)
     bench = SimpleNamespace(clock=clock, recipe=Recipe(), watcher=Nobody())
-    material = SimpleNamespace(val_rows=np.arange(9), tied=lambda rows: None)
+    material = SimpleNamespace(val_rows=np.arange(9), val_groups=None)
     made = replace(plan_of(100, timed=True), reserve_seconds=10.0)  # 40 seconds for training, 16 for the race
     asked, kept = trials.Trials(None, made, 1e-3, None, None, material, bench), []
     factor, decision = trials.race(asked, known=None, keep=lambda state: kept.append(json.loads(json.dumps(state))))

@@ -423,7 +423,7 @@ class _Race:
                 write_outcome(folder, *known)
                 drop_checkpoints(folder.path)
             evidence, spent, arm.whole, reasons = known
-            evidence = replace(evidence, groups=looked.material.tied(looked.material.val_rows))
+            evidence = replace(evidence, groups=looked.material.val_groups)
             # What frozen heads took stands before all training: alone, the arm would have taken that too.
             arm.seconds += spent if arm.rounds else spent + self._known("looking").get(arm.model, 0.0)
             arm.rounds += 1

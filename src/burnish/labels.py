@@ -27,16 +27,21 @@ def grouped(names: Sequence[str]) -> np.ndarray | None:
     return numbers if numbers.max(initial=-1) + 1 < len(numbers) else None
 
 
+def error_about_zero(values: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """As `error_of_mean`, of values that would be 0 on average."""
+    sums = np.asarray(values, np.float64) if groups is None else np.bincount(groups, values)
+    return float(np.sqrt(sums @ sums) / len(values))
+
+
 def error_of_mean(values: np.ndarray, groups: np.ndarray | None = None) -> float:
     """A standard error of the mean of values [n], of which those of a group, int64 [n] from 0, are no independent draws.
 
     The square root of the sum of the groups' squared deviations (Cochran 1977, section 9A.2); a single group is worth one image.
     """
-    apart, n = np.asarray(values, np.float64) - np.mean(values), len(values)
-    if groups is None:
-        return float(np.sqrt(apart @ apart) / n)
-    sums = np.bincount(groups, apart)
-    return float(np.sqrt(sums @ sums) / n) if len(sums) > 1 else float(np.sqrt(apart @ apart / n))
+    apart = np.asarray(values, np.float64) - np.mean(values)
+    if groups is not None and not groups.any():
+        return float(np.sqrt(np.mean(apart**2)))
+    return error_about_zero(apart, groups)
 
 
 def several(labels: np.ndarray) -> bool:

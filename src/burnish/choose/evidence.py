@@ -46,8 +46,7 @@ class Evidence:
         """Of logits [v k] of the val images."""
         labels = material.labels[material.val_rows]
         scaled = logits.astype(np.float64) / temperature(logits, labels)
-        groups = material.tied(material.val_rows)
-        return cls(right(scaled, labels), cross_entropies(scaled, labels), beside, groups)
+        return cls(right(scaled, labels), cross_entropies(scaled, labels), beside, material.val_groups)
 
     @classmethod
     def of_frozen(cls, probed: Probed, material: Material) -> Evidence:

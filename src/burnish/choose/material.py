@@ -90,6 +90,11 @@ class Material:
         return None if self.together is None else grouped(self.together[rows].tolist())
 
     @property
+    def val_groups(self) -> np.ndarray | None:
+        """int64 [v], of the val images, as `tied` has them."""
+        return self.tied(self.val_rows)
+
+    @property
     def train_rows(self) -> np.ndarray:
         """Rows of `fitting` that are trained on."""
         return np.flatnonzero(~self.is_val)

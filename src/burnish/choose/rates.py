@@ -16,7 +16,7 @@ from burnish.choose.material import Bench, Material, views_of
 from burnish.data.views import normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
-from burnish.train.features import autocast, batched, filled, outputs, takes_half
+from burnish.train.features import BATCH, autocast, batched, filled, outputs, takes_half
 from burnish.train.inputs import Ahead, Inputs
 from burnish.train.loop import training_step
 from burnish.train.parts import let_drop, parts_for_training
@@ -28,8 +28,6 @@ _SAVING_SECONDS, _DISK = 0.3, 1.5e8  # bytes a second, made durable: 70 MB took 
 _COPIES = 5  # in a state: weights, average, two moments of the gradient, the best epoch
 _FEW_BYTES = 1e8  # whose saving is within what is kept back anyway
 _SAFETY = 1.03  # on every predicted second of the proof
-_STEP_IMAGES = 16  # of a step that is timed on a CPU, which takes as much longer for more of them
-_LOWER_IMAGES, _FROZEN_IMAGES = 16, 16
 _FED_STEPS, _FED_SECONDS = 16, 1.0  # timed with threads beside them: at most so many, in about so long
 _SECONDS_AN_ANSWER = 2e-6  # of intervals, tables and their JSON: 3,000 images and 1,000 classes take about 6 s
 _AFTER_SHARE, _AFTER_SECONDS = 0.06, 15.0  # of the budget, and at most
@@ -114,7 +112,8 @@ class Rates:
         material, bench = self.material, self.bench
         self._time_frozen()
         half = self.half and not tunable.moves_statistics
-        count = min(batch, _STEP_IMAGES) if bench.device.type == "cpu" else batch
+        # A CPU takes as much longer for more images: as many are timed as go through at a time.
+        count = min(batch, BATCH) if bench.device.type == "cpu" else batch
         rows = material.train_rows[np.arange(count) % len(material.train_rows)]
         assert material.fitting.stored is not None
         pixels = torch.from_numpy(material.fitting.stored[rows]).permute(0, 3, 1, 2).float()
@@ -130,9 +129,9 @@ class Rates:
         if parts.lower is not None:
             lower = parts.lower
             with torch.no_grad(), autocast(bench.device, half and bench.device.type != "cpu"):
-                seconds = min(self._timed(lambda: lower(views[:_LOWER_IMAGES])) for _ in range(3))
+                seconds = min(self._timed(lambda: lower(views[:BATCH])) for _ in range(3))
                 views = lower(views).float()
-            self._lower[freeze] = min(count, _LOWER_IMAGES) / seconds * (size / self.at) ** 2
+            self._lower[freeze] = min(count, BATCH) / seconds * (size / self.at) ** 2
         elif freeze:
             self._lower[freeze] = self.whole(self.at)
         moved = sum(one.numel() for one in twin.moving().values())
@@ -151,7 +150,7 @@ class Rates:
         if bench.device.type == "cpu":
             return 1.03 * seconds  # augmentation takes 2 to 3 % of a step
         given = views_of(material, bench, flip=False)
-        few = np.arange(min(batch, _LOWER_IMAGES)) % len(given)
+        few = np.arange(min(batch, BATCH)) % len(given)
         making = min(self._timed(lambda: given.parts(few, epoch=0, size=size)) for _ in range(2))
         making *= batch / len(few)  # by one thread, beside the accelerator
         if not bench.workers:
@@ -173,7 +172,7 @@ class Rates:
         """The trunk's rate at this moment: the mean of two passes after a warm-up."""
         if self._frozen is None:
             return
-        images, preprocess = self.material.fitting.plain[:_FROZEN_IMAGES], self.material.preprocess
+        images, preprocess = self.material.fitting.plain[:BATCH], self.material.preprocess
         if self.bench.device.type != "cpu":  # which gets more at once
             images = filled(images, self.bench.device)
         module = self._frozen.module.to(self.bench.device)

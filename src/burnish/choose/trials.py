@@ -92,11 +92,6 @@ class Trials:
         passes = math.ceil(self.steps / steps_an_epoch(len(self.material.train_rows), self.made.batch))
         return min(self.made.views, passes)
 
-    @property
-    def groups(self) -> np.ndarray | None:
-        """Of the validation images, int64 [v]; None where each is by itself."""
-        return self.material.tied(self.material.val_rows)
-
     def run(self, recipe: Recipe, *, named: dict[str, float]) -> Tried:
         """A short run with these settings, on the validation images; the most loss where it diverges."""
         short = replace(
@@ -160,7 +155,7 @@ def race(
         state["found"].append([one.losses.tolist(), one.accuracy, one.values])
         keep(state)
         trials.bench.watcher.say(f"rate {rate:.1e}: validation {one.accuracy:.1%}, {one.loss:.3f} nats")
-    best = clearly_least(found, trials.groups)
+    best = clearly_least(found, trials.material.val_groups)
     words = ", ".join(f"{one.values['rate']:.1e}: {one.loss:.3f} nats, {one.accuracy:.1%}" for one in found)
     why = f"{len(found)} trials of {trials.steps} steps on {len(trials.material.val_rows)} validation images ({words})"
     if best is found[0] and len(found) > 1:
@@ -288,7 +283,7 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         on_state()
         longest = max(longest, clock.elapsed() - began)
     made = [Tried(np.array(one.user_attrs["losses"]), 0.0, one.params) for one in finished()]
-    best = clearly_least(made, trials.groups)
+    best = clearly_least(made, trials.material.val_groups)
     of = f"{len(trials.material.val_rows)} validation images"
     if best is made[0]:
         least = min(one.loss for one in made)

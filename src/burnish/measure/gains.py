@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from burnish.labels import error_about_zero
 from burnish.measure.grouped import count_of
 
 _FEWEST_ADJUSTED = 10  # compared images or groups, for a slope to be worth the degree of freedom it costs
@@ -72,15 +73,11 @@ def _gain(gains: np.ndarray, beside: Beside | None, groups: np.ndarray | None, *
         return Gain(0.0, 0.0)
     groups = np.arange(n) if groups is None else groups
     mean, count = float(gains.mean()), count_of(groups)
-
-    def error_of(left: np.ndarray) -> float:
-        sums = np.bincount(groups, left)
-        return math.sqrt(float(sums @ sums)) / n
-
     if about is not None:
-        plain = Gain(mean, error_of(gains - about), mean)
+        error = error_about_zero(gains - about, groups)
     else:
-        plain = Gain(mean, abs(mean) if count == 1 else error_of(gains - mean) * math.sqrt(count / (count - 1)), mean)
+        error = abs(mean) if count == 1 else error_about_zero(gains - mean, groups) * math.sqrt(count / (count - 1))
+    plain = Gain(mean, error, mean)
     if beside is None or count < _FEWEST_ADJUSTED:
         return plain
     near = beside.values[beside.rows]
@@ -96,6 +93,7 @@ def _gain(gains: np.ndarray, beside: Beside | None, groups: np.ndarray | None, *
         return plain
     left, drawn = (gains - mean - slope * off) / (1.0 - say), float(beside.values.var()) / len(beside.values)
     found = mean + slope * easier
-    from_zero = 0.0 if about is None else error_of(np.full(n, found - about))
+    from_zero = 0.0 if about is None else error_about_zero(np.full(n, found - about), groups)
     # As many of all images are worth one as of the compared ones.
-    return Gain(found, math.hypot(error_of(left), slope * math.sqrt(drawn * n / count), from_zero), mean)
+    error = math.hypot(error_about_zero(left, groups), slope * math.sqrt(drawn * n / count), from_zero)
+    return Gain(found, error, mean)
