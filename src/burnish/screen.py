@@ -414,7 +414,9 @@ def _interval(interval: Interval) -> str:
 
 
 def _paragraph(text: str, *, indent: int = 0) -> None:
-    print(textwrap.fill(shown(text), _WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent))
+    whole = shown(text).replace(" %", "\N{NO-BREAK SPACE}%")  # no line begins with a percent sign
+    filled = textwrap.fill(whole, _WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
+    print(filled.replace("\N{NO-BREAK SPACE}%", " %"))
 
 
 def _stamped(text: str, clock: Clock | None) -> str:
