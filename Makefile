@@ -6,10 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUDGET ?= 2m
 
-.PHONY: demo test test-tensorflow check slow clean
-
-# two tests at a time and the programs they start: a thread each, or they wait for each other's cores
-test test-tensorflow: export OMP_NUM_THREADS = 1
+.PHONY: demo test test-tensorflow check clean
 
 demo: .venv/installed
 	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; $(BIN)/burnish fit demo --budget $(BUDGET) --out runs/demo-$$n

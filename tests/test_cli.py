@@ -16,6 +16,7 @@ import pytest
 from burnish import cli
 from burnish.__main__ import wait_briefly
 from burnish.methods.table import METHODS
+from burnish.screen import _paragraph
 from conftest import write_shapes
 
 TINY = ["--model", "random:test_resnet", "--image-size", "64", "--epochs", "2", "--budget", "none"]
@@ -366,3 +367,13 @@ def test_an_error_that_nobody_caught_is_shown_and_leaves_with_1():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("indent", [0, 5])
+def test_no_line_of_a_paragraph_begins_with_a_percent_sign(capsys, indent):
+    for length in range(40, 75):
+        text = f"{'x' * length} 97.8 % of 1,562 test images right (95 % interval 96.9 % to 98.4 %)."
+        _paragraph(text, indent=indent)
+        lines = capsys.readouterr().out.splitlines()
+        assert " ".join(" ".join(lines).split()) == text
+        assert all(len(line) <= 80 and line.strip()[0] != "%" for line in lines)
