@@ -4,15 +4,18 @@ import json
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from burnish import api
+from burnish import api, trained
+from burnish.choose import ledger as ledgers
 from burnish.choose import pace as pacing
 from burnish.choose.ledger import Ledger
 from burnish.choose.pace import Pace
 from burnish.choose.tuning import Tuning
+from burnish.runtime import Clock, Nobody
 from burnish.train import loop
-from burnish.train.loop import Schedule
+from burnish.train.loop import Schedule, Step
 
 NOW = 1000.0
 TWO_SIZES = Schedule(batch=12, sizes=((0.0, 64), (0.6, 128)))
@@ -60,6 +63,7 @@ def test_a_run_whose_deadline_is_long_past_makes_no_step_after_its_total(due, sh
 
     monkeypatch.setattr(Tuning, "pace", long_past)
     monkeypatch.setattr(Ledger, "due", lambda self: due)
+    monkeypatch.setattr(Ledger, "affords_a_save", lambda self: True)
     monkeypatch.setattr(loop, "step", counted)
     run = api.fit(
         shapes, out=tmp_path / "run", model="random:test_resnet", method="full", budget=300, epochs=12, image_size=64,
@@ -211,6 +215,43 @@ def test_a_size_that_was_never_timed_but_scaled_gives_nothing_back(stopped):
         pace.saw_step(128, 2.0)
     assert pace.slowness == pytest.approx(0.5, abs=1e-4)
     assert pace.deadline == NOW + 100
+
+
+def test_plans_made_anew_do_not_save_more_than_a_fortieth_of_the_time(tmp_path, monkeypatch):
+    """On a busy machine a run is off its plan after nearly every step; each time its state was saved, 8 % of the time."""
+    clock, spans = SimpleNamespace(now=NOW), []
+    monkeypatch.setattr(ledgers, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(trained, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def slow_write(*_):
+        spans.append((clock.now, clock.now + 0.3))
+        clock.now += 0.3
+
+    def events():
+        for _ in range(400):
+            clock.now += 0.25
+            yield Step(size=64, images=32, seconds=0.25)
+
+    monkeypatch.setattr(ledgers, "write_checkpoint", slow_write)
+    pace = SimpleNamespace(is_off=lambda *_: True, total=lambda _: 400, saw_step=lambda *_: None)
+    tuning = SimpleNamespace(
+        material=None,
+        bench=SimpleNamespace(clock=Clock(NOW, 120.0), recipe=SimpleNamespace(method="full")),
+        divide=lambda: None,
+        pace=lambda: pace,
+        events=events,
+        state=lambda: ({}, {}),
+        training=SimpleNamespace(steps=0, total=400),
+    )
+    journal = SimpleNamespace(begin=lambda _: None, rows=[])
+    ledger = Ledger(tmp_path, tuning.bench.clock, Nobody())
+    trained.train(tuning, SimpleNamespace(val_right=np.ones(4)), None, journal, ledger)
+    in_between = spans[:-1]  # the last is made at the end in any case
+    assert len(in_between) >= 7, "as many as are allowed"
+    # What a save costs is known after the first.
+    assert all(
+        0.3 * (number + 1) <= (began - NOW) / 40 + 1e-6 for number, (began, _) in enumerate(in_between) if number
+    )
 
 
 def test_a_slow_start_strikes_steps_off_and_gives_them_back(stopped):

@@ -217,7 +217,8 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 save(folder, tuned_contender(model, material, method=method), material)
             if pace is not None:  # the validation images were looked at before the epoch was told
                 pace.saw_between(event[0].size, time.monotonic() - stepped)
-        if ledger.due() or (pace is not None and pace.is_off(tuning.training, off)):
+        revises = pace is not None and ledger.affords_a_save() and pace.is_off(tuning.training, off)
+        if revises or ledger.due():
             if pace is not None and tuning.training.steps < tuning.training.total:  # a run at its end stays there
                 tuning.training.total = pace.total(tuning.training)
             save_state()

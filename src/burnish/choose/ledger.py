@@ -32,7 +32,7 @@ _LEAST_SECONDS = 5.0  # between two saves
 _SHARE_OF_BUDGET = 0.02
 _MOST_SECONDS = 60.0
 _WITHOUT_BUDGET_SECONDS = 15.0
-_COST_AT_MOST = 1 / 30  # of the time, for saving
+_COST_AT_MOST = 1 / 40  # of the sitting so far, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss", "alone")
 _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data")
@@ -92,7 +92,8 @@ class Ledger:
         self.sittings: int = facts["sittings"] + 1
         # The seconds of earlier sittings count, those between them do not.
         self.clock = replace(clock, started=clock.started - facts["seconds"])
-        self._saved, self._cost, self._warned = time.monotonic(), 0.1, False
+        self._began = self._saved = time.monotonic()
+        self._cost, self._spent, self._warned = 0.1, 0.0, False  # seconds of the latest save, and of all
 
     def put(self, part: str, facts: Any, tensors: dict[str, Tensor] | None = None) -> None:
         """Settle a part, or what is now of it; `write` makes it durable."""
@@ -121,7 +122,11 @@ class Ledger:
         """Whether enough time has passed since the last save."""
         budget = self.clock.budget_seconds
         wanted = _WITHOUT_BUDGET_SECONDS if budget is None else min(_MOST_SECONDS, _SHARE_OF_BUDGET * budget)
-        return time.monotonic() - self._saved >= max(_LEAST_SECONDS, wanted, self._cost / _COST_AT_MOST)
+        return self.affords_a_save() and time.monotonic() - self._saved >= max(_LEAST_SECONDS, wanted)
+
+    def affords_a_save(self) -> bool:
+        """Whether all saves of this sitting, another one now included, take no more than their share of its time."""
+        return self._spent + self._cost <= _COST_AT_MOST * (time.monotonic() - self._began)
 
     def write(self) -> None:
         """Save all parts. A disk that refuses is told once: what was saved before stays, and the run goes on."""
@@ -138,6 +143,7 @@ class Ledger:
             self._warned = True
         self._saved = time.monotonic()
         self._cost = self._saved - began
+        self._spent += self._cost
 
 
 def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
