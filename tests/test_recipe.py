@@ -35,6 +35,12 @@ def test_a_budget_without_unit_asks_which_was_meant():
         parse_budget("10")
 
 
+@pytest.mark.parametrize("text", ["0", "0.0"])
+def test_none_of_any_unit_is_no_budget_and_no_unit_is_asked_for(text):
+    with pytest.raises(RecipeError, match=r'or "none"$'):
+        parse_budget(text)
+
+
 def test_all_mistakes_come_in_one_message():
     with pytest.raises(RecipeError) as caught:
         recipe_from({"epochs": -1, "seed": "x", "flip": "maybe", "stage_decay": 2.0})

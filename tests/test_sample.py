@@ -134,6 +134,14 @@ def test_a_run_that_has_no_time_for_all_images_says_which_it_used(many, slow_to_
     assert len((tmp_path / "run" / "splits.csv").read_text().splitlines()) == counts["used"] + 1
 
 
+@pytest.mark.parametrize(("budget", "late"), [(8, True), (60, False)])
+def test_a_budget_too_short_for_a_few_images_a_class_is_said_beforehand(budget, late, many, slow_to_decode, tmp_path):
+    heard = Listening()
+    api.fit(many, out=tmp_path / "run", budget=budget, watcher=heard, **TINY)
+    said = [at for at, line in enumerate(heard.said) if "the run will end late" in line]
+    assert len(said) == late and all(at < heard.said.index("probe: None") for at in said)
+
+
 def test_without_a_budget_all_images_are_used(many, slow_to_decode, tmp_path):
     run = api.fit(many, out=tmp_path / "run", budget=None, **TINY)
     assert run.facts["counts"]["skipped"] == 0 and run.facts["counts"]["used"] == 360

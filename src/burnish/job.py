@@ -34,7 +34,7 @@ from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks
-from burnish.data.sample import Part, only, thinned
+from burnish.data.sample import Part, is_late, only, thinned
 from burnish.data.split import restricted, write_splits
 from burnish.errors import DataError, RecipeError, RunError, shown
 from burnish.facts import facts_of, verdict_of
@@ -338,6 +338,8 @@ def look(
         bench.watcher.say(
             f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
         )
+    if surveyed.part is not None and is_late(surveyed.part, len(catalog.classes)):
+        bench.watcher.say("the few images that each class needs take longer than the budget: the run will end late")
     first: list[float] = []
     seen: list[Seen] = []  # at most one, and handed on: features may be gigabytes
 

@@ -124,7 +124,8 @@ def parse_budget(budget: str | float | None) -> float | None:
         text = str(budget).strip().lower()
         parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
         if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
-            hint = f' (do you mean "{text}s" or "{text}m"?)' if re.fullmatch(r"\d+(\.\d+)?", text) else ""
+            number = re.fullmatch(r"\d+(\.\d+)?", text) and float(text) > 0
+            hint = f' (do you mean "{text}s" or "{text}m"?)' if number else ""
             raise RecipeError(
                 f'budget is {shown(str(budget))!r}, expected a time with a unit such as "90s", "10m", "1h30m", or "none"{hint}'
             )
