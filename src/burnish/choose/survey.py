@@ -39,6 +39,7 @@ _LATE = 2.0  # a further model of a race may need so many times its share
 # Where there is no time for all images: what is kept for the rest, and the share of the time that test images may take.
 _LEAST_TAIL_SECONDS, _TEST_SHARE = 4.0, 1 / 3
 _FEWEST_TESTED = 100
+_NEARLY_ALL = 0.97  # of the images: then all are taken, for what they take is not known as well as that
 _MORE_SHARE = 0.02  # of the budget, for decoding test images that are looked at if time is left over
 # Of the rate at which images are decoded here, one after the other, the bulk of them reaches this share on every core: they are
 # hashed, compared with each other and kept besides.
@@ -181,7 +182,7 @@ def _shrunk(images: np.ndarray, size: int) -> np.ndarray:
 def part_for(
     fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float, *, trains: bool
 ) -> Part | None:
-    """How many of the images to fit and to test on can be seen in so many seconds, some of both at the least; None: all.
+    """How many of the images to fit and to test on can be seen in so many seconds, some of both at the least; None: (nearly) all.
 
     fitted: what so many images to fit take in all; tested: what a test image takes. trains: whether what is left is wanted for
     training, where test images alone are too many.
@@ -193,7 +194,7 @@ def part_for(
     most = most_within(seconds - tests * tested, fitting, fitted)
     if most == fitting and not trains:
         tests = min(test, max(tests, int((seconds - fitted(most)) / tested)))
-    return Part(max(1, most), tests)
+    return Part(max(1, most), tests) if most + tests < _NEARLY_ALL * (fitting + test) else None
 
 
 def with_more(part: Part, test: int, decoding: float, *, budget_seconds: float) -> Part:
