@@ -32,7 +32,7 @@ _LEAST_SECONDS = 5.0  # between two saves
 _SHARE_OF_BUDGET = 0.02
 _MOST_SECONDS = 60.0
 _WITHOUT_BUDGET_SECONDS = 15.0
-_COST_AT_MOST = 1 / 40  # of the sitting so far, for saving
+_COST_AT_MOST = 1 / 40  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss", "alone")
 _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data")
@@ -125,8 +125,13 @@ class Ledger:
         return self.affords_a_save() and time.monotonic() - self._saved >= max(_LEAST_SECONDS, wanted)
 
     def affords_a_save(self) -> bool:
-        """Whether all saves of this sitting, another one now included, take no more than their share of its time."""
-        return self._spent + self._cost <= _COST_AT_MOST * (time.monotonic() - self._began)
+        """Whether saves take no more than their share of the time, another one now included: of that since the last, or of all.
+
+        Of all: what early saves of a small state have not used may go to plans that are made anew in quick succession.
+        """
+        now = time.monotonic()
+        since_last, since_all = (now - self._saved, self._cost), (now - self._began, self._spent + self._cost)
+        return any(cost <= _COST_AT_MOST * seconds for seconds, cost in (since_last, since_all))
 
     def write(self) -> None:
         """Save all parts. A disk that refuses is told once: what was saved before stays, and the run goes on."""
