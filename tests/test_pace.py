@@ -217,8 +217,8 @@ def test_a_size_that_was_never_timed_but_scaled_gives_nothing_back(stopped):
     assert pace.deadline == NOW + 100
 
 
-def test_plans_made_anew_do_not_save_more_than_a_fortieth_of_the_time(tmp_path, monkeypatch):
-    """On a busy machine a run is off its plan after nearly every step; each time its state was saved, 8 % of the time."""
+def saves_of_a_run(tmp_path, monkeypatch, *, off):
+    """(begin, end) of each save, 0.3 s, of a run of 100 s that is off its plan after every step, by so many seconds."""
     clock, spans = SimpleNamespace(now=NOW), []
     monkeypatch.setattr(ledgers, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(trained, "time", SimpleNamespace(monotonic=lambda: clock.now))
@@ -233,7 +233,7 @@ def test_plans_made_anew_do_not_save_more_than_a_fortieth_of_the_time(tmp_path, 
             yield Step(size=64, images=32, seconds=0.25)
 
     monkeypatch.setattr(ledgers, "write_checkpoint", slow_write)
-    pace = SimpleNamespace(is_off=lambda *_: True, total=lambda _: 400, saw_step=lambda *_: None)
+    pace = SimpleNamespace(is_off=lambda _, seconds: off > seconds, total=lambda _: 400, saw_step=lambda *_: None)
     tuning = SimpleNamespace(
         material=None,
         bench=SimpleNamespace(clock=Clock(NOW, 120.0), recipe=SimpleNamespace(method="full")),
@@ -246,10 +246,20 @@ def test_plans_made_anew_do_not_save_more_than_a_fortieth_of_the_time(tmp_path, 
     journal = SimpleNamespace(begin=lambda _: None, rows=[])
     ledger = Ledger(tmp_path, tuning.bench.clock, Nobody())
     trained.train(tuning, SimpleNamespace(val_right=np.ones(4)), None, journal, ledger)
-    in_between = spans[:-1]  # the last is made at the end in any case
+    return spans
+
+
+def test_plans_made_anew_do_not_save_more_than_a_fortieth_of_the_time(tmp_path, monkeypatch):
+    """On a busy machine a run is off its plan after nearly every step; each time its state was saved, 8 % of the time."""
+    in_between = saves_of_a_run(tmp_path, monkeypatch, off=1.5)[:-1]  # the last is made at the end in any case
     assert len(in_between) >= 7, "as many as are allowed"
     # But for one of them: what a save costs is known after the first.
     assert all(0.3 * number <= (began - NOW) / 40 for number, (began, _) in enumerate(in_between))
+
+
+def test_a_run_that_is_far_off_gets_another_plan_whatever_saving_costs(tmp_path, monkeypatch):
+    """A large network's save takes seconds: a run that has become slow after one would be late all the same."""
+    assert len(saves_of_a_run(tmp_path, monkeypatch, off=4.0)) == 401
 
 
 def test_after_a_costly_save_the_next_waits_for_forty_times_as_long(tmp_path, monkeypatch):

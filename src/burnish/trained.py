@@ -30,6 +30,7 @@ _TOLD = ("epochs", "steps", "batch", "sizes", "freeze", "views", "balanced", "re
 _RACE = "race"  # the part of the ledger that holds its trials
 _TRYING = "trying"  # the part of a ledger with the plan that trials are made by
 _OFF_SECONDS, _OFF_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
+_FAR_OFF = 3.0  # times that: then also where saving has had its share of the time
 
 
 def tune_on_the_clock(
@@ -217,8 +218,8 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 save(folder, tuned_contender(model, material, method=method), material)
             if pace is not None:  # the validation images were looked at before the epoch was told
                 pace.saw_between(event[0].size, time.monotonic() - stepped)
-        revises = pace is not None and ledger.affords_a_save() and pace.is_off(tuning.training, off)
-        if revises or ledger.due():
+        bearable = off if ledger.affords_a_save() else _FAR_OFF * off
+        if ledger.due() or (pace is not None and pace.is_off(tuning.training, bearable)):
             if pace is not None and tuning.training.steps < tuning.training.total:  # a run at its end stays there
                 tuning.training.total = pace.total(tuning.training)
             save_state()
