@@ -249,12 +249,12 @@ def saves_of_a_run(tmp_path, monkeypatch, *, off):
     return spans
 
 
-def test_plans_made_anew_do_not_save_more_than_a_fortieth_of_the_time(tmp_path, monkeypatch):
+def test_plans_made_anew_do_not_save_more_than_a_fiftieth_of_the_time(tmp_path, monkeypatch):
     """On a busy machine a run is off its plan after nearly every step; each time its state was saved, 8 % of the time."""
     in_between = saves_of_a_run(tmp_path, monkeypatch, off=1.5)[:-1]  # the last is made at the end in any case
-    assert len(in_between) >= 7, "as many as are allowed"
+    assert len(in_between) >= 6, "as many as are allowed"
     # But for one of them: what a save costs is known after the first.
-    assert all(0.3 * number <= (began - NOW) / 40 for number, (began, _) in enumerate(in_between))
+    assert all(0.3 * number <= (began - NOW) / 50 for number, (began, _) in enumerate(in_between))
 
 
 def test_a_run_that_is_far_off_gets_another_plan_whatever_saving_costs(tmp_path, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_run_that_is_far_off_gets_another_plan_whatever_saving_costs(tmp_path,
     assert len(saves_of_a_run(tmp_path, monkeypatch, off=4.0)) == 401
 
 
-def test_after_a_costly_save_the_next_waits_for_forty_times_as_long(tmp_path, monkeypatch):
+def test_after_a_costly_save_the_next_waits_for_fifty_times_as_long(tmp_path, monkeypatch):
     """A large network's first save used up what the run so far allows: the next is not put off until all has been made up for."""
     clock = SimpleNamespace(now=NOW)
     monkeypatch.setattr(ledgers, "time", SimpleNamespace(monotonic=lambda: clock.now))
@@ -275,7 +275,7 @@ def test_after_a_costly_save_the_next_waits_for_forty_times_as_long(tmp_path, mo
     clock.now += 20.0
     assert ledger.due()
     ledger.write()
-    clock.now += 159.0
+    clock.now += 199.0
     assert not ledger.due() and not ledger.affords_a_save()
     clock.now += 1.5
     assert ledger.due() and ledger.affords_a_save()

@@ -32,7 +32,7 @@ _LEAST_SECONDS = 5.0  # between two saves
 _SHARE_OF_BUDGET = 0.02
 _MOST_SECONDS = 60.0
 _WITHOUT_BUDGET_SECONDS = 15.0
-_COST_AT_MOST = 1 / 40  # of the time, for saving
+_COST_AT_MOST = 1 / 50  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss", "alone")
 _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data")
