@@ -22,6 +22,7 @@ class _Kind:
 
     apply: Callable[[nn.Module, dict[str, Any]], nn.Module]
     entries: dict[str, Callable[[Any], bool]]  # besides "kind": what each must be
+    optional: frozenset[str] = frozenset()  # of the entries: those that may be missing
 
 
 def _names(value: Any) -> bool:
@@ -41,7 +42,11 @@ def _numbers(low: int, high: int) -> Callable[[Any], bool]:
 
 
 KINDS: dict[str, _Kind] = {
-    taps.KIND: _Kind(taps.with_taps, {"layers": _names, "channels": _numbers(1, 3)}),
+    taps.KIND: _Kind(
+        taps.with_taps,
+        {"layers": _names, "channels": _numbers(1, 3), "pyramid": _numbers(0, 1)},
+        optional=frozenset({"pyramid"}),
+    ),
     adapters.ADAPTERS: _Kind(
         adapters.with_adapters,
         {
@@ -86,9 +91,10 @@ def check_changes(changes: Any) -> None:
             close = nearest(str(kind), list(KINDS))
             raise UnknownModel(f"no kind of change {shown(repr(kind))} to an architecture (nearest: {close})")
         entries = KINDS[kind].entries
-        wrong = sorted(
-            (set(change) ^ {"kind", *entries}) | {key for key, fine in entries.items() if not fine(change.get(key))}
-        )
+        missing = entries.keys() - change.keys() - KINDS[kind].optional
+        unknown = change.keys() - entries.keys() - {"kind"}
+        bad = {key for key, fine in entries.items() if key in change and not fine(change[key])}
+        wrong = sorted(missing | unknown | bad)
         if wrong:
             raise UnknownModel(
                 f"the change {kind!r} has entries that are missing, unknown or wrong: {', '.join(map(shown, wrong))}"

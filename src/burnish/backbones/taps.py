@@ -1,10 +1,14 @@
 """A trunk that also gives what its blocks see: pooled outputs of several depths beside its own features.
 
-    tapped(images) = [trunk(images), scale_1 · mean(block_1), scale_1 · max(block_1), scale_2 · mean(block_2), …]
+    tapped(images) = [trunk(images), scale_1 · mean(block_1), scale_1 · max(block_1), scale_2 · mean(block_2), …, where(block_n)]
 
 Features of the last layer are made for the classes of the pretraining; what another task needs may lie deeper (Head2Toe,
 Evci et al. 2022, arXiv:2201.03529). On hand signs a head on all depths has 97.8 % of the test images right, one on the last
 layer 93; on 101 classes of photographs 94.1 against 92.8.
+
+Means and maxima do not say where in the image something is. The last blocks are pooled in two rows and two columns besides, a
+spatial pyramid (Lazebnik et al. 2006, doi:10.1109/CVPR.2006.68; of networks He et al. 2014, arXiv:1406.4729), of which only the
+differences are new: left and right, top and bottom, the two diagonals, as Haar wavelets have them.
 """
 
 from __future__ import annotations
@@ -23,6 +27,10 @@ from burnish.backbones.spec import Backbone
 
 KIND = "taps"
 WIDTH_AT_MOST = 10_240  # features: the ends of the four stages of a ResNet-50 fit in
+PYRAMID_AT_MOST = 20_480  # with those of the pyramid: the last stage of a ResNet-50 has one
+_PYRAMID_SHARE = (
+    1 / 2
+)  # of the other features' number, that those of the pyramid may have; the last block's are in any case
 
 
 class Taps(nn.Module):
@@ -30,14 +38,15 @@ class Taps(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, channels: Sequence[int]) -> None:
-        """channels: for each block the dimension of its output that holds the channels."""
+    def __init__(self, channels: Sequence[int], pyramid: Sequence[int] | None = None) -> None:
+        """channels: for each block the dimension of its output that holds the channels; pyramid: 1 where it has one, else 0."""
         super().__init__()
         self.channels = tuple(channels)
+        self.pyramid = tuple(pyramid or [0] * len(channels))
         self.register_buffer("scale", torch.ones(2 * len(channels)))
 
     def forward(self, features: Tensor, *outputs: Tensor) -> Tensor:
-        parts = [features]
+        parts, where = [features], []
         for index, (output, channel) in enumerate(zip(outputs, self.channels, strict=True)):
             last = output.movedim(channel, -1)  # a view: maps are channels last in memory
             mean, most = last.flatten(1, -2).mean(1), last
@@ -45,16 +54,41 @@ class Taps(nn.Module):
                 most = most.amax(1)
             parts.append(mean * self.scale[2 * index])
             parts.append(most * self.scale[2 * index + 1])
-        return torch.cat(parts, 1)
+            if self.pyramid[index]:
+                where += [part * self.scale[2 * index] for part in differences(last)]
+        return torch.cat([*parts, *where], 1)
+
+
+def differences(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of maps [b h w c] what the left half has more than the right, the top than the bottom, one diagonal than the other: [b c].
+
+    Halves of an odd side share its middle.
+    """
+    rows, columns = ((side + 1) // 2 for side in maps.shape[1:3])
+    wide = torch.float32 if maps.dtype in (torch.bfloat16, torch.float16) else maps.dtype  # means are near each other
+    top, bottom = maps[:, :rows].mean(1, dtype=wide), maps[:, -rows:].mean(1, dtype=wide)
+    along = maps.mean(1, dtype=wide)
+    across = along[:, :columns].mean(1) - along[:, -columns:].mean(1)
+    down = top.mean(1) - bottom.mean(1)
+    tilt = top - bottom
+    diagonal = 0.5 * (tilt[:, :columns].mean(1) - tilt[:, -columns:].mean(1))
+    return across.to(maps.dtype), down.to(maps.dtype), diagonal.to(maps.dtype)
 
 
 def tapped(
-    backbone: Backbone, example: Tensor, *, width_at_most: int = WIDTH_AT_MOST, above: int = 0
+    backbone: Backbone,
+    example: Tensor,
+    *,
+    width_at_most: int = WIDTH_AT_MOST,
+    pyramid_at_most: int = 0,
+    above: int = 0,
 ) -> Backbone | None:
     """The backbone with wider features, at most so many: of all its blocks, or of every second, every third, …
 
     example: network inputs [b 3 s s] that the scales are taken from. above: only blocks in the stages from this one on.
-    The trunk's own features come first. None where it has no blocks or its forward pass cannot be traced.
+    pyramid_at_most: features, all counted, up to which the last of those blocks are seen by halves and quarters besides.
+    The trunk's own features come first, those of the pyramid last (`flat` is without them). None where it has no blocks or its
+    forward pass cannot be traced.
     """
     plain = backbone.plain or backbone
     blocks = blocks_above(plain, above)
@@ -68,7 +102,11 @@ def tapped(
             break
     else:
         return None
-    change = {"kind": KIND, "layers": chosen, "channels": channels}
+    change: dict[str, Any] = {"kind": KIND, "layers": chosen, "channels": channels}
+    pyramid = _pyramid([shapes[name] for name in chosen], channels, width, pyramid_at_most)
+    if any(pyramid):
+        change["pyramid"] = pyramid
+        width += 3 * sum(shapes[name][at] for name, at, there in zip(chosen, channels, pyramid, strict=True) if there)
     try:
         module = with_taps(plain.module, change)
         found = evaluated(module, example)
@@ -84,6 +122,31 @@ def tapped(
     return replace(backbone, module=module.eval(), width=width, changes=(change,), plain=plain)
 
 
+def _pyramid(shapes: Sequence[tuple[int, ...]], channels: Sequence[int], width: int, at_most: int) -> list[int]:
+    """1 for the last blocks whose outputs are maps, as many as their share of the features allows, 0 for the others.
+
+    shapes, channels: of the blocks' outputs; width: of all features without a pyramid.
+    """
+    found, added = [0] * len(shapes), 0
+    for place in reversed(range(len(shapes))):
+        shape = shapes[place]
+        if len(shape) != 4 or min(side for at, side in enumerate(shape) if at not in (0, channels[place])) < 2:
+            break
+        added += 3 * shape[channels[place]]
+        if width + added > at_most or (any(found) and added > _PYRAMID_SHARE * width):
+            break
+        found[place] = 1
+    return found
+
+
+def flat(backbone: Backbone) -> Backbone:
+    """The backbone with the same taps and no pyramid; its features are the first of the others."""
+    if not backbone.changes or not backbone.changes[-1].get("pyramid"):
+        return backbone
+    change = {key: value for key, value in backbone.changes[-1].items() if key != "pyramid"}
+    return tapped_as(backbone, change, backbone.module.get_submodule("taps").state_dict()["scale"])
+
+
 def tapped_as(backbone: Backbone, change: dict[str, Any], scale: Tensor) -> Backbone:
     """The backbone with taps that were chosen before."""
     plain = backbone.plain or backbone
@@ -96,7 +159,7 @@ def tapped_as(backbone: Backbone, change: dict[str, Any], scale: Tensor) -> Back
 def with_taps(trunk: nn.Module, change: dict[str, Any]) -> fx.GraphModule:
     """The trunk with taps at these layers, scales 1."""
     module, steps = graphed(trunk, change["layers"])
-    module.add_module("taps", Taps(change["channels"]))
+    module.add_module("taps", Taps(change["channels"], change.get("pyramid")))
     (output,) = (node for node in module.graph.nodes if node.op == "output")
     with module.graph.inserting_before(output):
         joined = module.graph.call_module("taps", (output.args[0], *steps.values()))
@@ -107,7 +170,11 @@ def with_taps(trunk: nn.Module, change: dict[str, Any]) -> fx.GraphModule:
 
 def _added(plain: Backbone, change: dict[str, Any]) -> int:
     shapes = shapes_of(plain.module, change["layers"], plain.blank())
-    return sum(2 * shapes[name][at] for name, at in zip(change["layers"], change["channels"], strict=True))
+    pyramid = change.get("pyramid") or [0] * len(change["layers"])
+    return sum(
+        (2 + 3 * there) * shapes[name][at]
+        for name, at, there in zip(change["layers"], change["channels"], pyramid, strict=True)
+    )
 
 
 def _spread(module: nn.Module, found: Tensor, width: int, channels: Sequence[int]) -> None:

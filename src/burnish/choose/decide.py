@@ -129,8 +129,21 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
                 {"loss": choice.loss, "last_layer_loss": last.loss, "last_layer_accuracy": last.accuracy},
             )
         ]
+    if probed.on_all_depths and probes.where is not None:
+        taps.append(_where(probed, probes.where))
     size = [Decision(f"probe at {probed.preprocess.size} px", probes.size_reason)] if probes.size_reason else []
     return [*size, *taps, head]
+
+
+def _where(probed: Probed, told: dict[str, Any]) -> Decision:
+    """Whether heads see where in an image something is, and why."""
+    depths = sum(probed.backbone.changes[-1].get("pyramid", []))
+    what = f"heads see where something is, at {depths} depths" if depths else "heads do not see where something is"
+    if told["without"] is None:
+        return Decision(what, "there was no time to ask whether it helps", dict(told))
+    found = f"with halves and quarters {told['with']:.3f} nats, without {told['without']:.3f}"
+    why = f"{found}, cross-validated on {told['n']} images"
+    return Decision(what, why, dict(told))
 
 
 def _told(how: HeadKind) -> str:

@@ -35,7 +35,7 @@ _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 50  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss", "alone")
-_PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data")
+_PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data", "where")
 _HELD_OUT = ("confidence", "right", "own")
 
 
@@ -219,5 +219,9 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
     deep = probed("deep") if "deep" in facts else None
     findings = tuple(Finding(**{**one, "paths": tuple(one["paths"])}) for one in facts["findings"])
     special = {name: probed(f"special{place}") for place, name in enumerate(facts["special"])}
-    facts = {"deep_loss": None if deep is None else deep.choice.loss, **facts}  # which earlier versions did not keep
+    facts = {
+        "deep_loss": None if deep is None else deep.choice.loss,
+        "where": None,
+        **facts,
+    }  # not kept by earlier versions
     return Probes(probed("last"), deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES})

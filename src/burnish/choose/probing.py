@@ -11,13 +11,15 @@ import numpy as np
 
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import KIND as TAPS
+from burnish.backbones.taps import flat
 from burnish.choose.material import Bench, Material
 from burnish.choose.more_data import learning_curve
 from burnish.choose.rates import proof_seconds
-from burnish.choose.survey import Surveyed, first_model_due
+from burnish.choose.survey import Surveyed, asked_where, first_model_due
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, gone, read_pixels
+from burnish.data.sample import part_of
 from burnish.data.store import Picked
 from burnish.errors import ModelError, RecipeError, shown
 from burnish.labels import error_of_mean, right, several
@@ -37,6 +39,8 @@ _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
 _ASKED, _FEWEST_ASKED, _ASKING = 500, 64, 0.02  # val images, about mirroring, and the share of the budget for that
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _COPIED_AT_ONCE = 1024  # rows of features
+_WHERE_SHRINKAGES = (0.5, 0.1)  # of the heads that tell whether a pyramid helps
+_WHERE_SHARE = 0.05  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
 
@@ -74,6 +78,9 @@ class Probes:
     more_data: dict[str, Any] | None = None  # what more images would do, as `choose.more_data` tells it
     findings: tuple[Finding, ...] = ()  # of the audit: labels that are likely wrong, images unlike all others
     special: dict[str, Probed] = field(default_factory=dict)  # heads of a kind that a method's options name, by method
+    where: dict[str, Any] | None = (
+        None  # whether heads on all depths see where something is, as `settle_where` tells it
+    )
 
     def kept(self, taps: str, method: str = "auto") -> Probed:
         """The frozen model to be used: as asked for, or ("auto") the one with the lower cross-validated loss."""
@@ -118,12 +125,16 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     features, rate = found.features, found.images_per_second
     del seen, found  # where images were moved these are other features, and may be gigabytes
     bench.watcher.stage("probe")
-    backbone, plain = surveyed.backbone, surveyed.backbone.plain or surveyed.backbone
+    backbone, where = settle_where(surveyed.backbone, features, material, bench)
+    plain = backbone.plain or backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
     left = bench.clock.left()
     allowed = min(_SHARE * left, left - proof_seconds(material.due / rate, bench.clock.budget_seconds, material))
     until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
-    deep = _headed(_ON_ALL_DEPTHS, backbone, features, material, surveyed, bench, halfway) if backbone.changes else None
+    deep: Probed | None = None
+    if backbone.changes:
+        seen_by_deep = features[:, : backbone.width]
+        deep = _headed(_ON_ALL_DEPTHS, backbone, seen_by_deep, material, surveyed, bench, halfway)
     last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
     deep_loss = None if deep is None else deep.choice.loss
     if deep is not None:
@@ -142,11 +153,40 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
         features[:, : better.choice.head.width], material, better.choice.refit, better.val_right,
         seed=bench.recipe.seed, seconds_left=bench.clock.left() if bench.clock.elapsed() < until else 0.0,
     )  # fmt: skip
-    findings = _told_by(material, features, better.choice)
+    findings = _told_by(material, features[:, : flat(backbone).width], better.choice)
     # Features and what each image was told are not held on to: they may be gigabytes, and nobody asks for them again.
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
-    return Probes(last, kept_deep, deep_loss, flip, reason, rate, surveyed.size_reason, curve, findings, special)
+    return Probes(last, kept_deep, deep_loss, flip, reason, rate, surveyed.size_reason, curve, findings, special, where)
+
+
+def settle_where(
+    backbone: Backbone, features: np.ndarray, material: Material, bench: Bench
+) -> tuple[Backbone, dict[str, Any] | None]:
+    """The backbone with its pyramid, or without it where heads that see where something is are no better on some of the images.
+
+    features [n d]: of the fitting images. Also {"with", "without"}, the cross-validated log losses, nats, and "n"; None where
+    there is no pyramid to ask about. Where things lie anywhere in an image, their place says nothing and is learnt by heart.
+    Where one answer takes more than its part of the time left there is no other one, and the pyramid stays.
+    """
+    plainer = flat(backbone)
+    if plainer is backbone:
+        return backbone, None
+    catalog, ids, classes = material.catalog, material.fitting.ids, len(material.catalog.classes)
+    rows = part_of(catalog, ids, asked_where(classes), seed=bench.recipe.seed)
+    labels, until = material.labels[rows], bench.clock.elapsed() + _WHERE_SHARE * bench.clock.left()
+
+    def loss(width: int) -> float:
+        return choose_head(
+            features[rows, :width], labels, classes=classes, seed=bench.recipe.seed, form=bench.recipe.head,
+            kinds=LINEAR_KINDS if several(labels) else _LDA_ALONE, shrinkages=_WHERE_SHRINKAGES,
+            seconds_left=lambda: until - bench.clock.elapsed(), together=material.tied(rows),
+        ).loss  # fmt: skip
+
+    within = loss(backbone.width)
+    without = loss(plainer.width) if bench.clock.elapsed() <= until else None
+    chosen = plainer if without is not None and without <= within else backbone
+    return chosen, {"with": within, "without": without, "n": len(rows)}
 
 
 def _settled(probed: Probed) -> Probed:

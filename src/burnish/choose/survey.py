@@ -14,7 +14,7 @@ from torch import nn
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import WIDTH_AT_MOST, tapped
+from burnish.backbones.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat, tapped
 from burnish.choose.material import Bench
 from burnish.data.audit.labels import distances
 from burnish.data.catalog import Catalog, Splits
@@ -55,6 +55,8 @@ _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
+# Images that tell whether heads are to see where something is: of 101 classes 512 tell it wrong, 1,024 right (LOG.md).
+_ASKED_WHERE, _ASKED_WHERE_A_CLASS, _ASKED_WHERE_AT_MOST = 512, 10, 1024
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
     count = fitting + test * rate / scored  # what is scored is seen in float32
     flop, widths = seconds_a_flop(), sorted({bench.backbone.width, backbone.width})
+    asked = [backbone.width, flat(backbone).width] if backbone is not flat(backbone) else []
     comparing, decoding = _COMPARING * (bench.clock.budget_seconds or 0.0), 1.0 / (_BULK * decoded_per_second)
 
     def quick_head(n: int) -> float:
@@ -102,7 +105,8 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     def heads(n: int) -> float:
         first = quick_head(n) if bench.proves else 0.0  # saved before the others are looked for
         others = least_seconds(n, widths, flop, classes=len(catalog.classes))
-        return first + others + flop * distances(n, widths[-1])
+        where = least_seconds(min(n, asked_where(len(catalog.classes))), asked, flop, classes=len(catalog.classes))
+        return first + others + where + flop * distances(n, widths[-1])
 
     left = bench.clock.left() - comparing - decoding * (fitting + test) - heads(fitting)
     size = affordable_size(
@@ -219,13 +223,19 @@ def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backb
     if bench.recipe.taps == "off":
         return bench.backbone
     bench.backbone.module.to(bench.device)
-    most = min(WIDTH_AT_MOST, _FEATURE_BYTES // (4 * max(1, images_fitted)))
-    found = tapped(bench.backbone, example, width_at_most=most)
+    most = _FEATURE_BYTES // (4 * max(1, images_fitted))
+    pyramid = min(PYRAMID_AT_MOST, most)
+    found = tapped(bench.backbone, example, width_at_most=min(WIDTH_AT_MOST, most), pyramid_at_most=pyramid)
     if found is None and (bench.recipe.taps == "on" or bench.deep):
         found = tapped(bench.backbone, example, width_at_most=WIDTH_AT_MOST)
     if found is None and bench.recipe.taps == "on":
         raise RecipeError(f"{no_taps(bench.backbone.name)}; say --taps off, or choose another model")
     return found or bench.backbone
+
+
+def asked_where(classes: int) -> int:
+    """How many images at the most are asked whether heads are to see where in an image something is."""
+    return min(_ASKED_WHERE_AT_MOST, max(_ASKED_WHERE, _ASKED_WHERE_A_CLASS * classes))
 
 
 def no_taps(model: str) -> str:

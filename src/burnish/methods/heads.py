@@ -117,6 +117,7 @@ def choose_head(
     kinds: tuple[str, ...] = LINEAR_KINDS,
     keep: float = 1.0,
     together: np.ndarray | None = None,
+    shrinkages: tuple[float, ...] = SHRINKAGES,
 ) -> HeadChoice:
     """The best of these kinds by k-fold cross-validated log loss: shrinkage LDA, L2 logistic regression, neighbours.
 
@@ -124,8 +125,8 @@ def choose_head(
     safer one at few shots. The logistic path is given up when no seconds are left. Labels bool [n k], several an image, have
     a logistic regression of each class against the rest, and no LDA (RecipeError where nothing else is asked for).
     keep: linear heads look at this share of the features, chosen anew within each fold. together: int64 [n], equal for images
-    that are left out together, as those of one group and near-duplicates must be. Where every class has a single image, or a
-    single group, nothing can be cross-validated, and the head is a usual one.
+    that are left out together, as those of one group and near-duplicates must be. shrinkages: of LDA. Where every class has a
+    single image, or a single group, nothing can be cross-validated, and the head is a usual one.
     """
     folds = Folds.drawn(labels, classes=classes, seed=seed, together=together)
     linear = tuple(kind for kind in kinds if kind in LINEAR_KINDS)
@@ -134,7 +135,7 @@ def choose_head(
     found: list[HeadChoice] = []
     if linear:
         usual = HeadKind("", 0.0, 1.0, form, keep)
-        found.append(_linear(features, labels, folds, linear, usual, classes=classes, seconds_left=seconds_left))
+        found.append(_linear(features, labels, folds, linear, usual, classes, shrinkages, seconds_left))
     if NEIGHBOURS in kinds:
         found.append(_by_neighbours(features, labels, folds, classes, seconds_left))
     return min(found, key=lambda choice: choice.loss).by_groups(together)
@@ -178,8 +179,8 @@ def _linear(
     drawn: Folds,
     kinds: tuple[str, ...],
     usual: HeadKind,
-    *,
     classes: int,
+    shrinkages: tuple[float, ...],
     seconds_left: Callable[[], float],
 ) -> HeadChoice:
     """The better of LDA and logistic regression, or the one that is asked for; usual: its form, and what it looks at."""
@@ -205,8 +206,8 @@ def _linear(
         except Late:  # the shortest path there is
             best = logistic(lambda: float("inf"), PENALTIES[3:4])
     else:
-        lda = _crossed(views, y, folds, drawn.counted, lambda zs, ys, _: iter(lda_path(zs, ys, classes)))
-        best = _best("lda", SHRINKAGES, lda, labels)
+        lda = _crossed(views, y, folds, drawn.counted, lambda zs, ys, _: iter(lda_path(zs, ys, classes, shrinkages)))
+        best = _best("lda", shrinkages, lda, labels)
         if "logistic" in kinds:
             with suppress(Late):
                 best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)

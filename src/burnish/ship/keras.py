@@ -216,8 +216,9 @@ class _Writer:
 
     def _tapped(self, features: Any, taps: Mapping[str, Any]) -> Any:
         """Features and the pooled outputs of blocks, as `backbones.taps` joins them."""
-        layers, parts = self.keras.layers, [features]
+        layers, parts, where = self.keras.layers, [features], []
         by_segment = {place.segment: place.leaves for place in self.given.values()}
+        pyramid = taps.get("pyramid") or [0] * len(taps["layers"])
         for index, name in enumerate(taps["layers"]):
             output = self.values[by_segment[name.removeprefix("body.")]]
             flat = "1D" if len(output.shape) == 3 else "2D"
@@ -225,7 +226,34 @@ class _Writer:
                 pooled = getattr(layers, f"Global{kind}Pooling{flat}")(name=f"tap_{index}_{kind.lower()}")(output)
                 scale = float(self.state["taps.scale"][2 * index + place])
                 parts.append(layers.Rescaling(scale, name=f"tap_{index}_{kind.lower()}_scale")(pooled))
-        return layers.Concatenate(name="taps")(parts)
+            if pyramid[index]:
+                where += self._differences(output, f"tap_{index}", float(self.state["taps.scale"][2 * index]))
+        return layers.Concatenate(name="taps")([*parts, *where])
+
+    def _differences(self, maps: Any, name: str, scale: float) -> list[Any]:
+        """Halves and diagonals of maps [b h w c] against each other, as `backbones.taps.differences` has them, times scale."""
+        layers = self.keras.layers
+        height, width = maps.shape[1:3]
+        above, beside = (height // 2, width // 2)  # what is cut off: halves of an odd side share its middle
+        cuts = {"l": (0, 0, 0, beside), "r": (0, 0, beside, 0), "t": (0, above, 0, 0), "b": (above, 0, 0, 0)}
+        cuts |= {one + other: tuple(np.add(cuts[one], cuts[other]).tolist()) for one in "tb" for other in "lr"}
+        mean = {}
+        for part, (top, bottom, left, right) in cuts.items():
+            cut = layers.Cropping2D(((top, bottom), (left, right)), name=f"{name}_{part}_cut")(maps)
+            mean[part] = layers.GlobalAveragePooling2D(name=f"{name}_{part}")(cut)
+
+        def less(one: Any, other: Any, what: str) -> Any:
+            return layers.Subtract(name=f"{name}_{what}")([one, other])
+
+        tilt = less(less(mean["tl"], mean["tr"], "top"), less(mean["bl"], mean["br"], "bottom"), "diagonal")
+        pairs = (
+            ("across", less(mean["l"], mean["r"], "across"), 1.0),
+            ("down", less(mean["t"], mean["b"], "down"), 1.0),
+        )
+        return [
+            layers.Rescaling(scale * share, name=f"{name}_{what}_scale")(one)
+            for what, one, share in (*pairs, ("diagonal", tilt, 0.5))
+        ]
 
     def _head(self, features: Any) -> Any:
         """Features to probabilities; the temperature is in the last layer's weights."""
