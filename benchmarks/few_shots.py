@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from burnish.backbones.frozen import fold_for_inference
-from burnish.backbones.taps import tapped
+from burnish.backbones.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.zoo import load_backbone
+from burnish.choose.probing import WHERE_SHRINKAGES
 from burnish.data.cache import Rows, read_pixels
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
@@ -50,7 +51,7 @@ def main() -> None:
     ids = splits.fitting
     fitting = read_pixels(catalog, ids, preprocess=backbone.preprocess, workers=cores()).plain
     test = read_pixels(catalog, splits.test, preprocess=backbone.preprocess, workers=cores()).plain
-    seen = tapped(backbone, normalised(fitting[:12], backbone.preprocess))
+    seen = tapped(backbone, normalised(fitting[:12], backbone.preprocess), pyramid_at_most=PYRAMID_AT_MOST)
     assert seen is not None
     trunk = fold_for_inference(seen.module, normalised(fitting[:2], backbone.preprocess))
 
@@ -58,13 +59,18 @@ def main() -> None:
         return outputs(trunk, batched(images), preprocess=backbone.preprocess, device=torch.device("cpu"))
 
     x, z = features(fitting), features(test)
-    y, truth, classes, width = catalog.labels[ids], catalog.labels[splits.test], len(catalog.classes), backbone.width
+    y, truth, classes, widths = (
+        catalog.labels[ids],
+        catalog.labels[splits.test],
+        len(catalog.classes),
+        (backbone.width, flat_width(seen)),
+    )
     rows = []
     for shots in options.shots:
         for seed in range(options.seeds):
             rng = draws(seed, "shots", shots)
             chosen = np.concatenate([rng.permutation(np.flatnonzero(y == c))[:shots] for c in range(classes)])
-            rows.append(_row(x[chosen], y[chosen], z, truth, classes, width, shots, seed))
+            rows.append(_row(x[chosen], y[chosen], z, truth, classes, widths, shots, seed))
             print(json.dumps(rows[-1]), file=sys.stderr)
     summary = {
         str(shots): {
@@ -86,21 +92,42 @@ def main() -> None:
 
 
 def _row(
-    x: np.ndarray, y: np.ndarray, z: np.ndarray, truth: np.ndarray, classes: int, width: int, shots: int, seed: int
+    x: np.ndarray,
+    y: np.ndarray,
+    z: np.ndarray,
+    truth: np.ndarray,
+    classes: int,
+    widths: tuple[int, int],
+    shots: int,
+    seed: int,
 ) -> dict[str, object]:
     """One draw: what each head has right."""
 
     def right(choice: HeadChoice, features: np.ndarray) -> np.ndarray:
         return choice.head.logits(features).argmax(1) == truth
 
+    width, plainer = widths
+
+    def lda_loss(width: int) -> float:
+        return choose_head(
+            x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9, kinds=("lda",), shrinkages=WHERE_SHRINKAGES
+        ).loss  # fmt: skip
+
+    def auto_of(width: int) -> tuple[HeadChoice, np.ndarray, np.ndarray]:
+        """What is taken of heads on the last layer and on so many features, what it sees, and without averaging."""
+        deep = choose_head(x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9)
+        apart = right(deep, z[:, :width]) if deep.loss < last.loss else right(last, z[:, : last.head.width])
+        deep = pooled(last, deep, y) or deep
+        auto = deep if deep.loss < last.loss else last
+        return auto, right(auto, z[:, : auto.head.width]), apart
+
     began = time.monotonic()
     last = choose_head(x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9)
-    deep = choose_head(x, y, classes=classes, seed=seed, seconds_left=lambda: 1e9)
-    apart = right(deep, z) if deep.loss < last.loss else right(last, z[:, :width])
-    deep = pooled(last, deep, y) or deep
-    auto, seen = (deep, z) if deep.loss < last.loss else (last, z[:, :width])
+    where = lda_loss(x.shape[1]) < lda_loss(plainer)
+    auto, mine, apart = auto_of(x.shape[1] if where else plainer)
     taken = time.monotonic() - began
-    found = {"auto": right(auto, seen), "auto, nothing averaged": apart}
+    without = auto_of(plainer)[1] if where else mine
+    found = {"auto": mine, "auto, nothing averaged": apart, "auto, without pyramid": without}
     for kind in ("lda", "logistic"):  # as anybody can choose them: the strength by cross-validation
         one = choose_head(x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9, kinds=(kind,))
         found[f"{kind}, cross-validated"] = right(one, z[:, :width])
@@ -121,7 +148,7 @@ def _row(
         "auto": [
             auto.how.kind,
             auto.how.strength,
-            f"{auto.how.share:.0%} all depths" if auto is deep else "last layer",
+            "last layer" if auto is last else f"{auto.how.share:.0%} all depths{', with pyramid' if where else ''}",
         ],
         "accuracy": {name: float(value.mean()) for name, value in found.items()},
         "auto_minus_best_on_test": [facts.difference, facts.low, facts.high, facts.p],

@@ -118,10 +118,11 @@ def test_the_other_features_come_first_and_are_those_without_it(deep):
 
 def test_it_is_of_the_last_blocks_and_no_wider_than_half_of_the_rest(deep):
     pyramid = deep.changes[0]["pyramid"]
-    assert pyramid == sorted(pyramid) and pyramid[-1] == 1, "the last blocks, one after the other"
+    there = [channels > 0 for channels in pyramid]
+    assert there == sorted(there) and there[-1], "the last blocks, one after the other"
     added, rest = deep.width - flat(deep).width, flat(deep).width
     assert deep.width <= PYRAMID_AT_MOST
-    assert added <= rest / 2 or sum(pyramid) == 1
+    assert added == 3 * sum(pyramid) and (added <= rest / 2 or sum(there) == 1)
 
 
 @pytest.mark.parametrize("less", [0, 1])
@@ -132,7 +133,7 @@ def test_the_width_that_is_allowed_is_kept(less):
         plainer.width + 3 * 96
     )  # its last block gives 96 channels; with the one before it the share would be too large
     found = tapped(backbone, images(64), pyramid_at_most=one - less)
-    assert found.changes[0].get("pyramid") == (None if less else [0, 0, 0, 1])
+    assert found.changes[0].get("pyramid") == (None if less else [0, 0, 0, 96])
     assert found.width == (plainer.width if less else one)
 
 
@@ -170,21 +171,25 @@ def test_the_fast_form_agrees_and_so_does_another_size(deep):
             assert deep.module(images(size + 32, n=1)).shape == (1, deep.width)
 
 
-@pytest.mark.parametrize("pyramid", [[1], [0, 0, 0, 2], [0, 0, 0, True], [0, 0, 0, "1"], "0001", [0, 0, 0, -1], None])
+@pytest.mark.parametrize(
+    "pyramid", [[96], [0, 0, 0, 70_000], [0, 0, 0, True], [0, 0, 0, "96"], "0001", [0, 0, 0, -1], None]
+)
 def test_a_description_that_is_wrong_is_refused(pyramid):
     layers = ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
     change = {"kind": "taps", "layers": layers, "channels": [1, 1, 1, 1]}
     check_changes([change])  # as earlier versions wrote it
-    check_changes([{**change, "pyramid": [0, 0, 0, 1]}])
+    check_changes([{**change, "pyramid": [0, 0, 0, 96]}])
     with pytest.raises(UnknownModel):
         check_changes([{**change, "pyramid": pyramid}])
 
 
-def test_one_of_tokens_is_refused():
-    backbone = zoo.load_backbone("random:vit_tiny_patch16_224", image_size=64)
-    found = tapped(backbone, images(64))
-    change = {**found.changes[0], "pyramid": [1] * len(found.changes[0]["layers"])}
-    with torch.no_grad(), pytest.raises((ModelError, RuntimeError, IndexError)):
+@pytest.mark.parametrize(("name", "channels"), [("vit_tiny_patch16_224", 192), ("test_resnet", 95)])
+def test_one_of_tokens_or_of_other_channels_is_refused(name, channels):
+    backbone = zoo.load_backbone(f"random:{name}", image_size=64)
+    change = tapped(backbone, images(64)).changes[0]
+    change = {**change, "pyramid": [0] * (len(change["layers"]) - 1) + [channels]}
+    check_changes([change])
+    with torch.no_grad(), pytest.raises((ModelError, ValueError), match=f"{channels} channels"):
         changed(backbone.module, [change])(images(64))
 
 

@@ -44,7 +44,7 @@ def _numbers(low: int, high: int) -> Callable[[Any], bool]:
 KINDS: dict[str, _Kind] = {
     taps.KIND: _Kind(
         taps.with_taps,
-        {"layers": _names, "channels": _numbers(1, 3), "pyramid": _numbers(0, 1)},
+        {"layers": _names, "channels": _numbers(1, 3), "pyramid": _numbers(0, 65_536)},
         optional=frozenset({"pyramid"}),
     ),
     adapters.ADAPTERS: _Kind(

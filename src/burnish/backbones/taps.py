@@ -39,7 +39,10 @@ class Taps(nn.Module):
     scale: Tensor
 
     def __init__(self, channels: Sequence[int], pyramid: Sequence[int] | None = None) -> None:
-        """channels: for each block the dimension of its output that holds the channels; pyramid: 1 where it has one, else 0."""
+        """channels: for each block the dimension of its output that holds the channels.
+
+        pyramid: of the blocks that are seen by halves and quarters too how many channels there are, 0 for the others.
+        """
         super().__init__()
         self.channels = tuple(channels)
         self.pyramid = tuple(pyramid or [0] * len(channels))
@@ -55,6 +58,8 @@ class Taps(nn.Module):
             parts.append(mean * self.scale[2 * index])
             parts.append(most * self.scale[2 * index + 1])
             if self.pyramid[index]:
+                if last.ndim != 4 or last.shape[-1] != self.pyramid[index]:
+                    raise ValueError(f"no maps of {self.pyramid[index]} channels: {tuple(last.shape)}")
                 where += [part * self.scale[2 * index] for part in differences(last)]
         return torch.cat([*parts, *where], 1)
 
@@ -106,7 +111,7 @@ def tapped(
     pyramid = _pyramid([shapes[name] for name in chosen], channels, width, pyramid_at_most)
     if any(pyramid):
         change["pyramid"] = pyramid
-        width += 3 * sum(shapes[name][at] for name, at, there in zip(chosen, channels, pyramid, strict=True) if there)
+        width += 3 * sum(pyramid)
     try:
         module = with_taps(plain.module, change)
         found = evaluated(module, example)
@@ -123,25 +128,30 @@ def tapped(
 
 
 def _pyramid(shapes: Sequence[tuple[int, ...]], channels: Sequence[int], width: int, at_most: int) -> list[int]:
-    """1 for the last blocks whose outputs are maps, as many as their share of the features allows, 0 for the others.
+    """The channels of the last blocks whose outputs are maps, of as many as their share of the features allows; 0 for the others.
 
     shapes, channels: of the blocks' outputs; width: of all features without a pyramid.
     """
-    found, added = [0] * len(shapes), 0
+    found = [0] * len(shapes)
     for place in reversed(range(len(shapes))):
-        shape = shapes[place]
-        if len(shape) != 4 or min(side for at, side in enumerate(shape) if at not in (0, channels[place])) < 2:
+        shape, at = shapes[place], channels[place]
+        if len(shape) != 4 or min(side for axis, side in enumerate(shape) if axis not in (0, at)) < 2:
             break
-        added += 3 * shape[channels[place]]
+        added = 3 * (sum(found) + shape[at])
         if width + added > at_most or (any(found) and added > _PYRAMID_SHARE * width):
             break
-        found[place] = 1
+        found[place] = shape[at]
     return found
+
+
+def flat_width(backbone: Backbone) -> int:
+    """How many of its features are without the pyramid, which come first."""
+    return backbone.width - 3 * sum(backbone.changes[-1].get("pyramid", []) if backbone.changes else [])
 
 
 def flat(backbone: Backbone) -> Backbone:
     """The backbone with the same taps and no pyramid; its features are the first of the others."""
-    if not backbone.changes or not backbone.changes[-1].get("pyramid"):
+    if flat_width(backbone) == backbone.width:
         return backbone
     change = {key: value for key, value in backbone.changes[-1].items() if key != "pyramid"}
     return tapped_as(backbone, change, backbone.module.get_submodule("taps").state_dict()["scale"])
@@ -170,11 +180,8 @@ def with_taps(trunk: nn.Module, change: dict[str, Any]) -> fx.GraphModule:
 
 def _added(plain: Backbone, change: dict[str, Any]) -> int:
     shapes = shapes_of(plain.module, change["layers"], plain.blank())
-    pyramid = change.get("pyramid") or [0] * len(change["layers"])
-    return sum(
-        (2 + 3 * there) * shapes[name][at]
-        for name, at, there in zip(change["layers"], change["channels"], pyramid, strict=True)
-    )
+    means = sum(shapes[name][at] for name, at in zip(change["layers"], change["channels"], strict=True))
+    return 2 * means + 3 * sum(change.get("pyramid", []))
 
 
 def _spread(module: nn.Module, found: Tensor, width: int, channels: Sequence[int]) -> None:

@@ -137,7 +137,7 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
 
 def _where(probed: Probed, told: dict[str, Any]) -> Decision:
     """Whether heads see where in an image something is, and why."""
-    depths = sum(probed.backbone.changes[-1].get("pyramid", []))
+    depths = sum(channels > 0 for channels in probed.backbone.changes[-1].get("pyramid", []))
     what = f"heads see where something is, at {depths} depths" if depths else "heads do not see where something is"
     if told["without"] is None:
         return Decision(what, "there was no time to ask whether it helps", dict(told))

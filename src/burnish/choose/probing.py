@@ -11,7 +11,7 @@ import numpy as np
 
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import KIND as TAPS
-from burnish.backbones.taps import flat
+from burnish.backbones.taps import flat, flat_width
 from burnish.choose.material import Bench, Material
 from burnish.choose.more_data import learning_curve
 from burnish.choose.rates import proof_seconds
@@ -39,7 +39,7 @@ _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
 _ASKED, _FEWEST_ASKED, _ASKING = 500, 64, 0.02  # val images, about mirroring, and the share of the budget for that
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _COPIED_AT_ONCE = 1024  # rows of features
-_WHERE_SHRINKAGES = (0.5, 0.1)  # of the heads that tell whether a pyramid helps
+WHERE_SHRINKAGES = (0.5, 0.1)  # of the heads that tell whether a pyramid helps
 _WHERE_SHARE = 0.05  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
@@ -153,7 +153,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
         features[:, : better.choice.head.width], material, better.choice.refit, better.val_right,
         seed=bench.recipe.seed, seconds_left=bench.clock.left() if bench.clock.elapsed() < until else 0.0,
     )  # fmt: skip
-    findings = _told_by(material, features[:, : flat(backbone).width], better.choice)
+    findings = _told_by(material, features[:, : flat_width(backbone)], better.choice)
     # Features and what each image was told are not held on to: they may be gigabytes, and nobody asks for them again.
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
@@ -169,8 +169,7 @@ def settle_where(
     there is no pyramid to ask about. Where things lie anywhere in an image, their place says nothing and is learnt by heart.
     Where one answer takes more than its part of the time left there is no other one, and the pyramid stays.
     """
-    plainer = flat(backbone)
-    if plainer is backbone:
+    if flat_width(backbone) == backbone.width:
         return backbone, None
     catalog, ids, classes = material.catalog, material.fitting.ids, len(material.catalog.classes)
     rows = part_of(catalog, ids, asked_where(classes), seed=bench.recipe.seed)
@@ -179,13 +178,13 @@ def settle_where(
     def loss(width: int) -> float:
         return choose_head(
             features[rows, :width], labels, classes=classes, seed=bench.recipe.seed, form=bench.recipe.head,
-            kinds=LINEAR_KINDS if several(labels) else _LDA_ALONE, shrinkages=_WHERE_SHRINKAGES,
+            kinds=LINEAR_KINDS if several(labels) else _LDA_ALONE, shrinkages=WHERE_SHRINKAGES,
             seconds_left=lambda: until - bench.clock.elapsed(), together=material.tied(rows),
         ).loss  # fmt: skip
 
     within = loss(backbone.width)
-    without = loss(plainer.width) if bench.clock.elapsed() <= until else None
-    chosen = plainer if without is not None and without <= within else backbone
+    without = loss(flat_width(backbone)) if bench.clock.elapsed() <= until else None
+    chosen = flat(backbone) if without is not None and without <= within else backbone
     return chosen, {"with": within, "without": without, "n": len(rows)}
 
 

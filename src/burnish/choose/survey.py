@@ -14,7 +14,7 @@ from torch import nn
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat, tapped
+from burnish.backbones.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat_width, tapped
 from burnish.choose.material import Bench
 from burnish.data.audit.labels import distances
 from burnish.data.catalog import Catalog, Splits
@@ -96,7 +96,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
     count = fitting + test * rate / scored  # what is scored is seen in float32
     flop, widths = seconds_a_flop(), sorted({bench.backbone.width, backbone.width})
-    asked = [backbone.width, flat(backbone).width] if backbone is not flat(backbone) else []
+    asked = [backbone.width, flat_width(backbone)] if flat_width(backbone) < backbone.width else []
     comparing, decoding = _COMPARING * (bench.clock.budget_seconds or 0.0), 1.0 / (_BULK * decoded_per_second)
 
     def quick_head(n: int) -> float:
