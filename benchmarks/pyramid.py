@@ -58,8 +58,8 @@ def main() -> None:
 
 def row_of(data: str, model: str, size: int, *, moved: bool) -> dict[str, Any]:
     """One set at one size."""
-    path = Path(data) if Path(data).exists() else Path(os.environ["BURNISH_TEST_DATA"]) / data
-    catalog, backbone = open_source(path), load_backbone(model)
+    path = Path(data) if Path(data).exists() or data == "demo" else Path(os.environ["BURNISH_TEST_DATA"]) / data
+    catalog, backbone = open_source(data if data == "demo" else path), load_backbone(model)
     splits, preprocess = (
         make_splits(catalog, seed=0, test_fraction=0.2, val_fraction=0.15),
         replace(backbone.preprocess, size=size),
