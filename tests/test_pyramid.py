@@ -15,7 +15,7 @@ from burnish.backbones.fold import TOLERANCE, agree
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.taps import PYRAMID_AT_MOST, differences, flat, tapped, tapped_as
 from burnish.choose.decide import probe_decisions
-from burnish.choose.probing import settle_where
+from burnish.choose.probing import settle_where, worse_by
 from burnish.errors import ModelError, UnknownModel
 from burnish.recipe import Recipe
 from burnish.runtime import Clock
@@ -247,7 +247,7 @@ def test_without_time_for_a_second_answer_it_stays(little):
     assert told["without"] is None
 
 
-def test_one_image_a_class_tells_nothing_and_the_simpler_one_is_taken(little):
+def test_one_image_a_class_tells_nothing_and_it_stays(little):
     draws = np.random.default_rng(0)
     catalog = SimpleNamespace(classes=("a", "b"), labels=np.arange(2), paths=("a.png", "b.png"))
     material = SimpleNamespace(
@@ -255,7 +255,35 @@ def test_one_image_a_class_tells_nothing_and_the_simpler_one_is_taken(little):
     )
     bench = SimpleNamespace(recipe=Recipe(), clock=Clock.start(None, from_process_start=False))
     chosen, told = settle_where(little, draws.normal(size=(2, little.width)).astype(np.float32), material, bench)
-    assert told["with"] == told["without"] and "pyramid" not in chosen.changes[0]
+    assert told["with"] == told["without"] and chosen is little
+
+
+def test_a_difference_within_its_standard_error_does_not_take_it_away():
+    draws = np.random.default_rng(0)
+    told = draws.uniform(0.2, 0.9, 200)
+
+    def choice(told):
+        return SimpleNamespace(told=told, asked=len(told), counted=np.ones(len(told), bool))
+
+    noise = np.exp(draws.normal(0.0, 0.3, 200))
+    worse, error = worse_by(choice(told), choice(told * noise), None)
+    assert worse == pytest.approx(np.log(noise).mean())
+    assert error == pytest.approx(np.log(noise).std() / np.sqrt(200), rel=0.01)
+    pairs = np.repeat(np.arange(100), 2)
+    assert worse_by(choice(told), choice(told * np.repeat(noise[::2], 2)), pairs)[1] > 1.2 * error
+    assert worse_by(choice(told), choice(np.zeros(200)), None)[0] < -100.0, (
+        "a probability of zero is a large loss, no error"
+    )
+
+
+@pytest.mark.parametrize(("where", "words"), [
+    ({"with": 0.2, "without": 0.3, "error": 0.01, "n": 512}, "no worse: with"),
+    ({"with": 0.3, "without": 0.29, "error": 0.02, "n": 512}, "not clearly worse: with"),
+    ({"with": 0.4, "without": 0.3, "error": 0.02, "n": 512}, "clearly worse: with"),
+])  # fmt: skip
+def test_the_decision_says_how_clear_it_is(little, where, words):
+    backbone = flat(little) if words.startswith("clearly") else little
+    assert decided(backbone, where).why.startswith(words)
 
 
 def write_spots(root, *, where, images=24):
@@ -284,13 +312,18 @@ def test_a_run_whose_classes_are_places_sees_them_says_so_and_its_package_does(t
     assert again.predict_proba(paths).argmax(1).tolist() == [0, 1]
 
 
-def test_the_decision_says_what_was_not_asked():
-    backbone = tapped(network_named("test_resnet"), images(64), pyramid_at_most=PYRAMID_AT_MOST)
+def decided(backbone, where):
+    """The decision about the pyramid."""
     choice = SimpleNamespace(
         how=SimpleNamespace(kind="lda", strength=0.5, keep=1.0, share=1.0, form="linear"), words="", accuracy=0.5,
         standard_error=0.1, loss=0.4, asked=8, right=np.ones(8, bool), alone=0,
     )  # fmt: skip
     probed = SimpleNamespace(choice=choice, on_all_depths=True, backbone=backbone, preprocess=backbone.preprocess)
-    probes = SimpleNamespace(last=probed, size_reason="", where={"with": 0.3, "without": None, "n": 512})
+    probes = SimpleNamespace(last=probed, size_reason="", where=where)
     (told,) = (one for one in probe_decisions(probes, probed) if "where" in one.what)
+    return told
+
+
+def test_the_decision_says_what_was_not_asked(little):
+    told = decided(little, {"with": 0.3, "without": None, "error": None, "n": 512})
     assert told.why == "there was no time to ask whether it helps"

@@ -141,9 +141,11 @@ def _where(probed: Probed, told: dict[str, Any]) -> Decision:
     what = f"heads see where something is, at {depths} depths" if depths else "heads do not see where something is"
     if told["without"] is None:
         return Decision(what, "there was no time to ask whether it helps", dict(told))
-    found = f"with halves and quarters {told['with']:.3f} nats, without {told['without']:.3f}"
-    why = f"{found}, cross-validated on {told['n']} images"
-    return Decision(what, why, dict(told))
+    worse = told["with"] - told["without"]
+    both = f"with halves and quarters {told['with']:.3f} nats, without {told['without']:.3f}"
+    found = f"{both} ({worse:+.3f} ± {told['error']:.3f})"
+    rule = "clearly worse" if not depths else "not clearly worse" if worse > 0 else "no worse"
+    return Decision(what, f"{rule}: {found}, cross-validated on {told['n']} images", dict(told))
 
 
 def _told(how: HeadKind) -> str:
