@@ -13,12 +13,14 @@ from burnish.backbones import zoo
 from burnish.backbones.changes import changed, check_changes
 from burnish.backbones.fold import TOLERANCE, agree
 from burnish.backbones.frozen import fold_for_inference
-from burnish.backbones.taps import PYRAMID_AT_MOST, differences, flat, tapped, tapped_as
+from burnish.backbones.taps import PYRAMID_AT_MOST, differences, flat, flat_width, tapped, tapped_as
 from burnish.choose.decide import probe_decisions
 from burnish.choose.probing import settle_where, worse_by
 from burnish.errors import ModelError, UnknownModel
+from burnish.measure.ood import Familiarity
 from burnish.recipe import Recipe
 from burnish.runtime import Clock
+from burnish.ship.bundle import read_bundle
 
 NETWORKS = {
     "test_resnet": 64,
@@ -307,9 +309,27 @@ def test_a_run_whose_classes_are_places_sees_them_says_so_and_its_package_does(t
     (told,) = (one for one in run.facts["decisions"] if "where something is" in one["what"])
     assert told["what"].startswith("heads see where") and "cross-validated on" in told["why"]
     assert told["numbers"]["with"] < told["numbers"]["without"]
+    rest = flat_width(tapped(network_named("test_resnet"), images(64), pyramid_at_most=PYRAMID_AT_MOST))
+    bundle = read_bundle(tmp_path / "run")
+    assert bundle.familiarity is not None and not bundle.familiarity.axes[rest:].any()
+    assert bundle.familiarity.axes[:rest].any(axis=1).mean() > 0.8, "some channels give nothing"
     again = api.open_run(tmp_path / "run")
     paths = [data / "one" / "000.png", data / "other" / "000.png"]
     assert again.predict_proba(paths).argmax(1).tolist() == [0, 1]
+
+
+def test_what_is_familiar_does_not_look_at_it(little):
+    draws = np.random.default_rng(0)
+    features = draws.normal(size=(90, little.width)).astype(np.float32)
+    labels, rest = np.arange(90) % 3, flat_width(little)
+    found = Familiarity.of(features[:60, :rest], labels[:60]).widened(little.width).limited_by(features[60:])
+    moved = features.copy()
+    moved[:, rest:] = 100.0
+    np.testing.assert_allclose(found.strangeness(moved), found.strangeness(features))
+    plain = Familiarity.of(features[:60, :rest], labels[:60])
+    np.testing.assert_allclose(found.strangeness(features), plain.strangeness(features[:, :rest]))
+    again = Familiarity.from_arrays(found.arrays(), little.width)
+    np.testing.assert_allclose(again.strangeness(moved), found.strangeness(features), rtol=1e-5)
 
 
 def decided(backbone, where):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from burnish.backbones.taps import flat_width
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender
@@ -81,5 +82,7 @@ def familiar_to(
     features = features_of(kept, images, bench)
     if not np.isfinite(features).all():
         return None, None
-    found = Familiarity.of(features[: len(shown)], leading(material.labels[shown]))
+    # Where in the image something is tells strangers apart less well than what it is (LOG.md).
+    alike = features[: len(shown), : flat_width(kept.backbone)]
+    found = Familiarity.of(alike, leading(material.labels[shown])).widened(features.shape[1])
     return found.limited_by(features[len(shown) :]), Sample(shown, features[: len(shown)], held, features[len(shown) :])

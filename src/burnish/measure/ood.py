@@ -48,6 +48,11 @@ class Familiarity:
         found = np.sort(self.strangeness(held_out))
         return replace(self, limit=float(found[min(len(found), math.ceil(FAMILIAR * (len(found) + 1))) - 1]))
 
+    def widened(self, width: int) -> Familiarity:
+        """The same for features [n width] of which those that it was made of come first, and the others play no part."""
+        missing = width - len(self.mean)
+        return replace(self, mean=np.pad(self.mean, (0, missing)), axes=np.pad(self.axes, ((0, missing), (0, 0))))
+
     def strangeness(self, features: np.ndarray) -> np.ndarray:
         """How much farther features [n d] are from the nearest class than from all images, float64 [n]; larger: stranger."""
         z = (np.asarray(features, np.float64) - self.mean) @ self.axes
