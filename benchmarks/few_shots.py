@@ -23,7 +23,7 @@ import torch
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.zoo import load_backbone
-from burnish.choose.probing import WHERE_SHRINKAGES, worse_by
+from burnish.choose.where import pyramid_stays
 from burnish.data.cache import Rows, read_pixels
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
@@ -108,11 +108,6 @@ def _row(
 
     width, plainer = widths
 
-    def lda(width: int) -> HeadChoice:
-        return choose_head(
-            x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9, kinds=("lda",), shrinkages=WHERE_SHRINKAGES
-        )  # fmt: skip
-
     def auto_of(width: int) -> tuple[HeadChoice, np.ndarray, np.ndarray]:
         """What is taken of heads on the last layer and on so many features, what it sees, and without averaging."""
         deep = choose_head(x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9)
@@ -123,8 +118,7 @@ def _row(
 
     began = time.monotonic()
     last = choose_head(x[:, :width], y, classes=classes, seed=seed, seconds_left=lambda: 1e9)
-    worse, error = worse_by(lda(x.shape[1]), lda(plainer), None)
-    where = worse <= error
+    where, _ = pyramid_stays(x, y, plainer, classes=classes, seed=seed)
     auto, mine, apart = auto_of(x.shape[1] if where else plainer)
     taken = time.monotonic() - began
     without = auto_of(plainer)[1] if where else mine

@@ -25,8 +25,7 @@ import torch
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.zoo import load_backbone
-from burnish.choose.probing import WHERE_SHRINKAGES, worse_by
-from burnish.choose.survey import asked_where
+from burnish.choose.where import images_asked, pyramid_stays
 from burnish.data.cache import Rows, read_pixels
 from burnish.data.sample import part_of
 from burnish.data.sources import open_source
@@ -91,18 +90,9 @@ def row_of(data: str, model: str, size: int, *, moved: bool) -> dict[str, Any]:
         }  # fmt: skip
     told = []
     for seed in range(3):
-        rows = part_of(catalog, ids, asked_where(classes), seed=seed)
-        within, without = (
-            choose_head(
-                x[rows, :width], y[rows], classes=classes, seed=0, seconds_left=lambda: 1e9, kinds=("lda",),
-                shrinkages=WHERE_SHRINKAGES,
-            )
-            for width in (deep.width, flat_width(deep))
-        )  # fmt: skip
-        worse, error = worse_by(within, without, None)
-        told.append({
-            "images": len(rows), "with": within.loss, "without": without.loss, "error": error, "taken": worse <= error,
-        })  # fmt: skip
+        rows = part_of(catalog, ids, images_asked(classes), seed=seed)
+        stays, losses = pyramid_stays(x[rows], y[rows], flat_width(deep), classes=classes, seed=0)
+        told.append({"images": len(rows), **losses, "taken": stays})
     gain = paired(right["all depths"], right["with pyramid"])
     row = {
         "set": path.name, "size": size, "moved": moved, "fitted": len(y), "n": len(truth), "heads": found,

@@ -15,7 +15,8 @@ from burnish.backbones.fold import TOLERANCE, agree
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.taps import PYRAMID_AT_MOST, differences, flat, flat_width, tapped, tapped_as
 from burnish.choose.decide import probe_decisions
-from burnish.choose.probing import settle_where, worse_by
+from burnish.choose.probing import settle_where
+from burnish.choose.where import worse_by
 from burnish.errors import ModelError, UnknownModel
 from burnish.measure.ood import Familiarity
 from burnish.recipe import Recipe

@@ -28,9 +28,8 @@ from burnish.backbones.spec import Backbone
 KIND = "taps"
 WIDTH_AT_MOST = 10_240  # features: the ends of the four stages of a ResNet-50 fit in
 PYRAMID_AT_MOST = 20_480  # with those of the pyramid: the last stage of a ResNet-50 has one
-_PYRAMID_SHARE = (
-    0.5  # of the other features' number, that those of the pyramid may have; the last block's are in any case
-)
+# Of the other features' number, that those of the pyramid may have; the last block's are in any case.
+_PYRAMID_SHARE = 0.5
 
 
 class Taps(nn.Module):

@@ -15,14 +15,15 @@ from burnish.backbones.taps import flat, flat_width
 from burnish.choose.material import Bench, Material
 from burnish.choose.more_data import learning_curve
 from burnish.choose.rates import proof_seconds
-from burnish.choose.survey import Surveyed, asked_where, first_model_due
+from burnish.choose.survey import Surveyed, first_model_due
+from burnish.choose.where import images_asked, pyramid_stays
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.cache import Rows, gone, read_pixels
 from burnish.data.sample import part_of
 from burnish.data.store import Picked
 from burnish.errors import ModelError, RecipeError, shown
-from burnish.labels import error_of_mean, grouped, right, several
+from burnish.labels import error_of_mean, right, several
 from burnish.measure.held_out import HeldOut
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Fitted
@@ -39,7 +40,6 @@ _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
 _ASKED, _FEWEST_ASKED, _ASKING = 500, 64, 0.02  # val images, about mirroring, and the share of the budget for that
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _COPIED_AT_ONCE = 1024  # rows of features
-WHERE_SHRINKAGES = (0.5, 0.1)  # of the heads that tell whether a pyramid helps
 _WHERE_SHARE = 0.08  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
@@ -161,50 +161,21 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
 def settle_where(
     backbone: Backbone, features: np.ndarray, material: Material, bench: Bench
 ) -> tuple[Backbone, dict[str, Any] | None]:
-    """The backbone with its pyramid, or without it where heads that see where something is are clearly worse on some images.
+    """The backbone with its pyramid, or without it where some of the images tell that heads are clearly worse with it.
 
-    Clearly: the mean difference of their cross-validated log losses is more than its standard error. Where things lie
-    anywhere in an image, their place says nothing and is learnt by heart; else it has never been worse (docs/measured.md),
-    and on some hundred images chance would take it away too often. Where one answer takes more than its part of the time
-    left there is no other one, and the pyramid stays.
-
-    features [n d]: of the fitting images. Also {"with", "without"}, the losses, nats, "error" and "n"; None where there is
-    no pyramid to ask about.
+    features [n d]: of the fitting images. Also what `pyramid_stays` tells; None where there is no pyramid to ask about. The
+    first of two answers may take a small part of the time left.
     """
     if flat_width(backbone) == backbone.width:
         return backbone, None
-    catalog, ids, classes = material.catalog, material.fitting.ids, len(material.catalog.classes)
-    rows = part_of(catalog, ids, asked_where(classes), seed=bench.recipe.seed)
-    labels, tied = material.labels[rows], material.tied(rows)
+    catalog, classes = material.catalog, len(material.catalog.classes)
+    rows = part_of(catalog, material.fitting.ids, images_asked(classes), seed=bench.recipe.seed)
     until = bench.clock.elapsed() + _WHERE_SHARE * bench.clock.left()
-
-    def asked(width: int) -> HeadChoice:
-        return choose_head(
-            features[rows, :width], labels, classes=classes, seed=bench.recipe.seed, form=bench.recipe.head,
-            kinds=LINEAR_KINDS if several(labels) else _LDA_ALONE, shrinkages=WHERE_SHRINKAGES,
-            seconds_left=lambda: until - bench.clock.elapsed(), together=tied,
-        )  # fmt: skip
-
-    within = asked(backbone.width)
-    told = {"with": within.loss, "without": None, "error": None, "n": len(rows)}
-    if bench.clock.elapsed() > until:
-        return backbone, told
-    without = asked(flat_width(backbone))
-    worse, error = worse_by(within, without, tied)
-    return flat(backbone) if worse > error else backbone, told | {"without": without.loss, "error": error}
-
-
-def worse_by(one: HeadChoice, other: HeadChoice, together: np.ndarray | None) -> tuple[float, float]:
-    """How much larger the cross-validated log loss of `one` is than that of `other`, nats, and the standard error of that.
-
-    together: int64 [n], equal for images that are no independent draws.
-    """
-    if not one.asked or one.counted is None:
-        return 0.0, 0.0
-    least = np.finfo(np.float64).tiny
-    apart = (np.log(np.maximum(other.told, least)) - np.log(np.maximum(one.told, least)))[one.counted]
-    groups = None if together is None else grouped(together[one.counted].tolist())
-    return float(apart.mean()), error_of_mean(apart, groups)
+    stays, told = pyramid_stays(
+        features[rows], material.labels[rows], flat_width(backbone), classes=classes, seed=bench.recipe.seed,
+        form=bench.recipe.head, together=material.tied(rows), seconds_left=lambda: until - bench.clock.elapsed(),
+    )  # fmt: skip
+    return backbone if stays else flat(backbone), told
 
 
 def _settled(probed: Probed) -> Probed:

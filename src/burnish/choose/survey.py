@@ -16,6 +16,7 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat_width, tapped
 from burnish.choose.material import Bench
+from burnish.choose.where import images_asked
 from burnish.data.audit.labels import distances
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.pixels import decode, enough, view
@@ -55,8 +56,6 @@ _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
-# Images that tell whether heads are to see where something is: of 101 classes 512 tell it wrong, 1,024 right (LOG.md).
-_ASKED_WHERE, _ASKED_WHERE_A_CLASS, _ASKED_WHERE_AT_MOST = 512, 10, 1024
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     def heads(n: int) -> float:
         first = quick_head(n) if bench.proves else 0.0  # saved before the others are looked for
         others = least_seconds(n, widths, flop, classes=len(catalog.classes))
-        where = least_seconds(min(n, asked_where(len(catalog.classes))), asked, flop, classes=len(catalog.classes))
+        where = least_seconds(min(n, images_asked(len(catalog.classes))), asked, flop, classes=len(catalog.classes))
         return first + others + where + flop * distances(n, widths[-1])
 
     left = bench.clock.left() - comparing - decoding * (fitting + test) - heads(fitting)
@@ -231,11 +230,6 @@ def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backb
     if found is None and bench.recipe.taps == "on":
         raise RecipeError(f"{no_taps(bench.backbone.name)}; say --taps off, or choose another model")
     return found or bench.backbone
-
-
-def asked_where(classes: int) -> int:
-    """How many images at the most are asked whether heads are to see where in an image something is."""
-    return min(_ASKED_WHERE_AT_MOST, max(_ASKED_WHERE, _ASKED_WHERE_A_CLASS * classes))
 
 
 def no_taps(model: str) -> str:
