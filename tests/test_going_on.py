@@ -340,15 +340,15 @@ def test_how_many_images_are_familiar_is_settled_by_the_first_sitting(told, tmp_
 
 def test_a_tuned_model_judges_what_is_familiar_by_images_it_has_not_learnt():
     """A dozen validation images will do; its training images would make all others look strange."""
-    draw = np.random.default_rng(0)
-    preprocess = load_backbone(f"random:{ARCH}").preprocess
+    draw, backbone = np.random.default_rng(0), load_backbone(f"random:{ARCH}")
+    preprocess = backbone.preprocess
 
     def found(role, vals):
         material = SimpleNamespace(
             train_rows=np.arange(vals, vals + 60), val_rows=np.arange(vals), labels=np.arange(vals + 60) % 3,
             preprocess=preprocess, fitting=SimpleNamespace(plain=draw.random((vals + 60, 5), np.float32)),
         )  # fmt: skip
-        kept = SimpleNamespace(role=role, preprocess=preprocess, answers=lambda images: [(None, images)])
+        kept = SimpleNamespace(role=role, preprocess=preprocess, backbone=backbone, answers=lambda rows: [(None, rows)])
         return familiar_to(kept, material, SimpleNamespace(watcher=Nobody()), most=1000), material
 
     for vals in (0, 1, 9):
