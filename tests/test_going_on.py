@@ -348,7 +348,10 @@ def test_a_tuned_model_judges_what_is_familiar_by_images_it_has_not_learnt():
             train_rows=np.arange(vals, vals + 60), val_rows=np.arange(vals), labels=np.arange(vals + 60) % 3,
             preprocess=preprocess, fitting=SimpleNamespace(plain=draw.random((vals + 60, 5), np.float32)),
         )  # fmt: skip
-        kept = SimpleNamespace(role=role, preprocess=preprocess, backbone=backbone, answers=lambda rows: [(None, rows)])
+        kept = SimpleNamespace(
+            role=role, preprocess=preprocess, backbone=backbone, val_unsure=draw.random(vals),
+            answers=lambda rows: [(None, rows)],
+        )  # fmt: skip
         return familiar_to(kept, material, SimpleNamespace(watcher=Nobody()), most=1000), material
 
     for vals in (0, 1, 9):
@@ -357,6 +360,7 @@ def test_a_tuned_model_judges_what_is_familiar_by_images_it_has_not_learnt():
         (familiarity, sample), material = found(role, vals)
         held = material.val_rows if by_val else material.train_rows[1::3]
         assert familiarity is not None and sample.held_rows.tolist() == held.tolist()
+        assert (familiarity.doubt > 0.0) == by_val, "of training images no answer is known that did not learn from them"
         assert not set(sample.rows) & set(sample.held_rows)
 
 

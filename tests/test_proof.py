@@ -35,7 +35,7 @@ from burnish.measure.calibration import adaptive_ece
 from burnish.measure.cost import Energy, latency
 from burnish.measure.held_out import HeldOut, declining, sets
 from burnish.measure.intervals import holm
-from burnish.measure.ood import Familiarity
+from burnish.measure.ood import Familiarity, entropies
 from burnish.measure.scores import score
 from burnish.methods.heads import HeadKind
 from burnish.reports import explain as explain_module
@@ -205,12 +205,47 @@ def test_strange_features_are_told_from_familiar_ones():
     found = Familiarity.of(own[:400], labels[:400]).limited_by(own[400:500])
     new = own[500:]
     other = 4 * rng.standard_normal((100, 40)) + rng.standard_normal((100, 40))
-    assert roc_auc_score(np.r_[np.zeros(100), np.ones(100)], found.strangeness(np.r_[new, other])) > 0.99
-    assert found.strange(new).mean() < 0.15 and found.strange(other).mean() > 0.9
+    sure = np.eye(5)[np.zeros(100, int)]
+    told = found.strangeness(np.r_[new, other], np.r_[sure, sure])
+    assert roc_auc_score(np.r_[np.zeros(100), np.ones(100)], told) > 0.99
+    assert found.strange(new, sure).mean() < 0.15 and found.strange(other, sure).mean() > 0.9
     again = Familiarity.from_arrays(found.arrays(), 40)
-    assert np.allclose(again.strangeness(new), found.strangeness(new), rtol=1e-4)
+    assert np.allclose(again.strangeness(new, sure), told[:100], rtol=1e-4)
     with pytest.raises(ValueError, match="another shape"):
-        Familiarity.from_arrays(found.arrays(), 41)
+        Familiarity.from_arrays(found.arrays(), 39)
+    for name in ("mean", "axes", "centres", "limit", "doubt"):
+        with pytest.raises(ValueError, match="another shape"):
+            Familiarity.from_arrays({**found.arrays(), name: np.float32(1.0).reshape(())}, 40)
+
+
+def test_features_that_look_familiar_under_an_answer_in_doubt_are_strange():
+    """As those of a stranger that lies between the classes; packages of before know nothing of doubt."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 600)
+    own = 4 * rng.standard_normal((5, 40))[labels] + rng.standard_normal((600, 40))
+    sure = 0.96 * np.eye(5)[labels] + 0.008  # 0.2 nats
+    torn = np.full((600, 5), 0.2)  # 1.6 nats
+    torn[:, :] = np.where(rng.random((600, 1)) < 0.1, torn, sure)  # one answer of ten, among one's own images
+    plain = Familiarity.of(own[:400], labels[:400]).limited_by(own[400:500])
+    found = Familiarity.of(own[:400], labels[:400]).limited_by(own[400:500], entropies(torn[400:500]))
+    new, answers = own[500:], torn[500:]
+    assert plain.doubt == 0.0 < found.doubt
+    assert np.array_equal(plain.strangeness(new, sure[500:]), plain.strangeness(new, answers))
+    assert found.strange(new, answers).mean() < 0.2, "as many as are meant, or about so"
+    before, after = (found.strangeness(new, one[500:]) for one in (sure, np.full((600, 5), 0.2)))
+    np.testing.assert_allclose(after - before, found.doubt * (np.log(5) - entropies(sure[500:])))
+    kept = Familiarity.from_arrays(found.arrays(), 40)
+    assert kept.doubt == pytest.approx(found.doubt) and kept.limit == pytest.approx(found.limit)
+    earlier = {name: one for name, one in found.arrays().items() if name != "doubt"}
+    assert Familiarity.from_arrays(earlier, 40).doubt == 0.0
+
+
+def test_where_no_held_out_answer_is_in_doubt_a_shade_of_it_is_not_all_that_counts():
+    rng = np.random.default_rng(0)
+    labels, features = rng.integers(0, 3, 300), rng.standard_normal((300, 10))
+    found = Familiarity.of(features[:200], labels[:200]).limited_by(features[200:], np.zeros(100))
+    assert np.isfinite(found.doubt) and found.doubt > 0.0
+    assert found.doubt * 1e-4 < 0.1 * abs(found.limit), "a ten-thousandth of a nat"
 
 
 def test_evaluate_tells_other_images_apart(run, tmp_path):
@@ -487,7 +522,7 @@ def test_the_limit_is_kept_by_as_many_new_images_as_it_says():
         train, held, new = (
             3.0 * np.eye(12)[labels[:count]] + rng.standard_normal((count, 12)) for count in (180, 39, 60)
         )
-        kept.append(1.0 - Familiarity.of(train, labels).limited_by(held).strange(new).mean())
+        kept.append(1.0 - Familiarity.of(train, labels).limited_by(held).strange(new, np.ones((60, 1))).mean())
     assert 0.94 <= np.mean(kept) <= 0.98
 
 

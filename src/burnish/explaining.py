@@ -119,7 +119,8 @@ def _strangeness(predictor: Predictor, images: Sequence[ImageLike]) -> np.ndarra
         read = predictor.pixels(images[start : start + BATCH])
         pixels = [one for one in read if isinstance(one, np.ndarray)]
         if pixels:
-            found.append(familiarity.strangeness(predictor.of_pixels(np.stack(pixels))[1]))
+            probabilities, features = predictor.of_pixels(np.stack(pixels))
+            found.append(familiarity.strangeness(features, probabilities))
     return np.concatenate(found) if found else np.zeros(0)
 
 

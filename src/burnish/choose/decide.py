@@ -17,6 +17,7 @@ from burnish.choose.tuning import Tuned
 from burnish.labels import several
 from burnish.measure.calibration import calibrated, temperature
 from burnish.measure.held_out import HeldOut
+from burnish.measure.ood import entropies
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Method, assembled
 from burnish.methods.heads import HeadChoice, HeadKind
@@ -52,6 +53,7 @@ def probe_contender(probed: Probed) -> Contender:
         sum(one.numel() for one in classifier.head.parameters()),
         probed.held_out,
         probed.thresholds,
+        val_unsure=None if probed.thresholds is not None else entropies(calibrated(probed.val_logits)),
     )
 
 
@@ -72,6 +74,7 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
         tuned.moved,
         held_out,
         cut,
+        val_unsure=None if several(labels) else entropies(chances),
     )
 
 

@@ -70,8 +70,9 @@ def familiar_to(
     least = _FEWEST / 4 if kept.role == "tuned" else _FEWEST / 2
     if len(val) < least and kept.role == "tuned":
         return None, None
-    held = val if len(val) >= least else train[1::3]
-    held = held[evenly(len(held), apart)]
+    held, unsure = (val, kept.val_unsure) if len(val) >= least else (train[1::3], None)
+    some = evenly(len(held), apart)
+    held, unsure = held[some], None if unsure is None else unsure[some]
     rest = np.setdiff1d(train, held)
     shown = rest[evenly(len(rest), most - len(held))]
     rows = np.concatenate([shown, held])
@@ -84,5 +85,6 @@ def familiar_to(
         return None, None
     # Where in the image something is tells strangers apart less well than what it is (LOG.md).
     alike = features[: len(shown), : flat_width(kept.backbone)]
-    found = Familiarity.of(alike, leading(material.labels[shown])).widened(features.shape[1])
-    return found.limited_by(features[len(shown) :]), Sample(shown, features[: len(shown)], held, features[len(shown) :])
+    found = Familiarity.of(alike, leading(material.labels[shown]))
+    theirs, others = features[: len(shown)], features[len(shown) :]
+    return found.limited_by(others, unsure), Sample(shown, theirs, held, others)

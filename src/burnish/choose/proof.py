@@ -48,6 +48,8 @@ class Contender:
     held_out: HeldOut | None = None  # how sure and how right on held-out images, with one class an image
     thresholds: np.ndarray | None = None  # float64 [k], with several: from which probability on one is said
     familiarity: Familiarity | None = None  # what is like its training images
+    # With one class an image: entropies of the answers to val by a head that has not learnt from them, nats, float64 [v].
+    val_unsure: np.ndarray | None = None
     answers: Answers | None = None  # to images of its preprocessing, where its fast form is there already
 
     @property
@@ -152,10 +154,11 @@ def _answers(
         return plain_at(material, material.test.ids[part], preprocess, bench)
 
     for part in parts:
-        both = [
-            (logits.astype(np.float64), None if familiarity is None else familiarity.strangeness(features))
-            for logits, features in answering(images(part))
-        ]
+        both = []
+        for logits, features in answering(images(part)):
+            chances = calibrated(logits, contender.temperature, several=several(material.test_labels))
+            strange = None if familiarity is None else familiarity.strangeness(features, chances)
+            both.append((logits.astype(np.float64), strange))
         yield _joined(both, contender.classifier.classes)
 
 

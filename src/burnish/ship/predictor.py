@@ -204,7 +204,7 @@ class Predictor:
             batch = np.stack([one for one in read if not isinstance(one, UnreadableImage)])
             found[good], features = self.of_pixels(batch)
             if strange is not None and self.bundle.familiarity is not None:
-                strange[good] = self.bundle.familiarity.strange(features)
+                strange[good] = self.bundle.familiarity.strange(features, found[good])
         return found, strange, problems
 
     def _module(self, pixels: np.ndarray) -> nn.Module:
