@@ -45,8 +45,8 @@ from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs
 
 SETS = ("signs.csv", "caltech101.csv", "demo")
-DRAWN, LEARNT_FROM, TESTED = 120, 1000, 700  # images
-HELD_OUT, LEFT_OUT = 1 / 3, 0.3  # of those learnt from, and of the classes
+DRAWN, LEARNT_FROM, HELD_OUT, TESTED = 120, 4096, 1000, 700  # images, at most
+LEFT_OUT = 0.3  # of the classes
 
 
 def main() -> None:
@@ -129,8 +129,7 @@ def rows_of(
     choice = choose_head(everything, y, classes=classes, seed=0, seconds_left=lambda: 1e9)
     assert choice.refit is not None
     apart = choice.refit(np.arange(len(x)))
-    by = evenly(len(held), round(LEARNT_FROM * HELD_OUT))
-    shown = evenly(len(x), LEARNT_FROM - len(by))
+    by, shown = evenly(len(held), HELD_OUT), evenly(len(x), LEARNT_FROM)
     plain = Familiarity.of(x[shown], y[shown])
     known = {
         "distance": plain.limited_by(held[by]),

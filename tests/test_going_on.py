@@ -338,21 +338,36 @@ def test_how_many_images_are_familiar_is_settled_by_the_first_sitting(told, tmp_
         fit(told, run)
 
 
+def test_what_is_familiar_to_a_frozen_model_is_in_its_first_package_and_in_the_state(told, tmp_path, monkeypatch):
+    """It needs no image twice, so the clock has no say in it."""
+    write_shapes(tmp_path / "data", images=60)
+    shutil.copy(told / "model.pth", tmp_path)
+    with dying(monkeypatch, "choose"):
+        fit(tmp_path, tmp_path / "run")
+    first = read_bundle(tmp_path / "run").familiarity
+    assert first is not None and first.doubt > 0.0 and np.isfinite(first.limit)
+    monkeypatch.setattr(job, "room_for_familiar", lambda *_, **__: 40)
+    fit(tmp_path, tmp_path / "run")
+    again = read_bundle(tmp_path / "run").familiarity
+    for name, array in first.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], array, err_msg=name)
+
+
 def test_a_tuned_model_judges_what_is_familiar_by_images_it_has_not_learnt():
     """A dozen validation images will do; its training images would make all others look strange."""
     draw, backbone = np.random.default_rng(0), load_backbone(f"random:{ARCH}")
     preprocess = backbone.preprocess
 
-    def found(role, vals):
+    def found(role, vals, familiarity=None, most=1000):
         material = SimpleNamespace(
             train_rows=np.arange(vals, vals + 60), val_rows=np.arange(vals), labels=np.arange(vals + 60) % 3,
             preprocess=preprocess, fitting=SimpleNamespace(plain=draw.random((vals + 60, 5), np.float32)),
         )  # fmt: skip
         kept = SimpleNamespace(
-            role=role, preprocess=preprocess, backbone=backbone, val_unsure=draw.random(vals),
+            role=role, preprocess=preprocess, backbone=backbone, val_unsure=draw.random(vals), familiarity=familiarity,
             answers=lambda rows: [(None, rows)],
         )  # fmt: skip
-        return familiar_to(kept, material, SimpleNamespace(watcher=Nobody()), most=1000), material
+        return familiar_to(kept, material, SimpleNamespace(watcher=Nobody()), most=most), material
 
     for vals in (0, 1, 9):
         assert found("tuned", vals)[0] == (None, None)
@@ -362,6 +377,8 @@ def test_a_tuned_model_judges_what_is_familiar_by_images_it_has_not_learnt():
         assert familiarity is not None and sample.held_rows.tolist() == held.tolist()
         assert (familiarity.doubt > 0.0) == by_val, "of training images no answer is known that did not learn from them"
         assert not set(sample.rows) & set(sample.held_rows)
+    known = familiarity  # of a frozen model it is known from all images, and the clock has no say in it
+    assert found("probe", 20, known, most=40)[0][0] is known is found("probe", 20, known, most=0)[0][0]
 
 
 # ---- the parts of a network ------------------------------------------------------------------------------------------

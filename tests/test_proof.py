@@ -35,7 +35,7 @@ from burnish.measure.calibration import adaptive_ece
 from burnish.measure.cost import Energy, latency
 from burnish.measure.held_out import HeldOut, declining, sets
 from burnish.measure.intervals import holm
-from burnish.measure.ood import Familiarity, entropies
+from burnish.measure.ood import Familiarity, _principal, entropies
 from burnish.measure.scores import score
 from burnish.methods.heads import HeadKind
 from burnish.reports import explain as explain_module
@@ -238,6 +238,34 @@ def test_features_that_look_familiar_under_an_answer_in_doubt_are_strange():
     assert kept.doubt == pytest.approx(found.doubt) and kept.limit == pytest.approx(found.limit)
     earlier = {name: one for name, one in found.arrays().items() if name != "doubt"}
     assert Familiarity.from_arrays(earlier, 40).doubt == 0.0
+
+
+@pytest.mark.parametrize("each", [1, 2, 40])
+def test_strangers_are_told_where_a_class_has_as_few_images_as_one(each):
+    """Nothing is known of how images of one class vary then, and a class is no single point."""
+    rng = np.random.default_rng(0)
+    centres, labels = rng.standard_normal((80, 400)), np.arange(80).repeat(each)
+    own, new = (centres[labels] + 0.3 * rng.standard_normal((len(labels), 400)) for _ in range(2))
+    other = rng.standard_normal((200, 400)) + 0.3 * rng.standard_normal((200, 400))
+    held = centres[:40] + 0.3 * rng.standard_normal((40, 400))
+    found = Familiarity.of(own.astype(np.float32), labels).limited_by(held)
+    assert abs(found.limit) < 1e3
+    ours, theirs = (found.strangeness(one, np.ones((len(one), 1))) for one in (new, other))
+    assert roc_auc_score(np.repeat([0, 1], [len(ours), 200]), np.r_[ours, theirs]) > 0.99
+
+
+def test_directions_are_those_of_a_decomposition_and_images_all_alike_have_one():
+    rng = np.random.default_rng(0)
+    for shape in ((30, 200), (200, 30)):
+        rows = rng.standard_normal(shape) * np.linspace(1, 5, shape[1])
+        x = rows - rows.mean(0)
+        _, _, expected = np.linalg.svd(x, full_matrices=False)
+        axes = _principal(x)
+        rank = min(shape[0] - 1, shape[1])  # centring takes one of the rows
+        assert axes.shape == (shape[1], min(rank, 64))
+        np.testing.assert_allclose(np.abs(expected[: axes.shape[1]] @ axes), np.eye(axes.shape[1]), atol=1e-7)
+    alike = Familiarity.of(np.ones((50, 10), np.float32), np.arange(50) % 2).limited_by(np.ones((20, 10)))
+    assert alike.axes.shape == (10, 1) and not alike.strange(np.ones((5, 10)), np.ones((5, 1))).any()
 
 
 def test_where_no_held_out_answer_is_in_doubt_a_shade_of_it_is_not_all_that_counts():

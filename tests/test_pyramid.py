@@ -313,7 +313,7 @@ def test_a_run_whose_classes_are_places_sees_them_says_so_and_its_package_does(t
     rest = flat_width(tapped(network_named("test_resnet"), images(64), pyramid_at_most=PYRAMID_AT_MOST))
     bundle = read_bundle(tmp_path / "run")
     assert bundle.familiarity is not None and len(bundle.familiarity.mean) == rest < bundle.width
-    assert bundle.familiarity.axes.any(axis=1).mean() > 0.8, "some channels give nothing"
+    assert bundle.familiarity.axes.any(axis=1).mean() > 0.6, "some channels give nothing"
     again = api.open_run(tmp_path / "run")
     paths = [data / "one" / "000.png", data / "other" / "000.png"]
     assert again.predict_proba(paths).argmax(1).tolist() == [0, 1]

@@ -53,7 +53,7 @@ def probe_contender(probed: Probed) -> Contender:
         sum(one.numel() for one in classifier.head.parameters()),
         probed.held_out,
         probed.thresholds,
-        val_unsure=None if probed.thresholds is not None else entropies(calibrated(probed.val_logits)),
+        probed.familiarity,
     )
 
 

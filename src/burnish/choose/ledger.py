@@ -22,6 +22,7 @@ from burnish.data.audit.findings import Finding
 from burnish.disk import write_whole
 from burnish.errors import RunError, shown
 from burnish.measure.held_out import HeldOut
+from burnish.measure.ood import Familiarity
 from burnish.methods.base import Fitted
 from burnish.methods.heads import HeadChoice, HeadKind, head_from
 from burnish.runtime import Clock, Watcher
@@ -36,7 +37,7 @@ _COST_AT_MOST = 1 / 50  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss", "alone")
 _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data", "where")
-_HELD_OUT = ("confidence", "right", "own")
+_HELD_OUT, _FAMILIAR = ("confidence", "right", "own"), "familiarity."
 
 
 def origin_of(backbone: Backbone, device: torch.device) -> dict[str, str]:
@@ -175,6 +176,8 @@ def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             arrays |= {f"{name}.{own}": array for own, array in head.arrays().items()}
         if probed.held_out is not None:
             arrays |= {f"held_out.{name}": getattr(probed.held_out, name) for name in _HELD_OUT}
+        if probed.familiarity is not None:
+            arrays |= {_FAMILIAR + name: array for name, array in probed.familiarity.arrays().items()}
         if probed.thresholds is not None:
             arrays["thresholds"] = probed.thresholds
         tensors |= {f"{key}/{own}": torch.from_numpy(np.ascontiguousarray(array)) for own, array in arrays.items()}
@@ -192,9 +195,12 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             base = tapped_as(base, change, tensors[f"{key}/scale"])
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
 
+        def under(start: str) -> dict[str, np.ndarray]:
+            start = f"{key}/{start}"
+            return {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+
         def head(name: str) -> Fitted:
-            start = f"{key}/{name}."
-            return head_from(own[name], {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)})
+            return head_from(own[name], under(f"{name}."))
 
         return Probed(
             name=own["name"],
@@ -214,6 +220,7 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             if f"{key}/held_out.own" in arrays
             else None,
             thresholds=arrays.get(f"{key}/thresholds"),
+            familiarity=Familiarity.from_arrays(known, base.width) if (known := under(_FAMILIAR)) else None,
         )
 
     deep = probed("deep") if "deep" in facts else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from burnish.backbones.taps import flat_width
+from burnish.choose.familiar import FEWEST, set_apart
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender
@@ -18,8 +18,8 @@ from burnish.measure.ood import Familiarity
 from burnish.runtime import evenly
 
 _SHARE = 0.03  # of the budget, for features of images that were trained on or chosen by
-_MOST, _FEWEST = 1000, 40  # images whose features are taken
-_LATE = 3 * _FEWEST  # the same where the clock is behind
+_MOST = 1000  # images whose features are taken
+_LATE = 3 * FEWEST  # the same where the clock is behind
 _HELD_OUT = 1 / 3  # of them, where there are no validation images that the model has not seen
 
 
@@ -61,18 +61,12 @@ def familiar_to(
 
     Of a sample of `most` of the training images; None where there are too few.
     """
-    train, val = material.train_rows, material.val_rows
-    if most < _FEWEST or len(train) < _FEWEST:
-        return None, None
-    # A probe is fitted to val images too, but its features are frozen: to them, all images are new.
-    apart = round(most * _HELD_OUT)
-    # A tuned model has learnt the training images: beside them any other looks strange to it.
-    least = _FEWEST / 4 if kept.role == "tuned" else _FEWEST / 2
-    if len(val) < least and kept.role == "tuned":
-        return None, None
-    held, unsure = (val, kept.val_unsure) if len(val) >= least else (train[1::3], None)
-    some = evenly(len(held), apart)
-    held, unsure = held[some], None if unsure is None else unsure[some]
+    train, learnt = material.train_rows, kept.role == "tuned"
+    least = FEWEST // (4 if learnt else 2)
+    apart = set_apart(material, kept.val_unsure, most=round(most * _HELD_OUT), least=least, learnt=learnt)
+    if most < FEWEST or len(train) < FEWEST or apart is None:
+        return kept.familiarity, None
+    held, unsure = apart
     rest = np.setdiff1d(train, held)
     shown = rest[evenly(len(rest), most - len(held))]
     rows = np.concatenate([shown, held])
@@ -82,9 +76,9 @@ def familiar_to(
         images = plain_at(material, material.fitting.ids[rows], kept.preprocess, bench)
     features = features_of(kept, images, bench)
     if not np.isfinite(features).all():
-        return None, None
-    # Where in the image something is tells strangers apart less well than what it is (LOG.md).
-    alike = features[: len(shown), : flat_width(kept.backbone)]
-    found = Familiarity.of(alike, leading(material.labels[shown]))
+        return kept.familiarity, None
     theirs, others = features[: len(shown)], features[len(shown) :]
-    return found.limited_by(others, unsure), Sample(shown, theirs, held, others)
+    sample = Sample(shown, theirs, held, others)
+    if kept.familiarity is not None:  # of frozen features, as they were made for its head
+        return kept.familiarity, sample
+    return Familiarity.of(theirs, leading(material.labels[shown])).limited_by(others, unsure), sample

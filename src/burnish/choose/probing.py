@@ -12,6 +12,7 @@ import numpy as np
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import KIND as TAPS
 from burnish.backbones.taps import flat, flat_width
+from burnish.choose.familiar import frozen_familiarity
 from burnish.choose.material import Bench, Material
 from burnish.choose.more_data import learning_curve
 from burnish.choose.rates import proof_seconds
@@ -25,6 +26,7 @@ from burnish.data.store import Picked
 from burnish.errors import ModelError, RecipeError, shown
 from burnish.labels import error_of_mean, right, several
 from burnish.measure.held_out import HeldOut
+from burnish.measure.ood import Familiarity
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Fitted
 from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
@@ -57,6 +59,7 @@ class Probed:
     val_logits: np.ndarray  # float32 [v k], of train_head
     held_out: HeldOut | None = None  # by cross-validation, with one class an image
     thresholds: np.ndarray | None = None  # float64 [k], with several classes: from which probability on one is said
+    familiarity: Familiarity | None = None  # what is like the training images, where it is the frozen model to be used
 
     @property
     def on_all_depths(self) -> bool:
@@ -87,6 +90,13 @@ class Probes:
         if self.deep is None or taps == "off":
             return self.last
         return self.deep if taps == "on" or self.deep.choice.loss < self.last.choice.loss else self.last
+
+    def with_in_place_of(self, old: Probed, new: Probed) -> Probes:
+        """With another in the place of one of them."""
+        special = {name: new if one is old else one for name, one in self.special.items()}
+        last, deep = (new if one is old else one for one in (self.last, self.deep))
+        assert last is not None
+        return replace(self, last=last, deep=deep, special=special)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +165,13 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     # Features and what each image was told are not held on to: they may be gigabytes, and nobody asks for them again.
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
-    return Probes(last, kept_deep, deep_loss, flip, reason, rate, surveyed.size_reason, curve, findings, special, where)
+    found = Probes(
+        last, kept_deep, deep_loss, flip, reason, rate, surveyed.size_reason, curve, findings, special, where
+    )
+    kept = found.kept(bench.recipe.taps, bench.recipe.method)
+    # Where in the image something is tells strangers apart less well than what it is (LOG.md).
+    familiar = frozen_familiarity(features[:, : flat_width(kept.backbone)], kept.val_logits, material)
+    return found.with_in_place_of(kept, replace(kept, familiarity=familiar))
 
 
 def settle_where(

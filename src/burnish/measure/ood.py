@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.special import entr
+
+from burnish.runtime import evenly
 
 AXES = 64  # principal directions of the features; 64, 128 and 256 tell strangers apart equally well (LOG.md)
 _SHRINKAGE = 0.1  # of a covariance towards a multiple of 1: training images are few
+_DIRECTED_BY = 1000  # images, for the directions
+_NOTHING, _LEAST_VARIANCE = 1e-10, 1e-9  # of the largest square; of a feature
 FAMILIAR = 0.95  # of held-out images count as familiar
 _DOUBT = 0.5  # how much doubt counts beside distance
 _LEAST_SPREAD = 0.01  # nats: where no held-out answer is in doubt, not every shade of it counts
@@ -41,17 +46,22 @@ class Familiarity:
 
     @classmethod
     def of(cls, features: np.ndarray, labels: np.ndarray) -> Familiarity:
-        """Of training features [n d] and a class number for each, int64 [n]."""
-        x = np.asarray(features, np.float64)
-        mean = x.mean(0)
-        centred = x - mean
-        _, _, directions = np.linalg.svd(centred, full_matrices=False)
-        axes = directions[:AXES].T
-        z = centred @ axes
+        """Of training features [n d] and a class number for each, int64 [n].
+
+        Directions are those of at most 1,000 images, evenly spread; all count for the classes.
+        """
+        some = np.asarray(features[evenly(len(features), _DIRECTED_BY)], np.float64)
+        mean = some.mean(0)
+        axes = _principal(some - mean)
+        z = features @ axes.astype(np.float32) - mean @ axes
         present, place = np.unique(labels, return_inverse=True)
         centres = np.stack([z[place == at].mean(0) for at in range(len(present))])
-        parts = (mean, axes, centres, _inverse(z - centres[place]), _inverse(z))
-        mean, axes, centres, within, overall = (part.astype(np.float32) for part in parts)
+        usual = float(z.var(0).mean())
+        within = _inverse(z - centres[place], len(z) - len(present), usual)
+        overall = _inverse(z - z.mean(0), len(z) - 1, usual)
+        mean, axes, centres, within, overall = (
+            part.astype(np.float32) for part in (mean, axes, centres, within, overall)
+        )
         return cls(mean, axes, centres, within, overall)
 
     def limited_by(self, held_out: np.ndarray, unsure: np.ndarray | None = None) -> Familiarity:
@@ -109,8 +119,27 @@ def _spread(values: np.ndarray) -> float:
     return float(end - middle)
 
 
-def _inverse(rows: np.ndarray) -> np.ndarray:
-    """The inverse covariance [r r] of centred rows [n r], shrunk."""
-    covariance = rows.T @ rows / len(rows)
-    level = np.trace(covariance) / len(covariance)
-    return np.linalg.inv((1 - _SHRINKAGE) * covariance + (_SHRINKAGE * level + 1e-9) * np.eye(len(covariance)))
+def _principal(centred: np.ndarray) -> np.ndarray:
+    """Orthogonal directions float64 [d r] in which centred rows [n d] vary most, by the smaller of the two squares; r from 1."""
+    n, d = centred.shape
+    square = centred @ centred.T if n < d else centred.T @ centred
+    first = max(0, len(square) - AXES)
+    values, vectors = eigh(square, subset_by_index=(first, len(square) - 1))
+    vectors = vectors[:, (values > _NOTHING * values[-1]) | (np.arange(len(values)) == len(values) - 1)]
+    directions = (centred.T @ vectors if n < d else vectors)[:, ::-1]
+    return directions / np.maximum(np.linalg.norm(directions, axis=0), _NOTHING)
+
+
+def _inverse(rows: np.ndarray, freedom: int, usual: float) -> np.ndarray:
+    """The inverse covariance [r r] of centred rows [n r], shrunk towards a multiple of 1.
+
+    freedom: how many of the rows are free, images less what they were centred by. With as many as there are directions the
+    covariance is believed but for a tenth, with fewer in proportion; without any, as where each class has one image, all that is
+    known is the `usual` variance in a direction.
+    """
+    r = rows.shape[1]
+    scatter = rows.T @ rows
+    level = (np.trace(scatter) / r + usual) / (freedom + 1)
+    shrinkage = max(_SHRINKAGE, 1.0 - freedom / r)
+    covariance = (1.0 - shrinkage) * scatter / max(1, freedom) + (shrinkage * level + _LEAST_VARIANCE) * np.eye(r)
+    return np.linalg.inv(covariance)

@@ -128,9 +128,9 @@ CHINESE = {
     "furthest off in %(class)s": "偏差最大的类别：%(class)s",
     "Images unlike the training images": "与训练图像不同的图像",
     "Of its own test images %(value)s (%(low)s to %(high)s) lie beyond the limit that is meant for %(meant)s of familiar ones "
-    "(relative Mahalanobis distance of the features).": (
+    "(relative Mahalanobis distance of the features, and how much in doubt the answer is).": (
         "自身测试图像中 %(value)s（%(low)s 至 %(high)s）超出界限，该界限原本只应排除 %(meant)s 的熟悉图像"
-        "（特征的相对马氏距离）。"
+        "（特征的相对马氏距离，以及答案的不确定程度）。"
     ),
     "That is more than was meant: the test images differ from the training images, or the held-out images were few.": (
         "比预期多：测试图像与训练图像有差异，或留出图像太少。"
