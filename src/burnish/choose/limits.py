@@ -20,7 +20,7 @@ from burnish.runtime import evenly
 _SHARE = 0.03  # of the budget, for features of images that were trained on or chosen by
 _MOST = 1000  # images whose features are taken
 _LATE = 3 * FEWEST  # the same where the clock is behind
-_HELD_OUT = 1 / 3  # of them, where there are no validation images that the model has not seen
+_HELD_OUT = 1 / 3  # of them at the most, that the model has not learnt from
 
 
 def features_of(contender: Contender, images: Rows, bench: Bench) -> np.ndarray:
@@ -36,12 +36,12 @@ class Sample:
 
     rows: np.ndarray  # int64 [n], of the fitting images
     features: np.ndarray  # float32 [n d]
-    held_rows: np.ndarray  # int64 [m], of others, by which the limit was set: validation images where there are any
+    held_rows: np.ndarray  # int64 [m], of others: validation images where there are enough
     held_features: np.ndarray  # float32 [m d]
 
 
 def room_for_familiar(kept: Contender, material: Material, bench: Bench, *, images_per_second: float) -> int:
-    """How many images what is familiar may be learnt from: as many as a small share of the budget allows.
+    """How many images the sample of `familiar_to` may have: as many as a small share of the budget allows.
 
     images_per_second: forward, at the probe's size.
     """
@@ -57,9 +57,10 @@ def room_for_familiar(kept: Contender, material: Material, bench: Bench, *, imag
 def familiar_to(
     kept: Contender, material: Material, bench: Bench, *, most: int
 ) -> tuple[Familiarity | None, Sample | None]:
-    """What is like the training images, to the kept model, and some of those; the limit is that of images it has not learnt from.
+    """What is like the training images, to the kept model, and a sample of `most` of those; None where there are too few.
 
-    Of a sample of `most` of the training images; None where there are too few.
+    A frozen model knows already (`choose.familiar`). A tuned one learns it from the sample, with the limit of images that it has
+    not learnt from.
     """
     train, learnt = material.train_rows, kept.role == "tuned"
     least = FEWEST // (4 if learnt else 2)

@@ -93,9 +93,8 @@ class Probes:
 
     def with_in_place_of(self, old: Probed, new: Probed) -> Probes:
         """With another in the place of one of them."""
+        last, deep = new if self.last is old else self.last, new if self.deep is old else self.deep
         special = {name: new if one is old else one for name, one in self.special.items()}
-        last, deep = (new if one is old else one for one in (self.last, self.deep))
-        assert last is not None
         return replace(self, last=last, deep=deep, special=special)
 
 

@@ -156,8 +156,10 @@ def _answers(
     for part in parts:
         both = []
         for logits, features in answering(images(part)):
-            chances = calibrated(logits, contender.temperature, several=several(material.test_labels))
-            strange = None if familiarity is None else familiarity.strangeness(features, chances)
+            strange = None
+            if familiarity is not None:
+                chances = calibrated(logits, contender.temperature, several=several(material.test_labels))
+                strange = familiarity.strangeness(features, chances)
             both.append((logits.astype(np.float64), strange))
         yield _joined(both, contender.classifier.classes)
 
