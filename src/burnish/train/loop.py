@@ -21,6 +21,7 @@ from burnish.runtime import Watcher, draws
 from burnish.train.averaging import Average
 from burnish.train.inputs import Ahead, Inputs
 from burnish.train.objective import Objective, gradient, step
+from burnish.train.recorded import Recordings
 
 WARM_UP = 0.1  # fraction of the run over which the learning rate rises from zero
 
@@ -120,7 +121,7 @@ def tune(
     and all that is drawn for a step. workers: threads that make batches ahead; the result does not depend on them.
     Raises Diverged when the loss or a gradient is not finite; nothing has moved then.
     """
-    peak = training.tunable.peak_learning_rate
+    peak, recordings = training.tunable.peak_learning_rate, Recordings.on(device, watcher.say)
     with Ahead(inputs, device, workers) as ahead:
         while not training.over:
             order = _order(inputs.labels, objective.seed, training.epoch, balanced=schedule.balanced)
@@ -143,7 +144,9 @@ def tune(
                     _follow_gradients(training.optimiser)
                 for group in training.optimiser.param_groups:
                     group["lr"] = peak * group["rate"] * factor
-                loss = step(module, training.optimiser, views, labels, objective, training.steps, training.norms)
+                loss = step(
+                    module, training.optimiser, views, labels, objective, training.steps, training.norms, recordings
+                )
                 if not math.isfinite(loss):
                     raise Diverged(_what_diverged(loss, training, peak * factor, inputs, rows))
                 training.average.follow(training.tunable)
@@ -253,7 +256,8 @@ def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
 def training_step(tunable: Tunable, module: nn.Module, objective: Objective) -> Callable[..., float]:
     """A function (views, labels) -> loss that makes one optimiser step at rate zero: for timing."""
     optimiser = optimiser_for(tunable, 0.0)
-    return lambda views, labels: step(module, optimiser, views, labels, objective, 0)
+    recordings = Recordings.on(next(module.parameters()).device)
+    return lambda views, labels: step(module, optimiser, views, labels, objective, 0, recordings=recordings)
 
 
 def steps_an_epoch(images: int, batch: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.runtime import draws
 from burnish.train.features import autocast
+from burnish.train.recorded import Recordings
 
 PIXELS_AT_ONCE = 6 * 224 * 224  # of a batch, forward and backward on a CPU: about 0.6 GB for EfficientNet-Lite0
 
@@ -65,8 +67,19 @@ class Objective:
         if self.class_weights is not None:
             # By each image's own class. torch's `weight` also weighs the share that smoothing takes to the other classes by
             # theirs: at 1 to 20 images the frequent class would be taught to be called the rare one.
-            each = each * torch.tensor(self.class_weights, device=logits.device)[truth]
+            each = each * _weights(self.class_weights, logits.device)[truth]
         return each.sum()
+
+    def shared(self, logits: Tensor, truth: Tensor, other: Tensor | None, own: float | Tensor) -> Tensor:
+        """`loss`, of which `own` is that of an image's truth and the rest that of the `other` mixed into it."""
+        loss = own * self.loss(logits, truth)
+        return loss if other is None else loss + (1.0 - own) * self.loss(logits, other)
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """On the device once, not in each step."""
+    return torch.tensor(weights, device=device)
 
 
 def cuttable(views: Tensor) -> bool:
@@ -82,23 +95,25 @@ def step(
     objective: Objective,
     number: int,
     norms: list[float] | None = None,
+    recordings: Recordings | None = None,
 ) -> float:
     """One optimiser step; the loss before it, nats, the mean over classes where an image may have several.
 
     Nothing is changed when the loss or the gradient is not finite.
 
     number: of the step, the address of what is drawn for it. norms: takes the length of the gradient before it is cut to 1.
+    recordings: of this network's gradients, where the device can play them.
     """
     statistics = _statistics(module)
     kept = [one.clone() for one in statistics]
-    loss = gradient(module, optimiser, views, labels, objective, number)
+    loss = gradient(module, optimiser, views, labels, objective, number, recordings)
     first = [one.clone() for one in statistics] if objective.sam else []
     parameters = [one for group in optimiser.param_groups for one in group["params"] if one.grad is not None]
     if objective.sam:
         with _climbed(parameters, objective.sam) as finite:
             if not finite:
                 return _undone(statistics, kept)
-            gradient(module, optimiser, views, labels, objective, number)
+            gradient(module, optimiser, views, labels, objective, number, recordings)
         for one, value in zip(
             statistics, first, strict=True
         ):  # those of the weights themselves, not of the climbed ones
@@ -136,15 +151,21 @@ def gradient(
     labels: Tensor,
     objective: Objective,
     number: int,
+    recordings: Recordings | None = None,
 ) -> float:
     """The gradient of the batch's mean loss, in place; returns the loss, nats."""
     views, partner, own = objective.mixed(views, number)
+    other = None if partner is None else labels[torch.from_numpy(partner)]
     first = optimiser.param_groups[0]  # which keeps how many pieces a device without memory for fewer has needed
     pieces = max(_pieces(module, views), min(first.get("pieces", 1), len(views)))
     while True:
+        if recordings is not None and pieces == 1 and not (_draws(module) or _learns_statistics(module)):
+            played = _played(recordings, module, optimiser, views, labels, other, own, objective)
+            if played is not None:
+                return played
         optimiser.zero_grad(set_to_none=True)
         try:
-            return _gradient_in(pieces, module, views, labels, partner, own, objective, number)
+            return _gradient_in(pieces, module, views, labels, other, own, objective, number)
         except torch.OutOfMemoryError:
             if pieces >= len(views) or _learns_statistics(module):
                 raise
@@ -156,7 +177,7 @@ def _gradient_in(
     module: nn.Module,
     views: Tensor,
     labels: Tensor,
-    partner: np.ndarray | None,
+    other: Tensor | None,
     own: float,
     objective: Objective,
     number: int,
@@ -169,19 +190,38 @@ def _gradient_in(
             place = slice(int(rows[0]), int(rows[-1]) + 1)
             with autocast(views.device, objective.half):
                 logits = module(views[place])
-            share = own * objective.loss(logits, labels[place])
-            if partner is not None:
-                share = share + (1.0 - own) * objective.loss(logits, labels[torch.from_numpy(partner[rows])])
-            share = share / len(views)
+            share = objective.shared(logits, labels[place], None if other is None else other[place], own) / len(views)
             share.backward()
             total += share.item()
     return total
 
 
+def _played(
+    recordings: Recordings,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    views: Tensor,
+    labels: Tensor,
+    other: Tensor | None,
+    own: float,
+    objective: Objective,
+) -> float | None:
+    """The same by a recording of the batch in one piece; None where there is none."""
+
+    def loss_of(views: Tensor, labels: Tensor, other: Tensor | None = None, own: float | Tensor = 1.0) -> Tensor:
+        with autocast(views.device, objective.half):
+            logits = module(views)
+        return objective.shared(logits, labels, other, own) / len(views)
+
+    learnt = [one for group in optimiser.param_groups for one in group["params"]]
+    mixed = () if other is None else (other, torch.full((), own, device=views.device))
+    return recordings.gradient(module, learnt, loss_of, (views, labels, *mixed))
+
+
 @contextmanager
 def addressed(module: nn.Module, seed: int, number: int) -> Iterator[None]:
     """Dropout and drop path draw from torch's own generator: for this step it starts at an address of its own (P7)."""
-    if not any(layer.training and draws_in_training(layer) for layer in module.modules()):
+    if not _draws(module):
         yield
         return
     device = next(module.parameters()).device
@@ -192,6 +232,10 @@ def addressed(module: nn.Module, seed: int, number: int) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(start)
         yield
+
+
+def _draws(module: nn.Module) -> bool:
+    return any(layer.training and draws_in_training(layer) for layer in module.modules())
 
 
 def draws_in_training(layer: nn.Module) -> bool:

@@ -1,0 +1,145 @@
+"""The kernels of a gradient, recorded once for each shape of batch and then played as one (CUDA graphs).
+
+A step of few images is hundreds of kernels that a card ends sooner than a processor launches them. What is recorded is
+checked before it is used: where the card, the network or torch does not allow it, or what is played is not what was computed
+without, each kernel is launched as usual, and that is said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+VARIABLE = "BURNISH_CUDA_GRAPHS"  # "off": as usual, in each step
+_WARM_UPS = 3  # before recording: libraries choose and set up their kernels in the first ones
+_KEPT = 2  # shapes; batches of one epoch differ by an image at the most
+_TOLERANCE = 0.02  # of the gradient's length, which bfloat16 in another order may differ by
+
+Play = Callable[[], None]
+Work = Callable[[], Tensor]  # puts gradients in place and returns the loss, without waiting for either
+Record = Callable[[Work], tuple[Play, Tensor]]  # what plays it again, into the same tensors, and the loss it plays into
+
+
+@dataclass(frozen=True)
+class _Recording:
+    inputs: tuple[Tensor, ...]  # what is played reads them
+    play: Play
+    loss: Tensor
+    gradients: tuple[tuple[nn.Parameter, Tensor], ...]  # and writes these
+
+
+class Recordings:
+    """Gradients of one network's batches, each shape of batch recorded when it first comes."""
+
+    def __init__(self, record: Record | None, say: Callable[[str], None] = lambda text: None) -> None:
+        """record: how, None where nothing is recorded. say: takes the sentence when it turns out that it cannot be."""
+        self._record, self._say = record, say
+        self._kept: dict[tuple[object, ...], _Recording] = {}
+
+    @classmethod
+    def on(cls, device: torch.device, say: Callable[[str], None] = lambda text: None) -> Recordings:
+        """Of a device: only CUDA's can record."""
+        able = device.type == "cuda" and os.environ.get(VARIABLE, "").lower() not in ("off", "0", "no")
+        return cls((lambda work: cuda_graph(work, device)) if able else None, say)
+
+    def gradient(
+        self,
+        module: nn.Module,
+        learnt: Sequence[nn.Parameter],
+        loss_of: Callable[..., Tensor],
+        inputs: tuple[Tensor, ...],
+    ) -> float | None:
+        """The loss `loss_of(*inputs)`, the gradient of it in the learnt parameters; None where that is to be done as usual.
+
+        loss_of must do the same work for inputs of the same shapes, draw nothing and wait for nothing.
+        """
+        if self._record is None:
+            return None
+        standing = _standing(module, inputs)
+        found = self._kept.pop(standing, None)
+        self._kept = dict(list(self._kept.items())[1 - _KEPT :])
+        if found is None:
+            found = self._recorded(learnt, loss_of, inputs, self._record)
+            if found is None:
+                return None
+        self._kept[standing] = found
+        for held, one in zip(found.inputs, inputs, strict=True):
+            held.copy_(one)
+        found.play()
+        _put(learnt, found.gradients)
+        return found.loss.item()
+
+    def _recorded(
+        self, learnt: Sequence[nn.Parameter], loss_of: Callable[..., Tensor], inputs: tuple[Tensor, ...], record: Record
+    ) -> _Recording | None:
+        """The work on copies of these inputs, played once and found right."""
+        held = tuple(one.clone() for one in inputs)
+
+        def work() -> Tensor:
+            for parameter in learnt:
+                parameter.grad = None  # so that the gradient is written, and not added to the last one
+            loss = loss_of(*held)
+            loss.backward()
+            return loss.detach()
+
+        try:
+            expected = (work().item(), {id(one): one.grad for one in learnt if one.grad is not None})
+            play, loss = record(work)
+            found = _Recording(held, play, loss, tuple((one, one.grad) for one in learnt if one.grad is not None))
+            play()
+            same = _same(found, *expected)
+        except torch.OutOfMemoryError:
+            return self._stop("the device has no memory to record them")
+        except RuntimeError as error:
+            return self._stop((str(error).splitlines() or [type(error).__name__])[0])
+        return found if same else self._stop("what was recorded gives another gradient")
+
+    def _stop(self, why: str) -> None:
+        self._record, self._kept = None, {}
+        self._say(f"each step's kernels are launched one by one: {why}")
+
+
+def cuda_graph(work: Work, device: torch.device) -> tuple[Play, Tensor]:
+    """The work as a CUDA graph, warmed up and recorded in a stream of its own.
+
+    Other threads go on pinning memory for the next batches meanwhile, which recording allows only of this thread's work.
+    """
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                work()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            loss = work()
+    return graph.replay, loss
+
+
+def _standing(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
+    """All that a recording takes for granted: shapes, where weights lie in memory, and which of them learn."""
+    shapes = tuple((one.shape, one.stride(), one.dtype) for one in inputs)
+    weights = tuple((one.data_ptr(), one.requires_grad) for one in module.parameters())
+    return (*shapes, *weights, *(one.data_ptr() for one in module.buffers()))
+
+
+def _put(learnt: Sequence[nn.Parameter], gradients: tuple[tuple[nn.Parameter, Tensor], ...]) -> None:
+    for parameter in learnt:
+        parameter.grad = None
+    for parameter, gradient in gradients:
+        parameter.grad = gradient
+
+
+def _same(found: _Recording, loss: float, gradients: dict[int, Tensor]) -> bool:
+    """Whether what was played is what was computed; never so where that is not a number."""
+    if {id(one) for one, _ in found.gradients} != set(gradients) or not gradients:
+        return False
+    apart = torch.stack([(one.float() - gradients[id(parameter)].float()).norm() for parameter, one in found.gradients])
+    length = torch.stack([one.float().norm() for one in gradients.values()]).norm().item()
+    close = abs(found.loss.item() - loss) <= _TOLERANCE * max(1.0, abs(loss))
+    return close and apart.norm().item() <= _TOLERANCE * length
