@@ -41,6 +41,11 @@ class Player:
         return play, loss
 
 
+@pytest.fixture(autouse=True)
+def nothing_refused(monkeypatch):
+    monkeypatch.setattr(Recordings, "refused", [])
+
+
 def network():
     torch.manual_seed(0)
     layers = (
@@ -209,6 +214,26 @@ def test_a_loss_that_is_no_number_moves_nothing_recorded_or_not():
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_what_failed_once_is_not_tried_again_but_for_memory():
+    told = []
+    for error, refused in ((torch.OutOfMemoryError("x"), []), (RuntimeError("no"), ["no"])):
+        module = network()
+        trained(module, recordings=Recordings(refusing(error)))
+        assert Recordings.refused == refused
+    assert Recordings.on(torch.device("cuda"), told.append)._record is None
+    assert told == ["each step's kernels are launched one by one: no"]
+
+
+def test_seconds_of_recording_are_not_those_of_a_step():
+    module = network()
+    recordings = Recordings(Player(module))
+    gradient(module, torch.optim.SGD(module.parameters()), *batch(0), Objective(), 0, recordings)
+    first = recordings.seconds
+    assert first > 0.0
+    gradient(module, torch.optim.SGD(module.parameters()), *batch(1), Objective(), 1, recordings)
+    assert recordings.seconds == first
+
+
 def test_a_processor_records_nothing_and_a_card_can_be_told_not_to(monkeypatch):
     assert Recordings.on(torch.device("cpu"))._record is None
     assert Recordings.on(torch.device("cuda"))._record is not None
@@ -273,6 +298,6 @@ def test_a_card_that_was_refused_a_recording_goes_on_computing():
     told = []
     recordings = Recordings(lambda work: recorded.cuda_graph(work, device), told.append)
     assert recordings.gradient(module, list(module.parameters()), loss_of, (views, labels)) is None
-    assert len(told) == 1
+    assert len(told) == 1 and torch.cuda.current_stream() == torch.cuda.default_stream()
     optimiser = torch.optim.AdamW(module.parameters(), lr=0.01)
     assert step(module, optimiser, views, labels, Objective(), 0, recordings=recordings) > 0

@@ -131,7 +131,7 @@ def tune(
             seconds, seen = 0.0, 0
             training.size = training.size or schedule.size_at(min(training.progress, 1.0))
             while training.position < len(batches) and training.steps < training.total:
-                began, rows = time.monotonic(), batches[training.position]
+                began, rows = time.monotonic() - recordings.seconds, batches[training.position]
                 size = training.size = schedule.size_at(training.progress)
                 share = (1.0 - training.progress) / (training.total - training.steps)
                 # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
@@ -153,7 +153,7 @@ def tune(
                 training.steps, training.position = training.steps + 1, training.position + 1
                 training.progress = 1.0 if training.steps >= training.total else training.progress + share
                 training.losses.append(loss)
-                taken = time.monotonic() - began
+                taken = time.monotonic() - recordings.seconds - began
                 seconds, seen = seconds + taken, seen + len(rows)
                 watcher.advance(len(rows))
                 yield Step(size, len(rows), taken)

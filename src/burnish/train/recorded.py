@@ -8,8 +8,11 @@ without, each kernel is launched as usual, and that is said.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,21 +33,31 @@ class _Recording:
     play: Play
     loss: Tensor
     gradients: tuple[tuple[nn.Parameter, Tensor], ...]  # and writes these
+    loss_of: Callable[..., Tensor]  # what it keeps on the device is read too
 
 
 class Recordings:
     """Gradients of one network's batches, each shape of batch recorded when it first comes."""
 
+    refused: ClassVar[
+        list[str]
+    ] = []  # why this process cannot; each further try would cost memory that stays set apart
+
     def __init__(self, record: Record | None, say: Callable[[str], None] = lambda text: None) -> None:
         """record: how, None where nothing is recorded. say: takes the sentence when it turns out that it cannot be."""
         self._record, self._say = record, say
+        self.seconds = 0.0  # that recording took, so that nobody takes them for those of a step
         self._kept: dict[tuple[object, ...], _Recording] = {}
 
     @classmethod
     def on(cls, device: torch.device, say: Callable[[str], None] = lambda text: None) -> Recordings:
         """Of a device: only CUDA's can record."""
-        able = device.type == "cuda" and os.environ.get(VARIABLE, "").lower() not in ("off", "0", "no")
-        return cls((lambda work: cuda_graph(work, device)) if able else None, say)
+        if device.type != "cuda" or os.environ.get(VARIABLE, "").lower() in ("off", "0", "no"):
+            return cls(None)
+        found = cls(lambda work: cuda_graph(work, device), say)
+        if cls.refused:
+            found._stop(cls.refused[0])
+        return found
 
     def gradient(
         self,
@@ -63,7 +76,9 @@ class Recordings:
         found = self._kept.pop(standing, None)
         self._kept = dict(list(self._kept.items())[1 - _KEPT :])
         if found is None:
+            began = time.monotonic()
             found = self._recorded(learnt, loss_of, inputs, self._record)
+            self.seconds += time.monotonic() - began
             if found is None:
                 return None
         self._kept[standing] = found
@@ -89,13 +104,17 @@ class Recordings:
         try:
             expected = (work().item(), {id(one): one.grad for one in learnt if one.grad is not None})
             play, loss = record(work)
-            found = _Recording(held, play, loss, tuple((one, one.grad) for one in learnt if one.grad is not None))
+            found = _Recording(
+                held, play, loss, tuple((one, one.grad) for one in learnt if one.grad is not None), loss_of
+            )
             play()
             same = _same(found, *expected)
         except torch.OutOfMemoryError:
             return self._stop("the device has no memory to record them")
         except RuntimeError as error:
-            return self._stop((str(error).splitlines() or [type(error).__name__])[0])
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            self.refused.append(why)
+            return self._stop(why)
         return found if same else self._stop("what was recorded gives another gradient")
 
     def _stop(self, why: str) -> None:
@@ -106,19 +125,37 @@ class Recordings:
 def cuda_graph(work: Work, device: torch.device) -> tuple[Play, Tensor]:
     """The work as a CUDA graph, warmed up and recorded in a stream of its own.
 
-    Other threads go on pinning memory for the next batches meanwhile, which recording allows only of this thread's work.
+    Other threads go on pinning memory for the next batches meanwhile, which recording allows only of this thread's work. Where it
+    fails all is as it was: `torch.cuda.graph` would leave its stream the current one, and the memory set apart for it.
     """
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream(device)
+        stream, graph, pool = torch.cuda.Stream(device), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
                 work()
+            torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()  # what the warm-up held is asked for again by the recording
+            graph.capture_begin(pool, capture_error_mode="thread_local")
+            try:
+                loss = work()
+            except BaseException:
+                with suppress(RuntimeError):  # it says again what is raised
+                    _end(graph, pool)
+                raise
+            _end(graph, pool)
         torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            loss = work()
     return graph.replay, loss
+
+
+def _end(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+    """The recording's end; where it failed, some versions of torch go on setting memory apart until they are told."""
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        with suppress(RuntimeError, AttributeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        raise
 
 
 def _standing(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
