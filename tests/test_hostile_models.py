@@ -290,7 +290,7 @@ KINDS = {
     "sets again and again, hidden by adding one": ("m.pt", lambda canary: copies_hidden_by(b"K\x01a"), "again and again"),
     "sets again and again, hidden by a mark": ("m.pt", lambda canary: copies_hidden_by(b"0h\x02"), "again and again"),
     "sets again and again, hidden": ("m.pt", lambda canary: copies_hidden_by(b"\x80\x02"), "again and again"),
-    "large numbers of numpy's out of nothing": ("m.pt", lambda canary: numbers_of_nothing(), "cannot be read without trusting it"),
+    "large numbers of numpy's out of nothing": ("m.pt", lambda canary: numbers_of_nothing(), "put together of others"),
     "a list made into sets again and again": ("m.pt", lambda canary: repeated_copies(), "again and again"),
     "gigabytes of an architecture from a few bytes": (
         "m.safetensors", lambda canary: save(SMALL, {"architecture": "vit_7b_patch16_dinov3"}), "is for another network"),

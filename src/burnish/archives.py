@@ -69,6 +69,16 @@ class Zip:
             info.filename: info for info in self._infos if not info.is_dir() and info.filename not in left_out
         }
 
+    def is_renamed(self, name: str) -> bool:
+        """Whether a member has a second name in its extra field, by which some readers call it and others do not."""
+        extra, at = self.members[name].extra, 0
+        while at + 4 <= len(extra):
+            kind, length = struct.unpack_from("<HH", extra, at)
+            if kind == _UNICODE_PATH:
+                return True
+            at += 4 + length
+        return False
+
     def read(self, name: str, *, at_most: int = MAX_UNPACKED_BYTES) -> bytes:
         """A member's bytes, its checksum verified; BadWeights when it is larger than that, damaged or absent."""
         info = self.members.get(name)
@@ -203,6 +213,7 @@ def is_tar(data: bytes) -> bool:
     return data[257:262] == b"ustar" or any(data.startswith(magic) for magic in _PACKED)
 
 
+_UNICODE_PATH = 0x7075  # an extra field with a name that Python takes from 3.12 on (APPNOTE.TXT 4.6.9)
 _LINK = "is a link or a device, which is not followed"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from burnish.backbones.hub import without_secrets
 from burnish.cases import cases_of, told
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
@@ -72,6 +73,9 @@ def facts_of(
     labels, classes, groups = material.test_labels, catalog.classes, material.test_groups
     of_kept = next(one for one in tested if one.contender is kept)
     used = len(material.labels) + len(labels)
+    # Pages are passed on; what going on needs is in run.json and recipe.toml.
+    model = bench.recipe.model
+    public = without_secrets(model) if "://" in model else model
     return {
         "title": f"{data}: {kept.name} on {backbone.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,9 +136,9 @@ def facts_of(
         "sittings": sittings,  # processes that worked on the run: more than one when it was taken up after a death
         "budget_seconds": bench.recipe.budget_seconds,
         "seconds": bench.clock.elapsed(),
-        "recipe": asdict(bench.recipe),
+        "recipe": {**asdict(bench.recipe), "model": public},
         "machine": machine(bench.device),
-        "command": command,
+        "command": command.replace(model, public),
     }
 
 

@@ -196,7 +196,7 @@ def download(address: str) -> Path:
             return path
         path.unlink()  # damaged in the cache
     if told_offline():
-        raise WeightsUnreachable(f"{shown(url)}: not in the cache, and HF_HUB_OFFLINE is set")
+        raise WeightsUnreachable(f"{_shown(url)}: not in the cache, and HF_HUB_OFFLINE is set")
     with plain_disk_errors(cache_folder(), "set BURNISH_CACHE to a folder with room that can be written to"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
@@ -206,7 +206,7 @@ def download(address: str) -> Path:
         _fetch_into(part, url)
         if (found := sha256_of(part)) != digest:
             raise BadWeights(
-                f"{shown(url)}: what came has SHA-256 {found}, expected {digest}; it was thrown away: the file changed, "
+                f"{_shown(url)}: what came has SHA-256 {found}, expected {digest}; it was thrown away: the file changed, "
                 "or somebody changed it on the way"
             )
         os.replace(part, path)
@@ -219,6 +219,10 @@ def without_secrets(address: str) -> str:
     """An address as it may be written down: no user, password, query or hash."""
     parts = urllib.parse.urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _shown(url: str) -> str:
+    return shown(without_secrets(url))
 
 
 class _OnlySafer(urllib.request.HTTPRedirectHandler):
@@ -246,7 +250,7 @@ def _fetch_into(part: Path, url: str) -> None:
                 return
             if error.code < 500 and error.code != 429:
                 raise WeightsUnreachable(
-                    f"{shown(url)}: the server answers {error.code} {shown(str(error.reason))}"
+                    f"{_shown(url)}: the server answers {error.code} {shown(str(error.reason))}"
                 ) from None
             reason = f"the server answers {error.code}"
         except (
@@ -260,7 +264,7 @@ def _fetch_into(part: Path, url: str) -> None:
             most, left, last = now, _TRIES, time.monotonic()
         left -= 1
         if left <= 0 or time.monotonic() - last >= _TIMEOUT_SECONDS:
-            raise WeightsUnreachable(f"{shown(url)}: cannot be fetched ({reason})")
+            raise WeightsUnreachable(f"{_shown(url)}: cannot be fetched ({reason})")
         time.sleep(min(2.0, 0.1 * 2 ** (_TRIES - left)))
 
 
@@ -272,12 +276,19 @@ def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: 
         expected, got = int(answer.headers.get("Content-Length") or -1), 0
         with open(part, "ab" if goes_on else "wb") as file:
             if file.tell() + expected > MAX_WEIGHTS_BYTES:
-                raise BadWeights(f"{shown(url)}: has {expected:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
+                raise BadWeights(f"{_shown(url)}: has {expected:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
+            since, before = time.monotonic(), 0
             while chunk := answer.read1(_CHUNK):
                 file.write(chunk)
                 got += len(chunk)
+                if got - before >= _PROGRESS:
+                    since, before = time.monotonic(), got
+                elif time.monotonic() - since > _SILENT_SECONDS:
+                    raise WeightsUnreachable(
+                        f"{_shown(url)}: the server sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s; try again"
+                    )
                 if file.tell() > MAX_WEIGHTS_BYTES:
-                    raise BadWeights(f"{shown(url)}: more than {MAX_WEIGHTS_BYTES:,} bytes")
+                    raise BadWeights(f"{_shown(url)}: more than {MAX_WEIGHTS_BYTES:,} bytes")
     return None if expected in (-1, got) else f"{got:,} of {expected:,} bytes came"
 
 

@@ -14,6 +14,7 @@ from burnish.backbones import pickles, weights
 from burnish.errors import BadWeights, UnknownModel, shown
 
 Kind = Literal["safetensors", "torch", "keras", "h5"]
+_OF_TRAINERS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 SUFFIXES = (
     ".safetensors",
     ".pt",
@@ -134,8 +135,12 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
 
 def _only_one_in(folder: Path) -> Path:
     """The one file of weights in a folder; a .safetensors file comes before its twin in another format."""
-    names = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    safe = [path for path in names if path.suffix == ".safetensors"]
+    names = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and path.name not in _OF_TRAINERS and path.is_file()
+    )
+    safe = [path for path in names if path.suffix.lower() == ".safetensors"]
     found = safe or names
     if len(found) != 1:
         listed = f" ({', '.join(shown(path.name) for path in found[:4])})" if found else ""

@@ -44,6 +44,9 @@ _ALLOWED = {
     "numpy._core.multiarray": {"scalar"},
     "numpy.dtypes": {"Float64DType", "Float32DType", "Int64DType", "Int32DType", "BoolDType"},
     "_codecs": {"encode"},
+    "pathlib": {"PosixPath", "WindowsPath"},
+    "pathlib._local": {"PosixPath", "WindowsPath"},
+    "torch.torch_version": {"TorchVersion"},
 }  # fmt: skip
 
 
@@ -54,6 +57,17 @@ def _scalar(kind: np.dtype, content: Any) -> Any:
     return _NUMPY_SCALAR(kind, content)
 
 
+class _Text(str):
+    """What a text of torch's own kind comes out as."""
+
+
+def _path(*parts: Any) -> str:
+    """A path, as a text; none is opened."""
+    if not all(isinstance(one, str) for one in parts) or sum(map(len, parts)) > _LONG_TEXT:
+        raise ValueError("a path that is none")
+    return "/".join(parts).replace("//", "/")
+
+
 _NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
 _MOST_FETCHED = 16 * 2**20  # characters of texts that are used again, together
 _INERT: list[Any] = [
@@ -61,10 +75,14 @@ _INERT: list[Any] = [
     type(np.dtype("int64")), type(np.dtype("int32")), type(np.dtype("bool")),
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
+    (_Text, "torch.torch_version.TorchVersion"),
+    *((_path, f"{module}.{kind}Path") for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
 ]  # fmt: skip
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 _BYTES_AS = "latin1"  # the codec by which protocol 2 writes bytes; others make much of little, or take hours
 _LONG_TEXT, _MOST_COPIES = 4096, 16
+_DEEPEST_TUPLE = 200
+_NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
 
@@ -78,12 +96,19 @@ def read_torch(data: bytes, label: str) -> Any:
     zipped = data[:4] == b"PK\x03\x04"  # as torch tells them; all else is followed as one pickle after another
     if zipped:
         _refuse_two_readings(data, label)
-    refuse_programs(_instructions(Zip(data, label)) if zipped else data, label, several=not zipped)
+    archive = Zip(data, label) if zipped else None
+    if archive is not None and any(archive.is_renamed(name) for name in archive.members):
+        raise BadWeights(f"{label}: a zip archive with two names for one member, made to deceive")
+    refuse_programs(data if archive is None else _instructions(archive), label, several=not zipped)
     try:
         with torch.serialization.safe_globals(_INERT):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's readers raise half a dozen kinds for damaged files
         reason = " ".join(str(error).partition("WeightsUnpickler error:")[2].split()) or str(error).partition("\n")[0]
+        if reason.startswith("Unsupported operand"):
+            reason = (
+                "it is written with a newer pickle protocol than torch's own; save it again without pickle_protocol"
+            )
         raise BadWeights(
             f"{label}: a PyTorch file that cannot be read without trusting it ({shown(reason)[:160]}); {_ADVICE}"
         ) from None
@@ -259,16 +284,26 @@ class _Stack:
     """What lies on the stack while a pickle is read, a word for each value.
 
     "new", "before" (it was fetched again), "one before" (a tuple of one such), "mark"; "text", the text "latin1" as such, and
-    "bytes" for a tuple of the two; "encode" for the function that makes bytes of them, "kind" for a kind of storage.
+    "bytes" for a tuple of the two; "encode" for the function that makes bytes of them, "kind" for a kind of storage; "number"
+    for whole numbers, truth values and None, "plain" for a tuple of such and texts; "kinds" for numpy's kinds of numbers, and
+    "numpy" for one of them. Beside it, how deep tuples lie in a tuple: their hash follows them down without a limit.
     """
 
     # The lowest value they take stays there.
     _KEEPING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
-    _LASTING = ("text", _BYTES_AS, "encode", "kind")  # what stays known of a value that is fetched again
+    _LASTING = (
+        "text",
+        _BYTES_AS,
+        "encode",
+        "kind",
+        "kinds",
+        "numpy",
+    )  # what stays known of a value that is fetched again
 
     def __init__(self) -> None:
         self.tags: list[str] = []
-        self.memo: dict[int, str] = {}
+        self.depths: list[int] = []
+        self.memo: dict[int, tuple[str, int]] = {}
 
     def name(self, wanted: str) -> None:
         """The value on top is this class or function."""
@@ -277,47 +312,70 @@ class _Stack:
             self.tags[-1] = "encode"
         elif self.tags and attribute.endswith("Storage"):
             self.tags[-1] = "kind"
+        elif self.tags and (module == "numpy.dtypes" or wanted == "numpy dtype"):
+            self.tags[-1] = "kinds"
 
     def copies(self, opcode: Any, argument: Any) -> bool:
         """Follow one instruction; whether it makes something of a value that was there before. Raises _Unusual."""
         name, wanted = opcode.name, opcode.stack_before
         if name == "MEMOIZE" or name.endswith("PUT"):
-            tag = self.tags[-1] if self.tags else "new"
-            self.memo[len(self.memo) if name == "MEMOIZE" else _whole(argument)] = tag
+            known = (self.tags[-1], self.depths[-1]) if self.tags else ("new", 0)
+            self.memo[len(self.memo) if name == "MEMOIZE" else _whole(argument)] = known
             return False
         if name in ("PROTO", "FRAME", "STOP"):
             return False
         inside: list[str] = []
+        depth = 0
         if pickletools.markobject in wanted:
             while self.tags and (tag := self.tags.pop()) != "mark":
                 inside.append(tag)
+                depth = max(depth, self.depths.pop())
+            del self.depths[len(self.tags) :]
             inside.reverse()
             wanted = wanted[: wanted.index(pickletools.markobject)]
         count = min(len(wanted), len(self.tags))
         taken = self.tags[len(self.tags) - count :]
-        del self.tags[len(self.tags) - count :]
+        depth = max([depth, *self.depths[len(self.tags) - count :]])
+        del self.tags[len(self.tags) - count :], self.depths[len(self.depths) - count :]
         self._refuse_calls(name, taken, inside)
         if name == "MARK":
-            self.tags.append("mark")
+            self._push("mark")
         elif name == "DUP":
-            self.tags += ["before", "before"]
+            self._push("before", depth)
+            self._push("before", depth)
         elif name.endswith("GET"):
-            tag = self.memo.get(_whole(argument), "before")
-            self.tags.append(tag if tag in self._LASTING else "before")
+            tag, depth = self.memo.get(_whole(argument), ("before", 0))
+            self._push(tag if tag in self._LASTING else "before", depth)
         elif name in self._KEEPING:
-            self.tags += taken[:1]
-        elif name in ("TUPLE", "TUPLE1", "TUPLE2"):
-            self.tags.append(_tuple_of(inside if name == "TUPLE" else taken))
+            for tag in taken[:1]:
+                self._push(tag)
+        elif name in ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            if depth >= _DEEPEST_TUPLE:
+                raise _Unusual(f"tuples in tuples, over {_DEEPEST_TUPLE} deep")
+            self._push(_tuple_of(inside if name == "TUPLE" else taken), depth + 1)
         elif _is_text(name):
-            self.tags.append(_BYTES_AS if argument == _BYTES_AS else "text")
+            self._push(_BYTES_AS if argument == _BYTES_AS else "text")
+        elif name in ("REDUCE", "NEWOBJ") and taken[:1] == ["kinds"]:
+            self._push("numpy")
         else:
-            self.tags += ["new"] * len(opcode.stack_after)
+            for _ in opcode.stack_after:
+                self._push("number" if name in _NUMBERS else "new")
         return name in ("REDUCE", "NEWOBJ", "BUILD") and taken[1:] in (["one before"], ["before"])
+
+    def _push(self, tag: str, depth: int = 0) -> None:
+        self.tags.append(tag)
+        self.depths.append(depth)
 
     def _refuse_calls(self, name: str, taken: list[str], inside: list[str]) -> None:
         """_Unusual where a kind of storage is called, or the function that makes bytes is used in any other way than that."""
         if name in ("REDUCE", "NEWOBJ", "BUILD") and taken[:1] == ["kind"]:
             raise _Unusual("a call that makes numbers out of nothing")
+        if (
+            name in ("REDUCE", "NEWOBJ", "BUILD")
+            and taken[:1] in (["kinds"], ["numpy"])
+            and taken[1:] not in (["plain"], ["bytes"])
+        ):
+            raise _Unusual("a kind of numpy's numbers that is put together of others")
         if "encode" in inside or ("encode" in taken and (name, taken) != ("REDUCE", ["encode", "bytes"])):
             raise _Unusual(f"a text in another coding than {_BYTES_AS}")
 
@@ -326,4 +384,6 @@ def _tuple_of(members: list[str]) -> str:
     """The word for a tuple of values that are known by theirs."""
     if members == ["before"]:
         return "one before"
-    return "bytes" if members in (["text", _BYTES_AS], [_BYTES_AS, _BYTES_AS]) else "new"
+    if members in (["text", _BYTES_AS], [_BYTES_AS, _BYTES_AS]):
+        return "bytes"
+    return "plain" if {"number", "text", _BYTES_AS}.issuperset(members) else "new"

@@ -38,7 +38,7 @@ def digest(shapes: Mapping[str, tuple[int, ...]], *, exact: bool = False) -> str
     lines = sorted(
         f"{name}{list(shape)}" for name, shape in shapes.items() if not any(word in name for word in left_out)
     )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 @cache

@@ -250,7 +250,11 @@ def _from_repository(name: str, image_size: int | None, arch: str | None, prepro
 
 def _split_file(name: str) -> tuple[str | None, Path | None]:
     """(architecture or None, file or None) of "NAME=FILE", a path, or a plain name."""
-    if Path(name).is_file() or (Path(name).is_dir() and ("/" in name or "\\" in name or not timmed.is_known(name))):
+    try:
+        is_file, is_folder = Path(name).is_file(), Path(name).is_dir()
+    except OSError as error:  # a name too long for any file
+        raise UnknownModel(f"{shown(name[:80])}… is no name of a file ({error.strerror})") from None
+    if is_file or (is_folder and ("/" in name or "\\" in name or not timmed.is_known(name))):
         return None, Path(name)
     arch, equals, path = name.partition("=")
     if equals and re.fullmatch(r"[\w.\-/:]+", arch):

@@ -41,6 +41,7 @@ WEIGHTS, FACTS, POINTER, VERSIONS = "weights.safetensors", "bundle.json", "packa
 _CURRENT = re.compile(rf"{VERSIONS}/\d{{4,9}}")
 _MAX_POINTER_BYTES = 4096
 _MOST_WIDTH = 2**20  # features of a head
+_MOST_SIDE = 2048  # pixels
 _FAMILIAR = "familiarity."  # what tensors of that kind are called
 _TEXTS = ("method", "base_model", "base_sha256", "licence", "burnish_version", "created")
 
@@ -119,12 +120,12 @@ class Bundle:
         classifier = Classifier(trunk, self.width, len(self.classes), head=self.head)
         expected = classifier.state_dict()
         missing, unexpected = sorted(expected.keys() - self.state.keys()), sorted(self.state.keys() - expected.keys())
-        shapes = [name for name in expected if name in self.state and expected[name].shape != self.state[name].shape]
+        shapes = [name for name in expected if name in self.state and not _alike(expected[name], self.state[name])]
         if missing or unexpected or shapes:
             examples = ", ".join(shown(name[:120]) for name in (missing + unexpected + shapes)[:3])
             raise BadWeights(
                 f"the package's weights do not fit {self.architecture['name']}: {len(missing)} missing, "
-                f"{len(unexpected)} unexpected, {len(shapes)} of another shape ({examples}); "
+                f"{len(unexpected)} unexpected, {len(shapes)} of another shape or kind ({examples}); "
                 "the package is damaged, make it again with burnish fit"
             )
         classifier.load_state_dict(dict(self.state), strict=True)
@@ -320,6 +321,10 @@ def _preprocess(values: dict[str, Any]) -> Preprocess:
     numbers = (preprocess.crop, *preprocess.mean, *preprocess.std)
     if type(preprocess.size) is not int or not all(type(number) in (int, float) for number in numbers):
         raise ValueError("preprocess: size, crop, mean and std must be numbers")
+    if preprocess.size > _MOST_SIDE:
+        raise ValueError(
+            f"preprocess: images of {str(preprocess.size)[:20]} pixels a side, expected at most {_MOST_SIDE:,}"
+        )
     return preprocess
 
 
@@ -354,13 +359,22 @@ def _problems(bundle: Bundle) -> list[str]:
             problems.append(f"head.{name} is {found}, expected {list(wanted.shape)} for {len(names)} classes")
     if strangers := [name for name in bundle.state if not name.startswith(("trunk.", "head."))]:
         problems.append(f"tensors that are neither trunk nor head: {', '.join(map(shown, strangers[:3]))}")
-    if broken := [name for name, tensor in bundle.state.items() if not torch.isfinite(tensor).all()]:
+    if broken := [name for name, tensor in bundle.state.items() if not _all_finite(tensor)]:
         problems.append(f"{len(broken)} tensors with NaN or infinite values ({shown(broken[0])}, …)")
     try:
         json.dumps([bundle.facts, bundle.architecture], allow_nan=False)
     except (TypeError, ValueError) as error:
         problems.append(f"facts are not plain JSON ({error})")
     return problems
+
+
+def _alike(wanted: torch.Tensor, found: torch.Tensor) -> bool:
+    return wanted.shape == found.shape and wanted.dtype == found.dtype
+
+
+def _all_finite(tensor: torch.Tensor) -> bool:
+    """As what it is computed with: float32."""
+    return bool(torch.isfinite(tensor.float() if tensor.is_floating_point() else tensor).all())
 
 
 def _own_version() -> str:

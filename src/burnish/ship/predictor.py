@@ -23,7 +23,7 @@ from burnish.data.contents import file_of
 from burnish.data.pixels import decode, enough, view
 from burnish.data.sources.scan import has_image_suffix, scan
 from burnish.data.views import normalised
-from burnish.errors import DataError, RecipeError, UnreadableImage, cell, shown
+from burnish.errors import BadWeights, DataError, RecipeError, UnreadableImage, cell, shown
 from burnish.labels import SEPARATOR
 from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import sets as sets_of
@@ -205,14 +205,22 @@ class Predictor:
             found[good], features = self.of_pixels(batch)
             if strange is not None and self.bundle.familiarity is not None:
                 strange[good] = self.bundle.familiarity.strange(features, found[good])
+            for row in np.array(good)[~np.isfinite(found[good]).all(1)]:
+                problems[row] = UnreadableImage(_name(images[row]), "the network's answer to it is not a number")
         return found, strange, problems
 
     def _module(self, pixels: np.ndarray) -> nn.Module:
         """The fast form of the network, made on first use."""
         if self._fast is None:
-            self._fast = fold_for_inference(
-                Both(self.bundle.classifier()), normalised(pixels[:2], self.bundle.preprocess)
-            )
+            whole, example = Both(self.bundle.classifier()), normalised(pixels[:2], self.bundle.preprocess)
+            try:
+                self._fast = fold_for_inference(whole, example)
+            except RuntimeError as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise BadWeights(
+                    f"the package's network cannot be run on its images of {self.bundle.preprocess.size} pixels "
+                    f"({shown(reason)[:160]}); it is damaged, make it again with burnish fit"
+                ) from None
         return self._fast
 
 

@@ -41,6 +41,13 @@ class Arrays:
             count = math.prod(shape)
             self.datasets[path] = np.frombuffer(numbers, np.float32, count, place).reshape(shape)
             place += 4 * count
+        self._called: dict[str, list[str]] = {}  # paths by their last part
+        for path in self.datasets:
+            self._called.setdefault(path.rpartition("/")[2].partition(":")[0], []).append(path)
+        heads = (path.split("/", 2) for path in self.datasets)
+        self._groups = {
+            group for head in heads for group in ("/".join(head[:1]), "/".join(head[:2]))[: len(head) - 1]
+        }  # the outermost two
 
     def layer_names(self) -> list[str]:
         """Layers that have weights, by name, whichever way the file is laid out; [] where it keeps no names."""
@@ -101,11 +108,13 @@ class Arrays:
 
         Two models in a model may have layers of one name: where there is a group of the outer one, only that is looked in.
         """
-        groups = (f"model_weights/{outer}/", f"{outer}/")
-        within = [path for path in self.datasets if path.startswith(groups)]
+        groups = (f"model_weights/{outer}", outer)
+        within = tuple(f"{group}/" for group in groups if group in self._groups)
         for name in variable.legacy.split("|"):
             wanted, found = name.split("/"), []
-            for path in within or self.datasets:
+            for path in self._called.get(wanted[-1], []):
+                if within and not path.startswith(within):
+                    continue
                 parts = path.split("/")
                 last = [part.partition(":")[0] for part in parts]
                 # Keras 2 called some layers "conv1/conv" and "Conv_1" that Keras 3 calls "conv1_conv" and "conv_1".

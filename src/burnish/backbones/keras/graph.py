@@ -29,7 +29,8 @@ LIBRARY = "keras"
 INPUT = "input"  # what nodes call the images
 _MOST_NODES = 5000
 _MOST_VALUES, _MOST_A_PIXEL = 2**25, 256  # in what one layer gives: more than both is no network for images
-_MOST_AT_ALL = 2**29  # and more than that, two gigabytes, is not computed
+_MOST_AT_ALL = 2**29  # and more than that, two gigabytes, is not computed; all that is needed at one time together
+_MOST_WORK = 2e12  # multiply-adds of one image: EfficientNet-L2 at 800 pixels takes 0.6e12
 _MOST_NUMBERS = 2**31  # eight gigabytes of float32
 _NAME = re.compile(r"[\w.\-/ ]{1,200}")
 _WORD = re.compile(r"[A-Za-z]+_?\d*")  # of "conv2_block1_1_conv", "block_3_expand"
@@ -72,15 +73,22 @@ class Segment(nn.Module):
         names = {given: "images"}
         self.plan: list[tuple[str, tuple[str, ...]]] = []
         for step in steps:
-            own = _identifier(step.name, set(names.values()) | {"plan", "images"} | set(self._modules))
+            own = _identifier(step.name, set(names.values()) | {"plan", "over", "images"} | set(self._modules))
             names[step.name] = own
             self.add_module(own, step.module)
             self.plan.append((own, tuple(names[one] for one in step.inputs)))
+        last_use = {one: place for place, (_, inputs) in enumerate(self.plan) for one in inputs}
+        self.over = [
+            [one for one in dict.fromkeys(inputs) if last_use[one] == place]
+            for place, (_, inputs) in enumerate(self.plan)
+        ]  # what no later step takes
 
     def forward(self, images: Tensor) -> Tensor:
         values, last = {"images": images}, "images"
-        for last, inputs in self.plan:
+        for (last, inputs), over in zip(self.plan, self.over, strict=True):
             values[last] = self.get_submodule(last)(*(values[one] for one in inputs))
+            for one in over:
+                del values[one]
         return values[last]
 
 
@@ -203,9 +211,7 @@ def takes_size(name: str, kwargs: Mapping[str, Any], width: int, size: int) -> b
         other, own = blank(name, {**kwargs, "size": size}), blank(name, dict(kwargs))
         shapes = [{key: one.shape for key, one in net.state_dict().items()} for net in (other, own)]
         with torch.device("meta"):
-            return shapes[0] == shapes[1] and other(
-                torch.zeros(1, 3, kwargs["size"] + 32, kwargs["size"] + 32)
-            ).shape == (1, width)
+            return shapes[0] == shapes[1] and other(torch.zeros(1, 3, size, size)).shape == (1, width)
     except (UnknownModel, RuntimeError, ValueError):
         return False
 
@@ -315,7 +321,9 @@ def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Vari
     taken = {node["name"] for node in kwargs["nodes"]}
     variables: dict[str, tuple[Variable, ...]] = {}
     outputs: dict[str, str] = {INPUT: INPUT}  # a node's activation is a step of its own
-    for node in kwargs["nodes"]:
+    last_use = {name: place for place, node in enumerate(kwargs["nodes"]) for name in node["inputs"]}
+    work = 0.0
+    for place, node in enumerate(kwargs["nodes"]):
         own = node["name"]
         try:
             for name in node["inputs"]:
@@ -325,6 +333,11 @@ def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Vari
                     values[name], outputs[name] = constant.value, name
             inputs = tuple(outputs[name] for name in node["inputs"])
             made = make(node, [tuple(values[name].shape) for name in node["inputs"]])
+            work += _work(made.module, [values[name] for name in node["inputs"]])
+            if work > _MOST_WORK:
+                raise Unfit(
+                    f"brings the work for one image to {work:.1g} multiply-adds, expected at most {_MOST_WORK:.0g}"
+                )
             given = values[own] = made.module(*(values[name] for name in node["inputs"]))
             steps.append(_Step(own, made.module, inputs, tuple(given.shape)))
             outputs[own] = own
@@ -342,7 +355,21 @@ def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Vari
         ):
             raise Unfit(f"its layer {own} ({node['kind']}) gives a tensor of {values[own].numel():,} numbers")
         variables[own] = made.variables
+        for name in [*node["inputs"], own]:  # what nothing takes any more
+            if last_use.get(name, place) <= place and name in values and place + 1 < len(kwargs["nodes"]):
+                del values[name]
+        if sum(one.numel() for one in values.values()) > _MOST_AT_ALL:
+            raise Unfit(f"its layer {own} ({node['kind']}) leaves over {_MOST_AT_ALL:,} numbers to be kept at one time")
     return steps, {name: some for name, some in variables.items() if some}
+
+
+def _work(module: nn.Module, inputs: list[Tensor]) -> float:
+    """Multiply-adds, at the most: each weight once for each place of the largest input."""
+    places = max(
+        (math.prod(one.shape[2:]) if one.ndim == 4 else one.shape[1] if one.ndim == 3 else 1 for one in inputs),
+        default=1,
+    )
+    return float(places) * sum(one.numel() for one in module.parameters())
 
 
 def make(node: Mapping[str, Any], shapes: list[Shape]) -> Made:
@@ -413,7 +440,7 @@ def plain_name(name: str) -> str:
 def _identifier(name: str, taken: set[str]) -> str:
     """A name that a torch module can have among these."""
     plain = plain_name(name)
-    if hasattr(nn.Module, plain) or hasattr(nn.Sequential, plain):
+    if hasattr(nn.Sequential(), plain):  # an instance has more: `training`
         plain += "_"
     number, found = 1, plain
     while found in taken:

@@ -17,7 +17,7 @@ from typing import Any
 
 TRAINING = ("optimizer_weights", "optimizer", "_optimizer")  # groups that are not of the network
 _MOST_OBJECTS, _MOST_NAMES = 200_000, 65_536
-_DEEPEST = 32
+_DEEPEST, _LONGEST = 32, 1000  # groups; characters of a path
 _MOST_BYTES = 8 * 2**30
 _MOST_RATIO = 200  # numbers over the file's bytes: more is a bomb
 _RATIO_FROM_BYTES = 64 * 2**20
@@ -35,6 +35,7 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     file = h5py.File(io.BytesIO(data), "r")
     datasets, names = [], {}
     blobs: list[bytes | memoryview] = []
+    _limit_memory(2 * len(data))
     found = list(_walk(h5py, file, "", 0, [_MOST_OBJECTS], set()))
     total = sum(math.prod(one.shape) * max(4, one.dtype.itemsize) for _, one in found)  # as float32, whatever they are
     if total > min(_MOST_BYTES, max(_RATIO_FROM_BYTES, _MOST_RATIO * len(data))):
@@ -112,6 +113,8 @@ def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int], seen:
         if budget[0] < 0:
             raise Refused(f"an HDF5 file of more than {_MOST_OBJECTS:,} parts")
         inner = f"{path}/{name}" if path else name
+        if len(inner) > _LONGEST:
+            raise Refused(f"an HDF5 file with a name of {len(inner):,} characters ({inner[:40]}…)")
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
             kind = "another file" if isinstance(link, h5py.ExternalLink) else "another place"
@@ -130,6 +133,8 @@ def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int], seen:
                 raise Refused(f"{inner} is a correction beside the weights; save the model with the corrections merged")
             if one.shape is not None and one.dtype.kind in "fiub":
                 yield inner, one
+            elif str(one.dtype) == "|V2" and _text(one.attrs.get("dtype", "")) == "bfloat16":
+                raise Refused(f"{inner} holds bfloat16, which HDF5 has no kind for; save the model in float32")
             elif one.dtype.kind not in "OSU" or one.size is None or one.size > 4096:  # a few words are never read
                 raise Refused(f"{inner} holds no numbers ({one.dtype})")
         else:
