@@ -364,12 +364,12 @@ def test_a_diverged_run_stops_names_the_step_and_keeps_the_last_good_model(from_
 
     step, calls = loop.step, []
 
-    def failing(module, optimiser, views, labels, objective, number, norms=None):
+    def failing(module, optimiser, views, labels, objective, number, *rest):
         if len(labels) > 12 and optimiser.param_groups[0]["lr"] > 0:  # not the timing steps, whose rate is zero
             calls.append(1)
             if len(calls) >= from_step:
                 return float("nan")
-        return step(module, optimiser, views, labels, objective, number, norms)
+        return step(module, optimiser, views, labels, objective, number, *rest)
 
     monkeypatch.setattr(loop, "step", failing)
     run = api.fit(shapes, out=tmp_path / "run", **{**TINY, "epochs": 4, "batch_size": 24})

@@ -161,11 +161,34 @@ def test_steps_are_averaged_with_the_plan_and_late_ones_move_the_mean_by_a_twent
     assert pace.step_seconds[64] == pytest.approx((1.0 + 2.0 + 6.0) / 3)
     for _ in range(100):
         pace.saw_step(64, 3.0)
-    pace.saw_step(64, 13.0)
-    assert pace.step_seconds[64] == pytest.approx(3.0 + 0.05 * 10.0, rel=0.01)
+    pace.saw_step(64, 11.0)
+    assert pace.step_seconds[64] == pytest.approx(3.0 + 0.05 * 8.0, rel=0.01)
     assert pace.step_seconds[128] == 3.0
     pace.saw_step(160, 7.0)
     assert pace.step_seconds[160] == 7.0
+
+
+@pytest.mark.parametrize("reserve", [30.0, 80.0])
+@pytest.mark.parametrize(
+    "step, stall, place", [(0.12, 20, 10), (0.12, 60, 150), (0.5, 20, 2), (0.5, 60, 30), (2.0, 120, 5)]
+)
+def test_a_step_during_which_the_machine_stood_still_does_not_end_the_run(step, stall, place, reserve, monkeypatch):
+    now = [NOW]
+    monkeypatch.setattr("burnish.choose.pace.time.monotonic", lambda: now[0])
+    pace = Pace(
+        Schedule(32, ((0.0, 128),)), until=NOW + 400.0, most=10**6, step_seconds={128: step}, epoch_seconds=0.0,
+        epoch_steps=13, reserve_seconds=reserve,
+    )  # fmt: skip
+    training = standing(steps=0, total=int(400.0 / step), progress=0.0)
+    while training.steps < training.total:
+        taken = step + stall if training.steps == place else step
+        now[0] += taken
+        pace.saw_step(128, taken)
+        training.steps += 1
+        if training.steps % 5 == 0 or pace.is_off(training, 3.0):
+            training.total = pace.total(training)
+        training.progress = training.steps / training.total
+    assert NOW + 370.0 <= now[0] <= NOW + 401.0
 
 
 def test_a_slow_stretch_early_on_does_not_end_the_run(stopped):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 own_process = False  # whether this is the program burnish, and no notebook or script that uses it
+began: float | None = None  # when that program began, by time.monotonic()
 _HOMES = {"BurnishError": "burnish.errors", "Recipe": "burnish.recipe"}
 __all__ = [
     "BurnishError",
@@ -62,6 +63,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'burnish' has no attribute {name!r}")
     module = _loaded(_HOMES.get(name, "burnish.api"))
     return module if name == "api" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def _loaded(name: str) -> ModuleType:

@@ -17,13 +17,14 @@ from burnish.backbones.anatomy import Anatomy
 from burnish.backbones.anatomy import anatomy as taken_apart
 from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
+from burnish.choose.ledger import states_of_other_versions
 from burnish.comparing import run_compare
 from burnish.data.audit.findings import csv_of as csv_of_findings
 from burnish.data.audit.quarantine import quarantined
 from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
-from burnish.disk import cache_folder, left_behind, plain_disk_errors, write_whole
+from burnish.disk import cache_folder, left_behind, plain_disk_errors, require_temporary_folder, write_whole
 from burnish.errors import RecipeError, RunError, shown
 from burnish.job import finish, run_job
 from burnish.methods.base import Method
@@ -46,7 +47,7 @@ from burnish.result import (
     read_facts,
 )
 from burnish.runtime import Clock, Nobody, Watcher, cores
-from burnish.seeds import other_seeds, share_of
+from burnish.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.tracking import track
 from burnish.train.around import accelerated, enough_memory, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
@@ -137,8 +138,9 @@ def fit_recipe(
     clock: Clock | None = None,
 ) -> Result:
     """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
+    require_time_for_seeds(recipe)
     clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
-    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(called(data))
+    folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
     with folder:
         return fit_catalog(
             opened(data, quarantine),
@@ -171,12 +173,13 @@ def fit_catalog(
 ) -> Result:
     """`fit` on a catalogue made in Python; data, quarantine, again: what the report says it is of, and does it again."""
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
+    require_temporary_folder()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
         folder.begin(asdict(recipe), images=catalog.digest)
 
         def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock, *, by_clock: bool = True) -> None:
-            with enough_memory(recipe.model):
+            with enough_memory(recipe.model), states_of_other_versions(folder.path):
                 run_job(
                     catalog, recipe, folder, clock=clock, watcher=watcher, facilities=facilities, data=data,
                     command=again or command_of(data, recipe, quarantine), by_clock=by_clock,
@@ -234,7 +237,7 @@ def compare(
         raise RecipeError("compare takes networks by name; which one fits is what it tells (see: burnish models)")
     for kind in kinds:
         method_named(kind)
-    folder = out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) if out else RunFolder.free(called(data))
+    folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
     with folder:
         catalog = opened(data, quarantine)
         asked = {**asdict(recipe), "compare_models": names, "compare_methods": kinds}

@@ -7,10 +7,12 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
+import burnish
 from burnish.errors import BurnishError, Interrupted, shown
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.looking import audit, doctor, methods, models
@@ -47,6 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows knows few letters; a run must not die of one
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    try:
+        os.getcwd()
+    except OSError:
+        _leave("the folder that this was started in is gone; change to another one and say the same again", 2)
     keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or bool(os.environ.get("BURNISH_DEBUG"))
@@ -77,6 +83,11 @@ def main(argv: list[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _no_more_output()
             _leave("the output could not be written: the disk is full; make room and say the same again", 2)
+        if (
+            isinstance(error, OSError) and error.errno == errno.EIO and error.filename is None
+        ):  # a terminal that is gone
+            _no_more_output()
+            sys.exit(141)
         complaint = getattr(error, "format_message", None)  # typer's own errors: a wrong option, a missing argument
         if callable(complaint):
             context = getattr(error, "ctx", None)
@@ -99,12 +110,15 @@ def _terminated(number: int, frame: Any) -> None:
 
 def _leave(text: str, code: int, error: BaseException | None = None) -> None:
     """Print one sentence to stderr and leave; where an error is given, its traceback before it."""
+    if burnish.own_process:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses Ctrl-C twice has left already
     if error is not None:
         import traceback
 
         traceback.print_exception(error)
     lines = [shown(line) for line in text.splitlines()]  # an error may hold a few lines to copy
-    print("burnish: " + "\n".join(lines), file=sys.stderr)
+    with suppress(OSError):  # nobody is there to read it
+        print("burnish: " + "\n".join(lines), file=sys.stderr)
     sys.exit(code)
 
 

@@ -36,6 +36,16 @@ def cache_folder() -> Path:
         raise RunError("this user has no home folder to keep things in: set BURNISH_CACHE to a folder") from None
 
 
+def require_temporary_folder() -> None:
+    """RunError where nothing temporary can be written anywhere."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise RunError(
+            "there is no temporary folder that can be written to (TMPDIR, /tmp, this folder); set TMPDIR to one"
+        ) from None
+
+
 def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with ~ and ~user replaced; as it is where there is no such user: a file may be called so."""
     try:

@@ -17,7 +17,7 @@ import torch
 
 from burnish.backbones.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
-from burnish.disk import cache_folder
+from burnish.disk import cache_folder, require_temporary_folder
 from burnish.errors import BurnishError, RunError, shown
 from burnish.runtime import cores
 from burnish.train.around import accelerated
@@ -166,6 +166,10 @@ def _cache() -> Finding:
 
 
 def _space() -> Finding:
+    try:
+        require_temporary_folder()
+    except RunError as error:
+        return Finding("disk", "no temporary folder", "broken", str(error))
     free = shutil.disk_usage(tempfile.gettempdir()).free
     text = f"{free / 1e9:.1f} GB free in {tempfile.gettempdir()}"
     if free < 2e9:

@@ -71,6 +71,7 @@ class Journal:
         material = tuning.material
         with self._if_the_disk_allows():
             self._write()
+            self._caught_up()
             self._show(row)
             self.board.scalars(epoch.steps, {f"learning_rate/{name}": rate for name, rate in tuning.rates().items()})
             if not material.several:
@@ -105,7 +106,13 @@ class Journal:
         except RunError as error:
             if not self._warned:
                 self.watcher.say(f"the history could not be written: {error}")
-            self._warned = True
+            self._warned, self._board = True, None  # a file that was refused once takes nothing more
+
+    def _caught_up(self) -> None:
+        """A new file of TensorBoard's, after the disk refused one, with what it is to show from before."""
+        if self._warned and self._board is None:
+            for row in self.rows[:-1]:
+                self._show(row)
 
     def _write(self) -> None:
         timeless = [{key: value for key, value in row.items() if key not in _TIMES} for row in self.rows]

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +57,7 @@ _OURS = (
 )
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
 _DEVICE = "device"  # where a run is done is not what it is asked to do; a state of another kind of device is refused by itself
+_LOCKED_BY = re.compile(rb"(\d+ on .*)?", re.DOTALL)  # what burnish writes there, or nothing yet
 _HOLDER = 200  # bytes of the lock: the process and its machine
 
 
@@ -73,6 +75,7 @@ class RunFolder:
         """
         with plain_disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
+            was_there = os.path.lexists(path / _LOCK)
             lock = _hold(path)
         try:
             with plain_disk_errors(path):
@@ -82,11 +85,24 @@ class RunFolder:
             raise
         foreign = [name for name in names if not _is_left_behind(name)]
         if foreign and not (path / ASKED).is_file():
+            with contextlib.suppress(OSError):  # nothing of ours is left in it
+                os.ftruncate(lock, 0) if was_there else os.unlink(path / _LOCK)
             os.close(lock)
             run = (path / RECIPE).exists() or (path / RESULT).exists()
             what = "holds a run that cannot be continued" if run else f"is not empty ({shown(foreign[0])} is in it)"
             raise RunError(f"{shown(str(path))} {what}; name another folder with --out, or remove this one yourself")
         return cls(path, lock)
+
+    @classmethod
+    def of(cls, out: str | os.PathLike[str] | None, data: str | os.PathLike[str]) -> RunFolder:
+        """`open`, or where no folder is named `free`."""
+        if out is None:
+            return cls.free(data)
+        if not os.fspath(out):
+            raise RunError(
+                "the name of the run's folder is empty; name one with --out, or leave it out for one under runs/"
+            )
+        return cls.open(Path(out))
 
     @classmethod
     def free(cls, data: str | os.PathLike[str]) -> RunFolder:
@@ -267,7 +283,15 @@ def _without_locks() -> Iterator[None]:
 
 def _hold(path: Path) -> int:
     """An open, locked file descriptor on RUN/.lock; RunBusy names who holds it."""
-    lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        lock = os.open(path / _LOCK, flags, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RunError(
+            f"{shown(str(path / _LOCK))} is a link, which burnish did not make; name another folder with --out"
+        ) from None
     if fcntl is not None:
         try:
             with _without_locks():
@@ -286,8 +310,14 @@ def _hold(path: Path) -> int:
         os.close(lock)
         path.mkdir(parents=True, exist_ok=True)
         return _hold(path)
+    if not _LOCKED_BY.fullmatch(os.read(lock, _HOLDER)) or not stat.S_ISREG(os.fstat(lock).st_mode):
+        os.close(lock)
+        raise RunError(
+            f"{shown(str(path / _LOCK))} is no file of burnish; name another folder with --out, or remove it yourself"
+        )
     try:
         os.ftruncate(lock, 0)
+        os.lseek(lock, 0, os.SEEK_SET)
         os.write(lock, f"{os.getpid()} on {platform.node() or 'this machine'}"[:_HOLDER].encode("ascii", "replace"))
     except OSError:  # a full disk; the lock would be held for as long as this process lives
         os.close(lock)

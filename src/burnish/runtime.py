@@ -12,8 +12,29 @@ from typing import Protocol
 
 import numpy as np
 
+import burnish
+
+_START_SECONDS = 1.0  # for a disk that is slow to give Python
+
 
 def process_age_seconds() -> float:
+    """Seconds since this process became burnish; 0 where it cannot be told."""
+    since = burnish.began
+    return _process_age_seconds() if since is None else max(0.0, time.monotonic() - since)
+
+
+def process_began(first_line: float, processor_seconds: float) -> float:
+    """When this process began, by time.monotonic(), as a fork or as what a shell turned into at its end.
+
+    first_line, processor_seconds: the clock and time.process_time() in its first line. `exec` changes neither the start that the
+    system tells nor the processor's time; Python is up after a few hundredths of a second of that, and what a shell has waited
+    for before is none of it.
+    """
+    age = _process_age_seconds() - (time.monotonic() - first_line)
+    return first_line - max(0.0, min(age, processor_seconds + _START_SECONDS))
+
+
+def _process_age_seconds() -> float:
     """Seconds since the operating system started this process; 0 where it cannot be told."""
     try:
         fields = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()

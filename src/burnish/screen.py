@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,16 @@ def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterato
         yield _Lines(stream, clock)
 
 
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """A terminal that was closed is no reason to end what works without one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
 class _Bar:
     """One bar for the running stage; facts scroll by above it."""
 
@@ -56,14 +67,17 @@ class _Bar:
         self.task = progress.add_task("start", total=None)
 
     def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
-        self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(f"{name}, {detail}" if detail else name, total=total)
+        with _unless_gone():
+            self.progress.remove_task(self.task)
+            self.task = self.progress.add_task(f"{name}, {detail}" if detail else name, total=total)
 
     def advance(self, count: int) -> None:
-        self.progress.advance(self.task, count)
+        with _unless_gone():
+            self.progress.advance(self.task, count)
 
     def say(self, text: str) -> None:
-        self.progress.console.print(Text(_stamped(text, self.clock)))
+        with _unless_gone():
+            self.progress.console.print(Text(_stamped(text, self.clock)))
 
 
 class _Lines:
@@ -81,7 +95,8 @@ class _Lines:
         pass
 
     def say(self, text: str) -> None:
-        print(_stamped(text, self.clock), file=self.stream, flush=True)
+        with _unless_gone():
+            print(_stamped(text, self.clock), file=self.stream, flush=True)
 
 
 class _Rate(ProgressColumn):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -13,13 +14,14 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.sample import only
 from burnish.data.sources import without
 from burnish.data.split import read_splits
-from burnish.errors import RunError, shown
+from burnish.errors import RecipeError, RunError, shown
 from burnish.recipe import Recipe
 from burnish.result import RESULT, SPLITS, RunFolder, read_facts, sides_in
 from burnish.runtime import Clock, Watcher
 from burnish.train.checkpoint import read_checkpoint
 
 FOLDER = "seeds"
+_LEAST_SECONDS = 5.0  # of the budget, for each training
 
 
 class Job(Protocol):
@@ -28,6 +30,16 @@ class Job(Protocol):
     def __call__(
         self, catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock, /, *, by_clock: bool = True
     ) -> None: ...
+
+
+def require_time_for_seeds(recipe: Recipe) -> None:
+    """RecipeError where each of several trainings would have less than any of them takes."""
+    budget, count = recipe.budget_seconds, recipe.seeds
+    if budget is not None and count > 1 and budget / count < _LEAST_SECONDS:
+        raise RecipeError(
+            f"{count} trainings in {budget:g} s are {budget / count:.2g} s each, expected {_LEAST_SECONDS:g} s or more; ask for "
+            f"fewer --seeds, or for --budget {math.ceil(count * _LEAST_SECONDS)}s"
+        )
 
 
 def share_of(clock: Clock, recipe: Recipe) -> Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import sys
@@ -26,7 +27,7 @@ from burnish.labels import SEPARATOR, classes_of
 from burnish.measure.grouped import count_of
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
-from burnish.measure.verdict import Verdict
+from burnish.measure.verdict import Verdict, percent
 from burnish.reports.explain import Sanity
 from burnish.reports.page import render
 from burnish.reports.runs import Compared, side_by_side
@@ -55,6 +56,13 @@ class Result:
     folder: Path
     facts: dict[str, Any]  # the content of result.json
     predictor: Predictor
+
+    def __repr__(self) -> str:
+        return f"Result({shown(str(self.folder))}: {shown(str(self.facts['kept']))} kept. {self.verdict.sentence()})"
+
+    def _repr_html_(self) -> str:
+        lines = (f"{self.facts['kept']} kept", self.verdict.sentence(), str(self.report))
+        return "<p>" + "<br>".join(html.escape(shown(line)) for line in lines) + "</p>"
 
     @property
     def verdict(self) -> Verdict:
@@ -101,6 +109,14 @@ class Evaluation:
     named: list[dict[str, str]]  # files that could not be used, with the reason
     learnt: int = 0  # of the images, those with the path of one that the run was trained on or chosen by
     groups: int | None = None  # that the images are of, where the data names groups
+
+    def __repr__(self) -> str:
+        n, score = self.scores.n, self.scores.accuracy
+        left_out = f", {len(self.named)} left out by name" if self.named else ""
+        return (
+            f"Evaluation({n:,} images{left_out}: accuracy {percent(score.value)}, 95 % interval {percent(score.low)} to "
+            f"{percent(score.high)})"
+        )
 
 
 def called(data: Any) -> str:

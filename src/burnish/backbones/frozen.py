@@ -86,6 +86,9 @@ class _Packing(nn.Module):
         double.__dict__ = copy.deepcopy({**self.__dict__, "_kept": {}}, memo)  # packed tensors cannot be copied
         return double
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}  # nor pickled
+
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:  # to another device or number format
         self._kept = {}
         return super()._apply(fn, recurse)

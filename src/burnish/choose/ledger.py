@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def origin_of(backbone: Backbone, device: torch.device) -> dict[str, str]:
         "preprocess": json.dumps(backbone.preprocess.to_json()),  # a config.json beside the weights has a say in it
         "device": device.type,
         "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
     }
 
 
@@ -71,6 +73,26 @@ def check_origin(before: dict[str, str], now: dict[str, str], run: Path, watcher
         )
     if before["torch"] != now["torch"]:
         watcher.say(f"the run began with torch {before['torch']}, this is {now['torch']}: its last bits may differ")
+    if before.get("threads", now["threads"]) != now["threads"]:  # states of before do not say
+        watcher.say(
+            f"the run began with {before['threads']} threads, this has {now['threads']}: its last bits may differ "
+            f"(OMP_NUM_THREADS={before['threads']} for the same)"
+        )
+
+
+@contextmanager
+def states_of_other_versions(run: Path) -> Iterator[None]:
+    """RunError where a run that is taken up has a state that this version cannot make sense of."""
+    resumed = has_checkpoints(run)
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        if not resumed:
+            raise
+        raise RunError(
+            f"the run in {shown(str(run))} cannot go on ({type(error).__name__}: {shown(str(error))[:120]}): its state seems to "
+            f"be of another version of burnish; remove {shown(str(run / STATE))} to begin anew, or name another folder with --out"
+        ) from error
 
 
 class Ledger:

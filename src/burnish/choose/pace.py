@@ -17,7 +17,13 @@ _RECENT = 0.05
 # when the run was planned is quicker in all, but one that changes its speed changes it again. The test images, most of what
 # follows, can be cut by the clock itself (`proof`); steps that were struck off for them are lost.
 _QUICKER, _SLOWER = 0.5, 0.75
+_MOST_SLOWER = (
+    2.0  # than planned, of what follows: one early step that stood still must not take all the time that is left
+)
 _GIVEN_BACK = 0.25  # of what is kept back, at most
+# A step that takes so many times what those before it took stood still: the process or its machine was stopped, a disk hung. What
+# is lost is lost, and tells nothing of the next; so a lasting change is believed within some steps, not at once.
+_STALL, _TRUSTED = 4.0, 2
 # Times as early as a run may be late before its plan is made anew between two saves: a save costs time itself.
 _EARLY = 3.0
 
@@ -50,6 +56,7 @@ class Pace:
         self._met: set[int] = set()  # sizes of which a step was made
         self._seen: dict[int, int] = {}  # steps that tell, by size
         self._told: set[int] = set()  # sizes of epochs whose validation was seen
+        self._told_often = False  # more than the plan's guess is known of it
 
     def saw_step(self, size: int, seconds: float) -> None:
         """One step was made. The first at a size makes its buffers and chooses its kernels: it tells nothing of the next."""
@@ -59,6 +66,8 @@ class Pace:
             return
         self._latest = size
         seen = self._seen[size] = self._seen.get(size, 0) + 1
+        if before is not None and seen > _TRUSTED:
+            seconds = min(seconds, _STALL * before)
         # The plan's own timing counts as one step.
         weight = 1.0 if before is None else max(_RECENT, 1.0 / (seen + 1))
         self.step_seconds[size] = (1.0 - weight) * (before or 0.0) + weight * seconds
@@ -66,6 +75,9 @@ class Pace:
     def saw_between(self, size: int, seconds: float) -> None:
         """An epoch's validation and saving took so long; the first at a size, which makes its images, tells nothing."""
         if size in self._told:
+            most = max(_STALL * self.between_seconds * self.epoch_steps, _STALL * self.step_seconds.get(size, 0.0))
+            seconds = min(seconds, most) if self._told_often else seconds
+            self._told_often = True
             self.between_seconds += 0.5 * (seconds / max(1, self.epoch_steps) - self.between_seconds)
         self._told.add(size)
 
@@ -86,7 +98,7 @@ class Pace:
         slower. Less is kept back only where the size of the latest steps was timed, which is the smallest: others are scaled.
         """
         given_back = _GIVEN_BACK if self._planned and self._latest == min(self._planned) else 0.0
-        more = self.slowness - 1.0
+        more = min(_MOST_SLOWER, self.slowness - 1.0)
         return self.until - max(-given_back, (_SLOWER if more > 0 else _QUICKER) * more) * self.reserve_seconds
 
     def seconds_ahead(self, training: Training) -> float:

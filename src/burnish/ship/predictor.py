@@ -274,7 +274,10 @@ def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
     What a folder holds besides and might be an image, such as a link out of it, stands there with the reason.
     """
     files: list[Path | NotRead] = []
-    for path in map(Path, listed(paths)):
+    asked = listed(paths)
+    if any(one == "" for one in asked if isinstance(one, str)):
+        raise DataError("the name of an image or a folder is empty; expected image files or folders")
+    for path in map(Path, asked):
         if os.path.isdir(path):
             inside = scan(path)
             found = [path / name for name in sorted(inside.images)]

@@ -257,7 +257,7 @@ def training_step(tunable: Tunable, module: nn.Module, objective: Objective) -> 
     """A function (views, labels) -> loss that makes one optimiser step at rate zero: for timing."""
     optimiser = optimiser_for(tunable, 0.0)
     recordings = Recordings.on(next(module.parameters()).device)
-    return lambda views, labels: step(module, optimiser, views, labels, objective, 0, recordings=recordings)
+    return lambda views, labels: step(module, optimiser, views, labels, objective, 0, None, recordings)
 
 
 def steps_an_epoch(images: int, batch: int) -> int:

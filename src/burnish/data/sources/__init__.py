@@ -48,6 +48,8 @@ def open_source(data: Any, *, for_training: bool = True) -> Catalog:
         catalog = data
     elif not isinstance(data, (str, os.PathLike)):
         catalog = open_python(data)
+    elif data == "":
+        raise DataError(f"The name of the data is empty. Give {_EXPECTED}.")
     elif data == "demo":
         catalog = open_demo()
     elif isinstance(data, str) and data.startswith("torchvision:"):
