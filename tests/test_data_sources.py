@@ -468,7 +468,7 @@ def test_csv_labels_that_differ_in_unicode_form_are_one_class(table):
         (["path,label,path", "a,b,c"], r"has the column 'path' more than once"),
         (
             ["path,label", *SIX, "a/003.png,"],
-            r"list\.csv, line 8: the label is empty\. Fill it in or delete the line\.",
+            r"list\.csv, line 8: the label is empty\. Fill it in or delete the line",
         ),
         (["path,label", *SIX, ",a"], r"line 8: the path is empty"),
         (["path,label", *SIX, "a/003.png,a,b"], r"line 8: it has 3 cells, expected 2 \(path, label\)"),

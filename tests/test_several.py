@@ -88,9 +88,10 @@ def test_the_column_may_be_called_labels(tmp_path):
 
 
 def test_an_empty_label_is_refused_unless_a_bar_says_none(tmp_path):
-    with pytest.raises(DataError, match=r"t\.csv, line 3: the label is empty"):
-        open_source(listed(tmp_path, ["a", "", "b"]), for_training=False)
-    catalog = open_source(listed(tmp_path, ["a|b", "", "b"]), for_training=False)
+    for others in ("a", "a|b"):
+        with pytest.raises(DataError, match=r"t\.csv, line 3: the label is empty"):
+            open_source(listed(tmp_path, [others, "", "b"]), for_training=False)
+    catalog = open_source(listed(tmp_path, ["a|b", "|", "b"]), for_training=False)
     assert catalog.several and sorted(catalog.labels.sum(1)) == [0, 1, 2]
 
 
@@ -103,6 +104,15 @@ def test_json_lists_name_several_and_keep_bars(tmp_path):
     catalog = open_source(tmp_path / "t.jsonl", for_training=False)
     assert catalog.classes == ("a|x", "b")
     assert sorted(catalog.label(row) for row in range(4)) == ["", "a|x|b", "b", "b"]
+
+
+@pytest.mark.parametrize("label", ["null", '""', "[null]", '[""]', '["a", " "]'])
+def test_json_labels_that_are_missing_are_not_taken_for_none_of_the_classes(label, tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        f'{{"path": "0.png", "label": ["a", "b"]}}\n{{"path": "1.png", "label": {label}}}\n'
+    )
+    with pytest.raises(DataError, match="line 2: "):
+        open_source(tmp_path / "t.jsonl", for_training=False)
 
 
 def test_json_lists_of_something_else_are_refused(tmp_path):

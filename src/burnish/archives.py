@@ -61,6 +61,8 @@ class Zip:
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Stream(data))
             self._infos = self._zip.infolist()
+            for info in self._infos:
+                info.filename = _named(info)
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as problem:
             raise self._error(f"{label}: a damaged zip archive ({shown(str(problem))[:120]}); fetch it again") from None
         self._check(aside, most)
@@ -148,6 +150,16 @@ class Zip:
             end = begin + 30 + name_length + extra_length + info.compress_size
         if end > len(self._data):
             raise self._error(f"{self.label}: a zip archive that was cut short; fetch it again")
+
+
+def _named(info: zipfile.ZipInfo) -> str:
+    """A member's name. One without the flag for UTF-8 that is UTF-8 all the same is read so: macOS writes such archives."""
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def members_of_tar(data: bytes, label: str) -> Iterator[Member]:

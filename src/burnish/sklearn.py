@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -15,7 +16,8 @@ from burnish import api
 from burnish.data.sources import require_usable
 from burnish.data.sources.assemble import class_name
 from burnish.data.sources.python import open_paths
-from burnish.errors import DataError, NotEnoughData
+from burnish.data.sources.scan import is_utf8
+from burnish.errors import DataError, NotEnoughData, shown
 from burnish.recipe import parse_budget, recipe_from
 
 
@@ -53,8 +55,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         paths, labels = _paths(X), np.asarray(y)
         if labels.ndim != 1 or len(labels) != len(paths):
             raise ValueError(f"y has shape {labels.shape}, expected ({len(paths)},): one class for each path in X")
-        if len(np.unique(labels)) < 2:
-            raise NotEnoughData(f"y holds {len(np.unique(labels))} class, expected at least two")
+        texts = _texts(labels)
+        if len(set(texts)) < 2:
+            raise NotEnoughData(f"y holds {len(set(texts))} class, expected at least two")
         recipe = recipe_from(
             {
                 "model": self.model,
@@ -65,7 +68,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 "val_fraction": self.val_fraction,
             }
         )
-        catalog = open_paths(paths, [str(label) for label in labels])
+        catalog = open_paths(paths, texts)
         if catalog.several:
             raise ValueError("labels in y are divided by bars (a|b): images of several classes are for burnish.fit")
         require_usable(catalog)
@@ -93,6 +96,20 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
         tags.no_validation = True  # paths are judged when they are opened
         return tags
+
+
+def _texts(labels: np.ndarray) -> list[str]:
+    """Class names of y; ValueError for what is none, or one name written in two ways."""
+    texts: dict[str, str] = {}
+    for label in labels.tolist():
+        fraction = isinstance(label, float) and not math.isfinite(label)
+        if label is None or fraction or isinstance(label, bytes) or str(label) == "" or not is_utf8(str(label)):
+            raise ValueError(f"y holds {shown(repr(label))[:40]}, expected class names or numbers")
+        if texts.setdefault(class_name(str(label)), str(label)) != str(label):
+            raise ValueError(
+                f"y writes the class {shown(str(label))!r} in two ways (Unicode); bring them into one form"
+            )
+    return [class_name(str(label)) for label in labels.tolist()]
 
 
 def _paths(X: Any) -> list[Path]:

@@ -19,15 +19,18 @@ import PIL
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.looks import Looks, is_hash, look_at
+from burnish.data.looks import Looks, look_at
 from burnish.data.pixels import (
     DECODER,
     FORMATS,
     Decoded,
     Rendering,
     Target,
+    content_of,
     decode,
     enough,
+    is_hash,
+    quiet,
     read_all,
     stored,
     view,
@@ -172,7 +175,8 @@ def _filled(
     places = np.flatnonzero([digest not in known for digest in digests])
     renderings = {name: form.rendering for name, form in forms.items() if name in out}
     scattered = {name: _Scattered(rows, places) for name, rows in out.items()}
-    found = read(ids[places], renderings, scattered, done_before=len(ids) - len(places))
+    told = [digests[place] for place in places.tolist()]
+    found = read(ids[places], renderings, scattered, done_before=len(ids) - len(places), digests=told)
     sizes[places], good[places] = found.sizes, found.good
     return sizes, good, found.named
 
@@ -277,7 +281,8 @@ def typical_side(catalog: Catalog, *, sample: int = 64) -> int:
     for index in evenly(len(catalog), sample):
         try:
             source = catalog.image(int(index))
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            data = source if isinstance(source, bytes) else content_of(source)
+            with quiet(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 sides.append(max(image.size))
         except Exception:  # a bad file is named when it is decoded
             continue

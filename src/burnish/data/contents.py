@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,11 +129,16 @@ class Drawn:
         self, places: dict[str, int], drawn: Callable[[int], Image.Image | np.ndarray | str | os.PathLike[str]]
     ):
         """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], or a path."""
-        self._places, self._drawn = places, drawn
+        self._places, self._drawn, self._turn = places, drawn, threading.Lock()
 
     def image(self, path: str) -> Path | bytes:
         try:
-            item = self._drawn(self._places[path])
+            # Nothing says that a data set may be asked by several threads: one that seeks in a file would mix its images up.
+            with self._turn:
+                item = self._drawn(self._places[path])
+                if isinstance(item, Image.Image):
+                    with suppress(Exception):  # which is told below
+                        item.load()
         except Exception as error:  # somebody else's code
             raise UnreadableImage(path, f"the data set gives no image: {type(error).__name__}: {error}") from None
         if isinstance(item, (str, os.PathLike)):
@@ -150,7 +157,11 @@ def file_of(image: Any, name: str) -> bytes:
 
     UnreadableImage where it is no image, or a lazily opened one whose file cannot be read.
     """
-    picture = image if isinstance(image, Image.Image) else _from_array(np.asarray(plain_array(image)), name)
+    try:
+        array = None if isinstance(image, Image.Image) else np.asarray(plain_array(image))
+    except Exception as error:  # numbers of a kind that arrays have not, rows of unequal length
+        raise UnreadableImage(name, f"is no array of numbers: {shown(str(error))[:120]}") from None
+    picture = image if array is None else _from_array(array, name)
     buffer = io.BytesIO()
     try:
         tags = getattr(picture, "tag_v2", {})  # which the upright copy has no longer

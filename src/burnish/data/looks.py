@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from dataclasses import dataclass
@@ -12,12 +11,21 @@ import numpy as np
 from PIL import Image
 
 from burnish.data.catalog import Catalog
-from burnish.data.pixels import FORMATS, MAX_BYTES, content_of, one_by_one, orientation_of, quiet
+from burnish.data.pixels import (
+    FORMATS,
+    MAX_BYTES,
+    UNREAD,
+    content_of,
+    digest_of,
+    one_by_one,
+    orientation_of,
+    quiet,
+)  # fmt: skip
+from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
          "I;16B", "I;16L", "I;16N", "F")  # fmt: skip
-_UNREAD = "unread "  # how the place of a file begins that stands for its hash
 _MAY_MOVE = ("GIF", "PNG", "WEBP")
 # Files read by one thread and timed; where those were slow so many times that are then read by several, the next time twice that.
 _BLOCK, _BLOCKS = 64, 8
@@ -34,11 +42,6 @@ HEADER = np.dtype(
         ("bytes", np.int64),  # of the file, -1 where it cannot be read
     ]
 )
-
-
-def is_hash(digest: str) -> bool:
-    """Whether it is of a file's bytes, and not the place of one that could not be read."""
-    return bool(digest) and not digest.startswith(_UNREAD)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
     def look(row: int) -> str:
         index = int(ids[row])
         digest, headers[row] = _look(catalog, index)
-        return digest or f"{_UNREAD}{index}"
+        return digest or f"{UNREAD}{index}"
 
     with quiet():
         together = _BLOCK * _BLOCKS
@@ -112,8 +115,10 @@ def _look(catalog: Catalog, index: int) -> tuple[str, tuple[int, int, bool, int,
         return "", _NOTHING
     if len(data) > MAX_BYTES:
         return "", _NOTHING
-    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    digest = digest_of(data)
     try:
+        if why_slow(data) is not None:
+            return digest, (-1, -1, False, 1, 0, 0, len(data))
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             kind = image.format if image.format != "MPO" else "JPEG"
             place = FORMATS.index(kind) if kind in FORMATS else -1

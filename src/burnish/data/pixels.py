@@ -10,6 +10,7 @@ Colours are taken as sRGB; an embedded ICC profile is not applied, as where the 
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import logging
 import os
@@ -17,7 +18,7 @@ import stat
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageErr
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import plain_grey
+from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import Preprocess
 
 T = TypeVar("T")
 
 MAX_BYTES = 100_000_000  # of a file
+UNREAD = "unread "  # how the place of a file begins that stands for its hash
 _TOO_LARGE = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
@@ -164,13 +167,15 @@ def read_all(
     at_least: int | None = None,
     workers: int,
     done_before: int = 0,
+    digests: Sequence[str] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Decoded:
     """Decode the entries `indices` [n] once each and write every rendering of them into `out`.
 
     renderings: name -> what to make of an upright RGB image, e.g. {"plain": lambda image: view(image, preprocess)}.
     out: the same names -> where row i, of indices[i], is written: uint8 [n s s 3] or what takes such rows.
-    at_least: as for `decode`. on_progress is told the number of files done, those done before included, after each; what
+    at_least: as for `decode`. digests: of each file's bytes, as they were at the first look; one that changed since is bad.
+    on_progress is told the number of files done, those done before included, after each; what
     it raises stops the reading.
     The result does not depend on `workers` (threads; Pillow decodes outside the interpreter lock).
     """
@@ -179,7 +184,12 @@ def read_all(
     def read(row: int) -> Named | None:
         index = int(indices[row])
         try:
-            image = _decode(catalog.image(index), catalog.paths[index], at_least)
+            source = catalog.image(index)
+            if digests is not None and is_hash(digests[row]):
+                source = content_of(source) if isinstance(source, Path) else source
+                if digest_of(source) != digests[row]:
+                    return Named(catalog.paths[index], "it changed while it was read; run again")
+            image = _decode(source, catalog.paths[index], at_least)
         except UnreadableImage as error:
             return Named(catalog.paths[index], error.reason)
         for name, rendering in renderings.items():
@@ -273,6 +283,16 @@ class _Refused(Exception):
     """Why an image is not read, in plain words."""
 
 
+def digest_of(data: bytes) -> str:
+    """The hash by which a file's bytes are known."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def is_hash(digest: str) -> bool:
+    """Whether it is of a file's bytes, and not the place of one that could not be read."""
+    return bool(digest) and not digest.startswith(UNREAD)
+
+
 def content_of(path: Path) -> bytes:
     """The bytes of a regular file; UnreadableImage for a pipe or device, without waiting for it, and for what is too large."""
     try:
@@ -322,6 +342,8 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
     """The first frame of an image file's content, not yet decoded; a large JPEG is going to be in part."""
     if not data:
         raise _Refused("the file is empty (0 bytes)")
+    if (reason := why_slow(data)) is not None:
+        raise _Refused(reason)
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise _Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")

@@ -263,8 +263,11 @@ def listed(images: Any) -> Sequence[Any]:
     """A list of images; a path, an array or an image alone is a list of one."""
     alone = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, io.BytesIO, Image.Image))
     if isinstance(images, (np.ndarray, torch.Tensor)):
-        shape = images.shape
-        alone = len(shape) in (0, 2) or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
+        # Of NumPy an array [3 h w] is three grey images, as `fit` takes them; torch has the channels of one image first.
+        shape, first = images.shape, isinstance(images, torch.Tensor)
+        alone = len(shape) in (0, 2) or (
+            len(shape) == 3 and (shape[2] in (1, 3, 4) or (first and shape[0] in (1, 3, 4)))
+        )
     return [images] if alone else images if isinstance(images, Sequence) else list(images)
 
 

@@ -57,4 +57,10 @@ def quarantined(catalog: Catalog, file: Path) -> Catalog:
             "Paths are those of burnish audit."
         )
     named = [Named(path, f"left out by {file.name}: {why}") for path, why in sorted(meant.items())]
-    return replace(without(catalog, named), source=catalog.source) if named else catalog
+    absent = [Named(path, f"listed in {file.name}, and not in the data") for path in sorted(strangers)]
+    left = replace(without(catalog, named), source=catalog.source) if named else catalog
+    return (
+        replace(left, named=tuple(sorted((*left.named, *absent), key=lambda one: (one.path, one.reason))))
+        if absent
+        else left
+    )

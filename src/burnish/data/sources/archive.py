@@ -82,12 +82,13 @@ def places_in_tar(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
         stream = unpacked(raw, size, label, error=DataError)
         holder = OpenFile(file) if stream is raw else Spool()
         for tar, info in entries_of_tar(stream, label, error=DataError, aside=aside, most=MOST_MEMBERS):
+            name = "/".join(part for part in info.name.split("/") if part != ".")  # `tar cf a.tar ./cat dog` mixes both
             if isinstance(holder, OpenFile):
-                places[info.name] = Place(holder, info.offset_data, info.size)
-            elif _is_wanted(info.name) and info.size <= MAX_BYTES:
-                places[info.name] = Place(holder, *holder.add(read_member(tar, info, label, error=DataError)))
+                places[name] = Place(holder, info.offset_data, info.size)
+            elif _is_wanted(name) and info.size <= MAX_BYTES:
+                places[name] = Place(holder, *holder.add(read_member(tar, info, label, error=DataError)))
             else:
-                places[info.name] = Place(holder, 0, info.size)
+                places[name] = Place(holder, 0, info.size)
     return places, aside
 
 
@@ -114,7 +115,7 @@ def _scanned(members: Iterable[str]) -> tuple[Scan, list[Named], str]:
     """What a folder with these files would be scanned as, the files that are none of it, and what stands around all."""
     images, named, folders = [], [], set()
     for member in members:
-        parts = member.removeprefix("./").split("/")
+        parts = [part for part in member.split("/") if part != "."]
         reason = next((why for part in parts if (why := why_not_by_name(part)) is not None), None)
         reason = reason or why_not_by_suffix(parts[-1])
         if reason is not None:

@@ -26,7 +26,11 @@ _BYTES = (
     "img",
 )  # columns that hold the image itself: binary, or Hugging Face's struct of bytes and path
 _LABELS = ("label", "labels", "fine_label", "class", "target")  # the first that is there
-_ROWS = 256  # read at a time
+_ROWS, _ROWS_OF_IMAGES = 256, 16  # read at a time
+_MAX_RATIO, _RATIO_FROM_BYTES = (
+    100,
+    64 * 2**20,
+)  # images over the bytes of their files: more is one image again and again
 
 
 def open_columnar(root: Path, files: list[Path]) -> Catalog:
@@ -37,7 +41,8 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
     """
     _refuse_some_splits(root, files)
     spool, places, absent = Spool(), dict[str, Place](), dict[str, str]()
-    rows = (row for file in files for row in _rows_of(root, file, spool, places, absent))
+    most = max(_RATIO_FROM_BYTES, _MAX_RATIO * sum(os.path.getsize(file) for file in files))
+    rows = (row for file in files for row in _rows_of(root, file, spool, places, absent, most))
     first = next(rows, None)
     if first is None:
         raise NotEnoughData(f"{shown(str(root))} holds no rows. Expected an image and its label a row.")
@@ -95,9 +100,9 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def _rows_of(
-    root: Path, file: Path, spool: Spool, places: dict[str, Place], absent: dict[str, str]
+    root: Path, file: Path, spool: Spool, places: dict[str, Place], absent: dict[str, str], most: int
 ) -> Iterator[tuple[int, Values]]:
-    """(row, values) of one file; images inside it go to the spool, and why there is none to `absent`."""
+    """(row, values) of one file; images inside it go to the spool, `most` bytes in all, and why there is none to `absent`."""
     schema, batches = _opened(file)
     columns = _columns(file, schema)
     names = _class_names(schema, columns["label"])
@@ -106,18 +111,27 @@ def _rows_of(
     wanted = list(dict.fromkeys(columns.values()))
     row = labelled = 0
     try:
-        for batch in batches(wanted):
-            cells = {name: batch.column(column).to_pylist() for name, column in columns.items()}
+        for batch in batches(wanted, _ROWS_OF_IMAGES if "image" in columns else _ROWS):
+            batch.validate(full=True)  # of Arrow files nobody else does, and what they point to is read
+            cells = {name: batch.column(column).to_pylist() for name, column in columns.items() if name != "image"}
+            pictures = batch.column(columns["image"]) if "image" in columns else None
             for at in range(batch.num_rows):
                 row += 1
                 values = {name: _value(file, row, name, cells[name][at], names) for name in cells if name in COLUMNS}
                 values.setdefault("split", word)
                 labelled += values["label"] != ""
-                if "image" in cells:
+                if pictures is not None:
                     path = values["path"] = f"{below}#{row:06d}"
-                    held = cells["image"][at]
+                    held = pictures[at].as_py()
                     data = held.get("bytes") if isinstance(held, dict) else held
-                    if isinstance(data, bytes):
+                    if isinstance(data, bytes) and len(data) > MAX_BYTES:
+                        absent[path] = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
+                    elif isinstance(data, bytes):
+                        if spool.size + len(data) > most:
+                            raise DataError(
+                                f"{shown(file.name)}: its images are over {_MAX_RATIO} times as large as its files, as one "
+                                "again and again is. Give each image once."
+                            )
                         places[path] = Place(spool, *spool.add(data))
                     else:
                         absent[path] = _why_absent(held)
@@ -162,15 +176,15 @@ def _opened(file: Path) -> tuple[Any, Any]:
     try:
         if _is_parquet(file):
             table = pq.ParquetFile(file)
-            return table.schema_arrow, lambda wanted: table.iter_batches(_ROWS, columns=wanted)
-        source = pa.memory_map(str(file))
+            return table.schema_arrow, lambda wanted, rows: table.iter_batches(rows, columns=wanted)
+        source = pa.OSFile(str(file))  # mapped, a file that is cut short meanwhile ends the process
         try:
             stream = pa.ipc.open_stream(source)
             batches: Any = stream
         except pa.ArrowInvalid:
             stream = pa.ipc.open_file(source)
             batches = (stream.get_batch(index) for index in range(stream.num_record_batches))
-        return stream.schema, lambda wanted: (batch.select(wanted) for batch in batches)
+        return stream.schema, lambda wanted, _: (batch.select(wanted) for batch in batches)
     except Exception as error:
         raise DataError(
             f"{shown(file.name)}: no sound Parquet or Arrow file ({_said(error)}). Fetch it again."

@@ -17,6 +17,7 @@ from burnish.errors import DataError, NotEnoughData, shown
 
 TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
 _WORDS = "(images, labels): a list of paths or a uint8 array [n h w 3], and a label for each"
+_LARGEST = 10**18
 Label = str | tuple[str, ...]
 
 
@@ -31,6 +32,10 @@ def open_python(data: Any) -> Catalog:
         if len(data) != 2:
             raise DataError(f"The data is a tuple of {len(data)}, expected {_WORDS}.")
         images, labels = data
+        lacking = [what for what, part in (("images", images), ("labels", labels)) if not _is_listed(part)]
+        if lacking:
+            kinds = " and ".join(f"{what} are {_kind(images if what == 'images' else labels)}" for what in lacking)
+            raise DataError(f"The {kinds}, expected {_WORDS}.")
         texts = _labels(labels, len(images), classes=None)
         if _is_array(images):
             return _drawn(texts, None, _hwc(images), source="array")
@@ -41,6 +46,14 @@ def open_python(data: Any) -> Catalog:
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not by_name:
         return open_dataset(data)
     raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
+
+
+def _is_listed(part: Any) -> bool:
+    """Whether it has a length and can be gone through."""
+    try:
+        return len(part) >= 0 and not isinstance(part, (str, bytes))
+    except TypeError:
+        return False
 
 
 def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[Label], *, source: str = "paths") -> Catalog:
@@ -125,6 +138,8 @@ def _labels(labels: Any, count: int, *, classes: list[str] | None) -> list[Label
 def _of_columns(table: Any) -> list[Any]:
     """Class numbers of rows of 0 and 1 [n k]: one where each row has a single 1, else a list."""
     rows = np.asarray(table.detach().cpu() if hasattr(table, "detach") else table)
+    if rows.ndim == 2 and rows.shape[1] == 1:  # a table of one column
+        return rows[:, 0].tolist()
     if not np.isin(rows, (0, 1)).all():
         raise DataError(
             f"The labels are a table {list(rows.shape)} of other numbers than 0 and 1, expected [n] or 0 and 1."
@@ -150,6 +165,8 @@ def _name(value: Any, at: int, classes: list[str] | None) -> str:
             else _kind(value)
         )
         raise DataError(f"Label {at} is {kind}, expected a class name or number.")
+    if not isinstance(value, str) and abs(int(value)) >= _LARGEST:
+        raise DataError(f"Label {at} is a number of over 18 digits, expected a class name or number.")
     if classes is not None and not isinstance(value, str):
         if not 0 <= int(value) < len(classes):
             raise DataError(f"Label {at} is {int(value)}, and the data set names {len(classes)} classes.")

@@ -63,10 +63,11 @@ def from_rows(
             images.append(image)
             lines.append(line)
     _refuse_half_split(file, unit, images, lines)
-    images = with_several(images)
     empty = next((at for at, image in enumerate(images) if image.label == ""), None)
     if empty is not None:
-        raise _bad(file, unit, lines[empty], "the label is empty", "Fill it in or delete the line.")
+        advice = "Fill it in or delete the line; an image of none of several classes has the label | or an empty list."
+        raise _bad(file, unit, lines[empty], "the label is empty", advice)
+    images = with_several(images)
     usable = images
     if contents is None:
         usable = []
@@ -248,6 +249,8 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
     if odd := next((text for text in texts if not is_utf8(text)), None):
         came = f"'{shown(odd)}' holds half a character"
         raise _bad(file, unit, line, came, "Write it anew.")
+    if isinstance(label, list) and any(not one.strip() for one in label):
+        raise _bad(file, unit, line, "a label in its list is empty", "Fill it in or take it out of the list.")
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
         came = f"the path '{shown(path)}' is not allowed: it must be relative to the CSV's folder, without '..'"
         raise _bad(

@@ -1,0 +1,53 @@
+"""Small files that would be decoded for minutes or hours, told by their bytes before a decoder sees them."""
+
+from __future__ import annotations
+
+import re
+
+_MOST_SCANS = 100  # of a JPEG; encoders write 1 to 12, and a scan of 64 million pixels takes 16 ms however short it is
+_MOST_PIECES = (
+    4000  # other parts of one; an ICC profile has 255 at most, 100 MB of others 1,600; Pillow joins them one by one
+)
+_MOST_COMMENTS = 1000  # of an image in one of the formats of Netpbm, which are looked for again from each of them
+_MOST_TEXT_BYTES = 8 * 2**20  # of numbers written as text; 40 MB take 15 s
+_HEADER_BYTES = 2**16
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a part of a JPEG; not what stands within a scan
+_END, _SCAN = 0xD9, 0xDA
+
+
+def why_slow(data: bytes) -> str | None:
+    """Why the bytes of an image are not given to a decoder; None where they may be."""
+    if data[:2] == b"\xff\xd8":
+        return _why_slow_jpeg(data)
+    if data[:1] == b"P" and data[1:2] in (b"1", b"2", b"3", b"4", b"5", b"6"):
+        return _why_slow_netpbm(data, text=data[1:2] in (b"1", b"2", b"3"))
+    return None
+
+
+def _why_slow_jpeg(data: bytes) -> str | None:
+    # Counting bytes is quick, and seldom leads to the exact count.
+    if data.count(b"\xff\xda") <= _MOST_SCANS and data.count(b"\xff") <= _MOST_PIECES:
+        return None
+    scans = parts = 0
+    at = 2
+    while scans <= _MOST_SCANS and parts <= _MOST_PIECES:
+        found = _MARKER.search(data, at)
+        if found is None or data[found.end() - 1] == _END:
+            return None
+        at = found.end()
+        scans, parts = (scans + 1, parts) if data[at - 1] == _SCAN else (scans, parts + 1)
+        if scans == 1 and data.count(b"\xff\xda", at) == 0:
+            return None  # the last scan, and nothing of interest behind it
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    if scans > _MOST_SCANS:
+        return f"a JPEG of over {_MOST_SCANS} scans, which would take minutes to read"
+    return f"a JPEG of over {_MOST_PIECES:,} parts, which would take minutes to read"
+
+
+def _why_slow_netpbm(data: bytes, *, text: bool) -> str | None:
+    looked_at = data if text else data[:_HEADER_BYTES]
+    if looked_at.count(b"\n#" if not text else b"#") > _MOST_COMMENTS:
+        return f"an image with over {_MOST_COMMENTS:,} comments, which would take minutes to read"
+    if text and len(data) > _MOST_TEXT_BYTES:
+        return f"over {_MOST_TEXT_BYTES // 2**20} MB of numbers written as text; save it in another format"
+    return None
