@@ -83,7 +83,7 @@ def test_predict_leaves_with_1_when_an_image_is_unreadable_and_names_it(run, sha
 def test_evaluate_prints_scores(run, shapes, capsys):
     code, out, _ = burnish("evaluate", run, shapes, capsys=capsys)
     assert code == 0
-    assert re.search(r"accuracy +\d+\.\d% +95 % interval", out)
+    assert re.search(r"accuracy +\d+\.\d % +95 % interval", out)
     _, out, _ = burnish("evaluate", run, shapes, "--json", capsys=capsys)
     assert json.loads(out)["scores"]["accuracy"]["n"] == 60
 

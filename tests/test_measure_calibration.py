@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from burnish.errors import NotEnoughData
-from burnish.measure.calibration import calibrated, ece, nats, reliability, temperature
+from burnish.measure.calibration import adaptive_ece, calibrated, ece, nats, reliability, temperature
 
 
 def drawn(n: int, k: int, *, sharpness: float, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -58,12 +58,27 @@ def test_all_right_and_too_modest_is_sharpened_to_the_rule_of_succession() -> No
         (np.zeros((5, 1)), np.zeros(5, int)),
         (np.zeros((5, 3)), np.arange(5) % 3),
         (np.full((5, 3), np.nan), np.arange(5) % 3),
-        (-9.0 * np.eye(3), np.arange(3)),
     ],
-    ids=["no images", "one class", "outputs that say nothing", "not a number", "always wrong"],
+    ids=["no images", "one class", "outputs that say nothing", "not a number"],
 )
 def test_what_cannot_be_fitted_is_left_as_it_is(logits: np.ndarray, labels: np.ndarray) -> None:
     assert temperature(logits, labels) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["always wrong", "by chance"])
+def test_answers_that_are_no_better_than_chance_are_said_with_little_confidence(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = 3.0 * rng.standard_normal((200, 10)), rng.integers(0, 10, 200)
+    if kind == "always wrong":
+        logits, labels = -9.0 * np.eye(3), np.arange(3)
+    hot = temperature(logits, labels)
+    assert hot > 10.0 and nats(logits / hot, labels) < nats(logits, labels)
+
+
+def test_the_adaptive_error_does_not_depend_on_the_order_of_images_that_are_equally_sure() -> None:
+    probabilities, labels = np.tile([0.8, 0.2], (150, 1)), (np.arange(150) >= 120).astype(int)
+    assert adaptive_ece(probabilities, labels) == pytest.approx(0.0, abs=1e-9)
+    assert adaptive_ece(probabilities, labels[::-1]) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_calibrated_rows_are_probabilities_even_of_huge_logits() -> None:

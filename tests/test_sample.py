@@ -84,7 +84,20 @@ def test_rare_classes_keep_a_few_images_however_small_the_part(tmp_path):
     rare = catalog.classes.index("rare")
     before = of_classes(whole[0], whole[1].train)[rare]
     assert of_classes(catalog, splits.train)[rare] == min(8, before) > 0
-    assert len(splits.test) >= 2
+    assert len(splits.test) == 1, "each test image is equally likely, of whatever class"
+
+
+def test_a_part_of_the_test_images_has_the_classes_in_their_shares(tmp_path):
+    """A few of each of many rare classes would count for half of the images, which they are not."""
+    for number in range(12):
+        write_shapes(tmp_path / "data", images=5, classes=(f"rare{number:02d}",))
+    write_shapes(tmp_path / "data", images=600, classes=("common",))
+    whole = split(open_source(tmp_path / "data"))
+    common = whole[0].classes.index("common")
+    before = of_classes(whole[0], whole[1].test)[common] / len(whole[1].test)
+    catalog, splits, _ = thinned(*whole, Part(100, 40), seed=0)
+    assert len(splits.test) == 40
+    assert abs(of_classes(catalog, splits.test)[common] / 40 - before) < 0.1
 
 
 def test_no_part_changes_nothing(many):

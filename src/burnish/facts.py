@@ -24,7 +24,6 @@ from burnish.labels import counts, several
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.calibration import adaptive_ece, ece, reliability
 from burnish.measure.held_out import declining
-from burnish.measure.intervals import wilson
 from burnish.measure.ood import FAMILIAR
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
@@ -115,10 +114,10 @@ def facts_of(
         "classes": list(classes),
         "splits": {"how": splits.how, "sha256": splits.sha256},
         "calibration": _calibration(of_kept, labels),
-        "declining": None if kept.held_out is None else declining(kept.held_out, of_kept.probabilities, labels),
+        "declining": _declining(of_kept, labels, groups),
         "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept, groups), *baselines],
         "more_data": more_data,
-        "familiarity": _beyond(of_kept),
+        "familiarity": _beyond(of_kept, groups),
         "mistakes": _mistakes(of_kept, material),
         "model": {
             "name": backbone.name,
@@ -254,10 +253,23 @@ def _mistakes(tested: Tested, material: Material) -> list[dict[str, Any]]:
     return [told(one, tested, material) for one in found]
 
 
-def _beyond(tested: Tested) -> dict[str, Any] | None:
+def _beyond(tested: Tested, groups: np.ndarray | None) -> dict[str, Any] | None:
     """How many of the run's own test images lie beyond what its package calls familiar."""
-    familiarity = tested.contender.familiarity
-    if familiarity is None or tested.strangeness is None:
+    familiarity, strange = tested.contender.familiarity, _strange(tested)
+    if familiarity is None or strange is None:
         return None
-    beyond = wilson(int((tested.strangeness > familiarity.limit).sum()), len(tested.strangeness))
-    return {"limit": familiarity.limit, "meant": 1.0 - FAMILIAR, "beyond": beyond.to_json()}
+    return {"limit": familiarity.limit, "meant": 1.0 - FAMILIAR, "beyond": share(strange, groups).to_json()}
+
+
+def _strange(tested: Tested) -> np.ndarray | None:
+    """Which test images lie beyond what is familiar, bool [n]."""
+    familiarity = tested.contender.familiarity
+    return None if familiarity is None or tested.strangeness is None else tested.strangeness > familiarity.limit
+
+
+def _declining(tested: Tested, labels: np.ndarray, groups: np.ndarray | None) -> dict[str, Any] | None:
+    """What `predict --reject` and `--sets` do on the test images."""
+    held_out = tested.contender.held_out
+    if held_out is None:
+        return None
+    return declining(held_out, tested.probabilities, labels, strange=_strange(tested), groups=groups)

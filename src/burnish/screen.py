@@ -182,6 +182,7 @@ def _print_data(result: Result) -> None:
 
 def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     """The end of `compare`: a line or two an arm, and where everything is."""
+    from burnish.measure.verdict import percent
     from burnish.reports.leaderboard import sentence
     from burnish.result import LEADERBOARD
 
@@ -191,8 +192,8 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     print(f"   {'model · method':<44}{'test':>7}  {'95 % interval':<17}{'val':>7}")
     for number, row in enumerate(facts["rows"], start=1):
         test, val = row["test"], row["validation"]
-        share = f"{test['value']:.1%}" if test else "-"
-        limits = f"{test['low']:.1%} to {test['high']:.1%}" if test else ""
+        share = percent(test["value"]) if test else "-"
+        limits = f"{percent(test['low'])} to {percent(test['high'])}" if test else ""
         told = f"{share:>7}  {limits:<17}"
         print(f"{number:>2} {_arm_name(row, 44):<44}{told}{'-' if val is None else f'{val:.1%}':>7}")
         _paragraph(sentence(row), indent=5)
@@ -278,8 +279,8 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
     images = f"{scores.n:,} images" + (f" of {found.groups:,} groups" if found.groups is not None else "")
     if isinstance(scores, Scores):
         print(f"accuracy           {_interval(scores.accuracy)}  ({images})")
-        print(f"balanced accuracy  {scores.balanced_accuracy:6.1%}")
-        print(f"macro F1           {scores.macro_f1:6.1%}")
+        for name, title in (("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1")):
+            print(f"{title:<18} {_interval(scores.intervals[name])}")
     else:
         print(f"mAP                {_interval(scores.mean_average_precision)}  ({images})")
         print(f"macro F1           {_interval(scores.macro_f1)}")
@@ -425,7 +426,9 @@ def print_doctor(found: Sequence[Finding]) -> None:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.value:6.1%}   95 % interval {interval.low:.1%} to {interval.high:.1%}"
+    from burnish.measure.verdict import percent
+
+    return f"{percent(interval.value):>8}   95 % interval {percent(interval.low)} to {percent(interval.high)}"
 
 
 def _paragraph(text: str, *, indent: int = 0) -> None:

@@ -17,6 +17,7 @@ _SHARES = (0.125, 0.25, 0.5, 1.0)  # of the training images
 _REPEATS = 3  # draws of each share but the whole
 _FACTORS = (2.0, 4.0)  # times as many images
 _FEWEST = 40  # training images, and validation images, from which a curve says something
+_FEWEST_WRONG = 3.0  # validation images that all of the training images leave wrong
 _SHARE_OF_TIME = 0.03
 _DRAWS = 500  # of the validation images, for the uncertainty
 
@@ -35,7 +36,7 @@ def learning_curve(
     features [n d] of the fitting images; refit: rows of them to a head; whole: how right the head of all training images is
     on the val images, bool [v] or 0 to 1. The error is taken to fall as b · n^-c (Hestness et al. 2017, arXiv:1712.00409),
     without a floor, so it is a hopeful view; its range comes from redrawing validation images and repeats. None where there are
-    too few images, or no time (seconds_left: None for no limit).
+    too few images, less than three of the val ones are wrong, or there is no time (seconds_left: None for no limit).
     """
     train, val, labels = material.train_rows, material.val_rows, material.labels
     if len(train) < _FEWEST or len(val) < _FEWEST or seconds_left == 0.0:
@@ -57,6 +58,8 @@ def learning_curve(
         if parts:
             points.append((round(float(np.mean([len(part) for part in parts]))), [wrong(part) for part in parts]))
     points.append((len(train), [1.0 - whole.astype(np.float64)]))
+    if float(points[-1][1][0].sum()) < _FEWEST_WRONG:  # nothing to carry on: of no error none can be taken away
+        return None
     if len({size for size, _ in points}) < 3:  # of one image a class all shares are the same images
         return None
     return _told(points, len(val), seed)

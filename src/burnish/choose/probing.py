@@ -277,7 +277,8 @@ def _told_of(
     if several(labels):
         cut = thresholds_for(known, labels)
     elif choice.asked:
-        held_out = HeldOut.of(known, labels)
+        counted = choice.counted  # of a class of one image no head has answered that had seen another
+        held_out = HeldOut.of(known[counted], labels[counted])
     return Probed(name, backbone, preprocess, choice, train_head, val_right, val_logits, held_out, cut)
 
 

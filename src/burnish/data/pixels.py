@@ -29,7 +29,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.contents import plain_grey
+from burnish.data.contents import Drawn, plain_grey
 from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import Preprocess
@@ -174,7 +174,8 @@ def read_all(
 
     renderings: name -> what to make of an upright RGB image, e.g. {"plain": lambda image: view(image, preprocess)}.
     out: the same names -> where row i, of indices[i], is written: uint8 [n s s 3] or what takes such rows.
-    at_least: as for `decode`. digests: of each file's bytes, as they were at the first look; one that changed since is bad.
+    at_least: as for `decode`. digests: of each file's bytes, as they were at the first look; one that changed since is bad,
+    but for the items of a data set in Python, which may be drawn anew each time.
     on_progress is told the number of files done, those done before included, after each; what
     it raises stops the reading.
     The result does not depend on `workers` (threads; Pillow decodes outside the interpreter lock).
@@ -185,7 +186,7 @@ def read_all(
         index = int(indices[row])
         try:
             source = catalog.image(index)
-            if digests is not None and is_hash(digests[row]):
+            if digests is not None and is_hash(digests[row]) and not isinstance(catalog.contents, Drawn):
                 source = content_of(source) if isinstance(source, Path) else source
                 if digest_of(source) != digests[row]:
                     return Named(catalog.paths[index], "it changed while it was read; run again")

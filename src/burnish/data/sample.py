@@ -14,7 +14,7 @@ from burnish.labels import leading, rank_within
 from burnish.runtime import address
 
 # Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun.
-_FEWEST = {"train": 8, "val": 2, "test": 3}
+_FEWEST = {"train": 8, "val": 2}
 _FEWEST_AT_FIRST = {"train": 3, "val": 1}  # for a model that another one replaces soon
 
 
@@ -38,14 +38,16 @@ def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:
 def thinned(
     catalog: Catalog, splits: Splits, looks: Looks, part: Part | None, *, seed: int
 ) -> tuple[Catalog, Splits, Looks]:
-    """About so many of the images of each split, even parts of every class; all of them where `part` is None."""
+    """About so many of the images of each split, even parts of every class; all of them where `part` is None.
+
+    Of train and val a few of each class at the least.
+    """
     if part is None:
         return catalog, splits, looks
     fitting, words = splits.fitting, _words(splits)
-    rows = [
-        _drawn(catalog, fitting, words, part.fitting, seed),
-        _drawn(catalog, splits.test, np.full(len(splits.test), "test"), part.test + part.more, seed),
-    ]
+    # Each test image is equally likely to be taken: with a few of each class the rare ones would count for more than they do.
+    tested = in_turn(catalog, splits.test, seed=seed)[: part.test + part.more]
+    rows = [_drawn(catalog, fitting, words, part.fitting, seed), splits.test[tested]]
     kept = np.sort(np.concatenate(rows))
     left = only(catalog, kept)
     return left, restricted(splits, catalog, left), looks.at(kept)
@@ -58,7 +60,7 @@ def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.n
 
 def is_late(part: Part, classes: int) -> bool:
     """Whether each class has few images in it, taken though the budget has no time for them."""
-    return part.fitting < classes * (_FEWEST["train"] + _FEWEST["val"]) or part.test < classes * _FEWEST["test"]
+    return part.fitting < classes * (_FEWEST["train"] + _FEWEST["val"])
 
 
 def part_of(catalog: Catalog, entries: np.ndarray, count: int, *, seed: int) -> np.ndarray:

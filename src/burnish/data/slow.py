@@ -32,9 +32,11 @@ def _why_slow_jpeg(data: bytes) -> str | None:
     at = 2
     while scans <= _MOST_SCANS and parts <= _MOST_PIECES:
         found = _MARKER.search(data, at)
-        if found is None or data[found.end() - 1] == _END:
+        if found is None or (data[found.end() - 1] == _END and scans):  # before a scan an end ends nothing
             return None
         at = found.end()
+        if data[at - 1] == _END:
+            continue
         scans, parts = (scans + 1, parts) if data[at - 1] == _SCAN else (scans, parts + 1)
         if scans == 1 and data.count(b"\xff\xda", at) == 0:
             return None  # the last scan, and nothing of interest behind it

@@ -15,7 +15,7 @@ from burnish.labels import probabilities as probabilities_of
 from burnish.measure.scores import checked
 
 _COLDEST, _HOTTEST = 0.02, 50.0  # the range of temperatures searched; Guo et al. found 0.7 to 3 for trained networks
-_AT_AN_END = 1e-2  # of log T: a minimum this close to an end of the range is none
+_AT_AN_END = 1e-2  # of log T: a minimum this close to the cold end of the range is none
 
 
 class Bin(TypedDict):
@@ -77,6 +77,8 @@ def adaptive_ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 1
     """The expected calibration error with bins of equally many images (Nixon et al. 2019, arXiv:1904.01685), a fraction."""
     confidence, hit = _told(probabilities, labels)
     order = np.argsort(confidence, kind="stable")
+    _, tied, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    hit = (np.bincount(tied, hit) / counts)[tied]  # which of equals come first must not matter
     parts = [part for part in np.array_split(order, bins) if len(part)]
     gaps = [abs(float(hit[part].mean() - confidence[part].mean())) for part in parts]
     return float(np.average(gaps, weights=[len(part) for part in parts]))
@@ -107,11 +109,11 @@ def _bin(low: float, high: float, confidence: np.ndarray, hit: np.ndarray) -> Bi
 
 
 def _minimum(loss: Callable[[float], float]) -> float | None:
-    """The log T of the least loss, or None when it lies at an end of the range."""
+    """The log T of the least loss, or None when it lies at the cold end of the range: at the hot one all is said by chance."""
     ends = (math.log(_COLDEST), math.log(_HOTTEST))
     result: Any = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-5})
     found = float(result.x)
-    return None if min(found - ends[0], ends[1] - found) < _AT_AN_END else found
+    return None if found - ends[0] < _AT_AN_END else found
 
 
 def _succession(logits: np.ndarray) -> float:

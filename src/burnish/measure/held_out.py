@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from burnish.errors import RecipeError
-from burnish.measure.intervals import wilson
+from burnish.measure.bootstrap import share
+from burnish.measure.intervals import Interval, wilson
 from burnish.runtime import evenly
 
 _MOST = 5000  # images kept, spread over all
@@ -123,8 +124,24 @@ def sets(probabilities: np.ndarray, cut: float) -> np.ndarray:
     return held
 
 
-def declining(held_out: HeldOut, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _share(right: np.ndarray, groups: np.ndarray | None, of: np.ndarray) -> Interval:
+    """The share of right answers among some of the images; groups: of all of them."""
+    if groups is None or not len(right):
+        return wilson(int(right.sum()), len(right))
+    return share(right, np.unique(groups[of], return_inverse=True)[1])
+
+
+def declining(
+    held_out: HeldOut,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    strange: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> dict[str, Any]:
     """What thresholds and sets from held-out images do on other ones [n k], [n]: plain values for the report.
+
+    strange: bool [n], images unlike the training images, which are declined too. groups: int64 [n], of images drawn together.
 
     "answers": at each wanted accuracy the threshold, how many are answered and how many of those are right; "sets": at each
     wanted coverage how often the true class is inside, and the sizes; "curve": accuracy over the share answered, for thresholds
@@ -136,8 +153,9 @@ def declining(held_out: HeldOut, probabilities: np.ndarray, labels: np.ndarray) 
     for accuracy in ACCURACIES:
         threshold = held_out.threshold(accuracy)
         answered = sure >= threshold if threshold is not None else np.zeros(n, bool)
-        hits, count = int(right[answered].sum()), int(answered.sum())
-        found = None if threshold is None else wilson(hits, count).to_json()
+        answered &= np.ones(n, bool) if strange is None else ~strange
+        count = int(answered.sum())
+        found = None if threshold is None else _share(right[answered], groups, answered).to_json()
         answers.append({"wanted": accuracy, "threshold": threshold, "answered": count, "accuracy": found})
     sized = []
     for coverage in COVERAGES:
@@ -146,7 +164,7 @@ def declining(held_out: HeldOut, probabilities: np.ndarray, labels: np.ndarray) 
         sized.append(
             {
                 "wanted": coverage,
-                "covered": wilson(int(inside.sum()), n).to_json(),
+                "covered": share(inside, groups).to_json(),
                 "mean_size": float(held.sum(1).mean()),
                 "single": float((held.sum(1) == 1).mean()),
             }

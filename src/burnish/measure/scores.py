@@ -11,7 +11,17 @@ import numpy as np
 
 from burnish.errors import DataError, ModelError, NotEnoughData
 from burnish.labels import log_losses, several
-from burnish.measure.bootstrap import Ranking, bootstrapped, mean_interval, mean_of_known, share, times_for
+from burnish.measure.bootstrap import (
+    Ranking,
+    bootstrapped,
+    hidden_by_few,
+    images_or_groups,
+    mean_interval,
+    mean_of_known,
+    share,
+    times_for,
+    widened,
+)  # fmt: skip
 from burnish.measure.intervals import Interval, wilson
 
 _LARGEST_MATRIX = 500  # classes; of more, a record holds the cells that are not zero
@@ -109,12 +119,19 @@ def score(
     found = bootstrapped(statistics, n, times=times_for(n, k), groups=groups)
     each = {"log_loss": statistics.losses, "brier": statistics.squares}
     means = {name: mean_interval(values, groups=groups) for name, values in each.items()}
+    intervals = {name: one.interval() for name, one in found.items()}
+    present = np.flatnonzero(counts)
+    few = images_or_groups(truth[:, None] == present, groups)
+    hidden = hidden_by_few(hits[present] / counts[present], few)
+    areas = np.array([one.area(np.ones((1, n), np.float32))[0] for one in statistics.rankings])
+    shown = {"balanced_accuracy": hidden, "macro_f1": hidden, "auroc": hidden_by_few(areas, few)}
+    intervals |= {name: widened(intervals[name], shown[name]) for name in shown if np.isfinite(intervals[name].value)}
     return Scores(
         n=n,
         accuracy=share(predictions == truth, groups),
         top5=share(_ranks(rows, truth) < 5, groups) if k > 5 else None,
         **{name: one.value for name, one in (found | means).items()},
-        intervals={name: one.interval() for name, one in found.items()} | means,
+        intervals=intervals | means,
         per_class=tuple(
             _class_score(name, int(counts[i]), int(hits[i]), int(predicted[i])) for i, name in enumerate(classes)
         ),

@@ -11,7 +11,16 @@ import numpy as np
 
 from burnish.errors import NotEnoughData
 from burnish.labels import log_losses, right
-from burnish.measure.bootstrap import Ranking, bootstrapped, mean_of_known, share, times_for
+from burnish.measure.bootstrap import (
+    Ranking,
+    bootstrapped,
+    hidden_by_few,
+    images_or_groups,
+    mean_of_known,
+    share,
+    times_for,
+    widened,
+)  # fmt: skip
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.scores import checked
 
@@ -85,6 +94,16 @@ def score_several(
     cut = np.full(k, _EVEN) if thresholds is None else np.asarray(thresholds, np.float64)
     said = rows >= cut
     found = bootstrapped(Statistics(rows, truth, cut), n, times=times_for(n, k), groups=groups)
+    intervals = {name: one.interval() for name, one in found.items()}
+    present, once = np.flatnonzero(truth.any(0)), np.ones((1, n), np.float32)
+    few = images_or_groups(truth[:, present], groups)
+    rankings = [Ranking(rows[:, at], truth[:, at]) for at in present]
+    precisions = hidden_by_few(np.array([one.average_precision(once)[0] for one in rankings]), few)
+    areas = hidden_by_few(np.array([one.area(once)[0] for one in rankings]), few)
+    recalls = hidden_by_few((said & truth).sum(0)[present] / truth.sum(0)[present], few)
+    for name, hidden in (("mean_average_precision", precisions), ("auroc", areas), ("macro_f1", recalls)):
+        if np.isfinite(intervals[name].value):
+            intervals[name] = widened(intervals[name], hidden)
     return SeveralScores(
         n=n,
         exact=share((said == truth).all(1), groups),
@@ -94,7 +113,7 @@ def score_several(
             _label_score(name, rows[:, at], truth[:, at], said[:, at], float(cut[at]))
             for at, name in enumerate(classes)
         ),
-        **{name: one.interval() for name, one in found.items()},
+        **intervals,
     )
 
 

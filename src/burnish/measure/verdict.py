@@ -54,8 +54,8 @@ class Verdict:
             test = "exact test of groups" if self.score == ACCURACY else f"{test} of groups"
         return (
             f"{_OPENINGS[self.word]}: {score}{percent(self.tuned.value)} against {percent(self.probe.value)} for the frozen "
-            f"probe on the same {images} ({_points(facts.difference)} points, 95 % interval {_points(facts.low)} to "
-            f"{_points(facts.high)}, {test} {chance(facts.p)})."
+            f"probe on the same {images} ({points(facts.difference)} points, 95 % interval {points(facts.low)} to "
+            f"{points(facts.high)}, {test} {chance(facts.p)})."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def percent(share: float) -> str:
 
 def difference_in_words(facts: Mapping[str, Any]) -> str:
     """A paired difference, as plain values, as '+1.2 points (+0.5 to +2.0)'."""
-    difference, low, high = (_points(facts[key]) for key in ("difference", "low", "high"))
+    difference, low, high = (points(facts[key]) for key in ("difference", "low", "high"))
     return f"{difference} points ({low} to {high})"
 
 
@@ -154,9 +154,10 @@ def chance(p: float) -> str:
     return f"p = {p:.3g}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def _points(share: float) -> str:
-    """A difference as '+11.0' percentage points."""
-    return f"{round(100.0 * share, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
+def points(share: float) -> str:
+    """A difference as '+11.0' percentage points; one that is not 0 is not shown as 0."""
+    places = next((places for places in (1, 2, 3) if round(100.0 * share, places)), 1)
+    return f"{round(100.0 * share, places) + 0.0:+.{places}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def _word(facts: Paired) -> Word:

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from burnish.errors import NotARun, shown
 from burnish.measure.intervals import Interval, holm, wilson
 from burnish.measure.scores import matrix_from
-from burnish.measure.verdict import ACCURACY, Verdict, chance, percent
+from burnish.measure.verdict import ACCURACY, Verdict, chance, percent, points
 from burnish.reports.words import Say, verdict_in, words_in
 from burnish.result import plain
 
@@ -206,7 +206,7 @@ def _baselines(baselines: Sequence[Mapping[str, Any]], say: Say) -> list[dict[st
     rows = []
     for one, p in zip(baselines, chances, strict=True):
         facts = one["paired"]
-        gain = f"{100 * facts['difference']:+.1f} ({100 * facts['low']:+.1f} … {100 * facts['high']:+.1f})"
+        gain = f"{points(facts['difference'])} ({points(facts['low'])} … {points(facts['high'])})"
         title = say(_BASELINES[one["key"]]) if one["key"] in _BASELINES else one["name"]
         rows.append(
             {"name": title, "note": one["name"] if title != one["name"] else "", "accuracy": one["accuracy"],
@@ -305,7 +305,8 @@ def _chart(
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers, evenly spaced, from at or below `low` to at or above `high`."""
-    span = high - low or abs(high) or 1.0
+    low = low if high > low else high - (0.05 * abs(high) or 1.0)
+    span = high - low
     rough = span / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * (1 - 1e-9))

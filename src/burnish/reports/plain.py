@@ -7,6 +7,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from burnish.errors import shown
+from burnish.measure.verdict import percent
 
 
 @cache
@@ -17,6 +18,6 @@ def plain_page(name: str) -> Template:
         lstrip_blocks=True,
     )  # fmt: skip
     room.filters["count"] = lambda value: "-" if value is None else f"{value:,.0f}"
-    room.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
+    room.filters["percent"] = lambda value: "-" if value is None else percent(value).removesuffix(" %")
     room.filters["name"] = lambda text: shown(str(text).encode("utf-8", "backslashreplace").decode())
     return room.get_template(name)

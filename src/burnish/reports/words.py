@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from burnish.errors import RecipeError, nearest, shown
-from burnish.measure.verdict import ACCURACY, Verdict, chance, percent
+from burnish.measure.verdict import ACCURACY, Verdict, chance, percent, points
 from burnish.reports.chinese import CHINESE, FINDINGS
 
 Say = Callable[[str], str]
@@ -38,6 +38,6 @@ def verdict_in(lang: str, verdict: Verdict) -> str:
         test = "按组的精确检验" if verdict.score == ACCURACY else "按组的配对自助法"
     return (
         f"{opening}：在相同的 {images}上，{score} {percent(verdict.tuned.value)}，冻结探针为 "
-        f"{percent(verdict.probe.value)}（相差 {100 * facts.difference:+.1f} 个百分点，95 % 区间 {100 * facts.low:+.1f} 至 "
-        f"{100 * facts.high:+.1f}，{test} {chance(facts.p)}）。"
+        f"{percent(verdict.probe.value)}（相差 {points(facts.difference)} 个百分点，95 % 区间 {points(facts.low)} 至 "
+        f"{points(facts.high)}，{test} {chance(facts.p)}）。"
     )

@@ -17,7 +17,7 @@ from burnish.errors import DataError, NotEnoughData, shown
 
 TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
 _WORDS = "(images, labels): a list of paths or a uint8 array [n h w 3], and a label for each"
-_LARGEST = 10**18
+_MOST_BITS = 1024  # of a whole number that is a class
 Label = str | tuple[str, ...]
 
 
@@ -165,8 +165,8 @@ def _name(value: Any, at: int, classes: list[str] | None) -> str:
             else _kind(value)
         )
         raise DataError(f"Label {at} is {kind}, expected a class name or number.")
-    if not isinstance(value, str) and abs(int(value)) >= _LARGEST:
-        raise DataError(f"Label {at} is a number of over 18 digits, expected a class name or number.")
+    if not isinstance(value, str) and int(value).bit_length() > _MOST_BITS:
+        raise DataError(f"Label {at} is a number of over 300 digits, expected a class name or number.")
     if classes is not None and not isinstance(value, str):
         if not 0 <= int(value) < len(classes):
             raise DataError(f"Label {at} is {int(value)}, and the data set names {len(classes)} classes.")

@@ -143,7 +143,7 @@ def _named_class(value: Any, extension: str, names: list[str]) -> tuple[str | No
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         return None, f"its .{extension} holds no label"
     if str(value).isdecimal() and names:
-        if len(str(value)) > len(str(len(names))) or int(value) >= len(names):
+        if len(str(value).lstrip("0")) > len(str(len(names))) or int(value) >= len(names):
             return None, f"its class is number {shown(str(value))[:20]}, and {len(names)} are named"
         return names[int(value)], ""
     return (str(value), "") if is_utf8(str(value)) else (None, f"its .{extension} holds half a character")
