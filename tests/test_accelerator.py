@@ -16,10 +16,10 @@ from burnish.backbones import taps
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.rates import Rates
 from burnish.data.views import Augmentation
-from burnish.errors import RecipeError
+from burnish.errors import ModelError, RecipeError
 from burnish.terms import Preprocess
-from burnish.train.around import accelerated, pick_device, settled_torch
-from burnish.train.features import _gathered
+from burnish.train.around import accelerated, enough_memory, pick_device, settled_torch
+from burnish.train.features import _gathered, outputs
 from burnish.train.inputs import Ahead, PixelViews, batch_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
@@ -238,3 +238,38 @@ def test_a_device_without_memory_is_not_taken_for_a_network_without_blocks(monke
     monkeypatch.setattr(taps, "with_taps", full)
     with pytest.raises(torch.OutOfMemoryError):
         taps.tapped(backbone, torch.rand(4, 3, 64, 64))
+
+
+def test_a_batch_that_a_device_has_no_memory_for_goes_through_in_parts():
+    seen = []
+
+    class Small(torch.nn.Module):
+        def forward(self, images):
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("out of memory")
+            seen.append(len(images))
+            return images.mean((2, 3))
+
+    images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), np.uint8)
+    how = {"preprocess": Preprocess(size=8), "device": torch.device("cpu")}
+    found = outputs(Small(), [images[:8], images[8:]], **how)
+    assert sum(seen) == 11 and max(seen) <= 3
+    np.testing.assert_allclose(found, outputs(torch.nn.AdaptiveAvgPool2d(1), [images], **how)[:, :, 0, 0], atol=1e-6)
+
+    class Never(torch.nn.Module):
+        def forward(self, images):
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        outputs(Never(), [images], **how)
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("x"), RuntimeError("CUDA error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"),
+])  # fmt: skip
+def test_what_a_device_has_no_memory_for_is_said_in_a_sentence(error):
+    with pytest.raises(ModelError, match="needs more memory than the device has"), enough_memory("resnet"):
+        raise error
+    with pytest.raises(RuntimeError, match="mat1"), enough_memory("resnet"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied; out of memory of what was meant")

@@ -129,6 +129,7 @@ def _columns(clock: Clock | None) -> tuple[ProgressColumn, ...]:
 def print_verdict(result: Result) -> None:
     """The end of `fit`: the verdict, the numbers behind it, where everything is."""
     from burnish.choose.signals import NOTHING
+    from burnish.measure.verdict import chance, difference_in_words
 
     facts, verdict = result.facts, result.verdict
     _paragraph(verdict.sentence())
@@ -138,6 +139,11 @@ def print_verdict(result: Result) -> None:
     print()
     for name, interval in rows:
         print(f"  {name[:34]:<34} {_interval(interval)}")
+    for one in facts["baselines"]:
+        if one["key"] == "against":
+            _paragraph(
+                f"over {one['name']}: {difference_in_words(one['paired'])}, {chance(one['paired']['p'])}", indent=2
+            )
     counts = facts["counts"]
     left_out = f", {counts['named']} left out by name" if counts["named"] else ""
     left_out += f"; no time for {counts['skipped']:,}" if counts.get("skipped") else ""

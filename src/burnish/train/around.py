@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 
 from burnish.errors import ModelError, RecipeError, shown
+
+_NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
 
 
 @contextmanager
@@ -66,7 +69,9 @@ def enough_memory(model: str) -> Iterator[None]:
     """ModelError with what helps, where an accelerator has too little memory."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # torch.OutOfMemoryError is one, and the device's own libraries have others
+        if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
         raise ModelError(
             f"{shown(model)} needs more memory than the device has; take a smaller --image-size, --batch-size or model, "
             "freeze more of it (--freeze N), or take --device cpu"

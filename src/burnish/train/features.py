@@ -38,14 +38,25 @@ def outputs(
 ) -> np.ndarray:
     """What `module` gives, float32 [n d], for batches of plain uint8 images [b s s 3], in their order.
 
-    half: let an accelerator compute in bfloat16; what is scored is computed in float32, as `predict` does.
+    half: let an accelerator compute in bfloat16; what is scored is computed in float32, as `predict` does. A batch that a
+    device has no memory for goes through in parts.
     """
     found = []
     for pixels in plain if device.type == "cpu" else _gathered(plain, _AT_ONCE):
-        with torch.inference_mode(), autocast(device, half and device.type != "cpu"):
-            # Bytes travel, a quarter of what they are as numbers.
-            out = module(normalised(torch.as_tensor(pixels).to(device), preprocess))
-        found.append(out.float().cpu().numpy())
+        parts = [pixels]
+        while parts:
+            try:
+                with torch.inference_mode(), autocast(device, half and device.type != "cpu"):
+                    # Bytes travel, a quarter of what they are as numbers.
+                    out = module(normalised(torch.as_tensor(parts[0]).to(device), preprocess))
+                found.append(out.float().cpu().numpy())
+                parts = parts[1:]
+                continue
+            except torch.OutOfMemoryError:
+                if len(parts[0]) == 1:
+                    raise
+            # After the error is let go of, for it holds what was computed.
+            parts = [*np.array_split(parts[0], 2), *parts[1:]]
         if on_progress is not None:
             on_progress(len(pixels))
     return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
