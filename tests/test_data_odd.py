@@ -20,8 +20,9 @@ from burnish.data.audit.sameness import Sameness, sameness_findings
 from burnish.data.audit.twins import Twins, find_twins
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog, Splits
+from burnish.data.file import MAX_BYTES, is_hash
 from burnish.data.looks import look_at
-from burnish.data.pixels import MAX_BYTES, decode, is_hash
+from burnish.data.pixels import decode
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore

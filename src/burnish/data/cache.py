@@ -19,6 +19,7 @@ import PIL
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
+from burnish.data.file import content_of, is_hash
 from burnish.data.looks import Looks, look_at
 from burnish.data.pixels import (
     DECODER,
@@ -26,10 +27,8 @@ from burnish.data.pixels import (
     Decoded,
     Rendering,
     Target,
-    content_of,
     decode,
     enough,
-    is_hash,
     quiet,
     read_all,
     stored,

@@ -11,16 +11,8 @@ import numpy as np
 from PIL import Image
 
 from burnish.data.catalog import Catalog
-from burnish.data.pixels import (
-    FORMATS,
-    MAX_BYTES,
-    UNREAD,
-    content_of,
-    digest_of,
-    one_by_one,
-    orientation_of,
-    quiet,
-)  # fmt: skip
+from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of
+from burnish.data.pixels import FORMATS, one_by_one, orientation_of, quiet
 from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage
 

@@ -9,12 +9,8 @@ Colours are taken as sRGB; an embedded ICC profile is not applied, as where the 
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import io
 import logging
-import os
-import stat
 import threading
 import warnings
 from collections import deque
@@ -30,15 +26,14 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageErr
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Drawn, plain_grey
+from burnish.data.file import MAX_BYTES, TOO_LARGE, Refused, content_of, digest_of, is_hash
+from burnish.data.file import content as _content
 from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import Preprocess
 
 T = TypeVar("T")
 
-MAX_BYTES = 100_000_000  # of a file
-UNREAD = "unread "  # how the place of a file begins that stands for its hash
-_TOO_LARGE = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
 _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2 GB, one of these a third of one
@@ -246,7 +241,7 @@ def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Ima
     try:
         data = source if isinstance(source, bytes) else _content(source)
         if len(data) > MAX_BYTES:
-            raise _Refused(_TOO_LARGE)
+            raise Refused(TOO_LARGE)
         image = _opened(data, at_least)
         with _room_for(image.width * image.height):
             image.load()
@@ -280,78 +275,19 @@ class _Room:
 _room_for = _Room()
 
 
-class _Refused(Exception):
-    """Why an image is not read, in plain words."""
-
-
-def digest_of(data: bytes) -> str:
-    """The hash by which a file's bytes are known."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def is_hash(digest: str) -> bool:
-    """Whether it is of a file's bytes, and not the place of one that could not be read."""
-    return bool(digest) and not digest.startswith(UNREAD)
-
-
-def content_of(path: Path) -> bytes:
-    """The bytes of a regular file; UnreadableImage for a pipe or device, without waiting for it, and for what is too large."""
-    try:
-        return _content(path)
-    except _Refused as reason:
-        raise UnreadableImage(path, str(reason)) from None
-
-
-def _content(path: Path) -> bytes:
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise _Refused(f"{_kind(mode)}, not an image file")
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _Refused(_why_not_opened(error)) from None
-    except ValueError:  # a zero byte in the name
-        raise _Refused("no such file") from None
-    if len(data) > MAX_BYTES:
-        raise _Refused(_TOO_LARGE)
-    return data
-
-
-def _kind(mode: int) -> str:
-    """What a file is that is not a regular one."""
-    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-    return next((words for test, words in kinds if test(mode)), "a device")
-
-
-def _why_not_opened(error: OSError) -> str:
-    """An operating system's refusal in plain words."""
-    words = {
-        errno.ENOENT: "no such file",
-        errno.ENOTDIR: "no such file",
-        errno.EISDIR: "a folder, not an image file",
-        errno.ENXIO: "a socket or device, not an image file",
-        errno.EACCES: "no permission to read it",
-        errno.EPERM: "no permission to read it",
-        errno.ELOOP: "a symbolic link that leads in a circle",
-    }
-    return words.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
-
-
 def _opened(data: bytes, at_least: int | None) -> Image.Image:
     """The first frame of an image file's content, not yet decoded; a large JPEG is going to be in part."""
     if not data:
-        raise _Refused("the file is empty (0 bytes)")
+        raise Refused("the file is empty (0 bytes)")
     if (reason := why_slow(data)) is not None:
-        raise _Refused(reason)
+        raise Refused(reason)
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise _Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
+        raise Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
     if 0 in image.size:
-        raise _Refused("it has no pixels")
+        raise Refused("it has no pixels")
     if image.format == "TIFF" and _has_deep_planes(image.tag_v2):  # type: ignore[attr-defined]
-        raise _Refused("its colours lie apart, each of 16 bits: save it with 8 bits, or with its colours together")
+        raise Refused("its colours lie apart, each of 16 bits: save it with 8 bits, or with its colours together")
     _widen_colour_key(image)
     if at_least is not None and min(image.size) >= 2 * _DRAFT_MARGIN * at_least:
         side = _DRAFT_MARGIN * at_least
@@ -380,7 +316,7 @@ def _widen_colour_key(image: Any) -> None:
 
 def _reason(error: Exception, data: bytes) -> str:
     """Why these bytes are not read, in plain words."""
-    if isinstance(error, _Refused):
+    if isinstance(error, Refused):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         return _not_an_image(data)
@@ -449,10 +385,10 @@ def _grey_from_deep(image: Image.Image) -> Image.Image:
     lowest, highest = values.min(), values.max()
     if image.mode == "F":
         if not (lowest >= 0.0 and highest <= 1.0):  # also refuses not-a-number
-            raise _Refused(f"float pixels from {lowest:g} to {highest:g}, expected 0 to 1: save it with 8 or 16 bits")
+            raise Refused(f"float pixels from {lowest:g} to {highest:g}, expected 0 to 1: save it with 8 or 16 bits")
         return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
     if lowest < 0 or highest > 65535:
-        raise _Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
+        raise Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
     values = np.asarray(plain_grey(image, getattr(image, "tag_v2", {})))
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255, to the nearest
     transparent = image.info.get("transparency")

@@ -10,7 +10,7 @@ from pathlib import Path
 from burnish.archives import OnDisk, Zip, entries_of_tar, is_tar, read_member, unpacked
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Contents, OpenFile, Packed, Place, Spool, Zipped
-from burnish.data.pixels import MAX_BYTES
+from burnish.data.file import MAX_BYTES
 from burnish.data.sources.folder import SPLIT_FOLDERS, sorted_into_classes
 from burnish.data.sources.scan import Scan, has_image_suffix, why_not_by_name, why_not_by_suffix
 from burnish.errors import DataError, NotEnoughData, shown

@@ -14,7 +14,7 @@ from typing import Any
 
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Packed, Place, Spool
-from burnish.data.pixels import MAX_BYTES
+from burnish.data.file import MAX_BYTES
 from burnish.data.sources.assemble import told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.table import COLUMNS, Values, from_rows

@@ -12,7 +12,7 @@ from typing import Any
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Packed, Place
-from burnish.data.pixels import MAX_BYTES
+from burnish.data.file import MAX_BYTES
 from burnish.data.sources.archive import places_in_tar
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
