@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -46,7 +46,7 @@ def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterato
         with Progress(*_columns(clock), console=console, transient=True) as progress:
             yield _Bar(progress, clock)
     else:
-        yield _Lines(stream, clock)
+        yield Lines(stream, clock or Clock.start(None, from_process_start=True))
 
 
 @contextmanager
@@ -80,21 +80,26 @@ class _Bar:
             self.progress.console.print(Text(_stamped(text, self.clock)))
 
 
-class _Lines:
-    """One line a fact and a stage, for logs."""
+class Lines:
+    """A watcher that prints a line for each fact and stage, for logs and notebooks: burnish.fit(..., watcher=burnish.Lines()).
 
-    def __init__(self, stream, clock: Clock | None) -> None:
-        self.stream, self.clock, self.name = stream, clock, ""
+    stream: what to print to, the standard output without; clock: whose seconds stand before each line, its own without.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Clock | None = None) -> None:
+        self.stream, self.clock, self.name = stream, clock or Clock.start(None, from_process_start=False), ""
 
     def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
+        """A new stage begins, or a new part of the running one."""
         if name != self.name:  # the parts of a stage say themselves when they are done
             self.say(f"{name}: {total} images" if total is not None else name)
         self.name = name
 
     def advance(self, count: int) -> None:
-        pass
+        """Not told."""
 
     def say(self, text: str) -> None:
+        """A finished fact worth a line."""
         with _unless_gone():
             print(_stamped(text, self.clock), file=self.stream, flush=True)
 
