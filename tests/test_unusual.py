@@ -86,9 +86,9 @@ def test_a_config_beside_the_weights_cannot_ask_for_it_either(tmp_path, told):
         load_backbone(str(tmp_path / "m.pth"))
 
 
-def test_an_array_of_numpy_is_one_image_where_a_tensor_is():
+def test_an_array_has_its_channels_last_and_a_tensor_first():
     image = np.zeros((3, 8, 8), np.uint8)
-    assert len(listed(image)) == len(listed(torch.from_numpy(image))) == 1
+    assert (len(listed(image)), len(listed(torch.from_numpy(image)))) == (3, 1)
     assert len(listed(np.zeros((5, 3, 8, 8), np.uint8))) == 5
 
 

@@ -57,7 +57,7 @@ _OURS = (
 )
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
 _DEVICE = "device"  # where a run is done is not what it is asked to do; a state of another kind of device is refused by itself
-_LOCKED_BY = re.compile(rb"(\d+ on .*)?", re.DOTALL)  # what burnish writes there, or nothing yet
+_LOCKED_BY = re.compile(rb"(\d+( on .*)?)?", re.DOTALL)  # what burnish writes there, or nothing yet
 _HOLDER = 200  # bytes of the lock: the process and its machine
 
 

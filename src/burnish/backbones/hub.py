@@ -177,17 +177,17 @@ def download(address: str) -> Path:
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UnknownModel(f"{shown(address)}: is not an address ({brief(error)})") from None
+    except ValueError:
+        raise UnknownModel(f"{_shown(address)}: is not an address") from None
     if not _SHA256.fullmatch(digest):
         raise UnknownModel(
-            f"{shown(address)}: weights from the web need their SHA-256, so that nobody can change them on the way; "
-            f"say:  --model '{shown(url)}#sha256=…'  (the page that offers the file gives it, or: sha256sum FILE)"
+            f"{_shown(address)}: weights from the web need their SHA-256, so that nobody can change them on the way; "
+            f"say:  --model '{_shown(url)}#sha256=…'  (the page that offers the file gives it, or: sha256sum FILE)"
         )
     if parts.scheme != "https" and host not in _LOOPBACK:
-        raise UnknownModel(f"{shown(address)}: expected an address that begins with https://")
+        raise UnknownModel(f"{_shown(address)}: expected an address that begins with https://")
     if not url.isascii() or any(char.isspace() or not char.isprintable() for char in url):
-        raise UnknownModel(f"{shown(address)}: is not an address (write spaces and other characters as %20 and so on)")
+        raise UnknownModel(f"{_shown(address)}: is not an address (write spaces and other characters as %20 and so on)")
     name = re.sub(r"[^\w.\-]", "_", urllib.parse.unquote(parts.path.rpartition("/")[2])).lstrip(".")[-120:]
     name = "weights" if name in ("", "config.json") else name
     path = cache_folder() / "models" / digest / name
@@ -222,7 +222,12 @@ def without_secrets(address: str) -> str:
 
 
 def _shown(url: str) -> str:
-    return shown(without_secrets(url))
+    """An address as an error may say it, also one that is none."""
+    try:
+        return shown(without_secrets(url))
+    except ValueError:
+        scheme, _, rest = url.partition("://")
+        return shown(f"{scheme}://{rest.partition('?')[0].partition('#')[0].rpartition('@')[2]}")
 
 
 class _OnlySafer(urllib.request.HTTPRedirectHandler):
@@ -242,7 +247,7 @@ def _fetch_into(part: Path, url: str) -> None:
     while True:
         have = part.stat().st_size
         try:
-            reason = _fetched(opener, part, url, have)
+            reason = _watched(opener, part, url, have)
             if reason is None:
                 return
         except urllib.error.HTTPError as error:
@@ -253,6 +258,8 @@ def _fetch_into(part: Path, url: str) -> None:
                     f"{_shown(url)}: the server answers {error.code} {shown(str(error.reason))}"
                 ) from None
             reason = f"the server answers {error.code}"
+        except http.client.InvalidURL:  # which says all of it
+            raise UnknownModel(f"{_shown(url)}: is not an address") from None
         except (
             OSError,
             ValueError,
@@ -268,25 +275,47 @@ def _fetch_into(part: Path, url: str) -> None:
         time.sleep(min(2.0, 0.1 * 2 ** (_TRIES - left)))
 
 
+def _watched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int) -> str | None:
+    """`_fetched`, in a thread that is not waited for where hardly anything comes: a byte now and then may go on for ever."""
+    answers: queue.Queue[str | Exception | None] = queue.Queue()
+
+    def fetch() -> None:
+        try:
+            answers.put(_fetched(opener, part, url, have))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=fetch, daemon=True).start()
+    before, since = have, time.monotonic()
+    while True:
+        try:
+            found = answers.get(timeout=0.1)
+        except queue.Empty:
+            now = part.stat().st_size
+            if now - before >= _PROGRESS or now < before:  # or it begins anew
+                before, since = now, time.monotonic()
+            if time.monotonic() - since > _SILENT_SECONDS:
+                raise WeightsUnreachable(
+                    f"{_shown(url)}: the server sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s; try again"
+                ) from None
+            continue
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
 def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int) -> str | None:
     """Go on from `have` bytes; None when the whole file is there, else what is lacking."""
     headers = {"User-Agent": "burnish", **({"Range": f"bytes={have}-"} if have else {})}
     with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
         goes_on = bool(have) and answer.status == 206
         expected, got = int(answer.headers.get("Content-Length") or -1), 0
-        with open(part, "ab" if goes_on else "wb") as file:
+        with open(part, "ab" if goes_on else "wb", buffering=0) as file:  # its size tells how far this is
             if file.tell() + expected > MAX_WEIGHTS_BYTES:
                 raise BadWeights(f"{_shown(url)}: has {expected:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
-            since, before = time.monotonic(), 0
             while chunk := answer.read1(_CHUNK):
                 file.write(chunk)
                 got += len(chunk)
-                if got - before >= _PROGRESS:
-                    since, before = time.monotonic(), got
-                elif time.monotonic() - since > _SILENT_SECONDS:
-                    raise WeightsUnreachable(
-                        f"{_shown(url)}: the server sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s; try again"
-                    )
                 if file.tell() > MAX_WEIGHTS_BYTES:
                     raise BadWeights(f"{_shown(url)}: more than {MAX_WEIGHTS_BYTES:,} bytes")
     return None if expected in (-1, got) else f"{got:,} of {expected:,} bytes came"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -52,7 +53,7 @@ def open_file(path: Path) -> Opened:
 
     Nothing in it is run or followed; it is held in memory whole.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # which says no, too, where a name is too long for any file
         path = _only_one_in(path)
     data, label = weights.bytes_of(path), shown(str(path))
     digest = hashlib.sha256(data).hexdigest()
