@@ -632,7 +632,7 @@ def _too_large(server: Any, monkeypatch: Any) -> None:
 
 def _trickles(server: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(hub, "_SILENT_SECONDS", 0.2)
-    _trouble(now_and_then(LENGTH))(server, monkeypatch)
+    _trouble(now_and_then(LENGTH, every=0.1, at_once=25))(server, monkeypatch)
 
 
 PATH = f"/file?token={SECRET}"
