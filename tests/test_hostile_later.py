@@ -473,6 +473,23 @@ def test_a_convolution_as_wide_as_the_images_is_refused_for_its_work(tmp_path):
     assert re.search(r"the work for one image to \S+ multiply-adds, expected at most", sentence)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_pooling_as_wide_as_the_images_is_refused_for_its_work(padding):
+    options = {"pool_size": [511, 511], "strides": [1, 1], "padding": padding}
+    with pytest.raises(UnknownModel, match="multiply-adds"):
+        graph.blank(
+            "net",
+            _net(("q", "MaxPooling2D", options, ["input"]), ("p", "GlobalAveragePooling2D", {}, ["q"]), size=4096),
+        )
+
+
+def test_attention_over_a_million_places_is_refused_for_its_work():
+    flat = ("r", "Reshape", {"target_shape": [1024**2, 3]}, ["input"])
+    attends = ("m", "MultiHeadAttention", {"num_heads": 1, "key_dim": 8}, ["r", "r"])
+    with pytest.raises(UnknownModel, match="multiply-adds"):
+        graph.blank("net", _net(flat, attends, ("p", "GlobalAveragePooling1D", {}, ["m"]), size=1024))
+
+
 def test_the_work_of_all_layers_counts_together():
     part = {"filters": 64, "kernel_size": [15, 15], "padding": "same"}
     layers = [(f"c{number}", "Conv2D", part, [f"c{number - 1}" if number else "input"]) for number in range(60)]

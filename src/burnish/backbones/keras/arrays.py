@@ -18,6 +18,7 @@ from burnish.errors import BadWeights, ModelError, shown
 
 _READER = hdf5.__file__
 _SECONDS = 300.0  # for eight gigabytes; a file that takes longer is made to
+_LONGEST_VARIABLE = 4  # parts of a variable's name
 _EXTRA = "pip install 'burnish[keras]'"
 
 
@@ -41,9 +42,13 @@ class Arrays:
             count = math.prod(shape)
             self.datasets[path] = np.frombuffer(numbers, np.float32, count, place).reshape(shape)
             place += 4 * count
-        self._called: dict[str, list[str]] = {}  # paths by their last part
+        # Paths by their last part, and by the last word of what stands before the last one, two and three of them.
+        self._called: dict[tuple[int, str, str], list[str]] = {}
         for path in self.datasets:
-            self._called.setdefault(path.rpartition("/")[2].partition(":")[0], []).append(path)
+            parts = path.split("/")
+            for count in range(1, min(len(parts), _LONGEST_VARIABLE) + 1):
+                word = _last_word(plain("/".join(parts[:-count])))
+                self._called.setdefault((count, parts[-1].partition(":")[0], word), []).append(path)
         heads = (path.split("/", 2) for path in self.datasets)
         self._groups = {
             group for head in heads for group in ("/".join(head[:1]), "/".join(head[:2]))[: len(head) - 1]
@@ -112,7 +117,7 @@ class Arrays:
         within = tuple(f"{group}/" for group in groups if group in self._groups)
         for name in variable.legacy.split("|"):
             wanted, found = name.split("/"), []
-            for path in self._called.get(wanted[-1], []):
+            for path in self._called.get((len(wanted), wanted[-1], _last_word(plain(layer))), []):
                 if within and not path.startswith(within):
                     continue
                 parts = path.split("/")
@@ -150,6 +155,10 @@ def _read(data: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
     if "refused" in facts:
         raise BadWeights(f"{label}: {shown(facts['refused'])}")
     return facts, memoryview(done.stdout)[8 + length :]
+
+
+def _last_word(name: str) -> str:
+    return name.rpartition("_")[2]
 
 
 def plain(name: str) -> str:

@@ -364,12 +364,23 @@ def _steps(kwargs: Mapping[str, Any]) -> tuple[list[_Step], dict[str, tuple[Vari
 
 
 def _work(module: nn.Module, inputs: list[Tensor]) -> float:
-    """Multiply-adds, at the most: each weight once for each place of the largest input."""
-    places = max(
-        (math.prod(one.shape[2:]) if one.ndim == 4 else one.shape[1] if one.ndim == 3 else 1 for one in inputs),
-        default=1,
-    )
-    return float(places) * sum(one.numel() for one in module.parameters())
+    """Multiply-adds, at the most: each weight once for each place of the largest input, and what attention and pooling take."""
+    if not inputs:
+        return 0.0
+    largest = max(inputs, key=torch.numel)
+    places = math.prod(largest.shape[2:]) if largest.ndim == 4 else largest.shape[1] if largest.ndim == 3 else 1
+    work = float(places) * sum(one.numel() for one in module.parameters())
+    if any(isinstance(layer, KerasAttention) for layer in module.modules()):
+        work += 2.0 * places**2 * largest.shape[-1]
+    for layer in module.modules():
+        sides = (
+            None
+            if any(True for _ in layer.parameters())
+            else getattr(layer, "kernel_size", None) or getattr(layer, "size", None)
+        )
+        if isinstance(sides, (tuple, int)):  # of a pooling
+            work += float(largest.numel()) * (math.prod(sides) if isinstance(sides, tuple) else sides**2)
+    return work
 
 
 def make(node: Mapping[str, Any], shapes: list[Shape]) -> Made:
