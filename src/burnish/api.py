@@ -317,6 +317,8 @@ def audit(
     audit whose table nobody edited, else RunError. Raises DataError when the data cannot be opened.
     """
     if out is not None:
+        if not os.fspath(out):
+            raise RunError("the name of the audit's folder is empty; name one, or leave it out")
         _require_audit_folder(Path(out))
     backbone = (
         None

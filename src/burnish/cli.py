@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import signal
 import sys
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
         _leave("the folder that this was started in is gone; change to another one and say the same again", 2)
     keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
+    if "--out=" in words or ("--out", "") in itertools.pairwise(words):
+        _leave("the name after --out is empty; name a folder, or leave --out away", 2)
     debug = "--debug" in words or bool(os.environ.get("BURNISH_DEBUG"))
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]

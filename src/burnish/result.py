@@ -75,7 +75,7 @@ class RunFolder:
         """
         with plain_disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            was_there = os.path.lexists(path / _LOCK)
+            before = _plain_content(path / _LOCK)
             lock = _hold(path)
         try:
             with plain_disk_errors(path):
@@ -86,7 +86,11 @@ class RunFolder:
         foreign = [name for name in names if not _is_left_behind(name)]
         if foreign and not (path / ASKED).is_file():
             with contextlib.suppress(OSError):  # nothing of ours is left in it
-                os.ftruncate(lock, 0) if was_there else os.unlink(path / _LOCK)
+                if before is None:
+                    os.unlink(path / _LOCK)
+                else:
+                    os.ftruncate(lock, 0)
+                    os.pwrite(lock, before, 0)
             os.close(lock)
             run = (path / RECIPE).exists() or (path / RESULT).exists()
             what = "holds a run that cannot be continued" if run else f"is not empty ({shown(foreign[0])} is in it)"
@@ -281,6 +285,14 @@ def _without_locks() -> Iterator[None]:
             raise
 
 
+def _plain_content(file: Path) -> bytes | None:
+    """The beginning of a file, None where there is no plain one."""
+    try:
+        return file.read_bytes()[:_HOLDER] if stat.S_ISREG(file.lstat().st_mode) else None
+    except OSError:
+        return None
+
+
 def _hold(path: Path) -> int:
     """An open, locked file descriptor on RUN/.lock; RunBusy names who holds it."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -310,7 +322,7 @@ def _hold(path: Path) -> int:
         os.close(lock)
         path.mkdir(parents=True, exist_ok=True)
         return _hold(path)
-    if not _LOCKED_BY.fullmatch(os.read(lock, _HOLDER)) or not stat.S_ISREG(os.fstat(lock).st_mode):
+    if not stat.S_ISREG(os.fstat(lock).st_mode) or not _LOCKED_BY.fullmatch(os.read(lock, _HOLDER)):
         os.close(lock)
         raise RunError(
             f"{shown(str(path / _LOCK))} is no file of burnish; name another folder with --out, or remove it yourself"

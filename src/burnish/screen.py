@@ -6,7 +6,7 @@ import errno
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -67,16 +67,16 @@ class _Bar:
         self.task = progress.add_task("start", total=None)
 
     def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
-        with _unless_gone():
+        with suppress(KeyError), _unless_gone():  # a task that could not be shown is none
             self.progress.remove_task(self.task)
             self.task = self.progress.add_task(f"{name}, {detail}" if detail else name, total=total)
 
     def advance(self, count: int) -> None:
-        with _unless_gone():
+        with suppress(KeyError), _unless_gone():  # a task that could not be shown is none
             self.progress.advance(self.task, count)
 
     def say(self, text: str) -> None:
-        with _unless_gone():
+        with suppress(KeyError), _unless_gone():  # a task that could not be shown is none
             self.progress.console.print(Text(_stamped(text, self.clock)))
 
 
