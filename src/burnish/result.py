@@ -75,7 +75,7 @@ class RunFolder:
         """
         with plain_disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            before = _plain_content(path / _LOCK)
+            was_there = os.path.lexists(path / _LOCK)
             lock = _hold(path)
         try:
             with plain_disk_errors(path):
@@ -85,16 +85,19 @@ class RunFolder:
             raise
         foreign = [name for name in names if not _is_left_behind(name)]
         if foreign and not (path / ASKED).is_file():
-            with contextlib.suppress(OSError):  # nothing of ours is left in it
-                if before is None:
+            if not was_there:
+                with contextlib.suppress(OSError):  # nothing of ours is left in it
                     os.unlink(path / _LOCK)
-                else:
-                    os.ftruncate(lock, 0)
-                    os.pwrite(lock, before, 0)
             os.close(lock)
             run = (path / RECIPE).exists() or (path / RESULT).exists()
             what = "holds a run that cannot be continued" if run else f"is not empty ({shown(foreign[0])} is in it)"
             raise RunError(f"{shown(str(path))} {what}; name another folder with --out, or remove this one yourself")
+        try:
+            with plain_disk_errors(path):
+                _sign(lock)
+        except RunError:  # a full disk; the lock would be held for as long as this process lives
+            os.close(lock)
+            raise
         return cls(path, lock)
 
     @classmethod
@@ -285,14 +288,6 @@ def _without_locks() -> Iterator[None]:
             raise
 
 
-def _plain_content(file: Path) -> bytes | None:
-    """The beginning of a file, None where there is no plain one."""
-    try:
-        return file.read_bytes()[:_HOLDER] if stat.S_ISREG(file.lstat().st_mode) else None
-    except OSError:
-        return None
-
-
 def _hold(path: Path) -> int:
     """An open, locked file descriptor on RUN/.lock; RunBusy names who holds it."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -327,11 +322,10 @@ def _hold(path: Path) -> int:
         raise RunError(
             f"{shown(str(path / _LOCK))} is no file of burnish; name another folder with --out, or remove it yourself"
         )
-    try:
-        os.ftruncate(lock, 0)
-        os.lseek(lock, 0, os.SEEK_SET)
-        os.write(lock, f"{os.getpid()} on {platform.node() or 'this machine'}"[:_HOLDER].encode("ascii", "replace"))
-    except OSError:  # a full disk; the lock would be held for as long as this process lives
-        os.close(lock)
-        raise
     return lock
+
+
+def _sign(lock: int) -> None:
+    """Write who holds it."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()} on {platform.node() or 'this machine'}"[:_HOLDER].encode("ascii", "replace"), 0)

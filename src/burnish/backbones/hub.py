@@ -12,7 +12,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
@@ -22,6 +24,7 @@ from burnish.backbones.weights import MAX_WEIGHTS_BYTES, brief, sha256_of
 from burnish.disk import cache_folder, plain_disk_errors
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, shown
 
+T = TypeVar("T")
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository may call its weights, the safer first
 _PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve fails in milliseconds
 _PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
@@ -76,30 +79,51 @@ def fetch(repository: str, filename: str) -> Path:
 
 def _download(repository: str, filename: str) -> Path:
     """The downloaded file's place in the cache; WeightsUnreachable when the hub refuses, breaks off or falls silent."""
-    answers: queue.Queue[Path | Exception] = queue.Queue()
-    # The hub's client waits minutes for a server that hangs, and hours for one that asks it to: it is not waited for.
-    threading.Thread(target=lambda: answers.put(_downloaded(repository, filename)), daemon=True).start()
     blobs = (
         Path(huggingface_hub.constants.HF_HUB_CACHE)
         / f"models--{repository.partition('@')[0].replace('/', '--')}"
         / "blobs"
     )
-    came, last = -1, time.monotonic()
+
+    def came() -> int:
+        return sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0
+
+    # The hub's client waits minutes for a server that hangs, and hours for one that asks it to.
+    silent = f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
+    found = _unless_silent(lambda: _downloaded(repository, filename), came, least=1, silent=silent)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _unless_silent(work: Callable[[], T], came: Callable[[], int], *, least: int, silent: str) -> T:
+    """What `work` gives or raises, in a thread that is not waited for where hardly anything comes any more.
+
+    came: bytes so far; WeightsUnreachable with the sentence `silent` where they are less than `least` more for _SILENT_SECONDS.
+    """
+    answers: queue.Queue[tuple[T | None, Exception | None]] = queue.Queue()
+
+    def answer() -> None:
+        try:
+            answers.put((work(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    threading.Thread(target=answer, daemon=True).start()
+    before, last = came(), time.monotonic()
     while True:
         try:
-            found = answers.get(timeout=0.2)
+            found, error = answers.get(timeout=0.1)
         except queue.Empty:
-            now = sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0
-            if now > came:
-                came, last = now, time.monotonic()
+            now = came()
+            if now - before >= least or now < before:  # or it begins anew
+                before, last = now, time.monotonic()
             if time.monotonic() - last > _SILENT_SECONDS:
-                raise WeightsUnreachable(
-                    f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
-                ) from None
+                raise WeightsUnreachable(silent) from None
             continue
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if error is not None:
+            raise error
+        return cast(T, found)
 
 
 def _downloaded(repository: str, filename: str) -> Path | Exception:
@@ -247,7 +271,13 @@ def _fetch_into(part: Path, url: str) -> None:
     while True:
         have = part.stat().st_size
         try:
-            reason = _watched(opener, part, url, have)
+            slow = f"{_shown(url)}: the server sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s; try again"
+            reason = _unless_silent(
+                lambda have=have: _fetched(opener, part, url, have),
+                lambda: part.stat().st_size,
+                least=_PROGRESS,
+                silent=slow,
+            )
             if reason is None:
                 return
         except urllib.error.HTTPError as error:
@@ -273,35 +303,6 @@ def _fetch_into(part: Path, url: str) -> None:
         if left <= 0 or time.monotonic() - last >= _TIMEOUT_SECONDS:
             raise WeightsUnreachable(f"{_shown(url)}: cannot be fetched ({reason})")
         time.sleep(min(2.0, 0.1 * 2 ** (_TRIES - left)))
-
-
-def _watched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int) -> str | None:
-    """`_fetched`, in a thread that is not waited for where hardly anything comes: a byte now and then may go on for ever."""
-    answers: queue.Queue[str | Exception | None] = queue.Queue()
-
-    def fetch() -> None:
-        try:
-            answers.put(_fetched(opener, part, url, have))
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=fetch, daemon=True).start()
-    before, since = have, time.monotonic()
-    while True:
-        try:
-            found = answers.get(timeout=0.1)
-        except queue.Empty:
-            now = part.stat().st_size
-            if now - before >= _PROGRESS or now < before:  # or it begins anew
-                before, since = now, time.monotonic()
-            if time.monotonic() - since > _SILENT_SECONDS:
-                raise WeightsUnreachable(
-                    f"{_shown(url)}: the server sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s; try again"
-                ) from None
-            continue
-        if isinstance(found, Exception):
-            raise found
-        return found
 
 
 def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int) -> str | None:

@@ -43,23 +43,27 @@ def outputs(
     """
     found = []
     for pixels in plain if device.type == "cpu" else _gathered(plain, _AT_ONCE):
-        parts = [pixels]
-        while parts:
-            try:
-                with torch.inference_mode(), autocast(device, half and device.type != "cpu"):
-                    # Bytes travel, a quarter of what they are as numbers.
-                    out = module(normalised(torch.as_tensor(parts[0]).to(device), preprocess))
-                found.append(out.float().cpu().numpy())
-                parts = parts[1:]
-                continue
-            except torch.OutOfMemoryError:
-                if len(parts[0]) == 1:
-                    raise
-            # After the error is let go of, for it holds what was computed.
-            parts = [*np.array_split(parts[0], 2), *parts[1:]]
+        found += _given(module, pixels, preprocess, device, half=half and device.type != "cpu")
         if on_progress is not None:
             on_progress(len(pixels))
     return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+
+def _given(
+    module: nn.Module, pixels: np.ndarray, preprocess: Preprocess, device: torch.device, *, half: bool
+) -> list[np.ndarray]:
+    """What the module gives for one batch, float32 [b d], or for parts of it where the device has no memory for all."""
+    try:
+        with torch.inference_mode(), autocast(device, half):
+            # Bytes travel, a quarter of what they are as numbers.
+            out = module(normalised(torch.as_tensor(pixels).to(device), preprocess))
+        return [out.float().cpu().numpy()]
+    except torch.OutOfMemoryError:
+        if len(pixels) == 1:
+            raise
+    # After the error is let go of, for it holds what was computed.
+    parts = (_given(module, part, preprocess, device, half=half) for part in np.array_split(pixels, 2))
+    return [one for part in parts for one in part]
 
 
 def _gathered(parts: Iterable[np.ndarray], least: int) -> Iterator[np.ndarray]:

@@ -76,9 +76,9 @@ class Objective:
         return loss if other is None else loss + (1.0 - own) * self.loss(logits, other)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache
 def _weights(weights: tuple[float, ...], device: torch.device) -> Tensor:
-    """On the device once, not in each step."""
+    """On the device once, not in each step, and for good: a recorded step reads it where it lies."""
     return torch.tensor(weights, device=device)
 
 
@@ -159,7 +159,12 @@ def gradient(
     first = optimiser.param_groups[0]  # which keeps how many pieces a device without memory for fewer has needed
     pieces = max(_pieces(module, views), min(first.get("pieces", 1), len(views)))
     while True:
-        if recordings is not None and pieces == 1 and not (_draws(module) or _learns_statistics(module)):
+        if (
+            recordings is not None
+            and recordings.possible
+            and pieces == 1
+            and not (_draws(module) or _learns_statistics(module))
+        ):
             played = _played(recordings, module, optimiser, views, labels, other, own, objective)
             if played is not None:
                 return played

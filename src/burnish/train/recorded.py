@@ -33,15 +33,13 @@ class _Recording:
     play: Play
     loss: Tensor
     gradients: tuple[tuple[nn.Parameter, Tensor], ...]  # and writes these
-    loss_of: Callable[..., Tensor]  # what it keeps on the device is read too
 
 
 class Recordings:
     """Gradients of one network's batches, each shape of batch recorded when it first comes."""
 
-    refused: ClassVar[
-        list[str]
-    ] = []  # why this process cannot; each further try would cost memory that stays set apart
+    # Why this process cannot: each further try would cost memory that stays set apart.
+    refused: ClassVar[list[str]] = []
 
     def __init__(self, record: Record | None, say: Callable[[str], None] = lambda text: None) -> None:
         """record: how, None where nothing is recorded. say: takes the sentence when it turns out that it cannot be."""
@@ -58,6 +56,11 @@ class Recordings:
         if cls.refused:
             found._stop(cls.refused[0])
         return found
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything can be recorded, as far as is known."""
+        return self._record is not None
 
     def gradient(
         self,
@@ -104,9 +107,7 @@ class Recordings:
         try:
             expected = (work().item(), {id(one): one.grad for one in learnt if one.grad is not None})
             play, loss = record(work)
-            found = _Recording(
-                held, play, loss, tuple((one, one.grad) for one in learnt if one.grad is not None), loss_of
-            )
+            found = _Recording(held, play, loss, tuple((one, one.grad) for one in learnt if one.grad is not None))
             play()
             same = _same(found, *expected)
         except torch.OutOfMemoryError:
