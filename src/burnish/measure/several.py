@@ -93,13 +93,13 @@ def score_several(
     n, k = rows.shape
     cut = np.full(k, _EVEN) if thresholds is None else np.asarray(thresholds, np.float64)
     said = rows >= cut
-    found = bootstrapped(Statistics(rows, truth, cut), n, times=times_for(n, k), groups=groups)
+    statistics = Statistics(rows, truth, cut)
+    found = bootstrapped(statistics, n, times=times_for(n, k), groups=groups)
     intervals = {name: one.interval() for name, one in found.items()}
     present, once = np.flatnonzero(truth.any(0)), np.ones((1, n), np.float32)
     few = images_or_groups(truth[:, present], groups)
-    rankings = [Ranking(rows[:, at], truth[:, at]) for at in present]
-    precisions = hidden_by_few(np.array([one.average_precision(once)[0] for one in rankings]), few)
-    areas = hidden_by_few(np.array([one.area(once)[0] for one in rankings]), few)
+    precisions = hidden_by_few(np.array([one.average_precision(once)[0] for one in statistics.rankings]), few)
+    areas = hidden_by_few(np.array([one.area(once)[0] for one in statistics.rankings]), few)
     recalls = hidden_by_few((said & truth).sum(0)[present] / truth.sum(0)[present], few)
     for name, hidden in (("mean_average_precision", precisions), ("auroc", areas), ("macro_f1", recalls)):
         if np.isfinite(intervals[name].value):
