@@ -328,4 +328,5 @@ def _hold(path: Path) -> int:
 def _sign(lock: int) -> None:
     """Write who holds it."""
     os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()} on {platform.node() or 'this machine'}"[:_HOLDER].encode("ascii", "replace"), 0)
+    os.lseek(lock, 0, os.SEEK_SET)  # what was there has been read
+    os.write(lock, f"{os.getpid()} on {platform.node() or 'this machine'}"[:_HOLDER].encode("ascii", "replace"))
