@@ -313,6 +313,19 @@ def test_layers_that_another_keras_numbered_are_told_by_their_order(tmp_path):
     np.testing.assert_array_equal(kernel.numpy(), first.transpose(3, 2, 0, 1))
 
 
+@pytest.mark.parametrize("name", ["inceptionv3", "mobilenetv3small"])
+def test_names_of_layers_do_not_depend_on_what_keras_made_before(name):
+    """Keras numbers through all networks of a process; the numbering of who uses it goes on as it was."""
+    _needs_keras()
+    import keras
+
+    keras.backend.clear_session()
+    first = applications.config_of(applications.named(name), 96)
+    mine = [keras.layers.Conv2D(1, 1).name for _ in range(2)]
+    assert applications.config_of(applications.named(name), 96) == first
+    assert keras.layers.Conv2D(1, 1).name not in mine
+
+
 def _kernels(backbone: Any) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of each layer's arrays, in Keras's order of axes."""
     out: dict[str, dict[str, tuple[int, ...]]] = {}

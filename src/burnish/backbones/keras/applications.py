@@ -108,11 +108,36 @@ def config_of(application: Application, size: int, *, layers: Iterable[str] | No
         make: Callable[..., Any] = getattr(applications, application.attribute)
         try:
             model = make(weights=None, include_top=top, input_shape=(size, size, 3))
-            return json.loads(model.to_json())
+            return as_if_first(json.loads(model.to_json()))
         except ValueError as error:
             raise UnknownModel(f"keras:{application.name} for {size} px: {shown(str(error))[:160]}") from None
-        finally:
-            keras_module().backend.clear_session()
+
+
+def as_if_first(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the names that its layers have in a process whose first network it is.
+
+    Keras numbers layers without a name of their own by class, through all networks that a process makes: conv2d, conv2d_1.
+    """
+    numbers: dict[str, dict[str, int]] = {}  # by class: the layers' names, and their numbers
+    for layer in config["config"]["layers"]:
+        name = layer["config"]["name"]
+        stem, _, number = name.rpartition("_") if re.search(r"_\d+$", name) else (name, "", "0")
+        if stem.replace("_", "") == layer["class_name"].lower():
+            numbers.setdefault(stem, {})[name] = int(number)
+    first = {
+        name: stem if number == min(own.values()) else f"{stem}_{number - min(own.values())}"
+        for stem, own in numbers.items()
+        for name, number in own.items()
+    }
+
+    def named_so(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named_so(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [named_so(one) for one in value]
+        return first.get(value, value) if isinstance(value, str) else value
+
+    return named_so(config)
 
 
 def keras_module() -> Any:
