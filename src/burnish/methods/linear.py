@@ -21,7 +21,7 @@ PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.0000
 SHRINKAGES = (0.8, 0.5, 0.2, 0.1, 0.03)
 _SCORING = PENALTIES[:4]  # the path to the head that features are chosen by
 _COORDINATES = 2048  # of 6,176 dimensions, 101 classes: 94.1 % on test with 2,048, 93.9 with 1,024, 94.0 with all
-_LDA_COORDINATES = 1024  # its decompositions are cubic in them
+_LDA_COORDINATES = 1024  # its decompositions are cubic in them, and 2,048 tell no more (LOG.md)
 _SAMPLE = 4096  # images that the coordinates are found from
 _AT_ONCE = 8192  # images whose centred features are in memory together: of 100,000 they would be gigabytes
 # Steps a penalty. The path is stopped early on purpose: 8 steps from the stronger penalty's head have a lower
@@ -97,15 +97,15 @@ def lda_path(
     means = torch.zeros(classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x) / counts.clamp(min=1).unsqueeze(1)
     freedom = len(x) - int((counts > 0).sum())
     # Of one image a class nothing is known of the spread within one; that of all images is the most it can be.
-    values, vectors = spectrum(x - (means[y] if freedom > 0 else x.mean(0)), max(1, freedom or len(x) - 1))
-    level = values.sum() / x.shape[1] + 1e-9
+    centred = x - (means[y] if freedom > 0 else x.mean(0))
+    covariance = centred.T @ centred / max(1, freedom or len(x) - 1)
+    level = covariance.diagonal().mean() + 1e-9
     prior = torch.log(counts.clamp(min=0.5) / len(x))
-    within = means @ vectors  # [k r]; what of the means lies outside these directions meets zero variance
     out = []
     for shrinkage in shrinkages:
-        floor = 1.0 / (shrinkage * level)
-        inverse = 1.0 / ((1 - shrinkage) * values + shrinkage * level)
-        weight = floor * means + (within * (inverse - floor)) @ vectors.T
+        shrunk = (1 - shrinkage) * covariance
+        shrunk.diagonal().add_(shrinkage * level)
+        weight = torch.cholesky_solve(means.T, torch.linalg.cholesky(shrunk)).T
         out.append((weight.float(), (prior - 0.5 * (weight * means).sum(1)).float()))
     return out
 
@@ -222,8 +222,10 @@ def least_seconds(n: int, widths: Sequence[int], flop: float, *, classes: int = 
     total = 0.0
     for width in widths:
         among = min(n, width, _LDA_COORDINATES)
-        # Three to five folds, all images, the training images; in float64, which takes twice as long.
-        total += 6 * 2 * (10.0 * among**3 + 2.0 * n * among**2)
+        # Three to five folds, all images, the training images; in float64, which takes twice as long. A decomposition of
+        # among**3 / 3 operations runs at a third of a product's rate.
+        solving = among**3 + 2.0 * classes * among**2
+        total += 6 * 2 * (2.0 * n * among**2 + len(SHRINKAGES) * solving)
         # Logits of each shrinkage, and their losses at nine temperatures, 20 operations each.
         total += n * classes * (6 * len(SHRINKAGES) * 2.0 * among + 9 * len(SHRINKAGES) * 20.0)
     return total * flop + sum(seconds_of_coordinates(n, width, flop, quick=True) for width in widths)
