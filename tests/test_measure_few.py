@@ -123,3 +123,13 @@ def test_no_share_or_difference_is_rounded_to_a_whole_one_or_to_nothing():
     first[:22] = second[22:24] = False
     said = judge(first, second, seconds=1.0).sentence()
     assert "(+0.04 points, 95 % interval +0.0" in said and "+0.0 to" not in said
+
+
+def test_the_verdict_and_the_table_tell_one_interval_of_several_classes():
+    rng = np.random.default_rng(3)
+    labels = np.stack([rng.random(60) < 0.5, np.arange(60) % 20 == 0], 1)  # of one class three images alone
+    chances = np.clip(labels * 0.4 + rng.random((60, 2)) * 0.6, 0, 1)
+    verdict = judge_several(labels, chances, chances[::-1].copy(), seconds=1.0)
+    table = score_several(chances, labels, classes=["a", "b"]).mean_average_precision
+    assert (verdict.probe.low, verdict.probe.high) == pytest.approx((table.low, table.high))
+    assert verdict.probe.high - verdict.probe.low > 0.3

@@ -20,7 +20,7 @@ from burnish.errors import DataError, NoSuchName, NotEnoughData, RecipeError
 from burnish.labels import counts, cross_entropies, leading, probabilities, right
 from burnish.measure.bootstrap import Ranking, paired_shares, resampled
 from burnish.measure.calibration import ece, temperature
-from burnish.measure.several import mean_average_precisions, score_several, thresholds_for
+from burnish.measure.several import mean_average_precisions, rankings_of, score_several, thresholds_for
 from burnish.measure.verdict import Verdict, judge_several
 from burnish.methods.heads import choose_head
 from burnish.recipe import Recipe
@@ -306,7 +306,7 @@ def test_a_head_is_fitted_one_class_against_the_rest():
     choice = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: float("inf"))
     assert choice.how.kind == "logistic" and choice.right.dtype == np.float64
     assert choice.accuracy > 0.7 and choice.probabilities is not None
-    assert mean_average_precisions(choice.probabilities, labels, np.ones((1, 300), np.float32))[0] > 0.9
+    assert mean_average_precisions(rankings_of(choice.probabilities, labels), np.ones((1, 300), np.float32))[0] > 0.9
     assert ece(choice.probabilities, labels) < 0.08
     late = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 0.0)
     assert late.accuracy > 0.6  # the clock leaves a head all the same

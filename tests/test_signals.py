@@ -58,7 +58,7 @@ def test_rates_by_stage_that_are_asked_for_are_not_ignored():
 
 
 def test_other_seeds_learn_what_the_first_tried():
-    tried_one = {"decisions": [{"what": "head: lda"}, {"what": "lora:rank=8 is tried"}], "kept": "multiprobe"}
+    tried_one = {"decisions": [{"what": "head: lda"}, {"what": "lora:rank=8 is worth trying"}], "kept": "multiprobe"}
     assert method_of(tried_one) == "lora:rank=8"
     assert method_of({"decisions": [{"what": "nothing is trained"}], "kept": "multiprobe"}) == "multiprobe"
 
@@ -95,13 +95,13 @@ def whole(shapes, tmp_path_factory):
 
 def test_auto_trains_a_transformer_by_small_corrections(whole, shapes):
     what = [one["what"] for one in whole.facts["decisions"]]
-    assert sum(one.startswith("lora:rank=") and one.endswith(" is tried") for one in what) == 1
+    assert sum(one.startswith("lora:rank=") and one.endswith(" is worth trying") for one in what) == 1
     assert len(whole.facts["history"]) == 2
     assert whole.predict([str(next((shapes / "red").glob("*.png")))])[0].label in ("blue", "green", "red")
     recipe = Recipe.from_toml((whole.folder / "recipe.toml").read_text())
     assert recipe.method in ("probe", "multiprobe") or recipe.method.startswith("lora:rank=")
     assert set(whole.facts["validation"]) - {"probe", "multiprobe"} == {
-        one.removesuffix(" is tried") for one in what if one.endswith(" is tried")
+        one.removesuffix(" is worth trying") for one in what if one.endswith(" is worth trying")
     }
 
 

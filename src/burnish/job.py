@@ -138,7 +138,9 @@ def run_job(
     save(folder, chosen.kept, material)
     if sample is not None:
         journal.features(sample, material)
-    watch.say(chosen.decisions[-1].what + ": " + chosen.decisions[-1].why)
+    last = chosen.decisions[-1]
+    if last.what != "schedule":  # which was said when it was made
+        watch.say(f"{last.what}: {last.why}")
     facts = prove(
         chosen, rival, probes, material, sample, splits, folder, journal, ledger, watch, data=data, command=command,
         by_clock=by_clock,

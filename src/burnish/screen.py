@@ -133,6 +133,7 @@ def _columns(clock: Clock | None) -> tuple[ProgressColumn, ...]:
 
 def print_verdict(result: Result) -> None:
     """The end of `fit`: the verdict, the numbers behind it, where everything is."""
+    from burnish.choose.decide import ASKED_FOR
     from burnish.choose.signals import NOTHING
     from burnish.measure.verdict import chance, difference_in_words
 
@@ -155,7 +156,10 @@ def print_verdict(result: Result) -> None:
     frozen = facts["kept_role"] == "probe"
     kept = f"the {'frozen probe' if frozen else 'tuned model'} ({facts['kept']})"
     print()
-    print(f"  kept    {kept}" + (f", chosen on {counts['val']} validation images" if verdict.tuned is not None else ""))
+    chosen = f", chosen on {counts['val']} validation images" if verdict.tuned is not None else ""
+    if any(ASKED_FOR in decision["what"] for decision in facts["decisions"]):
+        chosen = ", because --method asked for it: on the validation images it was not better"
+    print(f"  kept    {kept}" + chosen)
     for decision in facts["decisions"]:
         if decision["what"] == NOTHING:
             words = f"{NOTHING}: {decision['why'].partition(' (')[0]}"

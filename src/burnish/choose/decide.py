@@ -24,6 +24,8 @@ from burnish.methods.heads import HeadChoice, HeadKind
 from burnish.methods.table import learns_by_stage
 from burnish.recipe import Recipe, unused_in
 
+ASKED_FOR = "kept because it was asked for"  # what a decision says of a method that was not better
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -206,7 +208,5 @@ def keep_tuned(
         else f"{probed.name} kept: {method} was not better"
     )
     if asked_for and not found.clear:
-        what = (
-            f"{method} kept because it was asked for, weights: {tuned.best.name}; it was not better than {probed.name}"
-        )
+        what = f"{method} {ASKED_FOR}, weights: {tuned.best.name}; it was not better than {probed.name}"
     return found.clear or asked_for, Decision(what, why, numbers)

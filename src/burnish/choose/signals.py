@@ -20,7 +20,7 @@ from burnish.recipe import Recipe, unused_in
 # with so few, small corrections do better on nearly all (VTAB-1k, whose ten-class sets have 100 a class: ViT-B/16 all weights
 # 75.9, 83.4, 47.6 % in its three groups, prompts 78.5, 82.4, 55.0; Jia et al. 2022, arXiv:2203.12119, table 1).
 _FEW_A_CLASS = 100
-_IS_TRIED, NOTHING = " is tried", "nothing is trained"  # what a decision of this page says
+_IS_TRIED, NOTHING = " is worth trying", "nothing is trained"  # what a decision of this page says
 _NEAR_RANK, _FAR_DOUBLINGS = 4, 3  # a rank of 4 at distance 0, of 32 at distance 1
 
 

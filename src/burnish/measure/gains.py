@@ -44,7 +44,8 @@ def beats(
     With b images that only the first and c that only the second has right, the error is sqrt(b + c + 1) / n: one image more
     than the variance of McNemar's statistic, so that a single image decides nothing, however few there are. Of images that
     are partly right the squares of the differences are added instead. Of images that come in groups, int64 [n] from 0, the
-    squares of the groups' sums are, and one group more. beside: see `gain_of`.
+    squares of the groups' sums are, and one group more. beside: see `gain_of`; here it never turns the sign of what the
+    compared images show.
     """
     gains = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     # About zero, not about the mean, as McNemar's: a few gains that are all alike prove nothing.
@@ -61,7 +62,8 @@ def gain_of(gains: np.ndarray, beside: Beside | None = None, groups: np.ndarray 
 
     beside: values of all N images that the compared ones were drawn from. Where gains go with them, the mean is moved by
     what the compared images are harder or easier than all, and its error is that of what is left: the regression estimator
-    of double sampling (Cochran 1977, Sampling Techniques, section 12.6).
+    of double sampling (Cochran 1977, Sampling Techniques, section 12.6). Not where the compared images differ from all by
+    more than they spread.
     """
     return _gain(np.asarray(gains, np.float64), beside, groups, about=None)
 
@@ -83,7 +85,8 @@ def _gain(gains: np.ndarray, beside: Beside | None, groups: np.ndarray | None, *
     near = beside.values[beside.rows]
     off, easier = near - near.mean(), float(beside.values.mean() - near.mean())
     squares = float(off @ off)
-    if squares == 0.0:
+    # A slope is not carried beyond where it was seen.
+    if squares == 0.0 or abs(easier) > math.sqrt(squares / n):
         return plain
     slope = float(off @ gains) / squares
     # What an image would be off by if it had no say in the slope: one image alone proves no slope (HC3, MacKinnon and
@@ -93,6 +96,10 @@ def _gain(gains: np.ndarray, beside: Beside | None, groups: np.ndarray | None, *
         return plain
     left, drawn = (gains - mean - slope * off) / (1.0 - say), float(beside.values.var()) / len(beside.values)
     found = mean + slope * easier
+    if (
+        about is not None and (found - about) * (mean - about) < 0
+    ):  # a count is made surer or less sure, never its contrary
+        return plain
     from_zero = 0.0 if about is None else error_about_zero(np.full(n, found - about), groups)
     # As many of all images are worth one as of the compared ones.
     error = math.hypot(error_about_zero(left, groups), slope * math.sqrt(drawn * n / count), from_zero)

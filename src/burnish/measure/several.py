@@ -98,7 +98,7 @@ def score_several(
     intervals = {name: one.interval() for name, one in found.items()}
     present, once = np.flatnonzero(truth.any(0)), np.ones((1, n), np.float32)
     few = images_or_groups(truth[:, present], groups)
-    precisions = hidden_by_few(np.array([one.average_precision(once)[0] for one in statistics.rankings]), few)
+    precisions = hidden_precision(statistics.rankings, truth, groups)
     areas = hidden_by_few(np.array([one.area(once)[0] for one in statistics.rankings]), few)
     recalls = hidden_by_few((said & truth).sum(0)[present] / truth.sum(0)[present], few)
     for name, hidden in (("mean_average_precision", precisions), ("auroc", areas), ("macro_f1", recalls)):
@@ -124,8 +124,7 @@ class Statistics:
         self.said, self.truth = (probabilities >= thresholds).astype(np.float64), labels.astype(np.float64)
         self.both = self.said * self.truth
         self.similar = right(probabilities, labels, thresholds).astype(np.float64)
-        with_images = np.flatnonzero(labels.any(0))
-        self.rankings = [Ranking(probabilities[:, at], labels[:, at]) for at in with_images]
+        self.rankings = rankings_of(probabilities, labels)
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Each score [c]."""
@@ -138,19 +137,29 @@ class Statistics:
             "accuracy": weights @ self.similar / weights.sum(1),
             "micro_f1": micro,
             "macro_f1": mean_of_known(f1.T),
-            "mean_average_precision": mean_of_known(
-                np.array([one.average_precision(weights) for one in self.rankings])
-            ),
+            "mean_average_precision": mean_average_precisions(self.rankings, weights),
             "auroc": mean_of_known(np.array([one.area(weights) for one in self.rankings])),
         }
 
 
-def mean_average_precisions(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The macro mean average precision [c] of probabilities [n k] against labels bool [n k], for weights [c n]."""
-    at = np.flatnonzero(labels.any(0))
-    return mean_of_known(
-        np.array([Ranking(probabilities[:, one], labels[:, one]).average_precision(weights) for one in at])
-    )
+def mean_average_precisions(rankings: Sequence[Ranking], weights: np.ndarray) -> np.ndarray:
+    """The macro mean average precision [c] of such rankings, for weights [c n]."""
+    return mean_of_known(np.array([one.average_precision(weights) for one in rankings]))
+
+
+def hidden_precision(rankings: Sequence[Ranking], labels: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+    """What classes of few images leave open below and above the mean average precision, as `hidden_by_few`.
+
+    rankings: of each class that any of the images has; labels bool [n k]; groups: int64 [n], of images drawn together.
+    """
+    once = np.ones((1, len(labels)), np.float32)
+    own = np.array([one.average_precision(once)[0] for one in rankings])
+    return hidden_by_few(own, images_or_groups(labels[:, labels.any(0)], groups))
+
+
+def rankings_of(probabilities: np.ndarray, labels: np.ndarray) -> list[Ranking]:
+    """The images in the order of each class's probability; of the classes that any of them has."""
+    return [Ranking(probabilities[:, at], labels[:, at]) for at in np.flatnonzero(labels.any(0))]
 
 
 def thresholds_for(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

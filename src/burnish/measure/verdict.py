@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burnish.measure.bootstrap import bootstrapped, paired_shares, share, times_for
+from burnish.measure.bootstrap import bootstrapped, paired_shares, share, times_for, widened
 from burnish.measure.grouped import count_of
 from burnish.measure.intervals import Interval, Paired
-from burnish.measure.several import mean_average_precisions
+from burnish.measure.several import hidden_precision, mean_average_precisions, rankings_of
 
 ACCURACY, MEAN_AP = "accuracy", "mAP"
 Word = Literal["better", "worse", "not proven", "probe only"]
@@ -115,18 +115,22 @@ def judge_several(
 
     "better" and "worse" need a paired bootstrap p below 0.05 and a 95 % interval of the difference without 0.
     """
-    models = {"probe": probe} if tuned is None else {"probe": probe, "tuned": tuned}
+    given = {"probe": probe} if tuned is None else {"probe": probe, "tuned": tuned}
+    models = {name: rankings_of(chances, labels) for name, chances in given.items()}
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        found = {name: mean_average_precisions(chances, labels, weights) for name, chances in models.items()}
+        found = {name: mean_average_precisions(rankings, weights) for name, rankings in models.items()}
         return found if tuned is None else {**found, "gain": found["tuned"] - found["probe"]}
 
     found, count = bootstrapped(statistics, len(labels), times=times_for(*labels.shape), groups=groups), _count(groups)
-    probed = found["probe"].interval()
+    shares = {
+        name: widened(found[name].interval(), hidden_precision(rankings, labels, groups))
+        for name, rankings in models.items()
+    }
     if tuned is None:
-        return Verdict("probe only", probed, None, None, float(seconds), MEAN_AP, count)
+        return Verdict("probe only", shares["probe"], None, None, float(seconds), MEAN_AP, count)
     facts = replace(found["gain"].paired(), groups=count)
-    return Verdict(_word(facts), probed, found["tuned"].interval(), facts, float(seconds), MEAN_AP, count)
+    return Verdict(_word(facts), shares["probe"], shares["tuned"], facts, float(seconds), MEAN_AP, count)
 
 
 def _count(groups: np.ndarray | None) -> int | None:
