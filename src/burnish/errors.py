@@ -8,7 +8,7 @@ BurnishError                      one sentence: what came, what was expected, wh
 │   ├── UnknownModel              no such name; lists the nearest
 │   ├── WeightsUnreachable        a known name whose weights are not here
 │   └── BadWeights                a file that is not what it should be, or is not safe to read
-├── NoSuchName                    no layer, stage or option of that name; lists the nearest
+├── NoSuchName                    no layer, stage, class or option of that name; lists the nearest
 ├── RecipeError                   one or more bad settings, all in one message
 └── RunError                      the run folder
     ├── RunBusy                   another run holds it
