@@ -117,6 +117,31 @@ def test_images_with_several_classes_and_of_none_can_be_drawn(tmp_path):
     assert len(fewer) == 40 and fewer.several and fewer.labels.sum(0).min() >= 8
 
 
+def test_of_a_table_that_names_its_splits_an_even_part_of_each_is_drawn(tmp_path):
+    """On a slow disk not all files can be looked at; this was a KeyError for whoever gives test images."""
+    write_shapes(tmp_path / "data", images=100, classes=("a", "b"))
+    words = ["train"] * 30 + ["val"] * 10 + ["test"] * 60
+    rows = [f"data/{name}/{at:03d}.png,{name},{word}" for name in "ab" for at, word in enumerate(words)]
+    (tmp_path / "given.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    catalog = open_source(tmp_path / "given.csv")
+    fewer = some_of(catalog, 100, seed=0)
+    held = {word: sum(one == word for one in fewer.splits) for word in ("train", "val", "test")}
+    assert held["test"] == 60 and 28 <= held["train"] <= 32 and 8 <= held["val"] <= 12
+    assert fewer.skipped == 100 and fewer.classes == catalog.classes
+    assert sum(word == "test" for word in some_of(catalog, 20, seed=0).splits) == 30, "so few would prove nothing"
+    drawn = [some_of(catalog, 100, seed=seed).paths for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_run_of_a_folder_with_splits_that_cannot_be_looked_at_in_time_goes_on(tmp_path, monkeypatch):
+    for word, images in (("train", 30), ("test", 25)):
+        write_shapes(tmp_path / "data" / word, images=images, classes=("a", "b"))
+    monkeypatch.setattr(material, "_looked_at_in_time", lambda catalog, budget: 80)
+    result = api.fit(tmp_path / "data", out=tmp_path / "run", cache="off", budget="1m", **TINY)
+    counts = result.facts["counts"]
+    assert counts["skipped"] == 30 and counts["test"] == 36, counts
+
+
 @pytest.mark.parametrize("seconds", [-5.0, 0.0, 1.0, 10.0, 1e9])
 def test_the_part_is_the_largest_that_fits(seconds):
     def fitted(n):

@@ -15,6 +15,7 @@ from burnish.runtime import address
 
 # Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun.
 _FEWEST = {"train": 8, "val": 2}
+_FEWEST_TESTED = 30  # in all
 _FEWEST_AT_FIRST = {"train": 3, "val": 1}  # for a model that another one replaces soon
 
 
@@ -31,8 +32,11 @@ def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:
     """About `count` of the images, before they have splits: even parts of every class, within the splits that are given."""
     if count >= len(catalog):
         return catalog
-    words = np.array([word or "train" for word in catalog.splits])
-    return only(catalog, _drawn(catalog, np.arange(len(catalog)), words, count, seed))
+    words, share = np.array([word or "train" for word in catalog.splits]), count / len(catalog)
+    fitting, test = np.flatnonzero(words != "test"), np.flatnonzero(words == "test")
+    tested = in_turn(catalog, test, seed=seed)[: max(_FEWEST_TESTED, round(share * len(test)))]
+    kept = [_drawn(catalog, fitting, words[fitting], round(share * len(fitting)), seed), test[tested]]
+    return only(catalog, np.sort(np.concatenate(kept)))
 
 
 def thinned(
