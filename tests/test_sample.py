@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from burnish import api, comparing, job
 from burnish.backbones.zoo import load_backbone
@@ -395,3 +396,39 @@ def test_what_a_file_takes_is_timed_both_ways_where_it_is_slow(many, monkeypatch
     alone, together = (looking.seconds_a_file(catalog, np.arange(32), workers=workers) for workers in (1, 8))
     assert alone >= 0.01 > together > 0.001
     assert sorted(asked[16:]) == list(range(32))  # the first sixteen asked are of the first time
+
+
+# ---- how much of an image is seen -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "fit", "seen"),
+    [(100, 100, "crop", 0.25), (400, 100, "crop", 0.0625), (400, 100, "squash", 1.0)],
+)
+def test_how_much_of_an_image_the_network_sees(width, height, fit, seen):
+    headers = np.zeros(3, looking.HEADER)
+    headers["width"], headers["height"] = [width, width, 0], [height, height, 0]  # of the last nothing is known
+    assert looking.share_seen(headers, Preprocess(crop=0.5, fit=fit)) == pytest.approx(seen)
+    assert looking.share_seen(headers[2:], Preprocess()) == 1.0
+
+
+@pytest.mark.parametrize(("wide", "said"), [(160, True), (40, False)])
+def test_of_panoramas_it_is_said_that_their_ends_are_not_seen(wide, said, tmp_path):
+    for at, name in enumerate(("a", "b")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng([at, number]).integers(0, 256, (32, wide, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    told = Told()
+    api.fit(tmp_path / "data", out=tmp_path / "run", cache="off", budget="none", watcher=told, **TINY)
+    assert any("the network sees the middle square" in line for line in told.lines) == said
+
+
+class Told(Nobody):
+    """A watcher that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, words: str) -> None:
+        self.lines.append(words)
