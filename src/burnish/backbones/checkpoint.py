@@ -307,12 +307,40 @@ def told_in(saved: Any, *, is_known: Callable[[str], bool]) -> str | None:
     """The first known architecture that a training script kept beside the weights, itself or among its arguments."""
     if not isinstance(saved, Mapping):
         return None
-    args = saved.get("args", saved.get("hyper_parameters"))
-    kept = args if isinstance(args, Mapping) else vars(args) if isinstance(args, Namespace) else {}
+    kept = _arguments(saved)
     for value in (saved.get("arch"), kept.get("model"), kept.get("arch")):
         if isinstance(value, str) and 0 < len(value) < 100 and is_known(value):
             return value
     return None
+
+
+def config_told_in(saved: Any) -> dict[str, Any]:
+    """What timm's training script kept of how its network is built and sees images, in the words of timm's config.json.
+
+    {} for the file of another script. What it says is not believed here: whoever obeys it looks at it.
+    """
+    kept = _arguments(saved) if isinstance(saved, Mapping) else {}
+    if not isinstance(kept.get("model"), str) or "crop_pct" not in kept:
+        return {}
+    images = {name: kept[name] for name in ("mean", "std", "crop_pct", "input_size") if kept.get(name)}
+    side = kept.get("img_size")
+    if type(side) is int and "input_size" not in images:
+        images["input_size"] = (3, side, side)
+    if kept.get("interpolation") not in (None, "", "random"):  # by chance in training alone
+        images["interpolation"] = kept["interpolation"]
+    own = kept.get("model_kwargs")
+    built = {name: value for name, value in own.items() if isinstance(name, str)} if isinstance(own, Mapping) else {}
+    if (pool := kept.get("gp")) is not None:
+        built["global_pool"] = "avg" if pool == "fast" else pool  # the same, otherwise computed
+    if kept.get("bn_eps") is not None:
+        built["bn_eps"] = kept["bn_eps"]
+    return {"pretrained_cfg": images, "model_args": built}
+
+
+def _arguments(saved: Mapping[Any, Any]) -> Mapping[str, Any]:
+    """The arguments that a training script kept beside the weights."""
+    args = saved.get("args", saved.get("hyper_parameters"))
+    return args if isinstance(args, Mapping) else vars(args) if isinstance(args, Namespace) else {}
 
 
 def _summary(saved: Any) -> str:

@@ -47,6 +47,7 @@ def from_file(
             raise BadWeights(f"{found.label}: claims more numbers than it holds; damaged, or made to deceive")
         told = checkpoint.told_in(saved, is_known=timmed.is_known)
         metadata = {"architecture": told} if told is not None else {}
+        found = replace(found, config=found.config or checkpoint.config_told_in(saved))
     else:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
         metadata = weights.metadata_of(found.data)
@@ -63,7 +64,7 @@ _WITHOUT_EFFECT = {
 
 
 def _put_in(kwargs: dict[str, Any], found: opened.Opened) -> None:
-    """What timm's config.json says a network is built with; BadWeights for what burnish does not build."""
+    """What timm's config.json, or its script's arguments, build a network with; BadWeights for what burnish does not build."""
     args = found.config.get("model_args")
     if not isinstance(args, dict):
         return
@@ -71,11 +72,12 @@ def _put_in(kwargs: dict[str, Any], found: opened.Opened) -> None:
         # The usual; and features of maps, which a head cannot see.
         if value is None or (key == "global_pool" and value == ""):
             continue
-        if key == "global_pool" and isinstance(value, str) and value in timmed.POOLS:
+        if (key == "global_pool" and isinstance(value, str) and value in timmed.POOLS) or key == "bn_eps":
             kwargs[key] = value
         elif key not in _WITHOUT_EFFECT:
             raise BadWeights(
-                f"{found.label}: its config.json builds the network with {shown(f'{key}={value}')[:80]}, which burnish does not"
+                f"{found.label}: its config.json, or the arguments kept in it, builds the network with "
+                f"{shown(f'{key}={value}'[:80])}, which burnish does not"
             )
 
 
@@ -122,11 +124,8 @@ def _filled(
         preprocess = replace(preprocess, size=image_size or preprocess.size)
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
-            seen = (
-                _size_of(foreign[0] if foreign is not None else bare[0])
-                if image_size is None and not found.config
-                else None
-            )
+            tells = image_size is not None or _tells_size(found.config)
+            seen = None if tells else _size_of(foreign[0] if foreign is not None else bare[0])
             if seen is not None and preprocess.size / 4 <= seen <= 4 * preprocess.size:
                 preprocess = replace(preprocess, size=seen)
             description["kwargs"]["img_size"] = preprocess.size
@@ -171,8 +170,17 @@ def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Pr
     return replace(plain, mean=_IMAGENET.mean, std=_IMAGENET.std, crop=_IMAGENET.crop, interpolation="bilinear")
 
 
+def _tells_size(config: dict[str, Any]) -> bool:
+    """Whether a config.json, or a script's arguments, say of which size the images are."""
+    images = config.get("pretrained_cfg", config)
+    return bool(config) and (not isinstance(images, dict) or images is config or "input_size" in images)
+
+
 def _size_of(state: checkpoint.State) -> int | None:
-    """Pixels a side that a plain transformer's position embeddings are for; None where they do not tell."""
+    """Pixels a side that a plain transformer's position embeddings are for; None where they do not tell.
+
+    They do not where its patches are cut from another network's maps, or overlap: kernels of an odd width, as a Hiera's.
+    """
     places, patches = state.get("pos_embed"), state.get("patch_embed.proj.weight")
     if (
         places is None
@@ -180,6 +188,8 @@ def _size_of(state: checkpoint.State) -> int | None:
         or places.ndim != 3
         or patches.ndim != 4
         or patches.shape[2] != patches.shape[3]
+        or patches.shape[2] % 2
+        or any(key.startswith("patch_embed.backbone.") for key in state)
     ):
         return None
     extra = sum(

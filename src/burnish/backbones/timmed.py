@@ -210,7 +210,7 @@ def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image
             fit="squash" if values["crop_mode"] == "squash" else "crop",
         )
     except (RecipeError, TypeError, ValueError, OverflowError) as error:
-        where = f"{name}: the config.json beside the file" if config else name
+        where = f"{name}: the config.json beside the file, or the arguments kept in it" if config else name
         raise BadWeights(f"{shown(where)}: its image settings cannot be used ({shown(str(error))})") from None
 
 
