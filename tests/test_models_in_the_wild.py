@@ -9,6 +9,7 @@ import timm
 import torch
 
 from burnish.backbones import files, zoo
+from burnish.backbones.keras import configs
 from burnish.errors import BadWeights
 
 _IMAGES = {"mean": None, "std": None, "crop_pct": None, "input_size": None, "img_size": None, "interpolation": ""}
@@ -102,3 +103,12 @@ def test_places_do_not_tell_the_size_where_patches_overlap_or_are_cut_from_maps(
 def test_a_vit_of_timms_script_is_of_the_size_that_its_places_tell(tmp_path):
     saved(tmp_path / "a.pth", "vit_tiny_patch16_224", img_size=96)
     assert zoo.load_backbone(str(tmp_path / "a.pth")).preprocess.size == 96
+
+
+@pytest.mark.parametrize("value", [1.0, 1, 0, -2])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_number_on_the_left_of_an_operator_is_read_as_keras_2_writes_it(value, nested):
+    call = ["_CONSTANT_VALUE", -1, value, {"y": ["before", 0, 0], "name": None}]
+    order, words = configs._arguments([call] if nested else call, "Subtract")
+    assert order == [value, configs._Reference("before")] and not words
+    assert list(configs._walk([call])) == [value, configs._Reference("before")]

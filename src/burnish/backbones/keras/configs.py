@@ -380,12 +380,14 @@ def _walk(value: Any, depth: int = 0) -> Iterator[Any]:
         else:
             for inner in value.values():
                 yield from _walk(inner, depth + 1)
+    elif _is_old_constant(value):
+        yield value[2]
+        yield from _walk(_old_references(value), depth + 1)
     elif _is_old_reference(value):
         if value[2] != 0:
             raise Unfit(f"takes output {value[2]} of the layer {value[0]}")
         yield _Reference(value[0])
-        if len(value) > 3:
-            yield from _walk({key: one for key, one in value[3].items() if _is_old_reference(one)}, depth + 1)
+        yield from _walk(_old_references(value), depth + 1)
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _walk(inner, depth + 1)
@@ -402,6 +404,22 @@ def _is_old_reference(value: Any) -> bool:
     )
 
 
+def _is_old_constant(value: Any) -> bool:
+    """Whether it is a number on the left of an operator, as Keras 2 writes 1.0 - x."""
+    return (
+        isinstance(value, list)
+        and len(value) in (3, 4)
+        and value[:2] == ["_CONSTANT_VALUE", -1]
+        and type(value[2]) in (int, float)
+        and (len(value) == 3 or isinstance(value[3], dict))
+    )
+
+
+def _old_references(value: list[Any]) -> dict[str, Any]:
+    """The references among the words of a call of Keras 2."""
+    return {key: one for key, one in value[3].items() if _is_old_reference(one)} if len(value) > 3 else {}
+
+
 _MASKS = ("attention_mask", "use_causal_mask", "query_mask", "value_mask", "key_mask", "mask")
 _UNSAID = ("training", "name", "return_attention_scores", *_MASKS)
 
@@ -415,10 +433,10 @@ def _arguments(call: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
             order += _items(argument)
         words = dict(call.get("kwargs") or {})
     else:  # Keras 2: [[name, node, tensor, words], ...]
-        for one in [call] if _is_old_reference(call) else call:
-            if not _is_old_reference(one):
+        for one in [call] if _is_old_reference(call) or _is_old_constant(call) else call:
+            if not _is_old_reference(one) and not _is_old_constant(one):
                 raise Unfit("has a call that is not one of Keras's")
-            order += [_Reference(one[0])]
+            order += [one[2] if _is_old_constant(one) else _Reference(one[0])]
             words |= one[3] if len(one) > 3 else {}
     for key in ("query", "value", "key", "x1", "x2", "x", "y", "inputs"):
         if key in words and words[key] is not None:
