@@ -90,10 +90,7 @@ def _download(repository: str, filename: str) -> Path:
 
     # The hub's client waits minutes for a server that hangs, and hours for one that asks it to.
     silent = f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
-    found = _unless_silent(lambda: _downloaded(repository, filename), came, least=1, silent=silent)
-    if isinstance(found, Exception):
-        raise found
-    return found
+    return _unless_silent(lambda: _downloaded(repository, filename), came, least=1, silent=silent)
 
 
 def _unless_silent(work: Callable[[], T], came: Callable[[], int], *, least: int, silent: str) -> T:
@@ -126,29 +123,29 @@ def _unless_silent(work: Callable[[], T], came: Callable[[], int], *, least: int
         return cast(T, found)
 
 
-def _downloaded(repository: str, filename: str) -> Path | Exception:
-    """The file's place, or what went wrong, in our words."""
+def _downloaded(repository: str, filename: str) -> Path:
+    """The file's place; what goes wrong is raised in our words."""
     repository, _, revision = repository.partition("@")
     named = f"{repository}@{revision}" if revision else repository
+    if (size := _told_size(repository, filename, revision)) > MAX_WEIGHTS_BYTES:
+        raise BadWeights(f"{named}: its {filename} has {size:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
     try:
-        if (size := _told_size(repository, filename, revision)) > MAX_WEIGHTS_BYTES:
-            return BadWeights(f"{named}: its {filename} has {size:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
         path = huggingface_hub.hf_hub_download(
             repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS
         )
         return Path(path)
     except hub_errors.LocalEntryNotFoundError as error:
-        return WeightsUnreachable(f"not in the cache, and the hub cannot be reached ({brief(error)})")
+        raise WeightsUnreachable(f"not in the cache, and the hub cannot be reached ({brief(error)})") from None
     except hub_errors.EntryNotFoundError:
-        return NotThere(f"not to be had: {named} has no {filename}")
+        raise NotThere(f"not to be had: {named} has no {filename}") from None
     except hub_errors.RevisionNotFoundError:
-        return UnknownModel(f"hf-hub:{shown(named)}: the repository has no revision {shown(revision)}")
+        raise UnknownModel(f"hf-hub:{shown(named)}: the repository has no revision {shown(revision)}") from None
     except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError):
-        return UnknownModel(
+        raise UnknownModel(
             f"hf-hub:{shown(named)}: no such repository on the hub, or it is private (then run: hf auth login)"
-        )
+        ) from None
     except Exception as error:  # the client's tree of errors differs from version to version
-        return WeightsUnreachable(f"not here: the download broke off ({brief(error)})")
+        raise WeightsUnreachable(f"not here: the download broke off ({brief(error)})") from None
 
 
 def _told_size(repository: str, filename: str, revision: str) -> int:

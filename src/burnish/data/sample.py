@@ -34,9 +34,9 @@ def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:
         return catalog
     words, share = np.array([word or "train" for word in catalog.splits]), count / len(catalog)
     fitting, test = np.flatnonzero(words != "test"), np.flatnonzero(words == "test")
-    tested = in_turn(catalog, test, seed=seed)[: max(_FEWEST_TESTED, round(share * len(test)))]
-    kept = [_drawn(catalog, fitting, words[fitting], round(share * len(fitting)), seed), test[tested]]
-    return only(catalog, np.sort(np.concatenate(kept)))
+    fitted = _drawn(catalog, fitting, words[fitting], round(share * len(fitting)), seed)
+    tested = _tested(catalog, test, max(_FEWEST_TESTED, round(share * len(test))), seed)
+    return only(catalog, np.sort(np.concatenate([fitted, tested])))
 
 
 def thinned(
@@ -49,10 +49,9 @@ def thinned(
     if part is None:
         return catalog, splits, looks
     fitting, words = splits.fitting, _words(splits)
-    # Each test image is equally likely to be taken: with a few of each class the rare ones would count for more than they do.
-    tested = in_turn(catalog, splits.test, seed=seed)[: part.test + part.more]
-    rows = [_drawn(catalog, fitting, words, part.fitting, seed), splits.test[tested]]
-    kept = np.sort(np.concatenate(rows))
+    fitted = _drawn(catalog, fitting, words, part.fitting, seed)
+    tested = _tested(catalog, splits.test, part.test + part.more, seed)
+    kept = np.sort(np.concatenate([fitted, tested]))
     left = only(catalog, kept)
     return left, restricted(splits, catalog, left), looks.at(kept)
 
@@ -84,6 +83,11 @@ def in_turn(catalog: Catalog, entries: np.ndarray, *, seed: int) -> np.ndarray:
     starts = {stratum: address(seed, "turn", int(stratum)) / 2**128 for stratum in np.unique(strata)}
     due = (rank + np.array([starts[stratum] for stratum in strata[order]])) / sizes
     return order[np.argsort(due, kind="stable")]
+
+
+def _tested(catalog: Catalog, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """So many of these test entries, each equally likely: with a few of each class the rare ones would count for too much."""
+    return rows[in_turn(catalog, rows, seed=seed)[:count]]
 
 
 def _words(splits: Splits) -> np.ndarray:

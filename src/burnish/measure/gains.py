@@ -96,9 +96,8 @@ def _gain(gains: np.ndarray, beside: Beside | None, groups: np.ndarray | None, *
         return plain
     left, drawn = (gains - mean - slope * off) / (1.0 - say), float(beside.values.var()) / len(beside.values)
     found = mean + slope * easier
-    if (
-        about is not None and (found - about) * (mean - about) < 0
-    ):  # a count is made surer or less sure, never its contrary
+    # A count is made surer or less sure, never its contrary.
+    if about is not None and (found - about) * (mean - about) < 0:
         return plain
     from_zero = 0.0 if about is None else error_about_zero(np.full(n, found - about), groups)
     # As many of all images are worth one as of the compared ones.

@@ -108,17 +108,17 @@ def config_of(application: Application, size: int, *, layers: Iterable[str] | No
         make: Callable[..., Any] = getattr(applications, application.attribute)
         try:
             model = make(weights=None, include_top=top, input_shape=(size, size, 3))
-            return as_if_first(json.loads(model.to_json()))
+            return _as_if_first(json.loads(model.to_json()))
         except ValueError as error:
             raise UnknownModel(f"keras:{application.name} for {size} px: {shown(str(error))[:160]}") from None
 
 
-def as_if_first(config: dict[str, Any]) -> dict[str, Any]:
+def _as_if_first(config: dict[str, Any]) -> dict[str, Any]:
     """The config with the names that its layers have in a process whose first network it is.
 
     Keras numbers layers without a name of their own by class, through all networks that a process makes: conv2d, conv2d_1.
     """
-    numbers: dict[str, dict[str, int]] = {}  # by class: the layers' names, and their numbers
+    numbers: dict[str, dict[str, int]] = {}  # by stem: the layers' names, and their numbers
     for layer in config["config"]["layers"]:
         name = layer["config"]["name"]
         stem, _, number = name.rpartition("_") if re.search(r"_\d+$", name) else (name, "", "0")
