@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import timm
 import torch
 
-from burnish.backbones import files, zoo
+from burnish.backbones import files, recognise, zoo
 from burnish.backbones.keras import configs
 from burnish.errors import BadWeights
 
@@ -82,7 +84,17 @@ def test_a_file_that_says_it_is_timms_has_timms_images_and_another_torchvisions(
 
 @pytest.mark.parametrize(
     "args",
-    [{"mean": "0.5"}, {"mean": (1e30,) * 3}, {"crop_pct": "all"}, {"input_size": (3, 64, 32)}, {"interpolation": 7}],
+    [
+        {"mean": torch.zeros(3)},
+        {"std": {}, "mean": [[0.5]] * 3},
+        {"crop_pct": torch.ones(2)},
+        {"crop_mode": "border"},
+        {"mean": "0.5"},
+        {"mean": (1e30,) * 3},
+        {"crop_pct": "all"},
+        {"input_size": (3, 64, 32)},
+        {"interpolation": 7},
+    ],
 )
 def test_settings_of_images_that_cannot_be_are_refused_in_a_sentence(tmp_path, args):
     saved(tmp_path / "a.pth", "resnet10t", args=args)
@@ -90,7 +102,34 @@ def test_settings_of_images_that_cannot_be_are_refused_in_a_sentence(tmp_path, a
         zoo.load_backbone(str(tmp_path / "a.pth"))
 
 
-@pytest.mark.parametrize(("name", "size"), [("vit_tiny_r_s16_p8_384", 384), ("hiera_tiny_224", 224)])
+def test_one_mean_for_all_colours_is_read_as_timm_reads_it(tmp_path):
+    saved(tmp_path / "a.pth", "resnet10t", args={"mean": [0.5], "std": (0.25,), "crop_mode": "squash"})
+    found = zoo.load_backbone(str(tmp_path / "a.pth")).preprocess
+    assert (found.mean, found.std, found.fit) == ((0.5,) * 3, (0.25,) * 3, "squash")
+
+
+def test_the_arguments_of_an_older_timm_are_obeyed_too(tmp_path):
+    network = timm.create_model("resnet10t", num_classes=7, global_pool="max")
+    args = Namespace(model="resnet10t", gp="max")
+    torch.save({"arch": "resnet10t", "state_dict": network.state_dict(), "args": args}, tmp_path / "a.pth")
+    assert zoo.load_backbone(str(tmp_path / "a.pth")).architecture["kwargs"] == {"global_pool": "max"}
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), [[[1]]], {"a": 1}, "x" * 10_000])
+def test_options_that_are_no_plain_values_are_refused_by_name_whatever_they_are(tmp_path, value):
+    saved(tmp_path / "a.pth", "resnet10t", args={"model_kwargs": {"act_layer": value}})
+    with pytest.raises(BadWeights, match=r"builds the network with act_layer=.{0,2}<"):
+        zoo.load_backbone(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_tiny_r_s16_p8_224", 224),
+        ("vit_tiny_r_s16_p8_384", 384),
+        *((f"hiera_{size}_224", 224) for size in ("tiny", "small", "base", "base_plus")),
+    ],
+)
 def test_places_do_not_tell_the_size_where_patches_overlap_or_are_cut_from_maps(name, size):
     with torch.device("meta"):
         state = timm.create_model(name, num_classes=0).state_dict()
@@ -112,3 +151,63 @@ def test_a_number_on_the_left_of_an_operator_is_read_as_keras_2_writes_it(value,
     order, words = configs._arguments([call] if nested else call, "Subtract")
     assert order == [value, configs._Reference("before")] and not words
     assert list(configs._walk([call])) == [value, configs._Reference("before")]
+
+
+def old(kind, name, *calls, **config):
+    """A layer as Keras 2 writes it."""
+    return {"class_name": kind, "config": {"name": name, **config}, "name": name, "inbound_nodes": list(calls)}
+
+
+def old_model(path, *layers):
+    """A file of Keras 2 for images of 8 pixels, of layers without weights."""
+    h5py = pytest.importorskip("h5py")
+    images = old("InputLayer", "images", batch_input_shape=[None, 8, 8, 3])
+    ends = {"input_layers": [["images", 0, 0]], "output_layers": [[layers[-1]["name"], 0, 0]]}
+    config = {"class_name": "Functional", "config": {"name": "model", "layers": [images, *layers], **ends}}
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"], file.attrs["backend"] = "2.15.0", "tensorflow"
+        file.attrs["model_config"] = json.dumps(config)
+        file.create_group("model_weights").attrs["layer_names"] = [one["name"].encode() for one in [images, *layers]]
+    return str(path)
+
+
+@pytest.mark.parametrize("value", [1.0, 3, 0, -2.5])
+def test_a_number_less_a_tensor_of_keras_2_has_the_right_values(tmp_path, value):
+    call = ["_CONSTANT_VALUE", -1, value, {"y": ["images", 0, 0], "name": None}]
+    path = old_model(
+        tmp_path / "m.h5",
+        old("TFOpLambda", "less", call, function="math.subtract"),
+        old("GlobalAveragePooling2D", "pool", [["less", 0, 0, {}]]),
+    )
+    found = zoo.load_backbone(path, preprocess="none")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+    mean, std = np.float32(found.preprocess.mean), np.float32(found.preprocess.std)
+    with torch.no_grad():
+        features = found.module(torch.from_numpy((pixels / 255 - mean) / std).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(features.numpy(), (value - pixels).mean((1, 2)), rtol=1e-4)
+
+
+def test_a_layer_called_on_its_own_output_is_refused_as_called_twice(tmp_path):
+    path = old_model(tmp_path / "m.h5", old("ReLU", "c", [["images", 0, 0, {}]], [["c", 0, 0, {}]]))
+    with pytest.raises(BadWeights, match="its layer c is called 2 times, expected once"):
+        zoo.load_backbone(path, preprocess="none")
+
+
+def test_the_size_of_a_vit_is_told_behind_a_prefix_too(tmp_path):
+    state = timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=64).state_dict()
+    torch.save({f"module.{name}": one for name, one in state.items()}, tmp_path / "a.pth")
+    assert zoo.load_backbone(str(tmp_path / "a.pth")).preprocess.size == 64
+
+
+def test_averaged_patches_without_a_norm_after_that_do_not_pass_for_those_with_one(tmp_path):
+    args = {"gp": "avg", "model_kwargs": {"fc_norm": False}}
+    saved(tmp_path / "a.pth", "vit_tiny_patch16_224", args=args, img_size=64, global_pool="avg", fc_norm=False)
+    with pytest.raises(BadWeights, match=r"missing \(fc_norm.weight"):
+        zoo.load_backbone(str(tmp_path / "a.pth"))
+
+
+def test_a_volo_with_its_two_heads_is_recognised():
+    with torch.device("meta"):
+        state = timm.create_model("volo_d1_224", num_classes=7).state_dict()
+    shapes = {name: tuple(one.shape) for name, one in state.items()}
+    assert recognise.recognised_without_head(shapes, files._HEADS) == ["volo_d1_224"]

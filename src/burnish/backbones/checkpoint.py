@@ -30,6 +30,8 @@ _MOST_NODES = 100_000
 _MOST_TENSORS, _MOST_WRAPPERS = 50_000, 5  # no network has so many tensors; wrappers lie two or three deep
 _SMALL_BYTES = 2**26  # of tensors, below which nobody asks how they lie
 _COUNTER = "num_batches_tracked"
+_TIMMS_OWN = ("crop_pct", "gp")  # arguments by which timm's training script is known
+_MOST_ENTRIES = 32  # of a list among such arguments
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,9 @@ def check_share(fit: Fit, *, label: str, arch: str, advice: str) -> None:
     """BadWeights with counts and first examples when too little matches, or a number is not finite."""
     broken = [name for name, one in fit.state.items() if one.is_floating_point() and not one.isfinite().all()]
     problems = []
-    swapped = (
-        "norm.weight" in fit.missing and "fc_norm.weight" in fit.unexpected
-    )  # it pools patches, and norms after that
+    # One pools patches and norms after that, the other does not.
+    norms = {"norm.weight", "fc_norm.weight"}
+    swapped = bool(norms & set(fit.missing)) and bool(norms & set(fit.unexpected))
     deeper = len(fit.strangers) > (1.0 - SHARE) * fit.expected
     if fit.matched < SHARE * fit.expected or fit.shapes or fit.kinds or swapped or deeper:
         problems = [f"{fit.matched} of {fit.expected} tensors match, expected {SHARE:.0%}", *fit.clauses()]
@@ -320,21 +322,43 @@ def config_told_in(saved: Any) -> dict[str, Any]:
     {} for the file of another script. What it says is not believed here: whoever obeys it looks at it.
     """
     kept = _arguments(saved) if isinstance(saved, Mapping) else {}
-    if not isinstance(kept.get("model"), str) or "crop_pct" not in kept:
+    if not isinstance(kept.get("model"), str) or not any(word in kept for word in _TIMMS_OWN):
         return {}
-    images = {name: kept[name] for name in ("mean", "std", "crop_pct", "input_size") if kept.get(name)}
+    own, pool = kept.get("model_kwargs"), _plain_setting(kept.get("gp"))
+    own = own if isinstance(own, Mapping) else {}
+    made = {name[:80]: _plain_setting(value) for name, value in own.items() if isinstance(name, str)}
+    if pool is not None:
+        made["global_pool"] = "avg" if pool == "fast" else pool  # the same, otherwise computed
+    if kept.get("bn_eps") is not None:
+        made["bn_eps"] = _plain_setting(kept["bn_eps"])
+    return {"pretrained_cfg": _images_told(kept), "model_args": made}
+
+
+def _images_told(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of images among timm's arguments, read as timm's resolve_data_config reads them."""
+    words = ("mean", "std", "crop_pct", "crop_mode", "input_size", "interpolation")
+    images = {word: value for word in words if (value := _plain_setting(kept.get(word)))}
     side = kept.get("img_size")
     if type(side) is int and "input_size" not in images:
         images["input_size"] = (3, side, side)
-    if kept.get("interpolation") not in (None, "", "random"):  # by chance in training alone
-        images["interpolation"] = kept["interpolation"]
-    own = kept.get("model_kwargs")
-    built = {name: value for name, value in own.items() if isinstance(name, str)} if isinstance(own, Mapping) else {}
-    if (pool := kept.get("gp")) is not None:
-        built["global_pool"] = "avg" if pool == "fast" else pool  # the same, otherwise computed
-    if kept.get("bn_eps") is not None:
-        built["bn_eps"] = kept["bn_eps"]
-    return {"pretrained_cfg": images, "model_args": built}
+    if images.get("interpolation") == "random":  # by chance in training alone
+        del images["interpolation"]
+    for word in ("mean", "std"):
+        if isinstance(images.get(word), list) and len(images[word]) == 1:  # one for all colours
+            images[word] = images[word] * 3
+    return images
+
+
+def _plain_setting(value: Any) -> Any:
+    """A word, a number or a short list of them as it is; for anything else, its type's name in brackets."""
+    if isinstance(value, (list, tuple)) and len(value) <= _MOST_ENTRIES:
+        return [one if _is_word(one) else f"<{type(one).__name__}>" for one in value]
+    return value if value is None or _is_word(value) else f"<{type(value).__name__}>"
+
+
+def _is_word(value: Any) -> bool:
+    """Whether it is a number or a short text."""
+    return type(value) in (bool, int, float) or (type(value) is str and len(value) <= _LONGEST)
 
 
 def _arguments(saved: Mapping[Any, Any]) -> Mapping[str, Any]:

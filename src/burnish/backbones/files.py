@@ -20,7 +20,7 @@ from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.
 _HEADS = ("fc.", "head.fc.", "classifier.", "head.", "heads.", "linear.", "last_linear.", "head_dist.",
-          "head.classifier.4.", "classif.", "AuxLogits.")  # fmt: skip
+          "head.classifier.4.", "classif.", "AuxLogits.", "aux_head.")  # fmt: skip
 _Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
 _IMAGENET = Preprocess()  # as torchvision prepares images
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
@@ -125,7 +125,8 @@ def _filled(
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
             tells = image_size is not None or _tells_size(found.config)
-            seen = None if tells else _size_of(foreign[0] if foreign is not None else bare[0])
+            sides = [] if tells else [_size_of(one) for one in ([foreign[0]] if foreign is not None else bare)]
+            seen = next((side for side in sides if side is not None), None)
             if seen is not None and preprocess.size / 4 <= seen <= 4 * preprocess.size:
                 preprocess = replace(preprocess, size=seen)
             description["kwargs"]["img_size"] = preprocess.size
@@ -172,8 +173,8 @@ def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Pr
 
 def _tells_size(config: dict[str, Any]) -> bool:
     """Whether a config.json, or a script's arguments, say of which size the images are."""
-    images = config.get("pretrained_cfg", config)
-    return bool(config) and (not isinstance(images, dict) or images is config or "input_size" in images)
+    images = config.get("pretrained_cfg")
+    return "input_size" in images if isinstance(images, dict) else bool(config)
 
 
 def _size_of(state: checkpoint.State) -> int | None:

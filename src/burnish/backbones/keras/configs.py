@@ -140,8 +140,8 @@ class _Parser:
     def _node(self, layer: dict[str, Any], names: dict[str, str], place: str, depth: int, outer: str) -> str:
         """A layer of a Functional model, with what goes in as its one call says."""
         own, calls = _name_of(layer), layer.get("inbound_nodes") or []
-        if len(calls) != 1:
-            raise Unfit(f"its layer {own} is called {len(calls)} times, expected once")
+        if not calls:
+            raise Unfit(f"its layer {own} is called 0 times, expected once")
         if _class_of(layer) in _MODELS:
             inputs = [names[name] for name in _references(calls)]
             return self.model(layer, inputs, place, depth=depth + 1, outer=outer or own)
@@ -214,7 +214,13 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _in_order(layers: list[Any], places: list[str]) -> Iterator[tuple[Any, str]]:
-    """Layers with their places, each after those it takes from, else as the file has them."""
+    """Layers with their places, each after those it takes from, else as the file has them.
+
+    Unfit where one is called again: where it takes its own output, as in layer(layer(x)), there is no such order.
+    """
+    for layer in layers:
+        if (times := len(layer.get("inbound_nodes") or [])) > 1:
+            raise Unfit(f"its layer {_name_of(layer)} is called {times} times, expected once")
     needs = [set(_references(layer.get("inbound_nodes") or [])) for layer in layers]
     waiting: dict[str, list[int]] = {}
     for number, names in enumerate(needs):
