@@ -59,7 +59,7 @@ class Score:
 
     right: np.ndarray  # bool [m]; or float64 [m] with several classes an image
     brief: dict[str, float | None]  # AUROC, log loss, Brier
-    images_per_second: float
+    images_per_second: float | None  # None where no time was left to time it
     parameters: int
 
 

@@ -47,7 +47,11 @@ from burnish.trained import is_whole, save, tune_on_the_clock
 ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images
 _TAIL_SECONDS = 3.0  # for the page and leaving
-_READYING = 2.0  # seconds: a package is read, brought to its fast form twice and timed; 1.7 to 3.9 were seen on 2 cores
+# So that two are compared: what the page and leaving take at least, seconds, and how far beyond the budget, in budgets, the
+# second arm's test images may end.
+_LEAVING, _OVERRUN = 1.0, 0.04
+# Seconds: a package is read and brought to its fast form twice, to be tested and to be timed; 1.7 to 3.9 were seen on 2 cores.
+_READYING = 2.0
 _TIMED_FOR_SPEED = 3 * 32  # images
 _PROOF_SHARE = 0.5  # of what is left when training begins, at most, for the finalists' test images
 _LEAST_SECONDS = 8.0  # an arm's round, below which nothing can be learnt
@@ -101,6 +105,7 @@ def run_compare(
         "decisions": [decision.to_json() for decision in race.decisions],
         "counts": race.counts(),
         "classes": len(catalog.classes),
+        "several": catalog.several,
         "budget_seconds": recipe.budget_seconds,
         "seconds": ledger.clock.elapsed(),
         "machine": machine(),
@@ -446,22 +451,7 @@ class _Race:
         chosen = simplest_of_the_best(alive)
         self.decisions.append(why_chosen(chosen, alive))
         ordered = [chosen, *(arm for arm in alive if arm is not chosen)][:FINALISTS]
-        tests: dict[int, Score] = {}
-        taken = 0.0
-        for arm in ordered:
-            began = time.monotonic()
-            if tests and self.ledger.clock.left() < taken + _TAIL_SECONDS:
-                continue
-            try:
-                with enough_memory(arm.model):
-                    tests[arm.place] = self._tested(arm)
-            except (DataError, RunError):
-                raise
-            except Exception as error:
-                if arm is chosen:
-                    raise
-                self._leave_out(arm.name, [arm], error)
-            taken = max(taken, time.monotonic() - began)
+        tests = self._timed(self._all_tested(ordered), ordered)
         finalists = [arm for arm in ordered if arm.place in tests]
         for arm in alive:
             if arm not in finalists and not arm.state.startswith("failed"):
@@ -470,8 +460,37 @@ class _Race:
                 )
         return leaderboard(self.arms, chosen, tests, self.folder.path, self._material.test_groups)
 
+    def _all_tested(self, ordered: list[Arm]) -> dict[int, Score]:
+        """The scores of the arms by their places: the first two in any case, the others while there is time."""
+        tests: dict[int, Score] = {}
+        taken = 0.0  # seconds, by the one that took longest
+        for arm in ordered:
+            if tests and not self._has_time(taken, second=len(tests) == 1):
+                break
+            began = time.monotonic()
+            try:
+                with enough_memory(arm.model):
+                    tests[arm.place] = self._tested(arm)
+            except (DataError, RunError):
+                raise
+            except Exception as error:
+                if arm is ordered[0]:  # the chosen one
+                    raise
+                self._leave_out(arm.name, [arm], error)
+            taken = max(taken, time.monotonic() - began)
+        return tests
+
+    def _has_time(self, seconds: float, *, second: bool) -> bool:
+        """Whether so many seconds are left before the page: for the second arm, without which nothing is compared, with a
+        little more than the budget has.
+        """
+        left = self.ledger.clock.left()
+        if second:
+            return seconds + _LEAVING <= left + _OVERRUN * (self.recipe.budget_seconds or 0.0)
+        return seconds + _TAIL_SECONDS <= left
+
     def _tested(self, arm: Arm) -> Score:
-        """The one look at the test images, and how fast the saved network is."""
+        """The one look at the test images."""
         assert arm.package is not None
         looked, bundle = self.looked[arm.model], read_bundle(arm.package)
         classifier = bundle.classifier()
@@ -480,13 +499,36 @@ class _Race:
             thresholds=None if bundle.thresholds is None else np.array(bundle.thresholds),
         )  # fmt: skip
         (tested,), _ = put_to_test([contender], looked.material, looked.bench)
+        parameters = sum(parameter.numel() for parameter in classifier.parameters())
+        return Score(tested.right, in_brief(tested.probabilities, looked.material.test_labels), None, parameters)
+
+    def _timed(self, tests: dict[int, Score], ordered: list[Arm]) -> dict[int, Score]:
+        """The scores with how fast the saved networks are, while there is time: no choice and no comparison needs it."""
+        timed, taken = dict(tests), 0.0
+        for arm in ordered:
+            if arm.place not in tests:
+                continue
+            expected = _TIMED_FOR_SPEED / self.looked[arm.model].probes.images_per_second + _READYING / 2
+            if not self._has_time(max(taken, expected), second=False):
+                break
+            began = time.monotonic()
+            try:
+                with enough_memory(arm.model):
+                    timed[arm.place] = replace(tests[arm.place], images_per_second=self._speed(arm))
+            except Exception as error:  # its score is there
+                self.watcher.say(f"{shown(arm.name)} could not be timed ({type(error).__name__}: {brief(error)})")
+            taken = max(taken, time.monotonic() - began)
+        return timed
+
+    def _speed(self, arm: Arm) -> float:
+        """Images a second of the saved network, forward."""
+        assert arm.package is not None
+        looked, bundle = self.looked[arm.model], read_bundle(arm.package)
         images = looked.material.test.plain[:32]
         example = normalised(images[:2], looked.material.preprocess).to(looked.bench.device)
-        fast = fold_for_inference(classifier, example)
+        fast = fold_for_inference(bundle.classifier().to(looked.bench.device), example)
         rate = images_per_second(fast, images, looked.bench, half=False)
-        rate *= (looked.material.preprocess.size / bundle.preprocess.size) ** 2
-        parameters = sum(parameter.numel() for parameter in classifier.parameters())
-        return Score(tested.right, in_brief(tested.probabilities, looked.material.test_labels), rate, parameters)
+        return rate * (looked.material.preprocess.size / bundle.preprocess.size) ** 2
 
     @property
     def _material(self) -> Material:

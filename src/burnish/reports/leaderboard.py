@@ -35,7 +35,8 @@ def csv_of(facts: Mapping[str, Any]) -> str:
             "test_n": test.get("n"),
         }
         flat["difference"] = difference.get("difference")
-        flat |= {"difference_low": difference.get("low"), "difference_high": difference.get("high")}
+        if not row["chosen"]:  # whose difference to itself has no limits
+            flat |= {"difference_low": difference.get("low"), "difference_high": difference.get("high")}
         writer.writerow([_cell(flat[key]) for key in _COLUMNS])
     return out.getvalue()
 
@@ -52,17 +53,25 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 def page_of(facts: Mapping[str, Any]) -> str:
     """One self-contained HTML page."""
-    rows = [{"decisions": [], **row, "sentence": sentence(row)} for row in facts["rows"]]
+    rows = [
+        {"decisions": [], **row, "number": number, "sentence": sentence(row)}
+        for number, row in enumerate(facts["rows"], start=1)
+    ]
     tested = [row for row in rows if row["test"] is not None]
+    timed = [row for row in tested if row["images_per_second"] is not None]
+    several = facts.get("several", False)  # not told by comparisons of older versions
+    score = "Classes right by image (Jaccard)" if several else "Accuracy"
     plots = [
-        ("Accuracy against seconds spent", "seconds", _plot(tested, lambda row: row["seconds"], "s")),
+        (f"{score} against seconds spent", "seconds", _plot(tested, lambda row: row["seconds"], "s")),
         (
-            "Accuracy against milliseconds an image",
+            f"{score} against milliseconds an image",
             "milliseconds",
-            _plot(tested, lambda row: 1000.0 / row["images_per_second"], "ms"),
+            _plot(timed, lambda row: 1000.0 / row["images_per_second"], "ms"),
         ),
     ]
-    return plain_page("leaderboard.html").render(facts=facts, rows=rows, tested=tested, plots=plots)
+    return plain_page("leaderboard.html").render(
+        facts=facts, rows=rows, tested=tested, untimed=len(tested) - len(timed), plots=plots, several=several
+    )
 
 
 def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] | None:
@@ -83,7 +92,7 @@ def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] 
 
     points = [
         {
-            "number": number,
+            "number": row["number"],
             "x": x(value),
             "y": y(one.value),
             "low": y(one.low),
@@ -91,7 +100,7 @@ def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] 
             "name": row["name"],
             "chosen": row["chosen"],
         }
-        for number, (row, value, one) in enumerate(zip(rows, xs, intervals, strict=True), start=1)
+        for row, value, one in zip(rows, xs, intervals, strict=True)
     ]
     ticks_x = [{"x": x(most * share), "label": f"{most * share:.3g} {unit}"} for share in (0.0, 0.5, 1.0)]
     levels = [low + (high - low) * share for share in (0.0, 0.5, 1.0)]

@@ -13,7 +13,7 @@ from burnish.errors import NotEnoughData, shown
 from burnish.labels import grouped
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import Interval, holm
-from burnish.measure.verdict import chance, difference_in_words
+from burnish.measure.verdict import ACCURACY, chance, difference_in_words
 from burnish.reports.plain import plain_page
 
 
@@ -29,6 +29,7 @@ class Compared:
     p: float | None  # corrected for the number of comparisons (Holm)
     seconds: float
     parameters: int | None
+    several: bool = False  # whether images have several classes: the accuracy is the Jaccard index
 
 
 def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any], Answers]]) -> tuple[list[Compared], int]:
@@ -66,6 +67,7 @@ def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any], Answers]]) -> tupl
             corrected[at],
             float(facts.get("seconds") or 0.0),
             (facts.get("model") or {}).get("parameters"),
+            (facts.get("verdict") or {}).get("score", ACCURACY) != ACCURACY,
         )
         for at, (name, facts, _) in enumerate(runs)
     ]
@@ -93,4 +95,5 @@ def page_of(rows: Sequence[Compared], n: int) -> str:
         }
         for row in rows
     ]
-    return plain_page("runs.html").render(rows=told, n=n, low=low, high=high, several=len(rows) > 2)
+    score = "Classes right by image (Jaccard)" if any(row.several for row in rows) else "Accuracy"
+    return plain_page("runs.html").render(rows=told, n=n, low=low, high=high, score=score, corrected=len(rows) > 2)
