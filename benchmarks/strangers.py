@@ -4,14 +4,16 @@
 
 Own images: hand signs, Caltech-101 and digits, each in turn. Strangers: test images of the other two, five kinds of drawn images
 (noise, one colour, a smooth gradient, text, shapes), Caltech-101 cut into sixteen parts in another order, and classes of one's
-own that were left out (three of ten, several draws). Of each the AUROC against one's own test images and how many are beyond the
-limit that 95 % of one's own keep. Heads on all depths and on the last layer; no clock is involved. One JSON object on stdout.
+own that were left out (three of ten, several draws); the same where one's own are two classes alone. Of each the AUROC against
+one's own test images and how many are beyond the limit that 95 % of one's own keep. Heads on all depths and on the last layer; no
+clock is involved. One JSON object on stdout.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import string
 import sys
@@ -46,7 +48,13 @@ from burnish.train.features import batched, outputs
 
 SETS = ("signs.csv", "caltech101.csv", "demo")
 DRAWN, LEARNT_FROM, HELD_OUT, TESTED = 120, 4096, 1000, 700  # images, at most
+FEWEST_HELD = 20
 LEFT_OUT = 0.3  # of the classes
+WAYS = (
+    "distance",
+    "with doubt",
+    "bounded",
+)  # by relative distance alone; with doubt; with what `usual` and `beside` bound
 
 
 def main() -> None:
@@ -58,11 +66,16 @@ def main() -> None:
     keep_freed_memory()
     rows = [row for size in asked.sizes for row in rows_at(size, asked.model, asked.draws)]
     means = {
-        f"{size} px, {heads}, {how}": {
-            what: mean(row[how][what] for row in rows if (row["size"], row["heads"]) == (size, heads))
+        f"{size} px, {heads}, {few}, {how}": {
+            what: mean(
+                row[how][what]
+                for row in rows
+                if (row["size"], row["heads"], row["classes"] == 2) == (size, heads, few == "two classes")
+            )
             for what in ("auroc", "beyond", "own_beyond")
         }
-        for size in asked.sizes for heads in ("last layer", "all depths") for how in ("distance", "with doubt")
+        for size in asked.sizes for heads in ("last layer", "all depths") for few in ("all classes", "two classes")
+        for how in WAYS
     }  # fmt: skip
     told = {"benchmark": "strangers", "model": asked.model, "means": means, "rows": rows, "machine": machine()}
     print(json.dumps(told, indent=1))
@@ -113,6 +126,12 @@ def judged(
         kept, held_kept, test_kept = (~np.isin(labels, left_out) for labels in (y, held_y, test_y))
         unseen = {f"classes left out, draw {draw}": test[~test_kept]}
         yield from rows_of(x[kept], y[kept], held[held_kept], held_y[held_kept], test[test_kept], unseen)
+        two = draws(draw, "two").choice(classes, 2, replace=False)
+        kept, held_kept, test_kept = (np.isin(labels, two) for labels in (y, held_y, test_y))
+        strangers = {name: one[:, :width] for name, one in theirs.items()} | {
+            f"other classes, draw {draw}": test[~test_kept]
+        }
+        yield from rows_of(x[kept], y[kept], held[held_kept], held_y[held_kept], test[test_kept], strangers)
 
 
 def rows_of(
@@ -123,18 +142,23 @@ def rows_of(
     test: np.ndarray,
     theirs: dict[str, np.ndarray],
 ) -> Iterator[dict[str, Any]]:
-    """As a run does: a head fitted to all but the test images, the limit set by val images and a head that has not seen them."""
+    """As a run does: a head fitted to all but the test images, the limit set by val images and a head that has not seen them.
+
+    Where there are fewer than twenty of those, by a third of the train images and nothing of doubt.
+    """
     _, y = np.unique(np.r_[y, held_y], return_inverse=True)
     everything, classes = np.concatenate([x, held]), int(y.max()) + 1
     choice = choose_head(everything, y, classes=classes, seed=0, seconds_left=lambda: 1e9)
     assert choice.refit is not None
     apart = choice.refit(np.arange(len(x)))
-    by, shown = evenly(len(held), HELD_OUT), evenly(len(x), LEARNT_FROM)
-    plain = Familiarity.of(x[shown], y[shown])
-    known = {
-        "distance": plain.limited_by(held[by]),
-        "with doubt": plain.limited_by(held[by], entropies(answers(apart, held[by]))),
-    }
+    if len(held) >= FEWEST_HELD:
+        by, shown = held[evenly(len(held), HELD_OUT)], evenly(len(x), LEARNT_FROM)
+        doubt: np.ndarray | None = entropies(answers(apart, by))
+    else:
+        by, shown, doubt = x[1::3], np.setdiff1d(np.arange(len(x)), np.arange(len(x))[1::3]), None
+    plain = Familiarity.of(x[shown], y[: len(x)][shown])
+    bounded = plain.limited_by(by, doubt)
+    known = dict(zip(WAYS, (unbounded(plain.limited_by(by)), unbounded(bounded), bounded), strict=True))
 
     def strangeness(how: str, some: np.ndarray) -> np.ndarray:
         return known[how].strangeness(some, answers(choice.head, some))
@@ -151,6 +175,11 @@ def rows_of(
                 "own_beyond": round(float((ours[how] > familiarity.limit).mean()), 4),
             }
         yield row
+
+
+def unbounded(familiarity: Familiarity) -> Familiarity:
+    """As before the distances had bounds."""
+    return replace(familiarity, usual=math.inf, beside=math.inf)
 
 
 def answers(head: Fitted, some: np.ndarray) -> np.ndarray:

@@ -213,7 +213,7 @@ def test_strange_features_are_told_from_familiar_ones():
     assert np.allclose(again.strangeness(new, sure), told[:100], rtol=1e-4)
     with pytest.raises(ValueError, match="another shape"):
         Familiarity.from_arrays(found.arrays(), 39)
-    for name in ("mean", "axes", "centres", "limit", "doubt"):
+    for name in ("mean", "axes", "centres", "limit", "doubt", "usual", "beside"):
         with pytest.raises(ValueError, match="another shape"):
             Familiarity.from_arrays({**found.arrays(), name: np.float32(1.0).reshape(())}, 40)
 
@@ -237,6 +237,37 @@ def test_features_that_look_familiar_under_an_answer_in_doubt_are_strange():
     assert kept.doubt == pytest.approx(found.doubt) and kept.limit == pytest.approx(found.limit)
     earlier = {name: one for name, one in found.arrays().items() if name != "doubt"}
     assert Familiarity.from_arrays(earlier, 40).doubt == 0.0
+
+
+def test_what_is_as_far_from_all_images_as_from_each_class_is_strange():
+    """As a blank page is where there are two classes: their images lie in few directions, and it lies far out in all."""
+    rng = np.random.default_rng(0)
+    within = np.r_[np.linspace(1, 0.2, 60), np.full(140, 0.01)]  # spread in a direction
+    labels = rng.integers(0, 2, 260)
+    centres = np.zeros((2, 200))
+    centres[1, 0] = 4.0
+    own = (centres[labels] + rng.standard_normal((260, 200)) * within).astype(np.float32)
+    found = Familiarity.of(own[:100], labels[:100]).limited_by(own[100:160])
+    far, beside = centres[0].copy(), centres[0].copy()
+    far[1:60] = 3 * within[1:60]  # in the directions of one's own images, but in all of them at once
+    beside[60:] = 0.1  # where no image of one's own has ever been
+    strangers, sure = np.stack([far, beside]).astype(np.float32), np.eye(2)[np.zeros(100, int)]
+    assert found.strange(strangers, sure[:2]).all() and found.strange(own[160:], sure).mean() < 0.15
+    told = found.strangeness(np.r_[own[160:], strangers], np.r_[sure, sure[:2]])
+    assert told[-2:].min() > np.quantile(told[:-2], 0.95)
+    before = {name: one for name, one in found.arrays().items() if name not in ("usual", "beside")}
+    earlier = Familiarity.from_arrays(before, 200)
+    by_both, by_relation = (one.strangeness(strangers, sure[:2]) for one in (found, earlier))
+    assert by_relation[0] < 0.2 * by_both[0] and by_relation[1] < found.limit, "packages of before answer as they did"
+    kept = Familiarity.from_arrays(found.arrays(), 200)
+    assert np.allclose(kept.strangeness(strangers, sure[:2]), by_both, rtol=1e-4)
+
+
+def test_features_in_as_many_directions_as_they_have_are_not_strange_by_rounding():
+    rng = np.random.default_rng(0)
+    own = (100 + rng.standard_normal((300, 12))).astype(np.float32)
+    found = Familiarity.of(own[:200], np.arange(200) % 3).limited_by(own[200:250])
+    assert found.beside == 0.0 and found.strange(own[250:], np.ones((50, 1))).mean() < 0.2
 
 
 @pytest.mark.parametrize("each", [1, 2, 40])

@@ -15,11 +15,14 @@ from burnish.runtime import evenly
 AXES = 64  # principal directions of the features; 64, 128 and 256 tell strangers apart equally well (LOG.md)
 _SHRINKAGE = 0.1  # of a covariance towards a multiple of 1: training images are few
 _DIRECTED_BY = 1000  # images, for the directions
+_ROUNDING = 1e-6  # of a squared distance: what float32 directions leave of one within them
 _NOTHING, _LEAST_VARIANCE = 1e-10, 1e-9  # of the largest square; of a feature
 FAMILIAR = 0.95  # of held-out images count as familiar
 _DOUBT = 0.5  # how much doubt counts beside distance
 _LEAST_SPREAD = 0.01  # nats: where no held-out answer is in doubt, not every shade of it counts
-_NAMES, _NUMBERS = ("mean", "axes", "centres", "within", "overall"), ("limit", "doubt")
+_BESIDE = 1.2  # so many times the squared distance from the directions that any held-out image has is strange by itself
+_NAMES, _NUMBERS = ("mean", "axes", "centres", "within", "overall"), ("limit", "doubt", "usual", "beside")
+_EARLIER = {"doubt": 0.0, "usual": math.inf, "beside": math.inf}  # what earlier versions did not keep
 
 
 def entropies(probabilities: np.ndarray) -> np.ndarray:
@@ -34,6 +37,10 @@ class Familiarity:
 
     A stranger is far from what was seen, or lies between the classes and the network cannot decide: each tells some that the
     other does not. They are added, doubt with half the weight, in the units of how far each goes among held-out images.
+
+    Being far from all images excuses being far from each class, which tells classes never seen. It excuses no more than it does
+    for any held-out image: where classes are few, a blank page is as far from all as from each. And what lies clearly farther
+    from the directions than any held-out image is a stranger whatever it looks like within them.
     """
 
     mean: np.ndarray  # float32 [d], of the first d features; others play no part
@@ -43,6 +50,8 @@ class Familiarity:
     overall: np.ndarray  # float32 [r r], inverse covariance of all
     limit: float = float("inf")  # the strangeness from which an image counts as unlike the training images
     doubt: float = 0.0  # the strangeness that a nat of an answer's entropy adds
+    usual: float = math.inf  # the most that the distance from all images takes away
+    beside: float = math.inf  # the squared distance from the directions beyond which any image is strange
 
     @classmethod
     def of(cls, features: np.ndarray, labels: np.ndarray) -> Familiarity:
@@ -70,26 +79,34 @@ class Familiarity:
         unsure: entropies of answers to them by a head that has not learnt from them, nats [m]; None where doubt plays no part.
         Split conformal: the limit is the ceil(0.95 (m + 1))-th smallest strangeness, or of fewer than 19 the largest.
         """
-        far = self._distances(held_out)
+        each, every, beside = self._distances(held_out)
+        far = each - every
         doubt = 0.0 if unsure is None else _DOUBT * _spread(far) / max(_spread(unsure), _LEAST_SPREAD)
         found = np.sort(far if unsure is None else far + doubt * unsure)
         limit = found[min(len(found), math.ceil(FAMILIAR * (len(found) + 1))) - 1]
-        return replace(self, limit=float(limit), doubt=float(doubt))
+        usual, outside = float(every.max()), float(_BESIDE * beside.max())
+        return replace(self, limit=float(limit), doubt=float(doubt), usual=usual, beside=outside)
 
     def strangeness(self, features: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """How unlike the training images features [n d] with answers [n k] are, float64 [n]; larger: stranger."""
-        return self._distances(features) + self.doubt * entropies(probabilities)
+        each, every, beside = self._distances(features)
+        found = each - np.minimum(every, self.usual) + self.doubt * entropies(probabilities)
+        outside = beside > self.beside
+        found[outside] = np.maximum(found[outside], self.limit) + beside[outside] / self.beside
+        return found
 
     def strange(self, features: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """Which features [n d] with answers [n k] are beyond the limit, bool [n]."""
         return self.strangeness(features, probabilities) > self.limit
 
-    def _distances(self, features: np.ndarray) -> np.ndarray:
-        """How much farther features [n d] are from the nearest class than from all images, float64 [n]."""
-        z = (np.asarray(features[:, : len(self.mean)], np.float64) - self.mean) @ self.axes
+    def _distances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Squared distances of features [n d] from the nearest class, from all images and from the directions, float64 [n]."""
+        moved = np.asarray(features[:, : len(self.mean)], np.float64) - self.mean
+        z = moved @ self.axes
         apart = z[:, None, :] - self.centres[None]
-        nearest = np.einsum("ncr,rs,ncs->nc", apart, self.within.astype(np.float64), apart, optimize=True).min(1)
-        return nearest - np.einsum("nr,rs,ns->n", z, self.overall.astype(np.float64), z, optimize=True)
+        each = np.einsum("ncr,rs,ncs->nc", apart, self.within.astype(np.float64), apart, optimize=True).min(1)
+        every = np.einsum("nr,rs,ns->n", z, self.overall.astype(np.float64), z, optimize=True)
+        return each, every, np.maximum(0.0, (1.0 - _ROUNDING) * (moved**2).sum(1) - (z**2).sum(1))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a package keeps."""
@@ -99,18 +116,18 @@ class Familiarity:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], width: int) -> Familiarity:
         """The inverse of `arrays`; ValueError when they are not of features of this width."""
-        kept: dict[str, np.ndarray] = {"doubt": np.zeros(1, np.float32), **arrays}  # not kept by earlier versions
+        kept = {name: np.array([value], np.float32) for name, value in _EARLIER.items()} | dict(arrays)
         if set(kept) != {*_NAMES, *_NUMBERS}:
             raise ValueError(f"familiarity: holds {sorted(kept)}, expected {sorted((*_NAMES, *_NUMBERS))}")
         d = kept["mean"].size
         r = kept["axes"].size // max(1, d)
-        shapes = {"mean": (d,), "axes": (d, r), "within": (r, r), "overall": (r, r), "limit": (1,), "doubt": (1,)}
+        shapes = {"mean": (d,), "axes": (d, r), "within": (r, r), "overall": (r, r), **dict.fromkeys(_NUMBERS, (1,))}
         wrong = [name for name, shape in shapes.items() if kept[name].shape != shape]
         wrong += ["mean"] * (d > width)
         if wrong or kept["centres"].ndim != 2 or kept["centres"].shape[1] != r or not len(kept["centres"]):
             raise ValueError(f"familiarity: {', '.join(wrong) or 'centres'} of another shape than the features ask for")
         parts = (np.asarray(kept[name], np.float32) for name in _NAMES)
-        return cls(*parts, limit=kept["limit"].item(), doubt=kept["doubt"].item())
+        return cls(*parts, **{name: kept[name].item() for name in _NUMBERS})
 
 
 def _spread(values: np.ndarray) -> float:
