@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from burnish import api, comparing, job
 from burnish.backbones.zoo import load_backbone
@@ -410,25 +409,3 @@ def test_how_much_of_an_image_the_network_sees(width, height, fit, seen):
     headers["width"], headers["height"] = [width, width, 0], [height, height, 0]  # of the last nothing is known
     assert looking.share_seen(headers, Preprocess(crop=0.5, fit=fit)) == pytest.approx(seen)
     assert looking.share_seen(headers[2:], Preprocess()) == 1.0
-
-
-@pytest.mark.parametrize(("wide", "said"), [(160, True), (40, False)])
-def test_of_panoramas_it_is_said_that_their_ends_are_not_seen(wide, said, tmp_path):
-    for at, name in enumerate(("a", "b")):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = np.random.default_rng([at, number]).integers(0, 256, (32, wide, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
-    told = Told()
-    api.fit(tmp_path / "data", out=tmp_path / "run", cache="off", budget="none", watcher=told, **TINY)
-    assert any("the network sees the middle square" in line for line in told.lines) == said
-
-
-class Told(Nobody):
-    """A watcher that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, words: str) -> None:
-        self.lines.append(words)

@@ -35,7 +35,7 @@ from burnish.journal import Journal
 from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
-from burnish.outset import Facilities, backbone_for, taps_for
+from burnish.outset import Facilities, backbone_for, framing_for, taps_for
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory
@@ -227,6 +227,8 @@ class _Race:
         with self._subfolder(MODELS, f"{number + 1:02d}-{model}", recipe) as folder:
             ledger = Ledger(folder.path, clock, self.watcher)
             ledger.clock = clock  # seconds of earlier sittings are counted once, by the race's own ledger
+            bench, framing = framing_for(self.catalog, self.splits, self.looks, bench, ledger)
+            self.decisions += [replace(one, what=f"{model}: {one.what}") for one in framing]
             trains = any(method_named(arm.method).trains for arm in own)
             # All models see the same images: where there is no time for all of them, those that the first has time for.
             material, _, probes = look(

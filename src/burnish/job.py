@@ -33,7 +33,7 @@ from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
-from burnish.data.looks import Looks, share_seen
+from burnish.data.looks import Looks
 from burnish.data.sample import Part, is_late, only, thinned
 from burnish.data.split import restricted, write_splits
 from burnish.errors import DataError, RecipeError, RunError, shown
@@ -43,7 +43,7 @@ from burnish.journal import Journal
 from burnish.measure.cost import Energy
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
-from burnish.outset import Facilities, bench_for, taps_for
+from burnish.outset import Facilities, bench_for, framing_for, taps_for
 from burnish.recipe import Recipe
 from burnish.reports.page import render
 from burnish.result import (
@@ -65,7 +65,6 @@ from burnish.train.checkpoint import drop_checkpoints
 from burnish.trained import save, tune_on_the_clock
 
 _TESTED, _FAMILIAR = "tested", "familiar"  # how many images
-_LITTLE_SEEN = 0.4  # of an image's area; of photographs of 16:9 it is 0.43
 
 
 @settled_torch()
@@ -107,6 +106,8 @@ def run_job(
     ledger.put("looked", {"count": len(catalog), "of": whole})
     watch.stage("model")
     bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
+    bench, framing = framing_for(catalog, splits, looks, bench, ledger)
+    decisions = [*decisions, *framing]
     bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess.size,))
     blank_tunable(
         method, bench.backbone, bench.recipe, classes=len(catalog.classes)
@@ -333,12 +334,6 @@ def look(
             _refuse_errors(material, folder)
         return material, splits, probes
     surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
-    share = share_seen(looks.headers, surveyed.preprocess)
-    if share < _LITTLE_SEEN:
-        bench.watcher.say(
-            f"the network sees the middle square of an image, here {share:.0%} of its area as a rule: where the ends tell the "
-            "classes apart, cut the images or resize them to squares first"
-        )
     if strict:  # nothing is saved before the audit
         surveyed = replace(surveyed, early=None)
     before = len(catalog)

@@ -11,12 +11,14 @@ import torch
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.decide import Decision
+from burnish.choose.framing import framed, settle_framing
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench
 from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import check_heads, on_all_depths, special_heads
 from burnish.choose.survey import sample_views
 from burnish.data.catalog import Catalog, Splits
+from burnish.data.looks import Looks
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, RecipeError
@@ -72,6 +74,23 @@ def bench_for(
     ledger.write()
     watcher.say(f"{decision.what}, {decision.why}")
     return bench(picked, replace(recipe, model=name)), [decision]
+
+
+def framing_for(
+    catalog: Catalog, splits: Splits, looks: Looks, bench: Bench, ledger: Ledger
+) -> tuple[Bench, list[Decision]]:
+    """The bench with long images framed as the recipe says, or as a part of them tells; settled once (P7)."""
+    known = ledger.get("framing")
+    if known is None:
+        found = settle_framing(catalog, splits, looks, bench)
+        told = None if found.decision is None else found.decision.to_json()
+        ledger.put("framing", {"crop_mode": found.crop_mode, "decision": told})
+        ledger.write()
+        known = ledger.get("framing")
+        assert known is not None
+    mode, told = known[0]["crop_mode"], known[0]["decision"]
+    bench = replace(bench, backbone=framed(bench.backbone, mode), recipe=replace(bench.recipe, crop_mode=mode))
+    return bench, [] if told is None else [Decision(**told)]
 
 
 def _first_of(names: list[str]) -> Backbone:

@@ -33,6 +33,9 @@ class Recipe:
     epochs: int | Auto = "auto"  # passes over the training images; "auto": as many as the budget holds, 200 at most
     seed: int = 0
     image_size: int | Auto = "auto"  # pixels, side of the training crops
+    # What of a long image the network sees: its middle square, or all of it squashed to one. "auto": as the network was made for,
+    # and where that leaves out half of the images, as a part of them tells.
+    crop_mode: Literal["auto", "center", "squash"] = "auto"
     batch_size: int | Auto = "auto"  # images per optimiser step
     learning_rate: float | Literal["auto", "race"] = (
         "auto"  # peak, of the head and the last stage; "race": short trials
@@ -176,6 +179,7 @@ _CHECKS = (
     _Check("epochs", lambda v: v == "auto" or _whole(v, 1, 100_000), '"auto" or a whole number from 1'),
     _Check("seed", lambda v: _whole(v, 0, 2**63 - 1), "a whole number from 0"),
     _Check("image_size", lambda v: v == "auto" or _whole(v, 32, 1024), '"auto" or 32 to 1024 pixels'),
+    _Check("crop_mode", lambda v: v in ("auto", "center", "squash"), '"auto", "center" or "squash"'),
     _Check("batch_size", lambda v: v == "auto" or _whole(v, 1, 65_536), '"auto" or a whole number from 1'),
     _Check(
         "learning_rate",

@@ -342,10 +342,11 @@ def views_of(material: Material, bench: Bench, *, flip: bool) -> PixelViews:
     """Augmented views of the training images, in the order of `material.train_rows`."""
     recipe, fitting, rows = bench.recipe, material.fitting, material.train_rows
     assert fitting.stored is not None
+    squashed = bench.backbone.preprocess.fit == "squash"  # where images are seen squashed they are learnt so
     return PixelViews(
         stored=fitting.stored,
         rows=rows,
-        aspects=fitting.aspects[rows],
+        aspects=np.ones(len(rows), np.float32) if squashed else fitting.aspects[rows],
         labels=material.labels[rows],
         ids=rows,  # not the catalogue's numbers, which follow the labels of test images too (P5)
         paths=tuple(material.catalog.paths[index] for index in fitting.ids[rows]),

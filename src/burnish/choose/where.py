@@ -43,9 +43,8 @@ def pyramid_stays(
     """
 
     def asked(width: int) -> HeadChoice:
-        return choose_head(
-            features[:, :width], labels, classes=classes, seed=seed, form=form, seconds_left=seconds_left, together=together,
-            kinds=LINEAR_KINDS if several(labels) else ("lda",), shrinkages=_SHRINKAGES,
+        return quick_choice(
+            features[:, :width], labels, classes=classes, seed=seed, form=form, together=together, seconds_left=seconds_left
         )  # fmt: skip
 
     within = asked(features.shape[1])
@@ -55,6 +54,23 @@ def pyramid_stays(
     without = asked(plainer)
     worse, error = worse_by(within, without, together)
     return worse <= error, told | {"without": without.loss, "error": error}
+
+
+def quick_choice(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    seed: int,
+    form: str = LINEAR,
+    together: np.ndarray | None = None,
+    seconds_left: Callable[[], float] = lambda: float("inf"),
+) -> HeadChoice:
+    """What a head that is soon fitted makes of features [n d], to compare them with others; arguments as of `choose_head`."""
+    return choose_head(
+        features, labels, classes=classes, seed=seed, form=form, seconds_left=seconds_left, together=together,
+        kinds=LINEAR_KINDS if several(labels) else ("lda",), shrinkages=_SHRINKAGES,
+    )  # fmt: skip
 
 
 def worse_by(one: HeadChoice, other: HeadChoice, together: np.ndarray | None) -> tuple[float, float]:

@@ -72,6 +72,7 @@ Quarantine = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A CSV of images to leave out, such as audit.csv")
 ]
 ImageSize = Annotated[str, typer.Option(help="Pixels, side of the training crops, or auto")]
+CropMode = Annotated[str, typer.Option(help="Of a long image: center, squash, or auto, as a part of them tells")]
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
