@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, imports, insights, job
+from burnish import api, imports, insights, job, uncompiled
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.zoo import load_backbone
 from burnish.cases import Case, first_of_each
@@ -352,17 +352,58 @@ def python(code, *words):
     return subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True).stdout
 
 
-def test_a_probe_and_its_report_do_not_load_the_compiler(many, tmp_path):
-    """Two to three seconds of each start, of each first model, and of each answer."""
+@pytest.mark.parametrize(
+    ("model", "method"), [("test_resnet", "probe"), ("test_resnet", "full"), ("test_vit", "lora"), ("test_vit", "full")]
+)
+def test_a_run_and_its_report_do_not_load_the_compiler(model, method, many, tmp_path):
+    """Two to three seconds of each start, of each first model, of each training, and of each answer."""
     code = """
 import sys
 from burnish import api
-run = api.fit(sys.argv[1], out=sys.argv[2], model="random:test_resnet", method="probe", image_size=64, budget=None)
+run = api.fit(sys.argv[1], out=sys.argv[2], model=sys.argv[3], method=sys.argv[4], image_size=64, budget=None, epochs=1)
 api.predict(run.folder, [])
 assert {"torch", "timm", "torchvision"} <= set(sys.modules) and "torch._dynamo" not in sys.modules
 assert run.facts["cost"]["macs"] > 0
 """
-    python(code, str(many), str(tmp_path / "run"))
+    python(code, str(many), str(tmp_path / "run"), f"random:{model}", method)
+
+
+def test_optimisers_without_marks_for_the_compiler_take_the_very_steps_of_torchs():
+    given = [torch.randn(5, 3, generator=torch.Generator().manual_seed(at)) for at in range(4)]
+
+    def trained(kind, **options):
+        weight, bias = given[0].clone().requires_grad_(), given[1].clone().requires_grad_()
+        optimiser = kind([{"params": [weight]}, {"params": [bias], "weight_decay": 0.3}], lr=0.01, **options)
+        for number in range(4):
+            optimiser.zero_grad(set_to_none=True)
+            ((weight * given[2] + bias) ** 2).sum().backward()
+            optimiser.step()
+            if number == 1:  # saved, and taken up
+                state = optimiser.state_dict()
+                optimiser = kind([{"params": [weight]}, {"params": [bias], "weight_decay": 0.3}], lr=0.01, **options)
+                optimiser.load_state_dict(state)
+        return weight, bias
+
+    for fused in (False, True):
+        ours, theirs = (trained(kind, fused=fused) for kind in (uncompiled.AdamW, torch.optim.AdamW))
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+        assert all(one.requires_grad and not torch.equal(one, at) for one, at in zip(ours, given, strict=False))
+    assert torch.is_grad_enabled()
+
+
+def test_a_hook_that_a_user_puts_on_all_optimisers_sees_ours():
+    seen = []
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    handle = register_optimizer_step_post_hook(lambda optimiser, args, kwargs: seen.append(type(optimiser)))
+    try:
+        weight = torch.ones(2, requires_grad=True)
+        optimiser = uncompiled.AdamW([weight], lr=0.1)
+        weight.sum().backward()
+        optimiser.step()
+    finally:
+        handle.remove()
+    assert seen == [uncompiled.AdamW]
 
 
 def test_what_stood_in_for_the_compiler_loads_it_when_called():

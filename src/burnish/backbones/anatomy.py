@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from burnish.backbones.fold import Uncompiled, evaluated
+from burnish.backbones.fold import evaluated
 from burnish.backbones.graphs import shapes_of
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import depths, removable
+from burnish.uncompiled import DispatchMode
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _outputs(module: nn.Module, example: Tensor) -> tuple[dict[str, tuple[int, .
     return shapes, list(shapes)
 
 
-class _Counter(Uncompiled):
+class _Counter(DispatchMode):
     """Counts multiplications and additions by torch's own table; unlike its `FlopCounterMode` not by layer."""
 
     def __init__(self) -> None:

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from burnish.backbones.layers import replace
+from burnish.uncompiled import DispatchMode
 
 TOLERANCE = 1e-4  # largest difference allowed, as a fraction of the largest output; float32 rounding is below 1e-5
 
@@ -62,15 +62,7 @@ class _Output:
     reader: str | None = None  # a watched layer that got this very tensor as its input, unchanged
 
 
-class Uncompiled(TorchDispatchMode):
-    """A mode that does not tell torch's compiler to keep off, for which it would be loaded: that takes two seconds."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-
-class _Reads(Uncompiled):
+class _Reads(DispatchMode):
     """Counts the operations that read each watched tensor."""
 
     def __init__(self, outputs: dict[int, _Output]) -> None:

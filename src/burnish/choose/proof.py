@@ -29,7 +29,9 @@ from burnish.terms import Preprocess
 _LEAST_SHARE, _AT_A_TIME, _AT_A_TIME_SHARE, _DECODED_SHARE = 0.5, 32, 0.02, 0.1
 _END, _END_OF_MORE = 1.03, 1.0
 _SURE = 2  # parts that are looked at in any case
-_BESIDE = 0.75  # of what is kept back for what comes beside the proof: the rest of it came before
+# Of what is kept back for what comes beside the proof, of which a part came before: pictures make do with what is left of it, so
+# for the images that plans count on little, for further ones all of it.
+_BESIDE, _BESIDE_MORE = 0.25, 0.75
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ def _in_time(count: int, seconds: float, material: Material, bench: Bench) -> bo
     """Whether the budget has so many seconds left to come to so many test images."""
     budget = bench.clock.budget_seconds
     assert budget is not None, "without one all are looked at"
-    after = page_seconds(material, count) + _BESIDE * after_seconds(budget)
-    end = budget * (_END if count <= material.due else _END_OF_MORE)
-    return bench.clock.elapsed() + seconds + after <= end
+    share, end = (_BESIDE, _END) if count <= material.due else (_BESIDE_MORE, _END_OF_MORE)
+    after = page_seconds(material, count) + share * after_seconds(budget)
+    return bench.clock.elapsed() + seconds + after <= end * budget
 
 
 def _answers(

@@ -65,6 +65,7 @@ class Rates:
         self.material, self.bench, self._frozen = material, bench, frozen
         self.forward_per_second, self.at = forward_per_second, at
         self._package_bytes = self._state_bytes = 0  # what is written at an epoch's end, and at the run's; `step` tells
+        self._readying = 0.0  # seconds: a network's fast form
         self.sizes: list[int] | None = None  # that the network takes, once they were asked for
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
         # Not settled by timing: two runs of one command must not differ in it (P7). It is faster wherever the hardware
@@ -176,7 +177,9 @@ class Rates:
         if self.bench.device.type != "cpu":  # which gets more at once
             images = filled(images, self.bench.device)
         module = self._frozen.module.to(self.bench.device)
+        began = time.monotonic()
         trunk = fold_for_inference(module, normalised(images[:2], preprocess).to(self.bench.device))
+        self._readying = time.monotonic() - began
 
         def once() -> None:
             outputs(trunk, batched(images), preprocess=preprocess, device=self.bench.device)
@@ -191,7 +194,7 @@ class Rates:
         passes += max(0, self._package_bytes + self._state_bytes - _FEW_BYTES) / _DISK
         if not self.bench.proves:
             return 1.0 + _SAFETY * passes
-        passes += test / self.forward_per_second
+        passes += test / self.forward_per_second + 2 * self._readying
         for at in (size, *self.bench.rivals):
             # Plain views of the probe's size are there already; others are made from the files again.
             decode = 0.0 if at == material.preprocess.size else 1.0 / material.decoded_per_second

@@ -126,8 +126,9 @@ class Familiarity:
         wrong += ["mean"] * (d > width)
         if wrong or kept["centres"].ndim != 2 or kept["centres"].shape[1] != r or not len(kept["centres"]):
             raise ValueError(f"familiarity: {', '.join(wrong) or 'centres'} of another shape than the features ask for")
-        parts = (np.asarray(kept[name], np.float32) for name in _NAMES)
-        return cls(*parts, **{name: kept[name].item() for name in _NUMBERS})
+        mean, axes, centres, within, overall = (np.asarray(kept[name], np.float32) for name in _NAMES)
+        numbers = {name: kept[name].item() for name in _NUMBERS}
+        return cls(mean, axes, centres, within, overall, **numbers)
 
 
 def _spread(values: np.ndarray) -> float:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from inspect import unwrap
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from burnish.labels import several
 from burnish.methods.base import Head
 from burnish.runtime import evenly
+from burnish.uncompiled import LBFGS
 
 # Penalties on the mean loss for unit-variance features, strong to weak: warm starts go along the path.
 PENALTIES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)
@@ -129,13 +129,6 @@ def _eigen(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values.to(gram.dtype), vectors.to(gram.dtype)
 
 
-class _Uncompiled(torch.optim.LBFGS):
-    """Without the marks that keep torch's compiler off, for which it would be loaded: two seconds before a first model."""
-
-    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
-    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
-
-
 def logistic_path(
     x: torch.Tensor,
     y: torch.Tensor,
@@ -157,7 +150,7 @@ def logistic_path(
         pace = (variances / classes + penalty).rsqrt()
         scaled = x * pace
         free, shift = (weight / pace).requires_grad_(), bias.clone().requires_grad_()
-        optimiser = _Uncompiled(
+        optimiser = LBFGS(
             [free, shift], max_iter=iterations, tolerance_grad=1e-5, tolerance_change=1e-7,
             history_size=10, line_search_fn="strong_wolfe",
         )  # fmt: skip

@@ -22,6 +22,7 @@ from burnish.train.averaging import Average
 from burnish.train.inputs import Ahead, Inputs
 from burnish.train.objective import Objective, gradient, step
 from burnish.train.recorded import Recordings
+from burnish.uncompiled import AdamW
 
 WARM_UP = 0.1  # fraction of the run over which the learning rate rises from zero
 
@@ -228,7 +229,7 @@ def _what_diverged(loss: float, training: Training, rate: float, inputs: Inputs,
     return f"the loss became {loss} at step {training.steps + 1} (learning rate {rate:.2g}; images {names}{more})"
 
 
-def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
+def optimiser_for(tunable: Tunable, weight_decay: float) -> AdamW:
     """AdamW (arXiv:1711.05101) over the movable parameters; all others are frozen."""
     parameters = dict(tunable.classifier.named_parameters())
     movable = tunable.movable()
@@ -250,7 +251,7 @@ def optimiser_for(tunable: Tunable, weight_decay: float) -> torch.optim.AdamW:
                 "starts": [one.detach().clone() for one in members] if pulled else [],
             }
         )
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
+    return AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
 
 
 def training_step(tunable: Tunable, module: nn.Module, objective: Objective) -> Callable[..., float]:
