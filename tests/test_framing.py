@@ -109,8 +109,8 @@ def test_where_the_middle_tells_them_it_stays(middle, ends):
 def test_of_photographs_nothing_is_asked(size, tmp_path):
     told = Told()
     found, bench = asked(drawn(tmp_path / "data", "middle", size=size), told=told)
-    assert found == Framing("auto") and not told.stages and not told.lines
-    assert framed(bench.backbone, "auto") is bench.backbone
+    assert found == Framing("center") and not told.stages and not told.lines
+    assert framed(bench.backbone, "center") == bench.backbone
 
 
 @pytest.mark.parametrize("mode", ["center", "squash"])
@@ -126,7 +126,7 @@ def test_a_network_that_was_made_for_squashed_images_is_not_asked(ends, monkeypa
     monkeypatch.setattr(zoo, "load_backbone", lambda *args, **options: framed(real(*args, **options), "squash"))
     told = Told()
     found, bench = asked(ends, told=told)
-    assert found == Framing("auto") and not told.stages
+    assert found == Framing("squash") and not told.stages
     assert framed(bench.backbone, "center").preprocess.fit == "crop", "unless the recipe asks for the middle"
 
 
@@ -141,7 +141,7 @@ def test_a_word_that_is_none_of_them_is_refused():
 def test_without_time_to_ask_the_middle_stays_and_it_is_said(ends):
     told = Told()
     found, _ = asked(ends, told=told, budget=60.0, started=59.99)
-    assert found == Framing("auto")
+    assert found == Framing("center")
     assert any("the network sees the middle square" in one and "--crop-mode squash" in one for one in told.lines)
 
 
@@ -158,7 +158,7 @@ def test_images_are_asked_while_a_small_part_of_the_time_lasts(ends, monkeypatch
     monkeypatch.setattr(framing, "time", SimpleNamespace(monotonic=lambda: now[0]))
     told = Told()
     found, _ = asked(ends, told=told, budget=60.0)
-    assert found == Framing("auto") and 1.2 <= now[0] <= 0.08 * 60, "it stays within its part"
+    assert found == Framing("center") and 1.2 <= now[0] <= 0.08 * 60, "it stays within its part"
     assert asked(ends, budget=600.0)[0].crop_mode == "squash"
 
 
@@ -197,7 +197,9 @@ def test_a_run_that_is_taken_up_does_not_ask_again(ends, tmp_path, monkeypatch):
     looks = look_at(catalog, np.arange(len(catalog)), workers=2)
     splits = make_splits(catalog, seed=0, content=looks.digests)
     _, bench = asked(ends)
-    first, told = framing_for(catalog, splits, looks, bench, Ledger(tmp_path, bench.clock, Nobody()))
+    ledger = Ledger(tmp_path, bench.clock, Nobody())
+    first, told = framing_for(catalog, splits, looks, bench, ledger)
+    ledger.write()
     monkeypatch.setattr("burnish.outset.settle_framing", None)
     again, told_again = framing_for(catalog, splits, looks, bench, Ledger(tmp_path, bench.clock, Nobody()))
     assert first.recipe.crop_mode == again.recipe.crop_mode == "squash" and told == told_again

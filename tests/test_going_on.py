@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from burnish import api, job, trained
+from burnish import api, job, probed, trained
 from burnish.backbones import weights
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import tuning as tunings
@@ -111,7 +111,7 @@ def run(told, tmp_path):
 def dying(monkeypatch, name):
     """Within it a run dies as it comes there."""
     with monkeypatch.context() as patched, pytest.raises(Death):
-        patched.setattr(job, name, dies)
+        patched.setattr(job if hasattr(job, name) else probed, name, dies)
         yield
 
 
@@ -169,10 +169,10 @@ def test_where_a_network_comes_from_is_told_by_its_weights_alone(kind, tmp_path)
 
 
 def test_another_device_is_refused_and_another_torch_is_said(told, run, monkeypatch):
-    here = job.origin_of
+    here = probed.origin_of
 
     def otherwise(**values):
-        monkeypatch.setattr(job, "origin_of", lambda *args: {**here(*args), **values})
+        monkeypatch.setattr(probed, "origin_of", lambda *args: {**here(*args), **values})
 
     before, lines = contents(run), Lines()
     otherwise(device="cuda")

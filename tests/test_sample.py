@@ -313,7 +313,7 @@ class Listening(Nobody):
 def early(monkeypatch):
     """A machine on which 40 images can be seen until a first model is due."""
     found = survey.survey
-    monkeypatch.setattr("burnish.job.survey", lambda *args, **options: replace(found(*args, **options), early=40))
+    monkeypatch.setattr("burnish.probed.survey", lambda *args, **options: replace(found(*args, **options), early=40))
 
 
 def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_is_the_same(
@@ -370,7 +370,7 @@ def test_without_a_budget_no_part_depends_on_the_clock(many, slow_to_decode, tmp
         surveyed.append(found(*args, **options))
         return surveyed[-1]
 
-    monkeypatch.setattr("burnish.job.survey", noted)
+    monkeypatch.setattr("burnish.probed.survey", noted)
     for budget in (None, 60):
         api.fit(many, out=tmp_path / str(budget), budget=budget, **TINY)
     assert surveyed[0].early is None and surveyed[0].part is None

@@ -30,12 +30,13 @@ from burnish.data.sample import thinned
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
 from burnish.facts import machine
-from burnish.job import look, looked_at, part_in
+from burnish.job import looked_at
 from burnish.journal import Journal
 from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, backbone_for, framing_for, taps_for
+from burnish.probed import look, part_in
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory

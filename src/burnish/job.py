@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from burnish.answers import table_of
-from burnish.auditing import strict_sentence
 from burnish.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import (
@@ -21,22 +19,21 @@ from burnish.choose.decide import (
     probe_decisions,
     tuned_contender,
 )
-from burnish.choose.ledger import Ledger, check_origin, origin_of, probes_from, probes_parts
+from burnish.choose.ledger import Ledger
 from burnish.choose.limits import Sample, familiar_to, room_for_familiar
-from burnish.choose.material import Bench, Material, first_splits, gather
-from burnish.choose.probing import Probes, Seen, first_model, probe
+from burnish.choose.material import Bench, Material, first_splits
+from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.signals import NOTHING, Signals, worth_trying
-from burnish.choose.survey import survey, takes
+from burnish.choose.survey import takes
 from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
-from burnish.data.audit.findings import csv_of, in_order
+from burnish.data.audit.findings import in_order
 from burnish.data.catalog import Catalog, Splits
-from burnish.data.looks import Looks
-from burnish.data.sample import Part, is_late, only, thinned
+from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
-from burnish.errors import DataError, RecipeError, RunError, shown
+from burnish.errors import RecipeError, shown
 from burnish.facts import facts_of, verdict_of
 from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
@@ -44,10 +41,10 @@ from burnish.measure.cost import Energy
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, bench_for, framing_for, taps_for
+from burnish.probed import look
 from burnish.recipe import Recipe
 from burnish.reports.page import render
 from burnish.result import (
-    AUDIT_TABLE,
     PICTURES,
     PREDICTIONS,
     RECIPE,
@@ -291,131 +288,8 @@ def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
     drop_checkpoints(folder.path)
 
 
-def look(
-    catalog: Catalog,
-    splits: Splits,
-    looks: Looks,
-    bench: Bench,
-    folder: RunFolder,
-    ledger: Ledger,
-    *,
-    trains: bool,
-    strict: bool = False,
-    thins: bool = True,
-) -> tuple[Material, Splits, Probes]:
-    """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back.
-
-    thins: whether images may be left out where the budget has no time for all.
-    """
-    known = ledger.get("probed")
-    if known is not None:
-        if (before := known[0].get("origin")) is not None:  # which earlier versions did not keep
-            check_origin(before, origin_of(bench.backbone, bench.device), folder.path, bench.watcher)
-        catalog, splits, looks = thinned(catalog, splits, looks, part_in(known[0]), seed=bench.recipe.seed)
-        probes, trains = probes_from(known[0]["probed"], known[1], bench.backbone), known[0]["trains"]
-        material, splits = gather(
-            catalog,
-            splits,
-            looks,
-            bench,
-            probes.last.preprocess,
-            trains=trains,
-            spare=spare_in(part_in(known[0])),
-        )
-        if [material.content, splits.sha256] != known[0]["data"]:
-            raise RunError(
-                f"the images or labels changed since the run in {shown(str(folder.path))} began; "
-                "restore them to go on with it, or name another folder with --out"
-            )
-        _write_missing(folder, material, splits, probes)
-        bench.watcher.say(f"going on with the run in {shown(str(folder.path))}, which was stopped after "
-                          f"{bench.clock.elapsed():.0f} s of work")  # fmt: skip
-        if strict:  # the sitting before may not have been
-            _refuse_errors(material, folder)
-        return material, splits, probes
-    surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
-    if strict:  # nothing is saved before the audit
-        surveyed = replace(surveyed, early=None)
-    before = len(catalog)
-    catalog, splits, looks = thinned(catalog, splits, looks, surveyed.part, seed=bench.recipe.seed)
-    if len(catalog) < before:
-        bench.watcher.say(
-            f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
-        )
-    if surveyed.part is not None and is_late(surveyed.part, len(catalog.classes)):
-        bench.watcher.say("the few images that each class needs take longer than the budget: the run will end late")
-    first: list[float] = []
-    seen: list[Seen] = []  # at most one, and handed on: features may be gigabytes
-
-    def save_first(fitting: Material, *, saves: bool = True) -> None:
-        features, probed = first_model(fitting, surveyed, bench, seen.pop() if seen else None)
-        seen.append(features)
-        if probed is not None and saves:
-            save(folder, probe_contender(probed), fitting)
-            first.append(bench.clock.elapsed())
-            bench.watcher.say(f"a first model is saved at {first[0]:.0f} s")
-
-    material, splits = gather(
-        catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
-        spare=spare_in(surveyed.part), early=surveyed.early,
-        on_fitting=partial(save_first, saves=not strict) if bench.proves else None,
-    )  # fmt: skip
-    write_splits(folder.path / SPLITS, material.catalog, splits)
-    folder.write(AUDIT_TABLE, csv_of(material.findings))
-    if strict:
-        _refuse_errors(material, folder)
-    if bench.proves and not first:  # it was early then; the test images may have taken long
-        save_first(material)
-    probes = probe(material, surveyed, bench, seen.pop() if seen else None)
-    folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
-    probed = probes.kept(bench.recipe.taps, bench.recipe.method)
-    save(folder, probe_contender(probed), material)
-    seconds = bench.clock.elapsed()
-    facts, tensors = probes_parts(probes)
-    data = [material.content, splits.sha256]
-    ledger.put(
-        "probed",
-        {
-            "probed": facts,
-            "trains": surveyed.trains,
-            "data": data,
-            "origin": origin_of(bench.backbone, bench.device),
-            "first_model_seconds": first[0] if first else seconds,
-            "part": None if surveyed.part is None else asdict(surveyed.part),
-        },
-        tensors,
-    )
-    ledger.write()
-    bench.watcher.say(f"probe saved at {seconds:.0f} s: {probed.choice.words}")
-    return material, splits, probes
-
-
-def _refuse_errors(material: Material, folder: RunFolder) -> None:
-    """DataError where the audit found what --strict stops at."""
-    if any(one.level == "error" for one in material.findings):
-        raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
-
-
-def _write_missing(folder: RunFolder, material: Material, splits: Splits, probes: Probes) -> None:
-    """The files of a first sitting that somebody removed since."""
-    if not (folder.path / SPLITS).exists():
-        write_splits(folder.path / SPLITS, material.catalog, splits)
-    if not (folder.path / AUDIT_TABLE).exists():
-        folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
-
-
 def looked_at(ledger: Ledger, whole: str) -> int | None:
     """How many files an earlier sitting looked at; None in the first, and where it had other images (whole: their digest)."""
     known = ledger.get("looked")
     value = known[0] if known is not None else None
     return int(value["count"]) if isinstance(value, dict) and value["of"] == whole else None
-
-
-def spare_in(part: Part | None) -> int:
-    """How many test images the plan does not count on."""
-    return 0 if part is None else part.more
-
-
-def part_in(probed: dict[str, Any]) -> Part | None:
-    """The part of the images that the ledger's `probed` was made from; None: all."""
-    return None if probed.get("part") is None else Part(**probed["part"])

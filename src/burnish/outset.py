@@ -11,7 +11,7 @@ import torch
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.decide import Decision
-from burnish.choose.framing import framed, settle_framing
+from burnish.choose.framing import Framing, framed, settle_framing
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench
 from burnish.choose.portfolio import pick_backbone
@@ -79,18 +79,19 @@ def bench_for(
 def framing_for(
     catalog: Catalog, splits: Splits, looks: Looks, bench: Bench, ledger: Ledger
 ) -> tuple[Bench, list[Decision]]:
-    """The bench with long images framed as the recipe says, or as a part of them tells; settled once (P7)."""
+    """The bench with long images framed as the recipe says, or as a part of them tells.
+
+    Settled once (P7): it is made durable with the first that depends on it, the frozen heads.
+    """
     known = ledger.get("framing")
     if known is None:
         found = settle_framing(catalog, splits, looks, bench)
-        told = None if found.decision is None else found.decision.to_json()
-        ledger.put("framing", {"crop_mode": found.crop_mode, "decision": told})
-        ledger.write()
-        known = ledger.get("framing")
-        assert known is not None
-    mode, told = known[0]["crop_mode"], known[0]["decision"]
+        ledger.put("framing", found.to_json())
+    else:
+        found = Framing.from_json(known[0])
+    mode = found.crop_mode
     bench = replace(bench, backbone=framed(bench.backbone, mode), recipe=replace(bench.recipe, crop_mode=mode))
-    return bench, [] if told is None else [Decision(**told)]
+    return bench, [] if found.decision is None else [found.decision]
 
 
 def _first_of(names: list[str]) -> Backbone:

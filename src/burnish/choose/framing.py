@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,14 +38,22 @@ _STEP = 32  # pixels, as between other sizes
 class Framing:
     """How long images are framed, and why where that was a choice."""
 
-    crop_mode: str  # CENTER, SQUASH, or "auto": as the network's own preprocessing has it
+    crop_mode: str  # CENTER or SQUASH
     decision: Decision | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Framing:
+        """The inverse of `to_json`."""
+        told = values["decision"]
+        return cls(values["crop_mode"], None if told is None else Decision(**told))
 
 
 def framed(backbone: Backbone, crop_mode: str) -> Backbone:
-    """The backbone with another framing of long images."""
-    if crop_mode == "auto":
-        return backbone
+    """The backbone with this framing of long images."""
     fit = "squash" if crop_mode == SQUASH else "crop"
     return replace(backbone, preprocess=replace(backbone.preprocess, fit=fit))
 
@@ -57,8 +66,10 @@ def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench)
     """
     recipe, native = bench.recipe, bench.backbone.preprocess
     share = share_seen(looks.headers, native)
-    if recipe.crop_mode != "auto" or native.fit == "squash" or share >= _ASKED_BELOW:
+    if recipe.crop_mode != "auto":
         return Framing(recipe.crop_mode)
+    if native.fit == "squash" or share >= _ASKED_BELOW:
+        return Framing(SQUASH if native.fit == "squash" else CENTER)
     bench.watcher.stage("framing")
     rows, *features = _seen(catalog, splits, bench)
     asked, labels = _comparable(catalog.labels[rows])
@@ -67,7 +78,7 @@ def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench)
             f"the network sees the middle square of an image, here {share:.0%} of its area as a rule, and there is no time to "
             "ask whether that is enough: where the ends tell the classes apart, say --crop-mode squash"
         )
-        return Framing("auto")
+        return Framing(CENTER)
     groups = catalog.grouped(rows[asked])
     classes = labels.shape[1] if several(labels) else int(labels.max()) + 1
     middle, whole = (

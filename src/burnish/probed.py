@@ -1,0 +1,195 @@
+"""From the catalogue to frozen heads and a first saved model: survey, decode, probe; or what an earlier sitting settled of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor
+
+from burnish.auditing import strict_sentence
+from burnish.choose.decide import probe_contender
+from burnish.choose.ledger import Ledger, check_origin, origin_of, probes_from, probes_parts
+from burnish.choose.material import Bench, Material, gather
+from burnish.choose.probing import Probes, Seen, first_model, probe
+from burnish.choose.survey import Surveyed, survey
+from burnish.data.audit.findings import csv_of, in_order
+from burnish.data.catalog import Catalog, Splits
+from burnish.data.looks import Looks
+from burnish.data.sample import Part, is_late, thinned
+from burnish.data.split import write_splits
+from burnish.errors import DataError, RunError, shown
+from burnish.result import AUDIT_TABLE, SPLITS, RunFolder
+from burnish.trained import save
+
+
+def look(
+    catalog: Catalog,
+    splits: Splits,
+    looks: Looks,
+    bench: Bench,
+    folder: RunFolder,
+    ledger: Ledger,
+    *,
+    trains: bool,
+    strict: bool = False,
+    thins: bool = True,
+) -> tuple[Material, Splits, Probes]:
+    """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back.
+
+    strict: whether errors that the audit finds stop the run. thins: whether images may be left out where the budget has no time
+    for all.
+    """
+    known = ledger.get("probed")
+    if known is not None:
+        return _taken_up(catalog, splits, looks, bench, folder, *known, strict=strict)
+    surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
+    if strict:  # nothing is saved before the audit
+        surveyed = replace(surveyed, early=None)
+    catalog, splits, looks = _thinned(catalog, splits, looks, surveyed.part, bench)
+    first = _First(surveyed, bench, folder)
+    material, splits = gather(
+        catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
+        spare=_spare_in(surveyed.part), early=surveyed.early,
+        on_fitting=(first.looks_at if strict else first.is_made) if bench.proves else None,
+    )  # fmt: skip
+    write_splits(folder.path / SPLITS, material.catalog, splits)
+    folder.write(AUDIT_TABLE, csv_of(material.findings))
+    if strict:
+        _refuse_errors(material, folder)
+    if bench.proves and first.seconds is None:  # it was early then; the test images may have taken long
+        first.is_made(material)
+    probes = probe(material, surveyed, bench, first.handed_on())
+    folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
+    probed = probes.kept(bench.recipe.taps, bench.recipe.method)
+    save(folder, probe_contender(probed), material)
+    seconds = bench.clock.elapsed()
+    _settle(ledger, surveyed, probes, material, splits, bench, first_model_seconds=first.seconds or seconds)
+    bench.watcher.say(f"probe saved at {seconds:.0f} s: {probed.choice.words}")
+    return material, splits, probes
+
+
+class _First:
+    """The first model, made as soon as images to fit are there; and what the trunk told for it, to be asked only once."""
+
+    def __init__(self, surveyed: Surveyed, bench: Bench, folder: RunFolder) -> None:
+        self.surveyed, self.bench, self.folder = surveyed, bench, folder
+        self.seconds: float | None = None  # on the clock, when it was saved
+        self._seen: Seen | None = None
+
+    def handed_on(self) -> Seen | None:
+        """What the trunk told; it is not held on to, as features may be gigabytes."""
+        seen, self._seen = self._seen, None
+        return seen
+
+    def looks_at(self, fitting: Material, *, saves: bool = False) -> None:
+        """Ask the trunk about these images."""
+        self._seen, probed = first_model(fitting, self.surveyed, self.bench, self.handed_on())
+        if probed is not None and saves:
+            save(self.folder, probe_contender(probed), fitting)
+            self.seconds = self.bench.clock.elapsed()
+            self.bench.watcher.say(f"a first model is saved at {self.seconds:.0f} s")
+
+    def is_made(self, fitting: Material) -> None:
+        """The same, and where the best head would be late save what is soon there."""
+        self.looks_at(fitting, saves=True)
+
+
+def _thinned(
+    catalog: Catalog, splits: Splits, looks: Looks, part: Part | None, bench: Bench
+) -> tuple[Catalog, Splits, Looks]:
+    """The images that there is time for; what is left out is said."""
+    before = len(catalog)
+    catalog, splits, looks = thinned(catalog, splits, looks, part, seed=bench.recipe.seed)
+    if len(catalog) < before:
+        bench.watcher.say(
+            f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
+        )
+    if part is not None and is_late(part, len(catalog.classes)):
+        bench.watcher.say("the few images that each class needs take longer than the budget: the run will end late")
+    return catalog, splits, looks
+
+
+def _settle(
+    ledger: Ledger,
+    surveyed: Surveyed,
+    probes: Probes,
+    material: Material,
+    splits: Splits,
+    bench: Bench,
+    *,
+    first_model_seconds: float,
+) -> None:
+    """Make durable what a later sitting goes on from."""
+    facts, tensors = probes_parts(probes)
+    ledger.put(
+        "probed",
+        {
+            "probed": facts,
+            "trains": surveyed.trains,
+            "data": [material.content, splits.sha256],
+            "origin": origin_of(bench.backbone, bench.device),
+            "first_model_seconds": first_model_seconds,
+            "part": None if surveyed.part is None else asdict(surveyed.part),
+        },
+        tensors,
+    )
+    ledger.write()
+
+
+def _taken_up(
+    catalog: Catalog,
+    splits: Splits,
+    looks: Looks,
+    bench: Bench,
+    folder: RunFolder,
+    settled: dict[str, Any],
+    tensors: dict[str, Tensor],
+    *,
+    strict: bool,
+) -> tuple[Material, Splits, Probes]:
+    """What an earlier sitting settled; RunError where the images, the labels or the network are others now."""
+    if (before := settled.get("origin")) is not None:  # which earlier versions did not keep
+        check_origin(before, origin_of(bench.backbone, bench.device), folder.path, bench.watcher)
+    part = part_in(settled)
+    catalog, splits, looks = thinned(catalog, splits, looks, part, seed=bench.recipe.seed)
+    probes = probes_from(settled["probed"], tensors, bench.backbone)
+    material, splits = gather(
+        catalog, splits, looks, bench, probes.last.preprocess, trains=settled["trains"], spare=_spare_in(part)
+    )
+    if [material.content, splits.sha256] != settled["data"]:
+        raise RunError(
+            f"the images or labels changed since the run in {shown(str(folder.path))} began; "
+            "restore them to go on with it, or name another folder with --out"
+        )
+    _write_missing(folder, material, splits, probes)
+    bench.watcher.say(
+        f"going on with the run in {shown(str(folder.path))}, which was stopped after {bench.clock.elapsed():.0f} s of work"
+    )
+    if strict:  # the sitting before may not have been
+        _refuse_errors(material, folder)
+    return material, splits, probes
+
+
+def _refuse_errors(material: Material, folder: RunFolder) -> None:
+    """DataError where the audit found what --strict stops at."""
+    if any(one.level == "error" for one in material.findings):
+        raise DataError(strict_sentence(material.findings, str(folder.path / AUDIT_TABLE)))
+
+
+def _write_missing(folder: RunFolder, material: Material, splits: Splits, probes: Probes) -> None:
+    """The files of a first sitting that somebody removed since."""
+    if not (folder.path / SPLITS).exists():
+        write_splits(folder.path / SPLITS, material.catalog, splits)
+    if not (folder.path / AUDIT_TABLE).exists():
+        folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
+
+
+def _spare_in(part: Part | None) -> int:
+    """How many test images the plan does not count on."""
+    return 0 if part is None else part.more
+
+
+def part_in(probed: dict[str, Any]) -> Part | None:
+    """The part of the images that the ledger's `probed` was made from; None: all."""
+    return None if probed.get("part") is None else Part(**probed["part"])
