@@ -31,6 +31,7 @@ from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import in_order
 from burnish.data.catalog import Catalog, Splits
+from burnish.data.looks import Looks
 from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
 from burnish.errors import RecipeError, shown
@@ -38,7 +39,7 @@ from burnish.facts import facts_of, verdict_of
 from burnish.insights import cost_of, pictures_of
 from burnish.journal import Journal
 from burnish.measure.cost import Energy
-from burnish.methods.base import blank_tunable
+from burnish.methods.base import Method, blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, bench_for, framing_for, taps_for
 from burnish.probed import look
@@ -84,13 +85,8 @@ def run_job(
     """
     keep_freed_memory()
     energy = Energy()
-    asked = "full" if recipe.method == "auto" else recipe.method  # with its options
-    method = method_named(asked)
-    if not method.trains and (recipe.search or recipe.learning_rate == "race"):
-        raise RecipeError(f"{asked} trains nothing, so there are no settings to try; leave --search and race out")
+    check_trials(recipe)
     recipe = replace(recipe, taps=taps_for(recipe))
-    if recipe.search:
-        require_optuna()
     rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
@@ -101,24 +97,7 @@ def run_job(
     known = len(catalog) if part else looked_at(ledger, whole)
     catalog, splits, looks = first_splits(catalog, recipe, watch, known=known)
     ledger.put("looked", {"count": len(catalog), "of": whole})
-    watch.stage("model")
-    bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
-    bench, framing = framing_for(catalog, splits, looks, bench, ledger)
-    decisions = [*decisions, *framing]
-    bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess.size,))
-    blank_tunable(
-        method, bench.backbone, bench.recipe, classes=len(catalog.classes)
-    )  # what cannot be trained is refused at once
-    balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))  # and what cannot be balanced
-    if recipe.image_size not in ("auto", bench.backbone.preprocess.size) and not takes(bench, recipe.image_size):
-        raise RecipeError(
-            f"{shown(bench.backbone.name)} does not take images of {recipe.image_size} pixels; say --image-size auto"
-        )
-    trains = method.trains or recipe.baselines == "all"
-    idle = idle_in(recipe, method, one_size=bench.backbone.one_size)
-    if idle is not None and (method.trains or not trains):
-        decisions = [*decisions, idle]
-        watch.say(f"{idle.what}: {idle.why}")
+    bench, decisions, trains = begun(catalog, splits, looks, recipe, rival, ledger, watch, facilities)
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
     )
@@ -126,14 +105,7 @@ def run_job(
     chosen = choose(probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
-    answers = answers_in(chosen.kept.classifier, chosen.kept.preprocess, chosen.bench)
-    kept = replace(chosen.kept, answers=answers)
-    # By the clock, and settled once: the package depends on it (P7).
-    most = ledger.noted(_FAMILIAR, of=material.content)
-    most = most or room_for_familiar(kept, material, chosen.bench, images_per_second=probes.images_per_second)
-    ledger.note(_FAMILIAR, most, of=material.content)
-    familiarity, sample = familiar_to(kept, material, chosen.bench, most=most)
-    chosen = chosen.keeping(replace(kept, familiarity=familiarity))
+    chosen, sample = with_limits(chosen, probes, material, ledger)
     save(folder, chosen.kept, material)
     if sample is not None:
         journal.features(sample, material)
@@ -149,6 +121,55 @@ def run_job(
     folder.write_json(RESULT, facts)  # before all that only shows it
     journal.close(facts)
     finish(folder, facts)
+
+
+def check_trials(recipe: Recipe) -> None:
+    """RecipeError where settings are to be tried and nothing trains, or what tries them is not installed."""
+    if not asked_of(recipe).trains and (recipe.search or recipe.learning_rate == "race"):
+        raise RecipeError(
+            f"{recipe.method} trains nothing, so there are no settings to try; leave --search and race out"
+        )
+    if recipe.search:
+        require_optuna()
+
+
+def asked_of(recipe: Recipe) -> Method:
+    """The method that the recipe names; where it is to be chosen, the one that may be asked most of."""
+    return method_named("full" if recipe.method == "auto" else recipe.method)
+
+
+def begun(
+    catalog: Catalog,
+    splits: Splits,
+    looks: Looks,
+    recipe: Recipe,
+    rival: Earlier | None,
+    ledger: Ledger,
+    watch: Stopwatch,
+    facilities: Facilities,
+) -> tuple[Bench, list[Decision], bool]:
+    """The network and what else the work is done with, what was decided of it, and whether anything trains.
+
+    RecipeError for what could not be done later, before time is spent: settings that do not fit the network or the labels.
+    """
+    watch.stage("model")
+    method = asked_of(recipe)
+    bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
+    bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess.size,))
+    blank_tunable(method, bench.backbone, bench.recipe, classes=len(catalog.classes))
+    balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))
+    if recipe.image_size not in ("auto", bench.backbone.preprocess.size) and not takes(bench, recipe.image_size):
+        raise RecipeError(
+            f"{shown(bench.backbone.name)} does not take images of {recipe.image_size} pixels; say --image-size auto"
+        )
+    bench, framing = framing_for(catalog, splits, looks, bench, ledger)
+    decisions = [*decisions, *framing]
+    trains = method.trains or recipe.baselines == "all"
+    idle = idle_in(recipe, method, one_size=bench.backbone.one_size)
+    if idle is not None and (method.trains or not trains):
+        decisions = [*decisions, idle]
+        watch.say(f"{idle.what}: {idle.why}")
+    return bench, decisions, trains
 
 
 @dataclass(frozen=True)
@@ -209,6 +230,18 @@ def choose(
         epochs=len(journal.rows) or bench.recipe.epochs,
     )
     return Chosen(kept, contenders, decisions, replace(bench, recipe=settled))
+
+
+def with_limits(chosen: Chosen, probes: Probes, material: Material, ledger: Ledger) -> tuple[Chosen, Sample | None]:
+    """What was chosen, its kept model knowing what is familiar to it, and the sample by which it does."""
+    answers = answers_in(chosen.kept.classifier, chosen.kept.preprocess, chosen.bench)
+    kept = replace(chosen.kept, answers=answers)
+    # By the clock, and settled once: the package depends on it (P7).
+    most = ledger.noted(_FAMILIAR, of=material.content)
+    most = most or room_for_familiar(kept, material, chosen.bench, images_per_second=probes.images_per_second)
+    ledger.note(_FAMILIAR, most, of=material.content)
+    familiarity, sample = familiar_to(kept, material, chosen.bench, most=most)
+    return chosen.keeping(replace(kept, familiarity=familiarity)), sample
 
 
 def fits(name: str, bench: Bench, material: Material) -> bool:
