@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 import burnish
-from burnish import api, cli, doctor, screen
+from burnish import api, cli, doctor, watching
 from burnish.choose.ledger import check_origin, states_of_other_versions
 from burnish.errors import BurnishError, RecipeError, RunError
 from burnish.journal import Journal
@@ -107,10 +107,10 @@ class Gone(io.StringIO):
 
 
 def test_a_terminal_that_goes_away_ends_no_run(shapes, tmp_path):
-    found = api.fit(shapes, out=tmp_path / "run", watcher=screen.Lines(Gone(errno.EIO)), **TINY)
+    found = api.fit(shapes, out=tmp_path / "run", watcher=watching.Lines(Gone(errno.EIO)), **TINY)
     assert found.report.is_file()
     with pytest.raises(OSError, match="No space"):
-        screen.Lines(Gone(errno.ENOSPC)).say("a fact")
+        watching.Lines(Gone(errno.ENOSPC)).say("a fact")
 
 
 def test_lines_tell_each_stage_once_and_each_fact(capsys):
@@ -232,7 +232,7 @@ def test_tensorboard_goes_on_when_a_disk_has_room_again(shapes, tmp_path, monkey
     show = Journal._show
     monkeypatch.setattr(Journal, "_show", lambda self, row: (show(self, row), shown.append(row["epoch"]))[0])
     out = io.StringIO()
-    api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "full", "epochs": 3}, watcher=screen.Lines(out))
+    api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "full", "epochs": 3}, watcher=watching.Lines(out))
     assert refused and shown == [1, 2, 3]
     assert out.getvalue().count("the history could not be written") == 1
 

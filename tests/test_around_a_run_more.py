@@ -27,7 +27,7 @@ from rich.progress import Progress
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import burnish
-from burnish import api, cli, doctor, screen
+from burnish import api, cli, doctor, watching
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.ledger import origin_of
 from burnish.errors import RecipeError, RunError
@@ -124,7 +124,7 @@ def terminal():
     stream = Leaving()
     progress = Progress(console=Console(file=stream, force_terminal=True, width=80), auto_refresh=False)
     progress.start()
-    yield stream, screen._Bar(progress, None)
+    yield stream, watching._Bar(progress, None)
     stream.number = 0
     progress.stop()
 
@@ -271,7 +271,7 @@ def test_a_new_event_file_brings_the_rows_of_before_again(shapes, tmp_path, monk
     monkeypatch.setattr(Board, "_write", write)
     out = io.StringIO()
     settings = {**TINY, "method": "full", "epochs": 3}
-    api.fit(shapes, out=tmp_path / "run", **settings, watcher=screen.Lines(out))
+    api.fit(shapes, out=tmp_path / "run", **settings, watcher=watching.Lines(out))
     files = sorted(
         (tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime
     )
@@ -289,7 +289,7 @@ def test_a_disk_that_refuses_every_line_is_told_once(shapes, tmp_path, monkeypat
 
     monkeypatch.setattr(Board, "_write", refused)
     out = io.StringIO()
-    found = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "full", "epochs": 2}, watcher=screen.Lines(out))
+    found = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "full", "epochs": 2}, watcher=watching.Lines(out))
     assert out.getvalue().count("could not be written") == 1
     assert found.report.is_file()
 

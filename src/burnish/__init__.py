@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     )
     from burnish.errors import BurnishError
     from burnish.recipe import Recipe
-    from burnish.screen import Lines
+    from burnish.watching import Lines
 
 __version__ = "0.1.0"
 own_process = False  # whether this is the program burnish, and no notebook or script that uses it
 began: float | None = None  # when that program began, by time.monotonic()
-_HOMES = {"BurnishError": "burnish.errors", "Lines": "burnish.screen", "Recipe": "burnish.recipe"}
+_HOMES = {"BurnishError": "burnish.errors", "Lines": "burnish.watching", "Recipe": "burnish.recipe"}
 __all__ = [
     "BurnishError",
     "Evaluation",

@@ -1,22 +1,18 @@
-"""What the command line shows: progress while a verb runs, a page when it is done. Everything fits 80 columns."""
+"""What the command line prints when a verb is done: a page that fits 80 columns."""
 
 from __future__ import annotations
 
-import errno
-import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from burnish.errors import shown
-from burnish.runtime import Clock, Nobody, Watcher, process_age_seconds
+from burnish.watching import minutes
 
 if TYPE_CHECKING:
     from burnish.api import Evaluation, Result
@@ -33,102 +29,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 80  # columns, of text that is wrapped
 _CASES = 3  # of each kind of finding
-
-
-@contextmanager
-def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterator[Watcher]:
-    """A progress bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
-    stream = sys.stderr if to_stderr else sys.stdout
-    if quiet or stream is None:  # closed
-        yield Nobody()
-    elif stream.isatty():
-        console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        with Progress(*_columns(clock), console=console, transient=True) as progress:
-            yield _Bar(progress, clock)
-    else:
-        yield Lines(stream, clock or Clock.start(None, from_process_start=True))
-
-
-@contextmanager
-def _unless_gone() -> Iterator[None]:
-    """A terminal that was closed is no reason to end what works without one."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-
-
-class _Bar:
-    """One bar for the running stage; facts scroll by above it."""
-
-    def __init__(self, progress: Progress, clock: Clock | None) -> None:
-        self.progress, self.clock = progress, clock
-        self.task = progress.add_task("start", total=None)
-
-    def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
-        with suppress(KeyError), _unless_gone():  # a task that could not be shown is none
-            self.progress.remove_task(self.task)
-            self.task = self.progress.add_task(f"{name}, {detail}" if detail else name, total=total)
-
-    def advance(self, count: int) -> None:
-        with suppress(KeyError), _unless_gone():  # a task that could not be shown is none
-            self.progress.advance(self.task, count)
-
-    def say(self, text: str) -> None:
-        with suppress(KeyError), _unless_gone():  # a task that could not be shown is none
-            self.progress.console.print(Text(_stamped(text, self.clock)))
-
-
-class Lines:
-    """A watcher that prints a line for each fact and stage, for logs and notebooks: burnish.fit(..., watcher=burnish.Lines()).
-
-    stream: what to print to, the standard output without; clock: whose seconds stand before each line, its own without.
-    """
-
-    def __init__(self, stream: TextIO | None = None, clock: Clock | None = None) -> None:
-        self.stream, self.clock, self.name = stream, clock or Clock.start(None, from_process_start=False), ""
-
-    def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
-        """A new stage begins, or a new part of the running one."""
-        if name != self.name:  # the parts of a stage say themselves when they are done
-            self.say(f"{name}: {total} images" if total is not None else name)
-        self.name = name
-
-    def advance(self, count: int) -> None:
-        """Not told."""
-
-    def say(self, text: str) -> None:
-        """A finished fact worth a line."""
-        with _unless_gone():
-            print(_stamped(text, self.clock), file=self.stream, flush=True)
-
-
-class _Rate(ProgressColumn):
-    """Images per second of the running stage."""
-
-    def render(self, task: Task) -> Text:
-        if not task.speed:
-            return Text("")
-        return Text(f"{task.speed:.0f} images/s")
-
-
-class _Left(ProgressColumn):
-    """Time left of the budget."""
-
-    def __init__(self, clock: Clock | None) -> None:
-        super().__init__()
-        self.clock = clock
-
-    def render(self, task: Task) -> Text:
-        if self.clock is None or self.clock.budget_seconds is None:
-            return Text("")
-        return Text(f"{_minutes(max(0.0, self.clock.left()))} left")
-
-
-def _columns(clock: Clock | None) -> tuple[ProgressColumn, ...]:
-    text = TextColumn("{task.description}", markup=False)
-    return (SpinnerColumn(), text, BarColumn(bar_width=24), _Rate(), _Left(clock))
 
 
 def print_verdict(result: Result) -> None:
@@ -167,7 +67,7 @@ def print_verdict(result: Result) -> None:
     print(f"  images  {counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
     _print_data(result)
     budget = facts["budget_seconds"]
-    print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
+    print(f"  time    {minutes(facts['seconds'])}" + (f" of {minutes(budget)}" if budget else ""))
     print(f"  report  {shown(str(result.report))}")
     print(f"  next    burnish predict {shown(str(result.folder))} IMAGES...")
 
@@ -218,7 +118,7 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     print(f"  test    {facts['counts']['test']:,} images, seen once; differences are to the chosen one")
     if skipped := facts["counts"].get("skipped"):
         print(f"  images  {skipped:,} were left out: no time for all of them")
-    print(f"  time    {_minutes(facts['seconds'])}" + (f" of {_minutes(budget)}" if budget else ""))
+    print(f"  time    {minutes(facts['seconds'])}" + (f" of {minutes(budget)}" if budget else ""))
     print(f"  page    {shown(str(folder / LEADERBOARD))}")
     print(f"  next    burnish predict {shown(str(folder / chosen['package']))} IMAGES...")
 
@@ -250,7 +150,7 @@ def print_audit(found: Audit, out: Path | None) -> None:
         _paragraph(f"→ {row['advice']}", indent=8)
     if not found.findings:
         print("\nNothing was found.")
-    print(f"\n  time    {_minutes(found.facts['seconds'])}, {found.facts['images_per_second']:,.0f} images/s")
+    print(f"\n  time    {minutes(found.facts['seconds'])}, {found.facts['images_per_second']:,.0f} images/s")
     if out is not None:
         print(f"  page    {shown(str(out / AUDIT_PAGE))}")
         print(f"  list    {shown(str(out / AUDIT_TABLE))}")
@@ -450,13 +350,3 @@ def _paragraph(text: str, *, indent: int = 0) -> None:
     whole = shown(text).replace(" %", "\N{NO-BREAK SPACE}%")  # no line begins with a percent sign
     filled = textwrap.fill(whole, _WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
     print(filled.replace("\N{NO-BREAK SPACE}%", " %"))
-
-
-def _stamped(text: str, clock: Clock | None) -> str:
-    seconds = clock.elapsed() if clock is not None else process_age_seconds()
-    return f"{seconds:6.1f} s  {shown(text)}"
-
-
-def _minutes(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"

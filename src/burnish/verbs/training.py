@@ -133,7 +133,7 @@ def fit(
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
     with folder:
         from burnish import api
-        from burnish.screen import watcher_for
+        from burnish.watching import watcher_for
 
         clock = api.clock_for(budget)
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
@@ -213,7 +213,8 @@ def compare(
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
     with folder:
         from burnish import api
-        from burnish.screen import print_leaderboard, watcher_for
+        from burnish.screen import print_leaderboard
+        from burnish.watching import watcher_for
 
         clock = api.clock_for(budget)
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:

@@ -25,7 +25,8 @@ def evaluate(
 ) -> None:
     """Score a run's model on other labelled images."""
     from burnish import api
-    from burnish.screen import print_evaluation, watcher_for
+    from burnish.screen import print_evaluation
+    from burnish.watching import watcher_for
 
     with watcher_for(api.clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         told = None if ood is None else api.ood(run, data, ood)
