@@ -45,7 +45,7 @@ def top(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and leave with 0, 1 (some images unreadable), 2 (a mistake) or 130 (interrupted)."""
+    """Run the command line and leave: 0 done, 1 some images unreadable, 2 a mistake, 130 interrupted, 141 nobody reads on."""
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows knows few letters; a run must not die of one
         if isinstance(stream, io.TextIOWrapper):

@@ -10,10 +10,12 @@ BurnishError                      one sentence: what came, what was expected, wh
 │   └── BadWeights                a file that is not what it should be, or is not safe to read
 ├── NoSuchName                    no layer, stage, class or option of that name; lists the nearest
 ├── RecipeError                   one or more bad settings, all in one message
-└── RunError                      the run folder
-    ├── RunBusy                   another run holds it
-    └── NotARun                   it is not a run, or it is damaged
-Interrupted                       Ctrl-C or SIGTERM; the partial run stays usable
+│   └── NoKerasModel              a Keras setting for a model that needs none
+├── Diverged                      the loss stopped being a number (of `train.loop`)
+├── RunError                      the run folder
+│   ├── RunBusy                   another run holds it
+│   └── NotARun                   it is not a run, or it is damaged
+└── Interrupted                   Ctrl-C or SIGTERM; the partial run stays usable
 """
 
 from __future__ import annotations
