@@ -289,7 +289,9 @@ def test_a_disk_that_refuses_every_line_is_told_once(shapes, tmp_path, monkeypat
 
     monkeypatch.setattr(Board, "_write", refused)
     out = io.StringIO()
-    found = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "full", "epochs": 2}, watcher=watching.Lines(out))
+    found = api.fit(
+        shapes, out=tmp_path / "run", **{**TINY, "method": "full", "epochs": 2}, watcher=watching.Lines(out)
+    )
     assert out.getvalue().count("could not be written") == 1
     assert found.report.is_file()
 

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from burnish.backbones import weights, zoo
+from burnish.backbones.architectures import architecture_for_bundle, rebuild
 from burnish.backbones.torchvision_images import preprocess_of
 from burnish.backbones.torchvision_names import translated
 from burnish.data.pixels import decode, view
@@ -217,19 +218,43 @@ def test_weights_are_found_within_what_a_script_saved(tmp_path, request, network
 
 @pytest.mark.parametrize(
     ("arch", "other"),
-    [("resnet18", "resnet34"), ("test_vit", "deeper"), ("test_vit", "scaled"), ("test_vit", "pooled")],
+    [("resnet18", "resnet34"), ("test_vit", "deeper"), ("test_vit", "scaled")],
 )
 def test_a_deeper_or_otherwise_changed_network_is_not_cut_to_the_one_that_is_named(arch, other, tmp_path):
     if arch == "resnet18":
         state = torchvision_model(other).state_dict()
     else:
-        given = {"deeper": {"depth": 12}, "scaled": {"init_values": 1e-5}, "pooled": {"global_pool": "avg"}}[other]
+        given = {"deeper": {"depth": 12}, "scaled": {"init_values": 1e-5}}[other]
         state = timm.create_model(arch, **given).state_dict()
-        if other == "pooled":
-            assert "fc_norm.weight" in state and "norm.weight" not in state
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(BadWeights, match=f"does not fit {arch}"):
         zoo.load_backbone(f"{arch}={tmp_path / 'model.pth'}")
+
+
+@pytest.mark.parametrize(
+    "arch", ["test_vit", "vit_tiny_patch16_224", "deit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k"]
+)
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_transformer_that_means_its_patches_is_told_by_its_norm(arch, named, prefix, tmp_path):
+    """As timm builds it with global_pool avg: no `norm` but an `fc_norm`. The usual form of it would give other features."""
+    network = timm.create_model(arch.partition(".")[0], global_pool="avg", num_classes=7, pretrained=False).eval()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.LayerNorm):
+            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+    state = network.state_dict()
+    assert "fc_norm.weight" in state and "norm.weight" not in state
+    torch.save(prefixed(state, prefix), tmp_path / "model.pth")
+    path = str(tmp_path / "model.pth")
+    backbone = zoo.load_backbone(f"{arch}={path}" if named else path)
+    assert any("mean of its patches" in note for note in backbone.notes)
+    assert backbone.architecture["kwargs"]["global_pool"] == "avg"
+    given = images(backbone.preprocess.size)
+    assert_same_function(backbone, features_of(network, given), given)
+    again = rebuild(architecture_for_bundle(backbone))
+    again.load_state_dict(backbone.module.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again(given), backbone.module(given))
 
 
 def test_of_two_equal_encoders_the_first_is_taken_in_every_process(tmp_path, resnet18):

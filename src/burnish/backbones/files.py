@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from burnish.backbones import checkpoint, cifar, opened, pickles, recognise, timmed, torchvision_images, weights
 from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
@@ -133,9 +135,13 @@ def _filled(
         _put_in(description["kwargs"], found)
         timmed.check(description["name"], description["kwargs"])
     refuse_few(description, checkpoint.numbers_in(state.values()), found.label)
-    module = built(description)
-    expected = module.state_dict()
     others = [foreign[0]] if foreign is not None else []
+    module = built(description)
+    if _means_patches([*bare, *others], module, description):
+        description["kwargs"]["global_pool"] = "avg"
+        module = built(description)
+        notes.append("its features are the mean of its patches, as its fc_norm tells")
+    expected = module.state_dict()
     fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*bare[1:], *others])
     if not fit.whole and description["library"] == timmed.LIBRARY:
         # Perhaps another image size, or an older layout: timm's own conversion for this architecture may help.
@@ -152,6 +158,17 @@ def _filled(
     backbone = assembled(name, module, preprocess, description, source=source, sha256=found.sha256)
     licence = backbone.licence if "." in name else str(found.config.get("license") or "unknown")[:80]
     return replace(backbone, notes=tuple(notes), licence=licence)
+
+
+def _means_patches(states: list[checkpoint.State], module: nn.Module, description: dict[str, Any]) -> bool:
+    """Whether a transformer's weights are of its form that takes the mean of the patches and norms that, not its usual one."""
+    norms, usual = {"norm.weight", "fc_norm.weight"}, module.state_dict().keys()
+    return (
+        "global_pool" not in description["kwargs"]
+        and norms & usual == {"norm.weight"}
+        and any(norms & one.keys() == {"fc_norm.weight"} for one in states)
+        and hasattr(module, "fc_norm")
+    )
 
 
 def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Preprocess | None:
@@ -219,6 +236,9 @@ def _recognised(
         if small is not None:
             return small["name"], small, f"{small['name']}, told by names and shapes"
         names = recognise.recognised_without_head(shapes, _HEADS)
+        if not names and "fc_norm.weight" in shapes:  # the form that norms the mean of its patches (`_means_patches`)
+            usual = {key.replace("fc_norm.", "norm."): shape for key, shape in shapes.items()}
+            names = recognise.recognised_without_head(usual, _HEADS)
         if names:
             break
     if not names:

@@ -256,6 +256,8 @@ def told_widths(module: nn.Module, width: int) -> set[int]:
 
 
 def _three(values: Any) -> tuple[float, ...]:
+    if isinstance(values, str):
+        raise ValueError(f"mean and std must be numbers, not {values!r}")
     numbers = tuple(float(value) for value in values)
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError("mean and std must be finite")
