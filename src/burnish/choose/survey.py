@@ -51,7 +51,7 @@ _STEP = (
 )
 # By when a finished model is on disk (P6), or in half of a shorter budget; what its head and its saving take besides what LDA
 # alone does; and how much later than planned images may be through.
-_FIRST_SECONDS, _FIRST_SAVED, _FIRST_LATE = 60.0, 1.0, 1.2
+_FIRST_SECONDS, _FIRST_SAVED, _FIRST_LATE = 60.0, 1.0, 1.4
 _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
