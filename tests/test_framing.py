@@ -189,6 +189,27 @@ def test_classes_of_one_image_and_several_classes_an_image(ends):
     assert asked(catalog)[0].crop_mode == "squash"
 
 
+def test_weights_that_give_no_numbers_are_left_to_those_who_refuse_them(ends, monkeypatch):
+    monkeypatch.setattr(framing, "outputs", lambda trunk, images, **_: np.full((len(images[0]), 8), np.nan, np.float32))
+    assert asked(ends)[0] == Framing("center")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (np.array([0, 1, 2]), 0),  # one image each
+        (np.array([0, 0, 5]), 0),  # one class is left
+        (np.array([4, 4, 9, 9, 2]), 2),
+        (np.array([[True, False], [True, False]]), 0),  # every image has the one, none the other
+        (np.array([[True, False], [False, False]]), 1),
+    ],
+)
+def test_what_can_be_compared(labels, classes):
+    rows, told, found = framing._comparable(labels)
+    assert found == classes and len(told) == len(rows)
+    assert told.ndim == 2 or not classes or set(told.tolist()) == set(range(classes))
+
+
 # ---- once, and everywhere -------------------------------------------------------------------------------------------------
 
 

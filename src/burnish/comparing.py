@@ -21,7 +21,7 @@ from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, idle_in, part_decision, probe_contender, tuned_contender
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
-from burnish.choose.material import Bench, Material, first_splits
+from burnish.choose.material import Bench, Material
 from burnish.choose.probing import Probes, check_heads, on_all_depths, special_heads
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second, no_taps
@@ -30,13 +30,12 @@ from burnish.data.sample import thinned
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
 from burnish.facts import machine
-from burnish.job import looked_at
 from burnish.journal import Journal
 from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, backbone_for, framing_for, taps_for
-from burnish.probed import look, part_in
+from burnish.probed import look, looked_at, part_in
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory
@@ -130,10 +129,7 @@ class _Race:
     ) -> None:
         self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
-        whole = catalog.digest
-        known = looked_at(ledger, whole)
-        self.catalog, self.splits, self.looks = first_splits(catalog, recipe, watcher, known=known)
-        ledger.put("looked", {"count": len(self.catalog), "of": whole})
+        self.catalog, self.splits, self.looks = looked_at(catalog, recipe, ledger, watcher)
         self.looked: dict[str, _Looked] = {}
         self.decisions: list[Decision] = []
 

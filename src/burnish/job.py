@@ -21,7 +21,7 @@ from burnish.choose.decide import (
 )
 from burnish.choose.ledger import Ledger
 from burnish.choose.limits import Sample, familiar_to, room_for_familiar
-from burnish.choose.material import Bench, Material, first_splits
+from burnish.choose.material import Bench, Material
 from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
@@ -42,7 +42,7 @@ from burnish.measure.cost import Energy
 from burnish.methods.base import Method, blank_tunable
 from burnish.methods.table import method_named
 from burnish.outset import Facilities, bench_for, framing_for, taps_for
-from burnish.probed import look
+from burnish.probed import look, looked_at
 from burnish.recipe import Recipe
 from burnish.reports.page import render
 from burnish.result import (
@@ -93,10 +93,7 @@ def run_job(
     if not ledger.resumed:  # what a run that could not be gone on with has searched was of it
         (folder.path / SEARCH).unlink(missing_ok=True)
     part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for
-    whole = catalog.digest
-    known = len(catalog) if part else looked_at(ledger, whole)
-    catalog, splits, looks = first_splits(catalog, recipe, watch, known=known)
-    ledger.put("looked", {"count": len(catalog), "of": whole})
+    catalog, splits, looks = looked_at(catalog, recipe, ledger, watch, all_of_them=part)
     bench, decisions, trains = begun(catalog, splits, looks, recipe, rival, ledger, watch, facilities)
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
@@ -282,9 +279,9 @@ def prove(
     tested, material = put_to_test(contenders, material, bench, by_clock=by_clock, known=known)
     ledger.note(_TESTED, len(material.test.ids), of=whole)  # a run that dies now has the same proof
     if material.untested:
-        looked_at = only(material.catalog, np.union1d(material.fitting.ids, material.test.ids))
-        splits = restricted(splits, material.catalog, looked_at)
-        write_splits(folder.path / SPLITS, looked_at, splits)
+        seen = only(material.catalog, np.union1d(material.fitting.ids, material.test.ids))
+        splits = restricted(splits, material.catalog, seen)
+        write_splits(folder.path / SPLITS, seen, splits)
     if material.skipped:
         decisions = [part_decision(material), *decisions]
     of_kept = next(one for one in tested if one.contender is kept)
@@ -319,10 +316,3 @@ def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
     """What follows from the result alone: the report; the state of the run is no longer needed."""
     folder.write(REPORT, render(facts, read_pictures(folder.path)))
     drop_checkpoints(folder.path)
-
-
-def looked_at(ledger: Ledger, whole: str) -> int | None:
-    """How many files an earlier sitting looked at; None in the first, and where it had other images (whole: their digest)."""
-    known = ledger.get("looked")
-    value = known[0] if known is not None else None
-    return int(value["count"]) if isinstance(value, dict) and value["of"] == whole else None

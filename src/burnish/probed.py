@@ -10,7 +10,7 @@ from torch import Tensor
 from burnish.auditing import strict_sentence
 from burnish.choose.decide import probe_contender
 from burnish.choose.ledger import Ledger, check_origin, origin_of, probes_from, probes_parts
-from burnish.choose.material import Bench, Material, gather
+from burnish.choose.material import Bench, Material, first_splits, gather
 from burnish.choose.probing import Probes, Seen, first_model, probe
 from burnish.choose.survey import Surveyed, survey
 from burnish.data.audit.findings import csv_of, in_order
@@ -19,8 +19,23 @@ from burnish.data.looks import Looks
 from burnish.data.sample import Part, is_late, thinned
 from burnish.data.split import write_splits
 from burnish.errors import DataError, RunError, shown
+from burnish.recipe import Recipe
 from burnish.result import AUDIT_TABLE, SPLITS, RunFolder
+from burnish.runtime import Watcher
 from burnish.trained import save
+
+
+def looked_at(
+    catalog: Catalog, recipe: Recipe, ledger: Ledger, watcher: Watcher, *, all_of_them: bool = False
+) -> tuple[Catalog, Splits, Looks]:
+    """`first_splits` of as many files as an earlier sitting looked at, where there was one and it had these images; noted."""
+    whole, known = catalog.digest, ledger.get("looked")
+    count = len(catalog) if all_of_them else None
+    if count is None and known is not None and isinstance(known[0], dict) and known[0]["of"] == whole:
+        count = int(known[0]["count"])
+    catalog, splits, looks = first_splits(catalog, recipe, watcher, known=count)
+    ledger.put("looked", {"count": len(catalog), "of": whole})
+    return catalog, splits, looks
 
 
 def look(

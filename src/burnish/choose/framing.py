@@ -72,15 +72,16 @@ def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench)
         return Framing(SQUASH if native.fit == "squash" else CENTER)
     bench.watcher.stage("framing")
     rows, *features = _seen(catalog, splits, bench)
-    asked, labels = _comparable(catalog.labels[rows])
-    if len(asked) < min(_FEWEST, _ENOUGH * len(splits.fitting)):
+    asked, labels, classes = _comparable(catalog.labels[rows])
+    if not all(np.isfinite(one).all() for one in features):  # which the first pass over all images refuses
+        return Framing(CENTER)
+    if len(asked) < min(_FEWEST, _ENOUGH * len(splits.fitting)) or not classes:
         bench.watcher.say(
             f"the network sees the middle square of an image, here {share:.0%} of its area as a rule, and there is no time to "
             "ask whether that is enough: where the ends tell the classes apart, say --crop-mode squash"
         )
         return Framing(CENTER)
     groups = catalog.grouped(rows[asked])
-    classes = labels.shape[1] if several(labels) else int(labels.max()) + 1
     middle, whole = (
         quick_choice(one[asked], labels, classes=classes, seed=recipe.seed, form=recipe.head, together=groups)
         for one in features
@@ -135,10 +136,14 @@ def _views(catalog: Catalog, entry: int, ways: list[Preprocess]) -> list[np.ndar
     return [view(image, way) for way in ways]
 
 
-def _comparable(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of some images [n] heads can be compared on, and their labels, without classes that nothing is known of."""
+def _comparable(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which of some images [n] heads can be compared on, their labels without classes that nothing is known of, and how many
+    classes there are then; 0 where nothing is left to tell.
+    """
     if several(labels):
-        return np.arange(len(labels)), labels[:, labels.any(0) & ~labels.all(0)]
+        told = labels[:, labels.any(0) & ~labels.all(0)]
+        return np.arange(len(labels)), told, told.shape[1]
     _, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     asked = np.flatnonzero(sizes[place] > 1)
-    return asked, np.unique(place[asked], return_inverse=True)[1]
+    left, told = np.unique(place[asked], return_inverse=True)
+    return asked, told, len(left) if len(left) > 1 else 0
