@@ -257,6 +257,13 @@ def test_a_transformer_that_means_its_patches_is_told_by_its_norm(arch, named, p
         torch.testing.assert_close(again(given), backbone.module(given))
 
 
+def test_a_form_that_the_named_transformer_does_not_have_is_another_network(tmp_path):
+    network = timm.create_model("deit_tiny_patch16_224", global_pool="avg")
+    torch.save(network.state_dict(), tmp_path / "model.pth")
+    with pytest.raises(BadWeights, match="does not fit deit_tiny_distilled"):
+        zoo.load_backbone(f"deit_tiny_distilled_patch16_224={tmp_path / 'model.pth'}")
+
+
 def test_of_two_equal_encoders_the_first_is_taken_in_every_process(tmp_path, resnet18):
     """Whatever order a process gives to sets of names. The other processes choose alone: building takes them seconds."""
     other = {name: value + 1 if value.is_floating_point() else value for name, value in resnet18.state_dict().items()}

@@ -27,13 +27,13 @@ SIDE = 48  # of the stored squares
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the image files that were decoded, in the order they were begun."""
-    names, original = [], pixels._decode
+    names, original = [], pixels.decode_aloud
 
     def counted(source, label, at_least):
         names.append(label)
         return original(source, label, at_least)
 
-    monkeypatch.setattr(pixels, "_decode", counted)
+    monkeypatch.setattr(pixels, "decode_aloud", counted)
     return names
 
 

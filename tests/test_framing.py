@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,11 +17,12 @@ from burnish.choose import framing, material
 from burnish.choose.framing import Framing, framed, settle_framing
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench
+from burnish.data.catalog import Splits
 from burnish.data.looks import look_at
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.errors import RecipeError
-from burnish.outset import framing_for
+from burnish.outset import backbone_for, framing_for
 from burnish.recipe import Recipe
 from burnish.runtime import Clock, Nobody
 from burnish.ship.bundle import read_bundle
@@ -66,13 +69,14 @@ def middle(tmp_path_factory):
     return drawn(tmp_path_factory.mktemp("framing") / "middle", "middle")
 
 
-def asked(data, *, told=None, budget=None, started=0.0, **recipe):
+def asked(data, *, told=None, budget=None, started=0.0, clock=None, **recipe):
     """(what `settle_framing` finds, the bench)."""
     catalog = open_source(data) if not hasattr(data, "classes") else data
     looks = look_at(catalog, np.arange(len(catalog)), workers=2)
     splits = make_splits(catalog, seed=0, content=looks.digests)
-    clock = replace(Clock.start(budget, from_process_start=False))
-    clock = replace(clock, started=clock.started - started)
+    if clock is None:
+        clock = Clock.start(budget, from_process_start=False)
+        clock = replace(clock, started=clock.started - started)
     backbone = zoo.load_backbone("random:test_resnet", image_size=64)
     bench = Bench(Recipe(**{**TINY, **recipe}), backbone, pick_device("cpu"), clock, told or Nobody())
     return settle_framing(catalog, splits, looks, bench), bench
@@ -145,21 +149,51 @@ def test_without_time_to_ask_the_middle_stays_and_it_is_said(ends):
     assert any("the network sees the middle square" in one and "--crop-mode squash" in one for one in told.lines)
 
 
-def test_images_are_asked_while_a_small_part_of_the_time_lasts(ends, monkeypatch):
-    """A network that takes a second for a batch, and a minute: two, then as many again."""
-    now = [0.0]
+@pytest.mark.parametrize(("budget", "mode"), [(60.0, "center"), (600.0, "squash")])
+def test_images_are_asked_while_a_small_part_of_the_time_lasts(budget, mode, ends, monkeypatch):
+    """Of a network that takes 0.6 s for each batch, whatever its size: 2, 2, 4, 8, … images, twice each."""
+    now, told = [0.0], Told()
     real = framing.outputs
 
     def slow(*args, **options):
         now[0] += 0.6
         return real(*args, **options)
 
+    clock = SimpleNamespace(budget_seconds=budget, elapsed=lambda: now[0], left=lambda: budget - now[0])
     monkeypatch.setattr(framing, "outputs", slow)
-    monkeypatch.setattr(framing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(framing, "least_seconds", lambda *_, **__: 0.0)
+    found, _ = asked(ends, told=told, clock=clock)
+    assert found.crop_mode == mode and 1.2 <= now[0] <= 0.08 * budget, "it stays within its part"
+    assert any("there is no time to ask" in one for one in told.lines) == (mode == "center")
+
+
+def test_what_the_heads_will_take_is_kept_back(ends, monkeypatch):
+    monkeypatch.setattr(framing, "least_seconds", lambda *_, **__: 1e6)
+    assert asked(ends, budget=600.0)[0] == Framing("center")
+
+
+def test_where_no_image_can_be_left_out_nothing_is_told_of_a_cross_validation(ends):
+    """Each class is one group, as one patient or one film: there is time, and nothing to ask."""
+    lines = ["path,label,group"]
+    for path in sorted(ends.rglob("*.png")):
+        lines.append(f"{path.relative_to(ends.parent)},{path.parent.name},{path.parent.name}")
+    table = ends.parent / "grouped.csv"
+    table.write_text("\n".join(lines))
+    catalog = open_source(table)
+    looks = look_at(catalog, np.arange(len(catalog)), workers=2)
+    train, val, test = (np.arange(len(catalog))[part] for part in (np.s_[::2], np.s_[1::4], np.s_[3::4]))
+    splits = Splits(train, val, test, "by hand", "")
     told = Told()
-    found, _ = asked(ends, told=told, budget=60.0)
-    assert found == Framing("center") and 1.2 <= now[0] <= 0.08 * 60, "it stays within its part"
-    assert asked(ends, budget=600.0)[0].crop_mode == "squash"
+    _, bench = asked(ends, told=told)
+    told.lines.clear()
+    assert settle_framing(catalog, splits, looks, bench) == Framing("center")
+    assert len(told.lines) == 1 and "there are too few images to ask" in told.lines[0]
+
+
+def test_pillow_speaks_again_afterwards(ends):
+    before = logging.getLogger("PIL").level, list(warnings.filters)
+    asked(ends)
+    assert (logging.getLogger("PIL").level, list(warnings.filters)) == before
 
 
 def test_files_that_cannot_be_read_are_passed_over_here(ends, tmp_path):
@@ -225,6 +259,34 @@ def test_a_run_that_is_taken_up_does_not_ask_again(ends, tmp_path, monkeypatch):
     again, told_again = framing_for(catalog, splits, looks, bench, Ledger(tmp_path, bench.clock, Nobody()))
     assert first.recipe.crop_mode == again.recipe.crop_mode == "squash" and told == told_again
     assert again.backbone.preprocess.fit == "squash"
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_began(ends, tmp_path, monkeypatch):
+    catalog = open_source(ends)
+    looks = look_at(catalog, np.arange(len(catalog)), workers=2)
+    splits = make_splits(catalog, seed=0, content=looks.digests)
+    _, bench = asked(ends)
+    monkeypatch.setattr("burnish.outset.settle_framing", None)
+    for mode in ("center", "squash"):
+        ledger = Ledger(tmp_path / mode, bench.clock, Nobody())
+        native = framed(bench.backbone, mode).preprocess.to_json()
+        ledger.put("probed", {"probed": {"last": {"preprocess": native}}})
+        taken_up, told = framing_for(catalog, splits, looks, bench, ledger)
+        assert taken_up.recipe.crop_mode == mode and told == []
+
+
+def test_further_seeds_and_a_network_to_be_chosen_see_what_the_first_sees(ends, tmp_path, monkeypatch):
+    modes = []
+    monkeypatch.setattr(
+        "burnish.outset.settle_framing",
+        lambda catalog, splits, looks, bench: (modes.append(bench.recipe.crop_mode), Framing("squash"))[1],
+    )
+    result = api.fit(ends, out=tmp_path / "run", cache="off", budget=None, seeds=2, **TINY)
+    assert modes == ["auto", "squash"], "the second is told, and asks nothing"
+    again = Recipe.from_toml((tmp_path / "run" / "seeds" / "1" / "recipe.toml").read_text())
+    assert again.crop_mode == "squash" and result.facts["recipe"]["crop_mode"] == "squash"
+    assert backbone_for(Recipe(**TINY, crop_mode="squash")).preprocess.fit == "squash"
+    assert backbone_for(Recipe(**TINY)).preprocess.fit == "crop"
 
 
 def test_what_is_seen_squashed_is_learnt_squashed(ends, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def top(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and leave: 0 done, 1 some images unreadable, 2 a mistake, 130 interrupted, 141 nobody reads on."""
+    """Run the command line and leave: 0, 1 images unreadable, 2 a mistake, 70 unforeseen, 130 interrupted, 141 unread."""
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows knows few letters; a run must not die of one
         if isinstance(stream, io.TextIOWrapper):

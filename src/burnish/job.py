@@ -152,7 +152,7 @@ def begun(
     watch.stage("model")
     method = asked_of(recipe)
     bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
-    bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess.size,))
+    bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess,))
     blank_tunable(method, bench.backbone, bench.recipe, classes=len(catalog.classes))
     balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))
     if recipe.image_size not in ("auto", bench.backbone.preprocess.size) and not takes(bench, recipe.image_size):
@@ -269,8 +269,8 @@ def prove(
     """The facts of the run: all models on the test images, looked at once; answers and pictures are written on the way."""
     kept, bench, decisions, contenders = chosen.kept, chosen.bench, [*chosen.decisions], [*chosen.contenders]
     if bench.recipe.baselines == "all":
-        sizes = [one.preprocess.size for one in contenders[1:]]
-        scratch, reason = from_scratch(probes, material, replace(bench, rivals=(*bench.rivals, *sizes)), ledger)
+        others = [one.preprocess for one in contenders[1:]]
+        scratch, reason = from_scratch(probes, material, replace(bench, rivals=(*bench.rivals, *others)), ledger)
         decisions.append(reason)
         contenders += [scratch] if scratch is not None else []
     contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []

@@ -26,6 +26,7 @@ from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Watcher
+from burnish.terms import Preprocess
 from burnish.train.around import pick_device
 
 
@@ -83,12 +84,14 @@ def framing_for(
 
     Settled once (P7): it is made durable with the first that depends on it, the frozen heads.
     """
-    known = ledger.get("framing")
-    if known is None:
+    known, before = ledger.get("framing"), ledger.get("probed")
+    if known is not None:
+        found = Framing.from_json(known[0])
+    elif before is not None:  # of an earlier version, which asked nothing
+        found = Framing.of(Preprocess.from_json(before[0]["probed"]["last"]["preprocess"]))
+    else:
         found = settle_framing(catalog, splits, looks, bench)
         ledger.put("framing", found.to_json())
-    else:
-        found = Framing.from_json(known[0])
     mode = found.crop_mode
     bench = replace(bench, backbone=framed(bench.backbone, mode), recipe=replace(bench.recipe, crop_mode=mode))
     return bench, [] if found.decision is None else [found.decision]
@@ -144,5 +147,5 @@ def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
     }
     backbone = load_backbone(recipe.model, **settings)
     if (backbone.one_size or sized) and recipe.image_size not in ("auto", backbone.preprocess.size):
-        return load_backbone(recipe.model, image_size=recipe.image_size, **settings)
-    return backbone
+        backbone = load_backbone(recipe.model, image_size=recipe.image_size, **settings)
+    return backbone if recipe.crop_mode == "auto" else framed(backbone, recipe.crop_mode)

@@ -34,7 +34,7 @@ class Recipe:
     seed: int = 0
     image_size: int | Auto = "auto"  # pixels, side of the training crops
     # What of a long image the network sees: its middle square, or all of it squashed to one. "auto": as the network was made for,
-    # and where that leaves out half of the images, as a part of them tells.
+    # and where that is less than half of the middle image's area, as some of them tell.
     crop_mode: Literal["auto", "center", "squash"] = "auto"
     batch_size: int | Auto = "auto"  # images per optimiser step
     learning_rate: float | Literal["auto", "race"] = (

@@ -65,9 +65,12 @@ def other_seeds(
     for number in range(1, recipe.seeds):
         seed, left = recipe.seed + number, clock.left() / (recipe.seeds - number)
         budget = None if clock.budget_seconds is None else max(1.0, left)
-        model = facts["recipe"]["model"]  # which may have been left to the first, and so may the method
+        model = facts["recipe"]["model"]  # which may have been left to the first, as the method and the framing
         method = method_of(facts) if recipe.method == "auto" else recipe.method
-        own = replace(recipe, model=model, method=method, seed=seed, seeds=1, baselines="none", against="")
+        crop_mode = facts["recipe"]["crop_mode"] if recipe.crop_mode == "auto" else recipe.crop_mode
+        own = replace(
+            recipe, model=model, method=method, crop_mode=crop_mode, seed=seed, seeds=1, baselines="none", against=""
+        )
         with RunFolder.open(folder.path / FOLDER / str(seed)) as place:
             place.begin(asdict(own))
             if not place.finished:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,10 @@ def _filled(
     others = [foreign[0]] if foreign is not None else []
     module = built(description)
     if _means_patches([*bare, *others], module, description):
-        description["kwargs"]["global_pool"] = "avg"
-        module = built(description)
-        notes.append("its features are the mean of its patches, as its fc_norm tells")
+        means = {**description, "kwargs": {**description["kwargs"], "global_pool": "avg"}}
+        with suppress(UnknownModel):  # it has no such form: then the file is another network's, which is said below
+            module, description = built(means), means
+            notes.append("its features are the mean of its patches, as its fc_norm tells")
     expected = module.state_dict()
     fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*bare[1:], *others])
     if not fit.whole and description["library"] == timmed.LIBRARY:
@@ -162,13 +164,10 @@ def _filled(
 
 def _means_patches(states: list[checkpoint.State], module: nn.Module, description: dict[str, Any]) -> bool:
     """Whether a transformer's weights are of its form that takes the mean of the patches and norms that, not its usual one."""
-    norms, usual = {"norm.weight", "fc_norm.weight"}, module.state_dict().keys()
-    return (
-        "global_pool" not in description["kwargs"]
-        and norms & usual == {"norm.weight"}
-        and any(norms & one.keys() == {"fc_norm.weight"} for one in states)
-        and hasattr(module, "fc_norm")
-    )
+    norms = {"norm.weight", "fc_norm.weight"}
+    told = next((found for one in states if (found := norms & one.keys())), set())
+    usual = norms & module.state_dict().keys()
+    return (usual, told) == ({"norm.weight"}, {"fc_norm.weight"}) and "global_pool" not in description["kwargs"]
 
 
 def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Preprocess | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
@@ -17,10 +16,13 @@ from burnish.choose.survey import takes
 from burnish.choose.where import images_asked, quick_choice, worse_by
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks, share_seen
-from burnish.data.pixels import decode, enough, one_by_one, view
+from burnish.data.pixels import decode_aloud, enough, one_by_one, quiet, view
 from burnish.data.sample import in_turn
+from burnish.data.views import normalised
 from burnish.errors import UnreadableImage
 from burnish.labels import several
+from burnish.methods.heads import HeadChoice
+from burnish.methods.linear import least_seconds, seconds_a_flop
 from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
@@ -41,6 +43,11 @@ class Framing:
     crop_mode: str  # CENTER or SQUASH
     decision: Decision | None = None
 
+    @classmethod
+    def of(cls, preprocess: Preprocess) -> Framing:
+        """As this preprocessing has it."""
+        return cls(SQUASH if preprocess.fit == "squash" else CENTER)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -59,78 +66,119 @@ def framed(backbone: Backbone, crop_mode: str) -> Backbone:
 
 
 def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench) -> Framing:
-    """What the recipe says; else the middle, unless it leaves out half of the images and a quick head tells that all is better.
+    """What the recipe says; else as the network was made for, unless that is the middle, which is less than half of the middle
+    image's area, and a quick head tells that all is better.
 
-    All is better where the mean difference of the cross-validated log losses is more than its standard error. Images are asked
-    in turn while a small part of the time lasts; where that is not enough for 64 of them the middle stays, and it is said.
+    All is better where the mean difference of the cross-validated log losses is more than its standard error. Train and val
+    images are asked in turn while a small part of the time lasts; where 64 of them, or half, cannot be, the middle stays, and it
+    is said why.
     """
     recipe, native = bench.recipe, bench.backbone.preprocess
-    share = share_seen(looks.headers, native)
+    share = share_seen(looks.at(splits.fitting).headers, native)
     if recipe.crop_mode != "auto":
         return Framing(recipe.crop_mode)
     if native.fit == "squash" or share >= _ASKED_BELOW:
-        return Framing(SQUASH if native.fit == "squash" else CENTER)
+        return Framing.of(native)
     bench.watcher.stage("framing")
-    rows, *features = _seen(catalog, splits, bench)
-    asked, labels, classes = _comparable(catalog.labels[rows])
-    if not all(np.isfinite(one).all() for one in features):  # which the first pass over all images refuses
-        return Framing(CENTER)
-    if len(asked) < min(_FEWEST, _ENOUGH * len(splits.fitting)) or not classes:
+    until = bench.clock.elapsed() + _SHARE * bench.clock.left()
+    seen = _seen(catalog, splits, bench, until)
+    compared = _compared(seen, catalog, bench, until) if seen.enough(len(splits.fitting)) else None
+    if compared is None:
+        why = "there is no time to ask" if seen.late else "there are too few images to ask"
         bench.watcher.say(
-            f"the network sees the middle square of an image, here {share:.0%} of its area as a rule, and there is no time to "
-            "ask whether that is enough: where the ends tell the classes apart, say --crop-mode squash"
+            f"the network sees the middle square of an image, here {share:.0%} of its area as a rule, and {why} whether that is "
+            "enough: where the ends tell the classes apart, say --crop-mode squash"
         )
         return Framing(CENTER)
-    groups = catalog.grouped(rows[asked])
-    middle, whole = (
-        quick_choice(one[asked], labels, classes=classes, seed=recipe.seed, form=recipe.head, together=groups)
-        for one in features
-    )
-    worse, error = worse_by(middle, whole, groups)
+    middle, whole, worse, error = compared
     mode = SQUASH if worse > error else CENTER
-    seen = "all of it, squashed to a square" if mode == SQUASH else "its middle square"
+    sees = "all of it, squashed to a square" if mode == SQUASH else "its middle square"
     why = (
         f"the middle square is {share:.0%} of an image as a rule; a quick head has {middle.accuracy:.1%} right by it and "
-        f"{whole.accuracy:.1%} by all, {middle.loss:.3f} and {whole.loss:.3f} nats, cross-validated on {len(asked)} images"
+        f"{whole.accuracy:.1%} by all, {middle.loss:.3f} and {whole.loss:.3f} nats, cross-validated on {middle.asked} images"
     )
-    told = {"share": share, "middle": middle.loss, "whole": whole.loss, "error": error, "n": len(asked)}
-    decision = Decision(f"of a long image the network sees {seen}", why, told)
+    told = {"share": share, "middle": middle.loss, "whole": whole.loss, "error": error, "n": middle.asked}
+    decision = Decision(f"of a long image the network sees {sees}", why, told)
     bench.watcher.say(f"{decision.what}: {why}")
     return Framing(mode, decision)
 
 
-def _seen(catalog: Catalog, splits: Splits, bench: Bench) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Catalogue entries [n] and their features [n d] by the middle and by all of them, of as many as there is time for."""
-    native = bench.backbone.preprocess
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the frozen network told of some images, framed both ways."""
+
+    rows: np.ndarray  # int64 [n], catalogue entries
+    middle: np.ndarray  # float32 [n d]
+    whole: np.ndarray  # float32 [n d]
+    late: bool  # whether time ended it
+
+    def enough(self, fitting: int) -> bool:
+        """Whether they say something of so many images; not where the weights give no numbers, which the first pass refuses."""
+        finite = bool(np.isfinite(self.middle).all() and np.isfinite(self.whole).all())
+        return finite and len(self.rows) >= max(1, min(_FEWEST, _ENOUGH * fitting))
+
+
+def _seen(catalog: Catalog, splits: Splits, bench: Bench, until: float) -> _Seen:
+    """Features by the middle and by all, of as many images as there is time for; until: seconds on the clock."""
+    native, classes = bench.backbone.preprocess, len(catalog.classes)
     small = round(_SMALL * native.size / _STEP) * _STEP
     size = small if not bench.backbone.one_size and 0 < small < native.size and takes(bench, small) else native.size
     ways = [replace(native, size=size, fit=fit) for fit in ("crop", "squash")]
-    order = splits.fitting[in_turn(catalog, splits.fitting, seed=bench.recipe.seed)]
-    order = order[: images_asked(len(catalog.classes))]
-    half = takes_half(bench.recipe.precision, bench.device)
-    example = torch.zeros(2, 3, size, size, device=bench.device)
-    trunk = fold_for_inference(bench.backbone.module.to(bench.device), example, half=half)
-    until, took, done = time.monotonic() + _SHARE * bench.clock.left(), 0.0, 0
+    order = splits.fitting[in_turn(catalog, splits.fitting, seed=bench.recipe.seed)][: images_asked(classes)]
+    half, flop = takes_half(bench.recipe.precision, bench.device), seconds_a_flop()
+    trunk: nn.Module | None = None
     rows: list[int] = []
-    features: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    while done < len(order) and time.monotonic() + took <= until:
-        began, chunk = time.monotonic(), order[done : done + min(_AT_ONCE, max(2, done))]
-        views = one_by_one(lambda at, chunk=chunk: _views(catalog, int(chunk[at]), ways), len(chunk), workers=cores())
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    took, done, late = 0.0, 0, False
+    while done < len(order) and not late:
+        began, chunk = bench.clock.elapsed(), order[done : done + min(_AT_ONCE, max(2, done))]
+        with quiet():
+            views = list(
+                one_by_one(lambda at, chunk=chunk: _views(catalog, int(chunk[at]), ways), len(chunk), workers=cores())
+            )
         good = [(entry, both) for entry, both in zip(chunk.tolist(), views, strict=True) if both is not None]
         for place, way in enumerate(ways) if good else ():
             pixels = np.stack([both[place] for _, both in good])
-            features[place].append(outputs(trunk, [pixels], preprocess=way, device=bench.device, half=half))
+            if trunk is None:  # on images, for its fast form is compared with the plain one on them
+                example = normalised(pixels[np.arange(2) % len(pixels)], way).to(bench.device)
+                trunk = fold_for_inference(bench.backbone.module.to(bench.device), example, half=half)
+            found[place].append(outputs(trunk, [pixels], preprocess=way, device=bench.device, half=half))
         rows += [entry for entry, _ in good]
         done += len(chunk)
-        took = 2 * (time.monotonic() - began)  # the next may be twice as many
-    middle, whole = (np.concatenate(one) if one else np.zeros((0, 1), np.float32) for one in features)
-    return np.array(rows, np.int64), middle, whole
+        took = 2 * (bench.clock.elapsed() - began)  # the next may be twice as many
+        heads = 2 * least_seconds(len(rows) + _AT_ONCE, [bench.backbone.width], flop, classes=classes)
+        late = bench.clock.elapsed() + took + heads > until
+    middle, whole = (np.concatenate(one) if one else np.zeros((0, 1), np.float32) for one in found)
+    return _Seen(np.array(rows, np.int64), middle, whole, late)
+
+
+def _compared(
+    seen: _Seen, catalog: Catalog, bench: Bench, until: float
+) -> tuple[HeadChoice, HeadChoice, float, float] | None:
+    """The quick heads by the middle and by all, by how much the first has the larger loss, nats, and the standard error of that.
+
+    None where too little is left to be asked: of classes with one image, or one group of them, no other head knows.
+    """
+    asked, labels, classes = _comparable(catalog.labels[seen.rows])
+    if not classes:
+        return None
+    groups = catalog.grouped(seen.rows[asked])
+    middle, whole = (
+        quick_choice(
+            one[asked], labels, classes=classes, seed=bench.recipe.seed, form=bench.recipe.head, together=groups,
+            seconds_left=lambda: until - bench.clock.elapsed(),
+        )
+        for one in (seen.middle, seen.whole)
+    )  # fmt: skip
+    if min(middle.asked, whole.asked) < min(_FEWEST, _ENOUGH * len(seen.rows)):
+        return None
+    return middle, whole, *worse_by(middle, whole, groups)
 
 
 def _views(catalog: Catalog, entry: int, ways: list[Preprocess]) -> list[np.ndarray] | None:
     """An image framed in each of these ways, uint8 [s s 3]; None where it cannot be read, which is said when all are."""
     try:
-        image = decode(catalog.image(entry), at_least=max(map(enough, ways)))
+        image = decode_aloud(catalog.image(entry), catalog.paths[entry], max(map(enough, ways)))
     except UnreadableImage:
         return None
     return [view(image, way) for way in ways]

@@ -122,8 +122,8 @@ class Bench:
     heads: tuple[str, ...] = ()  # frozen methods that name a kind of head, fitted besides the usual ones
     deep: bool = False  # whether heads on all depths were asked for by name, so that memory does not forbid them
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
-    # Image sizes of other models, besides the probe and the tuned one, that are to see the test images too.
-    rivals: tuple[int, ...] = ()
+    # Of other models, besides the probe and the tuned one, that are to see the test images too: how they see them.
+    rivals: tuple[Preprocess, ...] = ()
 
 
 def first_splits(

@@ -195,10 +195,10 @@ class Rates:
         if not self.bench.proves:
             return 1.0 + _SAFETY * passes
         passes += test / self.forward_per_second + 2 * self._readying
-        for at in (size, *self.bench.rivals):
-            # Plain views of the probe's size are there already; others are made from the files again.
-            decode = 0.0 if at == material.preprocess.size else 1.0 / material.decoded_per_second
-            passes += test * (1.0 / self.whole(at) + decode)
+        for how in (replace(material.preprocess, size=size), *self.bench.rivals):
+            # Plain views as the probe sees them are there already; others are made from the files again.
+            decode = 0.0 if how == material.preprocess else 1.0 / material.decoded_per_second
+            passes += test * (1.0 / self.whole(how.size) + decode)
         return proof_seconds(passes, self.bench.clock.budget_seconds, material)
 
     def _timed(self, work) -> float:

@@ -119,7 +119,7 @@ def decode(source: Path | bytes, *, name: str | None = None, at_least: int | Non
     """
     label = name if name is not None else "image in memory" if isinstance(source, bytes) else str(source)
     with quiet():
-        return _decode(source, label, at_least)
+        return decode_aloud(source, label, at_least)
 
 
 def enough(preprocess: Preprocess) -> int:
@@ -185,7 +185,7 @@ def read_all(
                 source = content_of(source) if isinstance(source, Path) else source
                 if digest_of(source) != digests[row]:
                     return Named(catalog.paths[index], "it changed while it was read; run again")
-            image = _decode(source, catalog.paths[index], at_least)
+            image = decode_aloud(source, catalog.paths[index], at_least)
         except UnreadableImage as error:
             return Named(catalog.paths[index], error.reason)
         for name, rendering in renderings.items():
@@ -235,8 +235,8 @@ def quiet() -> Iterator[None]:
             logger.setLevel(before)
 
 
-def _decode(source: Path | bytes, label: str, at_least: int | None) -> Image.Image:
-    """`decode` without the quiet, for many threads under one."""
+def decode_aloud(source: Path | bytes, label: str, at_least: int | None) -> Image.Image:
+    """`decode` that lets Pillow speak: for many threads within one `quiet`."""
     data = b""
     try:
         data = source if isinstance(source, bytes) else _content(source)
