@@ -51,8 +51,8 @@ def rows_of(kind: str, draw: int) -> Iterator[dict[str, Any]]:
                 Path(folder) / "data", out=Path(folder) / mode, crop_mode=mode, method="multiprobe", budget=None,
                 seed=draw, test_fraction=0.5, cache="off",
             )  # fmt: skip
-            accuracy = run.scores.accuracy
-            found = {"kind": kind, "draw": draw, "mode": mode, "accuracy": accuracy.value, "n": accuracy.n}
+            score = run.facts["scores"][run.facts["kept_role"]]["accuracy"]
+            found = {"kind": kind, "draw": draw, "mode": mode, "accuracy": score["value"], "n": score["n"]}
             recipe = Recipe.from_toml((run.folder / "recipe.toml").read_text())
             yield found | {"chosen": recipe.crop_mode}
 
