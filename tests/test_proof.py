@@ -296,6 +296,11 @@ def test_directions_are_those_of_a_decomposition_and_images_all_alike_have_one()
         np.testing.assert_allclose(np.abs(expected[: axes.shape[1]] @ axes), np.eye(axes.shape[1]), atol=1e-7)
     alike = Familiarity.of(np.ones((50, 10), np.float32), np.arange(50) % 2).limited_by(np.ones((20, 10)))
     assert alike.axes.shape == (10, 1) and not alike.strange(np.ones((5, 10)), np.ones((5, 1))).any()
+    with np.errstate(all="raise"):
+        other = np.linspace(1, 3, 10)[None]
+        assert (
+            alike.strange(other, np.ones((1, 1))).all() and np.isfinite(alike.strangeness(other, np.ones((1, 1)))).all()
+        )
 
 
 def test_where_no_held_out_answer_is_in_doubt_a_shade_of_it_is_not_all_that_counts():

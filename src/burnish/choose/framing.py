@@ -73,10 +73,10 @@ def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench)
     images are asked in turn while a small part of the time lasts; where 64 of them, or half, cannot be, the middle stays, and it
     is said why.
     """
-    recipe, native = bench.recipe, bench.backbone.preprocess
+    native = bench.backbone.preprocess
+    if bench.recipe.crop_mode != "auto":
+        return Framing(bench.recipe.crop_mode)
     share = share_seen(looks.at(splits.fitting).headers, native)
-    if recipe.crop_mode != "auto":
-        return Framing(recipe.crop_mode)
     if native.fit == "squash" or share >= _ASKED_BELOW:
         return Framing.of(native)
     bench.watcher.stage("framing")

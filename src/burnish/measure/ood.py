@@ -92,7 +92,7 @@ class Familiarity:
         each, every, beside = self._distances(features)
         found = each - np.minimum(every, self.usual) + self.doubt * entropies(probabilities)
         outside = beside > self.beside
-        found[outside] = np.maximum(found[outside], self.limit) + beside[outside] / self.beside
+        found[outside] = np.maximum(found[outside], self.limit) + beside[outside] / max(self.beside, _NOTHING)
         return found
 
     def strange(self, features: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
