@@ -46,7 +46,7 @@ class Told(Nobody):
 
 
 def drawn(root, where, *, size=(160, 32), images=30):
-    """Images of which only the ends, or only the middle, are of the colour of their class."""
+    """Images of which only the ends are of the colour of their class, or only the middle, in stripes that squashing wipes out."""
     width, height = size
     for name, channel in COLOURS.items():
         (root / name).mkdir(parents=True)
@@ -54,7 +54,10 @@ def drawn(root, where, *, size=(160, 32), images=30):
             pixels = np.random.default_rng([channel, number]).integers(0, 256, (height, width, 3), np.uint8)
             third = width // 3
             part = np.r_[0:third, width - third : width] if where == "ends" else np.r_[third : width - third]
-            pixels[:, part, channel] = 255
+            if where == "ends":
+                pixels[:, part, channel] = 255
+            else:
+                pixels[:, part] = 255 * ((np.arange(len(part)) + number) // (channel + 1) % 2)[:, None]
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     return root
 
@@ -66,7 +69,7 @@ def ends(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def middle(tmp_path_factory):
-    return drawn(tmp_path_factory.mktemp("framing") / "middle", "middle")
+    return drawn(tmp_path_factory.mktemp("framing") / "middle", "middle", size=(320, 32))
 
 
 def asked(data, *, told=None, budget=None, started=0.0, clock=None, **recipe):
@@ -149,8 +152,10 @@ def test_without_time_to_ask_the_middle_stays_and_it_is_said(ends):
     assert any("the network sees the middle square" in one and "--crop-mode squash" in one for one in told.lines)
 
 
-@pytest.mark.parametrize(("budget", "mode"), [(60.0, "center"), (600.0, "squash")])
-def test_images_are_asked_while_a_small_part_of_the_time_lasts(budget, mode, ends, monkeypatch):
+@pytest.mark.parametrize(("budget", "mode"), [(30.0, "center"), (60.0, "squash"), (600.0, "squash")])
+def test_images_are_asked_while_a_small_part_of_the_time_lasts_and_as_many_as_are_needed_longer(
+    budget, mode, ends, monkeypatch
+):
     """Of a network that takes 0.6 s for each batch, whatever its size: 2, 2, 4, 8, … images, twice each."""
     now, told = [0.0], Told()
     real = framing.outputs
@@ -163,7 +168,10 @@ def test_images_are_asked_while_a_small_part_of_the_time_lasts(budget, mode, end
     monkeypatch.setattr(framing, "outputs", slow)
     monkeypatch.setattr(framing, "least_seconds", lambda *_, **__: 0.0)
     found, _ = asked(ends, told=told, clock=clock)
-    assert found.crop_mode == mode and 1.2 <= now[0] <= 0.08 * budget, "it stays within its part"
+    assert found.crop_mode == mode and now[0] >= 1.2
+    assert now[0] <= 0.08 * budget or (
+        now[0] <= 0.2 * budget and (found.decision is None or found.decision.numbers["n"] <= 64)
+    )
     assert any("there is no time to ask" in one for one in told.lines) == (mode == "center")
 
 
@@ -225,7 +233,8 @@ def test_classes_of_one_image_and_several_classes_an_image(ends):
 
 def test_weights_that_give_no_numbers_are_left_to_those_who_refuse_them(ends, monkeypatch):
     monkeypatch.setattr(framing, "outputs", lambda trunk, images, **_: np.full((len(images[0]), 8), np.nan, np.float32))
-    assert asked(ends)[0] == Framing("center")
+    told = Told()
+    assert asked(ends, told=told)[0] == Framing("center") and not told.lines
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.signals import NOTHING, Signals, worth_trying
-from burnish.choose.survey import takes
+from burnish.choose.sizes import takes
 from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import in_order

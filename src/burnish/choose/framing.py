@@ -12,7 +12,7 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench
-from burnish.choose.survey import takes
+from burnish.choose.sizes import sizes_up_to, takes
 from burnish.choose.where import images_asked, quick_choice, worse_by
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Looks, share_seen
@@ -29,11 +29,9 @@ from burnish.train.features import outputs, takes_half
 
 CENTER, SQUASH = "center", "squash"  # timm's words
 _ASKED_BELOW = 0.5  # of its area that is seen of the middle image; of photographs of 4:3 it is 0.57, of 16:9 0.43
-_SMALL = 0.57  # of the network's own size: what is asked is not how fine an image is
-_SHARE = 0.08  # of the time left
+_SHARE, _UTMOST = 0.08, 0.2  # of the time left, the second for as many images as are needed
 _FEWEST, _ENOUGH = 64, 0.5  # images, or such a share of all where there are fewer
 _AT_ONCE = 32  # images
-_STEP = 32  # pixels, as between other sizes
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench)
     image's area, and a quick head tells that all is better.
 
     All is better where the mean difference of the cross-validated log losses is more than its standard error. Train and val
-    images are asked in turn while a small part of the time lasts; where 64 of them, or half, cannot be, the middle stays, and it
-    is said why.
+    images are asked in turn while a small part of the time lasts, or a larger one until there are 64 or half of them; where so
+    many cannot be, the middle stays, and it is said why.
     """
     native = bench.backbone.preprocess
     if bench.recipe.crop_mode != "auto":
@@ -80,11 +78,13 @@ def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench)
     if native.fit == "squash" or share >= _ASKED_BELOW:
         return Framing.of(native)
     bench.watcher.stage("framing")
-    until = bench.clock.elapsed() + _SHARE * bench.clock.left()
-    seen = _seen(catalog, splits, bench, until)
-    compared = _compared(seen, catalog, bench, until) if seen.enough(len(splits.fitting)) else None
+    seen = _seen(catalog, splits, bench)
+    if not seen.finite:  # weights that give no numbers are refused after the first pass
+        return Framing(CENTER)
+    compared = _compared(seen, catalog, bench) if len(seen.rows) >= _needed(len(splits.fitting)) else None
     if compared is None:
-        why = "there is no time to ask" if seen.late else "there are too few images to ask"
+        late = seen.late or bench.clock.elapsed() > seen.until
+        why = "there is no time to ask" if late else "there are too few images to ask"
         bench.watcher.say(
             f"the network sees the middle square of an image, here {share:.0%} of its area as a rule, and {why} whether that is "
             "enough: where the ends tell the classes apart, say --crop-mode squash"
@@ -111,50 +111,52 @@ class _Seen:
     middle: np.ndarray  # float32 [n d]
     whole: np.ndarray  # float32 [n d]
     late: bool  # whether time ended it
+    until: float  # seconds on the clock, by when all is to be told
 
-    def enough(self, fitting: int) -> bool:
-        """Whether they say something of so many images; not where the weights give no numbers, which the first pass refuses."""
-        finite = bool(np.isfinite(self.middle).all() and np.isfinite(self.whole).all())
-        return finite and len(self.rows) >= max(1, min(_FEWEST, _ENOUGH * fitting))
+    @property
+    def finite(self) -> bool:
+        """Whether all features are numbers."""
+        return bool(np.isfinite(self.middle).all() and np.isfinite(self.whole).all())
 
 
-def _seen(catalog: Catalog, splits: Splits, bench: Bench, until: float) -> _Seen:
-    """Features by the middle and by all, of as many images as there is time for; until: seconds on the clock."""
+def _needed(fitting: int) -> float:
+    """How many images say something of so many."""
+    return max(1, min(_FEWEST, _ENOUGH * fitting))
+
+
+def _seen(catalog: Catalog, splits: Splits, bench: Bench) -> _Seen:
+    """Features by the middle and by all, of as many images as there is time for."""
     native, classes = bench.backbone.preprocess, len(catalog.classes)
-    small = round(_SMALL * native.size / _STEP) * _STEP
-    size = small if not bench.backbone.one_size and 0 < small < native.size and takes(bench, small) else native.size
+    size = sizes_up_to(native.size, one_size=bench.backbone.one_size)[0]  # what is asked is not how fine an image is
+    size = size if size == native.size or takes(bench, size) else native.size
     ways = [replace(native, size=size, fit=fit) for fit in ("crop", "squash")]
     order = splits.fitting[in_turn(catalog, splits.fitting, seed=bench.recipe.seed)][: images_asked(classes)]
     half, flop = takes_half(bench.recipe.precision, bench.device), seconds_a_flop()
+    now, left, heads = bench.clock.elapsed(), bench.clock.left(), 0.0
+    until, utmost = now + _SHARE * left, now + _UTMOST * left
     trunk: nn.Module | None = None
     rows: list[int] = []
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    took, done, late = 0.0, 0, False
+    done, late = 0, False
     while done < len(order) and not late:
         began, chunk = bench.clock.elapsed(), order[done : done + min(_AT_ONCE, max(2, done))]
-        with quiet():
-            views = list(
-                one_by_one(lambda at, chunk=chunk: _views(catalog, int(chunk[at]), ways), len(chunk), workers=cores())
-            )
-        good = [(entry, both) for entry, both in zip(chunk.tolist(), views, strict=True) if both is not None]
-        for place, way in enumerate(ways) if good else ():
-            pixels = np.stack([both[place] for _, both in good])
+        read, views = _views(catalog, chunk, ways)
+        for place, (way, pixels) in enumerate(zip(ways, views, strict=False)):
             if trunk is None:  # on images, for its fast form is compared with the plain one on them
                 example = normalised(pixels[np.arange(2) % len(pixels)], way).to(bench.device)
                 trunk = fold_for_inference(bench.backbone.module.to(bench.device), example, half=half)
             found[place].append(outputs(trunk, [pixels], preprocess=way, device=bench.device, half=half))
-        rows += [entry for entry, _ in good]
+        rows += read
         done += len(chunk)
-        took = 2 * (bench.clock.elapsed() - began)  # the next may be twice as many
+        now, few = bench.clock.elapsed(), len(rows) < _needed(len(splits.fitting))
+        took = (now - began) * min(_AT_ONCE, done) / len(chunk)  # by the next ones
         heads = 2 * least_seconds(len(rows) + _AT_ONCE, [bench.backbone.width], flop, classes=classes)
-        late = bench.clock.elapsed() + took + heads > until
+        late = now + took + heads > (utmost if few else until)
     middle, whole = (np.concatenate(one) if one else np.zeros((0, 1), np.float32) for one in found)
-    return _Seen(np.array(rows, np.int64), middle, whole, late)
+    return _Seen(np.array(rows, np.int64), middle, whole, late, until if now + 2 * heads < until else utmost)
 
 
-def _compared(
-    seen: _Seen, catalog: Catalog, bench: Bench, until: float
-) -> tuple[HeadChoice, HeadChoice, float, float] | None:
+def _compared(seen: _Seen, catalog: Catalog, bench: Bench) -> tuple[HeadChoice, HeadChoice, float, float] | None:
     """The quick heads by the middle and by all, by how much the first has the larger loss, nats, and the standard error of that.
 
     None where too little is left to be asked: of classes with one image, or one group of them, no other head knows.
@@ -166,22 +168,35 @@ def _compared(
     middle, whole = (
         quick_choice(
             one[asked], labels, classes=classes, seed=bench.recipe.seed, form=bench.recipe.head, together=groups,
-            seconds_left=lambda: until - bench.clock.elapsed(),
+            seconds_left=lambda: seen.until - bench.clock.elapsed(),
         )
         for one in (seen.middle, seen.whole)
     )  # fmt: skip
-    if min(middle.asked, whole.asked) < min(_FEWEST, _ENOUGH * len(seen.rows)):
+    if min(middle.asked, whole.asked) < _needed(len(seen.rows)):
         return None
     return middle, whole, *worse_by(middle, whole, groups)
 
 
-def _views(catalog: Catalog, entry: int, ways: list[Preprocess]) -> list[np.ndarray] | None:
-    """An image framed in each of these ways, uint8 [s s 3]; None where it cannot be read, which is said when all are."""
-    try:
-        image = decode_aloud(catalog.image(entry), catalog.paths[entry], max(map(enough, ways)))
-    except UnreadableImage:
-        return None
-    return [view(image, way) for way in ways]
+def _views(catalog: Catalog, entries: np.ndarray, ways: list[Preprocess]) -> tuple[list[int], list[np.ndarray]]:
+    """Which of the entries can be read, and the images of these framed in each of the ways, uint8 [n s s 3].
+
+    Files that cannot be read are said when all are.
+    """
+
+    def framed_in_all(at: int) -> list[np.ndarray] | None:
+        entry = int(entries[at])
+        try:
+            image = decode_aloud(catalog.image(entry), catalog.paths[entry], max(map(enough, ways)))
+        except UnreadableImage:
+            return None
+        return [view(image, way) for way in ways]
+
+    with quiet():
+        views = list(one_by_one(framed_in_all, len(entries), workers=cores()))
+    good = {int(entry): both for entry, both in zip(entries, views, strict=True) if both is not None}
+    if not good:
+        return [], []
+    return list(good), [np.stack(each) for each in zip(*good.values(), strict=True)]
 
 
 def _comparable(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

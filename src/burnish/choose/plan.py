@@ -11,7 +11,7 @@ import torch
 
 from burnish.choose.material import Bench, Material
 from burnish.choose.rates import Rates
-from burnish.choose.survey import takes
+from burnish.choose.sizes import sizes_up_to, takes
 from burnish.errors import RecipeError
 from burnish.methods.base import Tunable
 from burnish.recipe import Recipe
@@ -25,7 +25,6 @@ _FEW_EPOCHS = 3.5  # below that of the whole network, more passes over its upper
 EPOCHS_AT_MOST = 200
 # Of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4).
 _LARGE_FROM = 0.6
-_PIXELS_STEP = 32
 VIEWS_AT_MOST = 8  # augmented views of each image whose activations are kept
 _STEP_AT_LEAST = 1.5  # seconds of a training step over those of a float32 forward pass: 3 in float32, half in bfloat16
 _STEPS_TO_TIME = 8  # what measuring costs
@@ -228,17 +227,10 @@ def settled(
 def _sizes(bench: Bench, rates: Rates) -> list[int]:
     """Sizes to train at, ascending, the network's own last; asked of the network once."""
     if rates.sizes is None:
-        rates.sizes = _taken(bench)
+        native = bench.backbone.preprocess.size
+        some = sizes_up_to(native, one_size=bench.backbone.one_size)
+        rates.sizes = [size for size in some if size == native or takes(bench, size)]
     return rates.sizes
-
-
-def _taken(bench: Bench) -> list[int]:
-    """The network's own size and smaller ones that it takes, ascending."""
-    native = bench.backbone.preprocess.size
-    if bench.backbone.one_size:
-        return [native]
-    lowest = max(_PIXELS_STEP, math.ceil(native * 0.57 / _PIXELS_STEP) * _PIXELS_STEP)
-    return [*(size for size in range(lowest, native, _PIXELS_STEP) if takes(bench, size)), native]
 
 
 def _smaller(sizes: list[int], final: int, freeze: int) -> int:

@@ -16,6 +16,7 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat_width, tapped
 from burnish.choose.material import Bench
+from burnish.choose.sizes import sizes_up_to, takes
 from burnish.choose.where import images_asked
 from burnish.data.audit.labels import distances
 from burnish.data.catalog import Catalog, Splits
@@ -46,9 +47,6 @@ _MORE_SHARE = 0.02  # of the budget, for decoding test images that are looked at
 # hashed, compared with each other and kept besides.
 _BULK = 0.6
 _COMPARING = 0.05  # of the budget, for pairs that look alike
-_STEP = (
-    32  # pixels between sizes: the stride of the usual trunks, so that no row of the last feature map is half padding
-)
 # By when a finished model is on disk (P6), or in half of a shorter budget; what its head and its saving take besides what LDA
 # alone does; and how much later than planned images may be through.
 _FIRST_SECONDS, _FIRST_SAVED, _FIRST_LATE = 60.0, 1.0, 1.4
@@ -117,8 +115,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         one_size=bench.backbone.one_size,
         budget_seconds=bench.clock.budget_seconds,
     )
-    while size < native.size and not takes(bench, size):
-        size = min(native.size, size + _STEP)
+    size = next(one for one in sizes_up_to(native.size) if one >= size and (one == native.size or takes(bench, one)))
     rate_there = fit_rate = rate * (native.size / size) ** 2
     reason, part = "", None
 
@@ -144,19 +141,6 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
             part = with_more(part, test, decoding, budget_seconds=budget)
     early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
     return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
-
-
-def takes(bench: Bench, size: int) -> bool:
-    """Whether the network runs on images of this size: some want a multiple of a window of theirs."""
-    try:
-        module = bench.backbone.module.to(bench.device)  # not within: its weights would be no good for learning
-        with torch.inference_mode():
-            module(torch.zeros(1, 3, size, size, device=bench.device))
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # whatever a foreign forward pass says
-        return False
-    return True
 
 
 def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:
@@ -273,14 +257,14 @@ def affordable_size(
     The largest size, the network's own first, that leaves time for some epochs of training; if none does, the largest at
     which all images can be seen at all. rate: images per second forward at `native`; train: images to train on, 0 if none.
     """
-    sizes = [size for size in range(native, 0, -_STEP) if size == native or (size >= 0.57 * native and not one_size)]
-    smallest = sizes[-1]
-    for size in sizes if train else ():
+    sizes = sizes_up_to(native, one_size=one_size)
+    smallest = sizes[0]
+    for size in reversed(sizes) if train else ():
         left = seconds_left - _TAIL_SECONDS - images / (rate * (native / size) ** 2)
         if left * rate * (native / smallest) ** 2 / _TRAINING_COST >= _EPOCHS_WORTH_A_SMALLER_PROBE * train:
             return size
     tail = min(_PROBE_TAIL_SECONDS, _LEAST_PROBE_TAIL + _PROBE_TAIL_SHARE * (budget_seconds or math.inf))
-    for size in sizes:
+    for size in reversed(sizes):
         if images / (rate * (native / size) ** 2) <= _MOST_OF_CLOCK * seconds_left - tail:
             return size
     return smallest
