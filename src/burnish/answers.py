@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from burnish.choose.material import Material
 from burnish.choose.proof import Contender, Tested
-from burnish.errors import NotARun, cell, shown
+from burnish.disk import text_of
+from burnish.errors import NotARun, cell, shown, uncelled
 from burnish.labels import SEPARATOR, several
 from burnish.result import PREDICTIONS
 
@@ -27,6 +28,11 @@ class Answers:
     labels: tuple[str, ...]  # of several classes an image, a|b
     right: np.ndarray  # bool [m], or float64 [m] of 0 to 1 with several classes an image
     groups: tuple[str, ...] | None = None  # where the data names groups of images
+    contents: tuple[str, ...] | None = None  # hashes of their bytes, where they are known
+
+    def of_contents(self, known: Mapping[str, str]) -> Answers:
+        """With the content of each image, path -> hash."""
+        return replace(self, contents=tuple(known.get(uncelled(path), "") for path in self.paths))
 
 
 def table_of(tested: Sequence[Tested], kept: Contender, material: Material) -> str:
@@ -49,8 +55,7 @@ def read_answers(run: Path) -> Answers:
     """What `table_of` wrote into a run folder. NotARun when it is not there or damaged."""
     file = run / PREDICTIONS
     try:
-        with open(file, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream, strict=True))
+        rows = list(csv.DictReader(io.StringIO(text_of(file), newline=""), strict=True))
         right = [row["right"] for row in rows]
         values = np.array([value == "1" for value in right]) if set(right) <= {"0", "1"} else np.array(right, float)
         groups = tuple(row["group"] for row in rows) if rows and "group" in rows[0] else None

@@ -22,9 +22,10 @@ from burnish.comparing import run_compare
 from burnish.data.audit.findings import csv_of as csv_of_findings
 from burnish.data.audit.quarantine import quarantined
 from burnish.data.catalog import Catalog
+from burnish.data.looks import changed, read_digests
 from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
-from burnish.disk import cache_folder, left_behind, plain_disk_errors, require_temporary_folder, write_whole
+from burnish.disk import cache_folder, expanded, left_behind, plain_disk_errors, require_temporary_folder, write_whole
 from burnish.errors import RecipeError, RunError, shown
 from burnish.job import finish, run_job
 from burnish.methods.base import Method
@@ -39,6 +40,7 @@ from burnish.result import (
     AUDIT_TABLE,
     BOARD,
     COMPARED,
+    IMAGES,
     LEADERBOARD,
     RESULT,
     TABLE,
@@ -175,7 +177,7 @@ def fit_catalog(
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
     require_temporary_folder()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
-    with out if isinstance(out, RunFolder) else RunFolder.open(Path(out)) as folder:
+    with out if isinstance(out, RunFolder) else RunFolder.open(expanded(out)) as folder:
         folder.begin(asdict(recipe), images=catalog.digest)
 
         def job(catalog: Catalog, recipe: Recipe, folder: RunFolder, clock: Clock, *, by_clock: bool = True) -> None:
@@ -186,6 +188,8 @@ def fit_catalog(
                 )  # fmt: skip
 
         first = not folder.finished
+        if not first:
+            _require_same_content(folder, catalog)
         if first:
             job(catalog, recipe, folder, share_of(clock, recipe))
         facts = read_facts(folder.path)
@@ -200,6 +204,16 @@ def fit_catalog(
         if first or others:
             track(folder.path, facts, watcher)
     return open_run(folder.path)
+
+
+def _require_same_content(folder: RunFolder, catalog: Catalog) -> None:
+    """RunError where images of a finished run have another content now: what it found is not of these."""
+    others, asked = changed(catalog, read_digests(folder.path / IMAGES), workers=cores())
+    if others:
+        raise RunError(
+            f"{shown(str(folder.path))} holds a finished run, and of {asked} of its images that were looked at again "
+            f"{len(others)} have changed since (first: {shown(others[0])}); name another folder with --out"
+        )
 
 
 def compare(
@@ -243,6 +257,7 @@ def compare(
         asked = {**asdict(recipe), "compare_models": names, "compare_methods": kinds}
         folder.begin(asked, images=catalog.digest)
         if (folder.path / COMPARED).is_file():
+            _require_same_content(folder, catalog)
             return _shown(folder, read_plain_json(folder.path / COMPARED))
         words = ["burnish", "compare", called(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
         facts = run_compare(
@@ -290,7 +305,7 @@ def opened(data: Data, quarantine: str | os.PathLike[str] | None, *, for_trainin
     catalog = open_source(data, for_training=for_training)
     if quarantine is None:
         return catalog
-    catalog = quarantined(catalog, Path(quarantine))
+    catalog = quarantined(catalog, expanded(quarantine))
     if for_training:
         require_usable(catalog)
     return catalog
@@ -319,7 +334,7 @@ def audit(
     if out is not None:
         if not os.fspath(out):
             raise RunError("the name of the audit's folder is empty; name one, or leave it out")
-        _require_audit_folder(Path(out))
+        _require_audit_folder(expanded(out))
     backbone = (
         None
         if model in (None, "none")
@@ -330,7 +345,7 @@ def audit(
         catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=watcher or Nobody()
     )
     if out is not None:
-        folder = Path(out)
+        folder = expanded(out)
         with plain_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         table = csv_of_findings(found.findings)
@@ -387,7 +402,7 @@ def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
     if cache == "off":
         return None
     try:
-        folder = cache_folder() / "pixels" if cache == "auto" else Path(cache)
+        folder = cache_folder() / "pixels" if cache == "auto" else expanded(cache)
         is_file = folder.exists() and not folder.is_dir()
     except (RunError, OSError):  # no home, or one that this user may not look into
         if cache == "auto":

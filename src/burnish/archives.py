@@ -192,10 +192,14 @@ def entries_of_tar(
     error: type[BurnishError] = BadWeights,
     aside: Aside | None = None,
     most: int = _MAX_MEMBERS,
+    skips: bool = False,
 ) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The regular files of an unpacked tar stream, in order, each to be read before the next; folders are passed over."""
+    """The regular files of an unpacked tar stream, in order, each to be read before the next; folders are passed over.
+
+    skips: over what is not read, in a stream that can; else all of it is read, of a large archive for minutes.
+    """
     seen: set[str] = set()
-    with _sound_tar(label, error), tarfile.open(fileobj=stream, mode="r|") as tar:
+    with _sound_tar(label, error), tarfile.open(fileobj=stream, mode="r:" if skips else "r|") as tar:
         for info in tar:
             tar.members = []  # type: ignore[attr-defined]  # else it remembers each of a million
             if info.isdir():

@@ -26,6 +26,7 @@ from burnish.choose.probing import Probes, check_heads, on_all_depths, special_h
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second, no_taps
 from burnish.data.catalog import Catalog
+from burnish.data.looks import write_digests
 from burnish.data.sample import thinned
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
@@ -37,7 +38,7 @@ from burnish.methods.table import method_named
 from burnish.outset import Facilities, backbone_for, framing_for, taps_for
 from burnish.probed import look, looked_at, part_in
 from burnish.recipe import Recipe
-from burnish.result import COMPARED, RunFolder
+from burnish.result import COMPARED, IMAGES, RunFolder
 from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import read_bundle
 from burnish.train.around import enough_memory, pick_device, settled_torch
@@ -130,6 +131,7 @@ class _Race:
         self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
         self.catalog, self.splits, self.looks = looked_at(catalog, recipe, ledger, watcher)
+        write_digests(folder.path / IMAGES, self.catalog, self.looks)
         self.looked: dict[str, _Looked] = {}
         self.decisions: list[Decision] = []
 
@@ -262,7 +264,11 @@ class _Race:
         path = self.folder.path / kind / (slug + end)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder.open(path)
-        folder.begin(asdict(recipe))
+        try:
+            folder.begin(asdict(recipe))
+        except BaseException:  # nobody else would let it go
+            folder.__exit__(None, None, None)
+            raise
         return folder
 
     def _settle_frozen(self, arm: Arm, seconds: float) -> None:

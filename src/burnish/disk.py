@@ -54,25 +54,41 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by a new one with this content, in one step; durable on return."""
-    with plain_disk_errors(path.parent), replacing(path) as file:
+def text_of(path: Path, *, at_most: int = 2**29) -> str:
+    """The UTF-8 text of a file of somebody else's making. OSError, or ValueError where it is no plain file or larger."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise ValueError("it is not a plain file")
+    with open(path, "rb") as file:
+        data = file.read(at_most + 1)
+    if len(data) > at_most:
+        raise ValueError(f"it is larger than {at_most:,} bytes")
+    return data.decode()
+
+
+def write_whole(path: Path, text: str, *, follows: bool = False) -> None:
+    """Replace a file by a new one with this content, in one step; durable on return.
+
+    follows: a link, as of a name that the user gives; else it is the link that is replaced: in a run folder that came from
+    elsewhere it may lead anywhere.
+    """
+    with plain_disk_errors(path.parent), replacing(path, follows=follows) as file:
         file.write(text)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
+def replacing(path: Path, *, follows: bool = True) -> Iterator[TextIO]:
     """A file to write UTF-8 text to, in the end in the place of the one at `path`, which stays until then; durable on return.
 
-    Where that is a link the file it leads to is replaced; a device, a pipe or /dev/stdout is written to as it is.
+    Where that is a link the file it leads to is replaced; a device, a pipe or /dev/stdout is written to as it is. Unless
+    `follows`: then nothing but a folder is spared.
     """
     where = path.absolute().parts[1:3]
     special = where[:1] in (("dev",), ("proc",)) and where != ("dev", "shm")
-    if special or (path.exists() and not path.is_file()):
+    if follows and (special or (path.exists() and not path.is_file())):
         with open(path, "w", **_TEXT) as file:
             yield file
         return
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if follows and path.is_symlink() else path
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", **_TEXT) as file:
@@ -90,11 +106,17 @@ def replacing(path: Path) -> Iterator[TextIO]:
 def _mode_for(path: Path) -> int:
     """The permissions of the file that is there, or those that a new one would have."""
     try:
-        return stat.S_IMODE(path.stat().st_mode)
+        found = path.lstat().st_mode
+        return stat.S_IMODE(found) if stat.S_ISREG(found) else _usual_mode()
     except OSError:
-        mask = os.umask(0o077)
-        os.umask(mask)
-        return 0o666 & ~mask
+        return _usual_mode()
+
+
+def _usual_mode() -> int:
+    """The permissions of a new file."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:

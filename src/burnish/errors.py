@@ -121,4 +121,13 @@ _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")  # which is no formula: classe
 def cell(text: str) -> str:
     """`text` made safe for a spreadsheet: an apostrophe before what it would take for a formula (P10)."""
     text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
-    return "'" + text if text.startswith(FORMULA) and not _NUMBER.fullmatch(text) else text
+    return "'" + text if _is_formula(text.lstrip("'")) else text
+
+
+def uncelled(text: str) -> str:
+    """The inverse of `cell`, for names without bare carriage returns and bytes that are no characters."""
+    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
+
+
+def _is_formula(text: str) -> bool:
+    return text.startswith(FORMULA) and not _NUMBER.fullmatch(text)

@@ -31,7 +31,7 @@ from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import in_order
 from burnish.data.catalog import Catalog, Splits
-from burnish.data.looks import Looks
+from burnish.data.looks import Looks, write_digests
 from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
 from burnish.errors import RecipeError, shown
@@ -46,6 +46,7 @@ from burnish.probed import look, looked_at
 from burnish.recipe import Recipe
 from burnish.reports.page import render
 from burnish.result import (
+    IMAGES,
     PICTURES,
     PREDICTIONS,
     RECIPE,
@@ -94,6 +95,7 @@ def run_job(
         (folder.path / SEARCH).unlink(missing_ok=True)
     part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for
     catalog, splits, looks = looked_at(catalog, recipe, ledger, watch, all_of_them=part)
+    write_digests(folder.path / IMAGES, catalog, looks)
     bench, decisions, trains = begun(catalog, splits, looks, recipe, rival, ledger, watch, facilities)
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part

@@ -67,6 +67,7 @@ def look(
         catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
         spare=_spare_in(surveyed.part), early=surveyed.early,
         on_fitting=(first.looks_at if strict else first.is_made) if bench.proves else None,
+        decoded_per_second=surveyed.decoded_per_second,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
     folder.write(AUDIT_TABLE, csv_of(material.findings))
@@ -146,6 +147,7 @@ def _settle(
             "origin": origin_of(bench.backbone, bench.device),
             "first_model_seconds": first_model_seconds,
             "part": None if surveyed.part is None else asdict(surveyed.part),
+            "decoded_per_second": surveyed.decoded_per_second,
         },
         tensors,
     )
@@ -170,8 +172,9 @@ def _taken_up(
     catalog, splits, looks = thinned(catalog, splits, looks, part, seed=bench.recipe.seed)
     probes = probes_from(settled["probed"], tensors, bench.backbone)
     material, splits = gather(
-        catalog, splits, looks, bench, probes.last.preprocess, trains=settled["trains"], spare=_spare_in(part)
-    )
+        catalog, splits, looks, bench, probes.last.preprocess, trains=settled["trains"], spare=_spare_in(part),
+        decoded_per_second=settled.get("decoded_per_second"),
+    )  # fmt: skip
     if [material.content, splits.sha256] != settled["data"]:
         raise RunError(
             f"the images or labels changed since the run in {shown(str(folder.path))} began; "

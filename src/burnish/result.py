@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import io
 import json
 import math
 import os
@@ -17,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from burnish.disk import left_behind, plain_disk_errors, write_whole
-from burnish.errors import NotARun, RunBusy, RunError, shown
+from burnish.disk import expanded, left_behind, plain_disk_errors, text_of, write_whole
+from burnish.errors import NotARun, RunBusy, RunError, shown, uncelled
 from burnish.recipe import Recipe
 
 try:
@@ -37,7 +38,7 @@ ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
 )
 SEARCH = "search.log"
 AUDIT_TABLE, AUDIT_PAGE = "audit.csv", "audit.html"
-PICTURES, PREDICTIONS = "pictures.json", "predictions.csv"
+PICTURES, PREDICTIONS, IMAGES = "pictures.json", "predictions.csv", "images.csv"
 COMPARED, OUTCOME, LEADERBOARD, TABLE = "compare.json", "outcome.json", "leaderboard.html", "leaderboard.csv"
 _OURS = (
     ASKED,
@@ -54,6 +55,7 @@ _OURS = (
     AUDIT_PAGE,
     PICTURES,
     PREDICTIONS,
+    IMAGES,
 )
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
 _DEVICE = "device"  # where a run is done is not what it is asked to do; a state of another kind of device is refused by itself
@@ -109,7 +111,7 @@ class RunFolder:
             raise RunError(
                 "the name of the run's folder is empty; name one with --out, or leave it out for one under runs/"
             )
-        return cls.open(Path(out))
+        return cls.open(expanded(out))
 
     @classmethod
     def free(cls, data: str | os.PathLike[str]) -> RunFolder:
@@ -232,8 +234,8 @@ def read_facts(path: Path) -> dict[str, Any]:
         )
         raise NotARun(f"{shown(str(path))} has no {RESULT}; {hint or 'expected a folder that burnish fit wrote'}")
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = json.loads(text_of(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise NotARun(f"{shown(str(file))} cannot be read: {shown(str(error))}") from None
     if not isinstance(facts, dict):
         raise NotARun(f"{shown(str(file))} holds no run: expected a JSON object")
@@ -243,16 +245,16 @@ def read_facts(path: Path) -> dict[str, Any]:
 def sides_in(splits: Path) -> dict[str, str]:
     """The split of each path in a run's splits.csv; empty where there is none, as beside a package that was copied alone."""
     try:
-        with open(splits, encoding="utf-8", newline="") as file:
-            return {row["path"]: row["split"] for row in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError):
+        table = csv.DictReader(io.StringIO(text_of(splits), newline=""))
+        return {uncelled(row["path"]): row["split"] for row in table}
+    except (OSError, ValueError, csv.Error, KeyError):
         return {}
 
 
 def read_pictures(path: Path) -> dict[str, Any]:
     """The pictures that a run's report shows; empty where it has none."""
     try:
-        found = json.loads((path / PICTURES).read_text(encoding="utf-8"))
+        found = json.loads(text_of(path / PICTURES))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -65,7 +65,8 @@ def other_seeds(
     for number in range(1, recipe.seeds):
         seed, left = recipe.seed + number, clock.left() / (recipe.seeds - number)
         budget = None if clock.budget_seconds is None else max(1.0, left)
-        model = facts["recipe"]["model"]  # which may have been left to the first, as the method and the framing
+        # What was left to the first. An address is taken from the recipe: the facts are without what is secret in it.
+        model = facts["recipe"]["model"] if recipe.model == "auto" else recipe.model
         method = method_of(facts) if recipe.method == "auto" else recipe.method
         crop_mode = facts["recipe"]["crop_mode"] if recipe.crop_mode == "auto" else recipe.crop_mode
         own = replace(

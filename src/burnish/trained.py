@@ -18,7 +18,8 @@ from burnish.choose.proof import Contender
 from burnish.choose.rates import Rates
 from burnish.choose.start import start_head
 from burnish.choose.trials import FACTORS, Trials, race, search, too_short
-from burnish.choose.tuning import Tuned, Tuning
+from burnish.choose.tuning import Candidate, Tuned, Tuning
+from burnish.errors import RunError
 from burnish.journal import Journal
 from burnish.methods.base import Head, Method, Tunable, blank_tunable
 from burnish.recipe import recipe_from
@@ -186,15 +187,19 @@ def is_whole(ledger: Ledger, *, asked: int) -> bool:
 
 def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
-    material, budget, method = tuning.material, tuning.bench.clock.budget_seconds, tuning.bench.recipe.method
+    budget = tuning.bench.clock.budget_seconds
     saved = float(probed.val_right.mean())
-    known = ledger.get("tuning")
     tuning.divide()
+    known = ledger.get("tuning")
+    resumed = known is not None
     if known is not None:
         tuning.restore(known[0], known[1])
         saved = known[0]["saved"]
+        facts, tensors = tuning.state()  # in place of what was read, which would stay in memory beside it
+        ledger.put("tuning", {**facts, "saved": saved, "rows": known[0]["rows"]}, tensors)
+        del known, tensors
     # A run that was taken up follows the plan it saved, to the same bits; a new one is kept on the clock.
-    pace = tuning.pace() if budget is not None and known is None else None
+    pace = tuning.pace() if budget is not None and not resumed else None
     off = max(_OFF_SECONDS, _OFF_SHARE * (budget or 0.0))
 
     def save_state() -> None:
@@ -203,7 +208,7 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
         ledger.write()
 
     journal.begin(tuning)
-    stepped = time.monotonic()
+    stepped, refused = time.monotonic(), list[RunError]()
     for event in tuning.events():
         if isinstance(event, Step):
             stepped = time.monotonic()
@@ -212,10 +217,8 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
         else:
             journal.epoch(*event, tuning)
             candidate = event[1]
-            if candidate.accuracy > saved:
+            if candidate.accuracy > saved and _is_saved(candidate, tuning, folder, told=refused):
                 saved = candidate.accuracy
-                model = Tuned(tuning.tunable.backbone, tuning.classifier(candidate), candidate, (candidate,))
-                save(folder, tuned_contender(model, material, method=method), material)
             if pace is not None:  # the validation images were looked at before the epoch was told
                 pace.saw_between(event[0].size, time.monotonic() - stepped)
         bearable = off if ledger.affords_a_save() else _FAR_OFF * off
@@ -224,6 +227,20 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 tuning.training.total = pace.total(tuning.training)
             save_state()
     save_state()
+
+
+def _is_saved(candidate: Candidate, tuning: Tuning, folder: RunFolder, *, told: list[RunError]) -> bool:
+    """Make the tuning with these weights the run's package, or, where the disk refuses, say so once: a better one will come."""
+    bench = tuning.bench
+    model = Tuned(tuning.tunable.backbone, tuning.classifier(candidate), candidate, (candidate,))
+    try:
+        save(folder, tuned_contender(model, tuning.material, method=bench.recipe.method), tuning.material)
+    except RunError as error:
+        if not told:
+            bench.watcher.say(f"the better model could not be saved, training goes on: {error}")
+        told.append(error)
+        return False
+    return True
 
 
 def save(folder: RunFolder, contender: Contender, material: Material) -> None:

@@ -17,10 +17,12 @@ import numpy as np
 
 from burnish.answers import read_answers
 from burnish.data.catalog import Catalog
+from burnish.data.contents import Drawn
+from burnish.data.looks import look_at, read_digests
 from burnish.data.sources import open_source
 from burnish.data.sources.assemble import class_names
 from burnish.data.sources.scan import SUFFIXES, scan
-from burnish.disk import plain_disk_errors, replacing, write_whole
+from burnish.disk import expanded, plain_disk_errors, replacing, write_whole
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
 from burnish.explaining import Explained, explained, strangers
 from burnish.labels import SEPARATOR, classes_of
@@ -33,13 +35,14 @@ from burnish.reports.page import render
 from burnish.reports.runs import Compared, side_by_side
 from burnish.reports.runs import page_of as page_of_runs
 from burnish.result import (
+    IMAGES,
     REPORT,
     SPLITS,
     read_facts,
     read_pictures,
     sides_in,
 )
-from burnish.runtime import Nobody, Watcher
+from burnish.runtime import Nobody, Watcher, cores
 from burnish.ship.bundle import Bundle, read_bundle
 from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, listed, write_csv
@@ -128,7 +131,7 @@ def called(data: Any) -> str:
 
 def open_run(path: str | os.PathLike[str]) -> Result:
     """A finished run; NotARun when the folder is not one or was changed."""
-    folder = Path(path)
+    folder = expanded(path)
     facts = read_facts(folder)
     return Result(folder, facts, Predictor.open(folder))
 
@@ -150,7 +153,7 @@ def predict(
     found: list[ImageLike] = []
     for image in listed(images):
         found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
-    return (predictor or Predictor.open(Path(run))).predict(found, top=top, reject=reject, sets=sets)
+    return (predictor or Predictor.open(expanded(run))).predict(found, top=top, reject=reject, sets=sets)
 
 
 def evaluate(
@@ -166,7 +169,7 @@ def evaluate(
     such, on data with one class an image too; DataError when it is the other way round. Predictions name every class, or of
     many the five likeliest.
     """
-    predictor, watcher = predictor or Predictor.open(Path(run)), watcher or Nobody()
+    predictor, watcher = predictor or Predictor.open(expanded(run)), watcher or Nobody()
     catalog = open_source(data, for_training=False)
     classes = predictor.bundle.classes
     parted = {name: _parts_known(name, predictor.bundle) for name in catalog.classes}
@@ -207,8 +210,7 @@ def evaluate(
     ]
     answers = [predictions[place] for place in good]
     groups = catalog.grouped([rows[place] for place in good])
-    sides = sides_in(Path(run) / SPLITS)
-    learnt = sum(sides.get(catalog.paths[rows[place]]) in ("train", "val") for place in good)
+    learnt = _learnt(expanded(run), catalog, np.array([rows[place] for place in good], np.int64))
     if predictor.bundle.thresholds is not None:
         truth = np.array([[name in one for name in classes] for one in held])
         scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds), groups)
@@ -216,6 +218,18 @@ def evaluate(
         labels = np.array([classes.index(one[0]) for one in held])
         scores = score(probabilities, labels, classes, groups)
     return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups))
+
+
+def _learnt(run: Path, catalog: Catalog, rows: np.ndarray) -> int:
+    """How many of these entries the run's model was made from: by what is in them, or, where that is not known, by path."""
+    learnt = {path for path, side in sides_in(run / SPLITS).items() if side in ("train", "val")}
+    if not learnt:
+        return 0
+    known = read_digests(run / IMAGES)
+    if not known or (isinstance(catalog.contents, Drawn) and not catalog.contents.fixed):
+        return sum(catalog.paths[row] in learnt for row in rows)
+    contents = {known[path] for path in learnt if path in known}
+    return sum(digest in contents for digest in look_at(catalog, rows, workers=cores()).digests)
 
 
 def _parts_known(name: str, bundle: Bundle) -> tuple[str, ...]:
@@ -236,7 +250,7 @@ def predict_stream(
     predictor: Predictor | None = None,
 ) -> Iterator[Prediction]:
     """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
-    return (predictor or Predictor.open(Path(run))).stream(expand(images), top=top, reject=reject, sets=sets)
+    return (predictor or Predictor.open(expanded(run))).stream(expand(images), top=top, reject=reject, sets=sets)
 
 
 def write_predictions(
@@ -272,7 +286,7 @@ def export(
     """
     if to != "keras":
         raise RecipeError(f"export to {shown(to)!r} is not known; expected keras")
-    return export_keras(read_bundle(Path(run)), Path(out), input=input)
+    return export_keras(read_bundle(expanded(run)), expanded(out), input=input)
 
 
 def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathLike[str] | None = None) -> Path:
@@ -280,10 +294,10 @@ def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathL
 
     lang: "en" or "zh", of the page's own words. RecipeError for another.
     """
-    folder = Path(run)
+    folder = expanded(run)
     page = render(read_facts(folder), read_pictures(folder), lang=lang)
-    path = folder / REPORT if out is None else Path(out)
-    write_whole(path, page)
+    path = folder / REPORT if out is None else expanded(out)
+    write_whole(path, page, follows=out is not None)
     return path
 
 
@@ -294,12 +308,19 @@ def report_runs(
 
     Each run's kept model is paired with the first's, image by image. NotEnoughData when no test image is in common.
     """
-    if len({Path(run).resolve() for run in runs}) < 2:
+    if len({expanded(run).resolve() for run in runs}) < 2:
         raise RecipeError("to compare runs, name at least two different ones: burnish report RUN RUN...")
-    named = [(os.fspath(run), read_facts(Path(run)), read_answers(Path(run))) for run in runs]
+    folders = [expanded(run) for run in runs]
+    contents = [read_digests(folder / IMAGES) for folder in folders]
+    if all(contents):  # else they are known by their paths alone
+        answers = [read_answers(folder).of_contents(known) for folder, known in zip(folders, contents, strict=True)]
+    else:
+        answers = [read_answers(folder) for folder in folders]
+    facts = [read_facts(folder) for folder in folders]
+    named = list(zip([os.fspath(run) for run in runs], facts, answers, strict=True))
     rows, n = side_by_side(named)
-    write_whole(Path(out), page_of_runs(rows, n))
-    return Path(out), rows, n
+    write_whole(expanded(out), page_of_runs(rows, n), follows=True)
+    return expanded(out), rows, n
 
 
 def explain(
@@ -317,7 +338,7 @@ def explain(
     transformer. With the rows comes whether the maps change when the weights are
     shuffled, as maps that mean something must. NoSuchName for a class that the model does not have.
     """
-    return explained(predictor or Predictor.open(Path(run)), expand(images), Path(out), target=target, how=how)
+    return explained(predictor or Predictor.open(expanded(run)), expand(images), expanded(out), target=target, how=how)
 
 
 def ood(run: str | os.PathLike[str], data: Data, other: Data, *, predictor: Predictor | None = None) -> dict[str, Any]:
@@ -325,14 +346,14 @@ def ood(run: str | os.PathLike[str], data: Data, other: Data, *, predictor: Pred
 
     Of data with splits the test images are taken; labels play no part. AUROC and the share of each beyond the package's limit.
     """
-    predictor = predictor or Predictor.open(Path(run))
+    predictor = predictor or Predictor.open(expanded(run))
     inside, outside = (_images_of(one) for one in (data, other))
     return strangers(predictor, inside, outside)
 
 
 def _images_of(data: Data) -> list[ImageLike]:
     """The test images of data that has splits, all of other data; a folder or file of images needs no labels."""
-    if isinstance(data, (str, os.PathLike)) and (found := _bare_images(Path(data))):
+    if isinstance(data, (str, os.PathLike)) and (found := _bare_images(expanded(data))):
         return found
     catalog = open_source(data, for_training=False)
     rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))

@@ -83,7 +83,10 @@ def check_origin(before: dict[str, str], now: dict[str, str], run: Path, watcher
 @contextmanager
 def states_of_other_versions(run: Path) -> Iterator[None]:
     """RunError where a run that is taken up has a state that this version cannot make sense of."""
-    resumed = has_checkpoints(run)
+    try:
+        resumed = has_checkpoints(run)
+    except OSError:  # which reading it says better
+        resumed = True
     try:
         yield
     except (KeyError, TypeError) as error:

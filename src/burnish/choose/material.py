@@ -135,7 +135,7 @@ def first_splits(
     looked at.
     """
     watcher.stage("look", total=len(catalog))
-    count = known or _looked_at_in_time(catalog, recipe.budget_seconds)
+    count = known or _looked_at_in_time(catalog, _share(recipe))
     catalog = some_of(catalog, count, seed=recipe.seed)
     if catalog.skipped:
         watcher.stage("look", total=len(catalog))
@@ -149,6 +149,11 @@ def first_splits(
     splits = make_splits(catalog, seed=recipe.seed, content=looks.digests, together=copies, **fractions)
     require_test(catalog, splits)  # later it can only lose images
     return catalog, splits, looks
+
+
+def _share(recipe: Recipe) -> float | None:
+    """The part of the budget that one of several trainings has, seconds; None where there is no budget."""
+    return None if recipe.budget_seconds is None else recipe.budget_seconds / recipe.seeds
 
 
 def _looked_at_in_time(catalog: Catalog, budget_seconds: float | None) -> int:
@@ -171,21 +176,23 @@ def gather(
     spare: int = 0,
     early: int | None = None,
     on_fitting: Callable[[Material], None] | None = None,
+    decoded_per_second: float | None = None,
 ) -> tuple[Material, Splits]:
     """Decode every image of the splits once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
     data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. spare: how
     many of the test images plans do not count on. on_fitting: called with images to fit alone, before the others are decoded
-    and compared with them. early: with about so many of them; None: with all.
+    and compared with them. early: with about so many of them; None: with all. decoded_per_second: images, as the survey timed it,
+    for where most pixels are kept ones and none are decoded.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native = bench.backbone.preprocess
     side = stored_side(catalog, _largest_crop(native, bench.recipe) / native.crop) if trains else None
-    reader = _Reader(catalog, looks, bench, preprocess)
+    reader = _Reader(catalog, looks, bench, preprocess, decoded_per_second)
     fitting = _fitting_images(reader, splits, side, early, on_fitting)
     test = reader.read(splits.test, None)
-    same, note = same_pictures(joined(fitting, test), budget_seconds=bench.recipe.budget_seconds)
+    same, note = same_pictures(joined(fitting, test), budget_seconds=_share(bench.recipe))
     if note:
         bench.watcher.say(note)
     splits, moved = untorn(catalog, splits, same.together(catalog))
@@ -225,14 +232,19 @@ def gather(
 class _Reader:
     """Decodes images of a run and times it."""
 
-    def __init__(self, catalog: Catalog, looks: Looks, bench: Bench, preprocess: Preprocess) -> None:
-        self.catalog, self.looks, self.bench, self.preprocess = catalog, looks, bench, preprocess
-        self._seconds, self._images = 0.0, 0
+    def __init__(
+        self, catalog: Catalog, looks: Looks, bench: Bench, preprocess: Preprocess, usual: float | None
+    ) -> None:
+        """usual: images per second, where too few are decoded here to tell."""
+        self.catalog, self.looks, self.bench, self.preprocess, self._usual = catalog, looks, bench, preprocess, usual
+        self._seconds, self._images, self._decoded = 0.0, 0, 0
 
     @property
     def rate(self) -> float:
-        """Images per second so far."""
-        return self._images / max(1e-3, self._seconds)
+        """Images per second that decoding does; of pixels that were kept nothing is to be learnt."""
+        if self._usual is not None and 2 * self._decoded < self._images:
+            return self._usual
+        return self._decoded / max(1e-3, self._seconds)
 
     def read(self, wanted: np.ndarray, side: int | None) -> Pixels:
         """Pixels of these catalogue entries; side: of the whole images kept for training crops, None for none."""
@@ -244,6 +256,7 @@ class _Reader:
             nonlocal told
             bench.watcher.advance(done - told)
             told = done
+            self._decoded += 1  # it is not called for kept ones
 
         found = read_pixels(
             self.catalog, wanted, preprocess=self.preprocess, stored_side=side, workers=cores(), store=bench.store,

@@ -345,8 +345,14 @@ def refuse_unreal(features: np.ndarray, ids: np.ndarray, material: Material, ben
 
 
 def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess, bench: Bench) -> Rows:
-    """Plain views of some catalogue entries at another size, from the files: what `predict` would see (P1)."""
-    found = read_pixels(material.catalog, ids, preprocess=preprocess, workers=cores(), store=bench.store)
+    """Plain views of some catalogue entries at another size, from the files: what `predict` would see (P1).
+
+    Of the bytes that the run began with: UnreadableImage for a file that changed since.
+    """
+    held = material.test if np.isin(ids, material.test.ids).all() else material.fitting
+    found = read_pixels(
+        material.catalog, ids, preprocess=preprocess, workers=cores(), store=bench.store, looks=held.at(ids).looks
+    )
     if found.named:
         raise gone(found.named[0].path, found.named[0].reason)
     return found.plain

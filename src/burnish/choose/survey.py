@@ -68,6 +68,7 @@ class Surveyed:
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
     part: Part | None  # how many images there is time for; None: all
     early: int | None  # so many of the images to fit can be seen by the time a first model is due; None: all
+    decoded_per_second: float  # images, as they are decoded in bulk
 
 
 def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
@@ -140,7 +141,9 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         if part is not None and bench.proves and budget is not None and not is_late(part, len(catalog.classes)):
             part = with_more(part, test, decoding, budget_seconds=budget)
     early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
-    return Surveyed(backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early)
+    return Surveyed(
+        backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early, 1.0 / decoding
+    )
 
 
 def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:

@@ -54,12 +54,12 @@ class Spool:
         try:
             if self._file is None and self.size + len(data) > IN_MEMORY_BYTES:
                 self._file = tempfile.TemporaryFile(prefix="burnish-", buffering=0)  # noqa: SIM115  # closed with the object
-                self._file.write(self._held)
+                _write(self._file, self._held)
                 self._held = bytearray()
             if self._file is None:
                 self._held += data
             else:
-                self._file.write(data)
+                _write(self._file, data)
         except OSError as error:
             raise DataError(
                 f"unpacking to the temporary folder {shown(tempfile.gettempdir())} failed after {self.size:,} bytes "
@@ -73,6 +73,13 @@ class Spool:
         if self._file is None:
             return bytes(self._held[offset : offset + length])
         return os.pread(self._file.fileno(), length, offset)
+
+
+def _write(file: io.RawIOBase | Any, data: bytes | bytearray) -> None:
+    """All of it: a disk may take a part first, and refuse the next."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 class OpenFile:
@@ -126,9 +133,17 @@ class Drawn:
     """Images that a function gives: arrays, or the items of a data set in Python."""
 
     def __init__(
-        self, places: dict[str, int], drawn: Callable[[int], Image.Image | np.ndarray | str | os.PathLike[str]]
+        self,
+        places: dict[str, int],
+        drawn: Callable[[int], Image.Image | np.ndarray | str | os.PathLike[str]],
+        *,
+        fixed: bool = False,
     ):
-        """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], or a path."""
+        """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], or a path.
+
+        fixed: always the same, as of arrays.
+        """
+        self.fixed = fixed
         self._places, self._drawn, self._turn = places, drawn, threading.Lock()
 
     def image(self, path: str) -> Path | bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +13,13 @@ import numpy as np
 from PIL import Image
 
 from burnish.data.catalog import Catalog
-from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of
+from burnish.data.contents import Drawn
+from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of, is_hash
 from burnish.data.pixels import FORMATS, one_by_one, orientation_of, quiet
 from burnish.data.slow import why_slow
-from burnish.errors import UnreadableImage
+from burnish.disk import text_of, write_whole
+from burnish.errors import UnreadableImage, cell, uncelled
+from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
@@ -23,6 +28,8 @@ _MAY_MOVE = ("GIF", "PNG", "WEBP")
 # Files read by one thread and timed; where those were slow so many times that are then read by several, the next time twice that.
 _BLOCK, _BLOCKS = 64, 8
 _ENOUGH = 1.0  # seconds of timing with one thread
+_DIGESTS = ("path", "blake2b")
+_ASKED_AGAIN = 256  # images of a finished run, whether they are still the same
 _SOON = 5e-4  # seconds a file; below it threads cost more, by handing Python's lock to and fro, than they bring
 HEADER = np.dtype(
     [
@@ -78,6 +85,41 @@ def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
                 )
                 together *= 2
     return Looks(tuple(digests), headers)
+
+
+def write_digests(path: Path, catalog: Catalog, looks: Looks) -> None:
+    """Write `path,blake2b` of a catalogue's images as CSV: by what is in them images are known again, under any name.
+
+    Nothing is written for a data set in Python, which may draw its images anew each time.
+    """
+    if isinstance(catalog.contents, Drawn) and not catalog.contents.fixed:
+        return
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_DIGESTS)
+    known = zip(catalog.paths, looks.digests, strict=True)
+    table.writerows((cell(name), digest) for name, digest in known if is_hash(digest))
+    write_whole(path, text.getvalue())
+
+
+def read_digests(path: Path) -> dict[str, str]:
+    """Path -> hash, as `write_digests` wrote them; empty where there are none."""
+    try:
+        table = csv.DictReader(io.StringIO(text_of(path), newline=""), strict=True)
+        return {uncelled(row[_DIGESTS[0]]): row[_DIGESTS[1]] for row in table}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return {}
+
+
+def changed(catalog: Catalog, known: Mapping[str, str], *, workers: int) -> tuple[list[str], int]:
+    """(the images that have another content than is known, how many were looked at): of at most 256, evenly spread."""
+    if isinstance(catalog.contents, Drawn) and not catalog.contents.fixed:
+        return [], 0
+    here = np.array([row for row, path in enumerate(catalog.paths) if path in known], np.int64)
+    asked = here[evenly(len(here), _ASKED_AGAIN)]
+    found = look_at(catalog, asked, workers=workers).digests
+    paths = [catalog.paths[row] for row in asked]
+    return [path for path, digest in zip(paths, found, strict=True) if digest != known[path]], len(asked)
 
 
 def share_seen(headers: np.ndarray, preprocess: Preprocess) -> float:

@@ -188,6 +188,8 @@ def read_all(
             image = decode_aloud(source, catalog.paths[index], at_least)
         except UnreadableImage as error:
             return Named(catalog.paths[index], error.reason)
+        if digests is not None and not is_hash(digests[row]) and not isinstance(catalog.contents, Drawn):
+            return Named(catalog.paths[index], "it could not be read when it was first looked at; run again")
         for name, rendering in renderings.items():
             out[name][row] = rendering(image)
         sizes[row], good[row] = image.size, True

@@ -22,7 +22,7 @@ import numpy as np
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
 from burnish.data.ties import clusters_of
 from burnish.disk import write_whole
-from burnish.errors import DataError, RecipeError, shown
+from burnish.errors import DataError, RecipeError, cell, shown, uncelled
 from burnish.labels import classes_of, counts, numbered
 from burnish.runtime import address
 
@@ -124,7 +124,7 @@ def read_splits(path: Path, catalog: Catalog, *, sha256: str | None = None) -> S
         )
     if not table or tuple(table[0]) != HEADER or any(len(row) != len(HEADER) for row in table):
         raise DataError(f"{shown(str(path))} is damaged, expected the columns {','.join(HEADER)}. Start a new run.")
-    sides = _matched(path, catalog, {row[0]: (row[1], row[2]) for row in table[1:]})
+    sides = _matched(path, catalog, {uncelled(row[0]): (uncelled(row[1]), row[2]) for row in table[1:]})
     return _splits(catalog, sides, f"read from {path.name}")
 
 
@@ -249,7 +249,7 @@ def _canonical(catalog: Catalog, sides: list[str]) -> bytes:
     table = csv.writer(text)
     table.writerow(HEADER)
     for row in sorted(range(len(catalog)), key=catalog.paths.__getitem__):
-        table.writerow((catalog.paths[row], catalog.label(row), sides[row]))
+        table.writerow((cell(catalog.paths[row]), cell(catalog.label(row)), sides[row]))
     return text.getvalue().encode()
 
 

@@ -21,6 +21,7 @@ FAMILIAR = 0.95  # of held-out images count as familiar
 _DOUBT = 0.5  # how much doubt counts beside distance
 _LEAST_SPREAD = 0.01  # nats: where no held-out answer is in doubt, not every shade of it counts
 _BESIDE = 1.2  # so many times the squared distance from the directions that any held-out image has is strange by itself
+_NUMBERS_AT_ONCE = 2**22  # of differences from the classes' centres: of 10,000 classes they would be gigabytes
 _NAMES, _NUMBERS = ("mean", "axes", "centres", "within", "overall"), ("limit", "doubt", "usual", "beside")
 _EARLIER = {"doubt": 0.0, "usual": math.inf, "beside": math.inf}  # what earlier versions did not keep
 
@@ -103,10 +104,16 @@ class Familiarity:
         """Squared distances of features [n d] from the nearest class, from all images and from the directions, float64 [n]."""
         moved = np.asarray(features[:, : len(self.mean)], np.float64) - self.mean
         z = moved @ self.axes
-        apart = z[:, None, :] - self.centres[None]
-        each = np.einsum("ncr,rs,ncs->nc", apart, self.within.astype(np.float64), apart, optimize=True).min(1)
+        at_once = max(1, _NUMBERS_AT_ONCE // self.centres.size)
+        parts = [self._from_nearest(z[start : start + at_once]) for start in range(0, len(z), at_once)]
+        each = np.concatenate(parts) if parts else np.zeros(0)
         every = np.einsum("nr,rs,ns->n", z, self.overall.astype(np.float64), z, optimize=True)
         return each, every, np.maximum(0.0, (1.0 - _ROUNDING) * (moved**2).sum(1) - (z**2).sum(1))
+
+    def _from_nearest(self, z: np.ndarray) -> np.ndarray:
+        """Squared distances of points [n r] from the nearest class, float64 [n]."""
+        apart = z[:, None, :] - self.centres[None]
+        return np.einsum("ncr,rs,ncs->nc", apart, self.within.astype(np.float64), apart, optimize=True).min(1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a package keeps."""

@@ -35,14 +35,17 @@ class Compared:
 def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any], Answers]]) -> tuple[list[Compared], int]:
     """(a row for each run, test images in common) of (name, facts, answers).
 
-    Images are the same where path and label are. NotEnoughData when the runs have no test image in common.
+    Images are the same where path and label are, and what is in them, where all runs know that. NotEnoughData
+    when the runs have no test image in common.
     """
-    keys = [list(zip(answers.paths, answers.labels, strict=True)) for _, _, answers in runs]
+    keys = [
+        list(zip(answers.paths, answers.labels, answers.contents or answers.paths, strict=True)) for *_, answers in runs
+    ]
     common = sorted(set.intersection(*(set(one) for one in keys)))
     if not common:
         raise NotEnoughData(
-            f"{shown(runs[0][0])} and the others have no test image in common (same path and label), so nothing can be compared; "
-            "give runs on the same data and splits"
+            f"{shown(runs[0][0])} and the others have no test image in common (same path, label and content), so "
+            "nothing can be compared; give runs on the same data and splits"
         )
     right = []
     for own, (_, _, answers) in zip(keys, runs, strict=True):

@@ -62,7 +62,7 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path
             draft = Path(folder) / path.name
             model.save(draft)
             os.replace(draft, path)
-    write_whole(path.with_suffix(".json"), json.dumps(_facts(bundle, input), indent=1) + "\n")
+    write_whole(path.with_suffix(".json"), json.dumps(_facts(bundle, input), indent=1) + "\n", follows=True)
     return path
 
 

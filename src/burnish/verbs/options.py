@@ -99,6 +99,8 @@ def print_json(value: Any) -> None:
     from burnish.result import plain
 
     text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
+    if sys.stdout is None:  # closed by who started it
+        return
     # What a terminal would act on or turn around is escaped as JSON has it; letters stay readable (P10).
     sys.stdout.write("".join(char if _told_as_it_is(char) else json.dumps(char)[1:-1] for char in text) + "\n")
 

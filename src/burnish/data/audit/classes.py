@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
 from burnish.data.audit.findings import Finding
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
+from burnish.errors import shown
 from burnish.labels import counts as images_of_each
 
 _THIN = 10  # images
@@ -43,8 +46,25 @@ def class_findings(catalog: Catalog, splits: Splits | None) -> Iterator[Finding]
         elif 0 < counts[label] * _FAR_FEWER < middle:
             words = f"the class '{name}' has {counts[label]} images, the middle one {middle:.0f}"
             yield Finding("stray_folder", (), words, name)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in catalog.classes:
+        alike[_plainly(name)].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            called = " and ".join(
+                ascii(name) if len({shown(one) for one in names}) < len(names) else f"'{name}'" for name in names
+            )
+            yield Finding(
+                "twin_class", (), f"{called} differ in case, blanks or characters that cannot be seen", names[0]
+            )
     if splits is not None:
         yield from _gaps(catalog, splits)
+
+
+def _plainly(name: str) -> str:
+    """A class's name without what the eye passes over: case, blanks, characters without a form (Unicode's Cf)."""
+    seen = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
+    return " ".join(re.sub(r"[\s_-]+", " ", seen).split()).casefold()
 
 
 def _gaps(catalog: Catalog, splits: Splits) -> Iterator[Finding]:

@@ -51,6 +51,8 @@ KINDS = {
              "Add images of the small ones. burnish draws them more often, or weighs them more (--balance)."),
         Kind("stray_folder", "warning", "Folders that may be no class",
              "Move them out of the data folder if they are none."),
+        Kind("twin_class", "warning", "Classes that may be one",
+             "Give both one name: apart, a model learns to tell a class from itself."),
         Kind("tiny", "warning", "Tiny images", "Look for larger originals: little can be seen on them."),
         Kind("huge", "note", "Very large images", "Shrink them to save time; they are read as they are."),
         Kind("extreme_aspect", "warning", "Very long or tall images",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import without
-from burnish.errors import FORMULA, DataError, nearest, shown
+from burnish.data.sources.table import separator_of
+from burnish.errors import DataError, nearest, shown, uncelled
 
 _YES, _NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0", "")
 
@@ -20,7 +21,9 @@ def read_quarantine(file: Path) -> dict[str, str]:
     """
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, strict=True)
+            separator = separator_of(stream.readline(), lambda names: "path" in names)
+            stream.seek(0)
+            rows = csv.DictReader(stream, strict=True, delimiter=separator)
             names = {name.strip().lower(): name for name in rows.fieldnames or ()}
             if "path" not in names:
                 came = ", ".join(map(shown, names)) or "none"
@@ -35,8 +38,7 @@ def read_quarantine(file: Path) -> dict[str, str]:
                         f"{shown(file.name)}, line {rows.line_num}: exclude is '{shown(word)}'. Expected yes or no."
                     )
                 if path.strip() and word in _YES:
-                    path = path[1:] if path.startswith("'") and path[1:].startswith(FORMULA) else path
-                    found[path] = said.get("evidence") or said.get("reason") or said.get("kind") or "listed"
+                    found[uncelled(path)] = said.get("evidence") or said.get("reason") or said.get("kind") or "listed"
             return found
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{shown(str(file))} cannot be read as a list of images: {shown(str(error))}.") from None

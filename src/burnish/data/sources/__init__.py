@@ -80,7 +80,7 @@ def _open_path(path: Path, *, for_training: bool) -> Catalog:
         return columnar.open_columnar(path, [path])
     if archive.is_packed_or_tar(path):  # by how it begins: at its end any zip may lie, as a member
         places, aside = archive.places_in_tar(path)
-        if shards.is_shard(places):
+        if shards.is_shard(places, shown(path.name)):
             return shards.open_shards([path], {path: (places, aside)})
         return archive.open_tar(path, places, aside, for_training=for_training)
     if archive.is_zip(path):

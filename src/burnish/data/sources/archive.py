@@ -81,7 +81,8 @@ def places_in_tar(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
         raw.seek(0)
         stream = unpacked(raw, size, label, error=DataError)
         holder = OpenFile(file) if stream is raw else Spool()
-        for tar, info in entries_of_tar(stream, label, error=DataError, aside=aside, most=MOST_MEMBERS):
+        plain = stream is raw
+        for tar, info in entries_of_tar(stream, label, error=DataError, aside=aside, most=MOST_MEMBERS, skips=plain):
             name = "/".join(part for part in info.name.split("/") if part != ".")  # `tar cf a.tar ./cat dog` mixes both
             if isinstance(holder, OpenFile):
                 places[name] = Place(holder, info.offset_data, info.size)

@@ -56,6 +56,7 @@ def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catal
     _refuse_twins(folders.values())
     if not splits:
         _refuse_parts(root, found)
+        _refuse_splits_within(root, found)
     named += _without_images(found, splits)
     return assemble(root, images, named, source="split folders" if splits else "folder")
 
@@ -124,6 +125,21 @@ def _refuse_near_splits(root: Path, found: Scan, with_images: set[str]) -> None:
         raise DataError(
             f"{shown(str(root))} holds {_listed(near)}, which look like splits and would be taken for classes. Rename "
             f"them to {_listed(dict.fromkeys(near.values()))}, each with one folder per class."
+        )
+
+
+def _refuse_splits_within(root: Path, found: Scan) -> None:
+    """DataError where the class folders hold train/ and test/: taken for parts of one class, test images would be trained on."""
+    inside: dict[str, set[str]] = defaultdict(set)
+    for path in found.images:
+        top, *folders = path.split("/")[:-1] or [""]
+        inside[top].update(SPLIT_FOLDERS[one.lower()] for one in folders[:1] if one.lower() in SPLIT_FOLDERS)
+    parted = sorted(top for top, words in inside.items() if len(words) > 1)
+    if parted and 2 * len(parted) >= len(inside):
+        raise DataError(
+            f"{shown(str(root))} has splits within its folders ('{shown(parted[0])}' holds {_listed(inside[parted[0]])}), which "
+            "would be mixed. Put the splits outside, each with one folder per class: train/cat/1.jpg, test/cat/2.jpg; or list "
+            "the images in a CSV with the columns path,label,split."
         )
 
 

@@ -100,7 +100,7 @@ def _drawn(labels: list[Label], splits: Sequence[str] | None, drawn: Callable[[i
         Labelled(path, label, splits[at] if splits else None)
         for at, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
-    contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn)
+    contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn, fixed=source == "array")
     return assemble(Path(f"<{source}>"), with_several(images), [], source=source, contents=contents)
 
 

@@ -54,15 +54,32 @@ def open_shards(
     return assemble(root, with_several(images), named, source="shards", contents=Packed(places, MAX_BYTES))
 
 
-def is_shard(names: Iterable[str]) -> bool:
-    """Whether a tar with members of these names is a shard: an image and its label under one key."""
+def is_shard(names: Iterable[str], label: str) -> bool:
+    """Whether a tar with members of these names is a shard: images and their labels under one key.
+
+    Where images lie in several folders the few that have such a file do not make it one. Where most have, and no .cls, the file
+    may be a note or a caption and the folder the class: DataError, naming the archive by `label`, for nothing tells.
+    """
     keys: dict[str, set[str]] = defaultdict(set)
     for name in names:
         key, extension = _parted(name)
         keys[key].add(extension)
-        if keys[key] & set(_LABELS) and any("." + one in SUFFIXES for one in keys[key]):
-            return True
-    return False
+    pictures = {key: parts for key, parts in keys.items() if any("." + one in SUFFIXES for one in parts)}
+    labelled = [key for key, parts in pictures.items() if parts & set(_LABELS)]
+    if not labelled:
+        return False
+    folders = {key.rpartition("/")[0].rpartition("/")[2] for key in pictures}
+    if len(folders) < 2 or all(re.fullmatch(r"\d*", name) for name in folders):  # shards' own folders are numbered
+        return True
+    if 2 * len(labelled) < len(pictures):
+        return False
+    if not any("cls" in pictures[key] for key in labelled):
+        first, other = sorted(folders)[:2]
+        raise DataError(
+            f"{label} holds images in folders ({shown(first)}, {shown(other)}, …), and beside most of them a .txt or .json: "
+            "either may say the class. Leave those files out for the folders to be the classes, or call them .cls."
+        )
+    return True
 
 
 def shards_in(pattern: str) -> list[Path]:

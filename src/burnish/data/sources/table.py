@@ -123,7 +123,7 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Values]]:
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             first = stream.readline(_MOST_CELL_BYTES)
-            delimiter = _delimiter(file, first)
+            delimiter = "\t" if file.suffix.lower() == ".tsv" else separator_of(first, _names_path_and_label)
             stream.seek(0)
             reader = csv.reader(stream, strict=True, delimiter=delimiter)
             header = next(reader, [])
@@ -202,15 +202,16 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "null")
 
 
-def _delimiter(file: Path, header: str) -> str:
-    """What separates the cells: as the suffix says for TSV, else the first that makes path and label of the header."""
-    if file.suffix.lower() == ".tsv":
-        return "\t"
-    for delimiter in _DELIMITERS.values():
-        names = {name.strip().strip('"').lower() for name in header.split(delimiter)}
-        if "path" in names and names & {"label", "labels"}:
-            return delimiter
+def separator_of(header: str, fits: Callable[[set[str]], bool]) -> str:
+    """What separates the cells of a table: the first that makes column names of its first line that fit; else a comma."""
+    for separator in _DELIMITERS.values():
+        if fits({name.strip().strip('"').lower() for name in header.split(separator)}):
+            return separator
     return ","
+
+
+def _names_path_and_label(names: set[str]) -> bool:
+    return "path" in names and bool(names & {"label", "labels"})
 
 
 def _not_utf8(file: Path) -> DataError:
