@@ -11,7 +11,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.backbones.cut import Cut, cut
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.zoo import load_backbone
-from burnish.train.parts import parts_for_training, upper_for_inference
+from burnish.train.parts import UpperForm, parts_for_training
 
 # Network and the side of its images, pixels; all of these can be divided at every stage.
 DIVISIBLE = {
@@ -204,7 +204,7 @@ def test_what_is_trained_on_kept_activations_is_the_classifier(name):
             assert parts.lower is not None
             activations = parts.lower(other)
             torch.testing.assert_close(parts.trained(activations), expected, rtol=1e-3, atol=1e-4)
-            upper = upper_for_inference(shell, backbone, freeze, images(2, size))
+            upper = UpperForm().of(shell, backbone, freeze, images(2, size))
             torch.testing.assert_close(upper(activations), expected, rtol=1e-3, atol=1e-4)
 
 

@@ -279,3 +279,59 @@ def test_a_frozen_network_also_runs_in_other_number_formats():
     quick = frozen.fold_for_inference(module, images).double()
     with torch.no_grad():
         assert _far(quick(images.double()), module.double()(images.double())) < 1e-5
+
+
+# ---- given other weights -----------------------------------------------------------------------------------------------
+
+
+def _moved(module: nn.Module) -> nn.Module:
+    """The same object with all its weights changed a little, statistics too."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for value in (*module.parameters(), *module.buffers()):
+            if value.is_floating_point():
+                value.mul_(1.0 + 0.1 * torch.rand(value.shape, generator=generator))
+    return module
+
+
+@pytest.mark.skipif(not ON_CPU, reason="this machine's PyTorch has no oneDNN")
+@pytest.mark.parametrize("name", [name for name, *_ in FAMILIES if name != "levit_128s"])
+def test_a_form_that_is_given_other_weights_is_the_one_made_anew(name):
+    module, example = _network(name)
+    form = frozen.FastForm()
+    first = form.of(module, example)
+    before = first(example)
+    again = form.of(_moved(module), example)
+    assert again is first and _far(before, module.eval()(example)) > 1e-3
+    assert torch.equal(again(example), frozen.fold_for_inference(module, example)(example))
+    assert torch.equal(form.of(copy.deepcopy(module), example)(example), again(example)), "another of its structure"
+
+
+class _Own(nn.Module):
+    """A layer whose function hangs on more than its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.factor = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)) * self.factor
+
+
+@pytest.mark.skipif(not ON_CPU, reason="this machine's PyTorch has no oneDNN")
+def test_a_form_that_cannot_be_given_them_is_made_anew(monkeypatch):
+    example = torch.rand(2, 3, 16, 16)
+    form, own = frozen.FastForm(), _lived_in(_Own()).eval()
+    first = form.of(own, example)
+    own.factor = 2.0
+    assert form.of(own, example) is not first and _far(form.of(own, example)(example), own(example)) < 1e-5
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU()).eval()
+    assert _far(form.of(other, example)(example), other(example)) < 1e-5, "another network"
+    wider = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU()).eval()
+    assert _far(form.of(wider, example)(example), wider(example)) < 1e-5
+    with torch.no_grad():
+        wider[0].weight.fill_(float("nan"))
+    assert not torch.isfinite(form.of(wider, example)(example)).all(), "and gives what the network gives"
+    monkeypatch.setattr(frozen, "_HELD_BYTES", 10)
+    kept = frozen.FastForm()
+    assert kept.of(other, example) is not kept.of(other, example), "a large one is not held"

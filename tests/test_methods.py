@@ -30,7 +30,7 @@ from burnish.train.checkpoint import read_checkpoint, restore_training, training
 from burnish.train.inputs import PixelViews, batch_of
 from burnish.train.loop import Epoch, Schedule, Step, Training, tune
 from burnish.train.objective import Objective
-from burnish.train.parts import let_drop, parts_for_training, upper_for_inference
+from burnish.train.parts import UpperForm, let_drop, parts_for_training
 
 BACKBONES = (
     "test_resnet",
@@ -453,7 +453,7 @@ def test_what_is_trained_and_looked_at_on_kept_activations_is_the_classifier(nam
         assert parts.lower is not None
         activations = parts.exact(images)
         torch.testing.assert_close(parts.trained(activations), expected, rtol=1e-3, atol=1e-4)
-        upper = upper_for_inference(merged(shell), tunable.backbone, tunable.freeze, images_for(backbone))
+        upper = UpperForm().of(merged(shell), tunable.backbone, tunable.freeze, images_for(backbone))
         torch.testing.assert_close(upper(activations), expected, rtol=1e-3, atol=1e-4)
 
 

@@ -196,7 +196,7 @@ def test_coordinates_keep_the_inner_products_of_images():
 @pytest.mark.parametrize(("n", "d"), [(40, 90), (90, 40)])
 def test_the_spectrum_is_that_of_the_covariance(n, d):
     centred = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values, directions = spectrum(centred, n)
+    values, directions = spectrum(centred, n, most=n + d)
     covariance = centred.T @ centred / n
     assert torch.allclose(covariance @ directions, directions * values, atol=1e-8)
     assert values.sum().item() == pytest.approx(covariance.trace().item())

@@ -475,7 +475,7 @@ def test_distances_from_classes_are_taken_in_pieces(monkeypatch):
     made = Familiarity.of(features, labels).limited_by(features[:30])
     answers = np.full((120, 6), 1 / 6)
     whole = made.strangeness(features, answers)
-    monkeypatch.setattr(ood, "_NUMBERS_AT_ONCE", 7 * made.centres.size)
+    monkeypatch.setattr(ood, "_NUMBERS_AT_ONCE", 7 * len(made.centres))
     assert np.allclose(made.strangeness(features, answers), whole, rtol=1e-12, atol=1e-9)
     assert len(made.strangeness(features[:0], answers[:0])) == 0
 

@@ -29,6 +29,9 @@ from burnish.backbones.half import HALF_TOLERANCE, has_fast_half
 from burnish.backbones.layers import replace
 
 _SCALARS = {"hardtanh": [0.0, 6.0]}  # what oneDNN's activations take besides the value
+_HELD_BYTES = (
+    2**28
+)  # of a form that waits for other weights; making that of a larger network is little beside its answers
 _SHAPES_KEPT = 4  # packed forms of one weight: it depends on the size of the images
 
 
@@ -43,20 +46,81 @@ def fold_for_inference(module: nn.Module, example: Tensor, *, half: bool = False
     float32 goes in and comes out all the same.
     """
     expected, pairs = evaluated(module, example), pairs_of(module, example)
-    kernels = _has_fused_kernel(example)
-    for packs, folds, fused in _FORMS:
-        if ((packs or fused) and not kernels) or (folds and not pairs):
-            continue
-        made = _made(module, pairs if folds else [], fused=fused, packs=packs)
-        if same(made, example, expected):
-            break
-    else:
-        return _made(module, [], fused=False, packs=False)
+    made, packs, _ = _fastest(module, pairs, example, expected)
     if half and packs and has_fast_half():
         candidate = _Half(copy.deepcopy(made).to(torch.bfloat16)).eval()
         if same(candidate, example, expected, tolerance=HALF_TOLERANCE):
             return candidate
     return made
+
+
+class FastForm:
+    """`fold_for_inference`, in float32, of a network whose weights change: made once, after that given its weights.
+
+    Looking for what can be folded, copying and packing anew takes longer than the answers to a hundred images.
+    """
+
+    def __init__(self) -> None:
+        self._made: nn.Module | None = None
+        self._pairs: Sequence[Pair] = ()
+
+    def of(self, module: nn.Module, example: Tensor) -> nn.Module:
+        """The fast form of a module of the same structure as the one before, whose form it takes the place of.
+
+        The same bits as one made anew: where the weights cannot all be given to it, or it does not agree with the module on the
+        example [b 3 s s], it is.
+        """
+        expected = evaluated(module, example)
+        if (
+            self._made is not None
+            and _refilled(self._made, module, self._pairs)
+            and same(self._made, example, expected)
+        ):
+            return self._made
+        self._pairs = pairs_of(module, example)
+        made, _, first = _fastest(module, self._pairs, example, expected)
+        # A plainer form is made anew each time: with other weights a faster one may agree.
+        size = sum(one.numel() * one.element_size() for one in (*made.parameters(), *made.buffers()))
+        self._made = made if first and size <= _HELD_BYTES else None
+        return made
+
+
+def _fastest(
+    module: nn.Module, pairs: Sequence[Pair], example: Tensor, expected: Tensor
+) -> tuple[nn.Module, bool, bool]:
+    """(a copy in the fastest form that gives what is expected, whether its weights are packed, whether no form is faster); the
+    plainest where none gives it.
+    """
+    kernels = _has_fused_kernel(example)
+    forms = [(packs, folds, fused) for packs, folds, fused in _FORMS
+             if (kernels or not (packs or fused)) and (pairs or not folds)]  # fmt: skip
+    for packs, folds, fused in forms:
+        made = _made(module, pairs if folds else [], fused=fused, packs=packs)
+        if same(made, example, expected):
+            return made, packs, (packs, folds, fused) == forms[0]
+    return _made(module, [], fused=False, packs=False), False, not forms
+
+
+def _refilled(made: nn.Module, module: nn.Module, pairs: Sequence[Pair]) -> bool:
+    """Give a form the weights of a module of the structure that it was made from; False where it holds others than it finds."""
+    folded, layers = {pair.conv: pair.norm for pair in pairs}, dict(module.named_modules())
+    values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, other in folded.items():
+            conv, norm = layers.get(name), layers.get(other)
+            if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+                return False
+            weight, bias = folded_weight(conv, norm)
+            values |= {f"{name}.weight": weight, f"{name}.bias": bias}
+        held = {**dict(made.named_parameters()), **dict(made.named_buffers())}
+        if any(name not in values or values[name].shape != one.shape for name, one in held.items()):
+            return False
+        for name, one in held.items():
+            one.copy_(values[name])
+    for layer in made.modules():
+        if isinstance(layer, _Packing):
+            layer._kept = {}
+    return True
 
 
 def frozen_count(module: nn.Module) -> int:

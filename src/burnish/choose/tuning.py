@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from burnish.backbones.classifier import Both, Classifier
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.frozen import FastForm, fold_for_inference
 from burnish.backbones.lowrank import DOWN, merged
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import objective_of
@@ -37,7 +37,7 @@ from burnish.train.features import BATCH, batched, outputs
 from burnish.train.inputs import Inputs, batch_of
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
 from burnish.train.objective import cuttable
-from burnish.train.parts import NotDivided, Parts, let_drop, parts_for_training, upper_for_inference
+from burnish.train.parts import NotDivided, Parts, UpperForm, let_drop, parts_for_training
 
 _SOUP = 4  # epochs at most
 _FOLDED_FROM = 2000  # images on an accelerator, where folding saves little of a pass and takes up to half a second
@@ -80,6 +80,7 @@ class Tuning:
         self.half = bench.recipe.precision == "bfloat16" and not tunable.moves_statistics
         tunable.classifier.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.start = {name: value.detach().clone() for name, value in tunable.moving().items()}
+        self._fast, self._upper = FastForm(), UpperForm()
         self.shell = copy.deepcopy(tunable.classifier)  # evaluates other weights without touching those in training
         self.training = Training.start(
             tunable, total=made.steps, weight_decay=bench.recipe.weight_decay, averages=bench.recipe.average == "ema"
@@ -321,10 +322,10 @@ class Tuning:
         assert isinstance(shell, Classifier)
         if lower is None:
             assert not isinstance(held, list)
-            return logits_of(shell, held, preprocess, self.bench)
+            return logits_of(shell, held, preprocess, self.bench, self._fast)
         chunks = held if isinstance(held, list) else live_activations(lower, plain_of(held), device)
         example = normalised(self.material.fitting.plain[:2], self.material.preprocess).to(device)
-        upper = upper_for_inference(shell, self.tunable.backbone, self.plan.freeze, example)
+        upper = self._upper.of(shell, self.tunable.backbone, self.plan.freeze, example)
         with torch.inference_mode():
             return np.concatenate([upper(chunk.to(device)).float().cpu().numpy() for chunk in chunks])
 
@@ -372,13 +373,13 @@ def _standard_error(candidate: Candidate) -> float:
     return float(np.sqrt(share * (1 - share) / n))
 
 
-def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench) -> np.ndarray:
+def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench, fast: FastForm) -> np.ndarray:
     """Logits float32 [n k] of plain images, by the fast form of the network where that pays for making it."""
     if len(images) == 0:
         return np.zeros((0, classifier.classes), np.float32)
     form: nn.Module = classifier.to(bench.device).eval()
     if len(images) > (BATCH if bench.device.type == "cpu" else _FOLDED_FROM):
-        form = fold_for_inference(form, normalised(images[:2], preprocess).to(bench.device))
+        form = fast.of(form, normalised(images[:2], preprocess).to(bench.device))
     return outputs(form, batched(images), preprocess=preprocess, device=bench.device)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.spatial.distance import cdist
 from scipy.special import entr
 
 from burnish.runtime import evenly
@@ -21,7 +22,7 @@ FAMILIAR = 0.95  # of held-out images count as familiar
 _DOUBT = 0.5  # how much doubt counts beside distance
 _LEAST_SPREAD = 0.01  # nats: where no held-out answer is in doubt, not every shade of it counts
 _BESIDE = 1.2  # so many times the squared distance from the directions that any held-out image has is strange by itself
-_NUMBERS_AT_ONCE = 2**22  # of differences from the classes' centres: of 10,000 classes they would be gigabytes
+_NUMBERS_AT_ONCE = 2**22  # distances from classes
 _NAMES, _NUMBERS = ("mean", "axes", "centres", "within", "overall"), ("limit", "doubt", "usual", "beside")
 _EARLIER = {"doubt": 0.0, "usual": math.inf, "beside": math.inf}  # what earlier versions did not keep
 
@@ -104,7 +105,7 @@ class Familiarity:
         """Squared distances of features [n d] from the nearest class, from all images and from the directions, float64 [n]."""
         moved = np.asarray(features[:, : len(self.mean)], np.float64) - self.mean
         z = moved @ self.axes
-        at_once = max(1, _NUMBERS_AT_ONCE // self.centres.size)
+        at_once = max(1, _NUMBERS_AT_ONCE // len(self.centres))
         parts = [self._from_nearest(z[start : start + at_once]) for start in range(0, len(z), at_once)]
         each = np.concatenate(parts) if parts else np.zeros(0)
         every = np.einsum("nr,rs,ns->n", z, self.overall.astype(np.float64), z, optimize=True)
@@ -112,8 +113,9 @@ class Familiarity:
 
     def _from_nearest(self, z: np.ndarray) -> np.ndarray:
         """Squared distances of points [n r] from the nearest class, float64 [n]."""
-        apart = z[:, None, :] - self.centres[None]
-        return np.einsum("ncr,rs,ncs->nc", apart, self.within.astype(np.float64), apart, optimize=True).min(1)
+        values, vectors = eigh(self.within.astype(np.float64))
+        white = vectors * np.sqrt(np.maximum(values, 0.0))  # float32 may have left an inverse a little below zero
+        return cdist(z @ white, self.centres @ white, "sqeuclidean").min(1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a package keeps."""

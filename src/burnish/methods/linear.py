@@ -51,8 +51,8 @@ class Principal:
         sample, columns = (_SAMPLE // 2, _COORDINATES // 2) if quick else (_SAMPLE, _COORDINATES)
         rows = evenly(len(features), sample)
         centred = (features[torch.from_numpy(rows)] - mean) / std
-        values, directions = spectrum(centred, len(centred))
-        values, directions = values.flip(0)[:columns], directions.flip(1)[:, :columns]
+        values, directions = spectrum(centred, len(centred), most=columns)
+        values, directions = values.flip(0), directions.flip(1)
         return cls(mean, std, directions.contiguous(), values)
 
     @classmethod
@@ -110,16 +110,16 @@ def lda_path(
     return out
 
 
-def spectrum(centred: torch.Tensor, freedom: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rising variances [r] and directions [d r] of centred rows [n d]; through the smaller Gram matrix."""
+def spectrum(centred: torch.Tensor, freedom: int, *, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `most` largest variances [r], rising, and directions [d r] of centred rows [n d]; through the smaller Gram matrix."""
     n, d = centred.shape
     if n >= d:
         values, vectors = _eigen(centred.T @ centred / freedom)
-        return values.clamp(min=0), vectors
+        return values.clamp(min=0)[-most:], vectors[:, -most:]
     values, rows = _eigen(centred @ centred.T / freedom)
     kept = values > values.max() * (1e-10 if values.dtype == torch.float64 else 1e-6)
     kept[-1] = True
-    values, rows = values[kept].clamp(min=1e-30), rows[:, kept]
+    values, rows = values[kept].clamp(min=1e-30)[-most:], rows[:, kept][:, -most:]
     return values, centred.T @ (rows / (values * freedom).sqrt())
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.cut import cut
 from burnish.backbones.fold import fold_trainable
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.frozen import FastForm, fold_for_inference
 from burnish.backbones.half import fold_trainable_half
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import InsertedDropout
@@ -70,11 +70,22 @@ class NotDivided(Exception):
     """The parts of a network do not give what the whole does; for one that was divided before: its weights overflow."""
 
 
-def upper_for_inference(classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> nn.Module:
-    """The part of the classifier above the cut, in its fast frozen form; `parts_for_training` was cut there."""
-    halves = cut(classifier.trunk, backbone.stages, freeze, example)
-    if halves is None:
-        raise NotDivided
-    with torch.no_grad():
-        activations = halves.lower(example)
-    return fold_for_inference(nn.Sequential(halves.upper, classifier.dropout, classifier.head), activations)
+class UpperForm:
+    """The part of a classifier above the cut, in its fast frozen form; `parts_for_training` was cut there."""
+
+    def __init__(self) -> None:
+        self._fast, self._cut = FastForm(), ()
+
+    def of(self, classifier: Classifier, backbone: Backbone, freeze: int, example: torch.Tensor) -> nn.Module:
+        """With the weights that the classifier has now; the same object as before is not divided anew.
+
+        example: images [b 3 s s]. NotDivided where the parts do not give what the whole does.
+        """
+        if not self._cut or self._cut[0] is not classifier:
+            halves = cut(classifier.trunk, backbone.stages, freeze, example)
+            if halves is None:
+                raise NotDivided
+            upper = nn.Sequential(halves.upper, classifier.dropout, classifier.head)
+            with torch.no_grad():
+                self._cut = (classifier, upper, halves.lower(example))
+        return self._fast.of(*self._cut[1:])
