@@ -480,6 +480,16 @@ def test_distances_from_classes_are_taken_in_pieces(monkeypatch):
     assert len(made.strangeness(features[:0], answers[:0])) == 0
 
 
+@pytest.mark.parametrize("name", ["mean", "within", "centres"])
+def test_what_is_familiar_is_told_by_numbers(name):
+    rng = np.random.default_rng(0)
+    arrays = Familiarity.of(rng.normal(size=(60, 8)).astype(np.float32), np.arange(60) % 3).arrays()
+    assert Familiarity.from_arrays(arrays, 8).centres.shape == (3, 8)
+    arrays[name] = arrays[name] * np.float32("nan")
+    with pytest.raises(ValueError, match=f"{name} with NaN"):
+        Familiarity.from_arrays(arrays, 8)
+
+
 def test_the_grey_of_small_squares_is_held_once_and_small():
     thumbs = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
     thumbs[3] = thumbs[4] = 128

@@ -303,3 +303,14 @@ def test_a_card_that_was_refused_a_recording_goes_on_computing():
     assert len(told) == 1 and torch.cuda.current_stream() == torch.cuda.default_stream()
     optimiser = torch.optim.AdamW(module.parameters(), lr=0.01)
     assert step(module, optimiser, views, labels, Objective(), 0, recordings=recordings) > 0
+    torch.rand(
+        2, device=device
+    )  # of a generator that waits for the end of the recording nothing can be drawn (torch before 2.12)
+
+
+def test_a_torch_that_a_refused_recording_spoils_records_nothing(monkeypatch):
+    monkeypatch.delenv(recorded.VARIABLE, raising=False)
+    monkeypatch.setattr(Recordings, "refused", [])
+    for version, records in (("2.10.0", False), ("2.11.1+cu128", False), ("2.12.0+cu130", True), ("2.14.1", True)):
+        monkeypatch.setattr(torch, "__version__", version)
+        assert (Recordings.on(torch.device("cuda"))._record is not None) == records

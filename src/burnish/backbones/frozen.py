@@ -29,9 +29,8 @@ from burnish.backbones.half import HALF_TOLERANCE, has_fast_half
 from burnish.backbones.layers import replace
 
 _SCALARS = {"hardtanh": [0.0, 6.0]}  # what oneDNN's activations take besides the value
-_HELD_BYTES = (
-    2**28
-)  # of a form that waits for other weights; making that of a larger network is little beside its answers
+# Of a form that waits for other weights; making that of a larger network is little beside its answers.
+_HELD_BYTES = 2**28
 _SHAPES_KEPT = 4  # packed forms of one weight: it depends on the size of the images
 
 

@@ -133,6 +133,8 @@ class Familiarity:
         shapes = {"mean": (d,), "axes": (d, r), "within": (r, r), "overall": (r, r), **dict.fromkeys(_NUMBERS, (1,))}
         wrong = [name for name, shape in shapes.items() if kept[name].shape != shape]
         wrong += ["mean"] * (d > width)
+        if broken := [name for name in _NAMES if not np.isfinite(kept[name]).all()]:
+            raise ValueError(f"familiarity: {', '.join(broken)} with NaN or infinite values")
         if wrong or kept["centres"].ndim != 2 or kept["centres"].shape[1] != r or not len(kept["centres"]):
             raise ValueError(f"familiarity: {', '.join(wrong) or 'centres'} of another shape than the features ask for")
         mean, axes, centres, within, overall = (np.asarray(kept[name], np.float32) for name in _NAMES)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 VARIABLE = "BURNISH_CUDA_GRAPHS"  # "off": as usual, in each step
+_SINCE = (2, 12)  # torch's version
 _WARM_UPS = 3  # before recording: libraries choose and set up their kernels in the first ones
 _KEPT = 2  # shapes; batches of one epoch differ by an image at the most
 _TOLERANCE = 0.02  # of the gradient's length, which bfloat16 in another order may differ by
@@ -49,8 +50,13 @@ class Recordings:
 
     @classmethod
     def on(cls, device: torch.device, say: Callable[[str], None] = lambda text: None) -> Recordings:
-        """Of a device: only CUDA's can record."""
-        if device.type != "cuda" or os.environ.get(VARIABLE, "").lower() in ("off", "0", "no"):
+        """Of a device: only CUDA's can record.
+
+        And only since torch 2.12: before, one that was refused left the device's generator as if it were still recording, so
+        that nothing could be drawn any more (pytorch/pytorch#171263).
+        """
+        old = tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SINCE
+        if old or device.type != "cuda" or os.environ.get(VARIABLE, "").lower() in ("off", "0", "no"):
             return cls(None)
         found = cls(lambda work: cuda_graph(work, device), say)
         if cls.refused:
