@@ -22,6 +22,7 @@ from burnish.measure.bootstrap import Ranking, paired_shares, resampled
 from burnish.measure.calibration import ece, temperature
 from burnish.measure.several import mean_average_precisions, rankings_of, score_several, thresholds_for
 from burnish.measure.verdict import Verdict, judge_several
+from burnish.methods import heads
 from burnish.methods.heads import choose_head
 from burnish.recipe import Recipe
 from burnish.result import read_pictures
@@ -308,8 +309,13 @@ def test_a_head_is_fitted_one_class_against_the_rest():
     assert choice.accuracy > 0.7 and choice.probabilities is not None
     assert mean_average_precisions(rankings_of(choice.probabilities, labels), np.ones((1, 300), np.float32))[0] > 0.9
     assert ece(choice.probabilities, labels) < 0.08
-    late = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 0.0)
+    asked, real = [], heads.logistic_path
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(heads, "logistic_path", lambda *args: (asked.append(args[3]), real(*args))[1])
+        late = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: 0.0)
+        late.refit(np.arange(100))
     assert late.accuracy > 0.6  # the clock leaves a head all the same
+    assert set(asked[1:]) == {(late.how.strength,)}, "the refits are by the short path too"
 
 
 def test_the_loss_is_the_binary_cross_entropy_and_smoothing_moves_the_goal():

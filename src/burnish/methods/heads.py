@@ -200,11 +200,13 @@ def _linear(
 
     if "logistic" not in kinds and several(labels):
         raise RecipeError("LDA needs one class an image; leave head=lda out")
+    path: tuple[float, ...] | None = None  # of penalties to the head; None: all up to its own
     if "lda" not in kinds or several(labels):
         try:
             best = logistic(seconds_left)
         except Late:  # the shortest path there is
-            best = logistic(lambda: float("inf"), PENALTIES[3:4])
+            path = PENALTIES[3:4]
+            best = logistic(lambda: float("inf"), path)
     else:
         lda = _crossed(views, y, folds, drawn.counted, lambda zs, ys, _: iter(lda_path(zs, ys, classes, shrinkages)))
         best = _best("lda", shrinkages, lda, labels)
@@ -216,7 +218,7 @@ def _linear(
     def refit(rows: np.ndarray) -> Fitted:
         if how.keep < 1.0 and len(rows) < len(labels):  # the features are chosen by labels
             return how.fitted(features[rows], labels[rows], classes=classes)
-        return _fitted(how, axes, z[rows], y[rows], classes)
+        return _fitted(how, axes, z[rows], y[rows], classes, path)
 
     return replace(best, how=how).choice(refit, labels)
 
@@ -275,12 +277,19 @@ def _views(
     return [(one.apply(x), one.variances) for one in own]
 
 
-def _fitted(how: HeadKind, axes: Principal, z: torch.Tensor, y: torch.Tensor, classes: int) -> Head:
-    """One head on coordinates z [n r] and labels y [n]."""
+def _fitted(
+    how: HeadKind,
+    axes: Principal,
+    z: torch.Tensor,
+    y: torch.Tensor,
+    classes: int,
+    path: tuple[float, ...] | None = None,
+) -> Head:
+    """One head on coordinates z [n r] and labels y [n]; path: of penalties to a logistic one, else all stronger ones first."""
     if how.kind == "lda":
         ((weight, bias),) = lda_path(z, y, classes, (how.strength,))
     else:
-        path = PENALTIES[: PENALTIES.index(how.strength) + 1]
+        path = path or PENALTIES[: PENALTIES.index(how.strength) + 1]
         *_, (weight, bias) = logistic_path(z, y, classes, path, axes.variances)
     return replace(axes.undo(weight / how.temperature, bias / how.temperature), form=how.form)
 
