@@ -131,7 +131,6 @@ class _Race:
         self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
         self.catalog, self.splits, self.looks = looked_at(catalog, recipe, ledger, watcher)
-        write_digests(folder.path / IMAGES, self.catalog, self.looks)
         self.looked: dict[str, _Looked] = {}
         self.decisions: list[Decision] = []
 
@@ -167,6 +166,7 @@ class _Race:
             raise RecipeError(
                 f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
             )
+        write_digests(self.folder.path / IMAGES, self.catalog, self.looks)
 
     def _leave_out(self, name: str, arms: list[Arm], error: Exception) -> None:
         """Say why, and note it of these arms."""

@@ -95,11 +95,11 @@ def run_job(
         (folder.path / SEARCH).unlink(missing_ok=True)
     part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for
     catalog, splits, looks = looked_at(catalog, recipe, ledger, watch, all_of_them=part)
-    write_digests(folder.path / IMAGES, catalog, looks)
     bench, decisions, trains = begun(catalog, splits, looks, recipe, rival, ledger, watch, facilities)
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
     )
+    write_digests(folder.path / IMAGES, catalog, looks)
     journal = Journal(folder, watch, ledger)
     chosen = choose(probes, material, bench, folder, journal, ledger)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])

@@ -196,7 +196,7 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
         tuning.restore(known[0], known[1])
         saved = known[0]["saved"]
         facts, tensors = tuning.state()  # in place of what was read, which would stay in memory beside it
-        ledger.put("tuning", {**facts, "saved": saved, "rows": known[0]["rows"]}, tensors)
+        ledger.put("tuning", {**known[0], **facts}, tensors)
         del known, tensors
     # A run that was taken up follows the plan it saved, to the same bits; a new one is kept on the clock.
     pace = tuning.pace() if budget is not None and not resumed else None
