@@ -14,7 +14,8 @@ from burnish.labels import leading, rank_within
 from burnish.runtime import address
 
 # Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun.
-_FEWEST = {"train": 8, "val": 2}
+_FEWEST = {"train": 5, "val": 2}
+_FEWEST_OF_PART = {"train": 8, "val": 2}  # for the head that training starts from
 _FEWEST_TESTED = 30  # in all
 _FEWEST_AT_FIRST = {"train": 3, "val": 1}  # for a model that another one replaces soon
 
@@ -68,7 +69,7 @@ def is_late(part: Part, classes: int) -> bool:
 
 def part_of(catalog: Catalog, entries: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     """About `count` places in `entries`, sorted: an even part of each class, of each a few."""
-    taken = _drawn(catalog, entries, np.full(len(entries), "train"), count, seed)
+    taken = _drawn(catalog, entries, np.full(len(entries), "train"), count, seed, _FEWEST_OF_PART)
     return np.flatnonzero(np.isin(entries, taken))
 
 
