@@ -228,11 +228,14 @@ def test_images_that_the_run_learnt_from_are_counted_when_it_is_evaluated_on_the
     assert found.learnt == counts["train"] + counts["val"] > 0
     cli.main(["evaluate", str(run.folder), str(shapes), "--quiet"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"careful: {found.learnt} of these images have the paths of images that the run learnt from" in shown
+    assert f"careful: {found.learnt} of these images are, by content or path, images that the run learnt from" in shown
     write_shapes(tmp_path / "new" / "photos", images=4)
     (tmp_path / "new" / "photos").rename(tmp_path / "more")
-    for file in (tmp_path / "more").rglob("*.png"):
+    for file in list((tmp_path / "more").rglob("*.png")):
         file.rename(file.with_name(f"new-{file.name}"))
+    assert burnish.evaluate(run.folder, tmp_path / "more").learnt > 0, "the same images under another name"
+    for file in (tmp_path / "more").rglob("*.png"):
+        Image.open(file).point(lambda value: value ^ 1).save(file)
     assert burnish.evaluate(run.folder, tmp_path / "more").learnt == 0
 
 

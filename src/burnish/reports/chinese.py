@@ -291,6 +291,10 @@ FINDINGS = {
     "Add images of the small ones. burnish draws them more often, or weighs them more (--balance).": (
         "为小类别补充图像。burnish 会更常抽取它们或加大权重（--balance）。"
     ),
+    "Classes that may be one": "可能是同一类别的类别",
+    "Give both one name: apart, a model learns to tell a class from itself.": (
+        "请给两者同一个名称：分开时，模型会学着把一个类别与它自己区分开。"
+    ),
     "Folders that may be no class": "可能不是类别的文件夹",
     "Move them out of the data folder if they are none.": "若不是类别，请移出数据文件夹。",
     "Tiny images": "过小的图像",
