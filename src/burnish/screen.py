@@ -208,8 +208,8 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
         print(f"AUROC, mean        {_interval(scores.intervals['auroc'])}")
     if found.learnt:
         _paragraph(
-            f"careful: {found.learnt:,} of these images are, by content or path, images that the run learnt from; where they are the "
-            "same, these scores say little about new ones"
+            f"careful: {found.learnt:,} of these images are, by content or path, images that the run learnt from; where they "
+            "are the same, these scores say little about new ones"
         )
     if ood is not None:
         from burnish.measure.intervals import Interval
