@@ -188,10 +188,10 @@ def fit_catalog(
                 )  # fmt: skip
 
         first = not folder.finished
-        if not first:
-            _require_same_content(folder, catalog)
         if first:
             job(catalog, recipe, folder, share_of(clock, recipe))
+        else:
+            _require_same_content(folder, catalog)
         facts = read_facts(folder.path)
         others = recipe.seeds > 1 and not facts.get("seeds")
         if others:

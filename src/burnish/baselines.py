@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, Tested
 from burnish.choose.rates import Rates
 from burnish.choose.tuning import Tuning
+from burnish.disk import expanded
 from burnish.errors import RecipeError, RunError, shown
 from burnish.facts import baseline
 from burnish.methods.base import Tunable, blank_head, blank_tunable
@@ -44,7 +44,8 @@ class Earlier:
 
 def earlier(run: str, classes: tuple[str, ...], *, several: bool) -> Earlier:
     """The model of a run that this one is to be held against; RunError unless it tells the very same classes."""
-    bundle = read_bundle(Path(run))
+    folder = expanded(run)
+    bundle = read_bundle(folder)
     if set(bundle.classes) != set(classes) or bundle.several != several:
         strange = sorted(set(bundle.classes) ^ set(classes))[:3]
         why = (
@@ -53,7 +54,7 @@ def earlier(run: str, classes: tuple[str, ...], *, several: bool) -> Earlier:
             else "another task (one class an image, or several)"
         )
         raise RunError(f"against {shown(run)}: that run has {why}, so the two cannot be compared; leave --against out")
-    sides = sides_in(Path(run) / SPLITS)
+    sides = sides_in(folder / SPLITS)
     learnt = {path for path, side in sides.items() if side != "test"}
     return Earlier(run, bundle, frozenset(learnt), frozenset(sides))
 

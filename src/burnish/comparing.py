@@ -267,7 +267,7 @@ class _Race:
         try:
             folder.begin(asdict(recipe))
         except BaseException:  # nobody else would let it go
-            folder.__exit__(None, None, None)
+            folder.close()
             raise
         return folder
 

@@ -79,8 +79,8 @@ def write_whole(path: Path, text: str, *, follows: bool = False) -> None:
 def replacing(path: Path, *, follows: bool = True) -> Iterator[TextIO]:
     """A file to write UTF-8 text to, in the end in the place of the one at `path`, which stays until then; durable on return.
 
-    Where that is a link the file it leads to is replaced; a device, a pipe or /dev/stdout is written to as it is. Unless
-    `follows`: then nothing but a folder is spared.
+    Where that is a link the file it leads to is replaced; a device, a pipe or /dev/stdout is written to as it is. Where
+    not `follows`, the link, device or pipe itself is replaced.
     """
     where = path.absolute().parts[1:3]
     special = where[:1] in (("dev",), ("proc",)) and where != ("dev", "shm")

@@ -17,7 +17,7 @@ import numpy as np
 
 from burnish.answers import read_answers
 from burnish.data.catalog import Catalog
-from burnish.data.contents import Drawn
+from burnish.data.contents import is_redrawn
 from burnish.data.looks import look_at, read_digests
 from burnish.data.sources import open_source
 from burnish.data.sources.assemble import class_names
@@ -226,7 +226,7 @@ def _learnt(run: Path, catalog: Catalog, rows: np.ndarray) -> int:
     if not learnt:
         return 0
     known = read_digests(run / IMAGES)
-    if not known or (isinstance(catalog.contents, Drawn) and not catalog.contents.fixed):
+    if not known or is_redrawn(catalog.contents):
         return sum(catalog.paths[row] in learnt for row in rows)
     contents = {known[path] for path in learnt if path in known}
     return sum(digest in contents for digest in look_at(catalog, rows, workers=cores()).digests)

@@ -15,7 +15,7 @@ _STEP = 32  # pixels: the stride of the usual trunks, so that no row of the last
 def sizes_up_to(native: int, *, one_size: bool = False) -> list[int]:
     """The network's own size and, unless it is the only one, the smaller ones that are worth a try; pixels, ascending."""
     least = math.ceil(_LEAST * native / _STEP) * _STEP
-    return [*range(least, native, _STEP)] * (not one_size) + [native]
+    return [native] if one_size else [*range(least, native, _STEP), native]
 
 
 def takes(bench: Bench, size: int) -> bool:

@@ -106,10 +106,7 @@ class Trials:
             pass
         labels = self.material.labels[self.material.val_rows]
         if tuning.diverged is None:
-            found = (
-                tuning.latest if tuning.latest_steps == tuning.training.steps else None
-            )  # after a whole pass it is known
-            found = found or tuning.looked_at("trial", tuning.training.average.state(), short.final_size)
+            found = tuning.fresh or tuning.looked_at("trial", tuning.training.average.state(), short.final_size)
             if math.isfinite(found.loss):
                 losses = np.minimum(cross_entropies(found.logits, labels).astype(np.float64), _MOST_LOSS)
                 return Tried(losses, found.accuracy, named)

@@ -237,8 +237,7 @@ class Tuning:
         must not lose what it had.
         """
         end, size = self.training.average.state(), self.latest_size or self.plan.final_size
-        fresh = self.latest if self.latest_steps == self.training.steps else None  # not when steps were made since
-        candidates = [fresh or self.looked_at(f"tuned ({self.averaged})", end, size)]
+        candidates = [self.fresh or self.looked_at(f"tuned ({self.averaged})", end, size)]
         for share in _WISE_SHARES:
             candidates.append(self.looked_at(f"WiSE {share:.2f}", self._wise(end, share), size))
         if self.averaged == "EMA":
@@ -257,6 +256,11 @@ class Tuning:
             best = self.top
         moved = sum(one.numel() for one in self.tunable.moving().values())
         return Tuned(self.tunable.backbone, self.classifier(best), best, tuple(candidates), moved)
+
+    @property
+    def fresh(self) -> Candidate | None:
+        """The moving average as it is, where validation has seen it: no steps were made since the latest epoch."""
+        return self.latest if self.latest_steps == self.training.steps else None
 
     def _wise(self, end: State, share: float) -> State:
         """So far from the start to the end. A low-rank correction is a product that starts at zero: one factor goes the way, so

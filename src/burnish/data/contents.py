@@ -75,7 +75,7 @@ class Spool:
         return os.pread(self._file.fileno(), length, offset)
 
 
-def _write(file: io.RawIOBase | Any, data: bytes | bytearray) -> None:
+def _write(file: Any, data: bytes | bytearray) -> None:
     """All of it: a disk may take a part first, and refuse the next."""
     left = memoryview(data)
     while left:
@@ -159,6 +159,11 @@ class Drawn:
         if isinstance(item, (str, os.PathLike)):
             return Path(item)
         return file_of(item, path)
+
+
+def is_redrawn(contents: Contents | None) -> bool:
+    """Whether the images may be others each time they are asked for, as those of a data set in Python."""
+    return isinstance(contents, Drawn) and not contents.fixed
 
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from burnish.data.catalog import Catalog
-from burnish.data.contents import Drawn
+from burnish.data.contents import is_redrawn
 from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of, is_hash
 from burnish.data.pixels import FORMATS, one_by_one, orientation_of, quiet
 from burnish.data.slow import why_slow
@@ -92,7 +92,7 @@ def write_digests(path: Path, catalog: Catalog, looks: Looks) -> None:
 
     Nothing is written for a data set in Python, which may draw its images anew each time.
     """
-    if isinstance(catalog.contents, Drawn) and not catalog.contents.fixed:
+    if is_redrawn(catalog.contents):
         return
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
@@ -113,7 +113,7 @@ def read_digests(path: Path) -> dict[str, str]:
 
 def changed(catalog: Catalog, known: Mapping[str, str], *, workers: int) -> tuple[list[str], int]:
     """(the images that have another content than is known, how many were looked at): of at most 256, evenly spread."""
-    if isinstance(catalog.contents, Drawn) and not catalog.contents.fixed:
+    if is_redrawn(catalog.contents):
         return [], 0
     here = np.array([row for row, path in enumerate(catalog.paths) if path in known], np.int64)
     asked = here[evenly(len(here), _ASKED_AGAIN)]

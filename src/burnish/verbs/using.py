@@ -62,13 +62,14 @@ def predict(
 ) -> None:
     """Name the class of each image."""
     from burnish import api
+    from burnish.disk import expanded
     from burnish.screen import print_predictions
     from burnish.ship.predictor import Predictor
 
     if csv is not None and json_:
         raise RecipeError("predict writes its answers as CSV or as JSON: say --csv FILE or --json")
     unreadable = 0
-    predictor = Predictor.open(Path(run))
+    predictor = Predictor.open(expanded(run))
     if csv is not None:
         unreadable = api.write_predictions(csv, predictor, images, top=top, reject=reject, sets=sets)
     elif json_:
