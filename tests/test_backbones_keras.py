@@ -211,15 +211,38 @@ def adapted():
     return keras.Sequential([*parts, layers.Flatten(), layers.Dense(10, activation="relu"), layers.Dense(CLASSES)])
 
 
+def applied():
+    """What networks of keras.applications have of their own, and operators: slices, stacks, activations."""
+    from keras.src.applications.convnext import LayerScale, StochasticDepth
+    from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+    given = keras.Input((SIZE, SIZE, 3))
+    x = keras.applications.resnet50.preprocess_input(given)  # reverses the channels one by one
+    x = x[..., ::-1] / 64.0
+    x = ops.concatenate(
+        [x[:, 2:-2, 1::2][:, ::2], ops.stack([x[:, 4::2, -32:, 0], x[:, 60::-2, 32:, 1][:, :30]], axis=3)], axis=-1
+    )
+    x = ops.relu(layers.Conv2D(8, 3, strides=2, padding="same")(x))
+    y = layers.Dense(8)(keras.activations.gelu(layers.Dense(16)(layers.LayerNormalization(epsilon=1e-6)(x))))
+    x = x + StochasticDepth(0.3)(LayerScale(0.5, 8)(y))
+    x = CustomScaleLayer(0.2)([x, ops.silu(layers.Conv2D(8, 3, padding="same")(x))])
+    x = ops.leaky_relu(layers.Conv2D(12, 3, strides=2, activation="relu")(x), negative_slope=0.3)
+    tokens = ops.reshape(keras.activations.elu(x), (-1, x.shape[1] * x.shape[2], 12))
+    tokens = LayerScale(0.5, 12)(ops.tanh(layers.LayerNormalization()(tokens)))
+    first, rest = tokens[:, 0], layers.GlobalAveragePooling1D()(tokens[:, 1:])
+    return keras.Model(given, layers.Dense(CLASSES)(layers.Concatenate()([first, rest])), name="applied")
+
+
 def application(name):
     return getattr(keras.applications, name)(weights=None, input_shape=(SIZE, SIZE, 3))
 
 
 MAKERS = {
     "resnet": resnet, "vit": vit, "nested": nested, "operators": operators, "constants": constants, "odd": odd,
-    "tokens": tokens, "adapted": adapted,
+    "tokens": tokens, "adapted": adapted, "applied": applied,
 }  # fmt: skip
-APPLICATIONS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "VGG16", "DenseNet121", "MobileNet", "MobileNetV3Small")
+APPLICATIONS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "VGG16", "DenseNet121", "MobileNet", "MobileNetV3Small",
+                "ConvNeXtTiny")  # fmt: skip
 
 
 class Reference:

@@ -30,6 +30,7 @@ CASES = {  # the network, its preprocessing, the method, the head
     "cosine": ("resnet", "none", "full", "cosine"),
     "vit": ("vit", "tf", "full", "linear"),
     "nested": ("nested", "none", "full", "linear"),
+    "applied": ("applied", "none", "full", "linear"),
 }
 # keras.applications with that preprocessing
 PREPARE = {
@@ -63,6 +64,20 @@ def resnet():
     return keras.Model(given, layers.Dense(7)(layers.GlobalAveragePooling2D()(maps(given))), name="little_resnet")
 
 
+def applied():
+    """Layers inside keras.applications, and operators, which are written as public layers."""
+    from keras.src.applications.convnext import LayerScale, StochasticDepth
+    from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+    given = keras.Input((SIZE, SIZE, 3))
+    x = keras.applications.vgg16.preprocess_input(given)[:, 1:-1, ::2] / 64.0
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(x)
+    x = x + StochasticDepth(0.1)(LayerScale(0.5, 8)(layers.Dense(8, activation="gelu")(x)))
+    x = CustomScaleLayer(0.2)([x, layers.Conv2D(8, 3, padding="same")(x)])
+    x = layers.Conv2D(12, 3, strides=2, activation="relu")(keras.ops.silu(x))
+    return keras.Model(given, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)), name="applied")
+
+
 def nested():
     given = keras.Input((SIZE, SIZE, 3))
     return keras.Sequential(
@@ -90,7 +105,7 @@ def vit():
 def models(tmp_path_factory):
     """Keras files by name."""
     folder = tmp_path_factory.mktemp("models")
-    for make in (resnet, nested, vit):
+    for make in (resnet, nested, vit, applied):
         keras.utils.set_random_seed(1)
         model, rng = make(), np.random.default_rng(2)
         for variable in model.weights:

@@ -18,8 +18,7 @@ from burnish.backbones.keras import applications, graph
 from burnish.backbones.keras.layers import DROPPING, KINDS, WITHOUT_EFFECT
 from burnish.backbones.surgery import DROP
 from burnish.backbones.taps import KIND as TAPS
-from burnish.backbones.weights import read_plain_json
-from burnish.disk import plain_disk_errors, write_whole
+from burnish.disk import plain_disk_errors, read_plain_json, write_whole
 from burnish.errors import RecipeError, RunError, shown
 from burnish.ship.bundle import Bundle
 
@@ -29,6 +28,7 @@ _NAMES = ("images", "prepare", "taps", "hidden", "unit_length", "predictions")  
 _MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
            "op:Divide": "true_divide"}  # fmt: skip
 
+_IN_PUBLIC_LAYERS = ("LayerScale", "CustomScaleLayer")
 
 _ALWAYS_TOLD = {"classes", "input", "output", "preprocess"}  # in the .json beside an export
 
@@ -145,6 +145,8 @@ class _Writer:
             return self._operator(kind, options, inputs)
         if kind in WITHOUT_EFFECT or (kind in DROPPING and not options.get("rate")):
             return inputs[0]  # Keras wants settings of them that only training would use
+        if kind in _IN_PUBLIC_LAYERS:
+            return self._in_public_layers(kind, options, node["name"], inputs)
         layer = self._layer(kind, options, node["name"])
         if kind == "MultiHeadAttention":
             result = layer(*inputs)
@@ -157,6 +159,15 @@ class _Writer:
             if kind == "Normalization":  # which computes with what it derives from them
                 layer.finalize_state()
         return result
+
+    def _in_public_layers(self, kind: str, options: Mapping[str, Any], name: str, inputs: list[Any]) -> Any:
+        """What classes inside keras.applications do, by layers that any Keras opens."""
+        layers, own = self.keras.layers, self._own_name(name)
+        if kind == "LayerScale":
+            (factors,) = (self._array(name, variable) for variable in self.parts[name].variables)
+            return layers.Rescaling(factors.tolist(), name=own)(inputs[0])
+        scaled = layers.Rescaling(options.get("scale", 1.0), name=f"{own}_scale")(inputs[1])
+        return layers.Add(name=own)([inputs[0], scaled])
 
     def _layer(self, kind: str, options: Mapping[str, Any], name: str) -> Any:
         """Keras's layer; RecipeError where it does not take these options."""
@@ -199,6 +210,10 @@ class _Writer:
             return ops.transpose(inputs[0], options["axes"])
         if kind == "op:Reshape":
             return ops.reshape(inputs[0], [-1, *options["newshape"][1:]])
+        if kind == "op:Stack":
+            return ops.stack(inputs, axis=options["axis"])
+        if kind == "op:GetItem":
+            return inputs[0][tuple(_cut(one) for one in options["key"])]
         raise RecipeError(f"the operator {kind} is not written as Keras layers yet")
 
     def _prepared(self, images: Any) -> Any:
@@ -276,6 +291,11 @@ class _Writer:
         result = layer(inputs)
         layer.set_weights([weight.detach().T.numpy(), bias.detach().numpy()])
         return result
+
+
+def _cut(one: Any) -> Any:
+    """As Python slices."""
+    return ... if one == "..." else slice(*one) if isinstance(one, list) else one
 
 
 def _check(keras: Any, model: Any, bundle: Bundle, *, pixels: bool) -> None:

@@ -64,7 +64,9 @@ _TABLE = (
     ("EfficientNetB7", "none", 600), ("EfficientNetV2B0", "none", 224), ("EfficientNetV2B1", "none", 240),
     ("EfficientNetV2B2", "none", 260), ("EfficientNetV2B3", "none", 300), ("EfficientNetV2S", "none", 384),
     ("EfficientNetV2M", "none", 480), ("EfficientNetV2L", "none", 480), ("MobileNetV3Small", "none", 224),
-    ("MobileNetV3Large", "none", 224),
+    ("MobileNetV3Large", "none", 224), ("ConvNeXtTiny", "none", 224), ("ConvNeXtSmall", "none", 224),
+    ("ConvNeXtBase", "none", 224), ("ConvNeXtLarge", "none", 224), ("ConvNeXtXLarge", "none", 224),
+    ("InceptionResNetV2", "tf", 299),
 )  # fmt: skip
 _TOP_WIDTHS = {"efficientnetb1": 1280, "efficientnetb2": 1408}  # whose layers have the same names
 APPLICATIONS = {name.lower(): Application(name.lower(), name, mode, size) for name, mode, size in _TABLE}
@@ -99,15 +101,19 @@ def preprocess_for(mode: Mode, size: int) -> Preprocess:
 def config_of(application: Application, size: int, *, layers: Iterable[str] | None = None) -> dict[str, Any]:
     """The config that Keras gives the network, for images of that size.
 
-    layers: those that have weights, where not all may; VGG's hidden layers are left out when they are not among them.
+    layers: those that have weights, where not all may; VGG's hidden layers are left out when they are not among them, and
+    ConvNeXt's last normalisation has the name that they have for it, where it has no classifier after it.
     ModelError when Keras is not installed. Every global random generator is left as it was.
     """
-    top = layers is None or "fc1" in layers or not application.name.startswith("vgg")
+    top, last = True, {"vgg": "fc1", "con": "head_layernorm"}.get(application.name[:3])
+    if layers is not None and last is not None:
+        top = any(name.endswith(last) for name in layers)
     with generators_untouched():
         applications = keras_module().applications
         make: Callable[..., Any] = getattr(applications, application.attribute)
         try:
-            model = make(weights=None, include_top=top, input_shape=(size, size, 3))
+            without = {} if top or last == "fc1" else {"pooling": "avg"}  # as it was trained: the mean, then that layer
+            model = make(weights=None, include_top=top, input_shape=(size, size, 3), **without)
             return _as_if_first(json.loads(model.to_json()))
         except ValueError as error:
             raise UnknownModel(f"keras:{application.name} for {size} px: {shown(str(error))[:160]}") from None

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from burnish.backbones.keras import moves
 from burnish.backbones.keras.modules import (
     Call,
     Conv2dSame,
     KerasAttention,
+    LayerScale,
     Normalization,
     PoolSame,
     PositionLookup,
@@ -312,108 +314,12 @@ def _upsampling(options: Options, shapes: list[Shape]) -> Made:
     return Made(nn.Upsample(scale_factor=size, mode=options["interpolation"]))
 
 
-def _flatten(options: Options, shapes: list[Shape]) -> Made:
-    channels_last(options)
-    rank = len(single(shapes, 2, 3, 4))
-    if rank == 4:
-        return Made(Call(lambda x: x.permute(0, 2, 3, 1).flatten(1), "as [h w c]"))
-    return Made(nn.Flatten())
-
-
-def _reshape(options: Options, shapes: list[Shape]) -> Made:
-    target = options["target_shape"]
-    if not isinstance(target, (list, tuple)) or not all(type(one) is int and -1 <= one <= 2**24 for one in target):
-        raise Unfit(f"target_shape is {str(target)[:60]!r}, expected whole numbers")
-    if len(target) not in (1, 2, 3) or list(target).count(-1) > 1:
-        raise Unfit("tensors of one to three axes besides the batch are read only")
-    return Made(Call(lambda x: inward(outward(x).reshape(len(x), *target)), f"to {list(target)}"))
-
-
-def _permute(options: Options, shapes: list[Shape]) -> Made:
-    axes = options["dims"]
-    rank = len(single(shapes, 3, 4))
-    if not isinstance(axes, (list, tuple)) or sorted(map(str, axes)) != sorted(str(one) for one in range(1, rank)):
-        raise Unfit(f"dims is {str(axes)[:60]!r}, expected each of 1 to {rank - 1} once")
-    return Made(Call(lambda x: inward(outward(x).permute(0, *axes)), f"to {list(axes)}"))
-
-
-def outward(tensor: Tensor) -> Tensor:
-    """As Keras has it."""
-    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
-
-
-def inward(tensor: Tensor) -> Tensor:
-    """As we have it."""
-    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
-
-
-def _merge(function: Callable[[Tensor, Tensor], Tensor], words: str) -> Callable[[Options, list[Shape]], Made]:
-    def make(options: Options, shapes: list[Shape]) -> Made:
-        if len(shapes) < 2:
-            raise Unfit("gets one input, expected two or more")
-
-        alike = _alike(shapes)
-
-        def merged(*inputs: Tensor) -> Tensor:
-            total, *others = alike(*inputs)
-            for other in others:
-                total = function(total, other)
-            return total
-
-        return Made(Call(merged, words))
-
-    return make
-
-
-def _alike(shapes: list[Shape]) -> Callable[..., list[Tensor]]:
-    """What gives inputs of these shapes the axes that some of them lack.
-
-    One whose first axis is that of images, of which there is one while the network is made, is none of the constants.
-    """
-    rank, of_images = max(map(len, shapes)), [len(shape) > 1 and shape[0] == 1 for shape in shapes]
-    return lambda *inputs: [_broadcast(one, rank, own) for one, own in zip(inputs, of_images, strict=True)]
-
-
-def _broadcast(tensor: Tensor, rank: int, of_images: bool) -> Tensor:
-    """With the axes that are missing, in our order: channels stay channels.
-
-    Keras's merging layers add them behind that of the images, NumPy's rules, for constants, in front.
-    """
-    missing = rank - tensor.ndim
-    if missing <= 0 or tensor.ndim == 0:
-        return tensor
-    ones = [1] * missing
-    shape = [tensor.shape[0], *ones, *tensor.shape[1:]] if of_images else [*ones, *tensor.shape]
-    tensor = tensor.reshape(shape)
-    return inward(tensor) if rank == 4 else tensor
-
-
-def _average(options: Options, shapes: list[Shape]) -> Made:
-    if len(shapes) < 2:
-        raise Unfit("gets one input, expected two or more")
-    alike = _alike(shapes)
-    return Made(Call(lambda *inputs: torch.stack(torch.broadcast_tensors(*alike(*inputs))).mean(0), "mean"))
-
-
-def _concatenate(options: Options, shapes: list[Shape]) -> Made:
-    axis = options["axis"]
-    ranks = {len(shape) for shape in shapes}
-    if len(ranks) != 1 or type(axis) is not int or not -max(ranks) <= axis < max(ranks):
-        raise Unfit("concatenates tensors of one rank along one of their axes")
-    rank = ranks.pop()
-    axis %= rank
-    where = {1: 2, 2: 3, 3: 1}.get(axis, axis) if rank == 4 else axis
-    if where == 0:
-        raise Unfit("concatenates images of a batch")
-    return Made(Call(lambda *inputs: torch.cat(inputs, where), f"along {where}"))
-
-
 # Of layers: what does nothing but in training.
 WITHOUT_EFFECT = (
     "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation",
     "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness", "Identity",
 )  # fmt: skip
-DROPPING = ("Dropout", "SpatialDropout2D")
+DROPPING = ("Dropout", "SpatialDropout2D", "StochasticDepth")
 
 
 def _nothing(options: Options, shapes: list[Shape]) -> Made:
@@ -422,6 +328,20 @@ def _nothing(options: Options, shapes: list[Shape]) -> Made:
 
 def _dropout(options: Options, shapes: list[Shape]) -> Made:
     return Made(nn.Dropout(min(max(real(options["rate"], "rate"), 0.0), 0.99)))
+
+
+def _layer_scale(options: Options, shapes: list[Shape]) -> Made:
+    shape = single(shapes, 2, 3, 4)
+    width = shape[1] if len(shape) == 4 else shape[-1]
+    if options["projection_dim"] != width or options["init_values"] is None:
+        raise Unfit(f"projection_dim is {str(options['projection_dim'])[:40]!r} for {width} channels")
+    return Made(LayerScale(width), (Variable("gamma|variable|Variable", "vars/0", "weight", (width,)),))
+
+
+def _stochastic_depth(options: Options, shapes: list[Shape]) -> Made:
+    from timm.layers import DropPath  # not while the module loads: most files hold none
+
+    return Made(DropPath(min(max(real(options["drop_path_rate"], "drop_path_rate"), 0.0), 0.99)))
 
 
 def _softmax(options: Options, shapes: list[Shape]) -> Made:
@@ -455,38 +375,6 @@ def _resizing(options: Options, shapes: list[Shape]) -> Made:
             f"resizes images to {size[0]} × {size[1]} inside the network; give them that size instead (--image-size)"
         )
     return Made(nn.Identity())
-
-
-# ---- functions, as keras.ops and TensorFlow's operators record them --------------------------------------------------
-
-
-def _op_mean(options: Options, shapes: list[Shape]) -> Made:
-    axis, rank = options["axis"], len(single(shapes, 2, 3, 4))
-    axes = [axis] if type(axis) is int else list(axis) if isinstance(axis, (list, tuple)) else []
-    if not axes or not all(type(one) is int and -rank < one < rank and one for one in axes):
-        raise Unfit(f"a mean over the axes {str(axis)[:40]}, expected some besides the batch")
-    ours = tuple({1: 2, 2: 3, 3: 1}[one % rank] if rank == 4 else one % rank for one in axes)
-    keeps = bool(options["keepdims"])
-    return Made(Call(lambda x: x.mean(ours, keepdim=keeps), "mean"))
-
-
-def _op_transpose(options: Options, shapes: list[Shape]) -> Made:
-    axes = options["axes"]
-    if not isinstance(axes, (list, tuple)) or not axes or axes[0] != 0:
-        raise Unfit("a transposition moves the batch")
-    return _permute({"dims": list(axes[1:])}, shapes)
-
-
-def _op_reshape(options: Options, shapes: list[Shape]) -> Made:
-    target = options["newshape"]
-    if not isinstance(target, (list, tuple)) or not target or target[0] not in (-1, None):
-        raise Unfit("a reshape changes the batch")
-    return _reshape({"target_shape": list(target[1:])}, shapes)
-
-
-def _op_bgr(options: Options, shapes: list[Shape]) -> Made:
-    single(shapes, 4)
-    return Made(Call(lambda x: x.flip(1), "channels in reverse"))
 
 
 _CONV = {
@@ -530,16 +418,16 @@ KINDS: dict[str, Kind] = {
     "ZeroPadding2D": Kind(_padding, {"padding": [1, 1], "data_format": None}),
     "Cropping2D": Kind(_cropping, {"cropping": [[0, 0], [0, 0]], "data_format": None}),
     "UpSampling2D": Kind(_upsampling, {"size": [2, 2], "data_format": None, "interpolation": "nearest"}),
-    "Flatten": Kind(_flatten, {"data_format": None}),
-    "Reshape": Kind(_reshape, {"target_shape": None}),
-    "Permute": Kind(_permute, {"dims": None}),
-    "Add": Kind(_merge(torch.add, "sum")),
-    "Subtract": Kind(_merge(torch.sub, "difference")),
-    "Multiply": Kind(_merge(torch.mul, "product")),
-    "Maximum": Kind(_merge(torch.maximum, "larger")),
-    "Minimum": Kind(_merge(torch.minimum, "smaller")),
-    "Average": Kind(_average),
-    "Concatenate": Kind(_concatenate, {"axis": -1}),
+    "Flatten": Kind(moves.flatten, {"data_format": None}),
+    "Reshape": Kind(moves.reshape, {"target_shape": None}),
+    "Permute": Kind(moves.permute, {"dims": None}),
+    "Add": Kind(moves.merge(torch.add, "sum")),
+    "Subtract": Kind(moves.merge(torch.sub, "difference")),
+    "Multiply": Kind(moves.merge(torch.mul, "product")),
+    "Maximum": Kind(moves.merge(torch.maximum, "larger")),
+    "Minimum": Kind(moves.merge(torch.minimum, "smaller")),
+    "Average": Kind(moves.average),
+    "Concatenate": Kind(moves.concatenate, {"axis": -1}),
     "Dropout": Kind(_dropout, {"rate": 0.0}),
     "SpatialDropout2D": Kind(_dropout, {"rate": 0.0, "data_format": None}),
     "Resizing": Kind(
@@ -548,9 +436,15 @@ KINDS: dict[str, Kind] = {
          "pad_to_aspect_ratio": False, "fill_mode": "constant", "fill_value": 0.0, "antialias": False},
     ),
     **dict.fromkeys(WITHOUT_EFFECT, Kind(_nothing)),
-    "op:Divide": Kind(_merge(torch.div, "quotient")),
-    "op:Mean": Kind(_op_mean, {"axis": None, "keepdims": False}),
-    "op:Transpose": Kind(_op_transpose, {"axes": None}),
-    "op:Reshape": Kind(_op_reshape, {"newshape": None}),
-    "op:BGR": Kind(_op_bgr),
+    "op:Divide": Kind(moves.merge(torch.div, "quotient")),
+    "op:Mean": Kind(moves.op_mean, {"axis": None, "keepdims": False}),
+    "op:Transpose": Kind(moves.op_transpose, {"axes": None}),
+    "op:Reshape": Kind(moves.op_reshape, {"newshape": None}),
+    "op:BGR": Kind(moves.op_bgr),
+    "op:GetItem": Kind(moves.op_get_item, {"key": None}),
+    "op:Stack": Kind(moves.op_stack, {"axis": 0}),
+    # of the modules of keras.applications, not of keras.layers
+    "LayerScale": Kind(_layer_scale, {"init_values": None, "projection_dim": None}),
+    "StochasticDepth": Kind(_stochastic_depth, {"drop_path_rate": 0.0}),
+    "CustomScaleLayer": Kind(moves.scaled_sum, {"scale": 1.0}),
 }  # fmt: skip

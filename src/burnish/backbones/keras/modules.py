@@ -102,6 +102,17 @@ class Scale(nn.Module):
         return inputs * scale + offset
 
 
+class LayerScale(nn.Module):
+    """A learnt factor for each channel (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * (self.weight.reshape(-1, 1, 1) if inputs.ndim == 4 else self.weight)
+
+
 class Normalization(nn.Module):
     """(x − mean) / sqrt(variance), as Keras keeps them."""
 
