@@ -28,6 +28,7 @@ from huggingface_hub.utils import _http, close_session
 
 from burnish.backbones import hub, weights
 from burnish.backbones.zoo import load_backbone
+from burnish.disk import MAX_JSON_BYTES
 from burnish.errors import BadWeights, ModelError, UnknownModel, WeightsUnreachable
 
 torch.set_num_threads(1)
@@ -498,7 +499,7 @@ HOSTILE_CONFIGS = {
     "a web page": b"<html></html>",
     "a list": b"[1, 2]",
     "nested too deeply": b"[" * 100_000,
-    "too large": b'{"architecture": "test_resnet", "x": "' + b"x" * weights.MAX_JSON_BYTES + b'"}',
+    "too large": b'{"architecture": "test_resnet", "x": "' + b"x" * MAX_JSON_BYTES + b'"}',
     "not a number": b'{"architecture": "test_resnet", "mean": NaN}',
     "two architectures": b'{"architecture": "test_resnet", "architecture": "resnet18"}',
     "an unknown architecture": b'{"architecture": "resnet18; rm -rf /"}',

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from burnish.backbones import hub, weights, zoo
+from burnish.disk import read_plain_json
 from burnish.errors import BadWeights, WeightsUnreachable
 
 torch.set_num_threads(1)
@@ -179,9 +180,9 @@ def test_json_that_is_not_plain_is_refused(tmp_path, text, sentence):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=sentence):
-        weights.read_plain_json(path)
+        read_plain_json(path)
     with pytest.raises(ValueError, match="larger than 0 bytes"):
-        weights.read_plain_json(path, max_bytes=0)
+        read_plain_json(path, max_bytes=0)
 
 
 def test_the_embedded_weights_are_read_without_importing_their_package():

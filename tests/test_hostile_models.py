@@ -38,7 +38,7 @@ _watching: list[list[str]] = []
 
 
 def _hook(event, arguments):
-    own = event == "subprocess.Popen" and str(arguments[1][-1]).endswith("keras/hdf5.py")  # burnish's reader of HDF5
+    own = event == "subprocess.Popen" and str(arguments[1][-2]).endswith("keras/hdf5.py")  # burnish's reader of HDF5
     if _watching and not own and (event.startswith(FORBIDDEN) or (event == "open" and "hostname" in str(arguments[0]))):
         _watching[-1].append(f"{event} {arguments!r}"[:200])
 

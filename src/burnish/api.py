@@ -15,7 +15,6 @@ from burnish.auditing import Audit, run_audit
 from burnish.backbones import zoo
 from burnish.backbones.anatomy import Anatomy
 from burnish.backbones.anatomy import anatomy as taken_apart
-from burnish.backbones.weights import read_plain_json
 from burnish.backbones.zoo import ModelRow
 from burnish.choose.ledger import states_of_other_versions
 from burnish.comparing import run_compare
@@ -25,7 +24,15 @@ from burnish.data.catalog import Catalog
 from burnish.data.looks import changed, read_digests
 from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
-from burnish.disk import cache_folder, expanded, left_behind, plain_disk_errors, require_temporary_folder, write_whole
+from burnish.disk import (
+    cache_folder,
+    expanded,
+    left_behind,
+    plain_disk_errors,
+    read_plain_json,
+    require_temporary_folder,
+    write_whole,
+)
 from burnish.errors import RecipeError, RunError, shown
 from burnish.job import finish, run_job
 from burnish.methods.base import Method

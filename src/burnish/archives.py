@@ -55,9 +55,14 @@ class Zip:
         error: type[BurnishError] = BadWeights,
         aside: Aside | None = None,
         most: int = _MAX_MEMBERS,
+        packed: int | None = None,
     ) -> None:
-        """label: what errors call it. `error` is raised when it is damaged or made to deceive, or has over `most` members."""
+        """label: what errors call it. `error` is raised when it is damaged or made to deceive, or has over `most` members.
+
+        packed: bytes of the file on disk, where this was packed in another: what unpacks twice is measured by those.
+        """
         self.label, self._data, self._error = label, data, error
+        self._packed = len(data) if packed is None else min(packed, len(data))
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Stream(data))
             self._infos = self._zip.infolist()
@@ -121,11 +126,11 @@ class Zip:
                 raise self._error(f"{label}: its {shown(info.filename)} is encrypted; decrypt it first")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise self._error(f"{label}: its {shown(info.filename)} is packed in a way that is not read (method "
-                                 f"{info.compress_type}); expected stored or deflated")  # fmt: skip
+                                 f"{info.compress_type}); expected stored or deflated; pack it again")  # fmt: skip
             kind = stat.S_IFMT(info.external_attr >> 16)
             reason = None if kind in (0, stat.S_IFREG, stat.S_IFDIR) else _LINK
             _put_aside_or_refuse(info.filename, reason, aside, label, self._error)
-        _check_ratio(sum(info.file_size for info in infos), len(self._data), label, self._error)
+        _check_ratio(sum(info.file_size for info in infos), self._packed, label, self._error)
         self._check_places()
 
     def _check_places(self) -> None:

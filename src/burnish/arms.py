@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from burnish.backbones.weights import read_plain_json
 from burnish.choose.decide import Decision
 from burnish.choose.evidence import Evidence
+from burnish.disk import read_plain_json
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import holm
 from burnish.result import OUTCOME, RunFolder

@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +19,7 @@ from burnish.errors import RunError, shown
 
 _NUMBERED = re.compile(r"\d{4,9}")
 _DRAFT = re.compile(r"\.\d{4,9}\.tmp")
+MAX_JSON_BYTES = 16 * 2**20  # 21,843 class names (ImageNet-21k) take about 1 MB
 OTHER_FOLDER = "make room or name another folder with --out (what was saved is kept)"
 _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
 # What `write_whole` leaves when the process dies in it.
@@ -57,12 +58,40 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def text_of(path: Path, *, at_most: int = 2**29) -> str:
     """The UTF-8 text of a file of somebody else's making. OSError, or ValueError where it is no plain file or larger."""
     if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
-        raise ValueError("it is not a plain file")
+        raise ValueError("is not a plain file")
     with open(path, "rb") as file:
         data = file.read(at_most + 1)
     if len(data) > at_most:
-        raise ValueError(f"it is larger than {at_most:,} bytes")
+        raise ValueError(f"is larger than {at_most:,} bytes")
     return data.decode()
+
+
+def read_plain_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object in a JSON file; OSError, or ValueError (one clause) when it is too large, no object, or not plain JSON.
+
+    NaN, infinities and repeated keys are refused: they are not JSON, or mean different things to different readers.
+    """
+    try:
+        text = text_of(Path(path), at_most=max_bytes).removeprefix("\ufeff")
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unrepeated)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
+    if not isinstance(value, dict):
+        raise ValueError("holds no JSON object")
+    return value
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"holds {text}, which is not JSON")
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("repeats a key")
+    return values
 
 
 def write_whole(path: Path, text: str, *, follows: bool = False) -> None:
@@ -119,14 +148,39 @@ def _usual_mode() -> int:
     return 0o666 & ~mask
 
 
+def refuse_links(folder: Path, names: Iterable[str], *, within: Iterable[str] = ()) -> None:
+    """RunError where an entry of the folder with one of these names is a link, a pipe or a device; `within`: or holds one.
+
+    What is written to it would be written wherever a folder that came from elsewhere says.
+    """
+    waiting = [(folder / name, name in within) for name in names]
+    while waiting:
+        path, deep = waiting.pop()
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+            raise RunError(
+                f"{shown(str(path))} is {what}, which burnish did not make; remove it, or name another folder with --out"
+            )
+        if deep and stat.S_ISDIR(mode):
+            waiting += [(one, True) for one in path.iterdir()]
+
+
 def write_bytes_whole(path: Path, data: bytes) -> None:
     """Replace a file by a new one of these bytes, in one step. Raises OSError."""
-    draft = path.parent / f".{path.name}.tmp"
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # a new one: a known name may be a link
     try:
-        _write_durably(draft, data)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, _mode_for(path))
         os.replace(draft, path)
     except OSError:
-        draft.unlink(missing_ok=True)
+        Path(draft).unlink(missing_ok=True)
         raise
 
 
@@ -141,10 +195,13 @@ def write_version(folder: Path, members: Mapping[str, bytes], *, versions: str, 
 
     It is written under another name, made durable, renamed, and only then does one `os.replace` move the pointer, a
     JSON file {"current": "VERSIONS/0001"}: whoever reads finds the old version or the new one, never parts of both.
-    All but the newest `keep` are removed. Raises OSError; the version before stays the current one then.
+    All but the newest `keep` are removed, of what holds such members alone. Raises OSError; the version before stays the
+    current one then.
     """
     home, draft, made = folder / versions, None, None
     try:
+        if home.is_symlink():  # of a folder that came from elsewhere: it may lead anywhere
+            raise OSError(errno.ELOOP, "it is a link, which burnish did not make", str(home))
         home.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(path.name) for path in home.iterdir() if path.name.isdigit()), default=0)
         final, draft = home / f"{number:04d}", home / f".{number:04d}.tmp"
@@ -166,7 +223,7 @@ def write_version(folder: Path, members: Mapping[str, bytes], *, versions: str, 
         if made is not None and not _points_to(folder / pointer, made.name):
             shutil.rmtree(made, ignore_errors=True)
         raise
-    _prune(home, keep=keep)
+    _prune(home, set(members), keep=keep)
     return final
 
 
@@ -202,12 +259,16 @@ def _point_to(pointer: Path, current: str) -> None:
     write_bytes_whole(pointer, json.dumps({"current": current}).encode() + b"\n")
 
 
-def _prune(home: Path, *, keep: int) -> None:
-    """Remove older versions, and drafts that a killed process left; what cannot be removed does no harm."""
+def _prune(home: Path, members: set[str], *, keep: int) -> None:
+    """Remove older versions, and drafts that a killed process left; what cannot be removed does no harm.
+
+    A folder that holds anything else is none of ours: photographs of a year have such names too.
+    """
     with contextlib.suppress(OSError):
         old = versions_of(home.parent, versions=home.name)[keep:]
         for path in [*old, *(path for path in home.iterdir() if _DRAFT.fullmatch(path.name))]:
-            shutil.rmtree(path, ignore_errors=True)
+            if set(os.listdir(path)) <= members:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

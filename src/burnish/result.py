@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from burnish.disk import expanded, left_behind, plain_disk_errors, text_of, write_whole
+from burnish.disk import expanded, left_behind, plain_disk_errors, read_plain_json, refuse_links, text_of, write_whole
 from burnish.errors import NotARun, RunBusy, RunError, shown, uncelled
 from burnish.recipe import Recipe
 
@@ -56,7 +56,10 @@ _OURS = (
     PICTURES,
     PREDICTIONS,
     IMAGES,
+    "package.json",
 )
+_FOLDERS = ("packages", "state", BOARD, "models", "arms", "seeds")
+_READ_BACK = ("packages", "state")
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
 _DEVICE = "device"  # where a run is done is not what it is asked to do; a state of another kind of device is refused by itself
 _LOCKED_BY = re.compile(rb"(\d+( on .*)?)?", re.DOTALL)  # what burnish writes there, or nothing yet
@@ -81,6 +84,7 @@ class RunFolder:
             lock = _hold(path)
         try:
             with plain_disk_errors(path):
+                refuse_links(path, (*_FOLDERS, SEARCH), within=_READ_BACK)
                 names = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
         except RunError:
             os.close(lock)
@@ -155,9 +159,9 @@ class RunFolder:
             self.write_json(ASKED, asked if images is None else {**asked, _IMAGES: images})
             return False
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = read_plain_json(file)
             was = dict(before)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(
                 f"{shown(str(file))} cannot be read ({shown(str(error))}); name another folder with --out"
             ) from None

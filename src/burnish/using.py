@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from burnish.answers import read_answers
 from burnish.data.catalog import Catalog
@@ -36,7 +38,9 @@ from burnish.reports.runs import Compared, side_by_side
 from burnish.reports.runs import page_of as page_of_runs
 from burnish.result import (
     IMAGES,
+    PICTURES,
     REPORT,
+    RESULT,
     SPLITS,
     read_facts,
     read_pictures,
@@ -70,7 +74,8 @@ class Result:
     @property
     def verdict(self) -> Verdict:
         """Tuned against frozen probe on the same test images."""
-        return Verdict.from_json(self.facts["verdict"])
+        with _as_written(self.folder):
+            return Verdict.from_json(self.facts["verdict"])
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -295,10 +300,23 @@ def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathL
     lang: "en" or "zh", of the page's own words. RecipeError for another.
     """
     folder = expanded(run)
-    page = render(read_facts(folder), read_pictures(folder), lang=lang)
+    with _as_written(folder):
+        page = render(read_facts(folder), read_pictures(folder), lang=lang)
     path = folder / REPORT if out is None else expanded(out)
     write_whole(path, page, follows=out is not None)
     return path
+
+
+@contextmanager
+def _as_written(*folders: Path) -> Iterator[None]:
+    """NotARun where what a run's folder says of the run cannot be shown: it came from elsewhere, or was changed by hand."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, TemplateError) as error:
+        listed = ", ".join(shown(str(folder)) for folder in folders)
+        raise NotARun(
+            f"{listed}: {RESULT} or {PICTURES} is not as burnish writes it ({type(error).__name__}: {shown(str(error))[:120]})"
+        ) from error
 
 
 def report_runs(
@@ -318,8 +336,10 @@ def report_runs(
         answers = [read_answers(folder) for folder in folders]
     facts = [read_facts(folder) for folder in folders]
     named = list(zip([os.fspath(run) for run in runs], facts, answers, strict=True))
-    rows, n = side_by_side(named)
-    write_whole(expanded(out), page_of_runs(rows, n), follows=True)
+    with _as_written(*folders):
+        rows, n = side_by_side(named)
+        page = page_of_runs(rows, n)
+    write_whole(expanded(out), page, follows=True)
     return expanded(out), rows, n
 
 

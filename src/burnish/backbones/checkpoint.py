@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from burnish.backbones.weights import MOST_TENSORS
 from burnish.errors import BadWeights, shown
 
 State = dict[str, Tensor]
@@ -27,7 +28,7 @@ _WRAPPERS = {
 _DEEPEST = 4
 _LONGEST = 500  # characters of a tensor's name
 _MOST_NODES = 100_000
-_MOST_TENSORS, _MOST_WRAPPERS = 50_000, 5  # no network has so many tensors; wrappers lie two or three deep
+_MOST_WRAPPERS = 5  # they lie two or three deep
 _SMALL_BYTES = 2**26  # of tensors, below which nobody asks how they lie
 _COUNTER = "num_batches_tracked"
 _TIMMS_OWN = ("crop_pct", "gp")  # arguments by which timm's training script is known
@@ -94,8 +95,8 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
 
     most = max(len(state) for _, state in found)
     where, state = min((one for one in found if 2 * len(one[1]) >= most), key=order)
-    if len(state) > _MOST_TENSORS:
-        raise BadWeights(f"{label}: has {len(state):,} tensors, expected at most {_MOST_TENSORS:,}")
+    if len(state) > MOST_TENSORS:
+        raise BadWeights(f"{label}: has {len(state):,} tensors, expected at most {MOST_TENSORS:,}")
     long = next((name for name in state if len(name) > _LONGEST), None)
     if long is not None:
         raise BadWeights(f"{label}: has a tensor whose name has {len(long):,} characters, expected at most {_LONGEST}")

@@ -43,7 +43,7 @@ def from_file(
             "--preprocess is for Keras files; a PyTorch model's comes with its architecture or config.json"
         )
     if found.kind == "torch":
-        saved = pickles.read_torch(found.data, found.label)
+        saved = pickles.read_torch(found.data, found.label, packed=found.packed)
         state, where = checkpoint.weights_in(saved, found.label)
         # The older form packs nothing.
         if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(found.data):

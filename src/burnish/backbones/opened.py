@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from burnish import archives
 from burnish.backbones import pickles, weights
+from burnish.disk import MAX_JSON_BYTES, read_plain_json
 from burnish.errors import BadWeights, UnknownModel, shown
 
 Kind = Literal["safetensors", "torch", "keras", "h5"]
@@ -46,6 +47,7 @@ class Opened:
     config: dict[str, Any] = field(default_factory=dict)  # of the config.json beside it, {} without one
     where: str = ""  # the member of the archive it lay in
     name: str = ""  # the file's, without its folder, or that member's
+    packed: int = 0  # bytes of the file on disk
 
 
 def open_file(path: Path) -> Opened:
@@ -59,7 +61,7 @@ def open_file(path: Path) -> Opened:
     digest = hashlib.sha256(data).hexdigest()
     kind = kind_of(data, label)
     if kind is not None:
-        return Opened(kind, data, label, digest, config_beside(path), name=path.name)
+        return Opened(kind, data, label, digest, config_beside(path), name=path.name, packed=len(data))
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
     kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
@@ -67,12 +69,12 @@ def open_file(path: Path) -> Opened:
     raise BadWeights(f"{label}: {weights.what_it_is(data[:4096], len(data)) or unknown}")
 
 
-def kind_of(data: bytes, label: str) -> Kind | None:
-    """What the bytes are, None for archives and for what is no model."""
+def kind_of(data: bytes, label: str, *, packed: int | None = None) -> Kind | None:
+    """What the bytes are, None for archives and for what is no model. packed: of the file on disk, where they lay in one."""
     if data[:8] == _HDF5:
         return "h5"
     if data[:2] == b"PK":
-        archive = archives.Zip(data, label)
+        archive = archives.Zip(data, label, packed=packed)
         if pickles.is_torch_zip(archive):
             return "torch"
         return "keras" if {"config.json", "model.weights.h5"} <= set(archive.members) else None
@@ -87,7 +89,7 @@ def config_beside(path: Path) -> dict[str, Any]:
     if not config.is_file():
         return {}
     try:
-        return weights.read_plain_json(config)
+        return read_plain_json(config)
     except (OSError, ValueError) as error:
         advice = "mend it, or move the weights to another folder and say --model NAME=FILE"
         raise BadWeights(f"{shown(str(config))}: {error}; {advice}") from None
@@ -109,9 +111,9 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
         if place.name == _CONFIG:
             configs[str(place.parent)] = member.data
         inner = f"{label} ({shown(member.name)})"
-        kind = kind_of(member.data, inner)
+        kind = kind_of(member.data, inner, packed=len(data))
         if kind is not None:
-            found.append(Opened(kind, member.data, inner, digest, {}, member.name, place.name))
+            found.append(Opened(kind, member.data, inner, digest, {}, member.name, place.name, len(data)))
             if len(found) > 1:
                 names = ", ".join(shown(one.where[:120]) for one in found)
                 raise BadWeights(f"{label}: an archive with more than one model ({names}, …); expected exactly one")
@@ -124,7 +126,7 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
         return found[0]
     one = found[0]
     try:
-        values = json.loads(beside) if len(beside) <= weights.MAX_JSON_BYTES else None
+        values = json.loads(beside) if len(beside) <= MAX_JSON_BYTES else None
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):

@@ -82,27 +82,29 @@ _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch befo
 _BYTES_AS = "latin1"  # the codec by which protocol 2 writes bytes; others make much of little, or take hours
 _LONG_TEXT, _MOST_COPIES = 4096, 16
 _DEEPEST_TUPLE = 200
+_MOST_LARGE, _MOST_ODD = 64, 10_000
 _NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
+_HARMLESS = ("FLOAT", "BINFLOAT", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET")
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
 
 
-def read_torch(data: bytes, label: str) -> Any:
+def read_torch(data: bytes, label: str, *, packed: int | None = None) -> Any:
     """What a PyTorch file holds: dictionaries, lists, numbers and tensors on the CPU, nested as they were saved.
 
-    label: what errors call the file. BadWeights, naming what was found, when it asks for anything else, is a program
-    (TorchScript, torch.export), or is damaged; no code of the file has run then.
+    label: what errors call the file; packed: its bytes on disk, where it lay in another. BadWeights, naming what was found,
+    when it asks for anything else, is a program (TorchScript, torch.export), or is damaged; no code of the file has run then.
     """
     zipped = data[:4] == b"PK\x03\x04"  # as torch tells them; all else is followed as one pickle after another
     if zipped:
         _refuse_two_readings(data, label)
-    archive = Zip(data, label) if zipped else None
+    archive = Zip(data, label, packed=packed) if zipped else None
     if archive is not None and any(archive.is_renamed(name) for name in archive.members):
         raise BadWeights(f"{label}: a zip archive with two names for one member, made to deceive")
     refuse_programs(data if archive is None else _instructions(archive), label, several=not zipped)
     try:
         with torch.serialization.safe_globals(_INERT):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return _without_attributes(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:  # torch's readers raise half a dozen kinds for damaged files
         reason = " ".join(str(error).partition("WeightsUnpickler error:")[2].split()) or str(error).partition("\n")[0]
         if reason.startswith("Unsupported operand"):
@@ -112,6 +114,27 @@ def read_torch(data: bytes, label: str) -> Any:
         raise BadWeights(
             f"{label}: a PyTorch file that cannot be read without trusting it ({shown(reason)[:160]}); {_ADVICE}"
         ) from None
+
+
+def _without_attributes(saved: Any) -> Any:
+    """The same, its dictionaries without attributes of their own: one called "items" would stand before the method."""
+    waiting, seen = [saved], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        if isinstance(one, (dict, list, tuple, set)):
+            seen.add(id(one))
+        if isinstance(one, dict):
+            for name in [name for name in getattr(one, "__dict__", ()) if name != "_metadata"]:
+                delattr(one, name)
+            waiting += [*dict.keys(one), *dict.values(one)]
+        elif isinstance(one, (list, tuple, set)):
+            waiting += one
+        elif isinstance(one, argparse.Namespace):
+            seen.add(id(one))
+            waiting += vars(one).values()
+    return saved
 
 
 def is_torch_zip(archive: Zip) -> bool:
@@ -286,7 +309,7 @@ class _Stack:
     "new", "before" (it was fetched again), "one before" (a tuple of one such), "mark"; "text", the text "latin1" as such, and
     "bytes" for a tuple of the two; "encode" for the function that makes bytes of them, "kind" for a kind of storage; "number"
     for whole numbers, truth values and None, "plain" for a tuple of such and texts; "kinds" for numpy's kinds of numbers, and
-    "numpy" for one of them. Beside it, how deep tuples lie in a tuple: their hash follows them down without a limit.
+    "numpy" for one of them; "harmless" for what has no hash, or one that cannot be chosen. Beside it, how deep tuples lie in a tuple: their hash follows them down without a limit.
     """
 
     # The lowest value they take stays there.
@@ -304,6 +327,7 @@ class _Stack:
         self.tags: list[str] = []
         self.depths: list[int] = []
         self.memo: dict[int, tuple[str, int]] = {}
+        self.large = self.odd = 0  # whole numbers of many bits; keys and members that are neither texts nor numbers
 
     def name(self, wanted: str) -> None:
         """The value on top is this class or function."""
@@ -318,6 +342,10 @@ class _Stack:
     def copies(self, opcode: Any, argument: Any) -> bool:
         """Follow one instruction; whether it makes something of a value that was there before. Raises _Unusual."""
         name, wanted = opcode.name, opcode.stack_before
+        if name in _NUMBERS and isinstance(argument, int) and abs(argument) >= 2**53:
+            self.large += 1
+            if self.large > _MOST_LARGE:
+                raise _Unusual("many numbers of over 53 bits")
         if name == "MEMOIZE" or name.endswith("PUT"):
             known = (self.tags[-1], self.depths[-1]) if self.tags else ("new", 0)
             self.memo[len(self.memo) if name == "MEMOIZE" else _whole(argument)] = known
@@ -338,6 +366,7 @@ class _Stack:
         depth = max([depth, *self.depths[len(self.tags) - count :]])
         del self.tags[len(self.tags) - count :], self.depths[len(self.depths) - count :]
         self._refuse_calls(name, taken, inside)
+        self._count_odd(name, taken, inside)
         if name == "MARK":
             self._push("mark")
         elif name == "DUP":
@@ -359,8 +388,22 @@ class _Stack:
             self._push("numpy")
         else:
             for _ in opcode.stack_after:
-                self._push("number" if name in _NUMBERS else "new")
+                self._push("number" if name in _NUMBERS else "harmless" if name in _HARMLESS else "new")
         return name in ("REDUCE", "NEWOBJ", "BUILD") and taken[1:] in (["one before"], ["before"])
+
+    def _count_odd(self, name: str, taken: list[str], inside: list[str]) -> None:
+        """_Unusual where a dictionary, a set or a list is given many members whose hashes can be made to be one."""
+        if name == "SETITEM":
+            members = taken[1:2]
+        elif name in ("SETITEMS", "DICT"):
+            members = inside[::2]
+        elif name in ("APPEND", "APPENDS", "ADDITEMS", "LIST", "FROZENSET"):
+            members = [*taken[1:], *inside]
+        else:
+            return
+        self.odd += sum(tag not in ("text", _BYTES_AS, "number", "harmless") for tag in members)
+        if self.odd > _MOST_ODD:
+            raise _Unusual("many keys or members that are neither texts nor numbers")
 
     def _push(self, tag: str, depth: int = 0) -> None:
         self.tags.append(tag)

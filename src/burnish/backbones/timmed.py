@@ -75,8 +75,8 @@ def licence_of(name: str) -> str:
 
 def is_known(name: str) -> bool:
     """Whether timm's tables hold this name, and its tag where it has one."""
-    arch, _, tag = name.partition(".")
-    if ":" in name or "/" in name or arch not in timm.list_models():
+    arch, dot, tag = name.partition(".")
+    if (dot and not tag) or ":" in name or "/" in name or arch not in timm.list_models():
         return False
     try:
         return not tag or get_pretrained_cfg(name, allow_unregistered=False) is not None
@@ -106,8 +106,8 @@ def architecture(name: str, image_size: int | None, **options: Any) -> dict[str,
 def check(name: Any, kwargs: Any) -> None:
     """UnknownModel unless these select an architecture and its options from the tables."""
     if not isinstance(name, str) or name not in timm.list_models():
-        close = nearest(str(name), timm.list_models())
-        raise UnknownModel(f"no architecture {shown(str(name))!r} in timm {VERSION} (nearest: {close})")
+        close = nearest(str(name)[:80], timm.list_models())
+        raise UnknownModel(f"no architecture {shown(str(name))[:80]!r} in timm {VERSION} (nearest: {close})")
     if not isinstance(kwargs, dict) or not set(kwargs) <= set(_OPTIONS):
         raise UnknownModel(f"the architecture has options other than {', '.join(sorted(_OPTIONS))}")
     for key, value in kwargs.items():
@@ -211,7 +211,7 @@ def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image
         )
     except (RecipeError, TypeError, ValueError, OverflowError) as error:
         where = f"{name}: the config.json beside the file, or the arguments kept in it" if config else name
-        raise BadWeights(f"{shown(where)}: its image settings cannot be used ({shown(str(error))})") from None
+        raise BadWeights(f"{shown(where)}: its image settings cannot be used ({shown(str(error))[:160]})") from None
 
 
 def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

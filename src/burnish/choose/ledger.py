@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped_as
-from burnish.backbones.weights import read_plain_json
 from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
-from burnish.disk import write_whole
-from burnish.errors import RunError, shown
+from burnish.disk import read_plain_json, write_whole
+from burnish.errors import BurnishError, RunError, shown
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.methods.base import Fitted
@@ -89,13 +88,20 @@ def states_of_other_versions(run: Path) -> Iterator[None]:
         resumed = True
     try:
         yield
-    except (KeyError, TypeError) as error:
-        if not resumed:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        if not resumed or isinstance(error, BurnishError):
             raise
         raise RunError(
             f"the run in {shown(str(run))} cannot go on ({type(error).__name__}: {shown(str(error))[:120]}): its state seems to "
             f"be of another version of burnish; remove {shown(str(run / STATE))} to begin anew, or name another folder with --out"
         ) from error
+
+
+def _is_told_so(facts: Mapping[str, Any]) -> bool:
+    """Whether a state says of itself what every state does: a budget is counted by it."""
+    seconds, sittings, parts = (facts.get(key) for key in ("seconds", "sittings", "parts"))
+    counted = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 <= seconds <= 1e9
+    return counted and type(sittings) is int and 0 <= sittings <= 1e9 and isinstance(parts, dict)
 
 
 class Ledger:
@@ -104,6 +110,8 @@ class Ledger:
     def __init__(self, run: Path, clock: Clock, watcher: Watcher) -> None:
         found = read_checkpoint(run)
         self.run, self.watcher = run, watcher
+        if found is not None and not _is_told_so(found[0]):
+            found = None
         self.resumed = found is not None
         if found is None and has_checkpoints(run):
             watcher.say(

@@ -30,7 +30,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.backbones.head import FORMS, LINEAR, is_form
 from burnish.backbones.head import made as made_head
 from burnish.backbones.spec import Backbone
-from burnish.disk import write_version
+from burnish.disk import read_plain_json, write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
@@ -233,7 +233,7 @@ def package_folder(folder: Path) -> Path:
         what = "no such folder" if not folder.exists() else f"holds no package ({POINTER} or {FACTS})"
         raise NotARun(f"{shown(str(folder))}: {what}; expected the folder of a run that burnish fit finished or began")
     try:
-        current = weights.read_plain_json(pointer, max_bytes=_MAX_POINTER_BYTES).get("current")
+        current = read_plain_json(pointer, max_bytes=_MAX_POINTER_BYTES).get("current")
     except (OSError, ValueError) as error:
         raise NotARun(f"{shown(str(pointer))}: {error}; expected the file that burnish fit wrote") from None
     if not isinstance(current, str) or not _CURRENT.fullmatch(current):
@@ -247,7 +247,7 @@ def package_folder(folder: Path) -> Path:
 def _checked_facts(package: Path) -> dict[str, Any]:
     """The values in bundle.json, their kinds checked; NotARun when any is not as it must be."""
     try:
-        values = weights.read_plain_json(package / FACTS)
+        values = read_plain_json(package / FACTS)
         _check_facts(values)
     except (OSError, ValueError, RecursionError) as error:
         reason = shown(str(error)[:300])

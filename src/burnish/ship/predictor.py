@@ -21,7 +21,7 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.data.catalog import Named
 from burnish.data.contents import file_of
 from burnish.data.pixels import decode, enough, view
-from burnish.data.sources.scan import has_image_suffix, scan
+from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
 from burnish.data.views import normalised
 from burnish.errors import BadWeights, DataError, RecipeError, UnreadableImage, cell, shown
 from burnish.labels import SEPARATOR
@@ -32,6 +32,7 @@ from burnish.ship.bundle import Bundle, read_bundle
 from burnish.train.around import settled_torch
 from burnish.train.features import BATCH, batched, outputs
 
+_USUAL_PIXELS = 512**2  # up to which a batch of images goes through at once
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
 _CPU = torch.device("cpu")
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
@@ -76,6 +77,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self._batch = max(1, min(BATCH, BATCH * _USUAL_PIXELS // bundle.preprocess.size**2))  # large images in turn
         self._fast: nn.Module | None = None
 
     @classmethod
@@ -92,8 +94,8 @@ class Predictor:
     def probabilities(self, images: Sequence[ImageLike]) -> np.ndarray:
         """float64 [n k] in the order of `bundle.classes`, a batch at a time; raises UnreadableImage on the first bad image."""
         images, rows = listed(images), [np.zeros((0, len(self.bundle.classes)))]
-        for start in range(0, len(images), BATCH):
-            found, _, problems = self._told(images[start : start + BATCH])
+        for start in range(0, len(images), self._batch):
+            found, _, problems = self._told(images[start : start + self._batch])
             for problem in problems:
                 if problem is not None:
                     raise problem
@@ -132,10 +134,10 @@ class Predictor:
         cut: float | None,
     ) -> Iterator[Prediction]:
         """least: confidence from which answers are given; cut: probability from which a class belongs to the set."""
-        for start in range(0, len(images), BATCH):
-            chunk = images[start : start + BATCH]
+        for start in range(0, len(images), self._batch):
+            chunk = images[start : start + self._batch]
             found, strange, problems = self._told(chunk)
-            called = [_name(image) for image in chunk] if names is None else names[start : start + BATCH]
+            called = [_name(image) for image in chunk] if names is None else names[start : start + self._batch]
             for at, (name, problem) in enumerate(zip(called, problems, strict=True)):
                 if problem is not None:
                     yield Prediction(name, (), (), problem.reason)
@@ -274,7 +276,8 @@ def listed(images: Any) -> Sequence[Any]:
 def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path | NotRead]:
     """Image files from files and folders (searched through, in order of name); DataError when one is not there.
 
-    What a folder holds besides and might be an image, such as a link out of it, stands there with the reason.
+    Links to image files are followed, as where they are named themselves. What a folder holds besides and might be an image,
+    such as a link to a folder, stands there with the reason.
     """
     files: list[Path | NotRead] = []
     asked = listed(paths)
@@ -284,7 +287,13 @@ def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
         if os.path.isdir(path):
             inside = scan(path)
             found = [path / name for name in sorted(inside.images)]
-            besides = [NotRead(str(path / one.path), one.reason) for one in inside.named if _may_hold_images(one)]
+            followed = [one.path for one in inside.named if one.reason == LINK_OUT and _is_image_file(path / one.path)]
+            found = sorted([*found, *(path / name for name in followed)])
+            besides = [
+                NotRead(str(path / one.path), one.reason)
+                for one in inside.named
+                if _may_hold_images(one) and one.path not in followed
+            ]
             if not found and not besides:
                 raise DataError(f"{shown(str(path))} holds no image files")
             files += [*found, *besides]
@@ -319,6 +328,11 @@ def write_csv(
             cells += [cell(prediction.classes[rank]), f"{prediction.probabilities[rank]:.6f}"] if known else ["", ""]
         told = [cell(SEPARATOR.join(prediction.set or ()))] if with_sets else []
         writer.writerow([cell(prediction.path), *cells, *told, prediction.problem or prediction.declined or ""])
+
+
+def _is_image_file(path: Path) -> bool:
+    """Whether there is a file with the name of an image, through links or not."""
+    return has_image_suffix(path.name) and path.is_file()
 
 
 def _may_hold_images(named: Named) -> bool:

@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from burnish.backbones.weights import read_plain_json, tensors_of
-from burnish.disk import plain_disk_errors, versions_of, write_version
+from burnish.backbones.weights import tensors_of
+from burnish.disk import plain_disk_errors, read_plain_json, versions_of, write_version
 from burnish.errors import BadWeights, RunError, shown
 from burnish.train.loop import Training
 

@@ -17,7 +17,7 @@ from burnish.backbones.keras.options import Variable
 from burnish.errors import BadWeights, ModelError, shown
 
 _READER = hdf5.__file__
-_SECONDS = 300.0  # for eight gigabytes; a file that takes longer is made to
+_SECONDS, _SLOWEST = 60.0, 20e6  # and bytes a second; a file that takes longer is made to
 _LONGEST_VARIABLE = 4  # parts of a variable's name
 _EXTRA = "pip install 'burnish[keras]'"
 
@@ -25,12 +25,15 @@ _EXTRA = "pip install 'burnish[keras]'"
 class Arrays:
     """All datasets of an HDF5 file, read by a process of its own."""
 
-    def __init__(self, data: bytes, label: str) -> None:
-        """BadWeights when it is damaged, or holds links, other files' data, or more than it can."""
+    def __init__(self, data: bytes, label: str, *, packed: int | None = None) -> None:
+        """BadWeights when it is damaged, or holds links, other files' data, or more than it can.
+
+        packed: bytes of the file on disk, where this was packed in another.
+        """
         if importlib.util.find_spec("h5py") is None:
             raise ModelError(f"{label}: Keras files need the package h5py; run: {_EXTRA}")
         self.label = label
-        facts, numbers = _read(data, label)
+        facts, numbers = _read(data, label, min(len(data), packed or len(data)))
         self.config: str | None = facts["config"]  # the text of the model's config, None in a file of weights alone
         self.version: str = facts["version"]  # of the Keras that wrote it, "" where a file within another says it
         self.names: dict[str, str] = facts["names"]  # what newer files call the layer behind a group
@@ -138,15 +141,16 @@ class Arrays:
         return None
 
 
-def _read(data: bytes, label: str) -> tuple[dict[str, Any], memoryview]:
+def _read(data: bytes, label: str, packed: int) -> tuple[dict[str, Any], memoryview]:
     """What the reader says of the file, and the numbers."""
+    patience = _SECONDS + len(data) / _SLOWEST
     try:
         done = subprocess.run(
-            [sys.executable, "-I", _READER], input=data, capture_output=True, timeout=_SECONDS, check=False
+            [sys.executable, "-I", _READER, str(packed)], input=data, capture_output=True, timeout=patience, check=False
         )
     except subprocess.TimeoutExpired:
         raise BadWeights(
-            f"{label}: its HDF5 part was not read in {_SECONDS:g} s; it is damaged, or made to harm"
+            f"{label}: its HDF5 part was not read in {patience:.0f} s; it is damaged, or made to harm"
         ) from None
     if done.returncode != 0 or len(done.stdout) < 8:
         raise BadWeights(f"{label}: its HDF5 part makes the HDF5 library crash; it is damaged, or made to harm")

@@ -27,8 +27,8 @@ class Refused(Exception):
     """What is wrong with the file, one clause."""
 
 
-def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
-    """(config, names and shapes; the numbers of each dataset) of a file's bytes."""
+def read(data: bytes, packed: int) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+    """(config, names and shapes; the numbers of each dataset) of a file's bytes. packed: those of the file on disk."""
     import h5py
     import numpy as np
 
@@ -37,13 +37,20 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     blobs: list[bytes | memoryview] = []
     _limit_memory(2 * len(data))
     found = list(_walk(h5py, file, "", 0, [_MOST_OBJECTS], set()))
-    total = sum(math.prod(one.shape) * max(4, one.dtype.itemsize) for _, one in found)  # as float32, whatever they are
-    if total > min(_MOST_BYTES, max(_RATIO_FROM_BYTES, _MOST_RATIO * len(data))):
-        raise Refused(f"claims {total:,} bytes of weights in a file of {len(data):,}")
+    total = sum(_room_for(one) for _, one in found)
+    if total > min(_MOST_BYTES, max(_RATIO_FROM_BYTES, _MOST_RATIO * packed)):
+        raise Refused(f"claims {total:,} bytes of weights in a file of {packed:,}")
+    unwritten = next((path for path, one in found if one.size and not one.id.get_storage_size()), None)
+    if unwritten is not None:
+        raise Refused(f"{unwritten} has numbers that were never written")
     _limit_memory(total + 2 * len(data))
+    held: dict[int, Any] = {}  # by the dataset's place in the file: it may have many names
     for path, one in found:
         if path.split("/")[0] not in TRAINING:
-            values = np.ascontiguousarray(one[()], np.float32)
+            place = h5py.h5o.get_info(one.id).addr
+            if place not in held:
+                held[place] = np.ascontiguousarray(one[()], np.float32)
+            values = held[place]
             datasets.append([path, list(one.shape)])
             blobs.append(values.data.cast("B") if values.size else b"")
     for path in {path.rpartition("/")[0] for path, _ in found}:
@@ -66,6 +73,14 @@ def read(data: bytes) -> tuple[dict[str, Any], list[bytes | memoryview]]:
         },
     }
     return facts, blobs
+
+
+def _room_for(one: Any) -> int:
+    """The bytes that reading a dataset takes: as float32, whatever they are, and in whole chunks, where it has such."""
+    size = max(4, one.dtype.itemsize)
+    if not one.chunks:
+        return math.prod(one.shape) * size
+    return math.prod(-(-length // chunk) * chunk for length, chunk in zip(one.shape, one.chunks, strict=True)) * size
 
 
 def _roots(file: Any) -> list[str]:
@@ -143,7 +158,7 @@ def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int], seen:
 
 def main() -> None:
     try:
-        facts, blobs = read(sys.stdin.buffer.read())
+        facts, blobs = read(sys.stdin.buffer.read(), int(sys.argv[1]))
     except Refused as error:
         facts, blobs = {"refused": str(error)}, []
     except MemoryError:

@@ -18,7 +18,7 @@ from burnish.backbones.keras.configs import Node, Parsed, parsed
 from burnish.backbones.opened import Opened
 from burnish.backbones.spec import Backbone
 from burnish.backbones.stages import stages_of, steps_of
-from burnish.backbones.weights import MAX_JSON_BYTES
+from burnish.disk import MAX_JSON_BYTES
 from burnish.errors import BadWeights, RecipeError, UnknownModel, shown
 from burnish.terms import Preprocess
 
@@ -119,17 +119,18 @@ def pooling(backbone: Backbone, pool: str) -> Backbone:
 def _parts(found: Opened) -> tuple[Any, Arrays, str]:
     """(config or None, arrays, version of Keras or "") of the file."""
     if found.kind == "h5":
-        arrays = Arrays(found.data, found.label)
+        arrays = Arrays(found.data, found.label, packed=found.packed)
         text = arrays.config
         config = None if text is None else _json(text.encode("utf-8", "replace"), found.label)
         return config, arrays, arrays.version
-    archive = Zip(found.data, found.label)
+    archive = Zip(found.data, found.label, packed=found.packed)
     config = _json(archive.read("config.json", at_most=_MOST_CONFIG_BYTES), found.label)
     about = {}
     if _METADATA in archive.members:
         about = _json(archive.read(_METADATA, at_most=_MOST_CONFIG_BYTES), found.label)
     version = str(about.get("keras_version", ""))
-    return config, Arrays(archive.read("model.weights.h5"), f"{found.label} (model.weights.h5)"), version
+    inside = f"{found.label} (model.weights.h5)"
+    return config, Arrays(archive.read("model.weights.h5"), inside, packed=found.packed), version
 
 
 def _json(data: bytes, label: str) -> Any:
