@@ -103,7 +103,11 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
 
     val = facts["counts"]["val"]
     by = f"on {val} validation images" if val else "by cross-validation, as there are no validation images"
-    print(textwrap.fill(f"{shown(str(facts['chosen']))} was chosen, {by}.", _WIDTH) + "\n")
+    chosen = next(row for row in facts["rows"] if row["chosen"])
+    more = ""
+    if any((row["validation"] or 0.0) > (chosen["validation"] or 0.0) for row in facts["rows"]):
+        more = " None is better by more than a standard error, and it is simpler."
+    print(textwrap.fill(f"{shown(str(facts['chosen']))} was chosen, {by}.{more}", _WIDTH) + "\n")
     print(f"   {'model · method':<44}{'test':>7}  {'95 % interval':<17}{'val':>7}")
     for number, row in enumerate(facts["rows"], start=1):
         test, val = row["test"], row["validation"]
@@ -112,7 +116,6 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
         told = f"{share:>7}  {limits:<17}"
         print(f"{number:>2} {_arm_name(row, 44):<44}{told}{'-' if val is None else f'{val:.1%}':>7}")
         _paragraph(sentence(row), indent=5)
-    chosen = next(row for row in facts["rows"] if row["chosen"])
     budget = facts["budget_seconds"]
     print()
     print(f"  test    {facts['counts']['test']:,} images, seen once; differences are to the chosen one")
@@ -138,7 +141,7 @@ def print_audit(found: Audit, out: Path | None) -> None:
     counts = found.facts["counts"]
     print(
         f"{counts['scanned']:,} files scanned = {counts['used']:,} read + {counts['named']:,} set aside; "
-        f"{counts['classes']:,} classes"
+        f"{counts['classes']:,} {'class' if counts['classes'] == 1 else 'classes'}"
     )
     for row in by_kind(found.findings, cases=_CASES):
         print(f"\n{row['count']:>6,}  {row['title']}  [{row['level']}]")

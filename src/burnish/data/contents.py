@@ -139,7 +139,7 @@ class Drawn:
         *,
         fixed: bool = False,
     ):
-        """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], or a path.
+        """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], a path, or a file's bytes.
 
         fixed: always the same, as of arrays.
         """
@@ -158,6 +158,8 @@ class Drawn:
             raise UnreadableImage(path, f"the data set gives no image: {type(error).__name__}: {error}") from None
         if isinstance(item, (str, os.PathLike)):
             return Path(item)
+        if isinstance(item, bytes):
+            return item
         return file_of(item, path)
 
 
@@ -229,8 +231,11 @@ def plain_array(image: Any) -> Any:
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    more = " (give it as it is before ToTensor and Normalize)" if array.dtype.kind == "f" else ""
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise UnreadableImage(name, f"is {array.dtype} {list(array.shape)}, expected uint8 [h w 3], [h w 4] or [h w]")
+        raise UnreadableImage(
+            name, f"is {array.dtype} {list(array.shape)}, expected uint8 [h w 3], [h w 4] or [h w]{more}"
+        )
     return Image.fromarray(array)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ from burnish.terms import Preprocess
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
          "I;16B", "I;16L", "I;16N", "F")  # fmt: skip
-_MAY_MOVE = ("GIF", "PNG", "WEBP")
+_MAY_MOVE = ("GIF", "PNG", "WEBP", "TIFF")
 # Files read by one thread and timed; where those were slow so many times that are then read by several, the next time twice that.
 _BLOCK, _BLOCKS = 64, 8
 _ENOUGH = 1.0  # seconds of timing with one thread
@@ -167,9 +168,14 @@ def _look(catalog: Catalog, index: int) -> tuple[str, tuple[int, int, bool, int,
             kind = image.format if image.format != "MPO" else "JPEG"
             place = FORMATS.index(kind) if kind in FORMATS else -1
             mode = MODES.index(image.mode) if image.mode in MODES else -1
-            moves = kind in _MAY_MOVE and bool(getattr(image, "is_animated", False))
+            moves = kind in _MAY_MOVE and _has_more(image)
             # Of a PNG whose EXIF does not stand before its pixels Pillow would decode the pixels to look for it.
             turned = 1 if kind == "PNG" and "exif" not in image.info else orientation_of(image)
             return digest, (place, mode, moves, turned, *image.size, len(data))
     except Exception:  # a codec may raise anything on hostile bytes; decoding says what is wrong
         return digest, (-1, -1, False, 1, 0, 0, len(data))
+
+
+def _has_more(image: Any) -> bool:
+    """Whether there are frames or pages beside the first one; of a TIFF without going through them."""
+    return image.tag_v2.next > 0 if image.format == "TIFF" else bool(getattr(image, "is_animated", False))

@@ -339,9 +339,23 @@ def _not_an_image(data: bytes) -> str:
             return f"{what} is not read: save it as {FORMATS_IN_WORDS}"
     for signature, what in _BEGINNINGS:
         if data.startswith(signature):
+            if what == "TIFF" and (channels := _channels_of_tiff(data)) > 3:
+                return f"a TIFF of {channels} channels is not read: save it as {FORMATS_IN_WORDS}, with three of them"
             other = ", or has channels or a packing that are not read" if what == "TIFF" else ""
             return f"damaged or truncated{other}: it begins as {what} and cannot be read further"
     return f"not an image: its content is not {FORMATS_IN_WORDS}"
+
+
+def _channels_of_tiff(data: bytes) -> int:
+    """How many numbers each pixel has, as the first directory says; 0 where it does not."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        stream = io.BytesIO(data)
+        stream.seek(tags.next)
+        tags.load(stream)
+        return int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
+    except Exception:  # of damaged bytes
+        return 0
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

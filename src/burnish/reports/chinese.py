@@ -285,6 +285,21 @@ FINDINGS = {
     "Remove them.": "删除。",
     "Images unlike all others": "与其他图像都不同的图像",
     "See whether they belong to the set.": "看看它们是否属于该数据集。",
+    "Images that use little of their range": "只用到一小段亮度范围的图像",
+    "Scale them all by one factor, so that the brightest are white: 12 bits in a file of 16 look black.": (
+        "用同一系数缩放全部图像，使最亮处为白色：存放在 16 位文件中的 12 位图像看起来是黑的。"
+    ),
+    "Fewer than two classes": "不足两个类别",
+    "Give each class a folder of its own: DATA/cat/1.jpg, DATA/dog/1.jpg.": (
+        "每个类别一个文件夹：DATA/cat/1.jpg、DATA/dog/1.jpg。"
+    ),
+    "Classes that hold the same folders": "含有相同子文件夹的类别",
+    "Where those are the classes, put the images of each into one folder, or list them in a CSV with the columns "
+    "path,label,group.": "如果这些子文件夹才是类别，请把每个类别的图像放进一个文件夹，或用含 path,label,group 列的 CSV 列出。",
+    "Labels that may be several classes": "可能包含多个类别的标签",
+    "Separate classes with | where an image has several.": "一张图像有多个类别时，用 | 分隔。",
+    "Classes that may stand for no label": "可能表示没有标签的类别",
+    "Fill in the labels, or take the images out.": "补上标签，或去掉这些图像。",
     "Classes with few images": "图像很少的类别",
     "Add images, or merge the class with another.": "补充图像，或与其他类别合并。",
     "Unequal classes": "类别不均衡",
@@ -305,8 +320,8 @@ FINDINGS = {
     "Crop them: a network sees the middle square, or a squeezed one.": "请裁剪：网络只看到中间的方形或被压扁的图。",
     "Files whose suffix says another format": "后缀与格式不符的文件",
     "Rename them; they are read by their content.": "请改名；读取时以内容为准。",
-    "Animated images": "动图",
-    "The first frame alone is used.": "只使用第一帧。",
+    "Images of several frames or pages": "多帧或多页图像",
+    "The first one alone is used.": "只使用第一帧（页）。",
     "Images of a rare colour mode": "少见颜色模式的图像",
     "They are converted to 8-bit RGB, as everywhere in burnish.": "与 burnish 其他地方一样转换为 8 位 RGB。",
     "Images that their EXIF turns": "EXIF 指示旋转的图像",

@@ -36,12 +36,25 @@ def file_findings(catalog: Catalog, pixels: Pixels) -> Iterator[Finding]:
         if kind is not None:
             yield Finding(kind, (one.path,), one.reason)
     headers, spread = pixels.looks.headers, spread_of(pixels)
+    narrow = _narrow(catalog, pixels, spread < _NEARLY)
     for row, entry in enumerate(pixels.ids):
         path, header = catalog.paths[entry], headers[row]
         yield from _on_header(path, header)
         if spread[row] < _NEARLY:
             words = "blank" if spread[row] < _BLANK else "nearly blank"
-            yield Finding("blank", (path,), f"{words}: its greys spread by {spread[row]:.1f} of 255", rank=-spread[row])
+            kind = "narrow" if narrow[row] else "blank"
+            yield Finding(kind, (path,), f"{words}: its greys spread by {spread[row]:.1f} of 255", rank=-spread[row])
+
+
+def _narrow(catalog: Catalog, pixels: Pixels, blank: np.ndarray) -> np.ndarray:
+    """bool [n]: which of the blank ones may show something: of more than 8 bits, or of a class of which most are blank."""
+    deep = np.isin(pixels.looks.headers["mode"], [MODES.index(mode) for mode in MODES if mode.startswith(("I", "F"))])
+    labels = catalog.labels[pixels.ids]
+    if labels.ndim == 2:
+        return blank & (deep | (blank.mean() > 0.5))
+    of_class = np.bincount(labels, minlength=len(catalog.classes))
+    share = np.bincount(labels, blank, len(catalog.classes)) / np.maximum(1, of_class)
+    return blank & (deep | ((share > 0.5) & (of_class > 2))[labels])
 
 
 def spread_of(pixels: Pixels) -> np.ndarray:

@@ -45,7 +45,18 @@ KINDS = {
         Kind("near_duplicate", "warning", "Pictures that are nearly the same",
              "Keep one of each, or give them one group. Drawn splits keep them on one side."),
         Kind("blank", "warning", "Blank images", "Remove them.", True),
+        Kind("narrow", "warning", "Images that use little of their range",
+             "Scale them all by one factor, so that the brightest are white: 12 bits in a file of 16 look black."),
         Kind("outlier", "warning", "Images unlike all others", "See whether they belong to the set."),
+        Kind("one_class", "warning", "Fewer than two classes",
+             "Give each class a folder of its own: DATA/cat/1.jpg, DATA/dog/1.jpg."),
+        Kind("classes_within", "warning", "Classes that hold the same folders",
+             "Where those are the classes, put the images of each into one folder, or list them in a CSV with the columns "
+             "path,label,group."),
+        Kind("several_in_one", "warning", "Labels that may be several classes",
+             "Separate classes with | where an image has several."),
+        Kind("missing_label", "warning", "Classes that may stand for no label",
+             "Fill in the labels, or take the images out."),
         Kind("thin_class", "warning", "Classes with few images", "Add images, or merge the class with another."),
         Kind("imbalance", "warning", "Unequal classes",
              "Add images of the small ones. burnish draws them more often, or weighs them more (--balance)."),
@@ -59,7 +70,7 @@ KINDS = {
              "Crop them: a network sees the middle square, or a squeezed one."),
         Kind("wrong_suffix", "note", "Files whose suffix says another format",
              "Rename them; they are read by their content."),
-        Kind("animated", "note", "Animated images", "The first frame alone is used."),
+        Kind("animated", "note", "Images of several frames or pages", "The first one alone is used."),
         Kind("odd_mode", "note", "Images of a rare colour mode", "They are converted to 8-bit RGB, as everywhere in burnish."),
         Kind("exif_rotated", "note", "Images that their EXIF turns", "They are turned upright, as everywhere in burnish."),
         Kind("ignored", "note", "Other files", "Nothing, if they are no images."),
@@ -136,11 +147,16 @@ _SINGULAR = {name: name.replace("_", " ") for name in KINDS} | {
     "blank": "blank image", "tiny": "tiny image", "extreme_aspect": "very long image", "label_error": "likely label error",
     "class_gap": "class missing in a split", "imbalance": "case of unequal classes", "thin_class": "class with few images",
     "near_duplicate": "set of near-duplicates", "exact_duplicate": "set of exact duplicates",
+    "narrow": "image in a part of its range", "one_class": "class alone", "classes_within": "case of folders in all classes",
+    "several_in_one": "label of perhaps several classes", "missing_label": "class that may stand for no label",
 }  # fmt: skip
 _PLURAL = {name: words + "s" for name, words in _SINGULAR.items()} | {
     "not_an_image": "files that are no images", "class_gap": "classes missing in a split",
     "imbalance": "cases of unequal classes", "thin_class": "classes with few images",
     "near_duplicate": "sets of near-duplicates", "exact_duplicate": "sets of exact duplicates",
+    "narrow": "images in a part of their range", "one_class": "classes alone",
+    "classes_within": "cases of folders in all classes", "several_in_one": "labels of perhaps several classes",
+    "missing_label": "classes that may stand for no label",
 }  # fmt: skip
 
 

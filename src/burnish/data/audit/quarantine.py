@@ -8,7 +8,7 @@ from pathlib import Path
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import without
-from burnish.data.sources.table import separator_of
+from burnish.data.sources.header import separator_of
 from burnish.errors import DataError, nearest, shown, uncelled
 
 _YES, _NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0", "")

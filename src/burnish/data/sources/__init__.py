@@ -3,6 +3,7 @@
 scan      what lies in a folder, nothing followed out of it
 assemble  from labelled files to a Catalog, and the checks that every source shares
 folder    DATA/class/*.jpg and DATA/train/class/*.jpg
+header    the first line of a table, and what a table among images says of a few
 table     CSV, TSV, JSON lines with path,label[,split][,group]
 columnar  Parquet, and what Hugging Face datasets saves
 archive   class folders in a .zip or .tar, read in place
@@ -15,6 +16,7 @@ demo      scikit-learn's handwritten digits, written once as PNG files
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from burnish.data.sources import archive, columnar, shards, table
 from burnish.data.sources.assemble import require_usable, without
 from burnish.data.sources.demo import open_demo
 from burnish.data.sources.folder import open_folder
+from burnish.data.sources.header import KINDS as TABLES
 from burnish.data.sources.named import fetched, open_torchvision
 from burnish.data.sources.python import open_python
 from burnish.data.sources.scan import require_listable
@@ -31,6 +34,7 @@ from burnish.errors import DataError, nearest, shown
 
 __all__ = ["open_source", "require_usable", "without"]
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _EXPECTED = "a folder of images, a table (.csv, .tsv, .jsonl, .parquet), an archive (.zip, .tar), or demo"
 
 
@@ -52,6 +56,10 @@ def open_source(data: Any, *, for_training: bool = True) -> Catalog:
         raise DataError(f"The name of the data is empty. Give {_EXPECTED}.")
     elif data == "demo":
         catalog = open_demo()
+    elif isinstance(data, str) and _ADDRESS.match(data):
+        raise DataError(
+            f"{shown(data)} is an address, and data is not fetched. Download it first, and give {_EXPECTED}."
+        )
     elif isinstance(data, str) and data.startswith("torchvision:"):
         catalog = open_torchvision(data.partition(":")[2])
     else:
@@ -74,7 +82,7 @@ def _open_path(path: Path, *, for_training: bool) -> Catalog:
     if not path.is_file():
         raise DataError(f"{shown(str(path))} is neither a folder nor a file. Give {_EXPECTED}.")
     suffix = path.suffix.lower()
-    if suffix in table.KINDS:
+    if suffix in TABLES:
         return table.open_table(path)
     if suffix in (".parquet", ".arrow"):
         return columnar.open_columnar(path, [path])

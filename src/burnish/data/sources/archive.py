@@ -16,6 +16,7 @@ from burnish.data.sources.scan import Scan, has_image_suffix, why_not_by_name, w
 from burnish.errors import DataError, NotEnoughData, shown
 
 MOST_MEMBERS = 5_000_000
+_OFFICE = ("[Content_Types].xml", "mimetype")  # what .xlsx and .ods hold
 _TAR = 512  # bytes of a tar's block
 
 
@@ -42,6 +43,8 @@ def _catalog(
     if not found.images:
         first = f" (first: {shown(named[0].path)}: {named[0].reason})" if named else ""
         more = f": {len(named)} other files{first}" if named else ""
+        if any(one.path in _OFFICE for one in named):
+            raise DataError(f"{shown(file.name)} is a document of an office program. Save the table as 'CSV UTF-8'.")
         raise NotEnoughData(
             f"{shown(file.name)} holds no images{more}. Expected an archive of one folder of images per class: "
             "cat/1.jpg, dog/1.jpg."

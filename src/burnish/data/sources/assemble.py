@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.contents import Contents
+from burnish.data.contents import Contents, is_redrawn
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR, counts, having
 
 _WHOLE = re.compile(r"[+-]?\d+\.0*")  # numbers of classes that passed through a table of floats
 _FRACTION = re.compile(r"[+-]?(\d*\.\d+(e[+-]?\d+)?|\d+e[+-]?\d+)", re.IGNORECASE)
+_MEND = {
+    False: "Replace the files or remove the class.",
+    True: "Mend what the data set gives, or remove the class.",
+}
 ENOUGH = 3  # images of a class: one each to train, to choose and to prove
 
 
@@ -128,7 +132,7 @@ def require_usable(catalog: Catalog) -> None:
         only = f"the one class '{shown(catalog.classes[0])}'" if catalog.classes else "no class with images"
         raise NotEnoughData(
             f"{shown(str(catalog.root))} holds {only}, expected at least two. Give each class a folder of its own: "
-            f"DATA/cat/1.jpg, DATA/dog/1.jpg.{_around(catalog)}{_named_in_words(catalog.named)}"
+            f"DATA/cat/1.jpg, DATA/dog/1.jpg.{around(catalog)}{_named_in_words(catalog.named)}"
         )
     _refuse_other_tasks(catalog)
     if "val" in catalog.splits or "test" in catalog.splits:
@@ -153,13 +157,13 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
         first = catalog.paths[int(np.argmax(having(catalog.labels, int(index))))]
         raise NotEnoughData(
             f"All {before[index]} images of class '{shown(catalog.classes[index])}' cannot be used "
-            f"(first: {shown(first)}: {reasons[first]}). Replace the files or remove the class."
+            f"(first: {shown(first)}: {reasons[first]}). {_MEND[is_redrawn(catalog.contents)]}"
         )
     away = tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason)))
     return replace(catalog.at(kept), named=away)
 
 
-def _around(catalog: Catalog) -> str:
+def around(catalog: Catalog) -> str:
     """What to say where the class folders stand in a folder of their own."""
     inside = {path.split("/")[1] for path in catalog.paths if path.count("/") > 1}
     if len({path.partition("/")[0] for path in catalog.paths}) != 1 or len(inside) < 2:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources.assemble import Labelled, assemble, class_name
-from burnish.data.sources.scan import Scan, scan
+from burnish.data.sources.header import KINDS, labels_in
+from burnish.data.sources.scan import NO_SUFFIX, Scan, scan
 from burnish.errors import DataError, NotEnoughData, shown
 
 SPLIT_FOLDERS = {
@@ -23,6 +24,14 @@ _PART = re.compile(
     r"|(?:19|20)\d\d",
     re.IGNORECASE,
 )
+
+
+_HELD_OUT = re.compile(r"(dev|eval|evaluation|hold[ _-]?out|held[ _-]?out)([ _-]?(set|data|images))?", re.IGNORECASE)
+_BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF",
+    b"RIFF": "WebP",
+}  # fmt: skip
+_LOOKED_INTO = 16  # files without the suffix of an image, where there is none with one
 
 
 def open_folder(root: Path, *, for_training: bool) -> Catalog:
@@ -54,6 +63,7 @@ def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catal
         images.append(Labelled(path, class_name(folder), split))
         folders[split, class_name(folder)].add(folder)
     _refuse_twins(folders.values())
+    _refuse_other_labels(root, found, {image.path: str(image.label) for image in images})
     if not splits:
         _refuse_parts(root, found)
         _refuse_splits_within(root, found)
@@ -68,7 +78,7 @@ def _refuse_unsorted(root: Path, found: Scan) -> None:
         unread = next(
             (one for one in found.named if " is not read" in one.reason or "symbolic link" in one.reason), None
         )
-        aside += f", such as {shown(unread.path)} ({unread.reason})" if unread is not None else ""
+        aside += f", such as {shown(unread.path)} ({unread.reason})" if unread is not None else _nameless(root, found)
         raise NotEnoughData(
             f"{shown(str(root))} holds no images{aside}. Give a folder with one folder of images per class: "
             "DATA/cat/1.jpg, DATA/dog/1.jpg."
@@ -79,6 +89,36 @@ def _refuse_unsorted(root: Path, found: Scan) -> None:
             "with the name of its class (DATA/cat/1.jpg, DATA/dog/1.jpg), or list them in a CSV with the columns "
             "path,label."
         )
+
+
+def _nameless(root: Path, found: Scan) -> str:
+    """A clause on images whose names do not say that they are some; "" where there are none."""
+    for one in [one for one in found.named if one.reason == NO_SUFFIX][:_LOOKED_INTO]:
+        try:
+            with open(root / one.path, "rb") as file:
+                start = file.read(16)
+        except OSError:
+            continue
+        kind = next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None)
+        if kind is not None:
+            return f", such as {shown(one.path)}, a {kind} without its suffix: rename it and its like"
+    return ""
+
+
+def _refuse_other_labels(root: Path, found: Scan, taken: Mapping[str, str]) -> None:
+    """DataError where a table beside the folders says for most of its images that they are of other classes."""
+    for one in found.named:
+        if "/" in one.path or not one.path.lower().endswith(KINDS):
+            continue
+        listed = {path: label for path, label in labels_in(root / one.path).items() if path in taken}
+        other = [path for path, label in listed.items() if label != taken[path]]
+        if 2 * len(other) > len(listed):
+            first = other[0]
+            raise DataError(
+                f"{shown(str(root))} holds {shown(one.path)}, which calls {shown(first)} '{shown(listed[first])}', and folders, "
+                f"which call it '{shown(taken[first])}'. Give {shown(str(root / one.path))} instead; or, if the folders are the "
+                "classes, move the table elsewhere."
+            )
 
 
 def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, str]:
@@ -98,12 +138,14 @@ def _split_folders(root: Path, found: Scan, with_images: set[str]) -> dict[str, 
     if others:
         raise DataError(
             f"Beside {_listed(splits)} stands the folder '{shown(others[0])}', which is no split. "
-            "Expected train/, val/ and test/ only: move it elsewhere."
+            "Expected train/, val/ and test/ only: "
+            + ("rename it to val/ or test/." if _HELD_OUT.fullmatch(others[0]) else "move it elsewhere.")
         )
     if unsorted:
         raise DataError(
             f"{shown(str(root))} holds {_listed(splits)} with images but no class folders in them. "
-            "Give each class a folder of its own: train/cat/1.jpg, train/dog/1.jpg."
+            "Give each class a folder of its own: train/cat/1.jpg, train/dog/1.jpg; or, if a table has the classes, give that: a "
+            "CSV with the columns path,label,split."
         )
     if len(set(splits.values())) < len(splits):
         raise DataError(f"{_listed(splits)} name the same split twice. Keep one of them, or merge them.")

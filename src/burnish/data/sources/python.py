@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Contents, Drawn, plain_array
@@ -16,7 +17,7 @@ from burnish.data.sources.scan import is_utf8
 from burnish.errors import DataError, NotEnoughData, shown
 
 TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
-_WORDS = "(images, labels): a list of paths or a uint8 array [n h w 3], and a label for each"
+_WORDS = "(images, labels): a list of paths or of images, or a uint8 array [n h w 3], and a label for each"
 _MOST_BITS = 1024  # of a whole number that is a class
 Label = str | tuple[str, ...]
 
@@ -25,8 +26,8 @@ def open_python(data: Any) -> Catalog:
     """The catalogue of (images, labels) or of a map-style data set whose items are (image, label).
 
     labels: a class name or number for each image, or, where it may have several, a list of them or a row of 0 and 1 [n k].
-    images: paths, or uint8 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. An image of a data set is a Pillow image, such
-    an array, or a path. DataError when it is something else.
+    images: paths, or uint8 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. An image of a list or a data set is a Pillow
+    image, such an array, a path, or a file's bytes. DataError when it is something else.
     """
     if isinstance(data, tuple):
         if len(data) != 2:
@@ -38,9 +39,11 @@ def open_python(data: Any) -> Catalog:
             raise DataError(f"The {kinds}, expected {_WORDS}.")
         texts = _labels(labels, len(images), classes=None)
         if _is_array(images):
-            return _drawn(texts, None, _hwc(images), source="array")
+            return _drawn(texts, None, _hwc(images), source="array", fixed=True)
         if not isinstance(images, (list, tuple, np.ndarray)):
             raise DataError(f"The images are {_kind(images)}, expected {_WORDS}.")
+        if any(_is_image(one) for one in images):
+            return _drawn(texts, None, _one_of(images), source="list", fixed=True)
         return open_paths(images, texts)
     by_name = isinstance(data, Mapping) or hasattr(data, "iloc")  # a dictionary, a table of pandas
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not by_name:
@@ -91,7 +94,9 @@ def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str 
     )
 
 
-def _drawn(labels: list[Label], splits: Sequence[str] | None, drawn: Callable[[int], Any], *, source: str) -> Catalog:
+def _drawn(
+    labels: list[Label], splits: Sequence[str] | None, drawn: Callable[[int], Any], *, source: str, fixed: bool = False
+) -> Catalog:
     if not labels:
         raise NotEnoughData("There are no images, expected some.")
     width = len(str(len(labels) - 1))
@@ -100,7 +105,7 @@ def _drawn(labels: list[Label], splits: Sequence[str] | None, drawn: Callable[[i
         Labelled(path, label, splits[at] if splits else None)
         for at, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
-    contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn, fixed=source == "array")
+    contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn, fixed=fixed)
     return assemble(Path(f"<{source}>"), with_several(images), [], source=source, contents=contents)
 
 
@@ -180,11 +185,25 @@ def _is_array(images: Any) -> bool:
     return hasattr(images, "ndim") and hasattr(images, "dtype") and images.ndim > 1
 
 
+def _is_image(one: Any) -> bool:
+    """Whether it holds an image itself, not a path to one."""
+    return isinstance(one, (Image.Image, bytes)) or (hasattr(one, "ndim") and hasattr(one, "dtype") and one.ndim > 1)
+
+
+def _one_of(images: Any) -> Callable[[int], Any]:
+    """Item number -> that image; DataError where one is neither an image nor a path."""
+    for one in images:
+        if not _is_image(one) and not isinstance(one, (str, os.PathLike)):
+            raise DataError(f"An image is {_kind(one)}, expected {_WORDS}.")
+    return lambda index: plain_array(images[index])
+
+
 def _hwc(images: Any) -> Callable[[int], np.ndarray]:
     """Item number -> uint8 [h w 3] or [h w], of an array of any layout."""
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
     if kind != "uint8" or len(shape) not in (3, 4):
-        raise DataError(f"The images are {kind} {list(shape)}, expected uint8 [n h w 3], [n 3 h w] or [n h w].")
+        more = "; numbers from 0 to 1 are made so by (images * 255).round()" if "float" in kind else ""
+        raise DataError(f"The images are {kind} {list(shape)}, expected uint8 [n h w 3], [n 3 h w] or [n h w]{more}.")
     return lambda index: plain_array(images[index])
 
 
@@ -199,4 +218,5 @@ def _said(label: Label) -> str:
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -20,13 +20,12 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.contents import Contents
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
+from burnish.data.sources.header import names_path_and_label, separator_of
 from burnish.data.sources.scan import LINK_OUT, is_utf8, why_not_follow
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are ignored
-KINDS = (".csv", ".tsv", ".jsonl", ".ndjson")
-_DELIMITERS = {"commas": ",", "semicolons": ";", "tabs": "\t"}
 _MOST_CELL_BYTES = 2**20
 Label = str | tuple[str, ...]
 Values = dict[str, Any]  # column -> text, "" where there is none; a label may be a list of texts
@@ -123,7 +122,7 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Values]]:
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             first = stream.readline(_MOST_CELL_BYTES)
-            delimiter = "\t" if file.suffix.lower() == ".tsv" else separator_of(first, _names_path_and_label)
+            delimiter = "\t" if file.suffix.lower() == ".tsv" else separator_of(first, names_path_and_label)
             stream.seek(0)
             reader = csv.reader(stream, strict=True, delimiter=delimiter)
             header = next(reader, [])
@@ -202,18 +201,6 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "null")
 
 
-def separator_of(header: str, fits: Callable[[set[str]], bool]) -> str:
-    """What separates the cells of a table: the first that makes column names of its first line that fit; else a comma."""
-    for separator in _DELIMITERS.values():
-        if fits({name.strip().strip('"').lower() for name in header.split(separator)}):
-            return separator
-    return ","
-
-
-def _names_path_and_label(names: set[str]) -> bool:
-    return "path" in names and bool(names & {"label", "labels"})
-
-
 def _not_utf8(file: Path) -> DataError:
     """The error, with the first byte that is not."""
     try:
@@ -233,12 +220,22 @@ def _columns(file: Path, header: list[str]) -> dict[str, int]:
         came = ", ".join(f"'{shown(name.strip())}'" for name in header) or "none"
         raise DataError(
             f"{shown(file.name)} has the columns {came}; expected path and label, and if wanted split and group, "
-            "separated by commas. Rename them in the first line."
+            f"separated by commas. {_renaming(names)}"
         )
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
         raise DataError(f"{shown(file.name)} has the column '{twice[0]}' more than once. Keep one of them.")
     return {name: names.index(name) for name in COLUMNS if name in names}
+
+
+def _renaming(names: list[str]) -> str:
+    """What to do about a header that lacks path or label."""
+    if "path" in names and len(set(names) - set(COLUMNS)) > 1:
+        return (
+            "Rename them in the first line; or, if there is a column of 0 and 1 for each class, write the names of those that "
+            "are 1 into one column label, separated by |."
+        )
+    return "Rename them in the first line."
 
 
 def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[str], str]) -> Labelled:
