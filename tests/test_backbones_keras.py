@@ -218,9 +218,9 @@ def applied():
 
     given = keras.Input((SIZE, SIZE, 3))
     x = keras.applications.resnet50.preprocess_input(given)  # reverses the channels one by one
-    x = x[..., ::-1] / 64.0
+    x = x / 64.0
     x = ops.concatenate(
-        [x[:, 2:-2, 1::2][:, ::2], ops.stack([x[:, 4::2, -32:, 0], x[:, 60::-2, 32:, 1][:, :30]], axis=3)], axis=-1
+        [x[:, 2:-2, 1::2][:, ::2], ops.stack([x[:, 4::2, -32:, 0], x[:, 4::2, 32:, 1]], axis=3)], axis=-1
     )
     x = ops.relu(layers.Conv2D(8, 3, strides=2, padding="same")(x))
     y = layers.Dense(8)(keras.activations.gelu(layers.Dense(16)(layers.LayerNormalization(epsilon=1e-6)(x))))
@@ -347,6 +347,19 @@ def test_every_kind_of_layer_in_the_table_is_in_one_of_these_networks(references
         seen |= {node["kind"] for node in references(name).load().architecture["kwargs"]["nodes"]}
     free = {kind for kind in KINDS if KINDS[kind] is KINDS["Identity"]}
     assert set(KINDS) - seen - free <= {"op:BGR", "SpatialDropout2D", "Resizing"}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_network_that_resizes_its_images_takes_them_at_that_size(suffix, tmp_path):
+    given = keras.Input((128, 128, 3))
+    trunk = layers.Conv2D(8, 3, strides=2)(layers.Resizing(SIZE, SIZE)(given))
+    model = keras.Model(given, layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.ReLU()(trunk))))
+    model.save(tmp_path / f"m{suffix}")
+    backbone = zoo.load_backbone(str(tmp_path / f"m{suffix}"), preprocess="none")
+    assert backbone.preprocess.size == SIZE
+    images = np.random.default_rng(5).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
+    rest = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *model.layers[2:-1]])
+    assert np.allclose(run(backbone, images), numbers(rest, images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["vit", "nested", "odd", "constants"])
@@ -950,3 +963,29 @@ def test_without_keras_whole_models_are_read_and_weights_alone_say_what_to_insta
     for name in (str(weights), "random:keras:mobilenetv2"):
         with pytest.raises(ModelError, match=r"pip install 'burnish\[keras\]'"):
             zoo.load_backbone(name, preprocess="none", image_size=SIZE)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [("...", [None, None, -1]), ([None, None, None], 2), ("...", 1), ([None, None, None], [4, None, -2], [1, 3, None]),
+     ([None, None, None], -1, "..."), ("...",), ([None, None, None], [None, -1, None], [None, None, None], [None, None, -2])],
+)  # fmt: skip
+def test_a_slice_takes_what_numpy_takes(key):
+    """Also backwards, which Keras's torch backend cannot, and TensorFlow's preprocess_input for ResNet and VGG does."""
+    from burnish.backbones.keras.moves import inward, op_get_item, outward
+
+    maps = torch.arange(2 * 5 * 6 * 3.0).reshape(2, 5, 6, 3)
+    index = tuple(... if one == "..." else slice(*one) if isinstance(one, list) else one for one in key)
+    expected = maps.numpy()[index]
+    found = op_get_item({"key": list(key)}, [(1, 3, 5, 6)]).module(inward(maps))
+    assert np.array_equal(outward(found).numpy(), expected)
+
+
+def test_slices_that_take_images_or_nothing_are_refused():
+    from burnish.backbones.keras.moves import op_get_item
+    from burnish.backbones.keras.options import Unfit
+
+    for key in ([0], [[1, None, None]], [[None] * 3, 9], [[None] * 3, [3, 3, None]], ["...", "..."], [[None] * 3, [None, None, 0]],
+                [[None] * 3] * 5, [[None] * 3, "x"], 3, [[None] * 3, 0, 0, 0]):  # fmt: skip
+        with pytest.raises(Unfit):
+            op_get_item({"key": key}, [(1, 3, 5, 6)])

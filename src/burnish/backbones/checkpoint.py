@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -170,8 +171,11 @@ def unwrapped(state: State) -> list[State]:
     while len(found) <= _MOST_WRAPPERS:
         counts = Counter(name.partition(".")[0] for name in state if "." in name)
         word, count = counts.most_common(1)[0] if counts else ("", 0)
-        # A head of a few tensors may lie beside the backbone.
-        if not (word in _WRAPPERS and (count == len(state) or (count > 8 and len(state) - count <= 8))):
+        # A head of a few tensors may lie beside the backbone, one of fastai's has a dozen.
+        beside = len(state) - count
+        if not (
+            word in _WRAPPERS and (not beside or (count > 8 and beside <= 8) or (count > 4 * beside and beside <= 16))
+        ):
             break
         state = without_prefix(state, f"{word}.")
         found.append(state)
@@ -333,6 +337,22 @@ def config_told_in(saved: Any) -> dict[str, Any]:
     if kept.get("bn_eps") is not None:
         made["bn_eps"] = _plain_setting(kept["bn_eps"])
     return {"pretrained_cfg": _images_told(kept), "model_args": made}
+
+
+# How DINO, DeiT, MAE and their like call their plain transformers in their arguments, and begin the names of their files.
+_SELF_TAUGHT = re.compile(r"(mae_|dino_|deit_)?(vit|deit)_(tiny|small|base|large|huge)(_patch\d+)?")
+_OF_THEIRS = re.compile(r"(dino|deit|mae|ibot|moco|msn|data2vec|esvit|simmim|jumbo_dino)(v\d)?[^a-z]", re.IGNORECASE)
+
+
+def sees_imagenet_colours(saved: Any, where: str, file: str) -> bool:
+    """Whether a plain transformer is most likely of those that learnt on images less ImageNet's mean, not 0.5 as Google's.
+
+    Told by a teacher or student (DINO), by the architecture among the arguments, or by how the file's name begins.
+    """
+    kept = _arguments(saved) if isinstance(saved, Mapping) else {}
+    asked = [kept.get("arch"), kept.get("model")]
+    named = any(isinstance(one, str) and len(one) < 100 and _SELF_TAUGHT.fullmatch(one) for one in asked)
+    return named or where.partition(".")[0] in ("teacher", "student") or _OF_THEIRS.match(file) is not None
 
 
 def _images_told(kept: Mapping[str, Any]) -> dict[str, Any]:

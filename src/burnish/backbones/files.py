@@ -11,7 +11,17 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import checkpoint, cifar, opened, pickles, recognise, timmed, torchvision_images, weights
+from burnish.backbones import (
+    checkpoint,
+    cifar,
+    opened,
+    pickles,
+    recognise,
+    timmed,
+    torchvision_images,
+    transformers_names,
+    weights,
+)
 from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
@@ -23,8 +33,16 @@ from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.
 _HEADS = ("fc.", "head.fc.", "classifier.", "head.", "heads.", "linear.", "last_linear.", "head_dist.",
-          "head.classifier.4.", "classif.", "AuxLogits.", "aux_head.")  # fmt: skip
+          "head.classifier.4.", "classif.", "AuxLogits.", "aux_head.",
+          "distillation_classifier.", "cls_classifier.", "pooler.", "prototypes.", "projection_head.")  # fmt: skip
 _Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
+# Torchvision's names of networks whose tensors it names otherwise, and of which it prepares images otherwise than the others.
+_TORCHVISIONS = {
+    "efficientnetv2_s": "efficientnet_v2_s", "efficientnetv2_m": "efficientnet_v2_m", "efficientnetv2_l": "efficientnet_v2_l",
+    "swin_tiny_patch4_window7_224": "swin_t", "swin_small_patch4_window7_224": "swin_s",
+    "swin_base_patch4_window7_224": "swin_b", "vit_base_patch16_224": "vit_b_16", "vit_base_patch32_224": "vit_b_32",
+    "vit_large_patch16_224": "vit_l_16", "vit_large_patch32_224": "vit_l_32", "vit_huge_patch14_224": "vit_h_14",
+}  # fmt: skip
 _IMAGENET = Preprocess()  # as torchvision prepares images
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
@@ -51,10 +69,13 @@ def from_file(
         told = checkpoint.told_in(saved, is_known=timmed.is_known)
         metadata = {"architecture": told} if told is not None else {}
         found = replace(found, config=found.config or checkpoint.config_told_in(saved))
+        imagenets = checkpoint.sees_imagenet_colours(saved, where, found.name)
     else:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
         metadata = weights.metadata_of(found.data)
-    return _filled(found, state, where, said or _name_told(found, said, metadata), image_size, source=f"file {path}")
+        imagenets = checkpoint.sees_imagenet_colours(None, where, found.name)
+    name = said or _name_told(found, said, metadata)
+    return _filled(found, state, where, name, image_size, imagenets=imagenets, source=f"file {path}")
 
 
 # Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
@@ -101,9 +122,13 @@ def _filled(
     name: str | None,
     image_size: int | None,
     *,
+    imagenets: bool,
     source: str,
 ) -> Backbone:
-    """The network with these weights; its architecture as named, else as names and shapes of the tensors tell."""
+    """The network with these weights; its architecture as named, else as names and shapes of the tensors tell.
+
+    imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean.
+    """
     named, notes = found.config.get("architecture"), []
     if name and isinstance(named, str) and named.partition(".")[0] != name.partition(".")[0]:
         raise BadWeights(
@@ -112,6 +137,12 @@ def _filled(
         )
     bare = checkpoint.unwrapped(state)
     foreign = next((names for one in bare if (names := translated(one)) is not None), None)
+    of_transformers = next((told for one in bare if (told := transformers_names.translated(one)) is not None), None)
+    if of_transformers is not None:  # whose config.json speaks of its own classes
+        foreign = (of_transformers[0], {})
+        images = transformers_names.images_of(found.images, of_transformers[1])
+        found = replace(found, config={"pretrained_cfg": images})
+        notes.append("named as transformers names its layers")
     if name is None:
         name, description, note = _recognised(found, bare, foreign)
         notes.append(note)
@@ -124,6 +155,10 @@ def _filled(
     else:
         own = _torchvision_images(name, found, foreign is not None)
         preprocess = own or timmed.preprocess_of(name, found.config, image_size)
+        told_by_tensors = notes and not found.config and foreign is None and name.startswith("vit_")
+        if told_by_tensors and imagenets and preprocess.mean == (0.5, 0.5, 0.5):
+            preprocess = replace(preprocess, crop=0.875, mean=_IMAGENET.mean, std=_IMAGENET.std)
+            notes.append("its images as DINO, DeiT and MAE prepare them")
         preprocess = replace(preprocess, size=image_size or preprocess.size)
         heads = (*timmed.head_prefixes(name), *_HEADS)
         if timmed.has_fixed_size(name):
@@ -175,7 +210,7 @@ def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Pr
     whose names timm shares, of which nothing says where it is from."""
     if found.config or "." in name or not (translated or found.kind == "torch"):
         return None
-    own = torchvision_images.preprocess_of(name, found.sha256)
+    own = torchvision_images.preprocess_of(_TORCHVISIONS.get(name, name) if translated else name, found.sha256)
     port = f"{name}.tv_in1k"
     if own is not None:
         return own
@@ -240,6 +275,11 @@ def _recognised(
             names = recognise.recognised_without_head(usual, _HEADS)
         if names:
             break
+    if not names and isinstance(kind := found.config.get("model_type"), str):
+        raise UnknownModel(
+            f"{found.label}: the config.json beside it says that it is a {shown(kind[:60])} of transformers, which is not read; "
+            "of those ViT, DeiT, DINOv2, Swin, ConvNeXt and ResNet are, and all that timm's wrapper saved"
+        )
     if not names:
         raise UnknownModel(
             f"{found.label}: neither the file nor a config.json beside it says its architecture, and its {len(bare[0])} tensors "

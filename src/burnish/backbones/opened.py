@@ -33,7 +33,7 @@ SUFFIXES = (
     ".tgz",
 )
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_CONFIG = "config.json"
+_CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Opened:
     where: str = ""  # the member of the archive it lay in
     name: str = ""  # the file's, without its folder, or that member's
     packed: int = 0  # bytes of the file on disk
+    images: dict[str, Any] = field(default_factory=dict)  # of transformers' preprocessor_config.json beside it
 
 
 def open_file(path: Path) -> Opened:
@@ -61,7 +62,8 @@ def open_file(path: Path) -> Opened:
     digest = hashlib.sha256(data).hexdigest()
     kind = kind_of(data, label)
     if kind is not None:
-        return Opened(kind, data, label, digest, config_beside(path), name=path.name, packed=len(data))
+        config, images = config_beside(path), config_beside(path, PREPROCESSOR)
+        return Opened(kind, data, label, digest, config, name=path.name, packed=len(data), images=images)
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
     kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
@@ -83,9 +85,9 @@ def kind_of(data: bytes, label: str, *, packed: int | None = None) -> Kind | Non
     return "safetensors" if weights.is_safetensors(data) else None
 
 
-def config_beside(path: Path) -> dict[str, Any]:
+def config_beside(path: Path, name: str = _CONFIG) -> dict[str, Any]:
     """timm's config.json in the folder of a weights file, {} without one; BadWeights when it is damaged."""
-    config = path.parent / _CONFIG
+    config = path.parent / name
     if not config.is_file():
         return {}
     try:

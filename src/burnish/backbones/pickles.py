@@ -309,7 +309,8 @@ class _Stack:
     "new", "before" (it was fetched again), "one before" (a tuple of one such), "mark"; "text", the text "latin1" as such, and
     "bytes" for a tuple of the two; "encode" for the function that makes bytes of them, "kind" for a kind of storage; "number"
     for whole numbers, truth values and None, "plain" for a tuple of such and texts; "kinds" for numpy's kinds of numbers, and
-    "numpy" for one of them; "harmless" for what has no hash, or one that cannot be chosen. Beside it, how deep tuples lie in a tuple: their hash follows them down without a limit.
+    "numpy" for one of them; "harmless" for what has no hash, or one that cannot be chosen. Beside it, how deep tuples lie in a
+    tuple: their hash follows them down without a limit.
     """
 
     # The lowest value they take stays there.

@@ -66,6 +66,10 @@ def recognised(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 def recognised_without_head(shapes: Mapping[str, tuple[int, ...]], heads: Iterable[str]) -> list[str]:
     """`recognised`, the tensors of a classification head under one of these beginnings, or some, left out."""
+    # DINOv2's own files hold what only its training needed, and call its registers otherwise.
+    shapes = {
+        name.replace("register_tokens", "reg_token"): shape for name, shape in shapes.items() if name != "mask_token"
+    }
     for beginnings in ((), *((head,) for head in sorted(heads, key=len, reverse=True)), tuple(heads)):
         left = {name: shape for name, shape in shapes.items() if not (beginnings and name.startswith(beginnings))}
         if (len(left) < len(shapes) or not beginnings) and (found := recognised(left)):

@@ -14,8 +14,8 @@ State = dict[str, Tensor]
 def translated(state: Mapping[str, Tensor]) -> tuple[State, dict[str, float]] | None:
     """The weights under timm's names with the options the network then needs; None when they are not torchvision's.
 
-    Vision transformers, EfficientNets (V1 and V2), MobileNets (V2 and V3), ConvNeXt, Swin (V1), RegNet, VGG, and DenseNets of
-    before 2018.
+    Vision transformers, EfficientNets (V1 and V2), MobileNets (V2 and V3), ConvNeXt, Swin (V1), RegNet, VGG, DenseNets of
+    before 2018, and ResNets that are the children of one in a row.
     """
     for recognises, translate in _FAMILIES:
         if recognises(state):
@@ -53,6 +53,16 @@ def _vit(state: State) -> tuple[State, dict[str, float]]:
         (r"heads\.head\.", "head."),
     ]
     return _renamed(state, rules), {}
+
+
+def _children(state: State) -> tuple[State, dict[str, float]]:
+    """A ResNet without its names: nn.Sequential(*model.children()), as feature extractors and fastai's bodies are made."""
+    called = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
+    found: State = {}
+    for name, tensor in state.items():
+        first, _, rest = name.partition(".")
+        found[f"{called[first]}.{rest}" if first in called else name] = tensor
+    return found, {}
 
 
 def _densenet(state: State) -> tuple[State, dict[str, float]]:
@@ -236,6 +246,10 @@ def _regnet(state: State) -> tuple[State, dict[str, float]]:
 
 _FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], tuple[State, dict[str, float]]]]] = [
     (lambda state: "encoder.pos_embedding" in state and "conv_proj.weight" in state, _vit),
+    (
+        lambda state: "0.weight" in state and state["0.weight"].shape[2:] == (7, 7) and "4.0.conv1.weight" in state,
+        _children,
+    ),
     (lambda state: any(re.match(r"features\.denseblock1\.denselayer1\.norm\.1\.", name) for name in state), _densenet),
     (lambda state: "features.1.0.block.0.0.weight" in state and "features.0.1.running_mean" in state, _efficientnet),
     (lambda state: "features.1.conv.0.0.weight" in state and "features.18.0.weight" in state, _mobilenet_v2),

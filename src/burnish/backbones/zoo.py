@@ -15,11 +15,12 @@ A model is named in one of these ways:
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from burnish.backbones import checkpoint, cifar, hub, opened, recognise, timmed, weights
+from burnish.backbones import checkpoint, cifar, hub, opened, recognise, timmed, transformers_names, weights
 from burnish.backbones.architectures import (
     architecture_for_bundle,
     built,
@@ -237,7 +238,10 @@ def _from_repository(name: str, image_size: int | None, arch: str | None, prepro
     except (OSError, ValueError) as error:
         raise BadWeights(f"hf-hub:{shown(name)}: its config.json {error}") from None
     told = config.get("architecture")
-    if not isinstance(told, str) and arch is None:
+    if not isinstance(told, str) and config.get("model_type") in transformers_names.KINDS:
+        with suppress(WeightsUnreachable):  # then its images are prepared as is usual for its kind
+            hub.fetch(name, opened.PREPROCESSOR)
+    elif not isinstance(told, str) and arch is None:
         listed = config.get("architectures")
         kind = ", ".join(map(str, listed)) if isinstance(listed, list) else config.get("model_type")
         kind = shown(str(kind or "nothing"))[:80]

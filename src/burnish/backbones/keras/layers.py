@@ -17,6 +17,7 @@ from burnish.backbones.keras import moves
 from burnish.backbones.keras.modules import (
     Call,
     Conv2dSame,
+    DropPath,
     KerasAttention,
     LayerScale,
     Normalization,
@@ -339,8 +340,6 @@ def _layer_scale(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _stochastic_depth(options: Options, shapes: list[Shape]) -> Made:
-    from timm.layers import DropPath  # not while the module loads: most files hold none
-
     return Made(DropPath(min(max(real(options["drop_path_rate"], "drop_path_rate"), 0.0), 0.99)))
 
 

@@ -15,6 +15,7 @@ from burnish.archives import Zip
 from burnish.backbones.keras import applications, graph
 from burnish.backbones.keras.arrays import Arrays, stacked
 from burnish.backbones.keras.configs import Node, Parsed, parsed
+from burnish.backbones.keras.layers import WITHOUT_EFFECT
 from burnish.backbones.opened import Opened
 from burnish.backbones.spec import Backbone
 from burnish.backbones.stages import stages_of, steps_of
@@ -27,6 +28,7 @@ _MOST_CONFIG_BYTES = MAX_JSON_BYTES  # position embeddings may stand in it as te
 _METADATA = "metadata.json"
 _MOST_PIXELS, _MOST_OBJECTS = 4096, 500_000
 _OF_A_HEAD = (None, "linear", "softmax", "sigmoid")  # activations; a last layer with another one gives features
+_BEFORE_RESIZING = (*WITHOUT_EFFECT, "Rescaling", "Normalization", "Dropout")  # each pixel by itself
 _LIKE_OUTPUTS = ("Activation", "Softmax", "Dropout", "op:Divide")
 
 
@@ -62,7 +64,7 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     trunk, head = _without_head(whole)
     if not trunk:
         raise BadWeights(f"{found.label}: has no layers between its images and its output")
-    native, name = _size_of(whole, found.label), f"keras_{_plain_name(config, found)}"
+    native, name = _resized(trunk) or _size_of(whole, found.label), f"keras_{_plain_name(config, found)}"
     size = image_size or native
     kwargs, pooled = _pooled(name, _described(trunk, whole, native, bgr=mode.bgr))
     if size != native:
@@ -271,6 +273,20 @@ def _built(name: str, kwargs: dict[str, Any], seed: int = 0) -> graph.KerasNet:
         module = graph.build(name, kwargs)
     assert isinstance(module, graph.KerasNet)
     return module
+
+
+def _resized(trunk: list[Node]) -> int | None:
+    """Pixels a side to which the network resizes its images itself, as a first step: what is given at that size is the same."""
+    given = {graph.INPUT}
+    for node in trunk:  # in the order in which they run
+        if not given.issuperset(node.inputs):
+            continue
+        if node.kind == "Resizing":
+            height, width = node.options.get("height"), node.options.get("width")
+            return height if type(height) is int and height == width and 1 <= height <= _MOST_PIXELS else None
+        if node.kind in _BEFORE_RESIZING:
+            given.add(node.name)
+    return None
 
 
 def _size_of(whole: Parsed, label: str) -> int:

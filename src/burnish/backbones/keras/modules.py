@@ -113,6 +113,20 @@ class LayerScale(nn.Module):
         return inputs * (self.weight.reshape(-1, 1, 1) if inputs.ndim == 4 else self.weight)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: a whole branch left out for some images while training (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return inputs
+        kept = inputs.new_empty((len(inputs), *[1] * (inputs.ndim - 1))).bernoulli_(1 - self.drop_prob)
+        return inputs * kept / (1 - self.drop_prob)
+
+
 class Normalization(nn.Module):
     """(x − mean) / sqrt(variance), as Keras keeps them."""
 
