@@ -1,5 +1,5 @@
 # make demo   a fresh machine to a tuned, proven model in about two minutes after the install
-# make test   the fast tests, then one run on real images
+# make test   all tests; without those of minutes: .venv/bin/python -m pytest -n 2 -m "not slow"
 # make test-tensorflow   TensorFlow opens what was exported (installs it into .venv-tf)
 # make check  what CI runs besides the tests: lint, types
 PYTHON ?= python3
@@ -12,8 +12,7 @@ demo: .venv/installed
 	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; $(BIN)/burnish fit demo --budget $(BUDGET) --out runs/demo-$$n
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
-	$(BIN)/python -m pytest -q -n 2 -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20
 
 # TensorFlow itself opens what burnish exports, in an environment of its own
 test-tensorflow: .venv/installed-dev .venv-tf/installed

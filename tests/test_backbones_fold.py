@@ -335,3 +335,60 @@ def test_a_form_that_cannot_be_given_them_is_made_anew(monkeypatch):
     monkeypatch.setattr(frozen, "_HELD_BYTES", 10)
     kept = frozen.FastForm()
     assert kept.of(other, example) is not kept.of(other, example), "a large one is not held"
+
+
+class _Blocks(nn.Module):
+    """Convolutions with and without a bias, one of which is frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.first = nn.Conv2d(3, 8, 3, bias=True), nn.BatchNorm2d(8)
+        self.two, self.second = nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8)
+        self.three, self.third = nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.three.requires_grad_(False), self.third.requires_grad_(False)
+        for norm in (self.first, self.second, self.third):
+            (
+                nn.init.uniform_(norm.running_var, 0.5, 2.0),
+                nn.init.normal_(norm.running_mean),
+                nn.init.normal_(norm.weight),
+            )
+
+    def forward(self, images):
+        return self.third(self.three(self.second(self.two(self.first(self.one(images)).relu())).relu()))
+
+
+def test_what_is_folded_once_for_several_batches_has_the_gradient_of_all():
+    torch.manual_seed(0)
+    network = _Blocks().eval()
+    images = torch.randn(9, 3, 12, 12)
+    folded = fold.fold_trainable(network, images[:1])
+    assert fold.folded_count(folded) == 3
+    wanted = torch.autograd.grad(
+        network(images).square().sum(), [one for one in network.parameters() if one.requires_grad]
+    )
+    with fold.folded_once(folded):
+        for start in range(0, 9, 4):
+            folded(images[start : start + 4]).square().sum().backward()
+        calls = [one.grad for one in folded.parameters()]
+    assert calls == [None] * len(calls)  # all of it comes at the end
+    for name, parameter in folded.named_parameters():
+        if not parameter.requires_grad:
+            assert parameter.grad is None, name
+    found = [one.grad for one in folded.parameters() if one.requires_grad]
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+    before = [one.clone() for one in found]
+    folded(images).square().sum().backward()  # folds anew, and adds to what is there
+    assert all(torch.allclose(one, 2 * was, rtol=1e-3, atol=1e-3) for one, was in zip(found, before, strict=True))
+
+
+def test_an_error_while_folded_once_leaves_no_gradient_and_no_weights_behind():
+    network = _Blocks().eval()
+    folded = fold.fold_trainable(network, torch.randn(1, 3, 12, 12))
+    with pytest.raises(RuntimeError, match="on purpose"), fold.folded_once(folded):
+        folded(torch.randn(2, 3, 12, 12)).sum().backward()
+        raise RuntimeError("on purpose")
+    assert all(one.grad is None for one in folded.parameters())
+    with torch.no_grad():
+        folded.one.weight.mul_(2.0)
+        assert not torch.equal(folded(torch.ones(1, 3, 12, 12)), network(torch.ones(1, 3, 12, 12)))

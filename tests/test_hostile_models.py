@@ -440,7 +440,7 @@ def test_a_damaged_file_loads_or_is_refused_in_a_sentence(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(sound)
     loaded(path)
-    for number in range(60):
+    for number in range(24 if name in ("m.h5", "m.keras") else 60):  # each of those is read in a process of its own
         data = bytearray(sound)
         if number % 6 == 5:
             del data[draws.randrange(len(data)) :]

@@ -171,16 +171,16 @@ def refuse_links(folder: Path, names: Iterable[str], *, within: Iterable[str] = 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:
     """Replace a file by a new one of these bytes, in one step. Raises OSError."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # a new one: a known name may be a link
+    draft = path.parent / f".{path.name}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        draft.unlink(missing_ok=True)  # what a death left, or a link that would be followed
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, _mode_for(path))
         os.replace(draft, path)
     except OSError:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 

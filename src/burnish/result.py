@@ -56,7 +56,6 @@ _OURS = (
     PICTURES,
     PREDICTIONS,
     IMAGES,
-    "package.json",
 )
 _FOLDERS = ("packages", "state", BOARD, "models", "arms", "seeds")
 _READ_BACK = ("packages", "state")

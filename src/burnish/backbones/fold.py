@@ -12,6 +12,8 @@ it is taken anew in each forward pass, so the gradients of W, gamma and beta sta
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -237,10 +239,17 @@ class FoldedConv(nn.Module):
         # In tuples, so that neither becomes a submodule: the state dict keeps its names. copy.deepcopy follows them.
         self._norm = (norm,)
         self._conv = (emptied(conv),)
+        self._held: tuple[Tensor, Tensor] | None = (
+            None  # in `folded_once`: the weight and bias of all that goes through
+        )
         self.train(conv.training)
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """(weight, bias) of the one convolution."""
+        return folded_weight(self, self._norm[0]) if self._held is None else self._held
+
     def forward(self, images: Tensor) -> Tensor:
-        weight, bias = folded_weight(self, self._norm[0])
+        weight, bias = self.folded()
         return convolved(self._conv[0], images, weight, bias)
 
     def extra_repr(self) -> str:
@@ -294,6 +303,31 @@ def fold_trainable(module: nn.Module, example: Tensor, *, inplace: bool = False)
         for name, layer in replaced:
             replace(folded, name, layer)
     return folded
+
+
+@contextmanager
+def folded_once(module: nn.Module) -> Iterator[None]:
+    """Folds once what goes through several times within; the parameters get their gradients at the end, the sum of all.
+
+    Up to rounding they are those of folding anew each time. Nothing is given to them where an error ends it.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, FoldedConv)]
+    made = [layer.folded() for layer in layers]
+    for layer, (weight, bias) in zip(layers, made, strict=True):
+        layer._held = tuple(one.detach().requires_grad_(one.requires_grad) for one in (weight, bias))  # type: ignore[assignment]
+    try:
+        yield
+        pairs = [
+            (one, leaf.grad)
+            for layer, parts in zip(layers, made, strict=True)
+            for one, leaf in zip(parts, layer._held or (), strict=True)
+            if leaf.grad is not None
+        ]
+    finally:
+        for layer in layers:
+            layer._held = None
+    if pairs:
+        torch.autograd.backward([one for one, _ in pairs], [gradient for _, gradient in pairs])
 
 
 def folded_count(module: nn.Module) -> int:

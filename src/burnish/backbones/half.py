@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.backbones.fold import FoldedConv, evaluated, fold_trainable, folded_weight, pads_like_tensorflow, same
+from burnish.backbones.fold import FoldedConv, evaluated, fold_trainable, pads_like_tensorflow, same
 
 # As fold.TOLERANCE, for bfloat16. Measured on photographs: EfficientNet-Lite0 0.06 to 0.11, with heads no worse for it
 # (benchmarks/results/half.json); on noise ViT-S/16 0.014, ResNet-50 0.004.
@@ -98,7 +98,7 @@ class FoldedDepthwise(FoldedConv):
                 images
             )  # in float32 the copies cost what the kernels gain: 34.3 against 34.1 images/s
         conv, kind = self._conv[0], torch.get_autocast_dtype("cpu")
-        weight, bias = folded_weight(self, self._norm[0])
+        weight, bias = self.folded()
         images, weight, bias, padding = images.to(kind), weight.to(kind), bias.to(kind), conv.padding
         if pads_like_tensorflow(conv):
             height, width = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from burnish.backbones.fold import folded_once
 from burnish.runtime import draws
 from burnish.train.features import autocast
 from burnish.train.recorded import Recordings
@@ -190,7 +191,7 @@ def _gradient_in(
     """Add up the gradient of so many pieces of a batch; returns the loss, nats."""
     total = 0.0
     parts = np.array_split(np.arange(len(views)), pieces)
-    with addressed(module, objective.seed, number):
+    with addressed(module, objective.seed, number), folded_once(module) if pieces > 1 else nullcontext():
         for rows in parts:
             place = slice(int(rows[0]), int(rows[-1]) + 1)
             with autocast(views.device, objective.half):

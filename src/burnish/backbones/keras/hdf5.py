@@ -47,7 +47,7 @@ def read(data: bytes, packed: int) -> tuple[dict[str, Any], list[bytes | memoryv
     held: dict[int, Any] = {}  # by the dataset's place in the file: it may have many names
     for path, one in found:
         if path.split("/")[0] not in TRAINING:
-            place = h5py.h5o.get_info(one.id).addr
+            place = _address(h5py, one)
             if place not in held:
                 held[place] = np.ascontiguousarray(one[()], np.float32)
             values = held[place]
@@ -73,6 +73,11 @@ def read(data: bytes, packed: int) -> tuple[dict[str, Any], list[bytes | memoryv
         },
     }
     return facts, blobs
+
+
+def _address(h5py: Any, one: Any) -> int:
+    """Where in the file a group or a dataset lies, under whatever names."""
+    return h5py.h5o.get_info(one.id).addr
 
 
 def _room_for(one: Any) -> int:
@@ -136,7 +141,7 @@ def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int], seen:
             raise Refused(f"{inner} is a link to {kind}, which is not followed")
         one = group[name]
         if isinstance(one, h5py.Group):
-            address = h5py.h5o.get_info(one.id).addr
+            address = _address(h5py, one)
             if address in seen:
                 raise Refused("an HDF5 file whose groups are nested too deeply, or hold themselves")
             seen.add(address)
