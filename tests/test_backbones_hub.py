@@ -25,6 +25,7 @@ import timm
 import torch
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http, close_session
+from test_backbones_transformers import resnet_of_transformers, small_network
 
 from burnish.backbones import hub, weights
 from burnish.backbones.zoo import load_backbone
@@ -333,6 +334,23 @@ def test_a_revision_is_the_one_that_is_asked_for(web, model, source, revision):
     assert len(web.asked("GET", "model.safetensors")) == 2
 
 
+@pytest.mark.parametrize("told", [None, {"size": {"shortest_edge": 160}, "crop_pct": 0.9, "resample": 2}])
+def test_a_model_of_transformers_on_the_hub_is_read_with_its_preprocessor(told, web):
+    network = small_network("resnet18")
+    files = {"config": {"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}}
+    if told is not None:
+        files["preprocessor_config.json"] = told
+    renamed = {name: one.contiguous() for name, one in resnet_of_transformers(network.state_dict()).items()}
+    web.offer("someone/theirs", safetensors=safetensors.torch.save(renamed), **files)
+    backbone = load_backbone("hf-hub:someone/theirs")
+    assert (backbone.name, backbone.source) == ("resnet18", "hf-hub:someone/theirs")
+    found = backbone.preprocess
+    expected = (224, 0.875, "bicubic") if told is None else (160, 0.9, "bilinear")
+    assert (found.size, found.crop, found.interpolation) == expected
+    with torch.no_grad():
+        assert torch.allclose(backbone.module(GIVEN), network(GIVEN), atol=1e-4)
+
+
 def test_a_name_of_timm_needs_the_weights_alone(web, source, safetensors_file):
     web.offer("timm/test_resnet.r160_in1k", safetensors=safetensors_file)
     backbone = load_backbone("test_resnet")
@@ -481,10 +499,10 @@ def test_a_file_above_the_limit_is_refused_before_it_comes(web, model):
 
 
 def test_a_model_of_transformers_is_named_and_says_how_to_go_on(web, safetensors_file):
-    told = {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
-    web.offer("google/vit-base", config=told, safetensors=safetensors_file)
-    with pytest.raises(UnknownModel, match=r"hf-hub:google/vit-base: .*ViTForImageClassification.*--arch") as error:
-        load_backbone("hf-hub:google/vit-base")
+    told = {"architectures": ["BeitForImageClassification"], "model_type": "beit"}
+    web.offer("someone/beit-base", config=told, safetensors=safetensors_file)
+    with pytest.raises(UnknownModel, match=r"hf-hub:someone/beit-base: .*BeitForImageClassification.*--arch") as error:
+        load_backbone("hf-hub:someone/beit-base")
     assert_a_sentence(error)
 
 

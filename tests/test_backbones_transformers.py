@@ -20,7 +20,7 @@ from burnish.errors import BadWeights, UnknownModel
 IMAGENET, HALF = (0.485, 0.456, 0.406), (0.5, 0.5, 0.5)
 
 
-def _network(name):
+def small_network(name):
     """A network of timm's without head, every number of it drawn."""
     draws = torch.Generator().manual_seed(5)
     network = timm.create_model(name, num_classes=0).eval()
@@ -63,7 +63,7 @@ def _vit(state, *, new, prefix="vit."):
     return {**found, "classifier.weight": torch.zeros(3, 192), "classifier.bias": torch.zeros(3)}
 
 
-def _resnet(state):
+def resnet_of_transformers(state):
     found = {}
     for name, tensor in state.items():
         if told := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
@@ -128,7 +128,7 @@ def _same(backbone, network, *, size=224):
 CASES = {
     "vit": ("vit_tiny_patch16_224", lambda state: _vit(state, new=False), HALF, "squash"),
     "vit in memory": ("vit_tiny_patch16_224", lambda state: _vit(state, new=True), HALF, "squash"),
-    "resnet": ("resnet18", _resnet, IMAGENET, "crop"),
+    "resnet": ("resnet18", resnet_of_transformers, IMAGENET, "crop"),
     "convnext": ("convnext_tiny", _convnext, IMAGENET, "crop"),
     "swin": ("swin_tiny_patch4_window7_224", _swin, IMAGENET, "crop"),
 }
@@ -137,7 +137,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_of_transformers_gives_the_features_of_its_network(case, tmp_path):
     name, renamed, mean, fit = CASES[case]
-    network = _network(name)
+    network = small_network(name)
     save_file(
         {key: one.contiguous().clone() for key, one in renamed(network.state_dict()).items()},
         tmp_path / "model.safetensors",
@@ -164,7 +164,7 @@ def test_a_model_of_transformers_gives_the_features_of_its_network(case, tmp_pat
     ],
 )  # fmt: skip
 def test_the_preprocessor_beside_a_model_is_obeyed(told, expected, tmp_path):
-    save_file(_resnet(_network("resnet18").state_dict()), tmp_path / "model.safetensors")
+    save_file(resnet_of_transformers(small_network("resnet18").state_dict()), tmp_path / "model.safetensors")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
     found = load_backbone(str(tmp_path)).preprocess
     assert (found.size, found.crop, found.fit, found.interpolation, found.mean) == expected
@@ -174,7 +174,7 @@ def test_the_preprocessor_beside_a_model_is_obeyed(told, expected, tmp_path):
     "text", ['{"size": 1e9, "image_mean": "x"}', '{"image_mean": [1e30, 0, 0]}', '{"size": {"height": 4000}}', "[", '{"a": NaN}']
 )  # fmt: skip
 def test_a_preprocessor_that_cannot_be_used_is_refused(text, tmp_path):
-    save_file(_resnet(_network("resnet18").state_dict()), tmp_path / "model.safetensors")
+    save_file(resnet_of_transformers(small_network("resnet18").state_dict()), tmp_path / "model.safetensors")
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(BadWeights):
         load_backbone(str(tmp_path))
@@ -196,7 +196,7 @@ def test_names_that_only_look_like_it_are_none():
 
 @pytest.mark.parametrize("registers", [False, True])
 def test_dinov2_as_its_authors_keep_it(registers, tmp_path):
-    network = _network("vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2")
+    network = small_network("vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2")
     state = {**network.state_dict(), "mask_token": torch.zeros(1, 384)}
     if registers:
         state["register_tokens"] = state.pop("reg_token")
@@ -221,7 +221,7 @@ def test_dinov2_as_its_authors_keep_it(registers, tmp_path):
     ],
 )
 def test_plain_transformers_of_dino_and_the_like_saw_imagenets_colours(file, wrapped, mean, tmp_path):
-    torch.save(wrapped(_network("vit_small_patch16_224").state_dict()), tmp_path / file)
+    torch.save(wrapped(small_network("vit_small_patch16_224").state_dict()), tmp_path / file)
     assert load_backbone(str(tmp_path / file)).preprocess.mean == mean
 
 
@@ -247,7 +247,7 @@ def _fastais_head():
 
 @pytest.mark.parametrize("kind", ["row", "row with a head", "lightning", "fastai"])
 def test_a_resnet_without_its_names_is_known(kind, tmp_path):
-    network = _network("resnet18")
+    network = small_network("resnet18")
     children = [
         network.conv1,
         network.bn1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -26,15 +26,12 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, dict[str, float]] | 
     return None
 
 
-def _renamed(state: State, rules: list[tuple[str, str]]) -> State:
+def renamed(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> State:
+    """The weights, the beginnings of their names replaced by the first rule that fits, (pattern, what comes in its place)."""
     found: State = {}
     for name, tensor in state.items():
-        for pattern, new in rules:
-            if re.match(pattern, name):
-                found[re.sub(pattern, new, name)] = tensor
-                break
-        else:
-            found[name] = tensor
+        rule = next((one for one in rules if re.match(one[0], name)), None)
+        found[name if rule is None else re.sub(rule[0], rule[1], name, count=1)] = tensor
     return found
 
 
@@ -52,7 +49,7 @@ def _vit(state: State) -> tuple[State, dict[str, float]]:
         (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
         (r"heads\.head\.", "head."),
     ]
-    return _renamed(state, rules), {}
+    return renamed(state, rules), {}
 
 
 def _children(state: State) -> tuple[State, dict[str, float]]:
@@ -66,7 +63,7 @@ def _children(state: State) -> tuple[State, dict[str, float]]:
 
 
 def _densenet(state: State) -> tuple[State, dict[str, float]]:
-    return _renamed(state, [(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)$", r"\1\2")]), {}
+    return renamed(state, [(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)$", r"\1\2")]), {}
 
 
 def _efficientnet(state: State) -> tuple[State, dict[str, float]]:
@@ -229,7 +226,7 @@ def _regnet(state: State) -> tuple[State, dict[str, float]]:
     rules = [(r"stem\.0\.", "stem.conv."), (r"stem\.1\.", "stem.bn."), (r"fc\.", "head.fc.")]
     block = r"trunk_output\.block(\d+)\.block\d+-(\d+)\."
     found: State = {}
-    for name, tensor in _renamed(state, rules).items():
+    for name, tensor in renamed(state, rules).items():
         told = re.match(block, name)
         if told is None:
             found[name] = tensor

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from burnish.backbones.torchvision_names import renamed
+
 State = dict[str, Tensor]
 _MEAN, _STD, _HALF = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.5, 0.5, 0.5)
 # What stands before all names of a model with a classifier; a bare one has none of them.
@@ -96,7 +98,7 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
     try:
         if _QUERY.intersection(bare) and "embeddings.patch_embeddings.projection.weight" in bare:
             own = any(word in name for name in state for word in ("layer_scale", "distillation_token", "decoder."))
-            return _without_registers(_joined(_renamed(bare, _VIT))), "dino" if own else "vit"
+            return _without_registers(_joined(renamed(bare, _VIT))), "dino" if own else "vit"
         if _QUERY_OF_SWIN.intersection(bare):
             return _swin(bare), "swin"
         if "encoder.stages.0.layers.0.dwconv.weight" in bare:
@@ -152,14 +154,6 @@ def _side(value: Any) -> int | None:
     return value if type(value) is int and 1 <= value <= 4096 else None
 
 
-def _renamed(state: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -> State:
-    found: State = {}
-    for name, tensor in state.items():
-        rule = next((one for one in rules if re.match(one[0], name)), None)
-        found[re.sub(f"^{rule[0]}", rule[1], name) if rule is not None else name] = tensor
-    return found
-
-
 def _joined(state: State) -> State:
     """Query, key and value of each block as timm's one layer; a bias that some of them lack is zero."""
     found = {name: tensor for name, tensor in state.items() if not re.search(r"\.attn\.(query|key|value)\.", name)}
@@ -188,7 +182,7 @@ def _without_registers(state: State) -> State:
 def _swin(state: State) -> State:
     """A merging stands at the end of its stage, where timm counts it to the next."""
     plain = {name: tensor for name, tensor in state.items() if not name.endswith("relative_position_index")}
-    found = _joined(_renamed(plain, _SWIN))
+    found = _joined(renamed(plain, _SWIN))
     return {
         re.sub(
             r"^encoder\.layers\.(\d+)\.downsample\.", lambda told: f"layers.{int(told[1]) + 1}.downsample.", name
@@ -198,7 +192,7 @@ def _swin(state: State) -> State:
 
 
 def _convnext(state: State) -> State:
-    found = _renamed(state, _CONVNEXT)
+    found = renamed(state, _CONVNEXT)
     return {name: one.reshape(-1) if ".mlp.grn." in name else one for name, one in found.items()}
 
 

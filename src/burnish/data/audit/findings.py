@@ -147,7 +147,8 @@ _SINGULAR = {name: name.replace("_", " ") for name in KINDS} | {
     "blank": "blank image", "tiny": "tiny image", "extreme_aspect": "very long image", "label_error": "likely label error",
     "class_gap": "class missing in a split", "imbalance": "case of unequal classes", "thin_class": "class with few images",
     "near_duplicate": "set of near-duplicates", "exact_duplicate": "set of exact duplicates",
-    "narrow": "image in a part of its range", "one_class": "class alone", "classes_within": "case of folders in all classes",
+    "narrow": "image in a part of its range", "one_class": "class alone",
+    "classes_within": "set of folders that all classes hold",
     "several_in_one": "label of perhaps several classes", "missing_label": "class that may stand for no label",
 }  # fmt: skip
 _PLURAL = {name: words + "s" for name, words in _SINGULAR.items()} | {
@@ -155,7 +156,7 @@ _PLURAL = {name: words + "s" for name, words in _SINGULAR.items()} | {
     "imbalance": "cases of unequal classes", "thin_class": "classes with few images",
     "near_duplicate": "sets of near-duplicates", "exact_duplicate": "sets of exact duplicates",
     "narrow": "images in a part of their range", "one_class": "classes alone",
-    "classes_within": "cases of folders in all classes", "several_in_one": "labels of perhaps several classes",
+    "classes_within": "sets of folders that all classes hold", "several_in_one": "labels of perhaps several classes",
     "missing_label": "classes that may stand for no label",
 }  # fmt: skip
 
