@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import struct
 import zipfile
 from collections import OrderedDict
@@ -69,6 +70,19 @@ def test_a_link_where_a_run_writes_is_refused_and_nothing_behind_it_changes(name
         api.fit(images, out=hand, **TINY)
     assert sorted(path.name for path in victim.iterdir()) == ["2019", "2020"]
     assert (victim / "2019" / "photo.jpg").read_bytes() == b"a photo"
+
+
+def test_a_link_in_the_place_of_a_run_within_a_run_is_refused(run, images, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "state", ignore_errors=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "new" / "seeds").mkdir(parents=True)
+    (tmp_path / "new" / "seeds" / "1").symlink_to(tmp_path / "elsewhere")
+    asked = json.loads((run.folder / "run.json").read_text())
+    (tmp_path / "new" / "run.json").write_text(json.dumps({**asked, "seeds": 2}))
+    with pytest.raises(RunError, match="is a link, which burnish did not make"):
+        api.fit(images, out=tmp_path / "new", seeds=2, **TINY)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_pipe_among_a_state_is_not_waited_for(run, images, tmp_path):
@@ -182,16 +196,31 @@ def test_what_unpacks_twice_is_measured_by_the_file_on_disk(tmp_path):
         pickles.read_torch(found.data, found.label, packed=found.packed)
 
 
-@pytest.mark.parametrize("kind", ["integers", "tuples", "large values"])
+@pytest.mark.parametrize("kind", ["integers", "tuples", "a set of a tuple", "a set of a list", "pairs"])
 def test_keys_made_to_have_one_hash_are_refused_before_they_are_put_together(kind):
     if kind == "integers":
-        value = {k * (2**61 - 1): 0 for k in range(1, 200)}
+        value = {k * (2**61 - 1): 0 for k in range(1, 2000)}
     elif kind == "tuples":
         value = {tuple(-1 - (number >> bit & 1) for bit in range(14)): 0 for number in range(2**14)}
     else:
-        value = [2**60 + k for k in range(100)]
+        members = [tuple(-1 - (number >> bit & 1) for bit in range(14)) for number in range(2**14)]
+        value = {
+            "a set of a tuple": _Made(set, tuple(members)),
+            "a set of a list": _Made(set, members),
+            "pairs": _Made(OrderedDict, [(one, 0) for one in members]),
+        }[kind]
     with pytest.raises(BadWeights, match="plain weights never need"):
         pickles.refuse_programs(pickle.dumps(value, 2), "m.pth", several=False)
+
+
+class _Made:
+    """Is pickled as the call of a class on one value."""
+
+    def __init__(self, kind, value):
+        self.call = (kind, (value,))
+
+    def __reduce__(self):
+        return self.call
 
 
 def test_the_numbers_of_a_training_script_are_still_read():
@@ -201,7 +230,9 @@ def test_the_numbers_of_a_training_script_are_still_read():
         "losses": [0.5] * 50_000,
         "names": [f"layer.{number}" for number in range(50_000)],
         "seed": 2**63,
-        "epochs": [(number, 0.5) for number in range(2000)],
+        "epochs": [(number, 0.5) for number in range(20_000)],
+        "times": [1_700_000_000_000_000_000 + number for number in range(500)],
+        "hooks": [OrderedDict() for _ in range(100)],
     }
     pickles.refuse_programs(pickle.dumps(record, 2), "m.pth", several=False)
 

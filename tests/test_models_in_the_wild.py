@@ -11,7 +11,7 @@ import timm
 import torch
 
 from burnish.backbones import files, recognise, zoo
-from burnish.backbones.keras import configs
+from burnish.backbones.keras import entries
 from burnish.errors import BadWeights
 
 _IMAGES = {"mean": None, "std": None, "crop_pct": None, "input_size": None, "img_size": None, "interpolation": ""}
@@ -148,9 +148,9 @@ def test_a_vit_of_timms_script_is_of_the_size_that_its_places_tell(tmp_path):
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_number_on_the_left_of_an_operator_is_read_as_keras_2_writes_it(value, nested):
     call = ["_CONSTANT_VALUE", -1, value, {"y": ["before", 0, 0], "name": None}]
-    order, words = configs._arguments([call] if nested else call, "Subtract")
-    assert order == [value, configs._Reference("before")] and not words
-    assert list(configs._walk([call])) == [value, configs._Reference("before")]
+    order, words = entries.arguments([call] if nested else call, "Subtract")
+    assert order == [value, entries.Reference("before")] and not words
+    assert list(entries._walk([call])) == [value, entries.Reference("before")]
 
 
 def old(kind, name, *calls, **config):

@@ -48,6 +48,18 @@ def test_a_table_that_says_what_the_folders_say_is_no_matter(tmp_path):
     assert len(open_source(tmp_path / "data")) == 12
 
 
+@pytest.mark.parametrize(
+    "said", [{"blue": "0", "green": "1", "red": "2"}, {"blue": "Blue", "green": "tench", "red": "a|b"}]
+)
+def test_a_table_that_calls_the_folders_otherwise_is_no_matter(said, tmp_path):
+    write_shapes(tmp_path / "data", images=4)
+    rows = [f"{name}/{number:03d}.png,{word}" for name, word in said.items() for number in range(4)]
+    (tmp_path / "data" / "labels.csv").write_text("path,label\n" + "\n".join(rows))
+    rows = [f"blue/{number:03d}.png,{'xy'[number % 2]},0.9" for number in range(4)]
+    (tmp_path / "data" / "answers.csv").write_text("path,label,probability\n" + "\n".join(rows))
+    assert len(open_source(tmp_path / "data")) == 12
+
+
 def test_classes_that_hold_the_same_folders_are_told(tmp_path):
     for top in ("color", "grayscale"):
         write_shapes(tmp_path / top, images=3)

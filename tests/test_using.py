@@ -109,7 +109,7 @@ def test_what_a_folder_holds_and_is_not_looked_at_is_told(run, shapes, tmp_path)
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a.png").write_bytes((shapes / "red" / "000.png").read_bytes())
-    (folder / "b.png").symlink_to(shapes / "red" / "001.png")
+    (folder / "b.png").symlink_to(tmp_path / "nothing.png")
     (folder / "notes.txt").write_text("not for looking at")
     (folder / ".hidden.png").write_text("")
     good, bad = run.predict([folder])
@@ -141,7 +141,7 @@ def test_what_a_folder_holds_and_is_not_looked_at_is_told(run, shapes, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "not followed" in done.stdout + done.stderr
     (tmp_path / "links").mkdir()
-    (tmp_path / "links" / "c.png").symlink_to(shapes / "red" / "001.png")
+    (tmp_path / "links" / "c.png").symlink_to(tmp_path / "nothing.png")
     (only,) = expand([tmp_path / "links"])
     assert isinstance(only, NotRead)
     with pytest.raises(UnreadableImage, match="not followed"):

@@ -29,6 +29,7 @@ from burnish.data.catalog import Catalog
 from burnish.data.looks import write_digests
 from burnish.data.sample import thinned
 from burnish.data.views import normalised
+from burnish.disk import refuse_links
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
 from burnish.facts import machine
 from burnish.journal import Journal
@@ -263,6 +264,7 @@ class _Race:
         slug = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)[:80]
         path = self.folder.path / kind / (slug + end)
         path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_links(path.parent, [path.name])
         folder = RunFolder.open(path)
         try:
             folder.begin(asdict(recipe))

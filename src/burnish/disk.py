@@ -267,8 +267,9 @@ def _prune(home: Path, members: set[str], *, keep: int) -> None:
     with contextlib.suppress(OSError):
         old = versions_of(home.parent, versions=home.name)[keep:]
         for path in [*old, *(path for path in home.iterdir() if _DRAFT.fullmatch(path.name))]:
-            if set(os.listdir(path)) <= members:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                if set(os.listdir(path)) <= members:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

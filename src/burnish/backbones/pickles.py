@@ -81,9 +81,11 @@ _INERT: list[Any] = [
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 _BYTES_AS = "latin1"  # the codec by which protocol 2 writes bytes; others make much of little, or take hours
 _LONG_TEXT, _MOST_COPIES = 4096, 16
-_DEEPEST_TUPLE = 200
-_MOST_LARGE, _MOST_ODD = 64, 10_000
+_DEEPEST_TUPLE, _LONG_TUPLE = 200, 32  # what rebuilds a tensor takes seven
+_MOST_LARGE, _MOST_ODD = 1000, 10_000
+_MODULUS = 2**61 - 1  # of the hashes of whole numbers: below it no two are the same
 _NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
+_HASHED_WELL = ("text", "latin1", "number", "harmless")
 _HARMLESS = ("FLOAT", "BINFLOAT", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET")
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
@@ -309,8 +311,8 @@ class _Stack:
     "new", "before" (it was fetched again), "one before" (a tuple of one such), "mark"; "text", the text "latin1" as such, and
     "bytes" for a tuple of the two; "encode" for the function that makes bytes of them, "kind" for a kind of storage; "number"
     for whole numbers, truth values and None, "plain" for a tuple of such and texts; "kinds" for numpy's kinds of numbers, and
-    "numpy" for one of them; "harmless" for what has no hash, or one that cannot be chosen. Beside it, how deep tuples lie in a
-    tuple: their hash follows them down without a limit.
+    "numpy" for one of them; "hashing" for set, OrderedDict and Counter; "harmless" for what has no hash, or one that cannot be
+    chosen. Beside it, how deep tuples lie in a tuple: their hash follows them down without a limit.
     """
 
     # The lowest value they take stays there.
@@ -322,13 +324,16 @@ class _Stack:
         "kind",
         "kinds",
         "numpy",
+        "hashing",
     )  # what stays known of a value that is fetched again
 
     def __init__(self) -> None:
         self.tags: list[str] = []
         self.depths: list[int] = []
         self.memo: dict[int, tuple[str, int]] = {}
-        self.large = self.odd = 0  # whole numbers of many bits; keys and members that are neither texts nor numbers
+        self.large = self.odd = self.listed = (
+            0  # whole numbers of many bits; keys and members, of lists too, that are not plain
+        )
 
     def name(self, wanted: str) -> None:
         """The value on top is this class or function."""
@@ -337,16 +342,18 @@ class _Stack:
             self.tags[-1] = "encode"
         elif self.tags and attribute.endswith("Storage"):
             self.tags[-1] = "kind"
+        elif self.tags and (module in ("builtins", "__builtin__", "collections")) and attribute != "complex":
+            self.tags[-1] = "hashing"
         elif self.tags and (module == "numpy.dtypes" or wanted == "numpy dtype"):
             self.tags[-1] = "kinds"
 
     def copies(self, opcode: Any, argument: Any) -> bool:
         """Follow one instruction; whether it makes something of a value that was there before. Raises _Unusual."""
         name, wanted = opcode.name, opcode.stack_before
-        if name in _NUMBERS and isinstance(argument, int) and abs(argument) >= 2**53:
+        if name in _NUMBERS and isinstance(argument, int) and abs(argument) >= _MODULUS:
             self.large += 1
             if self.large > _MOST_LARGE:
-                raise _Unusual("many numbers of over 53 bits")
+                raise _Unusual("many numbers of 61 bits and more")
         if name == "MEMOIZE" or name.endswith("PUT"):
             known = (self.tags[-1], self.depths[-1]) if self.tags else ("new", 0)
             self.memo[len(self.memo) if name == "MEMOIZE" else _whole(argument)] = known
@@ -394,15 +401,24 @@ class _Stack:
 
     def _count_odd(self, name: str, taken: list[str], inside: list[str]) -> None:
         """_Unusual where a dictionary, a set or a list is given many members whose hashes can be made to be one."""
+        given = (
+            name in ("REDUCE", "NEWOBJ") and taken[:1] == ["hashing"] and taken[1:] != ["plain"]
+        )  # more than nothing
+        if given and self.listed > _MOST_ODD:
+            raise _Unusual("many members that are neither texts nor numbers, of which a set is made")
         if name == "SETITEM":
             members = taken[1:2]
         elif name in ("SETITEMS", "DICT"):
             members = inside[::2]
-        elif name in ("APPEND", "APPENDS", "ADDITEMS", "LIST", "FROZENSET"):
+        elif name in ("ADDITEMS", "FROZENSET"):
             members = [*taken[1:], *inside]
+        elif name in ("APPEND", "APPENDS", "LIST") or (name == "TUPLE" and len(inside) > _LONG_TUPLE):
+            # They are hashed only where a set or a dictionary is made of them.
+            self.listed += sum(tag not in _HASHED_WELL for tag in (*taken[1:], *inside))
+            return
         else:
             return
-        self.odd += sum(tag not in ("text", _BYTES_AS, "number", "harmless") for tag in members)
+        self.odd += sum(tag not in _HASHED_WELL for tag in members)
         if self.odd > _MOST_ODD:
             raise _Unusual("many keys or members that are neither texts nor numbers")
 

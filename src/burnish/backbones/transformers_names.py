@@ -130,7 +130,8 @@ def images_of(told: Mapping[str, Any], family: str) -> dict[str, Any]:
         whole = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear", "mean": _HALF, "std": _HALF}
         return whole if family == "vit" else plain
     asked, cropped, share = _side(told.get("size")), _side(told.get("crop_size")), told.get("crop_pct")
-    found: dict[str, Any] = {"interpolation": _RESAMPLE.get(told.get("resample", 2), "bicubic")}
+    number = told.get("resample", 2)
+    found: dict[str, Any] = {"interpolation": _RESAMPLE.get(number, "bicubic") if type(number) is int else "bilinear"}
     normalises = told.get("do_normalize", True)
     found["mean"] = told.get("image_mean", _MEAN) if normalises else (0.0,) * 3
     found["std"] = told.get("image_std", _STD) if normalises else (1.0,) * 3
@@ -155,13 +156,14 @@ def _side(value: Any) -> int | None:
 
 
 def _joined(state: State) -> State:
-    """Query, key and value of each block as timm's one layer; a bias that some of them lack is zero."""
+    """Query, key and value of each block as timm's one layer."""
     found = {name: tensor for name, tensor in state.items() if not re.search(r"\.attn\.(query|key|value)\.", name)}
     for name, query in state.items():
         if ".attn.query." in name:
             parts = [state[name.replace(".query.", f".{word}.")] for word in ("query", "key", "value")]
+            if any(one.shape != query.shape for one in parts):
+                raise ValueError("a query of another shape than its key or value")
             found[name.replace(".query.", ".qkv.")] = torch.cat(parts)
-            assert all(one.shape == query.shape for one in parts)
     return found
 
 

@@ -286,9 +286,8 @@ def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
     for path in map(Path, asked):
         if os.path.isdir(path):
             inside = scan(path)
-            found = [path / name for name in sorted(inside.images)]
             followed = [one.path for one in inside.named if one.reason == LINK_OUT and _is_image_file(path / one.path)]
-            found = sorted([*found, *(path / name for name in followed)])
+            found = [path / name for name in sorted([*inside.images, *followed])]
             besides = [
                 NotRead(str(path / one.path), one.reason)
                 for one in inside.named

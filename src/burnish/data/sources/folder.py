@@ -106,12 +106,17 @@ def _nameless(root: Path, found: Scan) -> str:
 
 
 def _refuse_other_labels(root: Path, found: Scan, taken: Mapping[str, str]) -> None:
-    """DataError where a table beside the folders says for most of its images that they are of other classes."""
+    """DataError where a table beside the folders divides most of its images otherwise than the folders do."""
     for one in found.named:
-        if "/" in one.path or not one.path.lower().endswith(KINDS):
+        if "/" in one.path or one.reason != NO_SUFFIX or not one.path.lower().endswith(KINDS):
             continue
-        listed = {path: label for path, label in labels_in(root / one.path).items() if path in taken}
-        other = [path for path, label in listed.items() if label != taken[path]]
+        listed = {path: class_name(label) for path, label in labels_in(root / one.path).items() if path in taken}
+        said: dict[str, set[str]] = defaultdict(
+            set
+        )  # folder -> labels; numbers or other words for the same are no matter
+        for path, label in listed.items():
+            said[taken[path]].add(label)
+        other = [path for path, label in listed.items() if label != taken[path] and len(said[taken[path]]) > 1]
         if 2 * len(other) > len(listed):
             first = other[0]
             raise DataError(

@@ -38,6 +38,8 @@ def labels_in(file: Path) -> dict[str, str]:
         else:
             separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(text[0], names_path_and_label)
             rows = list(islice(csv.DictReader(text, delimiter=separator), _MOST_ROWS))
+        if any("probability" in row for row in rows):  # what a model answered
+            return {}
         said = [{str(key).strip().lower(): value for key, value in row.items()} for row in rows]
         labels = {str(row["path"]).removeprefix("./"): row.get("label", row.get("labels")) for row in said}
     except (OSError, ValueError, KeyError, IndexError, AttributeError, RecursionError, csv.Error):
