@@ -39,6 +39,9 @@ _watching: list[list[str]] = []
 
 def _hook(event, arguments):
     own = event == "subprocess.Popen" and str(arguments[1][-2]).endswith("keras/hdf5.py")  # burnish's reader of HDF5
+    own = own or (
+        event == "os.mkdir" and "torchinductor" in str(arguments[0])
+    )  # of torch, when it first has to do with it
     if _watching and not own and (event.startswith(FORBIDDEN) or (event == "open" and "hostname" in str(arguments[0]))):
         _watching[-1].append(f"{event} {arguments!r}"[:200])
 
