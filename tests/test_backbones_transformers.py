@@ -194,6 +194,33 @@ def test_names_that_only_look_like_it_are_none():
     assert transformers_names.translated(lone) is None
 
 
+@pytest.mark.parametrize("marked", [False, True])
+def test_dinov2_with_registers_of_transformers(marked, tmp_path):
+    network = small_network("vit_small_patch14_reg4_dinov2")
+    state = network.state_dict()
+    state["pos_embed"] = torch.cat([torch.full((1, 1, 384), 0.25), state["pos_embed"]], 1)
+    state["cls_token"] = state["cls_token"] - 0.25
+    scales = {name: state.pop(name) for name in [*state] if name.endswith("gamma")}
+    registers = state.pop("reg_token")
+    plain = _vit(state, new=False, prefix="dinov2_with_registers.")
+    renamed = {
+        name.replace("layernorm_before", "norm1").replace("layernorm_after", "norm2"): one
+        for name, one in plain.items()
+    }
+    renamed = {re.sub(r"intermediate\.dense", "mlp.fc1", name): one for name, one in renamed.items()}
+    renamed = {re.sub(r"(layer\.\d+)\.output\.dense", r"\1.mlp.fc2", name): one for name, one in renamed.items()}
+    for name, one in scales.items():
+        told = re.fullmatch(r"blocks\.(\d+)\.ls(\d)\.gamma", name)
+        renamed[f"dinov2_with_registers.encoder.layer.{told[1]}.layer_scale{told[2]}.lambda1"] = one
+    renamed["dinov2_with_registers.embeddings.register_tokens"] = registers
+    if marked:
+        renamed["dinov2_with_registers.embeddings.mask_token"] = torch.zeros(1, 384)
+    save_file({name: one.contiguous().clone() for name, one in renamed.items()}, tmp_path / "model.safetensors")
+    backbone = load_backbone(str(tmp_path))
+    assert backbone.name == "vit_small_patch14_reg4_dinov2" and backbone.preprocess.mean == IMAGENET
+    _same(backbone, network, size=518)
+
+
 @pytest.mark.parametrize("registers", [False, True])
 def test_dinov2_as_its_authors_keep_it(registers, tmp_path):
     network = small_network("vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2")

@@ -18,17 +18,19 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api
+from burnish import api, result, seeds
 from burnish.backbones import pickles, timmed, weights
 from burnish.backbones.keras.arrays import Arrays
 from burnish.backbones.opened import open_file
 from burnish.choose.ledger import Ledger
+from burnish.comparing import ARMS, MODELS
 from burnish.disk import read_plain_json, write_bytes_whole, write_version
 from burnish.errors import BadWeights, NotARun, RunError
 from burnish.result import PICTURES, RESULT, RunFolder
 from burnish.runtime import Clock, Nobody
+from burnish.ship.bundle import VERSIONS
 from burnish.ship.predictor import BATCH, Predictor
-from burnish.train.checkpoint import write_checkpoint
+from burnish.train.checkpoint import STATE, write_checkpoint
 from conftest import write_shapes
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
@@ -83,6 +85,10 @@ def test_a_link_in_the_place_of_a_run_within_a_run_is_refused(run, images, tmp_p
     with pytest.raises(RunError, match="is a link, which burnish did not make"):
         api.fit(images, out=tmp_path / "new", seeds=2, **TINY)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_all_folders_of_a_run_are_looked_at():
+    assert set(result._FOLDERS) == {VERSIONS, STATE, result.BOARD, ARMS, MODELS, seeds.FOLDER}
 
 
 def test_a_pipe_among_a_state_is_not_waited_for(run, images, tmp_path):

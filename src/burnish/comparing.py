@@ -29,7 +29,6 @@ from burnish.data.catalog import Catalog
 from burnish.data.looks import write_digests
 from burnish.data.sample import thinned
 from burnish.data.views import normalised
-from burnish.disk import refuse_links
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
 from burnish.facts import machine
 from burnish.journal import Journal
@@ -262,10 +261,7 @@ class _Race:
     def _subfolder(self, kind: str, name: str, recipe: Recipe, *, end: str = "") -> RunFolder:
         """Hold a folder of the race's own; `end` stands at the end of its name, however long the model's is."""
         slug = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)[:80]
-        path = self.folder.path / kind / (slug + end)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_links(path.parent, [path.name])
-        folder = RunFolder.open(path)
+        folder = self.folder.within(kind, slug + end)
         try:
             folder.begin(asdict(recipe))
         except BaseException:  # nobody else would let it go

@@ -174,10 +174,7 @@ def write_bytes_whole(path: Path, data: bytes) -> None:
     draft = path.parent / f".{path.name}.tmp"
     try:
         draft.unlink(missing_ok=True)  # what a death left, or a link that would be followed
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_durably(draft, data)
         os.replace(draft, path)
     except OSError:
         draft.unlink(missing_ok=True)
@@ -273,7 +270,8 @@ def _prune(home: Path, members: set[str], *, keep: int) -> None:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
+    """A new file, which must not be there: nothing is written through a link."""
+    with open(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -105,6 +105,11 @@ class RunFolder:
             raise
         return cls(path, lock)
 
+    def within(self, kind: str, name: str) -> RunFolder:
+        """`open` of a run of this one's, in its subfolder of that kind; a link there is refused."""
+        refuse_links(self.path / kind, [name])
+        return RunFolder.open(self.path / kind / name)
+
     @classmethod
     def of(cls, out: str | os.PathLike[str] | None, data: str | os.PathLike[str]) -> RunFolder:
         """`open`, or where no folder is named `free`."""
@@ -158,8 +163,7 @@ class RunFolder:
             self.write_json(ASKED, asked if images is None else {**asked, _IMAGES: images})
             return False
         try:
-            before = read_plain_json(file)
-            was = dict(before)
+            was = read_plain_json(file)
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{shown(str(file))} cannot be read ({shown(str(error))}); name another folder with --out"

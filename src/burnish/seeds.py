@@ -14,7 +14,6 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.sample import only
 from burnish.data.sources import without
 from burnish.data.split import read_splits
-from burnish.disk import refuse_links
 from burnish.errors import RecipeError, RunError, shown
 from burnish.recipe import Recipe
 from burnish.result import RESULT, SPLITS, RunFolder, read_facts, sides_in
@@ -73,8 +72,7 @@ def other_seeds(
         own = replace(
             recipe, model=model, method=method, crop_mode=crop_mode, seed=seed, seeds=1, baselines="none", against=""
         )
-        refuse_links(folder.path / FOLDER, [str(seed)])
-        with RunFolder.open(folder.path / FOLDER / str(seed)) as place:
+        with folder.within(FOLDER, str(seed)) as place:
             place.begin(asdict(own))
             if not place.finished:
                 watcher.say(f"seed {seed}: the same training again")

@@ -341,7 +341,7 @@ def config_told_in(saved: Any) -> dict[str, Any]:
 
 # How DINO, DeiT, MAE and their like call their plain transformers in their arguments, and begin the names of their files.
 _SELF_TAUGHT = re.compile(r"(mae_|dino_|deit_)?(vit|deit)_(tiny|small|base|large|huge)(_patch\d+)?")
-_OF_THEIRS = re.compile(r"(dino|deit|mae|ibot|moco|msn|data2vec|esvit|simmim|jumbo_dino)(v\d)?[^a-z]", re.IGNORECASE)
+_OF_THEIRS = re.compile(r"(dino|deit|mae|ibot|moco|msn|data2vec|esvit|simmim)(v\d)?[^a-z]", re.IGNORECASE)
 
 
 def sees_imagenet_colours(saved: Any, where: str, file: str) -> bool:

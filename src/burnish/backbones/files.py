@@ -60,6 +60,7 @@ def from_file(
         raise NoKerasModel(
             "--preprocess is for Keras files; a PyTorch model's comes with its architecture or config.json"
         )
+    saved = None
     if found.kind == "torch":
         saved = pickles.read_torch(found.data, found.label, packed=found.packed)
         state, where = checkpoint.weights_in(saved, found.label)
@@ -69,11 +70,10 @@ def from_file(
         told = checkpoint.told_in(saved, is_known=timmed.is_known)
         metadata = {"architecture": told} if told is not None else {}
         found = replace(found, config=found.config or checkpoint.config_told_in(saved))
-        imagenets = checkpoint.sees_imagenet_colours(saved, where, found.name)
     else:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
         metadata = weights.metadata_of(found.data)
-        imagenets = checkpoint.sees_imagenet_colours(None, where, found.name)
+    imagenets = checkpoint.sees_imagenet_colours(saved, where, found.name)
     name = said or _name_told(found, said, metadata)
     return _filled(found, state, where, name, image_size, imagenets=imagenets, source=f"file {path}")
 

@@ -239,9 +239,7 @@ class FoldedConv(nn.Module):
         # In tuples, so that neither becomes a submodule: the state dict keeps its names. copy.deepcopy follows them.
         self._norm = (norm,)
         self._conv = (emptied(conv),)
-        self._held: tuple[Tensor, Tensor] | None = (
-            None  # in `folded_once`: the weight and bias of all that goes through
-        )
+        self._held: tuple[Tensor, Tensor] | None = None  # in `folded_once` what all goes through
         self.train(conv.training)
 
     def folded(self) -> tuple[Tensor, Tensor]:

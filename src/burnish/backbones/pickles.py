@@ -331,9 +331,8 @@ class _Stack:
         self.tags: list[str] = []
         self.depths: list[int] = []
         self.memo: dict[int, tuple[str, int]] = {}
-        self.large = self.odd = self.listed = (
-            0  # whole numbers of many bits; keys and members, of lists too, that are not plain
-        )
+        # Whole numbers of many bits; keys and members of sets, and members of lists, that are not plain.
+        self.large = self.odd = self.listed = 0
 
     def name(self, wanted: str) -> None:
         """The value on top is this class or function."""
@@ -401,10 +400,8 @@ class _Stack:
 
     def _count_odd(self, name: str, taken: list[str], inside: list[str]) -> None:
         """_Unusual where a dictionary, a set or a list is given many members whose hashes can be made to be one."""
-        given = (
-            name in ("REDUCE", "NEWOBJ") and taken[:1] == ["hashing"] and taken[1:] != ["plain"]
-        )  # more than nothing
-        if given and self.listed > _MOST_ODD:
+        made = name in ("REDUCE", "NEWOBJ") and taken[:1] == ["hashing"]
+        if made and taken[1:] != ["plain"] and self.listed > _MOST_ODD:  # of more than nothing
             raise _Unusual("many members that are neither texts nor numbers, of which a set is made")
         if name == "SETITEM":
             members = taken[1:2]

@@ -16,28 +16,16 @@ _MEAN, _STD, _HALF = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.5, 0.5, 0.
 # What stands before all names of a model with a classifier; a bare one has none of them.
 _PREFIXES = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.", "swin.", "convnext.", "convnextv2.", "resnet.")
 KINDS = (
-    "vit",
-    "vit_mae",
-    "vit_msn",
-    "deit",
-    "dinov2",
-    "dinov2_with_registers",
-    "swin",
-    "convnext",
-    "convnextv2",
-    "resnet",
-)
-_RESAMPLE = {
-    0: "nearest",
-    1: "bicubic",
-    2: "bilinear",
-    3: "bicubic",
-}  # Pillow's numbers; 1 is Lanczos, nearest to bicubic
+    "vit", "vit_mae", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "swin", "convnext", "convnextv2", "resnet",
+)  # fmt: skip
+# Pillow's numbers; 1 is Lanczos, nearest to bicubic.
+_RESAMPLE = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
 
 _VIT = (
     (r"embeddings\.cls_token$", "cls_token"),
     (r"embeddings\.distillation_token$", "dist_token"),
     (r"embeddings\.register_tokens$", "register_tokens"),
+    (r"embeddings\.mask_token$", "mask_token"),
     (r"embeddings\.position_embeddings$", "pos_embed"),
     (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"encoder\.layer\.(\d+)\.attention\.(?:attention\.)?(query|key|value)\.", r"blocks.\1.attn.\2."),
@@ -82,7 +70,6 @@ _LEFT_OUT = (
     "cls_classifier.",
     "distillation_classifier.",
     "pooler.",
-    "embeddings.mask_token",
     "decoder.",
 )
 
@@ -98,7 +85,10 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
     try:
         if _QUERY.intersection(bare) and "embeddings.patch_embeddings.projection.weight" in bare:
             own = any(word in name for name in state for word in ("layer_scale", "distillation_token", "decoder."))
-            return _without_registers(_joined(renamed(bare, _VIT))), "dino" if own else "vit"
+            found = _joined(renamed(bare, _VIT))
+            if "register_tokens" in found:  # timm knows DINOv2's own layout by its mask token, and brings it to its own
+                found.setdefault("mask_token", found["register_tokens"][:, :1])
+            return found, "dino" if own else "vit"
         if _QUERY_OF_SWIN.intersection(bare):
             return _swin(bare), "swin"
         if "encoder.stages.0.layers.0.dwconv.weight" in bare:
@@ -165,20 +155,6 @@ def _joined(state: State) -> State:
                 raise ValueError("a query of another shape than its key or value")
             found[name.replace(".query.", ".qkv.")] = torch.cat(parts)
     return found
-
-
-def _without_registers(state: State) -> State:
-    """timm counts no place of the class token among those of the patches where there are registers (arXiv:2309.16588)."""
-    if "register_tokens" not in state:
-        return state
-    places = state["pos_embed"]
-    rest = {name: tensor for name, tensor in state.items() if name != "register_tokens"}
-    return {
-        **rest,
-        "reg_token": state["register_tokens"],
-        "cls_token": state["cls_token"] + places[:, :1],
-        "pos_embed": places[:, 1:],
-    }
 
 
 def _swin(state: State) -> State:

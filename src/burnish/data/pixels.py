@@ -337,13 +337,18 @@ def _not_an_image(data: bytes) -> str:
     for signature, at, what in _FOREIGN:
         if data[at : at + len(signature)] == signature:
             return f"{what} is not read: save it as {FORMATS_IN_WORDS}"
-    for signature, what in _BEGINNINGS:
-        if data.startswith(signature):
-            if what == "TIFF" and (channels := _channels_of_tiff(data)) > 3:
-                return f"a TIFF of {channels} channels is not read: save it as {FORMATS_IN_WORDS}, with three of them"
-            other = ", or has channels or a packing that are not read" if what == "TIFF" else ""
-            return f"damaged or truncated{other}: it begins as {what} and cannot be read further"
-    return f"not an image: its content is not {FORMATS_IN_WORDS}"
+    what = begins_as(data)
+    if what is None:
+        return f"not an image: its content is not {FORMATS_IN_WORDS}"
+    if what == "TIFF" and (channels := _channels_of_tiff(data)) > 3:
+        return f"a TIFF of {channels} channels is not read: save it as {FORMATS_IN_WORDS}, with three of them"
+    other = ", or has channels or a packing that are not read" if what == "TIFF" else ""
+    return f"damaged or truncated{other}: it begins as {what} and cannot be read further"
+
+
+def begins_as(data: bytes) -> str | None:
+    """The format whose files begin so, where that is distinctive."""
+    return next((what for signature, what in _BEGINNINGS if data.startswith(signature)), None)
 
 
 def _channels_of_tiff(data: bytes) -> int:

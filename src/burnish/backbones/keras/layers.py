@@ -36,6 +36,7 @@ from burnish.backbones.keras.options import (
     Unfit,
     Variable,
     activation,
+    channels,
     channels_last,
     pair,
     real,
@@ -119,7 +120,7 @@ def _with_bias(variables: list[Variable], options: Options, width: int, target: 
 
 def _dense(options: Options, shapes: list[Shape]) -> Made:
     shape = single(shapes, 2, 3, 4)
-    inside, outside = shape[1] if len(shape) == 4 else shape[-1], whole(options["units"], "units")
+    inside, outside = channels(shape), whole(options["units"], "units")
     linear = nn.Linear(inside, outside, bias=bool(options["use_bias"]))
     layer = OnChannels(linear, 1) if len(shape) == 4 else linear
     inner = "inner." if len(shape) == 4 else ""
@@ -129,7 +130,7 @@ def _dense(options: Options, shapes: list[Shape]) -> Made:
 
 def _batch_norm(options: Options, shapes: list[Shape]) -> Made:
     shape = single(shapes, 2, 3, 4)
-    width = shape[1] if len(shape) == 4 else shape[-1]
+    width = channels(shape)
     axis = options["axis"][0] if isinstance(options["axis"], list) and len(options["axis"]) == 1 else options["axis"]
     if axis not in (-1, len(shape) - 1):
         raise Unfit(f"axis is {str(axis)[:40]}, expected the last one")
@@ -155,7 +156,7 @@ def _batch_norm(options: Options, shapes: list[Shape]) -> Made:
 
 def _layer_norm(options: Options, shapes: list[Shape]) -> Made:
     shape = single(shapes, 2, 3, 4)
-    width = shape[1] if len(shape) == 4 else shape[-1]
+    width = channels(shape)
     axis = options["axis"][0] if isinstance(options["axis"], list) and len(options["axis"]) == 1 else options["axis"]
     if axis not in (-1, len(shape) - 1) or options.get("rms_scaling"):
         raise Unfit("layer normalisation is read over the last axis only, without rms_scaling")
@@ -181,7 +182,7 @@ def _group_norm(options: Options, shapes: list[Shape]) -> Made:
 
 def _normalization(options: Options, shapes: list[Shape]) -> Made:
     shape = single(shapes, 2, 3, 4)
-    width = shape[1] if len(shape) == 4 else shape[-1]
+    width = channels(shape)
     if options.get("invert") or options["axis"] not in (-1, [-1], [len(shape) - 1], len(shape) - 1):
         raise Unfit("Normalization is read over the last axis only, not inverted")
     if options["mean"] is not None or options["variance"] is not None:
@@ -211,7 +212,7 @@ def _numbers(value: Any, name: str, width: int) -> list[float]:
 
 def _rescaling(options: Options, shapes: list[Shape]) -> Made:
     shape = single(shapes, 2, 3, 4)
-    width = shape[1] if len(shape) == 4 else shape[-1]
+    width = channels(shape)
     scale, offset = (_numbers(options[key], key, width) for key in ("scale", "offset"))
     return Made(Scale(scale, offset))
 
@@ -333,7 +334,7 @@ def _dropout(options: Options, shapes: list[Shape]) -> Made:
 
 def _layer_scale(options: Options, shapes: list[Shape]) -> Made:
     shape = single(shapes, 2, 3, 4)
-    width = shape[1] if len(shape) == 4 else shape[-1]
+    width = channels(shape)
     if options["projection_dim"] != width or options["init_values"] is None:
         raise Unfit(f"projection_dim is {str(options['projection_dim'])[:40]!r} for {width} channels")
     return Made(LayerScale(width), (Variable("gamma|variable|Variable", "vars/0", "weight", (width,)),))

@@ -87,6 +87,11 @@ def channels_last(options: Options) -> None:
         raise Unfit("data_format is channels_first; save the model with channels_last")
 
 
+def channels(shape: Shape) -> int:
+    """How many a tensor of that shape has: maps lie [b c h w], all else has them last."""
+    return shape[1] if len(shape) == 4 else shape[-1]
+
+
 def single(shapes: Sequence[Shape], *allowed: int) -> Shape:
     if len(shapes) != 1 or len(shapes[0]) not in allowed:
         ranks = ", ".join(str(len(shape)) for shape in shapes)

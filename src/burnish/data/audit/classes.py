@@ -23,9 +23,8 @@ _STRAY = re.compile(
     r"images?|photos?|pictures?|todo|trash|rejected|duplicates?|annotations?|labels?|outputs?|results?)([ _-]*\(?\d+\)?)?",
     re.IGNORECASE,
 )
-_MISSING = re.compile(
-    r"nan|none|null|n/a|#n/a|<na>|nil|nat", re.IGNORECASE
-)  # what pandas and tables write for no value
+# What pandas and tables write for no value.
+_MISSING = re.compile(r"nan|none|null|n/a|#n/a|<na>|nil|nat", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,9}(\.0*)?")
 _UNSEEN = "in case, blanks or characters that cannot be seen"
 _FAR_FEWER = 20  # times fewer images than the middle class, with a name like the above

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from burnish.data.catalog import Catalog, Named
+from burnish.data.pixels import begins_as
 from burnish.data.sources.assemble import Labelled, assemble, class_name
 from burnish.data.sources.header import KINDS, labels_in
 from burnish.data.sources.scan import NO_SUFFIX, Scan, scan
@@ -27,10 +28,6 @@ _PART = re.compile(
 
 
 _HELD_OUT = re.compile(r"(dev|eval|evaluation|hold[ _-]?out|held[ _-]?out)([ _-]?(set|data|images))?", re.IGNORECASE)
-_BEGINNINGS = {
-    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF",
-    b"RIFF": "WebP",
-}  # fmt: skip
 _LOOKED_INTO = 16  # files without the suffix of an image, where there is none with one
 
 
@@ -99,7 +96,9 @@ def _nameless(root: Path, found: Scan) -> str:
                 start = file.read(16)
         except OSError:
             continue
-        kind = next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None)
+        kind = begins_as(start) or (
+            "BMP" if start.startswith(b"BM") else None
+        )  # which is too short for bytes of any file
         if kind is not None:
             return f", such as {shown(one.path)}, a {kind} without its suffix: rename it and its like"
     return ""
@@ -111,9 +110,8 @@ def _refuse_other_labels(root: Path, found: Scan, taken: Mapping[str, str]) -> N
         if "/" in one.path or one.reason != NO_SUFFIX or not one.path.lower().endswith(KINDS):
             continue
         listed = {path: class_name(label) for path, label in labels_in(root / one.path).items() if path in taken}
-        said: dict[str, set[str]] = defaultdict(
-            set
-        )  # folder -> labels; numbers or other words for the same are no matter
+        # By folder: numbers or other words for the same are no matter.
+        said: dict[str, set[str]] = defaultdict(set)
         for path, label in listed.items():
             said[taken[path]].add(label)
         other = [path for path, label in listed.items() if label != taken[path] and len(said[taken[path]]) > 1]
