@@ -5,7 +5,8 @@ In eval mode BatchNorm is y = (x − mean) · scale + beta with scale = gamma / 
     bn(conv(x, W, b)) = conv(x, W · scale, beta + (b − mean) · scale)
 
 and the product is taken over the weights, which are small, instead of the activations, which are large. While training
-it is taken anew in each forward pass, so the gradients of W, gamma and beta stay exact. EfficientNet-Lite0 at 224 px on
+it is taken anew in each step, once for all pieces of its batch (`folded_once`), so the gradients of W, gamma and beta
+stay exact. EfficientNet-Lite0 at 224 px on
 2 cores: training 13.6 → 24.5 images/s, inference 57 → 75, with the activation inside the convolution 80.
 """
 
