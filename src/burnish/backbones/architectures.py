@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from burnish.backbones import cifar, recognise, timmed
+from burnish.backbones import cifar, recognise, timmed, torchvisions
 from burnish.backbones.changes import changed, check_changes, numbers_in
 from burnish.backbones.keras import graph as keras
 from burnish.backbones.spec import Backbone
@@ -31,10 +31,18 @@ class Library:
     build: Callable[..., nn.Module]  # (name, kwargs, *, drop_path); headless, eval mode, random weights
     groups_of: Callable[[nn.Module, list[str]], list[list[str]]]  # names of weights in runs, input to output
     numbers_of: Callable[[Any, Any], int | None]  # (name, kwargs) -> how many it holds, nothing built; None: untold
+    has_fixed_size: Callable[[str], bool] = lambda name: False  # whether a network is built for one image size
 
 
 LIBRARIES = {
-    timmed.LIBRARY: Library(timmed.check, timmed.build, timmed.groups_of, timmed.numbers_of),
+    timmed.LIBRARY: Library(timmed.check, timmed.build, timmed.groups_of, timmed.numbers_of, timmed.has_fixed_size),
+    torchvisions.LIBRARY: Library(
+        torchvisions.check,
+        torchvisions.build,
+        torchvisions.groups_of,
+        lambda name, kwargs: None,
+        torchvisions.has_fixed_size,
+    ),
     cifar.LIBRARY: Library(cifar.check, cifar.build, cifar.groups_of, lambda name, kwargs: None),
     keras.LIBRARY: Library(keras.check, keras.build, keras.groups_of, keras.numbers_of),
 }

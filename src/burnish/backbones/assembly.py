@@ -10,6 +10,7 @@ from torch import nn
 from burnish.backbones import timmed
 from burnish.backbones.architectures import LIBRARIES, built, example_for
 from burnish.backbones.keras import loader as keras
+from burnish.backbones.layers import DROP_PATHS
 from burnish.backbones.spec import Backbone
 from burnish.backbones.stages import stages_of, steps_of
 from burnish.errors import ModelError, RecipeError, UnknownModel, shown
@@ -22,7 +23,7 @@ def dropping(backbone: Backbone, drop_path: float) -> Backbone:
         module = built(backbone.architecture, drop_path=drop_path)
     except UnknownModel:  # its constructor does not know the word
         module = nn.Identity()
-    if not any(type(layer).__name__ == "DropPath" for layer in module.modules()):
+    if not any(type(layer).__name__ in DROP_PATHS for layer in module.modules()):
         raise RecipeError(f"{backbone.name} has no residual branches that could be dropped; leave drop_path at 0")
     module.load_state_dict(backbone.module.state_dict())
     return replace(backbone, module=module)
@@ -61,12 +62,13 @@ def assembled(
 ) -> Backbone:
     """The backbone, its width and stages read from one forward pass."""
     ours = description["library"] == timmed.LIBRARY
-    one_size = ours and timmed.has_fixed_size(name)
+    library = LIBRARIES[description["library"]]
+    one_size = library.has_fixed_size(name)
     example = example_for(module, preprocess.size, fixed=one_size)
     steps, width = steps_of(module, example)
     if ours and "global_pool" not in description["kwargs"] and width not in (told := timmed.told_widths(module, width)):
         raise ModelError(f"{name}: gives {width} features, timm says {sorted(told)}; please report it")
-    groups = LIBRARIES[description["library"]].groups_of(module, list(module.state_dict()))
+    groups = library.groups_of(module, list(module.state_dict()))
     stages = stages_of(module, groups, steps)
     licence = timmed.licence_of(name) if ours else "unknown"
     return Backbone(name, module, width, stages, preprocess, licence, sha256, source, description, one_size)

@@ -19,6 +19,7 @@ from burnish.backbones import (
     recognise,
     timmed,
     torchvision_images,
+    torchvisions,
     transformers_names,
     weights,
 )
@@ -67,7 +68,7 @@ def from_file(
         # The older form packs nothing.
         if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(found.data):
             raise BadWeights(f"{found.label}: claims more numbers than it holds; damaged, or made to deceive")
-        told = checkpoint.told_in(saved, is_known=timmed.is_known)
+        told = checkpoint.told_in(saved, is_known=lambda word: timmed.is_known(word) or torchvisions.is_known(word))
         metadata = {"architecture": told} if told is not None else {}
         found = replace(found, config=found.config or checkpoint.config_told_in(saved))
     else:
@@ -147,11 +148,17 @@ def _filled(
         name, description, note = _recognised(found, bare, foreign)
         notes.append(note)
     else:
-        name = name if cifar.is_known(name) else checked_name(name)
+        name = name if cifar.is_known(name) or torchvisions.is_known(name) else checked_name(name)
         description = _described(name, bare, foreign)
     if description["library"] == cifar.LIBRARY:
         preprocess, heads = cifar.PREPROCESS, cifar.HEADS
         preprocess = timmed.told_by(found.config, preprocess, image_size, name)
+    elif description["library"] == torchvisions.LIBRARY:
+        usual = torchvision_images.preprocess_of(name, found.sha256) or _IMAGENET
+        preprocess = timmed.told_by(found.config, usual, image_size, name)
+        heads = torchvisions.head_prefixes(name)
+        description = torchvisions.described(name, preprocess.size)
+        torchvisions.check(description["name"], description["kwargs"])
     else:
         own = _torchvision_images(name, found, foreign is not None)
         preprocess = own or timmed.preprocess_of(name, found.config, image_size)
@@ -269,6 +276,8 @@ def _recognised(
         small = cifar.recognised(shapes)
         if small is not None:
             return small["name"], small, f"{small['name']}, told by names and shapes"
+        if (of_torchvision := torchvisions.recognised(shapes)) is not None:
+            return of_torchvision, torchvisions.described(of_torchvision), f"{of_torchvision}, told by names and shapes"
         names = recognise.recognised_without_head(shapes, _HEADS)
         if not names and "fc_norm.weight" in shapes:  # the form that norms the mean of its patches (`_means_patches`)
             usual = {key.replace("fc_norm.", "norm."): shape for key, shape in shapes.items()}
@@ -307,4 +316,6 @@ def _described(name: str, bare: list[checkpoint.State], foreign: _Foreign | None
     if cifar.is_known(name):
         found = cifar.recognised({key: tuple(tensor.shape) for key, tensor in bare[-1].items()})
         return found if found is not None and found["name"] == name else cifar.described(name)
+    if torchvisions.is_known(name):
+        return torchvisions.described(name)
     return timmed.architecture(name, None, **(foreign[1] if foreign is not None else {}))

@@ -36,7 +36,7 @@ _SILENT_SECONDS = 12.0  # without a byte more, then it is given up
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PART = r"[A-Za-z0-9_](?:[\w.\-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}(?<!\.git)(?:@{_PART}(?:/{_PART})*)?", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_SHA256, _BEGINNING = re.compile(r"[0-9a-fA-F]{64}"), re.compile(r"[0-9a-f]{8,64}")
 
 
 class NotThere(WeightsUnreachable):
@@ -187,11 +187,12 @@ def why_unreachable() -> str | None:
         return f"no answer in {_PROBE_DEADLINE_SECONDS:g} s"
 
 
-def download(address: str) -> Path:
+def download(address: str, *, beginning: bool = False) -> Path:
     """The file behind "https://HOST/FILE#sha256=HEX": from the cache, else from the network, its hash verified.
 
-    A connection that breaks is taken up where it broke. UnknownModel without a hash, WeightsUnreachable when it cannot be
-    had, BadWeights when the hash is another one.
+    beginning: the address has 8 or more digits of the hash, as the names of torchvision's files have. A connection that breaks
+    is taken up where it broke. UnknownModel without a hash, WeightsUnreachable when it cannot be had, BadWeights when the hash
+    is another one.
     """
     url, _, fragment = address.partition("#")
     digest = fragment.removeprefix("sha256=").lower()
@@ -200,7 +201,7 @@ def download(address: str) -> Path:
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise UnknownModel(f"{_shown(address)}: is not an address") from None
-    if not _SHA256.fullmatch(digest):
+    if not (_BEGINNING if beginning else _SHA256).fullmatch(digest):
         raise UnknownModel(
             f"{_shown(address)}: weights from the web need their SHA-256, so that nobody can change them on the way; "
             f"say:  --model '{_shown(url)}#sha256=…'  (the page that offers the file gives it, or: sha256sum FILE)"
@@ -213,7 +214,7 @@ def download(address: str) -> Path:
     name = "weights" if name in ("", "config.json") else name
     path = cache_folder() / "models" / digest / name
     if path.is_file():
-        if sha256_of(path) == digest:
+        if sha256_of(path).startswith(digest):
             return path
         path.unlink()  # damaged in the cache
     if told_offline():
@@ -225,7 +226,7 @@ def download(address: str) -> Path:
     part = Path(draft)
     try:
         _fetch_into(part, url)
-        if (found := sha256_of(part)) != digest:
+        if not (found := sha256_of(part)).startswith(digest):
             raise BadWeights(
                 f"{_shown(url)}: what came has SHA-256 {found}, expected {digest}; it was thrown away: the file changed, "
                 "or somebody changed it on the way"

@@ -9,6 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.errors import NoSuchName, nearest, shown
 
+DROP_PATHS = ("DropPath", "StochasticDepth")  # what timm and torchvision call stochastic depth
+
 
 def find(module: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
     """Layers whose dotted name matches a shell pattern ("blocks.*.attn"), in the module's order.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.backbones import timmed, weights
+from burnish.backbones import timmed, torchvisions, weights
 from burnish.errors import UnknownModel, nearest, shown
 
 EMBEDDED_NAMES = {
@@ -22,4 +22,4 @@ def checked_name(name: str) -> str:
 
 
 def all_names() -> list[str]:
-    return [*EMBEDDED_NAMES, *timmed.names(), *timmed.published_names()]
+    return [*EMBEDDED_NAMES, *timmed.names(), *timmed.published_names(), *torchvisions.names()]

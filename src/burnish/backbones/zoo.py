@@ -3,6 +3,7 @@
 A model is named in one of these ways:
     efficientnet_lite0            the default; its weights come with the package, no network is needed
     resnet50, resnet50.a1_in1k    a timm name, with or without the tag of its weights; from the cache or the hub
+    squeezenet1_1, torchvision/resnet50   torchvision's weights of that name; where timm has the name too, say which
     hf-hub:org/name               a timm model of anybody on the Hugging Face hub, hf-hub:org/name@revision
     path/model.safetensors        a file, its architecture told by a config.json beside it, by the file, or by its tensors
     path/resnet.h5, model.keras   a Keras model (see docs/models.md)
@@ -20,7 +21,20 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from burnish.backbones import checkpoint, cifar, hub, opened, recognise, timmed, transformers_names, weights
+import torch
+
+from burnish.backbones import (
+    checkpoint,
+    cifar,
+    hub,
+    opened,
+    recognise,
+    timmed,
+    torchvision_images,
+    torchvisions,
+    transformers_names,
+    weights,
+)
 from burnish.backbones.architectures import (
     architecture_for_bundle,
     built,
@@ -46,6 +60,7 @@ __all__ = [
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_PACKAGE = weights.EMBEDDED[DEFAULT_MODEL].package
 
+_TORCHVISION = "torchvision/"
 _EMBEDDED_PREPROCESS = Preprocess(size=224, crop=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
 # Small to middling networks whose weights do well as frozen features and in tuning (timm's results tables), for the case
 # that they are in the hub's cache.
@@ -62,7 +77,7 @@ class ModelRow:
     """One line of `burnish models`."""
 
     name: str
-    where: str  # "embedded", "cached" or "hub"
+    where: str  # "embedded", "cached", "hub" or "torchvision"
     licence: str
     parameters: int | None  # without the classifier; None where the index does not know the architecture
     family: str = ""
@@ -122,6 +137,11 @@ def _loaded(
         if said and arch and said != arch:
             raise RecipeError(f"the model names the architecture {shown(said)}, --arch says {shown(arch)}")
         return from_file(said or arch, path, None, image_size, preprocess)
+    said = name.removeprefix(_TORCHVISION)
+    if said != name or not timmed.is_known(name):
+        address = torchvision_images.address_of(said)
+        if address is not None:
+            return _from_torchvision(said, address, image_size)
     return _from_hub(checked_name(name.removeprefix("timm/")), image_size)
 
 
@@ -147,6 +167,11 @@ def models(query: str = "") -> list[ModelRow]:
             if found is not None:
                 cached = weights_cached(found.repository)
                 rows.append(_row(name, "cached" if cached else "hub", found.licence, name.partition(".")[0], None))
+    for name in torchvision_images.classifiers():
+        if fnmatchcase(f"{_TORCHVISION}{name}", pattern):
+            macs, size = torchvision_images.cost_of(name)
+            where = "cached" if _kept_by_torch(torchvision_images.address_of(name) or "") else "torchvision"
+            rows.append(ModelRow(f"{_TORCHVISION}{name}", where, "unknown", None, "", macs, size))
     if not rows:
         raise UnknownModel(f"no model matches {shown(query)!r} (nearest: {nearest(wanted, all_names())})")
     return rows
@@ -189,6 +214,11 @@ def _random(name: str, image_size: int | None, seed: int) -> Backbone:
         description = cifar.described(name)
     elif name.startswith("keras:"):
         return keras.application(name.removeprefix("keras:"), image_size, seed)
+    elif torchvisions.is_known(name):
+        usual = torchvision_images.preprocess_of(name, "") or Preprocess()
+        preprocess = replace(usual, size=image_size or usual.size)
+        description = torchvisions.described(name, image_size)
+        torchvisions.check(description["name"], description["kwargs"])
     else:
         name = checked_name(name)
         preprocess = timmed.preprocess_of(name, {}, image_size)
@@ -228,6 +258,28 @@ def _from_hub(name: str, image_size: int | None) -> Backbone:
             f"(or use --model {DEFAULT_MODEL}, which needs no network)"
         ) from None
     return replace(from_file(full, path, {}, image_size, None), source="hub")
+
+
+def _from_torchvision(name: str, address: str, image_size: int | None) -> Backbone:
+    """torchvision's own weights, from its cache or the web; the names of its files tell the beginning of their hash."""
+    url, _, digest = address.partition("#")
+    kept = _kept_by_torch(url)
+    if kept is None or not weights.sha256_of(kept).startswith(digest):
+        try:
+            kept = hub.download(address, beginning=True)
+        except WeightsUnreachable as error:
+            raise WeightsUnreachable(
+                f"torchvision's weights of {name}: {error}. Fetch that file on a machine with a network, bring it here "
+                f"and say:  --model {url.rpartition('/')[2]}  (or use --model {DEFAULT_MODEL}, which needs no network)"
+            ) from None
+    arch = name if torchvisions.is_known(name) else None
+    return replace(from_file(arch, kept, {}, image_size, None), source=url)
+
+
+def _kept_by_torch(address: str) -> Path | None:
+    """The file of that address where torch.hub keeps what it fetched; None where it is not there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / address.partition("#")[0].rpartition("/")[2]
+    return path if path.is_file() else None
 
 
 def _from_repository(name: str, image_size: int | None, arch: str | None, preprocess: str | None) -> Backbone:

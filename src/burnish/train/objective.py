@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.backbones.fold import folded_once
+from burnish.backbones.layers import DROP_PATHS
 from burnish.runtime import draws
 from burnish.train.features import autocast
 from burnish.train.recorded import Recordings
@@ -246,7 +247,7 @@ def _draws(module: nn.Module) -> bool:
 
 def draws_in_training(layer: nn.Module) -> bool:
     """Whether the layer drops at random while training."""
-    return isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ == "DropPath"
+    return isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ in DROP_PATHS
 
 
 @contextmanager
