@@ -18,6 +18,8 @@ from burnish.choose.rates import Rates
 from burnish.data.views import Augmentation
 from burnish.errors import ModelError, RecipeError
 from burnish.terms import Preprocess
+from burnish.train import around
+from burnish.train.activations import _through
 from burnish.train.around import accelerated, enough_memory, pick_device, settled_torch
 from burnish.train.features import _gathered, outputs
 from burnish.train.inputs import Ahead, PixelViews, batch_of
@@ -262,6 +264,64 @@ def test_a_batch_that_a_device_has_no_memory_for_goes_through_in_parts():
 
     with pytest.raises(torch.OutOfMemoryError):
         outputs(Never(), [images], **how)
+
+
+def test_frozen_stages_take_in_parts_what_a_device_has_no_memory_for():
+    def small(images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return images.mean((2, 3))
+
+    images = torch.rand(11, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = _through(small, images, torch.device("cpu"), half=False)
+    torch.testing.assert_close(given, images.mean((2, 3)))
+    with pytest.raises(torch.OutOfMemoryError):
+        _through(lambda images: small(torch.zeros(4)), images, torch.device("cpu"), half=False)
+
+
+def test_a_card_without_memory_for_a_context_is_a_card(monkeypatch):
+    for error, found in ((RuntimeError("CUDA error: out of memory"), True), (RuntimeError("no kernel image"), False)):
+
+        def trying(device, error=error):
+            raise error
+
+        monkeypatch.setattr(around, "_try", trying)
+        assert around._computes(torch.device("cuda")) == found
+
+
+class Counted:
+    """Inputs that remember what was made of them, and in which epoch."""
+
+    labels = np.zeros(20, np.int64)
+
+    def __init__(self):
+        self.made = []
+
+    def __len__(self):
+        return 20
+
+    def parts(self, rows, *, epoch, size):
+        self.made.append((epoch, tuple(rows), size))
+        return (torch.from_numpy(rows * 1000 + epoch),)
+
+    def whole(self, parts):
+        return parts[0]
+
+
+def test_the_next_epochs_first_batches_are_made_while_the_last_ones_are_trained_on():
+    inputs, first, second = Counted(), np.split(np.arange(20), 5), np.split(np.arange(20)[::-1].copy(), 5)
+    with Ahead(inputs, torch.device("cpu"), 1) as ahead:
+        for place in range(5):
+            views = ahead.get(first, place, epoch=1, size=32, following=second[:2] if place == 4 else [])
+            assert views.tolist() == (first[place] * 1000 + 1).tolist()
+        for key in [key for key in ahead._waiting if key[0] == 2]:
+            ahead._waiting[key].result()
+        assert [made for made in inputs.made if made[0] == 2] == [(2, tuple(rows), 32) for rows in second[:2]]
+        assert ahead.get(second, 0, epoch=2, size=32).tolist() == (second[0] * 1000 + 2).tolist()
+    with Ahead(inputs, torch.device("cpu"), 1) as ahead:  # and nothing is taken that was made at another size
+        ahead.get(first, 4, epoch=1, size=32, following=second[:2])
+        assert ahead.get(second, 0, epoch=2, size=64).tolist() == (second[0] * 1000 + 2).tolist()
+    assert (2, tuple(second[0]), 64) in inputs.made
 
 
 @pytest.mark.parametrize("error", [

@@ -18,7 +18,7 @@ from burnish.backbones.taps import tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.data.views import Augmentation
 from burnish.errors import RecipeError
-from burnish.methods.base import Head, Tunable, assembled, attends
+from burnish.methods.base import Head, Tunable, assembled, attends, by_decay
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
@@ -885,7 +885,26 @@ def test_earlier_stages_learn_more_slowly_and_vectors_do_not_decay(name, backbon
     assert len(rates) > 1
     parameters = dict(tunable.classifier.named_parameters())
     for group in tunable.groups:
-        assert all((parameters[key].ndim > 1) == group.decays for key in group.parameters)
+        kernels = [key for key in group.parameters if parameters[key].ndim > 1 and not key.endswith(("_token", "_embed", "latent"))]
+        assert kernels == (list(group.parameters) if group.decays else [])
+
+
+def test_tokens_and_positions_do_not_decay_nor_what_has_a_number_a_channel():
+    class Trunk(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cls_token, self.pos_embed = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.zeros(1, 5, 8))
+            self.temperature, self.lora = nn.Parameter(torch.zeros(4, 1, 1)), nn.Parameter(torch.zeros(1, 8))
+            self.kernel = nn.Parameter(torch.zeros(8, 3, 1, 1))
+
+        def no_weight_decay(self):
+            return {"pos_embed"}
+
+    classifier = Classifier(Trunk(), 8, 3)
+    groups = by_decay("all", [name for name, _ in classifier.named_parameters()], classifier)
+    decaying = {name for group in groups if group.decays for name in group.parameters}
+    assert decaying == {"trunk.lora", "trunk.kernel", "head.weight"}
+    assert sum(len(group.parameters) for group in groups) == 7
 
 
 def test_later_stages_begin_to_learn_first_in_a_gradual_run(backbone):

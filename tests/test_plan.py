@@ -37,6 +37,9 @@ class Machine:
     def lower(self, size, freeze):
         return LOWER[freeze] * (128 / size) ** 2
 
+    def keeping(self, size, freeze):
+        return 1.0 / self.lower(size, freeze)
+
     def upper(self, size, freeze):
         return self.whole(size) if not freeze else 1.0 / (1.0 / self.whole(size) - 1.0 / self.lower(size, freeze))
 

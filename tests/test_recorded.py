@@ -43,7 +43,7 @@ class Player:
 
 @pytest.fixture(autouse=True)
 def nothing_refused(monkeypatch):
-    monkeypatch.setattr(Recordings, "refused", [])
+    monkeypatch.setattr(Recordings, "refused", {})
 
 
 def network():
@@ -216,12 +216,20 @@ def test_a_loss_that_is_no_number_moves_nothing_recorded_or_not():
 
 def test_what_failed_once_is_not_tried_again_but_for_memory():
     told = []
-    for error, refused in ((torch.OutOfMemoryError("x"), []), (RuntimeError("no"), ["no"])):
+    for error, refused in ((torch.OutOfMemoryError("x"), {}), (RuntimeError("no"), {"a": "no"})):
         module = network()
-        trained(module, recordings=Recordings(refusing(error)))
+        trained(module, recordings=Recordings(refusing(error), of="a"))
         assert Recordings.refused == refused
-    assert Recordings.on(torch.device("cuda"), told.append)._record is None
+    assert Recordings.on(torch.device("cuda"), told.append, of="a")._record is None
     assert told == ["each step's kernels are launched one by one: no"]
+
+
+def test_one_network_that_is_refused_leaves_the_others_recorded_and_three_leave_none():
+    device = torch.device("cuda")
+    for name in "abc":
+        assert Recordings.on(device, of="another")._record is not None
+        trained(network(), recordings=Recordings(refusing(RuntimeError("no")), of=name))
+    assert Recordings.on(device, of="another")._record is None
 
 
 def test_seconds_of_recording_are_not_those_of_a_step():
@@ -255,7 +263,7 @@ def test_a_whole_training_is_the_same_with_recordings(shapes, tmp_path, monkeypa
                 self._record = players[-1]
             return super().gradient(module, learnt, loss_of, inputs)
 
-    monkeypatch.setattr("burnish.train.loop.Recordings.on", lambda device, say=lambda text: None: Watched(None, say))
+    monkeypatch.setattr("burnish.train.loop.Recordings.on", lambda device, say=print, of="": Watched(None, say))
     burnish.fit(shapes, method="full", out=tmp_path / "played", **settings)
     assert any(one.played > 1 for one in players)
     one, two = ((tmp_path / name / "history.jsonl").read_text() for name in ("plain", "played"))
@@ -310,7 +318,7 @@ def test_a_card_that_was_refused_a_recording_goes_on_computing():
 
 def test_a_torch_that_a_refused_recording_spoils_records_nothing(monkeypatch):
     monkeypatch.delenv(recorded.VARIABLE, raising=False)
-    monkeypatch.setattr(Recordings, "refused", [])
+    monkeypatch.setattr(Recordings, "refused", {})
     for version, records in (("2.10.0", False), ("2.11.1+cu128", False), ("2.12.0+cu130", True), ("2.14.1", True)):
         monkeypatch.setattr(torch, "__version__", version)
         assert (Recordings.on(torch.device("cuda"))._record is not None) == records

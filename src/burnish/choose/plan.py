@@ -134,7 +134,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         if endless:
             return most / per_epoch
         between = _epoch_seconds(material, rates, size, freeze) / per_epoch
-        first = n * views / rates.lower(size, freeze) if freeze else 0.0
+        first = n * views * rates.keeping(size, freeze) if freeze else 0.0
         # The val images are there at the probe's size; at others they are made from the files when first asked for.
         others = {size, _smaller(sizes, size, freeze)} - {material.preprocess.size}
         first += len(others) * len(material.val_rows) / material.decoded_per_second

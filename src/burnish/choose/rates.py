@@ -16,7 +16,7 @@ from burnish.choose.material import Bench, Material, views_of
 from burnish.data.views import normalised
 from burnish.methods.base import Tunable
 from burnish.train.averaging import Average
-from burnish.train.features import BATCH, autocast, batched, filled, outputs, takes_half
+from burnish.train.features import BATCH, at_once, autocast, batched, filled, outputs, takes_half
 from burnish.train.inputs import Ahead, Inputs
 from burnish.train.loop import training_step
 from burnish.train.parts import let_drop, parts_for_training
@@ -68,6 +68,7 @@ class Rates:
         self._readying = 0.0  # seconds: a network's fast form
         self.sizes: list[int] | None = None  # that the network takes, once they were asked for
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
+        self._making = 0.0  # seconds of one view of an image at `at` pixels, cut by a processor alone
         # Not settled by timing: two runs of one command must not differ in it (P7). It is faster wherever the hardware
         # has it, 1.5 to 1.9 times in training (docs/speed.md).
         self.half = takes_half(bench.recipe.precision, bench.device)
@@ -84,6 +85,13 @@ class Rates:
     def lower(self, size: int, freeze: int) -> float:
         """Images per second through the frozen stages; `step` was called for this freeze point before."""
         return self._lower[freeze] * (self.at / size) ** 2
+
+    def keeping(self, size: int, freeze: int) -> float:
+        """Seconds in which a view of an image is made and goes through the frozen stages; `step` was called before."""
+        making, lower = self._making * (size / self.at) ** 2, 1.0 / self.lower(size, freeze)
+        if self.bench.device.type == "cpu" or not self.bench.workers:
+            return making + lower
+        return max(making / self.bench.workers, lower)
 
     def upper(self, size: int, freeze: int) -> float:
         """Images per second through what lies above the freeze point, forward."""
@@ -129,10 +137,12 @@ class Rates:
         let_drop(twin.classifier, bench.recipe.dropout, bench.recipe.drop_path)
         if parts.lower is not None:
             lower = parts.lower
+            many = views[torch.from_numpy(filled(np.arange(min(count, at_once(bench.device))), bench.device))]
             with torch.no_grad(), autocast(bench.device, half and bench.device.type != "cpu"):
-                seconds = min(self._timed(lambda: lower(views[:BATCH])) for _ in range(3))
+                seconds = min(self._timed(lambda: lower(many)) for _ in range(3))
                 views = lower(views).float()
-            self._lower[freeze] = min(count, BATCH) / seconds * (size / self.at) ** 2
+            self._lower[freeze] = len(many) / seconds * (size / self.at) ** 2
+            self._making = self._made(batch, size) / batch * (self.at / size) ** 2
         elif freeze:
             self._lower[freeze] = self.whole(self.at)
         moved = sum(one.numel() for one in twin.moving().values())
@@ -150,13 +160,18 @@ class Rates:
             return seconds
         if bench.device.type == "cpu":
             return 1.03 * seconds  # augmentation takes 2 to 3 % of a step
-        given = views_of(material, bench, flip=False)
-        few = np.arange(min(batch, BATCH)) % len(given)
-        making = min(self._timed(lambda: given.parts(few, epoch=0, size=size)) for _ in range(2))
-        making *= batch / len(few)  # by one thread, beside the accelerator
+        making = self._made(batch, size)
         if not bench.workers:
             return seconds + making
+        given = views_of(material, bench, flip=False)
         return max(self._fed(lambda views: step(views, labels), given, batch, size), making / bench.workers)
+
+    def _made(self, batch: int, size: int) -> float:
+        """Seconds in which one thread makes a batch of views."""
+        given = views_of(self.material, self.bench, flip=False)
+        few = np.arange(min(batch, BATCH)) % len(given)
+        making = min(self._timed(lambda: given.parts(few, epoch=0, size=size)) for _ in range(2))
+        return making * batch / len(few)
 
     def _fed(self, step, given: Inputs, batch: int, size: int) -> float:
         """Seconds of a step while threads make the batches, as they will: they and it want one interpreter."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import nn
@@ -33,7 +35,7 @@ def start_head(probes: Probes, made: Plan, material: Material, bench: Bench) -> 
     trunk: nn.Module | None = None
     half = bench.recipe.precision == "bfloat16"
     features = []
-    chunks = np.array_split(rows, max(1, len(rows) // at_once(bench.device)))
+    chunks = np.array_split(rows, max(1, math.ceil(len(rows) / at_once(bench.device))))
     with Ahead(given, bench.device, bench.workers) as ahead:
         for place in range(len(chunks)):
             views = ahead.get(chunks, place, epoch=0, size=size)

@@ -33,7 +33,7 @@ from burnish.terms import Preprocess
 from burnish.train.activations import kept_or_live, live_activations, plain_activations
 from burnish.train.averaging import State, between
 from burnish.train.checkpoint import restore_training, training_state
-from burnish.train.features import BATCH, batched, outputs
+from burnish.train.features import BATCH, at_once, batched, outputs
 from burnish.train.inputs import Inputs, batch_of
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
 from burnish.train.objective import cuttable
@@ -308,7 +308,8 @@ class Tuning:
         device, size = self.bench.device, preprocess.size
 
         def plain_of(images: Rows) -> Iterator[torch.Tensor]:
-            return (normalised(chunk, preprocess) for chunk in batched(images))
+            chunks = batched(images, batch=at_once(device))  # bytes travel, a quarter of what they are as numbers
+            return (normalised(torch.as_tensor(chunk).to(device), preprocess) for chunk in chunks)
 
         lower = self.parts.exact if self.parts is not None else None
         if size not in self.val:

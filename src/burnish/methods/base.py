@@ -204,6 +204,11 @@ def stage_groups(
     return (*groups, *head_groups(classifier))
 
 
+def _is_vector(parameter: nn.Parameter) -> bool:
+    """Whether it has one number a channel, as [c], [1 1 c] or [c 1 1]."""
+    return parameter.ndim <= 1 or (parameter.ndim > 2 and parameter.numel() == max(parameter.shape))
+
+
 def head_groups(classifier: Classifier, rate: float = 1.0) -> list[Group]:
     """The head's own."""
     return by_decay(
@@ -214,10 +219,12 @@ def head_groups(classifier: Classifier, rate: float = 1.0) -> list[Group]:
 def by_decay(
     name: str, names: Sequence[str], classifier: Classifier, *, rate: float = 1.0, starts: float = 0.0
 ) -> list[Group]:
-    """Two groups of the parameters among `names`: matrices and kernels decay, vectors do not."""
+    """Two groups of the parameters among `names`: matrices and kernels decay; vectors, tokens and positions do not."""
     parameters = dict(classifier.named_parameters())
-    matrices = tuple(name for name in names if name in parameters and parameters[name].ndim > 1)
-    vectors = tuple(name for name in names if name in parameters and parameters[name].ndim <= 1)
+    said: Any = getattr(classifier.trunk, "no_weight_decay", set)  # timm's networks tell
+    kept = {f"trunk.{name}" for name in said()}
+    vectors = tuple(name for name in names if name in parameters and (name in kept or _is_vector(parameters[name])))
+    matrices = tuple(name for name in names if name in parameters and name not in set(vectors))
     groups = [Group(name, matrices, rate, True, starts), Group(f"{name} (vectors)", vectors, rate, False, starts)]
     return [group for group in groups if group.parameters]
 

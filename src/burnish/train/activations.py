@@ -160,11 +160,15 @@ def _rounded(activations: np.ndarray) -> np.ndarray:
 
 
 def _through(lower: nn.Module, images: torch.Tensor, device: torch.device, half: bool) -> torch.Tensor:
-    with (
-        torch.no_grad(),
-        autocast(device, half and device.type != "cpu"),
-    ):  # not inference_mode: live activations are trained on
-        return lower(images.to(device)).float()
+    """A batch that a device has no memory for goes through in parts."""
+    try:
+        with torch.no_grad(), autocast(device, half and device.type != "cpu"):
+            return lower(images.to(device)).float()  # not in inference_mode: live activations are trained on
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    # After the error is let go of, for it holds what was computed.
+    return torch.cat([_through(lower, part, device, half) for part in images.chunk(2)])
 
 
 def _packed(activations: torch.Tensor) -> np.ndarray:

@@ -104,10 +104,9 @@ def _computes(device: torch.device) -> bool:
     """Whether torch can add there: it may see a card that it has no kernels for."""
     try:
         _try(device)
-    except torch.OutOfMemoryError:  # it is in use; what needs memory says so
-        return True
-    except (RuntimeError, AssertionError):
-        return False
+    except (RuntimeError, AssertionError) as error:
+        # It is in use: what needs memory says so. Where not even a context has room, torch has no kind of error for that.
+        return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
     return True
 
 

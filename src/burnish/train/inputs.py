@@ -112,16 +112,35 @@ class Ahead:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def get(self, batches: Sequence[np.ndarray], position: int, *, epoch: int, size: int) -> torch.Tensor:
-        """The batch at `position` of the epoch's batches; those after it are begun, at the same size."""
+    def get(
+        self,
+        batches: Sequence[np.ndarray],
+        position: int,
+        *,
+        epoch: int,
+        size: int,
+        following: Sequence[np.ndarray] = (),
+    ) -> torch.Tensor:
+        """The batch at `position` of the epoch's batches; those after it are begun, at the same size.
+
+        following: the first ones of the next epoch, made while the network is looked at between the two.
+        """
         if self._pool is None:
             return self._sent(self._made(batches[position], epoch, size))
-        wanted = {(epoch, place, size) for place in range(position, min(len(batches), position + 1 + 2 * self.workers))}
-        for stale in self._waiting.keys() - wanted:  # the size changed, or the epoch
+        coming = [((epoch, place, size), batches[place]) for place in range(position, len(batches))]
+        coming += [((epoch + 1, place, size), rows) for place, rows in enumerate(following)]
+        wanted = dict(coming[: self.reach + 1])
+        for stale in self._waiting.keys() - wanted.keys():  # the size changed, or the epoch
             self._waiting.pop(stale).cancel()
-        for key in sorted(wanted - self._waiting.keys()):
-            self._waiting[key] = self._pool.submit(self._made, batches[key[1]], epoch, size)
+        for key, rows in wanted.items():
+            if key not in self._waiting:
+                self._waiting[key] = self._pool.submit(self._made, rows, key[0], size)
         return self._sent(self._waiting.pop((epoch, position, size)).result())
+
+    @property
+    def reach(self) -> int:
+        """How many batches are begun before they are asked for."""
+        return 2 * self.workers
 
     def _made(self, rows: np.ndarray, epoch: int, size: int) -> Parts:
         """What a thread can do of a batch: on a processor all of it."""

@@ -122,12 +122,15 @@ def tune(
     and all that is drawn for a step. workers: threads that make batches ahead; the result does not depend on them.
     Raises Diverged when the loss or a gradient is not finite; nothing has moved then.
     """
-    peak, recordings = training.tunable.peak_learning_rate, Recordings.on(device, watcher.say)
+    peak, recordings = (
+        training.tunable.peak_learning_rate,
+        Recordings.on(device, watcher.say, of=training.tunable.backbone.name),
+    )
     with Ahead(inputs, device, workers) as ahead:
         while not training.over:
-            order = _order(inputs.labels, objective.seed, training.epoch, balanced=schedule.balanced)
-            batches = _slices(order, schedule.batch)
-            watcher.stage("tune", total=len(order), detail=f"epoch {training.epoch}")
+            batches = _batches(inputs.labels, objective.seed, training.epoch, schedule)
+            following: list[np.ndarray] = []
+            watcher.stage("tune", total=sum(map(len, batches)), detail=f"epoch {training.epoch}")
             watcher.advance(sum(map(len, batches[: training.position])))
             seconds, seen = 0.0, 0
             training.size = training.size or schedule.size_at(min(training.progress, 1.0))
@@ -137,7 +140,12 @@ def tune(
                 share = (1.0 - training.progress) / (training.total - training.steps)
                 # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
                 factor = learning_rate_factor(training.progress + 0.5 * share)
-                views = ahead.get(batches, training.position, epoch=training.epoch, size=size)
+                after = min(ahead.reach, training.total - training.steps - 1) - (len(batches) - training.position - 1)
+                if after > 0:  # the next epoch's first ones are made while the network is validated
+                    following = following or _batches(inputs.labels, objective.seed, training.epoch + 1, schedule)
+                views = ahead.get(
+                    batches, training.position, epoch=training.epoch, size=size, following=following[: max(0, after)]
+                )
                 labels = torch.from_numpy(inputs.labels[rows % len(inputs)]).to(device)
                 _wake(training)
                 if training.tunable.by_gradient and training.position == 0:
@@ -161,6 +169,11 @@ def tune(
             if training.steps >= training.total:
                 training.progress = 1.0
             yield _end_epoch(training, peak, seconds, seen)
+
+
+def _batches(labels: np.ndarray, seed: int, epoch: int, schedule: Schedule) -> list[np.ndarray]:
+    """The batches of an epoch, in their order."""
+    return _slices(_order(labels, seed, epoch, balanced=schedule.balanced), schedule.batch)
 
 
 def _order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool) -> np.ndarray:
@@ -257,7 +270,7 @@ def optimiser_for(tunable: Tunable, weight_decay: float) -> AdamW:
 def training_step(tunable: Tunable, module: nn.Module, objective: Objective) -> Callable[..., float]:
     """A function (views, labels) -> loss that makes one optimiser step at rate zero: for timing."""
     optimiser = optimiser_for(tunable, 0.0)
-    recordings = Recordings.on(next(module.parameters()).device)
+    recordings = Recordings.on(next(module.parameters()).device, of=tunable.backbone.name)
     return lambda views, labels: step(module, optimiser, views, labels, objective, 0, None, recordings)
 
 

@@ -233,12 +233,19 @@ def addressed(module: nn.Module, seed: int, number: int) -> Iterator[None]:
         return
     device = next(module.parameters()).device
     start = int(draws(seed, "dropout", number).integers(2**63 - 1))
+    apples = torch.mps.get_rng_state() if device.type == "mps" else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(start)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(start)
-        yield
+        if apples is not None:
+            torch.mps.manual_seed(start)
+        try:
+            yield
+        finally:
+            if apples is not None:
+                torch.mps.set_rng_state(apples)
 
 
 def _draws(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 VARIABLE = "BURNISH_CUDA_GRAPHS"  # "off": as usual, in each step
 _SINCE = (2, 12)  # torch's version
 _WARM_UPS = 3  # before recording: libraries choose and set up their kernels in the first ones
+_REFUSALS = 3  # of so many networks, then none is tried any more
 _KEPT = 2  # shapes; batches of one epoch differ by an image at the most
 _TOLERANCE = 0.02  # of the gradient's length, which bfloat16 in another order may differ by
 
@@ -39,17 +40,24 @@ class _Recording:
 class Recordings:
     """Gradients of one network's batches, each shape of batch recorded when it first comes."""
 
-    # Why this process cannot: each further try would cost memory that stays set apart.
-    refused: ClassVar[list[str]] = []
+    # Of which networks this process cannot, and why: each further try would cost memory that stays set apart.
+    refused: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, record: Record | None, say: Callable[[str], None] = lambda text: None) -> None:
-        """record: how, None where nothing is recorded. say: takes the sentence when it turns out that it cannot be."""
-        self._record, self._say = record, say
+    def __init__(
+        self, record: Record | None, say: Callable[[str], None] = lambda text: None, *, of: str = "network"
+    ) -> None:
+        """record: how, None where nothing is recorded. say: takes the sentence when it turns out that it cannot be.
+
+        of: the name of the network.
+        """
+        self._record, self._say, self._of = record, say, of
         self.seconds = 0.0  # that recording took, so that nobody takes them for those of a step
         self._kept: dict[tuple[object, ...], _Recording] = {}
 
     @classmethod
-    def on(cls, device: torch.device, say: Callable[[str], None] = lambda text: None) -> Recordings:
+    def on(
+        cls, device: torch.device, say: Callable[[str], None] = lambda text: None, *, of: str = "network"
+    ) -> Recordings:
         """Of a device: only CUDA's can record.
 
         And only since torch 2.12: before, one that was refused left the device's generator as if it were still recording, so
@@ -58,9 +66,9 @@ class Recordings:
         old = tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SINCE
         if old or device.type != "cuda" or os.environ.get(VARIABLE, "").lower() in ("off", "0", "no"):
             return cls(None)
-        found = cls(lambda work: cuda_graph(work, device), say)
-        if cls.refused:
-            found._stop(cls.refused[0])
+        found = cls(lambda work: cuda_graph(work, device), say, of=of)
+        if of in cls.refused or len(cls.refused) >= _REFUSALS:
+            found._stop(cls.refused.get(of) or next(iter(cls.refused.values())))
         return found
 
     @property
@@ -120,7 +128,7 @@ class Recordings:
             return self._stop("the device has no memory to record them")
         except RuntimeError as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            self.refused.append(why)
+            self.refused[self._of] = why
             return self._stop(why)
         return found if same else self._stop("what was recorded gives another gradient")
 
