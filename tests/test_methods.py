@@ -885,7 +885,11 @@ def test_earlier_stages_learn_more_slowly_and_vectors_do_not_decay(name, backbon
     assert len(rates) > 1
     parameters = dict(tunable.classifier.named_parameters())
     for group in tunable.groups:
-        kernels = [key for key in group.parameters if parameters[key].ndim > 1 and not key.endswith(("_token", "_embed", "latent"))]
+        kernels = [
+            key
+            for key in group.parameters
+            if parameters[key].ndim > 1 and not key.endswith(("_token", "_embed", "latent"))
+        ]
         assert kernels == (list(group.parameters) if group.decays else [])
 
 

@@ -1,6 +1,7 @@
 """Short runs that settle a learning rate, or more settings, before the real one."""
 
 import errno
+import io
 import json
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError, RunError
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
+from burnish.watching import Lines
 from conftest import write_shapes
 
 TINY = {"model": "random:test_resnet", "epochs": 2, "image_size": 64, "budget": None, "method": "full"}
@@ -230,6 +232,41 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, 
     assert told[0] == told[1] != []
     first, second = (next((run.folder / "packages").glob("*/weights.safetensors")) for run in (whole, again))
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [b"\x00\x00\n", *lines[1:]],
+        lambda lines: [lines[0], b"[]\n", *lines[1:]],
+        lambda lines: [line.replace(b'"losses":[', b'"losses":["a",') for line in lines],
+        lambda lines: [
+            line.replace(b'"until"', b'"till"').replace(b'"steps":', b'"steps":"many","x":') for line in lines
+        ],
+    ],
+)
+def test_a_search_whose_record_is_damaged_begins_anew_and_says_so(few, tmp_path, monkeypatch, brief, damage):
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
+    real, made, told = trials.Trials.run, [], io.StringIO()
+
+    class Died(BaseException):
+        pass
+
+    def dying(self, recipe, **given):
+        made.append(recipe)
+        if len(made) == 2:
+            raise Died
+        return real(self, recipe, **given)
+
+    monkeypatch.setattr(trials.Trials, "run", dying)
+    with pytest.raises(Died):
+        api.fit(few, out=tmp_path / "run", search=True, **TINY)
+    journal = tmp_path / "run" / "search.log"
+    journal.write_bytes(b"".join(damage(journal.read_bytes().splitlines(keepends=True))))
+    api.fit(few, out=tmp_path / "run", search=True, watcher=Lines(told), **TINY)
+    assert "search.log, is damaged" in told.getvalue()
+    assert len(made) == 4, "one and the one that died, and both again"
 
 
 def test_a_disk_that_is_full_in_a_search_is_a_sentence(few, tmp_path, monkeypatch, brief):

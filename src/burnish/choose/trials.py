@@ -211,6 +211,17 @@ def _told(append: Callable[[Any], None], journal: Path, refused: list[RunError])
     return told
 
 
+def _check_kept(study: Any, images: int) -> None:
+    """ValueError unless what is kept of an earlier sitting's trials is what this one would have written."""
+    settled = [study.user_attrs.get(key, 1) for key in ("steps", "until")]
+    if not all(isinstance(one, int | float) for one in settled):
+        raise ValueError
+    for trial in study.trials:
+        losses = np.asarray(trial.user_attrs.get("losses", np.zeros(images)), np.float64)
+        if losses.shape != (images,) or not all(isinstance(one, float) for one in trial.params.values()):
+            raise ValueError
+
+
 def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tuple[dict[str, Any], Decision]:
     """Settings with the least validation loss among trials that a tree-structured Parzen estimator proposes.
 
@@ -227,10 +238,22 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
     clock = bench.clock
     until = clock.elapsed() + _SEARCH_SHARE * (clock.left() - trials.made.reserve_seconds)
     _mend(Path(journal))
-    backend = JournalFileBackend(journal, lock_obj=_Held())  # type: ignore[arg-type]
     refused: list[RunError] = []
-    backend.append_logs = _told(backend.append_logs, Path(journal), refused)  # type: ignore[method-assign]
-    study = optuna.create_study(storage=JournalStorage(backend), study_name="burnish", load_if_exists=True)
+
+    def opened() -> optuna.Study:
+        backend = JournalFileBackend(journal, lock_obj=_Held())  # type: ignore[arg-type]
+        backend.append_logs = _told(backend.append_logs, Path(journal), refused)  # type: ignore[method-assign]
+        return optuna.create_study(storage=JournalStorage(backend), study_name="burnish", load_if_exists=True)
+
+    try:
+        study = opened()
+        _check_kept(study, len(trials.material.val_rows))
+    except Exception:  # of many kinds, by what is damaged
+        if refused:  # of which Optuna makes an assertion of its own
+            raise refused[0] from None
+        bench.watcher.say(f"the record of the search, {Path(journal).name}, is damaged: the search begins anew")
+        Path(journal).unlink(missing_ok=True)
+        study = opened()
     # A trial that a death cut short is no trial; those that count are as long as the first.
     trials = replace(trials, length=study.user_attrs.get("steps") or trials.steps)
     study.set_user_attr("steps", trials.steps)
