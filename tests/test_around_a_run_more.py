@@ -178,6 +178,16 @@ def test_a_program_whose_terminal_was_closed_comes_to_its_result(shapes, tmp_pat
     assert (tmp_path / "run" / "result.json").is_file() and (tmp_path / "run" / "report.html").is_file()
 
 
+def test_a_program_whose_reader_has_read_enough_comes_to_its_result(shapes, tmp_path):
+    fit = [*PROGRAM, "fit", str(shapes), *WORDS, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(fit, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()  # as `| head -1` does
+    assert process.wait(timeout=120) == 141
+    assert process.stderr.read() == b""
+    assert (tmp_path / "run" / "result.json").is_file() and (tmp_path / "run" / "report.html").is_file()
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ECONNRESET])
 def test_other_errors_of_the_system_are_no_closed_terminal(number, monkeypatch):
     monkeypatch.setattr(cli, "app", lambda **_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))

@@ -32,11 +32,11 @@ def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterato
 
 @contextmanager
 def _unless_gone() -> Iterator[None]:
-    """A terminal that was closed is no reason to end what works without one."""
+    """A terminal that was closed, or a program that has read enough, is no reason to end what works without them."""
     try:
         yield
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in (errno.EIO, errno.EPIPE):
             raise
 
 
