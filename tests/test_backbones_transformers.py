@@ -180,6 +180,76 @@ def test_a_preprocessor_that_cannot_be_used_is_refused(text, tmp_path):
         load_backbone(str(tmp_path))
 
 
+def _clip(state):
+    """timm's names as transformers has CLIP's, with what belongs to texts."""
+    outer = {"cls_token": "embeddings.class_embedding", "pos_embed": "embeddings.position_embedding.weight",
+             "patch_embed.proj.weight": "embeddings.patch_embedding.weight"}  # fmt: skip
+    found = {"logit_scale": torch.ones(()), "text_model.embeddings.token_embedding.weight": torch.zeros(5, 3),
+             "visual_projection.weight": torch.zeros(3, 192)}  # fmt: skip
+    for name, tensor in state.items():
+        if told := re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(\w+)", name):
+            words = ("q_proj", "k_proj", "v_proj")
+            found |= _split(name, tensor, words, f"vision_model.encoder.layers.{told[1]}.self_attn.{{}}.{told[2]}")
+        elif told := re.fullmatch(r"blocks\.(\d+)\.(.*)", name):
+            inner = told[2].replace("norm", "layer_norm").replace("attn.proj", "self_attn.out_proj")
+            found[f"vision_model.encoder.layers.{told[1]}.{inner}"] = tensor
+        else:
+            plain = re.sub(r"^norm\.", "post_layernorm.", name).replace("norm_pre.", "pre_layrnorm.")
+            shaped = tensor.flatten() if name == "cls_token" else tensor[0] if name == "pos_embed" else tensor
+            found[f"vision_model.{outer.get(name, plain)}"] = shaped
+    return found
+
+
+def _openclip(state):
+    found = {"positional_embedding": torch.zeros(5, 3), "text_projection": torch.zeros(3, 3), "logit_scale": torch.ones(()),
+             "visual.proj": torch.zeros(192, 3), "transformer.resblocks.0.attn.in_proj_weight": torch.zeros(9, 3)}  # fmt: skip
+    rules = [("blocks.", "transformer.resblocks."), (".norm", ".ln_"), ("attn.qkv.", "attn.in_proj_"), ("attn.proj", "attn.out_proj"),
+             ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"), ("norm_pre", "ln_pre"), ("patch_embed.proj", "conv1"),
+             ("pos_embed", "positional_embedding"), ("cls_token", "class_embedding")]  # fmt: skip
+    for name, tensor in state.items():
+        shaped = tensor.flatten() if name == "cls_token" else tensor[0] if name == "pos_embed" else tensor
+        for before, after in rules:
+            name = name.replace(before, after)
+        found[f"visual.{re.sub('^norm', 'ln_post', name)}"] = shaped
+    return found
+
+
+QUICK, PLAIN = "vit_base_patch32_clip_quickgelu_224", "vit_base_patch32_clip_224"
+
+
+@pytest.mark.parametrize(
+    "name, renamed, config",
+    [
+        (QUICK, _clip, {"model_type": "clip"}),
+        (QUICK, _clip, {"model_type": "clip_vision_model", "hidden_act": "quick_gelu"}),
+        (PLAIN, _clip, {"model_type": "clip", "vision_config": {"hidden_act": "gelu"}}),
+        (PLAIN, _openclip, {}),
+    ],
+)
+def test_the_image_half_of_clip_gives_the_features_of_its_network(name, renamed, config, tmp_path):
+    network = small_network(name)
+    saved = {key: one.contiguous().clone() for key, one in renamed(network.state_dict()).items()}
+    save_file(saved, tmp_path / "model.safetensors")
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    backbone = load_backbone(str(tmp_path))
+    assert backbone.name == name
+    assert backbone.preprocess.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-3)
+    assert (backbone.preprocess.size, backbone.preprocess.crop, backbone.preprocess.fit) == (224, 1.0, "crop")
+    _same(backbone, network)
+
+
+def test_a_clip_with_an_activation_that_timm_has_not_for_it_is_refused(tmp_path):
+    state = {
+        key: one.contiguous().clone()
+        for key, one in _clip(small_network("vit_medium_patch16_clip_224").state_dict()).items()
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(UnknownModel, match="activation"):
+        load_backbone(str(tmp_path))
+
+
 def test_a_model_of_transformers_that_is_not_read_is_named(tmp_path):
     save_file({f"beit.layer.{n}.weight": torch.zeros(2) for n in range(20)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "beit"}')

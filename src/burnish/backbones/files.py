@@ -14,6 +14,7 @@ from torch import nn
 from burnish.backbones import (
     checkpoint,
     cifar,
+    clip_names,
     opened,
     pickles,
     recognise,
@@ -79,6 +80,17 @@ def from_file(
     return _filled(found, state, where, name, image_size, imagenets=imagenets, source=f"file {path}")
 
 
+def _clip_named(found: opened.Opened, state: checkpoint.State) -> str | None:
+    """timm's name of a CLIP, by its shapes and the activation that its config.json speaks of."""
+    names = recognise.recognised({key: tuple(tensor.shape) for key, tensor in state.items()})
+    name = clip_names.chosen(names, found.config)
+    if names and name is None:
+        raise UnknownModel(
+            f"{found.label}: no CLIP of timm's of these shapes ({names[0]}) has the activation of its config.json"
+        )
+    return name
+
+
 # Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
 _WITHOUT_EFFECT = {
     "num_classes", "in_chans", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "drop_rate",
@@ -141,9 +153,12 @@ def _filled(
     of_transformers = next((told for one in bare if (told := transformers_names.translated(one)) is not None), None)
     if of_transformers is not None:  # whose config.json speaks of its own classes
         foreign = (of_transformers[0], {})
+        if of_transformers[1] == "clip":
+            name = name or _clip_named(found, of_transformers[0])
         images = transformers_names.images_of(found.images, of_transformers[1])
         found = replace(found, config={"pretrained_cfg": images})
-        notes.append("named as transformers names its layers")
+        told = "CLIP's image half" if of_transformers[1] == "clip" else "named as transformers names its layers"
+        notes.append(told)
     if name is None:
         name, description, note = _recognised(found, bare, foreign)
         notes.append(note)
@@ -287,7 +302,7 @@ def _recognised(
     if not names and isinstance(kind := found.config.get("model_type"), str):
         raise UnknownModel(
             f"{found.label}: the config.json beside it says that it is a {shown(kind[:60])} of transformers, which is not read; "
-            "of those ViT, DeiT, DINOv2, Swin, ConvNeXt and ResNet are, and all that timm's wrapper saved"
+            "of those ViT, DeiT, DINOv2, CLIP, Swin, ConvNeXt and ResNet are, and all that timm's wrapper saved"
         )
     if not names:
         raise UnknownModel(

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -32,6 +33,19 @@ def renamed(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> St
     for name, tensor in state.items():
         rule = next((one for one in rules if re.match(one[0], name)), None)
         found[name if rule is None else re.sub(rule[0], rule[1], name, count=1)] = tensor
+    return found
+
+
+def joined(state: State, words: tuple[str, str, str] = ("query", "key", "value")) -> State:
+    """Query, key and value of each block as timm's one layer."""
+    first = words[0]
+    found = {name: tensor for name, tensor in state.items() if not re.search(rf"\.attn\.({'|'.join(words)})\.", name)}
+    for name, query in state.items():
+        if f".attn.{first}." in name:
+            parts = [state[name.replace(f".attn.{first}.", f".attn.{word}.")] for word in words]
+            if any(one.shape != query.shape for one in parts):
+                raise ValueError("a query of another shape than its key or value")
+            found[name.replace(f".attn.{first}.", ".attn.qkv.")] = torch.cat(parts)
     return found
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from burnish.backbones.torchvision_names import renamed
+from burnish.backbones import clip_names
+from burnish.backbones.torchvision_names import joined, renamed
 
 State = dict[str, Tensor]
 _MEAN, _STD, _HALF = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.5, 0.5, 0.5)
@@ -17,6 +17,7 @@ _MEAN, _STD, _HALF = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.5, 0.5, 0.
 _PREFIXES = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.", "swin.", "convnext.", "convnextv2.", "resnet.")
 KINDS = (
     "vit", "vit_mae", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "swin", "convnext", "convnextv2", "resnet",
+    *clip_names.KINDS,
 )  # fmt: skip
 # Pillow's numbers; 1 is Lanczos, nearest to bicubic.
 _RESAMPLE = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
@@ -75,17 +76,21 @@ _LEFT_OUT = (
 
 
 def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
-    """(the weights under timm's names, the family: "vit", "dino" (or DeiT), "swin", "convnext" or "resnet"); None for others.
+    """(the weights under timm's names, the family); None for others.
 
-    ViT, DeiT, DINOv2, Swin (V1), ConvNeXt (V1 and V2) and ResNet of transformers.
+    The families: "vit", "dino" (or DeiT), "swin", "convnext", "resnet", "clip".
+
+    ViT, DeiT, DINOv2, Swin (V1), ConvNeXt (V1 and V2) and ResNet of transformers; CLIP of transformers and of OpenCLIP.
     """
+    if (of_clip := clip_names.translated(state)) is not None:
+        return of_clip, "clip"
     prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in state)), "")
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     bare = {_before_5(name): tensor for name, tensor in inside.items() if not name.startswith(_LEFT_OUT)}
     try:
         if _QUERY.intersection(bare) and "embeddings.patch_embeddings.projection.weight" in bare:
             own = any(word in name for name in state for word in ("layer_scale", "distillation_token", "decoder."))
-            found = _joined(renamed(bare, _VIT))
+            found = joined(renamed(bare, _VIT))
             if "register_tokens" in found:  # timm knows DINOv2's own layout by its mask token, and brings it to its own
                 found.setdefault("mask_token", found["register_tokens"][:, :1])
             return found, "dino" if own else "vit"
@@ -118,7 +123,8 @@ def images_of(told: Mapping[str, Any], family: str) -> dict[str, Any]:
     if not told:
         plain = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", "mean": _MEAN, "std": _STD}
         whole = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear", "mean": _HALF, "std": _HALF}
-        return whole if family == "vit" else plain
+        of_clip = {**plain, "crop_pct": 1.0, "mean": clip_names.MEAN, "std": clip_names.STD}
+        return {"vit": whole, "clip": of_clip}.get(family, plain)
     asked, cropped, share = _side(told.get("size")), _side(told.get("crop_size")), told.get("crop_pct")
     number = told.get("resample", 2)
     found: dict[str, Any] = {"interpolation": _RESAMPLE.get(number, "bicubic") if type(number) is int else "bilinear"}
@@ -145,22 +151,10 @@ def _side(value: Any) -> int | None:
     return value if type(value) is int and 1 <= value <= 4096 else None
 
 
-def _joined(state: State) -> State:
-    """Query, key and value of each block as timm's one layer."""
-    found = {name: tensor for name, tensor in state.items() if not re.search(r"\.attn\.(query|key|value)\.", name)}
-    for name, query in state.items():
-        if ".attn.query." in name:
-            parts = [state[name.replace(".query.", f".{word}.")] for word in ("query", "key", "value")]
-            if any(one.shape != query.shape for one in parts):
-                raise ValueError("a query of another shape than its key or value")
-            found[name.replace(".query.", ".qkv.")] = torch.cat(parts)
-    return found
-
-
 def _swin(state: State) -> State:
     """A merging stands at the end of its stage, where timm counts it to the next."""
     plain = {name: tensor for name, tensor in state.items() if not name.endswith("relative_position_index")}
-    found = _joined(renamed(plain, _SWIN))
+    found = joined(renamed(plain, _SWIN))
     return {
         re.sub(
             r"^encoder\.layers\.(\d+)\.downsample\.", lambda told: f"layers.{int(told[1]) + 1}.downsample.", name
