@@ -76,6 +76,8 @@ def test_classes_that_hold_the_same_folders_are_told(tmp_path):
         (";", ["cat", "cat;dog", "dog;bird"], ["cat;dog", "dog;bird"]),
         (",", ["cat, red", "dog, red"], ["cat, red", "dog, red"]),
         (",", ["['a', 'b']", "['a']", "['b', 'c']"], ["['a', 'b']", "['b', 'c']"]),
+        (",", ["Pepper,_bell", "Pepper,_other", "Tomato"], []),
+        (",", ["Pepper,_bell", "Pepper,_other", "Pepper"], ["Pepper,_bell", "Pepper,_other"]),
         (",", ["tench, Tinca tinca", "goldfish, Carassius auratus", "cock"], []),
         (",", ["maillot", "maillot, tank suit", "corn", "ear, spike, capitulum", "lynx, catamount"], []),
     ],

@@ -15,6 +15,7 @@ from burnish.auditing import Audit, run_audit
 from burnish.backbones import zoo
 from burnish.backbones.anatomy import Anatomy
 from burnish.backbones.anatomy import anatomy as taken_apart
+from burnish.backbones.hub import public
 from burnish.backbones.zoo import ModelRow
 from burnish.choose.ledger import states_of_other_versions
 from burnish.comparing import run_compare
@@ -64,6 +65,7 @@ from burnish.using import (
     Data,
     Evaluation,
     Result,
+    as_written,
     board,
     called,
     evaluate,
@@ -207,7 +209,8 @@ def fit_catalog(
         if not (first or others):
             watcher.say(f"{shown(str(folder.path))} is finished: nothing is left to do")
         if others or not first:  # the job has written the report of a first run
-            finish(folder, facts)
+            with as_written(folder.path):
+                finish(folder, facts)
         if first or others:
             track(folder.path, facts, watcher)
     return open_run(folder.path)
@@ -265,8 +268,17 @@ def compare(
         folder.begin(asked, images=catalog.digest)
         if (folder.path / COMPARED).is_file():
             _require_same_content(folder, catalog)
-            return _shown(folder, read_plain_json(folder.path / COMPARED))
-        words = ["burnish", "compare", called(data), "--models", ",".join(names), "--methods", ",".join(kinds)]
+            with as_written(folder.path, files=COMPARED):
+                return _shown(folder, read_plain_json(folder.path / COMPARED))
+        words = [
+            "burnish",
+            "compare",
+            called(data),
+            "--models",
+            ",".join(map(public, names)),
+            "--methods",
+            ",".join(kinds),
+        ]
         facts = run_compare(
             catalog,
             recipe,
@@ -398,10 +410,14 @@ def _require_audit_folder(folder: Path) -> None:
 def _was_edited(folder: Path) -> bool:
     """Whether the table of an earlier audit is another than that audit wrote."""
     try:
-        wrote = read_plain_json(folder / RESULT).get("table_sha256")
-        return wrote is not None and hashlib.sha256((folder / AUDIT_TABLE).read_bytes()).hexdigest() != wrote
-    except (OSError, ValueError, AttributeError):  # there is none, or none that says so
+        table = (folder / AUDIT_TABLE).read_bytes()
+    except FileNotFoundError:
         return False
+    try:
+        wrote = read_plain_json(folder / RESULT).get("table_sha256")
+    except (OSError, ValueError):  # damaged: who knows what it wrote
+        return True
+    return wrote is not None and hashlib.sha256(table).hexdigest() != wrote
 
 
 def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:

@@ -30,6 +30,9 @@ MAX_DATA_BYTES = 2**40  # of images
 _MAX_MEMBERS = 100_000  # a large checkpoint has some thousands
 _MAX_RATIO = 200  # unpacked over packed; weights hardly shrink, and text seldom by more than 20
 _RATIO_FROM_BYTES = 16 * 2**20  # below this nothing is a bomb
+_REST = 1 << 20  # bytes read at once behind the end of a tar
+_ReadError, _EmptyHeader = tarfile.ReadError, vars(tarfile)["EmptyHeaderError"]
+_NO_HEADERS = (vars(tarfile)["InvalidHeaderError"], vars(tarfile)["TruncatedHeaderError"], _EmptyHeader)
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
 
@@ -67,7 +70,7 @@ class Zip:
             self._zip = zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else _Stream(data))
             self._infos = self._zip.infolist()
             for info in self._infos:
-                info.filename = _named(info)
+                info.filename = _plain(_named(info))
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, struct.error) as problem:
             raise self._error(f"{label}: a damaged zip archive ({shown(str(problem))[:120]}); fetch it again") from None
         self._check(aside, most)
@@ -167,6 +170,12 @@ def _named(info: zipfile.ZipInfo) -> str:
         return info.filename
 
 
+def _plain(name: str) -> str:
+    """A member's name without the folder itself: `tar cf a.tar ./cat dog` writes ./cat/1.jpg and dog/1.jpg."""
+    parts = [part for part in name.split("/") if part != "."]
+    return "/".join(parts) if any(parts) else name
+
+
 def members_of_tar(data: bytes, label: str) -> Iterator[Member]:
     """The files in a tar archive, packed or not, one after the other.
 
@@ -204,11 +213,17 @@ def entries_of_tar(
     skips: over what is not read, in a stream that can; else all of it is read, of a large archive for minutes.
     """
     seen: set[str] = set()
-    with _sound_tar(label, error), tarfile.open(fileobj=stream, mode="r:" if skips else "r|") as tar:
+    with (
+        _sound_tar(label, error),
+        tarfile.open(fileobj=stream, mode="r:" if skips else "r|", tarinfo=_Header) as tar,
+    ):
         for info in tar:
             tar.members = []  # type: ignore[attr-defined]  # else it remembers each of a million
+            if info.size < 0:
+                raise tarfile.ReadError("a member of less than no bytes")
             if info.isdir():
                 continue
+            info.name = _plain(info.name)
             reason = _climbs(info.name) or (None if info.isreg() and not info.issparse() else _LINK)
             if _put_aside_or_refuse(info.name, reason, aside, label, error):
                 continue
@@ -218,6 +233,22 @@ def entries_of_tar(
             if len(seen) > most:
                 raise error(f"{label}: an archive of more than {most:,} members")
             yield tar, info
+        assert tar.fileobj is not None
+        while rest := tar.fileobj.read(_REST):  # of a packed one its checksum is asked for at the end
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("something stands behind its end")
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is damaged, or is lacking, is not taken for the end of the archive, as tarfile does."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(tarfile)  # type: ignore[return-value]
+        except _NO_HEADERS as problem:
+            why = "it has no end" if isinstance(problem, _EmptyHeader) else "a header is damaged or cut short"
+            raise _ReadError(f"{why}, at byte {tarfile.offset:,}") from None
 
 
 @contextmanager
@@ -225,7 +256,10 @@ def _sound_tar(label: str, error: type[BurnishError]) -> Iterator[None]:
     """What reading a damaged tar archive raises, as `error`."""
     try:
         yield
-    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as problem:
+    except (
+        tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error, ValueError, LookupError, OverflowError, struct.error,
+        RecursionError,  # headers of headers of headers
+    ) as problem:  # fmt: skip
         raise error(f"{label}: a damaged tar archive ({shown(str(problem))[:120]}); fetch it again") from None
 
 
@@ -242,6 +276,8 @@ def _climbs(name: str) -> str | None:
     """Why a member of that name is not read, if so."""
     if name.startswith("/") or ".." in re.split(r"[/\\]", name) or "\0" in name or name[1:2] == ":":
         return "climbs out of the archive"
+    if name.rpartition("/")[2] == ".":
+        return "has no name"
     if "\\" in name:
         return "has a backslash in its name, which parts folders on one system alone; pack it again with slashes"
     return None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.backbones.hub import public
 from burnish.choose.decide import Decision
 from burnish.choose.evidence import Evidence
 from burnish.disk import read_plain_json
@@ -36,7 +37,12 @@ class Arm:
 
     @property
     def name(self) -> str:
-        return f"{self.model} · {self.method}"
+        return f"{self.called} · {self.method}"
+
+    @property
+    def called(self) -> str:
+        """The model's name as it may be written down."""
+        return public(self.model)
 
     @property
     def accuracy(self) -> float:
@@ -78,7 +84,7 @@ def leaderboard(
     rows = []
     for arm in sorted(arms, key=lambda arm: (arm is not chosen, arm.place not in scores, *arm.rank())):
         row: dict[str, Any] = {
-            "name": arm.name, "model": arm.model, "method": arm.method, "state": arm.state,
+            "name": arm.name, "model": arm.called, "method": arm.method, "state": arm.state,
             "validation": None if arm.unseen else arm.accuracy,
             "validation_n": 0 if arm.evidence is None or arm.unseen else len(arm.evidence.right), "seconds": arm.seconds,
             "chosen": arm is chosen, "package": str(arm.package.relative_to(home)) if arm.package else None,

@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -122,6 +123,12 @@ def _leave(text: str, code: int, error: BaseException | None = None) -> None:
     lines = [shown(line) for line in text.splitlines()]  # an error may hold a few lines to copy
     with suppress(OSError):  # nobody is there to read it
         print("burnish: " + "\n".join(lines), file=sys.stderr)
+    if burnish.own_process and any(
+        not one.daemon and one is not threading.main_thread() for one in threading.enumerate()
+    ):
+        with suppress(OSError, AttributeError):  # a fetch that was given up, whose threads nobody waits for
+            sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, why_chosen, write_outcome
 from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.hub import public
 from burnish.backbones.weights import brief
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, idle_in, part_decision, probe_contender, tuned_contender
@@ -223,11 +224,11 @@ class _Race:
             self.facilities.workers, self.facilities.store, heads, proves=False, deep="on" in wanted,
         )  # fmt: skip
         self.ledger.write()  # which files are looked at, before there is anything that depends on it
-        with self._subfolder(MODELS, f"{number + 1:02d}-{model}", recipe) as folder:
+        with self._subfolder(MODELS, f"{number + 1:02d}-{public(model)}", recipe) as folder:
             ledger = Ledger(folder.path, clock, self.watcher)
             ledger.clock = clock  # seconds of earlier sittings are counted once, by the race's own ledger
             bench, framing = framing_for(self.catalog, self.splits, self.looks, bench, ledger)
-            self.decisions += [replace(one, what=f"{model}: {one.what}") for one in framing]
+            self.decisions += [replace(one, what=f"{public(model)}: {one.what}") for one in framing]
             trains = any(method_named(arm.method).trains for arm in own)
             # All models see the same images: where there is no time for all of them, those that the first has time for.
             material, _, probes = look(
@@ -277,7 +278,7 @@ class _Race:
             Evidence.of_frozen(probed, looked.material) if known else Evidence.out_of_fold(probed, looked.material)
         )
         arm.state, arm.seconds = "frozen", seconds
-        with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", self._recipe(arm)) as folder:
+        with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.called}-{arm.method}", self._recipe(arm)) as folder:
             save(folder, probe_contender(probed), looked.material)
             arm.package = folder.path
         self.watcher.say(f"{arm.name}: {'validation' if known else 'cross-validation'} {arm.accuracy:.1%}")
@@ -303,7 +304,7 @@ class _Race:
             field = field[:count]
             for arm in field:
                 try:
-                    with enough_memory(arm.model):
+                    with enough_memory(arm.called):
                         self._round(arm, number, seconds)
                 except (DataError, RunError):  # no arm could go on
                     raise
@@ -338,7 +339,9 @@ class _Race:
             accuracy, error = scores[arm.model]
             behind = scores[top][0] - accuracy
             if behind > _HOPELESS_ERRORS * math.hypot(error, scores[top][1]) and arm.method != "scratch":
-                arm.state = f"cut: frozen heads of {arm.model} are {100 * behind:.1f} points behind those of {top}"
+                arm.state = (
+                    f"cut: frozen heads of {arm.called} are {100 * behind:.1f} points behind those of {public(top)}"
+                )
                 why = (
                     f"cross-validated {accuracy:.1%} ± {error:.1%} against {scores[top][0]:.1%} ± {scores[top][1]:.1%}"
                 )
@@ -397,7 +400,7 @@ class _Race:
         budget = seconds if math.isfinite(seconds) else None
         recipe = replace(self._recipe(arm), budget_seconds=budget, taps="off")
         with self._subfolder(
-            ARMS, f"{arm.place + 1:02d}-{arm.model}-{arm.method}", recipe, end=f"-{number + 1}"
+            ARMS, f"{arm.place + 1:02d}-{arm.called}-{arm.method}", recipe, end=f"-{number + 1}"
         ) as folder:
             known = read_outcome(folder.path)
             if known is None:
@@ -472,7 +475,7 @@ class _Race:
                 break
             began = time.monotonic()
             try:
-                with enough_memory(arm.model):
+                with enough_memory(arm.called):
                     tests[arm.place] = self._tested(arm)
             except (DataError, RunError):
                 raise
@@ -516,7 +519,7 @@ class _Race:
                 break
             began = time.monotonic()
             try:
-                with enough_memory(arm.model):
+                with enough_memory(arm.called):
                     timed[arm.place] = replace(tests[arm.place], images_per_second=self._speed(arm))
             except Exception as error:  # its score is there
                 self.watcher.say(f"{shown(arm.name)} could not be timed ({type(error).__name__}: {brief(error)})")

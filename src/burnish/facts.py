@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from burnish.backbones.hub import without_secrets
+from burnish.backbones.hub import public as public_name
 from burnish.cases import cases_of, told
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
@@ -74,7 +74,7 @@ def facts_of(
     used = len(material.labels) + len(labels)
     # Pages are passed on; what going on needs is in run.json and recipe.toml.
     model = bench.recipe.model
-    public = without_secrets(model) if "://" in model else model
+    public = public_name(model)
     return {
         "title": f"{data}: {kept.name} on {backbone.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

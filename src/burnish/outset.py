@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from burnish.backbones.hub import public
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.decide import Decision
@@ -53,7 +54,7 @@ def bench_for(
     if recipe.model != "auto":
         backbone = backbone_for(recipe)
         for note in backbone.notes:
-            watcher.say(f"{recipe.model}: {note}")
+            watcher.say(f"{public(recipe.model)}: {note}")
         return bench(backbone, recipe), what_changed(backbone, catalog, splits, watcher)
     if known is not None:
         recipe = replace(recipe, model=known[0]["model"])

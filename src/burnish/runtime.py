@@ -5,14 +5,19 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import queue
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
 import burnish
+
+T = TypeVar("T")
 
 _START_SECONDS = 1.0  # for a disk that is slow to give Python
 
@@ -156,3 +161,44 @@ def keep_freed_memory() -> None:
 def cores() -> int:
     """The processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Silent(Exception):
+    """Hardly anything comes any more."""
+
+
+class TooMuch(Exception):
+    """More comes than is read."""
+
+
+def unless_silent(work: Callable[[], T], came: Callable[[], int], *, least: int, most: int, seconds: float) -> T:
+    """What `work` gives or raises, in a thread that is not waited for once it has nothing to show.
+
+    came: bytes so far. Silent where they are less than `least` more for so many seconds; TooMuch where they are over `most`.
+    """
+    answers: queue.Queue[tuple[T | None, Exception | None]] = queue.Queue()
+
+    def answer() -> None:
+        try:
+            answers.put((work(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    threading.Thread(target=answer, daemon=True).start()
+    begun = before = came()
+    last = time.monotonic()
+    while True:
+        try:
+            found, error = answers.get(timeout=0.1)
+        except queue.Empty:
+            now = came()
+            if now - begun > most:
+                raise TooMuch from None
+            if now - before >= least or now < before:  # or it begins anew
+                before, last = now, time.monotonic()
+            if time.monotonic() - last > seconds:
+                raise Silent from None
+            continue
+        if error is not None:
+            raise error
+        return cast(T, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.sample import only
 from burnish.data.sources import without
 from burnish.data.split import read_splits
-from burnish.errors import RecipeError, RunError, shown
+from burnish.errors import NotARun, RecipeError, RunError, shown
 from burnish.recipe import Recipe
 from burnish.result import RESULT, SPLITS, RunFolder, read_facts, sides_in
 from burnish.runtime import Clock, Watcher
@@ -49,6 +50,16 @@ def share_of(clock: Clock, recipe: Recipe) -> Clock:
     return replace(clock, budget_seconds=clock.elapsed() + clock.left() / recipe.seeds)
 
 
+def _seconds_of(run: Path) -> float:
+    """What a finished run took; NotARun where it does not say."""
+    seconds = read_facts(run).get("seconds")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
+        raise NotARun(
+            f"{shown(str(run / RESULT))} does not say how long that run took; remove the folder to train again"
+        )
+    return seconds
+
+
 def other_seeds(
     job: Job, catalog: Catalog, recipe: Recipe, folder: RunFolder, facts: dict[str, Any], clock: Clock, watcher: Watcher
 ) -> tuple[dict[str, Any], float]:
@@ -59,9 +70,9 @@ def other_seeds(
     fixed = _with_splits(catalog, folder, facts)
     runs = [_told(recipe.seed, facts)]
     places = [folder.path / FOLDER / str(recipe.seed + number) for number in range(1, recipe.seeds)]
-    done = [facts, *(read_facts(path) for path in places if (path / RESULT).is_file())]
+    done = [_seconds_of(path) for path in places if (path / RESULT).is_file()]
     # What earlier sittings spent is not given back.
-    clock = replace(clock, started=min(clock.started, time.monotonic() - sum(one["seconds"] for one in done)))
+    clock = replace(clock, started=min(clock.started, time.monotonic() - facts["seconds"] - sum(done)))
     for number in range(1, recipe.seeds):
         seed, left = recipe.seed + number, clock.left() / (recipe.seeds - number)
         budget = None if clock.budget_seconds is None else max(1.0, left)

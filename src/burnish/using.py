@@ -74,7 +74,7 @@ class Result:
     @property
     def verdict(self) -> Verdict:
         """Tuned against frozen probe on the same test images."""
-        with _as_written(self.folder):
+        with as_written(self.folder):
             return Verdict.from_json(self.facts["verdict"])
 
     @property
@@ -300,7 +300,7 @@ def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathL
     lang: "en" or "zh", of the page's own words. RecipeError for another.
     """
     folder = expanded(run)
-    with _as_written(folder):
+    with as_written(folder):
         page = render(read_facts(folder), read_pictures(folder), lang=lang)
     path = folder / REPORT if out is None else expanded(out)
     write_whole(path, page, follows=out is not None)
@@ -308,14 +308,14 @@ def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathL
 
 
 @contextmanager
-def _as_written(*folders: Path) -> Iterator[None]:
+def as_written(*folders: Path, files: str = f"{RESULT} or {PICTURES}") -> Iterator[None]:
     """NotARun where what a run's folder says of the run cannot be shown: it came from elsewhere, or was changed by hand."""
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, TemplateError) as error:
         listed = ", ".join(shown(str(folder)) for folder in folders)
         raise NotARun(
-            f"{listed}: {RESULT} or {PICTURES} is not as burnish writes it ({type(error).__name__}: {shown(str(error))[:120]})"
+            f"{listed}: {files} is not as burnish writes it ({type(error).__name__}: {shown(str(error))[:120]})"
         ) from error
 
 
@@ -336,7 +336,7 @@ def report_runs(
         answers = [read_answers(folder) for folder in folders]
     facts = [read_facts(folder) for folder in folders]
     named = list(zip([os.fspath(run) for run in runs], facts, answers, strict=True))
-    with _as_written(*folders):
+    with as_written(*folders):
         rows, n = side_by_side(named)
         page = page_of_runs(rows, n)
     write_whole(expanded(out), page, follows=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import queue
 import re
@@ -14,15 +15,16 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import get_session
 
 from burnish.backbones.weights import MAX_WEIGHTS_BYTES, brief, sha256_of
-from burnish.disk import cache_folder, plain_disk_errors
+from burnish.disk import MAX_JSON_BYTES, cache_folder, plain_disk_errors
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, shown
+from burnish.runtime import Silent, TooMuch, unless_silent
 
 T = TypeVar("T")
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository may call its weights, the safer first
@@ -33,9 +35,12 @@ _CHUNK = 1 << 20
 _PROGRESS = 1 << 16  # bytes more that make a try worth another
 _TIMEOUT_SECONDS = 4.0  # of silence within one try
 _SILENT_SECONDS = 12.0  # without a byte more, then it is given up
+_ELSEWHERE = "set BURNISH_CACHE to a folder with room that can be written to"
+_A_DAY = 86_400.0  # seconds
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PART = r"[A-Za-z0-9_](?:[\w.\-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}(?<!\.git)(?:@{_PART}(?:/{_PART})*)?", re.ASCII)
+_ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
 _SHA256, _BEGINNING = re.compile(r"[0-9a-fA-F]{64}"), re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -66,14 +71,20 @@ def fetch(repository: str, filename: str) -> Path:
             raise WeightsUnreachable("not in the cache, and HF_HUB_OFFLINE is set")
         if (reason := why_unreachable()) is not None:
             hub = huggingface_hub.constants.ENDPOINT
-            raise WeightsUnreachable(f"not in the cache, and {hub} cannot be reached ({reason})")
+            raise WeightsUnreachable(f"not in the cache, and {_shown(hub)} cannot be reached ({reason})")
         path = _download(repository, filename)
     blob = path.resolve()
     digest = blob.name  # a large file in the cache is named by its SHA-256
     if len(digest) == 64 and sha256_of(path) != digest:
-        for one in {path, blob}:
-            one.unlink(missing_ok=True)
-        raise BadWeights(f"{shown(str(path))}: was damaged in the cache (SHA-256 differs) and is deleted; run again")
+        where = shown(str(path))
+        try:
+            for one in {path, blob}:
+                one.unlink(missing_ok=True)
+        except OSError as error:
+            raise BadWeights(
+                f"{where}: is damaged in the cache, and cannot be deleted ({error.strerror}); delete it"
+            ) from None
+        raise BadWeights(f"{where}: was damaged in the cache (SHA-256 differs) and is deleted; run again")
     return path
 
 
@@ -88,39 +99,25 @@ def _download(repository: str, filename: str) -> Path:
     def came() -> int:
         return sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0
 
+    most = MAX_JSON_BYTES if filename.endswith(".json") else MAX_WEIGHTS_BYTES
     # The hub's client waits minutes for a server that hangs, and hours for one that asks it to.
     silent = f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
-    return _unless_silent(lambda: _downloaded(repository, filename), came, least=1, silent=silent)
+    return _unless_silent(lambda: _downloaded(repository, filename), came, least=1, silent=silent, most=most)
 
 
-def _unless_silent(work: Callable[[], T], came: Callable[[], int], *, least: int, silent: str) -> T:
-    """What `work` gives or raises, in a thread that is not waited for where hardly anything comes any more.
+def _unless_silent(
+    work: Callable[[], T], came: Callable[[], int], *, least: int, silent: str, most: int = MAX_WEIGHTS_BYTES
+) -> T:
+    """What `work` gives or raises; WeightsUnreachable where hardly anything comes any more, or too much.
 
-    came: bytes so far; WeightsUnreachable with the sentence `silent` where they are less than `least` more for _SILENT_SECONDS.
+    came: bytes so far, of which `least` more must come within _SILENT_SECONDS; else the sentence `silent` is said.
     """
-    answers: queue.Queue[tuple[T | None, Exception | None]] = queue.Queue()
-
-    def answer() -> None:
-        try:
-            answers.put((work(), None))
-        except Exception as error:
-            answers.put((None, error))
-
-    threading.Thread(target=answer, daemon=True).start()
-    before, last = came(), time.monotonic()
-    while True:
-        try:
-            found, error = answers.get(timeout=0.1)
-        except queue.Empty:
-            now = came()
-            if now - before >= least or now < before:  # or it begins anew
-                before, last = now, time.monotonic()
-            if time.monotonic() - last > _SILENT_SECONDS:
-                raise WeightsUnreachable(silent) from None
-            continue
-        if error is not None:
-            raise error
-        return cast(T, found)
+    try:
+        return unless_silent(work, came, least=least, most=most, seconds=_SILENT_SECONDS)
+    except Silent:
+        raise WeightsUnreachable(silent) from None
+    except TooMuch:
+        raise WeightsUnreachable(f"not here: the hub sends more than the {most:,} bytes that are read") from None
 
 
 def _downloaded(repository: str, filename: str) -> Path:
@@ -199,6 +196,8 @@ def download(address: str, *, beginning: bool = False) -> Path:
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname, parts.port
+        if not host:
+            raise ValueError
     except ValueError:
         raise UnknownModel(f"{_shown(address)}: is not an address") from None
     if not (_BEGINNING if beginning else _SHA256).fullmatch(digest):
@@ -216,11 +215,15 @@ def download(address: str, *, beginning: bool = False) -> Path:
     if path.is_file():
         if sha256_of(path).startswith(digest):
             return path
-        path.unlink()  # damaged in the cache
+        with plain_disk_errors(path, _ELSEWHERE):
+            path.unlink()  # damaged in the cache
     if told_offline():
         raise WeightsUnreachable(f"{_shown(url)}: not in the cache, and HF_HUB_OFFLINE is set")
-    with plain_disk_errors(cache_folder(), "set BURNISH_CACHE to a folder with room that can be written to"):
+    with plain_disk_errors(cache_folder(), _ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{name}.*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > _A_DAY:
+                left.unlink(missing_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
         os.close(handle)
     part = Path(draft)
@@ -231,7 +234,8 @@ def download(address: str, *, beginning: bool = False) -> Path:
                 f"{_shown(url)}: what came has SHA-256 {found}, expected {digest}; it was thrown away: the file changed, "
                 "or somebody changed it on the way"
             )
-        os.replace(part, path)
+        with plain_disk_errors(path, _ELSEWHERE):
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return path
@@ -243,13 +247,21 @@ def without_secrets(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def public(model: str) -> str:
+    """A model's name as it may be written down: of an address no user, password, query or hash."""
+    told = _ADDRESS.search(model)
+    return model if told is None else model[: told.start()] + _shown(model[told.start() :])
+
+
 def _shown(url: str) -> str:
     """An address as an error may say it, also one that is none."""
     try:
-        return shown(without_secrets(url))
+        if urllib.parse.urlsplit(url).netloc:
+            return shown(without_secrets(url))
     except ValueError:
-        scheme, _, rest = url.partition("://")
-        return shown(f"{scheme}://{rest.partition('?')[0].partition('#')[0].rpartition('@')[2]}")
+        pass
+    scheme, _, rest = url.partition(":")
+    return shown(f"{scheme}://{rest.lstrip('/').partition('?')[0].partition('#')[0].rpartition('@')[2]}")
 
 
 class _OnlySafer(urllib.request.HTTPRedirectHandler):
@@ -282,9 +294,10 @@ def _fetch_into(part: Path, url: str) -> None:
             if error.code == 416 and have:  # nothing is left to fetch
                 return
             if error.code < 500 and error.code != 429:
-                raise WeightsUnreachable(
-                    f"{_shown(url)}: the server answers {error.code} {shown(str(error.reason))}"
-                ) from None
+                said = http.client.responses.get(
+                    error.code, ""
+                )  # the server's own words may hold an address with a signature
+                raise WeightsUnreachable(f"{_shown(url)}: the server answers {error.code} {said}") from None
             reason = f"the server answers {error.code}"
         except http.client.InvalidURL:  # which says all of it
             raise UnknownModel(f"{_shown(url)}: is not an address") from None
@@ -313,11 +326,19 @@ def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: 
             if file.tell() + expected > MAX_WEIGHTS_BYTES:
                 raise BadWeights(f"{_shown(url)}: has {expected:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
             while chunk := answer.read1(_CHUNK):
-                file.write(chunk)
+                with plain_disk_errors(part.parent, _ELSEWHERE):
+                    _write(file, chunk)
                 got += len(chunk)
                 if file.tell() > MAX_WEIGHTS_BYTES:
                     raise BadWeights(f"{_shown(url)}: more than {MAX_WEIGHTS_BYTES:,} bytes")
     return None if expected in (-1, got) else f"{got:,} of {expected:,} bytes came"
+
+
+def _write(file: io.FileIO, chunk: bytes) -> None:
+    """All of it: a disk that is nearly full takes a part."""
+    left = memoryview(chunk)
+    while len(left):
+        left = left[file.write(left) or 0 :]
 
 
 def of_repository(name: str) -> tuple[Path, Path]:

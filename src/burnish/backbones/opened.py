@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -48,7 +50,12 @@ class Opened:
     where: str = ""  # the member of the archive it lay in
     name: str = ""  # the file's, without its folder, or that member's
     packed: int = 0  # bytes of the file on disk
-    images: dict[str, Any] = field(default_factory=dict)  # of transformers' preprocessor_config.json beside it
+    beside: Callable[[], dict[str, Any]] = dict  # reads transformers' preprocessor_config.json beside it; BadWeights
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """What that file says, {} without one; BadWeights where it is damaged, which only those ask whom it is for."""
+        return self.beside()
 
 
 def open_file(path: Path) -> Opened:
@@ -62,8 +69,10 @@ def open_file(path: Path) -> Opened:
     digest = hashlib.sha256(data).hexdigest()
     kind = kind_of(data, label)
     if kind is not None:
-        config, images = config_beside(path), config_beside(path, PREPROCESSOR)
-        return Opened(kind, data, label, digest, config, name=path.name, packed=len(data), images=images)
+        preprocessor = partial(config_beside, path, PREPROCESSOR)
+        return Opened(
+            kind, data, label, digest, config_beside(path), name=path.name, packed=len(data), beside=preprocessor
+        )
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
     kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
@@ -110,8 +119,8 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
         place = PurePosixPath(member.name)
         if "__MACOSX" in place.parts or place.name.startswith("._"):
             continue
-        if place.name == _CONFIG:
-            configs[str(place.parent)] = member.data
+        if place.name in (_CONFIG, PREPROCESSOR):
+            configs[str(place)] = member.data
         inner = f"{label} ({shown(member.name)})"
         kind = kind_of(member.data, inner, packed=len(data))
         if kind is not None:
@@ -123,19 +132,25 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
             raise BadWeights(f"{inner}: an archive in an archive, which is not opened; unpack the outer one first")
     if not found:
         raise BadWeights(f"{label}: an archive without a model; expected one of {', '.join(SUFFIXES[:9])} inside")
-    beside = configs.get(str(PurePosixPath(found[0].where).parent))
-    if beside is None or found[0].kind == "keras":
-        return found[0]
-    one = found[0]
+    one, folder = found[0], PurePosixPath(found[0].where).parent
+    if one.kind == "keras":
+        return one
+    preprocessor = partial(_config_in, configs, folder / PREPROCESSOR, one.label)
+    return replace(one, config=_config_in(configs, folder / _CONFIG, one.label), beside=preprocessor)
+
+
+def _config_in(configs: Mapping[str, bytes], place: PurePosixPath, label: str) -> dict[str, Any]:
+    """What a member of an archive says, {} where it is not there; BadWeights when it is damaged."""
+    data = configs.get(str(place))
+    if data is None:
+        return {}
     try:
-        values = json.loads(beside) if len(beside) <= MAX_JSON_BYTES else None
+        values = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise BadWeights(
-            f"{one.label}: the config.json beside it is no JSON object, or too long; mend it or take it out"
-        )
-    return replace(one, config=values)
+        raise BadWeights(f"{label}: the {place.name} beside it is no JSON object, or too long; mend it or take it out")
+    return values
 
 
 def _only_one_in(folder: Path) -> Path:

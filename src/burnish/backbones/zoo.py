@@ -9,14 +9,13 @@ A model is named in one of these ways:
     path/resnet.h5, model.keras   a Keras model (see docs/models.md)
     path/release.zip              an archive with one of these, read in place
     resnet50=path/model.pth       a file of an architecture that you say
-    https://host/file#sha256=…    a file from the web
+    https://host/file#sha256=…    a file from the web; NAME=https://… with its architecture
     random:resnet18               that architecture with random weights, from the seed
 """
 
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -61,6 +60,7 @@ DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_PACKAGE = weights.EMBEDDED[DEFAULT_MODEL].package
 
 _TORCHVISION = "torchvision/"
+_ADDRESSED = re.compile(r"\s*(?:([\w.\-]+)=)?(https?:/.*)", re.IGNORECASE | re.DOTALL)
 _EMBEDDED_PREPROCESS = Preprocess(size=224, crop=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
 # Small to middling networks whose weights do well as frozen features and in tuning (timm's results tables), for the case
 # that they are in the hub's cache.
@@ -127,9 +127,12 @@ def _loaded(
         return _random(unaliased(name.removeprefix("random:")), image_size, seed)
     if name in EMBEDDED_NAMES:
         return _embedded(weights.EMBEDDED[EMBEDDED_NAMES[name]], image_size)
-    if name.startswith(("http://", "https://")):
-        path = hub.download(name)
-        return replace(from_file(arch, path, {}, image_size, preprocess), source=hub.without_secrets(name))
+    if (told := _ADDRESSED.match(name)) is not None:
+        said, address = told[1] or None, told[2].strip()
+        if said and arch and said != arch:
+            raise RecipeError(f"the model names the architecture {shown(said)}, --arch says {shown(arch)}")
+        path = hub.download(address)
+        return replace(from_file(said or arch, path, {}, image_size, preprocess), source=hub.public(address))
     if name.startswith(("hf-hub:", "hf_hub:")):
         return _from_repository(name.partition(":")[2], image_size, arch, preprocess)
     said, path = _split_file(name)
@@ -288,11 +291,18 @@ def _from_repository(name: str, image_size: int | None, arch: str | None, prepro
     try:
         config = read_plain_json(config_path)
     except (OSError, ValueError) as error:
-        raise BadWeights(f"hf-hub:{shown(name)}: its config.json {error}") from None
-    told = config.get("architecture")
+        where = shown(str(config_path))
+        raise BadWeights(
+            f"hf-hub:{shown(name)}: its config.json cannot be read ({error}); if {where} is damaged, delete it and run again"
+        ) from None
+    told, notes = config.get("architecture"), tuple[str, ...]()
     if not isinstance(told, str) and config.get("model_type") in transformers_names.KINDS:
-        with suppress(WeightsUnreachable):  # then its images are prepared as is usual for its kind
+        try:
             hub.fetch(name, opened.PREPROCESSOR)
+        except hub.NotThere:
+            pass
+        except WeightsUnreachable as error:
+            notes = (f"its {opened.PREPROCESSOR} is {error}: images are prepared as is usual for its kind",)
     elif not isinstance(told, str) and arch is None:
         listed = config.get("architectures")
         kind = ", ".join(map(str, listed)) if isinstance(listed, list) else config.get("model_type")
@@ -301,7 +311,8 @@ def _from_repository(name: str, image_size: int | None, arch: str | None, prepro
             f"hf-hub:{shown(name)}: its config.json names no architecture of timm (it speaks of {kind}); "
             "if it is one, say which with --arch"
         )
-    return replace(from_file(arch, path, config, image_size, preprocess), source=f"hf-hub:{name}")
+    found = from_file(arch, path, config, image_size, preprocess)
+    return replace(found, source=f"hf-hub:{name}", notes=(*found.notes, *notes))
 
 
 def _split_file(name: str) -> tuple[str | None, Path | None]:

@@ -19,7 +19,7 @@ from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of, is_hash
 from burnish.data.pixels import FORMATS, one_by_one, orientation_of, quiet
 from burnish.data.slow import why_slow
 from burnish.disk import text_of, write_whole
-from burnish.errors import UnreadableImage, cell, uncelled
+from burnish.errors import NotARun, UnreadableImage, cell, shown, uncelled
 from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
@@ -104,12 +104,21 @@ def write_digests(path: Path, catalog: Catalog, looks: Looks) -> None:
 
 
 def read_digests(path: Path) -> dict[str, str]:
-    """Path -> hash, as `write_digests` wrote them; empty where there are none."""
+    """Path -> hash, as `write_digests` wrote them; empty where there is no such file. NotARun where it is damaged."""
     try:
-        table = csv.DictReader(io.StringIO(text_of(path), newline=""), strict=True)
-        return {uncelled(row[_DIGESTS[0]]): row[_DIGESTS[1]] for row in table}
-    except (OSError, ValueError, KeyError, csv.Error):
+        text = text_of(path)
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        found = {uncelled(row[_DIGESTS[0]]): row[_DIGESTS[1]] for row in table}
+        if not text.endswith("\n") or not all(isinstance(one, str) and is_hash(one) for one in found.values()):
+            raise ValueError("it was cut short")
+        return found
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise NotARun(
+            f"{shown(str(path))} is damaged ({shown(str(error))[:80]}), so that nobody can say whether the images are those of "
+            "the run; remove that file to do without"
+        ) from None
 
 
 def changed(catalog: Catalog, known: Mapping[str, str], *, workers: int) -> tuple[list[str], int]:

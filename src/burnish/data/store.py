@@ -14,6 +14,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -30,6 +31,7 @@ DISK_SHARE = 0.5  # of the free space at most, for unnamed files
 KEPT_BYTES = 20 * 2**30  # of all kept files together, and never more than a quarter of the disk's free space and theirs
 _MAGIC = b"burnish pixels 1"
 _SUFFIX = ".pixels"
+_OURS = re.compile(r"[0-9a-f]{8,64}-[0-9a-f]{8,64}\.pixels")
 _DRAFT, _DRAFT_SECONDS = "burnish-draft-", 86400.0  # of a file being written where the system knows none without a name
 _HEAD_BYTES = len(_MAGIC) + 8 + 32  # the length of the table and its hash
 _PAGE = mmap.ALLOCATIONGRANULARITY
@@ -177,15 +179,19 @@ class PixelStore:
     def _limit(self) -> int:
         if self.limit_bytes is not None:
             return self.limit_bytes
-        own = sum(path.stat().st_size for path in self.folder.glob(f"*{_SUFFIX}"))
+        own = sum(path.stat().st_size for path in self._kept())
         return min(KEPT_BYTES, (shutil.disk_usage(self.folder).free + own) // 4)
+
+    def _kept(self) -> list[Path]:
+        """The files that are of this kind: others may lie in the folder too."""
+        return [path for path in self.folder.glob(f"*{_SUFFIX}") if _OURS.fullmatch(path.name)]
 
     def _make_room(self, size: int, *, instead_of: Path) -> bool:
         """Remove the files used longest ago until so many bytes fit."""
         limit = self._limit()
         if size > limit:
             return False
-        others = (path for path in self.folder.glob(f"*{_SUFFIX}") if path != instead_of)
+        others = (path for path in self._kept() if path != instead_of)
         files = sorted(others, key=lambda path: path.stat().st_mtime)
         total = sum(path.stat().st_size for path in files)
         for path in files:

@@ -106,14 +106,21 @@ def _in_all_classes(catalog: Catalog) -> set[str]:
 
 
 def divided_by(separator: str, labels: Sequence[str]) -> list[str]:
-    """The labels that hold it, where most of those have a part that is found in another label too."""
+    """The labels that hold it, where most of those have a part that is found in another label too.
+
+    One part that many begin with, and none is, is no class: Pepper, bell and Pepper, other.
+    """
     parts = {
-        label: {one.strip(" '\"") for one in label.strip("[]() ").split(separator)}
+        label: [one.strip(" '\"") for one in label.strip("[]() ").split(separator)]
         for label in labels
         if separator in label
     }
-    uses = Counter(part for label in labels for part in parts.get(label, {label.strip("[]() '\"")}))
+    uses = Counter(part for label in labels for part in set(parts.get(label, [label.strip("[]() '\"")])))
     shared = [label for label, own in parts.items() if any(part and uses[part] > 1 for part in own)]
+    common = {part for own in parts.values() for part in own if part and uses[part] > 1}
+    first = Counter(own[0] for own in parts.values())
+    if len(common) == 1 and all(uses[part] == first[part] for part in common):
+        return []
     return sorted(parts) if 2 * len(shared) > len(parts) > 1 else []
 
 

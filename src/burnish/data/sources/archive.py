@@ -86,7 +86,7 @@ def places_in_tar(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
         holder = OpenFile(file) if stream is raw else Spool()
         plain = stream is raw
         for tar, info in entries_of_tar(stream, label, error=DataError, aside=aside, most=MOST_MEMBERS, skips=plain):
-            name = "/".join(part for part in info.name.split("/") if part != ".")  # `tar cf a.tar ./cat dog` mixes both
+            name = info.name
             if isinstance(holder, OpenFile):
                 places[name] = Place(holder, info.offset_data, info.size)
             elif _is_wanted(name) and info.size <= MAX_BYTES:
@@ -119,7 +119,7 @@ def _scanned(members: Iterable[str]) -> tuple[Scan, list[Named], str]:
     """What a folder with these files would be scanned as, the files that are none of it, and what stands around all."""
     images, named, folders = [], [], set()
     for member in members:
-        parts = [part for part in member.split("/") if part != "."]
+        parts = member.split("/")
         reason = next((why for part in parts if (why := why_not_by_name(part)) is not None), None)
         reason = reason or why_not_by_suffix(parts[-1])
         if reason is not None:

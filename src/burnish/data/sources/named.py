@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+from burnish.archives import MAX_DATA_BYTES
 from burnish.data.catalog import Catalog
 from burnish.data.sources.python import TARGETS, open_dataset
 from burnish.disk import cache_folder
 from burnish.errors import DataError, nearest, shown
+from burnish.runtime import Silent, TooMuch, unless_silent
 
 _REPOSITORY = re.compile(r"[\w\-.]{1,96}(/[\w\-.]{1,96})?")
 _FILES = ("*.parquet", "*.jpg", "*.jpeg", "*.png", "*.webp", "*.csv", "*.jsonl")
@@ -29,23 +32,40 @@ TORCHVISION: dict[str, dict[str, dict[str, Any]]] = {
     "FGVCAircraft": {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}},
     "EuroSAT": {"": {}},
 }
+_SILENT_SECONDS, _PROGRESS = 30.0, 1 << 16  # in which so many bytes must come
 _PICKLED = {"CIFAR10": "hf:uoft-cs/cifar10", "CIFAR100": "hf:uoft-cs/cifar100"}
 
 
 def fetched(name: str) -> Path:
     """The folder of a hub's data set, fetched when it is not in the hub's cache; name: ORG/NAME[@REVISION]."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repository, _, revision = name.partition("@")
     if not _REPOSITORY.fullmatch(repository) or ".." in name:
         raise DataError(f"hf:{shown(name)} is no name of a data set. Expected hf:ORG/NAME or hf:ORG/NAME@REVISION.")
-    try:
-        return Path(
-            snapshot_download(
-                repository, repo_type="dataset", revision=revision or None, allow_patterns=list(_FILES), etag_timeout=12
-            )
+    blobs = Path(constants.HF_HUB_CACHE) / f"datasets--{repository.replace('/', '--')}" / "blobs"
+
+    def came() -> int:
+        try:
+            return sum(one.stat().st_size for one in os.scandir(blobs))
+        except OSError:  # there is none yet, or one was finished and renamed meanwhile
+            return 0
+
+    def fetch() -> str:
+        return snapshot_download(
+            repository, repo_type="dataset", revision=revision or None, allow_patterns=list(_FILES), etag_timeout=12
         )
+
+    try:
+        return Path(unless_silent(fetch, came, least=_PROGRESS, most=MAX_DATA_BYTES, seconds=_SILENT_SECONDS))
+    except Silent:
+        raise DataError(
+            f"hf:{shown(name)} cannot be fetched: the hub sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s. "
+            "Try again."
+        ) from None
+    except TooMuch:
+        raise DataError(f"hf:{shown(name)} has more than the {MAX_DATA_BYTES:,} bytes that are read.") from None
     except RepositoryNotFoundError:
         raise DataError(f"The hub has no data set {shown(repository)}, or it needs a login (HF_TOKEN).") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
