@@ -96,6 +96,8 @@ def main(argv: list[str] | None = None) -> None:
         if callable(complaint):
             context = getattr(error, "ctx", None)
             verb = "burnish" if context is None else context.command_path
+            if not complaint():  # the program's name alone: its help was shown
+                sys.exit(2)
             _leave(f"{complaint()} (see: {verb} --help)", 2, error if debug else None)
         if debug:
             raise

@@ -35,6 +35,11 @@ class Explained:
         return asdict(self)
 
 
+def _lies_in(image: Path, folder: Path) -> bool:
+    """Whether the pictures would come to lie among the images, where the next run takes them for such."""
+    return image.absolute().parent == folder.absolute() or image.resolve().is_relative_to(folder.resolve())
+
+
 def explained(
     predictor: Predictor,
     images: Sequence[Path | NotRead],
@@ -55,6 +60,11 @@ def explained(
     bundle, classifier = predictor.bundle, predictor.bundle.classifier()
     if target is not None and target not in bundle.classes:
         raise NoSuchName(f"the model has no class {shown(repr(target))}; nearest: {nearest(target, bundle.classes)}")
+    among = next((one for one in images if isinstance(one, Path) and _lies_in(one, folder)), None)
+    if among is not None:
+        raise RecipeError(
+            f"{shown(str(folder))} holds {shown(among.name)}, which is to be explained; name another folder with --out"
+        )
     with plain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rows: list[Explained] = []

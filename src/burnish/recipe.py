@@ -151,7 +151,11 @@ class _Check:
             fine = self.holds(value)
         except TypeError:
             fine = False
-        return None if fine else f"{self.field} is {shown(repr(value))}, expected {self.expected}"
+        if fine:
+            return None
+        told = shown(repr(value))
+        told = told if len(told) <= 200 else f"{told[:60]}… (a {type(value).__name__})"
+        return f"{self.field} is {told}, expected {self.expected}"
 
 
 def _is_head(value: Any) -> bool:

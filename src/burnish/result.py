@@ -282,6 +282,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def is_of_a_run(path: Path) -> bool:
+    """Whether it is, or would be, one of the files that a run keeps in its folder."""
+    return path.name in _OURS and (path.parent / ASKED).is_file()
+
+
 def _is_left_behind(name: str) -> bool:
     """Whether a file is the half-written form of one of ours."""
     return left_behind(name) in _OURS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ from burnish.result import (
     REPORT,
     RESULT,
     SPLITS,
+    is_of_a_run,
     read_facts,
     read_pictures,
     sides_in,
@@ -268,7 +270,9 @@ def write_predictions(
     sets: float | None = None,
 ) -> int:
     """Write predictions as CSV, whole or not at all; returns how many images could not be read."""
-    unreadable, predictions = 0, predictor.stream(expand(images), top=top, reject=reject, sets=sets)
+    path, files, top = expanded(path), expand(images), min(top, len(predictor.bundle.classes))
+    _refuse_others(path, b"path,", inputs=[one for one in files if isinstance(one, Path)])
+    unreadable, predictions = 0, predictor.stream(files, top=top, reject=reject, sets=sets)
 
     def counted() -> Iterator[Prediction]:
         nonlocal unreadable
@@ -303,6 +307,8 @@ def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathL
     with as_written(folder):
         page = render(read_facts(folder), read_pictures(folder), lang=lang)
     path = folder / REPORT if out is None else expanded(out)
+    if path.name != REPORT:
+        _refuse_others(path, b"<!doctype html")
     write_whole(path, page, follows=out is not None)
     return path
 
@@ -339,8 +345,31 @@ def report_runs(
     with as_written(*folders):
         rows, n = side_by_side(named)
         page = page_of_runs(rows, n)
+    _refuse_others(expanded(out), b"<!doctype html")
     write_whole(expanded(out), page, follows=True)
     return expanded(out), rows, n
+
+
+def _refuse_others(path: Path, begins: bytes, *, inputs: Sequence[Path] = ()) -> None:
+    """RecipeError where a file of that name is there and is none of this kind, or is one of the images.
+
+    begins: what one of the kind begins with; an empty file is of any.
+    """
+    if is_of_a_run(path):
+        raise RecipeError(f"{shown(str(path))} is the run's own; name another file")
+    try:
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return
+            first, among = (
+                file.read(256).lstrip().lower(),
+                any(os.path.samefile(path, one) for one in inputs if one.exists()),
+            )
+    except OSError:  # there is none; or what writes it says so
+        return
+    if among or (first and not first.startswith(begins)):
+        what = "is one of the images" if among else "is there and is another file"
+        raise RecipeError(f"{shown(str(path))} {what}; name another file, or remove it")
 
 
 def explain(

@@ -139,6 +139,8 @@ class Familiarity:
             raise ValueError(f"familiarity: {', '.join(wrong) or 'centres'} of another shape than the features ask for")
         mean, axes, centres, within, overall = (np.asarray(kept[name], np.float32) for name in _NAMES)
         numbers = {name: kept[name].item() for name in _NUMBERS}
+        if broken := [name for name, value in numbers.items() if np.isnan(value)]:
+            raise ValueError(f"familiarity: {', '.join(broken)} is no number")
         return cls(mean, axes, centres, within, overall, **numbers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path
     """
     if bundle.architecture["library"] != graph.LIBRARY:
         raise RecipeError(
-            f"the model was made from {shown(bundle.base_model)}, not from a Keras file; only those are written as .keras"
+            f"the model was made from {shown(bundle.base_model)}, not from a Keras file; only those are written as .keras "
+            "(in PyTorch: burnish.open_run(RUN).predictor.bundle.classifier(), see docs/models.md)"
         )
     if bundle.head.startswith(NEIGHBOURS):
         raise RecipeError(
@@ -54,6 +56,8 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path
     if path.suffix != ".keras":
         raise RecipeError(f"{shown(str(path))}: expected a file name that ends in .keras")
     _refuse_other(path.with_suffix(".json"))
+    if path.is_file() and path.stat().st_size and not zipfile.is_zipfile(path):
+        raise RecipeError(f"{shown(str(path))} is there and is no .keras file; name another file, or remove it")
     with applications.generators_untouched():
         keras = applications.keras_module()
         model = _Writer(keras, bundle, pixels=input == "pixels").model()

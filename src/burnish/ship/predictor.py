@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +36,7 @@ from burnish.train.features import BATCH, batched, outputs
 _USUAL_PIXELS = 512**2  # up to which a batch of images goes through at once
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
 _CPU = torch.device("cpu")
+_MAKING = threading.Lock()
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
 
 
@@ -79,6 +81,14 @@ class Predictor:
         self.bundle = bundle
         self._batch = max(1, min(BATCH, BATCH * _USUAL_PIXELS // bundle.preprocess.size**2))  # large images in turn
         self._fast: nn.Module | None = None
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the package. The fast form of its network is made again."""
+        return {**vars(self), "_fast": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _process=os.getpid())
 
     @classmethod
     def open(cls, folder: Path) -> Predictor:
@@ -191,6 +201,11 @@ class Predictor:
     @settled_torch(cuda=False)
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
+        if (
+            self._process != os.getpid()
+        ):  # forked: the parent's threads are not here, and OpenMP would wait for them for ever
+            torch.set_num_threads(1)
+            self._process = os.getpid()
         told = outputs(self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=_CPU)
         logits, features = np.split(told, [len(self.bundle.classes)], axis=1)
         return calibrated(logits, self.bundle.temperature, several=self.bundle.several), features
@@ -212,8 +227,12 @@ class Predictor:
         return found, strange, problems
 
     def _module(self, pixels: np.ndarray) -> nn.Module:
-        """The fast form of the network, made on first use."""
-        if self._fast is None:
+        """The fast form of the network, made on first use, by one thread: tracing changes all modules meanwhile."""
+        if self._fast is not None:
+            return self._fast
+        with _MAKING:
+            if self._fast is not None:
+                return self._fast
             whole, example = Both(self.bundle.classifier()), normalised(pixels[:2], self.bundle.preprocess)
             try:
                 self._fast = fold_for_inference(whole, example)
@@ -237,6 +256,10 @@ def opened(image: ImageLike, *, at_least: int | None = None) -> Image.Image:
         image = image.getvalue()
     if isinstance(image, (bytearray, memoryview)):
         image = bytes(image)
+    if (read := getattr(image, "read", None)) is not None:
+        image = read()  # an open file
+    if isinstance(image, np.ndarray) and image.ndim == 1 and image.dtype == np.uint8:
+        image = image.tobytes()  # of a file
     if isinstance(image, bytes):
         return decode(image, at_least=at_least)
     if isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
@@ -262,15 +285,20 @@ class NotRead:
 
 
 def listed(images: Any) -> Sequence[Any]:
-    """A list of images; a path, an array or an image alone is a list of one."""
-    alone = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, io.BytesIO, Image.Image))
+    """A list of images; a path, an array, an image or an open file alone is a list of one."""
+    alone = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or (
+        getattr(images, "read", None) is not None
+    )
     if isinstance(images, (np.ndarray, torch.Tensor)):
         # Of NumPy an array [3 h w] is three grey images, as `fit` takes them; torch has the channels of one image first.
         shape, first = images.shape, isinstance(images, torch.Tensor)
-        alone = len(shape) in (0, 2) or (
-            len(shape) == 3 and (shape[2] in (1, 3, 4) or (first and shape[0] in (1, 3, 4)))
+        alone = (
+            len(shape) in (0, 2)
+            or (len(shape) == 1 and images.dtype in (np.uint8, torch.uint8))
+            or (len(shape) == 3 and (shape[2] in (1, 3, 4) or (first and shape[0] in (1, 3, 4))))
         )
-    return [images] if alone else images if isinstance(images, Sequence) else list(images)
+    several: Any = images
+    return [images] if alone else several if isinstance(several, Sequence) else list(several)
 
 
 def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path | NotRead]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -13,6 +14,9 @@ from burnish.errors import ModelError, RecipeError, shown
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
 
 
+_COUNTING, _ASKED, _BEFORE = threading.Lock(), list[int](), list[torch.dtype]()
+
+
 @contextmanager
 def settled_torch(*, cuda: bool = True) -> Iterator[None]:
     """torch as a run needs it, whatever a notebook has set: gradients on, float32, tensors that begin on the CPU.
@@ -21,15 +25,28 @@ def settled_torch(*, cuda: bool = True) -> Iterator[None]:
     would not be those of `predict`, and forms of a network that are the same would not be found so. cuda: whether one may
     be used at all; else its settings stay as they are.
     """
-    dtype, begin = torch.get_default_dtype(), torch.get_default_device()
+    begin = torch.get_default_device()
     plain = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     here = torch.device("cpu") if begin.type != "cpu" else nullcontext()
-    torch.set_default_dtype(torch.float32)
+    with _float32(), plain, torch.enable_grad(), here, _exact_cuda() if cuda else nullcontext():
+        yield
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """New tensors are float32 in all threads, until the last that asked for it has left."""
+    with _COUNTING:
+        if not _ASKED:
+            _BEFORE[:] = [torch.get_default_dtype()]
+            torch.set_default_dtype(torch.float32)
+        _ASKED.append(1)
     try:
-        with plain, torch.enable_grad(), here, _exact_cuda() if cuda else nullcontext():
-            yield
+        yield
     finally:
-        torch.set_default_dtype(dtype)
+        with _COUNTING:
+            _ASKED.pop()
+            if not _ASKED:
+                torch.set_default_dtype(_BEFORE[0])
 
 
 @contextmanager

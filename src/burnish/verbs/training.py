@@ -48,6 +48,7 @@ from burnish.verbs.options import (
     ValFraction,
     WeightDecay,
     Workers,
+    going_on,
     number_or_auto,
     print_json,
     recipe_settings,
@@ -131,7 +132,7 @@ def fit(
 
     # Held before torch is imported: a second run into the same folder leaves at once.
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
-    with folder:
+    with folder, going_on(folder.path):
         from burnish import api
         from burnish.watching import watcher_for
 
@@ -211,7 +212,7 @@ def compare(
     from burnish.result import RunFolder
 
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
-    with folder:
+    with folder, going_on(folder.path):
         from burnish import api
         from burnish.screen import print_leaderboard
         from burnish.watching import watcher_for

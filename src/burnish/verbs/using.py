@@ -99,6 +99,8 @@ def report(
         page = api.report(runs[0], lang=lang, out=out)
         print_json({"page": str(page)}) if json_ else typer.echo(shown(str(page)))
         return
+    if lang != "en":
+        raise typer.BadParameter("is for the page of one run; several are compared in English", param_hint="--lang")
     page, rows, n = api.report_runs(runs, out=out or "runs.html")
     if json_:
         from dataclasses import asdict

@@ -20,6 +20,9 @@ SPLIT_FOLDERS = {
 
 
 # Of a folder that holds a part of the images, not a class.
+_IMAGES = {"images", "image", "img", "imgs", "jpegimages"}
+_MASKS = {"masks", "mask", "segmentations", "segmentation", "annotations", "segmentationclass", "segmentationobject"}
+_YEAR = re.compile(r"(train|val|test|unlabeled)(20)?\d\d")  # COCO's
 _PART = re.compile(
     r"(?:fold|split|part|batch|session|site|year|day|week|month|camera|cam|subject|patient|run|cv|round)[ _-]?\d+"
     r"|(?:19|20)\d\d",
@@ -63,6 +66,7 @@ def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catal
     _refuse_other_labels(root, found, {image.path: str(image.label) for image in images})
     if not splits:
         _refuse_parts(root, found)
+        _refuse_other_tasks(root, found)
         _refuse_splits_within(root, found)
     named += _without_images(found, splits)
     return assemble(root, images, named, source="split folders" if splits else "folder")
@@ -209,6 +213,19 @@ def _refuse_parts(root: Path, found: Scan) -> None:
         f"({_listed(sorted(kinds[0])[:3])}), so these would be the classes and those be lost. Put the images of each class into "
         "one folder, or list them in a CSV with the columns path,label,group (the group keeps what belongs together on one side)."
     )
+
+
+def _refuse_other_tasks(root: Path, found: Scan) -> None:
+    """DataError where images lie beside their masks, or as COCO has them: there are no classes, but boxes or outlines."""
+    tops = {path.split("/")[0].lower() for path in found.images if "/" in path}
+    masks = tops & _MASKS
+    masked = bool(masks) and bool(tops & _IMAGES) and tops <= _MASKS | _IMAGES
+    if masked or (tops and all(_YEAR.fullmatch(one) for one in tops)):
+        seen = f"{_listed(sorted(tops)[:3])}"
+        raise DataError(
+            f"{shown(str(root))} holds {seen}, as data for detection or segmentation does; burnish tells what a whole image is. "
+            "Put the images of each class into one folder, or list them in a CSV with the columns path,label."
+        )
 
 
 def _split_within(name: str) -> tuple[str, str] | None:

@@ -32,7 +32,7 @@ def open_python(data: Any) -> Catalog:
     if isinstance(data, tuple):
         if len(data) != 2:
             raise DataError(f"The data is a tuple of {len(data)}, expected {_WORDS}.")
-        images, labels = data
+        images, labels = (_without_index(part) for part in data)
         lacking = [what for what, part in (("images", images), ("labels", labels)) if not _is_listed(part)]
         if lacking:
             kinds = " and ".join(f"{what} are {_kind(images if what == 'images' else labels)}" for what in lacking)
@@ -49,6 +49,11 @@ def open_python(data: Any) -> Catalog:
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not by_name:
         return open_dataset(data)
     raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
+
+
+def _without_index(part: Any) -> Any:
+    """A column of pandas as a list."""
+    return part.tolist() if hasattr(part, "iloc") and hasattr(part, "tolist") else part
 
 
 def _is_listed(part: Any) -> bool:
