@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -357,15 +356,13 @@ def _refuse_others(path: Path, begins: bytes, *, inputs: Sequence[Path] = ()) ->
     """
     if is_of_a_run(path):
         raise RecipeError(f"{shown(str(path))} is the run's own; name another file")
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return
     try:
         with open(path, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return
-            first, among = (
-                file.read(256).lstrip().lower(),
-                any(os.path.samefile(path, one) for one in inputs if one.exists()),
-            )
-    except OSError:  # there is none; or what writes it says so
+            first = file.read(256).lstrip().lower()
+        among = any(os.path.samefile(path, one) for one in inputs if os.path.exists(one))
+    except OSError:  # what writes it says so
         return
     if among or (first and not first.startswith(begins)):
         what = "is one of the images" if among else "is there and is another file"

@@ -294,10 +294,9 @@ def _fetch_into(part: Path, url: str) -> None:
             if error.code == 416 and have:  # nothing is left to fetch
                 return
             if error.code < 500 and error.code != 429:
-                said = http.client.responses.get(
-                    error.code, ""
-                )  # the server's own words may hold an address with a signature
-                raise WeightsUnreachable(f"{_shown(url)}: the server answers {error.code} {said}") from None
+                # The server's own words may hold an address with a signature.
+                code = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
+                raise WeightsUnreachable(f"{_shown(url)}: the server answers {code}") from None
             reason = f"the server answers {error.code}"
         except http.client.InvalidURL:  # which says all of it
             raise UnknownModel(f"{_shown(url)}: is not an address") from None
