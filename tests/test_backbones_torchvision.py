@@ -24,7 +24,13 @@ from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable
 torch.set_num_threads(1)
 
 HALF = (0.5, 0.5, 0.5)
-LAST = {"alexnet": "classifier.6", "maxvit_t": "classifier.5", "swin_v2_t": "head"}  # else fc
+LAST = {
+    "alexnet": "classifier.6",
+    "maxvit_t": "classifier.5",
+    "swin_v2_t": "head",
+    "swin_v2_s": "head",
+    "swin_v2_b": "head",
+}  # else fc
 QUICK = ["alexnet", "squeezenet1_0", "squeezenet1_1", "googlenet", "shufflenet_v2_x0_5", "mnasnet0_5"]
 SLOW = ["shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
         "swin_v2_t", "swin_v2_s", "swin_v2_b", "maxvit_t"]  # fmt: skip

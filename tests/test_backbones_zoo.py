@@ -215,7 +215,7 @@ def test_models_lists_the_embedded_one_first_and_the_rest_by_pattern():
     assert (rows[0].name, rows[0].where) == ("efficientnet_lite0", "embedded")
     assert [row.name for row in rows[1:3]] == ["efficientnet_lite1", "efficientnet_lite2"]
     assert all(row.where == "embedded" or row.where.startswith("pip install ") for row in rows[1:3])
-    assert {row.where for row in rows[3:]} <= {"cached", "hub"}
+    assert {row.where for row in rows[3:]} <= {"cached", "hub", "torchvision"}
     found = zoo.models("resnet50.a[123]_in1k")
     assert [row.name for row in found] == ["resnet50.a1_in1k", "resnet50.a2_in1k", "resnet50.a3_in1k"]
     assert found[0].licence == "apache-2.0"

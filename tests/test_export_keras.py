@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -230,7 +231,8 @@ def test_a_block_that_was_taken_out_stays_out(runs, photo, tmp_path, case, depth
 
 def test_exporting_twice_and_over_an_older_file_gives_the_same_numbers(runs, photo, tmp_path):
     run, path = runs("probe"), tmp_path / "out.keras"
-    path.write_bytes(b"older")
+    with zipfile.ZipFile(path, "w") as older:
+        older.writestr("config.json", "{}")
     states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     api.export(run, path)
     assert torch.equal(torch.random.get_rng_state(), states[0])

@@ -313,6 +313,7 @@ def test_a_page_does_not_follow_a_link_in_a_run(run, tmp_path):
     assert precious.read_text() == "mine" and not page.is_symlink() and page.read_text().startswith("<!doctype html>")
     assert page.stat().st_mode & 0o777 == 0o666 & ~_umask()
     link = tmp_path / "named.html"
+    precious.write_text("<!doctype html>an older page")
     link.symlink_to(precious)
     api.report(run.folder, out=link)
     assert link.is_symlink() and precious.read_text() == page.read_text(), "a link that is named is meant"
