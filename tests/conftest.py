@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +69,10 @@ def write_shapes(root: Path, *, images: int, classes: tuple[str, ...] = ("blue",
             pixels = rng.integers(0, 120, (32, 40, 3), np.uint8)
             pixels[..., channel % 3] += 90
             Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
+
+
+def fit_in_a_process(data: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """`burnish fit` of a small network, whose run does not end by itself, as a program of its own."""
+    small = ["--model", "random:test_resnet", "--image-size", "64", "--budget", "none", "--epochs", "100000"]
+    command = [sys.executable, "-m", "burnish", "fit", str(data), *small, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)

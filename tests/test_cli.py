@@ -17,7 +17,7 @@ from burnish import cli
 from burnish.__main__ import wait_briefly
 from burnish.methods.table import METHODS
 from burnish.screen import _paragraph
-from conftest import write_shapes
+from conftest import fit_in_a_process, write_shapes
 
 TINY = ["--model", "random:test_resnet", "--image-size", "64", "--epochs", "2", "--budget", "none"]
 
@@ -224,19 +224,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path, capsys):
 
 
 def test_ctrl_c_leaves_with_130_and_a_package_that_predicts(shapes, tmp_path, capsys):
-    command = [
-        sys.executable,
-        "-m",
-        "burnish",
-        "fit",
-        str(shapes),
-        "--model",
-        "random:test_resnet",
-        "--image-size",
-        "64",
-    ]
-    command += ["--budget", "none", "--epochs", "100000", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = fit_in_a_process(shapes, "--out", str(tmp_path / "run"))
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "history.jsonl").exists():
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()

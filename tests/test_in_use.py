@@ -23,7 +23,7 @@ from burnish.data.sources.python import open_python
 from burnish.errors import DataError, RecipeError
 from burnish.measure.ood import Familiarity
 from burnish.result import is_of_a_run
-from conftest import write_shapes
+from conftest import fit_in_a_process, write_shapes
 
 SETTINGS = {"model": "random:test_resnet", "image_size": 64, "budget": None, "cache": "off"}
 
@@ -200,19 +200,7 @@ def test_the_name_of_the_program_alone_shows_its_help_and_no_empty_complaint(cap
 
 
 def test_who_stops_a_run_is_told_how_to_go_on(shapes, tmp_path):
-    program = [
-        sys.executable,
-        "-m",
-        "burnish",
-        "fit",
-        str(shapes),
-        "--model",
-        "random:test_resnet",
-        "--image-size",
-        "32",
-    ]
-    process = subprocess.Popen([*program, "--budget", "none", "--epochs", "500", "--method", "full"], cwd=tmp_path,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = fit_in_a_process(shapes, "--method", "full", cwd=tmp_path)
     for line in process.stdout:
         if "tune" in line:
             break

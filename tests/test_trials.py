@@ -203,11 +203,8 @@ def test_a_search_leaves_alone_what_the_method_does_not_have(few, tmp_path, monk
     assert told["why"] == "norms has one learning rate for all stages"
 
 
-def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, monkeypatch, brief):
-    """And a trial that death cut short does not count."""
-    pytest.importorskip("optuna")
-    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 4)
-    whole = api.fit(few, out=tmp_path / "whole", search=True, **TINY)
+def dies_in_trial(number, data, out, monkeypatch):
+    """A search that dies in that trial; the list of its trials, to which those of later runs are added."""
     real, made = trials.Trials.run, []
 
     class Died(BaseException):
@@ -215,13 +212,22 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, 
 
     def dying(self, recipe, **given):
         made.append(recipe)
-        if len(made) == 3:
+        if len(made) == number:
             raise Died
         return real(self, recipe, **given)
 
     monkeypatch.setattr(trials.Trials, "run", dying)
     with pytest.raises(Died):
-        api.fit(few, out=tmp_path / "run", search=True, **TINY)
+        api.fit(data, out=out, search=True, **TINY)
+    return made
+
+
+def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, monkeypatch, brief):
+    """And a trial that death cut short does not count."""
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 4)
+    whole = api.fit(few, out=tmp_path / "whole", search=True, **TINY)
+    made = dies_in_trial(3, few, tmp_path / "run", monkeypatch)
     journal = tmp_path / "run" / "search.log"
     with open(journal, "ab") as file:  # as a full disk, or a death at a write, leaves it
         file.write(b'{"op_code": 6, "trial')
@@ -248,20 +254,7 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, 
 def test_a_search_whose_record_is_damaged_begins_anew_and_says_so(few, tmp_path, monkeypatch, brief, damage):
     pytest.importorskip("optuna")
     monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
-    real, made, told = trials.Trials.run, [], io.StringIO()
-
-    class Died(BaseException):
-        pass
-
-    def dying(self, recipe, **given):
-        made.append(recipe)
-        if len(made) == 2:
-            raise Died
-        return real(self, recipe, **given)
-
-    monkeypatch.setattr(trials.Trials, "run", dying)
-    with pytest.raises(Died):
-        api.fit(few, out=tmp_path / "run", search=True, **TINY)
+    made, told = dies_in_trial(2, few, tmp_path / "run", monkeypatch), io.StringIO()
     journal = tmp_path / "run" / "search.log"
     journal.write_bytes(b"".join(damage(journal.read_bytes().splitlines(keepends=True))))
     api.fit(few, out=tmp_path / "run", search=True, watcher=Lines(told), **TINY)

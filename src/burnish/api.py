@@ -270,15 +270,8 @@ def compare(
             _require_same_content(folder, catalog)
             with as_written(folder.path, files=COMPARED):
                 return _shown(folder, read_plain_json(folder.path / COMPARED))
-        words = [
-            "burnish",
-            "compare",
-            called(data),
-            "--models",
-            ",".join(map(public, names)),
-            "--methods",
-            ",".join(kinds),
-        ]
+        models = ",".join(map(public, names))
+        words = ["burnish", "compare", called(data), "--models", models, "--methods", ",".join(kinds)]
         facts = run_compare(
             catalog,
             recipe,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from burnish.backbones.hub import public as public_name
+from burnish.backbones.hub import public
 from burnish.cases import cases_of, told
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
@@ -73,8 +73,7 @@ def facts_of(
     of_kept = next(one for one in tested if one.contender is kept)
     used = len(material.labels) + len(labels)
     # Pages are passed on; what going on needs is in run.json and recipe.toml.
-    model = bench.recipe.model
-    public = public_name(model)
+    model, called = bench.recipe.model, public(bench.recipe.model)
     return {
         "title": f"{data}: {kept.name} on {backbone.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,9 +134,9 @@ def facts_of(
         "sittings": sittings,  # processes that worked on the run: more than one when it was taken up after a death
         "budget_seconds": bench.recipe.budget_seconds,
         "seconds": bench.clock.elapsed(),
-        "recipe": {**asdict(bench.recipe), "model": public},
+        "recipe": {**asdict(bench.recipe), "model": called},
         "machine": machine(bench.device),
-        "command": command.replace(model, public),
+        "command": command.replace(model, called),
     }
 
 

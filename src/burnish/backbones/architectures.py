@@ -30,20 +30,17 @@ class Library:
     check: Callable[[Any, Any], None]  # UnknownModel unless (name, kwargs) select one of them
     build: Callable[..., nn.Module]  # (name, kwargs, *, drop_path); headless, eval mode, random weights
     groups_of: Callable[[nn.Module, list[str]], list[list[str]]]  # names of weights in runs, input to output
-    numbers_of: Callable[[Any, Any], int | None]  # (name, kwargs) -> how many it holds, nothing built; None: untold
+    # (name, kwargs) -> how many it holds, nothing built; None: untold
+    numbers_of: Callable[[Any, Any], int | None] = lambda name, kwargs: None
     has_fixed_size: Callable[[str], bool] = lambda name: False  # whether a network is built for one image size
 
 
 LIBRARIES = {
     timmed.LIBRARY: Library(timmed.check, timmed.build, timmed.groups_of, timmed.numbers_of, timmed.has_fixed_size),
     torchvisions.LIBRARY: Library(
-        torchvisions.check,
-        torchvisions.build,
-        torchvisions.groups_of,
-        lambda name, kwargs: None,
-        torchvisions.has_fixed_size,
+        torchvisions.check, torchvisions.build, torchvisions.groups_of, has_fixed_size=torchvisions.has_fixed_size
     ),
-    cifar.LIBRARY: Library(cifar.check, cifar.build, cifar.groups_of, lambda name, kwargs: None),
+    cifar.LIBRARY: Library(cifar.check, cifar.build, cifar.groups_of),
     keras.LIBRARY: Library(keras.check, keras.build, keras.groups_of, keras.numbers_of),
 }
 

@@ -10,7 +10,7 @@ from torch import nn
 from burnish.backbones import timmed
 from burnish.backbones.architectures import LIBRARIES, built, example_for
 from burnish.backbones.keras import loader as keras
-from burnish.backbones.layers import DROP_PATHS
+from burnish.backbones.layers import is_drop_path
 from burnish.backbones.spec import Backbone
 from burnish.backbones.stages import stages_of, steps_of
 from burnish.errors import ModelError, RecipeError, UnknownModel, shown
@@ -23,7 +23,7 @@ def dropping(backbone: Backbone, drop_path: float) -> Backbone:
         module = built(backbone.architecture, drop_path=drop_path)
     except UnknownModel:  # its constructor does not know the word
         module = nn.Identity()
-    if not any(type(layer).__name__ in DROP_PATHS for layer in module.modules()):
+    if not any(is_drop_path(layer) for layer in module.modules()):
         raise RecipeError(f"{backbone.name} has no residual branches that could be dropped; leave drop_path at 0")
     module.load_state_dict(backbone.module.state_dict())
     return replace(backbone, module=module)

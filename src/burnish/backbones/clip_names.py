@@ -39,6 +39,17 @@ _OPENCLIP = (
 )
 
 
+# Of texts, of the comparison with them, and of a head.
+_TEXT = (
+    "text_model.",
+    "text_projection.",
+    "visual_projection.",
+    "logit_scale",
+    "embeddings.position_ids",
+    "classifier.",
+)
+
+
 def translated(state: Mapping[str, Tensor]) -> State | None:
     """The weights of the image half under timm's names; None where they are not CLIP's.
 
@@ -58,16 +69,6 @@ def translated(state: Mapping[str, Tensor]) -> State | None:
     except (KeyError, IndexError, ValueError, RuntimeError):
         return None  # looked like it, and is something else
     return None
-
-
-_TEXT = (
-    "text_model.",
-    "text_projection.",
-    "visual_projection.",
-    "logit_scale",
-    "embeddings.position_ids",
-    "classifier.",
-)
 
 
 def chosen(names: Iterable[str], config: Mapping[str, Any]) -> str | None:

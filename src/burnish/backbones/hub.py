@@ -5,10 +5,8 @@ from __future__ import annotations
 import http.client
 import io
 import os
-import queue
 import re
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -168,20 +166,16 @@ def told_offline() -> bool:
 
 def why_unreachable() -> str | None:
     """None when the hub answers, whatever it answers; else the reason, after `_PROBE_DEADLINE_SECONDS` at most."""
-    answers: queue.Queue[str | None] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS)
-            answers.put(None)
-        except Exception as error:  # requests or httpx, by version
-            answers.put(brief(error))
-
-    threading.Thread(target=ask, daemon=True).start()
     try:
-        return answers.get(timeout=_PROBE_DEADLINE_SECONDS)
-    except queue.Empty:
+        unless_silent(
+            lambda: get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS),
+            lambda: 0, least=1, most=0, seconds=_PROBE_DEADLINE_SECONDS,
+        )  # fmt: skip
+    except Silent:
         return f"no answer in {_PROBE_DEADLINE_SECONDS:g} s"
+    except Exception as error:  # requests or httpx, by version
+        return brief(error)
+    return None
 
 
 def download(address: str, *, beginning: bool = False) -> Path:
@@ -241,12 +235,6 @@ def download(address: str, *, beginning: bool = False) -> Path:
     return path
 
 
-def without_secrets(address: str) -> str:
-    """An address as it may be written down: no user, password, query or hash."""
-    parts = urllib.parse.urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def public(model: str) -> str:
     """A model's name as it may be written down: of an address no user, password, query or hash."""
     told = _ADDRESS.search(model)
@@ -254,10 +242,11 @@ def public(model: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """An address as an error may say it, also one that is none."""
+    """An address as an error may say it, also one that is none: no user, password, query or hash."""
     try:
-        if urllib.parse.urlsplit(url).netloc:
-            return shown(without_secrets(url))
+        parts = urllib.parse.urlsplit(url)
+        if parts.netloc:
+            return shown(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
     except ValueError:
         pass
     scheme, _, rest = url.partition(":")

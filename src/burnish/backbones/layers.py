@@ -9,7 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.errors import NoSuchName, nearest, shown
 
-DROP_PATHS = ("DropPath", "StochasticDepth")  # what timm and torchvision call stochastic depth
+_DROP_PATHS = ("DropPath", "StochasticDepth")  # what timm and torchvision call stochastic depth
+
+
+def is_drop_path(layer: nn.Module) -> bool:
+    """Whether the layer drops whole branches at random while training."""
+    return type(layer).__name__ in _DROP_PATHS
 
 
 def find(module: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:

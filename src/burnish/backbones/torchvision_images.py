@@ -30,7 +30,7 @@ def preprocess_of(name: str, sha256: str) -> Preprocess | None:
 
 
 def address_of(name: str) -> str | None:
-    """ "https://…/NAME-HASH.pth#HASH" of torchvision's best weights for ImageNet-1K; None where it has none of that name."""
+    """Where torchvision's best weights of that name are, "https://…/NAME-HASH.pth#HASH"; None where it has none."""
     if name not in classifiers():
         return None
     match = _HASH.search(url := _best(name).url)

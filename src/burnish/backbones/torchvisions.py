@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from burnish.backbones.layers import is_drop_path
 from burnish.backbones.stages import by_layer
 from burnish.errors import UnknownModel, nearest, shown
 
@@ -157,7 +158,7 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
         options["input_size"] = (kwargs["img_size"],) * 2
     whole = importlib.import_module("torchvision.models").get_model(name, weights=None, **options)
     module = nn.Sequential(OrderedDict(family.layers(whole))).eval()
-    branches: list[Any] = [layer for layer in module.modules() if type(layer).__name__ == "StochasticDepth"]
+    branches: list[Any] = [layer for layer in module.modules() if is_drop_path(layer)]
     if drop_path and not branches:
         raise UnknownModel(f"{name}: has no drop path")
     most = max((layer.p for layer in branches), default=0.0)

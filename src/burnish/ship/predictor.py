@@ -201,9 +201,8 @@ class Predictor:
     @settled_torch(cuda=False)
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
-        if (
-            self._process != os.getpid()
-        ):  # forked: the parent's threads are not here, and OpenMP would wait for them for ever
+        # Forked: the parent's threads are not here, and OpenMP would wait for them for ever.
+        if self._process != os.getpid():
             torch.set_num_threads(1)
             self._process = os.getpid()
         told = outputs(self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=_CPU)

@@ -14,7 +14,7 @@ from burnish.errors import ModelError, RecipeError, shown
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
 
 
-_COUNTING, _ASKED, _BEFORE = threading.Lock(), list[int](), list[torch.dtype]()
+_SETTLING, _BEFORE = threading.Lock(), list[torch.dtype]()
 
 
 @contextmanager
@@ -35,18 +35,15 @@ def settled_torch(*, cuda: bool = True) -> Iterator[None]:
 @contextmanager
 def _float32() -> Iterator[None]:
     """New tensors are float32 in all threads, until the last that asked for it has left."""
-    with _COUNTING:
-        if not _ASKED:
-            _BEFORE[:] = [torch.get_default_dtype()]
-            torch.set_default_dtype(torch.float32)
-        _ASKED.append(1)
+    with _SETTLING:
+        _BEFORE.append(torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
-        with _COUNTING:
-            _ASKED.pop()
-            if not _ASKED:
-                torch.set_default_dtype(_BEFORE[0])
+        with _SETTLING:
+            torch.set_default_dtype(_BEFORE[0] if len(_BEFORE) == 1 else torch.float32)
+            _BEFORE.pop()
 
 
 @contextmanager

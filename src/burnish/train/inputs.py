@@ -127,9 +127,10 @@ class Ahead:
         """
         if self._pool is None:
             return self._sent(self._made(batches[position], epoch, size))
-        coming = [((epoch, place, size), batches[place]) for place in range(position, len(batches))]
-        coming += [((epoch + 1, place, size), rows) for place, rows in enumerate(following)]
-        wanted = dict(coming[: self.reach + 1])
+        here = enumerate(batches[position : position + 1 + self.reach], start=position)
+        wanted = {(epoch, place, size): rows for place, rows in here}
+        after = following[: 1 + self.reach - len(wanted)]
+        wanted |= {(epoch + 1, place, size): rows for place, rows in enumerate(after)}
         for stale in self._waiting.keys() - wanted.keys():  # the size changed, or the epoch
             self._waiting.pop(stale).cancel()
         for key, rows in wanted.items():

@@ -122,14 +122,12 @@ def tune(
     and all that is drawn for a step. workers: threads that make batches ahead; the result does not depend on them.
     Raises Diverged when the loss or a gradient is not finite; nothing has moved then.
     """
-    peak, recordings = (
-        training.tunable.peak_learning_rate,
-        Recordings.on(device, watcher.say, of=training.tunable.backbone.name),
-    )
+    peak = training.tunable.peak_learning_rate
+    recordings = Recordings.on(device, watcher.say, of=training.tunable.backbone.name)
+    following: list[np.ndarray] = []
     with Ahead(inputs, device, workers) as ahead:
         while not training.over:
-            batches = _batches(inputs.labels, objective.seed, training.epoch, schedule)
-            following: list[np.ndarray] = []
+            batches, following = following or _batches(inputs.labels, objective.seed, training.epoch, schedule), []
             watcher.stage("tune", total=sum(map(len, batches)), detail=f"epoch {training.epoch}")
             watcher.advance(sum(map(len, batches[: training.position])))
             seconds, seen = 0.0, 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.backbones.fold import folded_once
-from burnish.backbones.layers import DROP_PATHS
+from burnish.backbones.layers import is_drop_path
 from burnish.runtime import draws
 from burnish.train.features import autocast
 from burnish.train.recorded import Recordings
@@ -254,7 +254,7 @@ def _draws(module: nn.Module) -> bool:
 
 def draws_in_training(layer: nn.Module) -> bool:
     """Whether the layer drops at random while training."""
-    return isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ in DROP_PATHS
+    return isinstance(layer, nn.modules.dropout._DropoutNd) or is_drop_path(layer)
 
 
 @contextmanager

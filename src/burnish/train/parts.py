@@ -12,7 +12,7 @@ from burnish.backbones.cut import cut
 from burnish.backbones.fold import fold_trainable
 from burnish.backbones.frozen import FastForm, fold_for_inference
 from burnish.backbones.half import fold_trainable_half
-from burnish.backbones.layers import DROP_PATHS
+from burnish.backbones.layers import is_drop_path
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import InsertedDropout
 
@@ -63,7 +63,7 @@ def let_drop(classifier: Classifier, dropout: float, drop_path: float) -> None:
         classifier.dropout.p = dropout
         classifier.dropout.train()
     for layer in classifier.trunk.modules():
-        if isinstance(layer, InsertedDropout) or (drop_path and type(layer).__name__ in DROP_PATHS):
+        if isinstance(layer, InsertedDropout) or (drop_path and is_drop_path(layer)):
             layer.train()
 
 

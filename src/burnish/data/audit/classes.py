@@ -116,8 +116,8 @@ def divided_by(separator: str, labels: Sequence[str]) -> list[str]:
         if separator in label
     }
     uses = Counter(part for label in labels for part in set(parts.get(label, [label.strip("[]() '\"")])))
-    shared = [label for label, own in parts.items() if any(part and uses[part] > 1 for part in own)]
     common = {part for own in parts.values() for part in own if part and uses[part] > 1}
+    shared = [label for label, own in parts.items() if common.intersection(own)]
     first = Counter(own[0] for own in parts.values())
     if len(common) == 1 and all(uses[part] == first[part] for part in common):
         return []

@@ -86,13 +86,12 @@ def places_in_tar(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
         holder = OpenFile(file) if stream is raw else Spool()
         plain = stream is raw
         for tar, info in entries_of_tar(stream, label, error=DataError, aside=aside, most=MOST_MEMBERS, skips=plain):
-            name = info.name
             if isinstance(holder, OpenFile):
-                places[name] = Place(holder, info.offset_data, info.size)
-            elif _is_wanted(name) and info.size <= MAX_BYTES:
-                places[name] = Place(holder, *holder.add(read_member(tar, info, label, error=DataError)))
+                places[info.name] = Place(holder, info.offset_data, info.size)
+            elif _is_wanted(info.name) and info.size <= MAX_BYTES:
+                places[info.name] = Place(holder, *holder.add(read_member(tar, info, label, error=DataError)))
             else:
-                places[name] = Place(holder, 0, info.size)
+                places[info.name] = Place(holder, 0, info.size)
     return places, aside
 
 

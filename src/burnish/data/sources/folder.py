@@ -19,10 +19,10 @@ SPLIT_FOLDERS = {
 }  # fmt: skip
 
 
-# Of a folder that holds a part of the images, not a class.
 _IMAGES = {"images", "image", "img", "imgs", "jpegimages"}
 _MASKS = {"masks", "mask", "segmentations", "segmentation", "annotations", "segmentationclass", "segmentationobject"}
 _YEAR = re.compile(r"(train|val|test|unlabeled)(20)?\d\d")  # COCO's
+# Of a folder that holds a part of the images, not a class.
 _PART = re.compile(
     r"(?:fold|split|part|batch|session|site|year|day|week|month|camera|cam|subject|patient|run|cv|round)[ _-]?\d+"
     r"|(?:19|20)\d\d",
@@ -218,12 +218,11 @@ def _refuse_parts(root: Path, found: Scan) -> None:
 def _refuse_other_tasks(root: Path, found: Scan) -> None:
     """DataError where images lie beside their masks, or as COCO has them: there are no classes, but boxes or outlines."""
     tops = {path.split("/")[0].lower() for path in found.images if "/" in path}
-    masks = tops & _MASKS
-    masked = bool(masks) and bool(tops & _IMAGES) and tops <= _MASKS | _IMAGES
+    masked = tops & _MASKS and tops & _IMAGES and tops <= _MASKS | _IMAGES
     if masked or (tops and all(_YEAR.fullmatch(one) for one in tops)):
-        seen = f"{_listed(sorted(tops)[:3])}"
         raise DataError(
-            f"{shown(str(root))} holds {seen}, as data for detection or segmentation does; burnish tells what a whole image is. "
+            f"{shown(str(root))} holds {_listed(sorted(tops)[:3])}, as data for detection or segmentation does; burnish tells "
+            "what a whole image is. "
             "Put the images of each class into one folder, or list them in a CSV with the columns path,label."
         )
 
