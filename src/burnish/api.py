@@ -20,10 +20,9 @@ from burnish.backbones.zoo import ModelRow
 from burnish.choose.ledger import states_of_other_versions
 from burnish.comparing import run_compare
 from burnish.data.audit.findings import csv_of as csv_of_findings
-from burnish.data.audit.quarantine import quarantined
+from burnish.data.audit.quarantine import opened
 from burnish.data.catalog import Catalog
 from burnish.data.looks import changed, read_digests
-from burnish.data.sources import open_source, require_usable
 from burnish.data.store import PixelStore
 from burnish.disk import (
     cache_folder,
@@ -82,7 +81,7 @@ from burnish.using import (
 
 # The verbs that use a run are made in `burnish.using`.
 __all__ = [
-    "Data", "Evaluation", "Result", "anatomy", "audit", "board", "called", "clock_for", "command_of", "compare", "evaluate",
+    "Data", "Evaluation", "Result", "anatomy", "audit", "board", "called", "command_of", "compare", "compare_catalog", "evaluate",
     "explain", "export", "fit", "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict",
     "predict_stream", "report", "report_runs", "settings_of", "store_of", "workers_of", "write_predictions",
 ]  # fmt: skip
@@ -149,7 +148,6 @@ def fit_recipe(
     clock: Clock | None = None,
 ) -> Result:
     """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
-    require_time_for_seeds(recipe)
     clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
     folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
     with folder:
@@ -184,6 +182,7 @@ def fit_catalog(
 ) -> Result:
     """`fit` on a catalogue made in Python; data, quarantine, again: what the report says it is of, and does it again."""
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
+    require_time_for_seeds(recipe)
     require_temporary_folder()
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(expanded(out)) as folder:
@@ -254,6 +253,40 @@ def compare(
     clock = clock or Clock.start(seconds, from_process_start=False)
     _refuse(settings, _NOT_OF_COMPARE)
     recipe = recipe_from({**settings, "budget_seconds": seconds})
+    folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
+    with folder:
+        return compare_catalog(
+            opened(data, quarantine),
+            recipe,
+            models=models,
+            methods=methods,
+            out=folder,
+            data=called(data),
+            quarantine=quarantine,
+            cache=cache,
+            workers=workers,
+            strict=strict,
+            watcher=watcher,
+            clock=clock,
+        )
+
+
+def compare_catalog(
+    catalog: Catalog,
+    recipe: Recipe,
+    *,
+    models: Sequence[str],
+    methods: Sequence[str],
+    out: RunFolder,
+    data: str,
+    clock: Clock,
+    quarantine: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    strict: bool = False,
+    watcher: Watcher | None = None,
+) -> dict[str, Any]:
+    """`compare` on a catalogue that is open; data, quarantine: what the page says it is of, and does it again."""
     names, kinds = list(dict.fromkeys(models)), list(dict.fromkeys(methods))
     if not names or not kinds:
         raise RecipeError("compare needs at least one model and one method; see: burnish models, burnish methods")
@@ -261,17 +294,14 @@ def compare(
         raise RecipeError("compare takes networks by name; which one fits is what it tells (see: burnish models)")
     for kind in kinds:
         method_named(kind)
-    folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
-    with folder:
-        catalog = opened(data, quarantine)
+    with out as folder:
         asked = {**asdict(recipe), "compare_models": names, "compare_methods": kinds}
         folder.begin(asked, images=catalog.digest)
         if (folder.path / COMPARED).is_file():
             _require_same_content(folder, catalog)
             with as_written(folder.path, files=COMPARED):
                 return _shown(folder, read_plain_json(folder.path / COMPARED))
-        models = ",".join(map(public, names))
-        words = ["burnish", "compare", called(data), "--models", models, "--methods", ",".join(kinds)]
+        words = ["burnish", "compare", data, "--models", ",".join(map(public, names)), "--methods", ",".join(kinds)]
         facts = run_compare(
             catalog,
             recipe,
@@ -281,7 +311,7 @@ def compare(
             clock=clock,
             watcher=watcher or Nobody(),
             facilities=Facilities(workers_of(workers, recipe.device), store_of(cache), strict),
-            data=called(data),
+            data=data,
             command=shlex.join([*words, *settings_of(recipe), *_leaving_out(quarantine)]),
         )
         return _shown(folder, facts)
@@ -310,17 +340,6 @@ def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
         board_of_compare(folder.path / BOARD, facts)
     drop_checkpoints(folder.path)
     return facts
-
-
-def opened(data: Data, quarantine: str | os.PathLike[str] | None, *, for_training: bool = True) -> Catalog:
-    """The labelled images, less those in the list."""
-    catalog = open_source(data, for_training=for_training)
-    if quarantine is None:
-        return catalog
-    catalog = quarantined(catalog, expanded(quarantine))
-    if for_training:
-        require_usable(catalog)
-    return catalog
 
 
 @settled_torch()
@@ -458,11 +477,6 @@ def anatomy(model: str, **settings: Any) -> Anatomy:
 def methods(name: str | None = None) -> list[Method]:
     """All fine-tuning methods, or the one of that name; RecipeError for any other."""
     return list(METHODS.values()) if name is None else [method_named(name)]
-
-
-def clock_for(budget: str | float | None) -> Clock:
-    """A clock that has run since the process started: for command lines."""
-    return Clock.start(parse_budget(budget), from_process_start=True)
 
 
 def command_of(data: str | os.PathLike[str], recipe: Recipe, quarantine: str | os.PathLike[str] | None = None) -> str:

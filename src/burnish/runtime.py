@@ -71,6 +71,16 @@ class Clock:
         return float("inf") if self.budget_seconds is None else self.budget_seconds - self.elapsed()
 
 
+def minutes(seconds: float) -> str:
+    """So many seconds in words."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 6000 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
 def address(seed: int, *parts: str | int) -> int:
     """A 128-bit number that depends on the seed and the named parts alone, the same on every machine."""
     text = "\x1f".join([str(seed), *map(str, parts)])

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish.errors import shown
-from burnish.watching import minutes
+from burnish.runtime import minutes
 
 if TYPE_CHECKING:
     from burnish.api import Evaluation, Result

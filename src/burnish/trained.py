@@ -24,6 +24,7 @@ from burnish.journal import Journal
 from burnish.methods.base import Head, Method, Tunable, blank_tunable
 from burnish.recipe import recipe_from
 from burnish.result import RECIPE, SEARCH, RunFolder
+from burnish.runtime import minutes
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.loop import Step
 
@@ -209,6 +210,7 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
 
     journal.begin(tuning)
     stepped, refused = time.monotonic(), list[RunError]()
+    began, before = stepped, tuning.training.steps
     for event in tuning.events():
         if isinstance(event, Step):
             stepped = time.monotonic()
@@ -216,6 +218,10 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 pace.saw_step(event.size, event.seconds)
         else:
             journal.epoch(*event, tuning)
+            if budget is None and before < tuning.training.steps < tuning.training.total:
+                step = (time.monotonic() - began) / (tuning.training.steps - before)
+                tuning.bench.watcher.say(_what_is_left(tuning, step, event[0].size))
+                before = tuning.training.total  # said once
             candidate = event[1]
             if candidate.accuracy > saved and _is_saved(candidate, tuning, folder, told=refused):
                 saved = candidate.accuracy
@@ -227,6 +233,16 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 tuning.training.total = pace.total(tuning.training)
             save_state()
     save_state()
+
+
+def _what_is_left(tuning: Tuning, step_seconds: float, size: int) -> str:
+    """How long the steps ahead take, in words, where those at `size` pixels take so long; others by their area."""
+    training, schedule = tuning.training, tuning.plan.schedule
+    starts = [max(start, training.progress) for start, _ in schedule.sizes] + [1.0]
+    parts = zip(schedule.sizes, starts[:-1], starts[1:], strict=True)
+    areas = sum(max(0.0, end - start) * (other / size) ** 2 for (_, other), start, end in parts)
+    seconds = areas * training.total * step_seconds
+    return f"{training.total - training.steps:,} steps are left, about {minutes(seconds)} at this speed"
 
 
 def _is_saved(candidate: Candidate, tuning: Tuning, folder: RunFolder, *, told: list[RunError]) -> bool:

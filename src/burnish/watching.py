@@ -6,14 +6,18 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
 from burnish.errors import shown
-from burnish.runtime import Clock, Nobody, Watcher, process_age_seconds
+from burnish.runtime import Clock, Nobody, Watcher, minutes, process_age_seconds
+
+if TYPE_CHECKING:
+    from burnish.data.catalog import Catalog
 
 
 @contextmanager
@@ -28,6 +32,17 @@ def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterato
             yield _Bar(progress, clock)
     else:
         yield Lines(stream, clock or Clock.start(None, from_process_start=True))
+
+
+def say_what_begins(catalog: Catalog, folder: Path, clock: Clock, *, quiet: bool, to_stderr: bool) -> None:
+    """A line before torch is loaded, which takes seconds in which nothing else can be told.
+
+    No bar yet: its thread would stand in the way of loading lightly (`imports.load_libraries`).
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    if not quiet and stream is not None:
+        classes, images = len(catalog.classes), len(catalog.paths)
+        Lines(stream, clock).say(f"{images:,} images of {classes:,} classes, into {folder}; loading PyTorch")
 
 
 @contextmanager
@@ -115,9 +130,3 @@ def _columns(clock: Clock | None) -> tuple[ProgressColumn, ...]:
 def _stamped(text: str, clock: Clock | None) -> str:
     seconds = clock.elapsed() if clock is not None else process_age_seconds()
     return f"{seconds:6.1f} s  {shown(text)}"
-
-
-def minutes(seconds: float) -> str:
-    """So many seconds in words."""
-    whole = round(seconds)
-    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"

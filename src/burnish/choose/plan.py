@@ -23,6 +23,8 @@ EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
 _FEW_EPOCHS = 3.5  # below that of the whole network, more passes over its upper part are looked for (LOG.md)
 # Twice what is usual for sets of a thousand images (VTAB-1k, arXiv:1910.04867); the rest is given back.
 EPOCHS_AT_MOST = 200
+# Without a clock nothing stops a run but its length: passes over a thousand images, and over however many.
+_UNHURRIED_EPOCHS, _UNHURRIED_AT_LEAST = 100, 10
 # Of the progress: small images first, the final size last (EfficientNetV2, arXiv:2104.00298, section 4).
 _LARGE_FROM = 0.6
 VIEWS_AT_MOST = 8  # augmented views of each image whose activations are kept
@@ -127,7 +129,8 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     seconds = {} if endless else rates.steps(tunable, freeze, batch=batch, sizes=sizes)
     step = seconds.get(sizes[0])
     wanted = EPOCHS_WANTED if recipe.epochs == "auto" else float(recipe.epochs)
-    most = (EPOCHS_AT_MOST if recipe.epochs == "auto" else recipe.epochs) * per_epoch
+    auto = unhurried_epochs(n) if endless else EPOCHS_AT_MOST
+    most = (auto if recipe.epochs == "auto" else recipe.epochs) * per_epoch
 
     def passes(size: int, views: int) -> float:
         """Epochs that fit when `size` is the final one and activations of so many views are made first."""
@@ -176,6 +179,15 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         reason = f"training would have {left:.0f} s, less than half an epoch: the probe is kept"
         return replace(made, steps=0, reason=reason)
     return replace(made, reason=_reason(made, step, sizes[0], bench))
+
+
+def unhurried_epochs(images: int) -> int:
+    """Passes over so many training images where neither a budget nor the user says how many.
+
+    100 over a thousand, as is usual for sets of that size (VTAB-1k, arXiv:1910.04867), at most; fewer over more, by the root of
+    their number, so that steps still grow with the images; at least 10. The root is chosen, not measured.
+    """
+    return max(_UNHURRIED_AT_LEAST, min(_UNHURRIED_EPOCHS, round(_UNHURRIED_EPOCHS * math.sqrt(1000 / images))))
 
 
 def _reason(made: Plan, measured: float | None, at: int, bench: Bench) -> str:

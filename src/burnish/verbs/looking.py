@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from burnish.verbs.options import DATA, DEFAULT, CacheFolder, Json, Quarantine, Quiet, number_or_auto, print_json
+from burnish.verbs.options import (
+    DATA,
+    DEFAULT,
+    CacheFolder,
+    Json,
+    Quarantine,
+    Quiet,
+    clock_for,
+    number_or_auto,
+    print_json,
+)
 
 
 def audit(
@@ -32,7 +42,7 @@ def audit(
     from burnish.screen import print_audit
     from burnish.watching import watcher_for
 
-    with watcher_for(api.clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
+    with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         found = api.audit(
             data, model=model, arch=arch, preprocess=preprocess, out=out, quarantine=quarantine, seed=seed, cache=cache,
             watcher=watcher,

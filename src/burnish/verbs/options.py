@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from burnish.errors import Interrupted, shown
-from burnish.recipe import Recipe
+from burnish.recipe import Recipe, parse_budget
+from burnish.runtime import Clock
 
 DEFAULT = Recipe()
 TRAINING = "How it trains"
@@ -96,6 +97,11 @@ def recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
     """Those of a verb's options that are settings of a recipe, with their values read."""
     found = {name: given[name] for name in given if name in _SETTINGS}
     return {name: number_or_auto(value, _KINDS[name]) if name in _KINDS else value for name, value in found.items()}
+
+
+def clock_for(budget: str | None) -> Clock:
+    """A clock that has run since the process started."""
+    return Clock.start(parse_budget(budget), from_process_start=True)
 
 
 def print_json(value: Any) -> None:

@@ -48,6 +48,7 @@ from burnish.verbs.options import (
     ValFraction,
     WeightDecay,
     Workers,
+    clock_for,
     going_on,
     number_or_auto,
     print_json,
@@ -133,22 +134,28 @@ def fit(
     # Held before torch is imported: a second run into the same folder leaves at once.
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
     with folder, going_on(folder.path):
-        from burnish import api
-        from burnish.watching import watcher_for
+        from burnish.data.audit.quarantine import opened
+        from burnish.recipe import recipe_from
+        from burnish.watching import say_what_begins, watcher_for
 
-        clock = api.clock_for(budget)
+        clock = clock_for(budget)
+        recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
+        catalog = opened(data, quarantine)
+        say_what_begins(catalog, folder.path, clock, quiet=quiet, to_stderr=json_)
+        from burnish import api
+
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
-            result = api.fit(
-                data,
-                budget=budget,
+            result = api.fit_catalog(
+                catalog,
+                recipe,
                 out=folder,
+                data=data,
+                quarantine=quarantine,
                 cache=cache,
                 workers=number_or_auto(workers, int),
                 strict=strict,
-                quarantine=quarantine,
                 watcher=watcher,
                 clock=clock,
-                **settings,
             )
         if json_:
             print_json({"run": str(result.folder), **result.facts})
@@ -213,25 +220,31 @@ def compare(
 
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
     with folder, going_on(folder.path):
+        from burnish.data.audit.quarantine import opened
+        from burnish.recipe import recipe_from
+        from burnish.watching import say_what_begins, watcher_for
+
+        clock = clock_for(budget)
+        recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
+        catalog = opened(data, quarantine)
+        say_what_begins(catalog, folder.path, clock, quiet=quiet, to_stderr=json_)
         from burnish import api
         from burnish.screen import print_leaderboard
-        from burnish.watching import watcher_for
 
-        clock = api.clock_for(budget)
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
-            facts = api.compare(
-                data,
+            facts = api.compare_catalog(
+                catalog,
+                recipe,
                 models=[name.strip() for name in models.split(",") if name.strip()],
                 methods=[name.strip() for name in methods.split(",") if name.strip()],
-                budget=budget,
                 out=folder,
+                data=data,
+                quarantine=quarantine,
                 cache=cache,
                 workers=number_or_auto(workers, int),
+                strict=strict,
                 watcher=watcher,
                 clock=clock,
-                strict=strict,
-                quarantine=quarantine,
-                **settings,
             )
         if json_:
             print_json({"folder": str(folder.path), **facts})

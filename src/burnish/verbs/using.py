@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from burnish.errors import RecipeError, shown
-from burnish.verbs.options import DATA, Json, Quiet, Run, print_json
+from burnish.verbs.options import DATA, Json, Quiet, Run, clock_for, print_json
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
     from burnish.screen import print_evaluation
     from burnish.watching import watcher_for
 
-    with watcher_for(api.clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
+    with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         told = None if ood is None else api.ood(run, data, ood)
         found = api.evaluate(run, data, watcher=watcher)
     if json_:

@@ -1,17 +1,31 @@
-"""A list of images to leave out: nothing is deleted, nothing is moved."""
+"""The images that a verb works with: what DATA holds, less a list to leave out; nothing is deleted, nothing is moved."""
 
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.sources import without
+from burnish.data.sources import open_source, require_usable, without
 from burnish.data.sources.header import separator_of
+from burnish.disk import expanded
 from burnish.errors import DataError, nearest, shown, uncelled
 
 _YES, _NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0", "")
+
+
+def opened(data: Any, quarantine: str | os.PathLike[str] | None = None, *, for_training: bool = True) -> Catalog:
+    """The labelled images of `open_source`, less those in the list. DataError or NotEnoughData."""
+    catalog = open_source(data, for_training=for_training)
+    if quarantine is None:
+        return catalog
+    catalog = quarantined(catalog, expanded(quarantine))
+    if for_training:
+        require_usable(catalog)
+    return catalog
 
 
 def read_quarantine(file: Path) -> dict[str, str]:
