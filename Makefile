@@ -1,7 +1,7 @@
 # make demo   a fresh machine to a tuned, proven model in about two minutes after the install
 # make test   all tests; without those of minutes: .venv/bin/python -m pytest -n 2 -m "not slow"
 # make test-tensorflow   TensorFlow opens what was exported (installs it into .venv-tf)
-# make check  what CI runs besides the tests: lint, types
+# make check  what CI runs besides the tests: lint, format, types
 PYTHON ?= python3
 BIN := .venv/bin
 BUDGET ?= 2m

@@ -74,7 +74,7 @@ def picked(found, data, seeing, monkeypatch, *, names=None, groups=None, **on):
 
     monkeypatch.setattr(portfolio, "_ask", ask)
     networks = {name: replace(seeing, name=name) for name in found}
-    backbone, decision = pick_backbone(names or list(found), networks.__getitem__, *data, bench(seeing, **on))
+    _, backbone, decision = pick_backbone(names or list(found), networks.__getitem__, *data, bench(seeing, **on))
     assert decision.what == f"model: {backbone.name}", "the network that is returned is not the one that is told"
     return backbone.name, decision, asked
 
@@ -149,7 +149,7 @@ def test_a_network_that_sees_more_is_chosen_by_its_cross_validated_head_though_i
     rates = {id(seeing): 100.0, id(colour_blind): 1000.0}
     monkeypatch.setattr(portfolio, "images_per_second", lambda trunk, images, here, half: rates[id(here.backbone)])
     networks = {"blind": colour_blind, "seeing": seeing}
-    backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(seeing, taps="off"))
+    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(seeing, taps="off"))
     assert backbone is seeing
     assert decision.numbers["seeing"]["accuracy"] > 0.9
     assert decision.numbers["blind"]["accuracy"] < 0.7
@@ -163,7 +163,7 @@ def test_of_two_equal_networks_the_faster_is_taken(faster, data, monkeypatch):
     monkeypatch.setattr(
         portfolio, "images_per_second", lambda trunk, images, here, half: 200.0 if here.backbone is quick else 100.0
     )
-    backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(quick, budget=1000.0))
+    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(quick, budget=1000.0))
     assert decision.numbers["one"]["accuracy"] == decision.numbers["other"]["accuracy"]
     assert backbone is quick
 
@@ -174,7 +174,7 @@ def test_a_network_that_cannot_see_all_images_in_time_is_measured_but_not_asked(
     monkeypatch.setattr(portfolio, "images_per_second", lambda trunk, images, here, half: rate[id(here.backbone)])
     monkeypatch.setattr(portfolio, "_SHARE", 1.0)
     networks = {"slow": slow, "seeing": seeing}
-    backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(seeing, budget=100.0))
+    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(seeing, budget=100.0))
     assert backbone is seeing
     assert list(decision.numbers) == ["seeing"]
     assert "not asked: slow (too slow for the budget)" in decision.why
@@ -182,7 +182,7 @@ def test_a_network_that_cannot_see_all_images_in_time_is_measured_but_not_asked(
 
 def test_the_only_network_is_taken_without_being_asked(data, seeing, monkeypatch):
     monkeypatch.setattr(portfolio, "_ask", lambda *args, **given: pytest.fail("it was asked"))
-    backbone, decision = pick_backbone(["only"], {"only": seeing}.__getitem__, *data, bench(seeing, budget=100.0))
+    _, backbone, decision = pick_backbone(["only"], {"only": seeing}.__getitem__, *data, bench(seeing, budget=100.0))
     assert backbone is seeing
     assert decision.what == "model: only" and decision.why.startswith("no other pretrained network is at hand")
 

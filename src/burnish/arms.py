@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from burnish.disk import read_plain_json
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import holm
 from burnish.result import OUTCOME, RunFolder
+
+State = Literal["waiting", "frozen", "trained", "cut", "not tested", "failed"]
 
 
 @dataclass
@@ -30,7 +32,8 @@ class Arm:
     rounds: int = 0  # of training
     whole: bool = False  # whether its latest round made all the steps it may make, so that more time changes nothing
     seconds: float = 0.0  # what it would have taken alone: looking at the images, frozen heads, its rounds
-    state: str = "waiting"  # "frozen", "trained", "cut: …", "failed: …"
+    state: State = "waiting"
+    why: str = ""  # it was cut, failed or not tested
     package: Path | None = None
     idle: list[Decision] = field(default_factory=list)  # settings that it has no use for
     reasons: list[Decision] = field(default_factory=list)  # of the round that its numbers are of
@@ -43,6 +46,15 @@ class Arm:
     def called(self) -> str:
         """The model's name as it may be written down."""
         return public(self.model)
+
+    def becomes(self, state: State, why: str = "") -> None:
+        """A new state; why: the reason, where it goes no further."""
+        self.state, self.why = state, why
+
+    @property
+    def state_in_words(self) -> str:
+        """Its state, and why where there is a reason: what the leaderboard says."""
+        return f"{self.state}: {self.why}" if self.why else self.state
 
     @property
     def accuracy(self) -> float:
@@ -84,7 +96,7 @@ def leaderboard(
     rows = []
     for arm in sorted(arms, key=lambda arm: (arm is not chosen, arm.place not in scores, *arm.rank())):
         row: dict[str, Any] = {
-            "name": arm.name, "model": arm.called, "method": arm.method, "state": arm.state,
+            "name": arm.name, "model": arm.called, "method": arm.method, "state": arm.state_in_words,
             "validation": None if arm.unseen else arm.accuracy,
             "validation_n": 0 if arm.evidence is None or arm.unseen else len(arm.evidence.right), "seconds": arm.seconds,
             "chosen": arm is chosen, "package": str(arm.package.relative_to(home)) if arm.package else None,

@@ -164,9 +164,7 @@ class _Race:
                     self._settle_frozen(arm, spent[model])
                 self._tell_idle(arm)
         if not self.looked:
-            raise RecipeError(
-                f"none of the models can be used; the first: {self.arms[0].state.removeprefix('failed: ')}"
-            )
+            raise RecipeError(f"none of the models can be used; the first: {self.arms[0].why}")
         write_digests(self.folder.path / IMAGES, self.catalog, self.looks)
 
     def _leave_out(self, name: str, arms: list[Arm], error: Exception) -> None:
@@ -174,7 +172,7 @@ class _Race:
         unforeseen = f"something unforeseen happened ({type(error).__name__}: {brief(error)})"
         why = str(error) if isinstance(error, BurnishError) else unforeseen
         for arm in arms:
-            arm.state = f"failed: {why}"
+            arm.becomes("failed", why)
         self.watcher.say(f"{shown(name)} is left out: {why}")
 
     def _known(self, part: str) -> dict[str, Any]:
@@ -300,7 +298,8 @@ class _Race:
                 return
             seconds, count = self._allotted(number, rounds, len(field))
             for arm in field[count:]:
-                arm.state = arm.state if arm.rounds else "cut: no time was left to train it"
+                if not arm.rounds:
+                    arm.becomes("cut", "no time was left to train it")
             field = field[:count]
             for arm in field:
                 try:
@@ -316,7 +315,7 @@ class _Race:
             if number + 1 < rounds:
                 keep = math.ceil(len(field) / 2)
                 for arm in field[keep:]:
-                    arm.state = f"cut: behind after round {number + 1}"
+                    arm.becomes("cut", f"behind after round {number + 1}")
                 if field[keep:]:
                     names = ", ".join(arm.name for arm in field[keep:])
                     best, worst = field[0].accuracy, field[keep - 1].accuracy
@@ -339,8 +338,8 @@ class _Race:
             accuracy, error = scores[arm.model]
             behind = scores[top][0] - accuracy
             if behind > _HOPELESS_ERRORS * math.hypot(error, scores[top][1]) and arm.method != "scratch":
-                arm.state = (
-                    f"cut: frozen heads of {arm.called} are {100 * behind:.1f} points behind those of {public(top)}"
+                arm.becomes(
+                    "cut", f"frozen heads of {arm.called} are {100 * behind:.1f} points behind those of {public(top)}"
                 )
                 why = (
                     f"cross-validated {accuracy:.1%} ± {error:.1%} against {scores[top][0]:.1%} ± {scores[top][1]:.1%}"
@@ -419,7 +418,7 @@ class _Race:
                 if tuned is None:
                     arm.reasons = reasons
                     if not arm.rounds:
-                        arm.state = f"cut: {reasons[-1].why}"
+                        arm.becomes("cut", reasons[-1].why)
                     self.ledger.write()
                     return
                 contender = tuned_contender(tuned, looked.material, method=arm.method)
@@ -440,7 +439,7 @@ class _Race:
             # What frozen heads took stands before all training: alone, the arm would have taken that too.
             arm.seconds += spent if arm.rounds else spent + self._known("looking").get(arm.model, 0.0)
             arm.rounds += 1
-            arm.state = "trained"
+            arm.becomes("trained")
             if arm.evidence is None or evidence.rank() <= arm.rank():
                 arm.evidence, arm.package, arm.reasons = evidence, folder.path, reasons
         self.ledger.write()  # so that a death later does not give back the seconds spent so far
@@ -452,18 +451,18 @@ class _Race:
         """The leaderboard: finalists with test accuracies and differences to the chosen one, then the rest."""
         alive = sorted((arm for arm in self.arms if arm.state in ("frozen", "trained") and arm.package), key=Arm.rank)
         if not alive:
-            failed = next((arm.state for arm in self.arms if arm.state.startswith("failed")), "no time")
-            raise RecipeError(f"no arm of the race came to an end; the first: {failed.removeprefix('failed: ')}")
+            first = next((arm.why for arm in self.arms if arm.state == "failed"), "no time")
+            raise RecipeError(f"no arm of the race came to an end; the first: {first}")
         chosen = simplest_of_the_best(alive)
         self.decisions.append(why_chosen(chosen, alive))
         ordered = [chosen, *(arm for arm in alive if arm is not chosen)][:FINALISTS]
         tests = self._timed(self._all_tested(ordered), ordered)
         finalists = [arm for arm in ordered if arm.place in tests]
         for arm in alive:
-            if arm not in finalists and not arm.state.startswith("failed"):
-                arm.state = (
-                    "not tested: no time was left" if arm in ordered else "cut: others were better on validation"
-                )
+            if arm in ordered and arm not in finalists and arm.state != "failed":
+                arm.becomes("not tested", "no time was left")
+            elif arm not in finalists and arm.state != "failed":
+                arm.becomes("cut", "others were better on validation")
         return leaderboard(self.arms, chosen, tests, self.folder.path, self._material.test_groups)
 
     def _all_tested(self, ordered: list[Arm]) -> dict[int, Score]:

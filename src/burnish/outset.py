@@ -70,8 +70,7 @@ def bench_for(
         return backbone
 
     asking = bench(_first_of(names), recipe)  # each network takes its place in turn
-    picked, decision = pick_backbone(names, fitting, catalog, splits, asking)
-    name = decision.what.removeprefix("model: ")
+    name, picked, decision = pick_backbone(names, fitting, catalog, splits, asking)
     ledger.put("model", {"model": name, "decision": decision.to_json()})
     ledger.write()
     watcher.say(f"{decision.what}, {decision.why}")

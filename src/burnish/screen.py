@@ -57,7 +57,7 @@ def print_verdict(result: Result) -> None:
     kept = f"the {'frozen probe' if frozen else 'tuned model'} ({facts['kept']})"
     print()
     chosen = f", chosen on {counts['val']} validation images" if verdict.tuned is not None else ""
-    if any(ASKED_FOR in decision["what"] for decision in facts["decisions"]):
+    if any(decision["numbers"].get(ASKED_FOR) for decision in facts["decisions"]):
         chosen = ", because --method asked for it: on the validation images it was not better"
     print(f"  kept    {kept}" + chosen)
     for decision in facts["decisions"]:

@@ -24,7 +24,7 @@ from burnish.methods.heads import HeadChoice, HeadKind
 from burnish.methods.table import learns_by_stage
 from burnish.recipe import Recipe, unused_in
 
-ASKED_FOR = "kept because it was asked for"  # what a decision says of a method that was not better
+ASKED_FOR = "asked_for"  # among a decision's numbers: whether a method was kept that was not better
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ def keep_tuned(
         "loss_difference_on_these": -found.loss.paired,
         "n": n,
         "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
+        ASKED_FOR: asked_for and not found.clear,
     }
     what = (
         f"{method} chosen, weights: {tuned.best.name}"
@@ -208,5 +209,7 @@ def keep_tuned(
         else f"{probed.name} kept: {method} was not better"
     )
     if asked_for and not found.clear:
-        what = f"{method} {ASKED_FOR}, weights: {tuned.best.name}; it was not better than {probed.name}"
+        what = (
+            f"{method} kept because it was asked for, weights: {tuned.best.name}; it was not better than {probed.name}"
+        )
     return found.clear or asked_for, Decision(what, why, numbers)

@@ -56,14 +56,18 @@ class Asked:
 
 def pick_backbone(
     names: list[str], load: Callable[[str], Backbone], catalog: Catalog, splits: Splits, bench: Bench
-) -> tuple[Backbone, Decision]:
-    """The network with the highest cross-validated accuracy; among those within a standard error of it the fastest.
+) -> tuple[str, Backbone, Decision]:
+    """Name and network with the highest cross-validated accuracy; among those within a standard error of it the fastest.
 
     names: cheap ones first; load: name to Backbone, BurnishError where the recipe's method or options do not fit it. A
     network that cannot see all images in time is not asked, and after its share of the clock no further one is.
     """
     if len(names) == 1:
-        return load(names[0]), Decision(f"model: {names[0]}", f"no other pretrained network is at hand; {ELSEWHERE}")
+        return (
+            names[0],
+            load(names[0]),
+            Decision(f"model: {names[0]}", f"no other pretrained network is at hand; {ELSEWHERE}"),
+        )
     ids, total = _part(catalog, splits, bench.recipe.seed), len(splits.train) + len(splits.val) + len(splits.test)
     until = bench.clock.elapsed() + _SHARE * (bench.clock.budget_seconds or math.inf)
     asked: list[Asked] = []
@@ -97,7 +101,7 @@ def pick_backbone(
         assert failed is not None
         raise failed
     if not asked:
-        return load(slow[0]), Decision(f"model: {slow[0]}", "the budget allows no other to be asked")
+        return slow[0], load(slow[0]), Decision(f"model: {slow[0]}", "the budget allows no other to be asked")
     best = max(asked, key=lambda one: one.choice.accuracy)
     close = [one for one in asked if not _better(best, one)]
     # Without a budget nothing may depend on the clock, so that a run that died comes to the same network (P7).
@@ -109,7 +113,7 @@ def pick_backbone(
     )
     why = f"cross-validated on {len(ids)} images: {words}" + (f"; not asked: {', '.join(left_out)}" if left_out else "")
     numbers = {one.name: {"accuracy": one.choice.accuracy, "images_per_second": one.images_per_second} for one in asked}
-    return chosen.backbone, Decision(f"model: {chosen.name}", why, numbers)
+    return chosen.name, chosen.backbone, Decision(f"model: {chosen.name}", why, numbers)
 
 
 def _better(one: Asked, other: Asked) -> bool:

@@ -20,7 +20,8 @@ from burnish.recipe import Recipe, unused_in
 # with so few, small corrections do better on nearly all (VTAB-1k, whose ten-class sets have 100 a class: ViT-B/16 all weights
 # 75.9, 83.4, 47.6 % in its three groups, prompts 78.5, 82.4, 55.0; Jia et al. 2022, arXiv:2203.12119, table 1).
 _FEW_A_CLASS = 100
-_IS_TRIED, NOTHING = " is worth trying", "nothing is trained"  # what a decision of this page says
+NOTHING = "nothing is trained"  # what a decision of this page says
+_TRIED = "method"  # among a decision's numbers: the name of the method that was worth trying
 _NEAR_RANK, _FAR_DOUBLINGS = 4, 3  # a rank of 4 at distance 0, of 32 at distance 1
 
 
@@ -103,13 +104,13 @@ def worth_trying(signals: Signals, recipe: Recipe, *, fits: Callable[[str], bool
     else:
         name = "full"
         why = "a transformer, and images enough to move all of it" if signals.transformer else "a convolutional network"
-    return name, Decision(f"{name}{_IS_TRIED}", f"{why} ({signals.sentence()})", numbers)
+    return name, Decision(f"{name} is worth trying", f"{why} ({signals.sentence()})", {**numbers, _TRIED: name})
 
 
 def method_of(facts: dict[str, Any]) -> str:
     """What `auto` came to in the run of these facts: what was tried or, where nothing was, what was kept."""
-    told = [one["what"] for one in facts["decisions"]]
-    return next((what.removesuffix(_IS_TRIED) for what in told if what.endswith(_IS_TRIED)), facts["kept"])
+    tried = (one.get("numbers", {}).get(_TRIED) for one in facts["decisions"])
+    return next((name for name in tried if name is not None), facts["kept"])
 
 
 def _how_far(distance: float) -> str:
