@@ -1,7 +1,7 @@
 """Accuracy and punctuality of `burnish fit` on the test rows of labelled sets; one JSON object on stdout.
 
 usage: accuracy.py [--seeds 3] SET=BUDGET...        e.g. signs.csv=2m caltech101.csv=10m demo=2m
-The CSVs are found in $BURNISH_TEST_DATA. Each run is a process of its own, timed from outside; runs go one after another.
+The CSVs are found in $BURNISH_TEST_DATA. Each run is a process of its own, timed from outside, with no pixels kept from another; runs go one after another.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def one_run(data: str, budget: str, seed: int) -> dict:
             "--json",
         ]
         began = time.monotonic()
-        done = subprocess.run([*command, "--out", f"{folder}/run"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*command, "--out", f"{folder}/run", "--cache", f"{folder}/pixels"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         seconds = time.monotonic() - began
     facts = json.loads(done.stdout)
     verdict = facts["verdict"]
@@ -65,7 +70,7 @@ def one_run(data: str, budget: str, seed: int) -> dict:
         "wall_seconds": round(seconds, 1),
         "first_model_seconds": round(facts["first_model_seconds"], 1),
         "kept": facts["kept"],
-        "kept_accuracy": facts["scores"]["probe" if facts["kept"] == "probe" else "tuned"]["accuracy"]["value"],
+        "kept_accuracy": facts["scores"][facts["kept_role"]]["accuracy"]["value"],
         "probe_accuracy": verdict["probe"]["value"],
         "tuned_accuracy": None if verdict["tuned"] is None else verdict["tuned"]["value"],
         "difference": verdict["paired"],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from burnish.backbones.layers import find, freeze, replace, set_batchnorm_eval
+from burnish.backbones.layers import find, freeze, replace
 from burnish.errors import NoSuchName
 
 torch.set_num_threads(1)
@@ -47,9 +47,3 @@ def test_a_frozen_module_neither_learns_nor_moves_its_statistics(net):
     net(torch.rand(4, 3))
     assert not any(parameter.requires_grad for parameter in net.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
-
-
-def test_batchnorm_stays_in_eval_mode_when_asked_after_train(net):
-    net.train()
-    set_batchnorm_eval(net)
-    assert net.training and not net[1].norm.training

@@ -61,7 +61,7 @@ def _no_network(*args, **kwargs):
 
 def test_the_default_model_comes_with_all_that_must_travel(lite0):
     assert (lite0.name, lite0.width, lite0.source) == ("tf_efficientnet_lite0", 1280, "embedded")
-    assert (lite0.licence, lite0.sha256) == ("Apache-2.0", weights.EMBEDDED_SHA256)
+    assert (lite0.licence, lite0.sha256) == ("Apache-2.0", weights.EMBEDDED["efficientnet_lite0"].sha256)
     assert lite0.preprocess == Preprocess(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "crop")
     assert not any(layer.training for layer in lite0.module.modules())
     assert zoo.models("lite0")[0].parameters == sum(p.numel() for p in lite0.module.parameters())

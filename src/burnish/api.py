@@ -105,17 +105,17 @@ def fit(
     data: class folders, train/val/test folders of class folders, a table path,label[,split][,group] (CSV, TSV, JSON lines,
     Parquet), a .zip or .tar of folders, WebDataset shards, "hf:ORG/NAME", "torchvision:NAME", "demo"; or in Python
     (images, labels) or a map-style data set.
-    budget: wall clock such as "90s" or "10m", from now to the return; None for no limit (then give epochs). Where it has no
-    time for all images, an even part of each class is used: `facts["counts"]["skipped"]` says how many were not.
+    budget: wall clock such as "90s" or "10m", or seconds, from now to the return; None for no limit (best with epochs). Where it
+    has no time for all images, an even part of each class is used: `facts["counts"]["skipped"]` says how many were not.
     For speed, glibc is told to keep freed memory in this process (`runtime.keep_freed_memory`).
     out: the run folder, by default runs/NAME-N. A run there that died goes on where it stood, to the same bits; one that
     is finished is returned as it is; both only when asked for the same.
     cache: a folder for decoded pixels, kept between runs; "auto" is the user's cache folder, "off" keeps none.
-    workers: threads that make training batches ahead; neither changes the result.
+    workers: threads that make training batches ahead. Neither cache nor workers changes the result.
     strict: stop when the audit finds an error, such as a leak or an unreadable file; by default it is said and dealt with.
     quarantine: a CSV with a column path (such as audit.csv) of images to leave out.
     settings: the fields of `Recipe` but budget_seconds: model, method, seed, epochs, …; `burnish fit --help` says what each does.
-    watcher: told of stages and progress; None for nobody. Numbers as budget are seconds.
+    watcher: told of stages and progress; None for nobody.
     Raises a BurnishError whose message says what came, what was expected and what to do.
     """
     seconds = parse_budget(budget)

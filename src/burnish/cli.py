@@ -1,4 +1,4 @@
-"""argv to verb, errors to exit codes. No logic lives here, and torch is imported only when a verb runs."""
+"""argv to verb, errors to exit codes; torch is imported only when a verb runs."""
 
 from __future__ import annotations
 
@@ -87,9 +87,8 @@ def main(argv: list[str] | None = None) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _no_more_output()
             _leave("the output could not be written: the disk is full; make room and say the same again", 2)
-        if (
-            isinstance(error, OSError) and error.errno == errno.EIO and error.filename is None
-        ):  # a terminal that is gone
+        # A terminal that is gone
+        if isinstance(error, OSError) and error.errno == errno.EIO and error.filename is None:
             _no_more_output()
             sys.exit(141)
         complaint = getattr(error, "format_message", None)  # typer's own errors: a wrong option, a missing argument

@@ -33,11 +33,11 @@ from burnish.train.around import pick_device
 
 @dataclass(frozen=True)
 class Facilities:
-    """What changes how fast a run goes, and nothing that comes out of it."""
+    """How a run is carried out, which is no part of its recipe: what it comes to is the same with any of these."""
 
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
-    strict: bool = False  # whether errors that the audit finds stop the run
+    strict: bool = False  # whether errors that the audit finds end the run before it trains
 
 
 def bench_for(

@@ -37,12 +37,10 @@ class Recipe:
     # and where that is less than half of the middle image's area, as some of them tell.
     crop_mode: Literal["auto", "center", "squash"] = "auto"
     batch_size: int | Auto = "auto"  # images per optimiser step
-    learning_rate: float | Literal["auto", "race"] = (
-        "auto"  # peak, of the head and the last stage; "race": short trials
-    )
-    freeze: int | Auto = (
-        "auto"  # leading stages that stay as they are (see `burnish models`); "auto": as the clock asks
-    )
+    # Peak, of the head and the last stage; "race": short trials
+    learning_rate: float | Literal["auto", "race"] = "auto"
+    # Leading stages that stay as they are (see `burnish models`); "auto": as the clock asks
+    freeze: int | Auto = "auto"
     pool: str = ""  # what makes features of maps: "avg", "max", "avgmax", "catavgmax", "token"; "": as it was
     depth: str = ""  # blocks to keep of each group, such as "2,2,4,1"; the last of a group go
     remove: str = ""  # patterns of names of layers to take out, with commas
@@ -52,9 +50,8 @@ class Recipe:
     stage_decay: float = 0.75  # each earlier stage learns at this fraction of the next one's rate
     weight_decay: float = 0.05
     label_smoothing: float = 0.1  # fraction, 0 to 1
-    augment: Literal["plain", "trivial", "none"] = (
-        "plain"  # of training images: crops and colour; TrivialAugment too; none
-    )
+    # Of training images: crops and colour; TrivialAugment too; none
+    augment: Literal["plain", "trivial", "none"] = "plain"
     mixup: float = 0.0  # alpha of the Beta distribution that two images are blended by; 0: never
     cutmix: float = 0.0  # the same for a pasted rectangle
     sam: float = 0.0  # radius of sharpness-aware steps, which take twice the time; 0: plain ones
@@ -69,9 +66,8 @@ class Recipe:
     test_fraction: float = 0.2  # of all images, when the data names no test split
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of training and frozen features; scores are float32
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
-    baselines: Literal["none", "probe", "all"] = (
-        "probe"  # in the report; "all": trained from scratch too, for half the time
-    )
+    # In the report; "all": trained from scratch too, for half the time
+    baselines: Literal["none", "probe", "all"] = "probe"
     against: str = ""  # the folder of an earlier run whose model is to be compared on the same test images
     seeds: int = 1  # trainings, each from its own seed and with its share of the budget
 

@@ -15,9 +15,8 @@ from burnish.errors import RecipeError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 FITS = ("crop", "squash")
-LEAST_CROP = (
-    0.25  # published networks keep 0.7 and more; an image is enlarged to size / crop, so a tiny one takes all memory
-)
+# Published networks keep 0.7 and more; an image is enlarged to size / crop, so a tiny one takes all memory
+LEAST_CROP = 0.25
 _MOST_SHIFT = 1e6  # of what is taken from pixel values of 0 to 1, or what they are divided by
 
 

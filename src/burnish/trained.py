@@ -91,10 +91,11 @@ def tried_out(
     ledger: Ledger,
 ) -> tuple[dict[str, Any], list[Decision]]:
     """Settings from short runs, "rate" among them as a factor on the default learning rate."""
+    # Of the network that is trained
     settings = {
         "freeze": made.freeze,
         "precision": "bfloat16" if rates.half else "float32",
-    }  # of the network that is trained
+    }
     bench = replace(bench, recipe=replace(bench.recipe, **settings))
     trials = Trials(
         method, made, peak, start_head(probes, made, material, bench), probes, material, bench,
@@ -136,9 +137,8 @@ def settle_plan(
     asked = bench.recipe.balance
     bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
     balanced = [balance_decision(labels, classes)] if (asked, bench.recipe.balance) == ("auto", "sampling") else []
-    trying = ledger.get(
-        _TRYING
-    )  # the plan of an earlier sitting that died in trials: those of another one are no trials of it
+    # The plan of an earlier sitting that died in trials: those of another one are no trials of it
+    trying = ledger.get(_TRYING)
     made = Plan.from_json(trying[0]) if trying is not None else plan(tunable_at, material, bench, rates)
     first = tunable_at(made.freeze)
     peak = first.peak_learning_rate

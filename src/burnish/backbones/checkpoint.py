@@ -232,9 +232,8 @@ def _meet(state: State, expected: Mapping[str, Tensor], is_head: Callable[[str],
             continue
         tensor = mine[name]
         unlike = tensor.shape != wanted.shape or tensor.is_floating_point() != wanted.is_floating_point()
-        if unlike and name.endswith(
-            _COUNTER
-        ):  # which plays no part; averages and halves of all entries make a number of it
+        # A counter plays no part; averages and halves of all entries make a number of it
+        if unlike and name.endswith(_COUNTER):
             continue
         if tensor.shape != wanted.shape:
             shapes.append(f"{name} has {list(tensor.shape)}, expected {list(wanted.shape)}")

@@ -94,9 +94,8 @@ class FoldedDepthwise(FoldedConv):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super().forward(
-                images
-            )  # in float32 the copies cost what the kernels gain: 34.3 against 34.1 images/s
+            # In float32 the copies cost what the kernels gain: 34.3 against 34.1 images/s
+            return super().forward(images)
         conv, kind = self._conv[0], torch.get_autocast_dtype("cpu")
         weight, bias = self.folded()
         images, weight, bias, padding = images.to(kind), weight.to(kind), bias.to(kind), conv.padding

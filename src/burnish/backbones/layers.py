@@ -42,17 +42,10 @@ def replace(module: nn.Module, name: str, new: nn.Module) -> None:
 def freeze(module: nn.Module) -> None:
     """Nothing in the module learns, and in eval mode, which it is put into, its BatchNorm statistics stay (P3).
 
-    `train()` on a parent undoes the eval mode, not the rest: call `set_batchnorm_eval` after it.
+    `train()` on a parent undoes the eval mode, not the rest.
     """
     module.requires_grad_(False)
     module.eval()
-
-
-def set_batchnorm_eval(module: nn.Module) -> None:
-    """Every BatchNorm uses and keeps its stored statistics, whatever the mode of the rest."""
-    for layer in module.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.eval()
 
 
 class OnChannels(nn.Module):

@@ -78,7 +78,6 @@ _INERT: list[Any] = [
     (_Text, "torch.torch_version.TorchVersion"),
     *((_path, f"{module}.{kind}Path") for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
 ]  # fmt: skip
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 _BYTES_AS = "latin1"  # the codec by which protocol 2 writes bytes; others make much of little, or take hours
 _LONG_TEXT, _MOST_COPIES = 4096, 16
 _DEEPEST_TUPLE, _LONG_TUPLE = 200, 32  # what rebuilds a tensor takes seven
@@ -317,6 +316,7 @@ class _Stack:
 
     # The lowest value they take stays there.
     _KEEPING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+    # What stays known of a value that is fetched again
     _LASTING = (
         "text",
         _BYTES_AS,
@@ -325,7 +325,7 @@ class _Stack:
         "kinds",
         "numpy",
         "hashing",
-    )  # what stays known of a value that is fetched again
+    )
 
     def __init__(self) -> None:
         self.tags: list[str] = []

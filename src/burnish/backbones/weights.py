@@ -36,7 +36,6 @@ class Embedded:
     size: int  # pixels
     crop: float
     parameters: int  # without the classifier
-    top1: float  # published ImageNet accuracy, percent
 
     @property
     def package(self) -> str:
@@ -56,19 +55,18 @@ EMBEDDED = {
     for one in (
         Embedded(
             "efficientnet_lite0", "tf_efficientnet_lite0", 0,
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", _LITE0, 224, 0.875, 3_371_008, 74.8,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", _LITE0, 224, 0.875, 3_371_008,
         ),
         Embedded(
             "efficientnet_lite1", "tf_efficientnet_lite1", 1,
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", _DEEPER, 240, 0.882, 4_135_680, 76.6,
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", _DEEPER, 240, 0.882, 4_135_680,
         ),
         Embedded(
             "efficientnet_lite2", "tf_efficientnet_lite2", 2,
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", _DEEPER, 260, 0.89, 4_811_072, 77.5,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", _DEEPER, 260, 0.89, 4_811_072,
         ),
     )
 }  # fmt: skip
-EMBEDDED_SHA256 = EMBEDDED["efficientnet_lite0"].sha256
 
 
 def sha256_of(path: str | Path) -> str:

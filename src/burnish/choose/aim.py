@@ -10,9 +10,8 @@ from burnish.labels import several
 from burnish.recipe import Recipe
 from burnish.train.objective import Objective
 
-IMBALANCE = (
-    10.0  # largest class over smallest from which classes are drawn equally often (the CIFAR-LT benchmarks begin there)
-)
+# Largest class over smallest from which classes are drawn equally often (the CIFAR-LT benchmarks begin there)
+IMBALANCE = 10.0
 
 # A crop that cuts away one of several things makes the label wrong: collages of four, one run of a minute, mAP 84.3 % with crops
 # down to a third of the area against 98.9 % for the frozen probe.

@@ -259,9 +259,10 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
     deep = probed("deep") if "deep" in facts else None
     findings = tuple(Finding(**{**one, "paths": tuple(one["paths"])}) for one in facts["findings"])
     special = {name: probed(f"special{place}") for place, name in enumerate(facts["special"])}
+    # Not kept by earlier versions
     facts = {
         "deep_loss": None if deep is None else deep.choice.loss,
         "where": None,
         **facts,
-    }  # not kept by earlier versions
+    }
     return Probes(probed("last"), deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES})

@@ -17,9 +17,8 @@ _RECENT = 0.05
 # when the run was planned is quicker in all, but one that changes its speed changes it again. The test images, most of what
 # follows, can be cut by the clock itself (`proof`); steps that were struck off for them are lost.
 _QUICKER, _SLOWER = 0.5, 0.75
-_MOST_SLOWER = (
-    2.0  # than planned, of what follows: one early step that stood still must not take all the time that is left
-)
+# Than planned, of what follows: one early step that stood still must not take all the time that is left
+_MOST_SLOWER = 2.0
 _GIVEN_BACK = 0.25  # of what is kept back, at most
 # A step that takes so many times what those before it took stood still: the process or its machine was stopped, a disk hung. What
 # is lost is lost, and tells nothing of the next; so a lasting change is believed within some steps, not at once.

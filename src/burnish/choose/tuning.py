@@ -142,9 +142,8 @@ class Tuning:
             self.divide()
         assert self.parts is not None
         let_drop(self.tunable.classifier, recipe.dropout, recipe.drop_path)
-        if (
-            self.training.over
-        ):  # an earlier sitting made the last step; the parts are what candidates are looked at with
+        # An earlier sitting made the last step; the parts are what candidates are looked at with
+        if self.training.over:
             return
         inputs = self._inputs()
         if self.note:

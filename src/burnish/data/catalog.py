@@ -38,9 +38,8 @@ class Catalog:
     source: str  # what it was read from: "folder", "split folders", "csv", "zip", "demo", …
     contents: Contents | None = None  # of images that are no files under `root`
     skipped: int = 0  # images besides, that the budget has no time for
-    val_drawn: bool = (
-        False  # whether those of val that `splits` names were drawn by an earlier run, not given by the data
-    )
+    # Whether those of val that `splits` names were drawn by an earlier run, not given by the data
+    val_drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -40,9 +40,8 @@ _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2
 FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
 DECODER = 4  # counted up when the same file would give other pixels, so that kept ones are not used
-_DRAFT_MARGIN = (
-    2  # a JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
-)
+# A JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
+_DRAFT_MARGIN = 2
 
 Rendering = Callable[[Image.Image], np.ndarray]
 
@@ -293,9 +292,8 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
     _widen_colour_key(image)
     if at_least is not None and min(image.size) >= 2 * _DRAFT_MARGIN * at_least:
         side = _DRAFT_MARGIN * at_least
-        image.draft(
-            None, (side, side)
-        )  # JPEG alone knows how; of the scales it takes the least that leaves `side` both ways
+        # JPEG alone knows how; of the scales it takes the least that leaves `side` both ways
+        image.draft(None, (side, side))
     return image
 
 

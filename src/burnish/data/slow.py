@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 _MOST_SCANS = 100  # of a JPEG; encoders write 1 to 12, and a scan of 64 million pixels takes 16 ms however short it is
-_MOST_PIECES = (
-    4000  # other parts of one; an ICC profile has 255 at most, 100 MB of others 1,600; Pillow joins them one by one
-)
+# Other parts of one; an ICC profile has 255 at most, 100 MB of others 1,600; Pillow joins them one by one
+_MOST_PIECES = 4000
 _MOST_COMMENTS = 1000  # of an image in one of the formats of Netpbm, which are looked for again from each of them
 _MOST_TEXT_BYTES = 8 * 2**20  # of numbers written as text; 40 MB take 15 s
 _HEADER_BYTES = 2**16

@@ -16,9 +16,8 @@ from burnish.terms import Preprocess
 
 # Rec. 601 luma weights: what "grey" means when saturation changes.
 _LUMA = (0.299, 0.587, 0.114)
-_TOGETHER = (
-    8  # pixels in one row of a matrix product: rows of three numbers take 2.3 to 3.6 times as long (128, 224 px)
-)
+# Pixels in one row of a matrix product: rows of three numbers take 2.3 to 3.6 times as long (128, 224 px)
+_TOGETHER = 8
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ _PARTS = 100  # that are left out in turn, for the skew of a score
 _AT_ONCE = 4_000_000  # weights in memory
 _ROUNDING = 1e-12  # values this near their mean, relative to it, are equal
 _LEAST_ERROR = 1e-9  # of a draw, in units of the farthest value
-_FEW_DRAWN = (
-    200  # images or groups; draws of fewer vary too little, by a factor that is not known for scores without a formula
-)
+# Images or groups; draws of fewer vary too little, by a factor that is not known for scores without a formula
+_FEW_DRAWN = 200
 _SCARCE = 20  # images of a class; of fewer, draws may show no spread at all
 _MOST_COMPARED = 20_000_000  # pairs of images in memory
 

@@ -31,9 +31,8 @@ class Verdict:
     tuned: Interval | None
     paired: Paired | None  # tuned minus probe
     seconds: float  # wall clock of the run
-    score: str = (
-        ACCURACY  # what is compared: accuracy, or where an image may have several classes mean average precision
-    )
+    # What is compared: accuracy, or where an image may have several classes mean average precision
+    score: str = ACCURACY
     groups: int | None = None  # that the test images are of, where the data has groups
 
     def sentence(self) -> str:

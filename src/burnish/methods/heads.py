@@ -300,9 +300,8 @@ class _Crossed:
 
     views: Sequence[tuple[torch.Tensor, torch.Tensor]]  # (coordinates [n r], their variances) for each fold
     held: Sequence[torch.Tensor]  # the images left out, by their places
-    heads: Sequence[
-        Sequence[tuple[torch.Tensor, torch.Tensor]]
-    ]  # weight [k c] and bias [k]; the last stands for all after it
+    # Weight [k c] and bias [k]; the last stands for all after it
+    heads: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]
     counted: np.ndarray  # bool [n], the images that a head is chosen by
 
     def logits(self, place: int) -> torch.Tensor:

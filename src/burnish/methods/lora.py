@@ -26,9 +26,8 @@ from burnish.methods.base import (
 )
 from burnish.recipe import Recipe
 
-_TIMES = (
-    5.0  # the rate of full tuning on transformers: 1e-3, as in the vision experiments of arXiv:2106.09685's followers
-)
+# The rate of full tuning on transformers: 1e-3, as in the vision experiments of arXiv:2106.09685's followers
+_TIMES = 5.0
 _TIMES_CNN = 2.0
 
 

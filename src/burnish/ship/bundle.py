@@ -61,9 +61,8 @@ class Bundle:
     licence: str  # of the pretrained weights
     head: str = LINEAR  # its form, as `backbones.head` has them
     temperature: float = 1.0  # probabilities are softmax(logits / temperature), or of several classes their sigmoids
-    thresholds: tuple[float, ...] | None = (
-        None  # [k], where an image may have several: from which probability one is said
-    )
+    # [k], where an image may have several: from which probability one is said
+    thresholds: tuple[float, ...] | None = None
     held_out: HeldOut | None = None  # for declining and for sets of classes
     familiarity: Familiarity | None = None  # for telling images unlike those trained on
     burnish_version: str = ""

@@ -51,9 +51,8 @@ class Prediction:
     labels: tuple[str, ...] | None = None  # with several classes an image: those that are said, most probable first
     unfamiliar: bool | None = None  # whether it is unlike the training images; None where the package cannot tell
     declined: str | None = None  # with `reject`: why no answer is given
-    set: tuple[str, ...] | None = (
-        None  # with `sets`: classes that hold the true one as often as was asked, likeliest first
-    )
+    # With `sets`: classes that hold the true one as often as was asked, likeliest first
+    set: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str | None:

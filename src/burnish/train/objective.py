@@ -116,9 +116,8 @@ def step(
             if not finite:
                 return _undone(statistics, kept)
             gradient(module, optimiser, views, labels, objective, number, recordings)
-        for one, value in zip(
-            statistics, first, strict=True
-        ):  # those of the weights themselves, not of the climbed ones
+        # Those of the weights themselves, not of the climbed ones
+        for one, value in zip(statistics, first, strict=True):
             one.copy_(value)
     norm = nn.utils.clip_grad_norm_(parameters, 1.0)
     if not torch.isfinite(norm) or not math.isfinite(loss):

@@ -42,9 +42,8 @@ def parts_for_training(
     if moves_statistics:
         return Parts(classifier.train(), None, None)
     folded: nn.Module = classifier
-    if (
-        example.device.type == "cpu"
-    ):  # elsewhere a norm costs less than the many small kernels that fold it in each step
+    # Elsewhere a norm costs less than the many small kernels that fold it in each step
+    if example.device.type == "cpu":
         folded = (fold_trainable_half if half else fold_trainable)(classifier, example, inplace=True)
     assert isinstance(folded, Classifier)
     backbone.module.to(example.device)  # in a run that is taken up nothing has moved it yet

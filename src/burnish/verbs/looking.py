@@ -28,11 +28,13 @@ def audit(
     model: Annotated[
         str, typer.Option(help="Whose features judge labels and outliers, or none, which is faster")
     ] = DEFAULT.model,
-    arch: Annotated[str, typer.Option(help="Of a model file that does not say it")] = DEFAULT.arch,
-    preprocess: Annotated[str, typer.Option(help="How images were made for a Keras file")] = DEFAULT.preprocess,
+    arch: Annotated[str, typer.Option(help="Architecture of a model file that does not say it")] = DEFAULT.arch,
+    preprocess: Annotated[
+        str, typer.Option(help="How a Keras file wants its images, e.g. keras:resnet50")
+    ] = DEFAULT.preprocess,
     strict: Annotated[bool, typer.Option("--strict", help="Leave with 1 when there is an error")] = False,
     quarantine: Quarantine = None,
-    seed: Annotated[int, typer.Option(help="Of the cross-validation that doubts labels")] = DEFAULT.seed,
+    seed: Annotated[int, typer.Option(help="Seed of the cross-validation that doubts labels")] = DEFAULT.seed,
     cache: CacheFolder = "auto",
     quiet: Quiet = False,
     json_: Json = False,
@@ -60,9 +62,13 @@ def models(
         str, typer.Argument(help="Part of a name or a family, a pattern such as 'resnet*', or with --stages a model")
     ] = "",
     stages: Annotated[bool, typer.Option("--stages", help="Show the stages and blocks of this one model.")] = False,
-    arch: Annotated[str, typer.Option(help="With --stages: of a file that does not say it")] = DEFAULT.arch,
-    preprocess: Annotated[str, typer.Option(help="With --stages: of a Keras file")] = DEFAULT.preprocess,
-    image_size: Annotated[str, typer.Option(help="With --stages: pixels")] = "auto",
+    arch: Annotated[
+        str, typer.Option(help="With --stages: architecture of a file that does not say it")
+    ] = DEFAULT.arch,
+    preprocess: Annotated[
+        str, typer.Option(help="With --stages: how a Keras file wants its images")
+    ] = DEFAULT.preprocess,
+    image_size: Annotated[str, typer.Option(help="With --stages: side of the images in pixels")] = "auto",
     json_: Json = False,
 ) -> None:
     """List pretrained networks and where their weights are, or the stages of one."""

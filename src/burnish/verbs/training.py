@@ -61,7 +61,9 @@ def fit(
     model: Annotated[
         str, typer.Option(help="A name from: burnish models, a file, hf-hub:ORG/NAME, URL#sha256=…, or auto")
     ] = DEFAULT.model,
-    arch: Annotated[str, typer.Option(help="Of a file that does not say it, e.g. resnet50")] = DEFAULT.arch,
+    arch: Annotated[
+        str, typer.Option(help="Architecture of a model file that does not say it, e.g. resnet50")
+    ] = DEFAULT.arch,
     preprocess: Prepared = DEFAULT.preprocess,
     method: Annotated[
         str, typer.Option(help="auto, or a name from: burnish methods, e.g. lora:rank=4")
@@ -122,7 +124,8 @@ def fit(
         str, typer.Option(metavar="RUN", help="Compare with the model of an earlier run", rich_help_panel=PROOF)
     ] = DEFAULT.against,
     seeds: Annotated[
-        int, typer.Option(help="Train so often, from other seeds, in shares of the budget", rich_help_panel=PROOF)
+        int,
+        typer.Option(help="Repeat the training with this many seeds, in shares of the budget", rich_help_panel=PROOF),
     ] = DEFAULT.seeds,
     quiet: Quiet = False,
     json_: Json = False,

@@ -52,11 +52,11 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
     reject: Annotated[
         float | None,
-        typer.Option(metavar="ACCURACY", help="Answer only what is right so often, e.g. 0.99; else say unknown."),
+        typer.Option(metavar="ACCURACY", help="Answer where this accuracy can be kept, e.g. 0.99; else say unknown."),
     ] = None,
     sets: Annotated[
         float | None,
-        typer.Option(metavar="COVERAGE", help="Name a set of classes that holds the true one so often, e.g. 0.95."),
+        typer.Option(metavar="COVERAGE", help="Name a set of classes that holds the true one at this rate, e.g. 0.95."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -86,7 +86,7 @@ def predict(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A finished run; or several, to be compared.")],
-    lang: Annotated[str, typer.Option(help="Of the page of one run: en or zh")] = "en",
+    lang: Annotated[str, typer.Option(help="Language of the page of one run: en or zh")] = "en",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page (default: RUN/report.html; of several runs.html)")
     ] = None,
@@ -140,7 +140,9 @@ def explain(
 
 def board(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or a folder of runs.")],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of this machine alone (127.0.0.1)")] = 6006,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to listen on, on this machine alone (127.0.0.1)")
+    ] = 6006,
 ) -> None:
     """Show runs in TensorBoard, until Ctrl-C."""
     from burnish import api

@@ -53,9 +53,8 @@ class Arrays:
                 word = _last_word(plain("/".join(parts[:-count])))
                 self._called.setdefault((count, parts[-1].partition(":")[0], word), []).append(path)
         heads = (path.split("/", 2) for path in self.datasets)
-        self._groups = {
-            group for head in heads for group in ("/".join(head[:1]), "/".join(head[:2]))[: len(head) - 1]
-        }  # the outermost two
+        # The outermost two
+        self._groups = {group for head in heads for group in ("/".join(head[:1]), "/".join(head[:2]))[: len(head) - 1]}
 
     def layer_names(self) -> list[str]:
         """Layers that have weights, by name, whichever way the file is laid out; [] where it keeps no names."""

@@ -119,9 +119,8 @@ def _operator(kind: str, config: dict[str, Any], own: str) -> tuple[str, dict[st
 def _is_operator(layer: dict[str, Any]) -> bool:
     """Whether it stands for an operator on tensors, not a layer."""
     kind, module = str(layer.get("class_name")), str(layer.get("module") or "")
-    bare = kind in _OPERATORS and (
-        kind not in KINDS or "newshape" in (layer.get("config") or {})
-    )  # as .h5 files have them
+    # As .h5 files have them
+    bare = kind in _OPERATORS and (kind not in KINDS or "newshape" in (layer.get("config") or {}))
     return ".ops." in f"{module}." or bare
 
 

@@ -78,10 +78,11 @@ class Segment(nn.Module):
             self.add_module(own, step.module)
             self.plan.append((own, tuple(names[one] for one in step.inputs)))
         last_use = {one: place for place, (_, inputs) in enumerate(self.plan) for one in inputs}
+        # What no later step takes
         self.over = [
             [one for one in dict.fromkeys(inputs) if last_use[one] == place]
             for place, (_, inputs) in enumerate(self.plan)
-        ]  # what no later step takes
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         values, last = {"images": images}, "images"

@@ -100,9 +100,8 @@ def _nameless(root: Path, found: Scan) -> str:
                 start = file.read(16)
         except OSError:
             continue
-        kind = begins_as(start) or (
-            "BMP" if start.startswith(b"BM") else None
-        )  # which is too short for bytes of any file
+        # Two letters are too few to tell a BMP among bytes of any file, but not among files beside images
+        kind = begins_as(start) or ("BMP" if start.startswith(b"BM") else None)
         if kind is not None:
             return f", such as {shown(one.path)}, a {kind} without its suffix: rename it and its like"
     return ""
