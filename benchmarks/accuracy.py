@@ -1,7 +1,8 @@
 """Accuracy and punctuality of `burnish fit` on the test rows of labelled sets; one JSON object on stdout.
 
 usage: accuracy.py [--seeds 3] SET=BUDGET...        e.g. signs.csv=2m caltech101.csv=10m demo=2m
-The CSVs are found in $BURNISH_TEST_DATA. Each run is a process of its own, timed from outside, with no pixels kept from another; runs go one after another.
+The CSVs are found in $BURNISH_TEST_DATA. Each run is a process of its own, timed from outside,
+with no pixels kept from another; runs go one after another.
 """
 
 from __future__ import annotations
