@@ -78,7 +78,21 @@ def made_so(
     epochs = steps / per_epoch
     views = plan._views(epochs) if freeze else 0
     sizes = ((0.0, size),)
-    made = Plan(plan.BATCH, sizes, steps, epochs, freeze, False, views, False, steps, 0.0, {}, 0.0, "as asked")
+    made = Plan(
+        batch=plan.BATCH,
+        sizes=sizes,
+        steps=steps,
+        epochs=epochs,
+        freeze=freeze,
+        balanced=False,
+        views=views,
+        timed=False,
+        most=steps,
+        reserve_seconds=0.0,
+        step_seconds={},
+        epoch_seconds=0.0,
+        reason="as asked",
+    )
     recipe = replace(bench.recipe, freeze=freeze)
     blank = blank_tunable(method, bench.backbone, recipe, classes=len(material.catalog.classes))
     recipe = settled(recipe, made, flip=probes.flip, peak=blank.peak_learning_rate, half=False, device=bench.device)

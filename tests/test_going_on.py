@@ -390,7 +390,21 @@ def tuning():
     backbone, draw = load_backbone(f"random:{ARCH}"), np.random.default_rng(0)
     recipe = Recipe(freeze=2, image_size=64, precision="float32", budget_seconds=None)
     head = Head(draw.normal(size=(3, backbone.width)).astype(np.float32), np.zeros(3, np.float32))
-    made = Plan(8, ((0.0, 64),), 0, 1.0, 2, False, 1, False, 0, 1.0, {64: 0.1}, 0.1, "")
+    made = Plan(
+        batch=8,
+        sizes=((0.0, 64),),
+        steps=0,
+        epochs=1.0,
+        freeze=2,
+        balanced=False,
+        views=1,
+        timed=False,
+        most=0,
+        reserve_seconds=1.0,
+        step_seconds={64: 0.1},
+        epoch_seconds=0.1,
+        reason="",
+    )
     preprocess = replace(backbone.preprocess, size=64)
     plain = draw.integers(0, 256, (80, 64, 64, 3), np.uint8)
     material = SimpleNamespace(

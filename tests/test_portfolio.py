@@ -61,7 +61,15 @@ def choice(right):
     accuracy = float(right.mean())
     error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
     head = Head(np.zeros((3, 4), np.float32), np.zeros(3, np.float32))
-    return HeadChoice(head, HeadKind("lda", 0.1, 1.0), accuracy, error, 1.0, right, right.astype(float))
+    return HeadChoice(
+        head=head,
+        how=HeadKind("lda", 0.1, 1.0),
+        accuracy=accuracy,
+        standard_error=error,
+        loss=1.0,
+        right=right,
+        told=right.astype(float),
+    )
 
 
 def picked(found, data, seeing, monkeypatch, *, names=None, groups=None, **on):

@@ -134,7 +134,21 @@ def test_a_search_is_refused_at_once_without_optuna(shapes, tmp_path, monkeypatc
 
 
 def plan_of(steps, *, timed):
-    return plan.Plan(32, ((0.0, 64),), steps, 1.0, 0, False, 0, timed, steps, 1.0, {64: 0.1}, 0.1, "")
+    return plan.Plan(
+        batch=32,
+        sizes=((0.0, 64),),
+        steps=steps,
+        epochs=1.0,
+        freeze=0,
+        balanced=False,
+        views=0,
+        timed=timed,
+        most=steps,
+        reserve_seconds=1.0,
+        step_seconds={64: 0.1},
+        epoch_seconds=0.1,
+        reason="",
+    )
 
 
 @pytest.mark.parametrize("method", ["adapter", "lora"])

@@ -70,7 +70,14 @@ def earlier_contender(one: Earlier, bench: Bench, classes: tuple[str, ...]) -> C
     classifier = replace(bundle, state=state).classifier()
     cut = None if bundle.thresholds is None else np.array(bundle.thresholds)[order]
     return Contender(
-        bundle.method, "against", bench.backbone, classifier, bundle.preprocess, bundle.temperature, 0.0, thresholds=cut
+        name=bundle.method,
+        role="against",
+        backbone=bench.backbone,
+        classifier=classifier,
+        preprocess=bundle.preprocess,
+        temperature=bundle.temperature,
+        validation_accuracy=0.0,
+        thresholds=cut,
     )
 
 

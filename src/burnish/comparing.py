@@ -500,9 +500,15 @@ class _Race:
         looked, bundle = self.looked[arm.model], read_bundle(arm.package)
         classifier = bundle.classifier()
         contender = Contender(
-            arm.name, "tuned", looked.bench.backbone, classifier, bundle.preprocess, bundle.temperature, arm.accuracy,
+            name=arm.name,
+            role="tuned",
+            backbone=looked.bench.backbone,
+            classifier=classifier,
+            preprocess=bundle.preprocess,
+            temperature=bundle.temperature,
+            validation_accuracy=arm.accuracy,
             thresholds=None if bundle.thresholds is None else np.array(bundle.thresholds),
-        )  # fmt: skip
+        )
         (tested,), _ = put_to_test([contender], looked.material, looked.bench)
         parameters = sum(parameter.numel() for parameter in classifier.parameters())
         return Score(tested.right, in_brief(tested.probabilities, looked.material.test_labels), None, parameters)

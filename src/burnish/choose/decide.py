@@ -45,17 +45,17 @@ def probe_contender(probed: Probed) -> Contender:
     classifier: Classifier = assembled(probed.backbone, probed.choice.head)
     # The head's own temperature is in its weights already: cross-validation chose it.
     return Contender(
-        probed.name,
-        "probe",
-        probed.backbone,
-        classifier,
-        probed.preprocess,
-        1.0,
-        probed.choice.accuracy if probed.choice.asked else None,
-        sum(one.numel() for one in classifier.head.parameters()),
-        probed.held_out,
-        probed.thresholds,
-        probed.familiarity,
+        name=probed.name,
+        role="probe",
+        backbone=probed.backbone,
+        classifier=classifier,
+        preprocess=probed.preprocess,
+        temperature=1.0,
+        validation_accuracy=probed.choice.accuracy if probed.choice.asked else None,
+        moved=sum(one.numel() for one in classifier.head.parameters()),
+        held_out=probed.held_out,
+        thresholds=probed.thresholds,
+        familiarity=probed.familiarity,
     )
 
 
@@ -66,16 +66,16 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
     chances, best = calibrated(logits, t, several=several(labels)), tuned.best
     held_out, cut = (None, thresholds_for(chances, labels)) if several(labels) else (HeldOut.of(chances, labels), None)
     return Contender(
-        method,
-        "tuned",
-        tuned.backbone,
-        tuned.classifier,
-        best.preprocess,
-        t,
-        best.accuracy,
-        tuned.moved,
-        held_out,
-        cut,
+        name=method,
+        role="tuned",
+        backbone=tuned.backbone,
+        classifier=tuned.classifier,
+        preprocess=best.preprocess,
+        temperature=t,
+        validation_accuracy=best.accuracy,
+        moved=tuned.moved,
+        held_out=held_out,
+        thresholds=cut,
         val_unsure=None if several(labels) else entropies(chances),
     )
 

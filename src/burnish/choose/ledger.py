@@ -240,8 +240,8 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             backbone=base,
             preprocess=Preprocess.from_json(own["preprocess"]),
             choice=HeadChoice(
-                head("head"),
-                HeadKind(**own["how"]),
+                head=head("head"),
+                how=HeadKind(**own["how"]),
                 right=arrays[f"{key}/right"],
                 told=arrays[f"{key}/told"],
                 **own["choice"],
@@ -265,4 +265,6 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
         "where": None,
         **facts,
     }
-    return Probes(probed("last"), deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES})
+    return Probes(
+        last=probed("last"), deep=deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES}
+    )

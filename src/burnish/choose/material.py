@@ -33,7 +33,7 @@ _LOOK_SHARE = 0.12  # of the budget, for hashing files and reading their headers
 _TIMED, _FEWEST_LOOKED_AT = 64, 256  # files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Material:
     """Decoded images for fitting (train and val) and for the proof (test)."""
 
@@ -222,10 +222,20 @@ def gather(
     labels, test_labels = catalog.labels[fitting.ids], catalog.labels[test.ids]
     leaky = np.array([catalog.paths[entry] in twins for entry in test.ids], bool)
     material = Material(
-        catalog, fitting, labels, is_val, test, test_labels, preprocess, reader.rate, findings, leaky, note,
+        catalog=catalog,
+        fitting=fitting,
+        labels=labels,
+        is_val=is_val,
+        test=test,
+        test_labels=test_labels,
+        preprocess=preprocess,
+        decoded_per_second=reader.rate,
+        findings=findings,
+        leaky=leaky,
+        search_note=note,
         due=max(1, len(test.ids) - min(spare, len(test.ids) // 2)),
         together=_where_any(np.array([bound[catalog.paths[entry]] for entry in fitting.ids], np.int64)),
-    )  # fmt: skip
+    )
     return material, splits
 
 
@@ -304,9 +314,20 @@ def _fitting_alone(catalog: Catalog, splits: Splits, fitting: Pixels, preprocess
     is_val = np.isin(fitting.ids, splits.val)
     same = Sameness.of(fitting, Twins.none()).together(catalog)  # near-duplicates are not known yet
     return Material(
-        catalog, fitting, labels, is_val, fitting.at(none), labels[none], preprocess, rate, (), np.zeros(0, bool), "",
-        due=0, together=_where_any(np.array(held_together(catalog, fitting.ids.tolist(), same), np.int64)),
-    )  # fmt: skip
+        catalog=catalog,
+        fitting=fitting,
+        labels=labels,
+        is_val=is_val,
+        test=fitting.at(none),
+        test_labels=labels[none],
+        preprocess=preprocess,
+        decoded_per_second=rate,
+        findings=(),
+        leaky=np.zeros(0, bool),
+        search_note="",
+        due=0,
+        together=_where_any(np.array(held_together(catalog, fitting.ids.tolist(), same), np.int64)),
+    )
 
 
 def _where_any(together: np.ndarray) -> np.ndarray | None:

@@ -34,7 +34,7 @@ _STEPS_AT_PEAK = 100
 _EASING = 0.65
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The settled schedule of the trained method; it holds no clock time, so that it can be followed again."""
 
@@ -111,7 +111,21 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
         return None
     sizes = ((0.0, size),)
     reason = f"training would have {max(0.0, left):.0f} s, less than half an epoch: the probe is kept"
-    return Plan(batch, sizes, 0, 0.0, 0, False, 0, True, 0, reserve, {}, 0.0, reason)
+    return Plan(
+        batch=batch,
+        sizes=sizes,
+        steps=0,
+        epochs=0.0,
+        freeze=0,
+        balanced=False,
+        views=0,
+        timed=True,
+        most=0,
+        reserve_seconds=reserve,
+        step_seconds={},
+        epoch_seconds=0.0,
+        reason=reason,
+    )
 
 
 def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rates: Rates) -> Plan:

@@ -67,7 +67,7 @@ class Probed:
         return bool(self.backbone.changes) and self.backbone.changes[-1]["kind"] == TAPS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Probes:
     """What the frozen network tells about the data."""
 
@@ -165,7 +165,17 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
     found = Probes(
-        last, kept_deep, deep_loss, flip, reason, rate, surveyed.size_reason, curve, findings, special, where
+        last=last,
+        deep=kept_deep,
+        deep_loss=deep_loss,
+        flip=flip,
+        flip_reason=reason,
+        images_per_second=rate,
+        size_reason=surveyed.size_reason,
+        more_data=curve,
+        findings=findings,
+        special=special,
+        where=where,
     )
     kept = found.kept(bench.recipe.taps, bench.recipe.method)
     # Where in the image something is tells strangers apart less well than what it is (LOG.md).

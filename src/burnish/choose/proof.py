@@ -34,7 +34,7 @@ _SURE = 2  # parts that are looked at in any case
 _BESIDE, _BESIDE_MORE = 0.25, 0.75
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contender:
     """A finished model, every choice about it made."""
 

@@ -56,7 +56,7 @@ _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Surveyed:
     """What the first look found."""
 
@@ -142,7 +142,15 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
             part = with_more(part, test, decoding, budget_seconds=budget)
     early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
     return Surveyed(
-        backbone, trunk, replace(native, size=size), trains, scored / rate, reason, part, early, 1.0 / decoding
+        backbone=backbone,
+        trunk=trunk,
+        preprocess=replace(native, size=size),
+        trains=trains,
+        scored_share=scored / rate,
+        size_reason=reason,
+        part=part,
+        early=early,
+        decoded_per_second=1.0 / decoding,
     )
 
 

@@ -68,7 +68,7 @@ _USUAL = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadChoice:
     """The head that cross-validation prefers, fitted to all the images given."""
 
@@ -248,7 +248,17 @@ class OutOfFold:
         accuracy, error = (float(asked.mean()), error_of_mean(asked)) if len(asked) else (0.0, 0.0)
         head, alone = head or refit(np.arange(n)), n - len(asked)
         return HeadChoice(
-            head, self.how, accuracy, error, self.loss, self.right, told, known, refit, self.counted, alone
+            head=head,
+            how=self.how,
+            accuracy=accuracy,
+            standard_error=error,
+            loss=self.loss,
+            right=self.right,
+            told=told,
+            probabilities=known,
+            refit=refit,
+            counted=self.counted,
+            alone=alone,
         )
 
 
