@@ -36,12 +36,43 @@ def own_imports(tree: ast.AST) -> set[str]:
     return found - {"__version__"}
 
 
+def wanted(path: Path) -> set[str]:
+    """The modules that one imports when it is loaded, by their whole names; what is for type checkers alone is none."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("burnish"):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down_the_list_of_rooms(path):
     here = room(path)
     for other in own_imports(ast.parse(path.read_text(encoding="utf-8"))):
         assert ORDER.index(other) <= ORDER.index(here), f"{here} imports {other}"
         assert frozenset({here, other}) not in STRANGERS, f"{here} must not know {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_own_modules_are_imported_at_the_top(path):
+    if room(path) in ("cli", "verbs", "__main__"):  # which tell what is wrong before torch is loaded
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert not [(one.name, own_imports(one)) for one in functions if own_imports(one)]
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    names = {
+        ".".join(("burnish", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in MODULES
+    }
+    needs = {name: {one for one in wanted(path) if one in names and one != name} for name, path in names.items()}
+    while free := [name for name, others in needs.items() if not others]:
+        needs = {name: others - set(free) for name, others in needs.items() if name not in free}
+    assert not needs
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

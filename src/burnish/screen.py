@@ -5,27 +5,32 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from burnish.api import Evaluation, Result
+from burnish.auditing import Audit
+from burnish.backbones.anatomy import Anatomy
+from burnish.backbones.zoo import ModelRow
+from burnish.choose.decide import ASKED_FOR
+from burnish.choose.signals import NOTHING
+from burnish.data.audit.findings import by_kind, in_words
+from burnish.doctor import Check
 from burnish.errors import shown
+from burnish.explaining import Explained
+from burnish.measure.intervals import Interval
+from burnish.measure.scores import Scores
+from burnish.measure.verdict import chance, difference_in_words, percent
+from burnish.methods.base import Method, options_of
+from burnish.reports import leaderboard, runs
+from burnish.reports.explain import Sanity
+from burnish.reports.runs import Compared
+from burnish.result import AUDIT_PAGE, AUDIT_TABLE, LEADERBOARD
 from burnish.runtime import minutes
-
-if TYPE_CHECKING:
-    from burnish.api import Evaluation, Result
-    from burnish.auditing import Audit
-    from burnish.backbones.anatomy import Anatomy
-    from burnish.backbones.zoo import ModelRow
-    from burnish.doctor import Finding
-    from burnish.explaining import Explained
-    from burnish.measure.intervals import Interval
-    from burnish.methods.base import Method
-    from burnish.reports.explain import Sanity
-    from burnish.reports.runs import Compared
-    from burnish.ship.predictor import Prediction
+from burnish.ship.predictor import Prediction
 
 _WIDTH = 80  # columns, of text that is wrapped
 _CASES = 3  # of each kind of finding
@@ -33,10 +38,6 @@ _CASES = 3  # of each kind of finding
 
 def print_verdict(result: Result) -> None:
     """The end of `fit`: the verdict, the numbers behind it, where everything is."""
-    from burnish.choose.decide import ASKED_FOR
-    from burnish.choose.signals import NOTHING
-    from burnish.measure.verdict import chance, difference_in_words
-
     facts, verdict = result.facts, result.verdict
     _paragraph(verdict.sentence())
     rows = [("frozen probe", verdict.probe)]
@@ -74,9 +75,6 @@ def print_verdict(result: Result) -> None:
 
 def _print_data(result: Result) -> None:
     """What the audit found, in a line or two, where it found something that matters."""
-    from burnish.data.audit.findings import in_words
-    from burnish.result import AUDIT_TABLE
-
     findings, leaky = result.facts.get("findings") or {}, result.facts.get("leaky")
     said = in_words(findings.get("found") or {})
     if said:
@@ -97,10 +95,6 @@ def _print_data(result: Result) -> None:
 
 def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     """The end of `compare`: a line or two an arm, and where everything is."""
-    from burnish.measure.verdict import percent
-    from burnish.reports.leaderboard import sentence
-    from burnish.result import LEADERBOARD
-
     val = facts["counts"]["val"]
     by = f"on {val} validation images" if val else "by cross-validation, as there are no validation images"
     chosen = next(row for row in facts["rows"] if row["chosen"])
@@ -115,7 +109,7 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
         limits = f"{percent(test['low'])} to {percent(test['high'])}" if test else ""
         told = f"{share:>7}  {limits:<17}"
         print(f"{number:>2} {_arm_name(row, 44):<44}{told}{'-' if val is None else f'{val:.1%}':>7}")
-        _paragraph(sentence(row), indent=5)
+        _paragraph(leaderboard.sentence(row), indent=5)
     budget = facts["budget_seconds"]
     print()
     print(f"  test    {facts['counts']['test']:,} images, seen once; differences are to the chosen one")
@@ -135,9 +129,6 @@ def _arm_name(row: Mapping[str, Any], width: int) -> str:
 
 def print_audit(found: Audit, out: Path | None) -> None:
     """What is wrong with the data, kind by kind, with the first cases."""
-    from burnish.data.audit.findings import by_kind
-    from burnish.result import AUDIT_PAGE, AUDIT_TABLE
-
     counts = found.facts["counts"]
     print(
         f"{counts['scanned']:,} files scanned = {counts['used']:,} read + {counts['named']:,} set aside; "
@@ -165,12 +156,10 @@ def print_audit(found: Audit, out: Path | None) -> None:
 
 def print_runs(rows: Sequence[Compared], n: int, page: Path) -> None:
     """Runs side by side, two lines a run."""
-    from burnish.reports.runs import sentence
-
     print(f"{len(rows)} runs on the same {n:,} test images; differences are to the first\n")
     for row in rows:
         print(f"  {shown(row.name)[:34]:<34} {_interval(row.accuracy)}")
-        _paragraph(f"{row.kept} on {row.model}; {sentence(row)}", indent=4)
+        _paragraph(f"{row.kept} on {row.model}; {runs.sentence(row)}", indent=4)
     print(f"\n  page    {shown(str(page))}")
 
 
@@ -191,8 +180,6 @@ def print_explained(rows: Sequence[Explained], check: Sanity | None) -> None:
 
 def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) -> None:
     """Scores, how well images of another kind are told apart, and the classes that are recognised worst."""
-    from burnish.measure.scores import Scores
-
     scores = found.scores
     images = f"{scores.n:,} images" + (f" of {found.groups:,} groups" if found.groups is not None else "")
     if isinstance(scores, Scores):
@@ -215,8 +202,6 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
             "are the same, these scores say little about new ones"
         )
     if ood is not None:
-        from burnish.measure.intervals import Interval
-
         print(f"AUROC, other data  {_interval(Interval.from_json(ood['auroc']))}")
         shares = [f"{ood[key]['beyond_limit']:.1%} of {ood[key]['n']:,}" for key in ("inside", "outside")]
         _paragraph(f"unlike the training images: {shares[0]} images of the data, {shares[1]} of the other data")
@@ -307,8 +292,6 @@ def _millions(count: int) -> str:
 
 def print_methods(found: Sequence[Method], *, full: bool) -> None:
     """A line or two a method; with `full` its whole description and its options."""
-    from burnish.methods.base import options_of
-
     for method in found:
         print(f"{method.name:<11}{method.summary}")
         print(textwrap.fill(f"when: {method.when}", _WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 17))
@@ -334,7 +317,7 @@ def _without_margin(text: str) -> str:
     return f"{first}\n{textwrap.dedent(rest)}".strip()
 
 
-def print_doctor(found: Sequence[Finding]) -> None:
+def print_doctor(found: Sequence[Check]) -> None:
     """A line a check, and what to do about those that need something."""
     marks = {"fine": "ok  ", "note": "note", "broken": "FIX "}
     for one in found:
@@ -344,8 +327,6 @@ def print_doctor(found: Sequence[Finding]) -> None:
 
 
 def _interval(interval: Interval) -> str:
-    from burnish.measure.verdict import percent
-
     return f"{percent(interval.value):>8}   95 % interval {percent(interval.low)} to {percent(interval.high)}"
 
 

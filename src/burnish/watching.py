@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -15,9 +15,6 @@ from rich.text import Text
 
 from burnish.errors import shown
 from burnish.runtime import Clock, Nobody, Watcher, minutes, process_age_seconds
-
-if TYPE_CHECKING:
-    from burnish.data.catalog import Catalog
 
 
 @contextmanager
@@ -34,14 +31,13 @@ def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterato
         yield Lines(stream, clock or Clock.start(None, from_process_start=True))
 
 
-def say_what_begins(catalog: Catalog, folder: Path, clock: Clock, *, quiet: bool, to_stderr: bool) -> None:
+def say_what_begins(images: int, classes: int, folder: Path, clock: Clock, *, quiet: bool, to_stderr: bool) -> None:
     """A line before torch is loaded, which takes seconds in which nothing else can be told.
 
     No bar yet: its thread would stand in the way of loading lightly (`imports.load_libraries`).
     """
     stream = sys.stderr if to_stderr else sys.stdout
     if not quiet and stream is not None:
-        classes, images = len(catalog.classes), len(catalog.paths)
         Lines(stream, clock).say(f"{images:,} images of {classes:,} classes, into {folder}; loading PyTorch")
 
 

@@ -144,7 +144,7 @@ def fit(
         clock = clock_for(budget)
         recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
         catalog = opened(data, quarantine)
-        say_what_begins(catalog, folder.path, clock, quiet=quiet, to_stderr=json_)
+        say_what_begins(len(catalog), len(catalog.classes), folder.path, clock, quiet=quiet, to_stderr=json_)
         from burnish import api
 
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
@@ -230,7 +230,7 @@ def compare(
         clock = clock_for(budget)
         recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
         catalog = opened(data, quarantine)
-        say_what_begins(catalog, folder.path, clock, quiet=quiet, to_stderr=json_)
+        say_what_begins(len(catalog), len(catalog.classes), folder.path, clock, quiet=quiet, to_stderr=json_)
         from burnish import api
         from burnish.screen import print_leaderboard
 
