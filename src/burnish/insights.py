@@ -133,6 +133,8 @@ def _heats(
         if _SHUFFLED * sum(one.numel() for one in classifier.parameters()) > bench.clock.left() - _LAST_SECONDS:
             return heats, None
         check = sanity(classifier, images, targets, seed=bench.recipe.seed)
+    except torch.AcceleratorError:  # after which the device is of no more use
+        raise
     except (ModelError, RuntimeError):  # a network whose forward pass does not bear hooks or gradients
         return None, None
     return heats, {"similarity": check.similarity, "images": check.images, "passed": check.passed}

@@ -51,6 +51,7 @@ def origin_of(backbone: Backbone, device: torch.device) -> dict[str, str]:
         "weights": backbone.sha256 or digest.hexdigest(),
         "preprocess": json.dumps(backbone.preprocess.to_json()),  # a config.json beside the weights has a say in it
         "device": device.type,
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
     }
@@ -69,6 +70,10 @@ def check_origin(before: dict[str, str], now: dict[str, str], run: Path, watcher
             f"the run in {shown(str(run))} began on {before['device']}, this is {now['device']}, where the rest of it would "
             f"take another time and come to other numbers; say --device {before['device']} where there is one, or name "
             "another folder with --out"
+        )
+    if before.get("processor", now["processor"]) != now["processor"]:
+        watcher.say(
+            f"the run began on {shown(before['processor'])}, this is {shown(now['processor'])}: its last bits may differ"
         )
     if before["torch"] != now["torch"]:
         watcher.say(f"the run began with torch {before['torch']}, this is {now['torch']}: its last bits may differ")

@@ -125,9 +125,9 @@ def _affordable(backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench: Be
     """How many images this network sees in so many seconds, decoding included; a few are timed."""
     few = ids[evenly(len(ids), _TIMED)]
     module, size = backbone.module.to(bench.device), backbone.preprocess.size
-    if bench.device.type != "cpu":  # whose first pass loads its kernels
+    if bench.device.type != "cpu":  # whose first pass of so many images loads and chooses its kernels
         with torch.inference_mode():
-            module(torch.zeros(1, 3, size, size, device=bench.device)).cpu()
+            module(torch.zeros(len(few), 3, size, size, device=bench.device)).cpu()
     began = time.monotonic()
     images = read_pixels(catalog, few, preprocess=backbone.preprocess, workers=cores(), store=bench.store).plain
     with torch.inference_mode():

@@ -175,14 +175,17 @@ class Rates:
 
     def _fed(self, step, given: Inputs, batch: int, size: int) -> float:
         """Seconds of a step while threads make the batches, as they will: they and it want one interpreter."""
-        batches, until = [np.arange(batch) % len(given)] * _FED_STEPS, time.monotonic() + _FED_SECONDS
-        seconds: list[float] = []
+        until, seconds = time.monotonic() + _FED_SECONDS, list[float]()
         with Ahead(given, self.bench.device, self.bench.workers) as ahead:
-            for place in range(_FED_STEPS):
+            first = (
+                1 + ahead.reach
+            )  # which were begun together: only those after them tell what is made in a step's time
+            batches = [np.arange(batch) % len(given)] * (first + max(_FED_STEPS, ahead.reach))
+            for place in range(len(batches)):
                 seconds.append(self._timed(lambda at=place: step(ahead.get(batches, at, epoch=0, size=size))))
-                if len(seconds) > 3 and time.monotonic() > until:
+                if len(seconds) > first + 2 and time.monotonic() > until:
                     break
-        return sum(seconds[1:]) / len(seconds[1:])  # the first waits for its batch
+        return sum(seconds[first:]) / len(seconds[first:])
 
     def _time_frozen(self) -> None:
         """The trunk's rate at this moment: the mean of two passes after a warm-up."""

@@ -24,7 +24,7 @@ def takes(bench: Bench, size: int) -> bool:
         module = bench.backbone.module.to(bench.device)  # not within: its weights would be no good for learning
         with torch.inference_mode():
             module(torch.zeros(1, 3, size, size, device=bench.device))
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception:  # whatever a foreign forward pass says
         return False

@@ -39,11 +39,14 @@ def outputs(
     """What `module` gives, float32 [n d], for batches of plain uint8 images [b s s 3], in their order.
 
     half: let an accelerator compute in bfloat16; what is scored is computed in float32, as `predict` does. A batch that a
-    device has no memory for goes through in parts.
+    device has no memory for goes through in parts; fewer images than a full one are filled up, for an accelerator chooses its
+    kernels anew for every number of them, which may take longer than they do.
     """
     found = []
     for pixels in plain if device.type == "cpu" else _gathered(plain, _AT_ONCE):
-        found += _given(module, pixels, preprocess, device, half=half and device.type != "cpu")
+        images = pixels if device.type == "cpu" else filled(pixels, device)
+        given = _given(module, images, preprocess, device, half=half and device.type != "cpu")
+        found.append(np.concatenate(given)[: len(pixels)])
         if on_progress is not None:
             on_progress(len(pixels))
     return np.concatenate(found) if found else np.zeros((0, 0), np.float32)

@@ -99,8 +99,8 @@ class Ahead:
         self.inputs, self.device, self.workers = inputs, device, workers
         # Beside an accelerator each cuts alone: teams of as many threads as cores for each of them held each other up. On a
         # processor what is computed must not depend on whether a thread does it.
-        alone = (lambda: torch.set_num_threads(1)) if device.type != "cpu" else None
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="views", initializer=alone) if workers else None
+        beside = self._alone if device.type != "cpu" else None
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="views", initializer=beside) if workers else None
         self._waiting: dict[tuple[int, int, int], Future[Parts]] = {}
 
     def __enter__(self) -> Ahead:
@@ -111,6 +111,14 @@ class Ahead:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            if self.device.type != "cpu":  # what its threads asked for themselves is the default of new ones too
+                torch.set_num_threads(torch.get_num_threads())
+
+    def _alone(self) -> None:
+        """Of a thread that makes batches: it computes alone, and pins memory for the card that the run is on."""
+        torch.set_num_threads(1)
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)
 
     def get(
         self,

@@ -20,7 +20,7 @@ from burnish.methods.base import Tunable
 from burnish.runtime import Watcher, draws
 from burnish.train.averaging import Average
 from burnish.train.inputs import Ahead, Inputs
-from burnish.train.objective import Objective, gradient, step
+from burnish.train.objective import Objective, backward, step
 from burnish.train.recorded import Recordings
 from burnish.uncompiled import AdamW
 
@@ -144,10 +144,13 @@ def tune(
                 views = ahead.get(
                     batches, training.position, epoch=training.epoch, size=size, following=following[: max(0, after)]
                 )
-                labels = torch.from_numpy(inputs.labels[rows % len(inputs)]).to(device)
+                # A few bytes, which CUDA has copied aside when it returns: no reason to wait for the card.
+                labels = torch.from_numpy(inputs.labels[rows % len(inputs)]).to(
+                    device, non_blocking=device.type == "cuda"
+                )
                 _wake(training)
                 if training.tunable.by_gradient and training.position == 0:
-                    gradient(module, training.optimiser, views, labels, objective, training.steps)
+                    backward(module, training.optimiser, views, labels, objective, training.steps)
                     _follow_gradients(training.optimiser)
                 for group in training.optimiser.param_groups:
                     group["lr"] = peak * group["rate"] * factor

@@ -108,22 +108,25 @@ def step(
     """
     statistics = _statistics(module)
     kept = [one.clone() for one in statistics]
-    loss = gradient(module, optimiser, views, labels, objective, number, recordings)
+    losses = backward(module, optimiser, views, labels, objective, number, recordings)
     first = [one.clone() for one in statistics] if objective.sam else []
     parameters = [one for group in optimiser.param_groups for one in group["params"] if one.grad is not None]
     if objective.sam:
         with _climbed(parameters, objective.sam) as finite:
             if not finite:
                 return _undone(statistics, kept)
-            gradient(module, optimiser, views, labels, objective, number, recordings)
+            backward(module, optimiser, views, labels, objective, number, recordings)
         # Those of the weights themselves, not of the climbed ones
         for one, value in zip(statistics, first, strict=True):
             one.copy_(value)
     norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-    if not torch.isfinite(norm) or not math.isfinite(loss):
+    # Read together: each reading waits until an accelerator has done all that it was given.
+    *parts, length = torch.cat([losses, norm.detach().reshape(1).to(losses.device)]).tolist()
+    loss = sum(parts)
+    if not math.isfinite(length) or not math.isfinite(loss):
         return _undone(statistics, kept)
     if norms is not None:
-        norms.append(norm.item())
+        norms.append(length)
     optimiser.step()
     for group in optimiser.param_groups:  # L2-SP's decay towards the start, decoupled as AdamW's towards zero
         for parameter, start in zip(group["params"], group.get("starts", ()), strict=False):
@@ -155,6 +158,22 @@ def gradient(
     recordings: Recordings | None = None,
 ) -> float:
     """The gradient of the batch's mean loss, in place; returns the loss, nats."""
+    return sum(backward(module, optimiser, views, labels, objective, number, recordings).tolist())
+
+
+def backward(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    views: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    number: int,
+    recordings: Recordings | None = None,
+) -> Tensor:
+    """The gradient of the batch's mean loss, in place; returns the loss of each piece of it, nats, [p], whose sum is the batch's.
+
+    Nothing is waited for: an accelerator may still be at it.
+    """
     views, partner, own = objective.mixed(views, number)
     other = None if partner is None else labels[torch.from_numpy(partner)]
     first = optimiser.param_groups[0]  # which keeps how many pieces a device without memory for fewer has needed
@@ -187,9 +206,9 @@ def _gradient_in(
     own: float,
     objective: Objective,
     number: int,
-) -> float:
-    """Add up the gradient of so many pieces of a batch; returns the loss, nats."""
-    total = 0.0
+) -> Tensor:
+    """Add up the gradient of so many pieces of a batch; returns their losses, nats, [p]."""
+    losses: list[Tensor] = []
     parts = np.array_split(np.arange(len(views)), pieces)
     with addressed(module, objective.seed, number), folded_once(module) if pieces > 1 else nullcontext():
         for rows in parts:
@@ -198,8 +217,8 @@ def _gradient_in(
                 logits = module(views[place])
             share = objective.shared(logits, labels[place], None if other is None else other[place], own) / len(views)
             share.backward()
-            total += share.item()
-    return total
+            losses.append(share.detach())
+    return torch.stack(losses)
 
 
 def _played(
@@ -211,7 +230,7 @@ def _played(
     other: Tensor | None,
     own: float,
     objective: Objective,
-) -> float | None:
+) -> Tensor | None:
     """The same by a recording of the batch in one piece; None where there is none."""
 
     def loss_of(views: Tensor, labels: Tensor, other: Tensor | None = None, own: float | Tensor = 1.0) -> Tensor:

@@ -82,8 +82,8 @@ class Recordings:
         learnt: Sequence[nn.Parameter],
         loss_of: Callable[..., Tensor],
         inputs: tuple[Tensor, ...],
-    ) -> float | None:
-        """The loss `loss_of(*inputs)`, the gradient of it in the learnt parameters; None where that is to be done as usual.
+    ) -> Tensor | None:
+        """The loss `loss_of(*inputs)`, [1], the gradient of it in the learnt parameters; None where that is to be done as usual.
 
         loss_of must do the same work for inputs of the same shapes, draw nothing and wait for nothing.
         """
@@ -103,7 +103,7 @@ class Recordings:
             held.copy_(one)
         found.play()
         _put(learnt, found.gradients)
-        return found.loss.item()
+        return found.loss.reshape(1).clone()  # the next one that is played writes there
 
     def _recorded(
         self, learnt: Sequence[nn.Parameter], loss_of: Callable[..., Tensor], inputs: tuple[Tensor, ...], record: Record
