@@ -44,6 +44,7 @@ def test_fit_prints_the_verdict_and_where_everything_is(shapes, tmp_path, capsys
     code, out, err = burnish("fit", shapes, *TINY, "--out", tmp_path / "run", capsys=capsys)
     assert code == 0
     assert err == ""
+    assert re.match(r" +[0-9.]+ s  [0-9]+ images of [0-9]+ classes, into .*run; loading PyTorch\n", out)
     for words in ("probe saved at", "epoch 2 at 64 px", "95 % interval", "report", "burnish predict"):
         assert words in out
     assert re.search(r"(Fine-tuning (helped|hurt)|Not proven that fine-tuning helped): ", out)
@@ -132,6 +133,7 @@ BAD_INPUT = [
     (["fit", "{tmp}/good", "--budget", "10x"], r"budget is '10x', expected a time with a unit"),
     (["fit", "{tmp}/good", "--model", "resnet5"], r"no model 'resnet5' \(nearest: resnet50"),
     (["fit", "{tmp}/good", "--method", "ful"], r"no method 'ful' \(nearest: full"),
+    (["fit", "{tmp}/good", "--lr", "0.1"], r"No such option: --lr; here it is --learning-rate"),
     (["fit", "{tmp}/good", "--flip", "maybe", "--epochs", "0"], r"epochs is 0.*flip is 'maybe'"),
     (["fit", "{tmp}/good", "--epochs", "few"], r"epochs is 'few'"),
     (["fit", "{tmp}/good", "--device", "cuda:99"], r"device 'cuda:99' cannot be used"),
@@ -348,6 +350,14 @@ def test_how_threads_wait_is_said_before_torch_is_loaded():
     plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain, check=True)
     assert done.stdout == "3000 False\n"
+
+
+@pytest.mark.parametrize("words", [["fit", "nowhere"], ["compare", "nowhere"], ["fit", "demo", "--epochs", "0"]])
+def test_mistakes_in_data_and_settings_are_told_before_torch_is_loaded(words, tmp_path):
+    code = f"import sys, burnish.cli as cli\ntry: cli.main({words!r})\nexcept SystemExit as left: print(left.code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout, "Traceback" in done.stderr) == ("2 False\n", False)
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_an_error_that_nobody_caught_is_shown_and_leaves_with_1():

@@ -11,7 +11,7 @@ from torch import nn
 
 from burnish import api
 from burnish.choose import start
-from burnish.choose.plan import VIEWS_AT_MOST, Plan, plan
+from burnish.choose.plan import VIEWS_AT_MOST, Plan, plan, unhurried_epochs
 from burnish.errors import RecipeError
 from burnish.methods.heads import HeadKind
 from burnish.recipe import Recipe
@@ -73,6 +73,14 @@ def planned(left: float, *, lowest: int = 0, moves_statistics: bool = False, **r
     )
     bench = SimpleNamespace(recipe=recipe, clock=SimpleNamespace(left=lambda: left + RESERVE), backbone=backbone)
     return plan(tunable_at, material, bench, Machine(sizes))
+
+
+def test_without_a_clock_the_length_follows_from_the_number_of_images():
+    made = planned(math.inf)
+    assert not made.timed and made.epochs == unhurried_epochs(IMAGES) == 84
+    assert planned(math.inf, epochs=3).epochs == 3
+    passes = [unhurried_epochs(images) for images in (10, 1000, 4000, 100_000, 1_000_000)]
+    assert passes == [100, 100, 50, 10, 10]
 
 
 @pytest.mark.parametrize(("left", "freeze"), [(1000, 0), (250, 0), (130, 5), (100, 5), (50, 7), (25, 7)])

@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 
 from burnish.errors import RecipeError
-from burnish.recipe import Recipe, parse_budget, recipe_from
+from burnish.recipe import _ELSEWHERE, _NEEDLESS, Recipe, parse_budget, recipe_from
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,24 @@ def test_all_mistakes_come_in_one_message():
 def test_an_unknown_setting_is_named_with_the_nearest():
     with pytest.raises(RecipeError, match=r"no setting 'lerning_rate' \(nearest: learning_rate"):
         recipe_from({"lerning_rate": 1})
+
+
+@pytest.mark.parametrize(("word", "here"), [("lr", "learning_rate"), ("imgsz", "image_size"), ("time_limit", "budget")])
+def test_who_uses_the_words_of_other_tools_is_told_those_of_this_one(word, here):
+    with pytest.raises(RecipeError, match=rf"no setting '{word}' \(here it is {here}\)"):
+        recipe_from({word: 1})
+
+
+def test_what_other_tools_need_and_this_one_does_not_is_said():
+    with pytest.raises(RecipeError, match=r"no setting .patience. .*average at the end is kept"):
+        recipe_from({"patience": 3})
+
+
+def test_words_of_other_tools_lead_to_what_is_there_and_hide_nothing():
+    settings = {field.name for field in dataclasses.fields(Recipe)} | {"budget", "out", "workers"}
+    assert set(_ELSEWHERE) <= settings
+    words = [word for some in (*_ELSEWHERE.values(), *_NEEDLESS.values()) for word in some]
+    assert len(words) == len(set(words)) and not set(words) & settings
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import typer
 
 import burnish
 from burnish.errors import BurnishError, Interrupted, shown
+from burnish.recipe import known_elsewhere
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.looking import audit, doctor, methods, models
 from burnish.verbs.training import compare, fit
@@ -97,7 +98,10 @@ def main(argv: list[str] | None = None) -> None:
             verb = "burnish" if context is None else context.command_path
             if not complaint():  # the program's name alone: its help was shown
                 sys.exit(2)
-            _leave(f"{complaint()} (see: {verb} --help)", 2, error if debug else None)
+            option = str(getattr(error, "option_name", ""))
+            elsewhere = known_elsewhere(option, option=True) if verb.endswith((" fit", " compare")) else ""
+            wrong = f"No such option: {option}; {elsewhere}" if elsewhere else complaint()
+            _leave(f"{wrong} (see: {verb} --help)", 2, error if debug else None)
         if debug:
             raise
         came = f"{type(error).__name__}: {error}"
