@@ -12,7 +12,7 @@ import pytest
 
 from burnish import api, trained
 from burnish.backbones.zoo import load_backbone
-from burnish.choose import plan, trials
+from burnish.choose import plan, search, trials
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError, RunError
 from burnish.recipe import Recipe
@@ -111,8 +111,8 @@ def test_of_trials_that_are_alike_the_usual_settings_are_taken():
 def test_what_the_recipe_names_is_not_searched(few, tmp_path, monkeypatch, brief):
     """Nor changed by a search that takes other settings than the usual ones, as this one does whatever the trials gave."""
     pytest.importorskip("optuna")
-    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
-    monkeypatch.setattr(trials, "clearly_least", lambda tried, groups: tried[-1])
+    monkeypatch.setattr(search, "_TRIALS_WITHOUT_BUDGET", 2)
+    monkeypatch.setattr(search, "clearly_least", lambda tried, groups: tried[-1])
     real, seen = trials.Trials.run, []
 
     def watched(self, recipe, **given):
@@ -127,7 +127,7 @@ def test_what_the_recipe_names_is_not_searched(few, tmp_path, monkeypatch, brief
 
 
 def test_a_search_is_refused_at_once_without_optuna(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(trials.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="pip install 'burnish"):
         api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
     assert not (tmp_path / "run").exists(), "nothing was looked at"
@@ -197,7 +197,7 @@ def test_a_search_without_optuna_says_what_to_install(shapes, tmp_path, monkeypa
 
 def test_a_search_starts_from_the_defaults_and_settles_what_it_found(shapes, tmp_path, monkeypatch):
     pytest.importorskip("optuna")
-    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 3)
+    monkeypatch.setattr(search, "_TRIALS_WITHOUT_BUDGET", 3)
     run = api.fit(shapes, out=tmp_path / "run", search=True, **TINY)
     (decision,) = [one for one in run.facts["decisions"] if one["what"].startswith("settings from a search")]
     assert "of 3" in decision["why"]
@@ -208,7 +208,7 @@ def test_a_search_starts_from_the_defaults_and_settles_what_it_found(shapes, tmp
 
 def test_a_search_leaves_alone_what_the_method_does_not_have(few, tmp_path, monkeypatch, brief):
     pytest.importorskip("optuna")
-    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 1)
+    monkeypatch.setattr(search, "_TRIALS_WITHOUT_BUDGET", 1)
     run = api.fit(few, out=tmp_path / "run", search=True, stage_decay=0.9, **{**TINY, "method": "norms", "epochs": 1})
     (decision,) = [one for one in run.facts["decisions"] if one["what"] == "settings: the usual ones"]
     assert "rate" in decision["numbers"] and "stage_decay" not in decision["numbers"]
@@ -239,7 +239,7 @@ def dies_in_trial(number, data, out, monkeypatch):
 def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, monkeypatch, brief):
     """And a trial that death cut short does not count."""
     pytest.importorskip("optuna")
-    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 4)
+    monkeypatch.setattr(search, "_TRIALS_WITHOUT_BUDGET", 4)
     whole = api.fit(few, out=tmp_path / "whole", search=True, **TINY)
     made = dies_in_trial(3, few, tmp_path / "run", monkeypatch)
     journal = tmp_path / "run" / "search.log"
@@ -267,7 +267,7 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, 
 )
 def test_a_search_whose_record_is_damaged_begins_anew_and_says_so(few, tmp_path, monkeypatch, brief, damage):
     pytest.importorskip("optuna")
-    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
+    monkeypatch.setattr(search, "_TRIALS_WITHOUT_BUDGET", 2)
     made, told = dies_in_trial(2, few, tmp_path / "run", monkeypatch), io.StringIO()
     journal = tmp_path / "run" / "search.log"
     journal.write_bytes(b"".join(damage(journal.read_bytes().splitlines(keepends=True))))
@@ -279,7 +279,7 @@ def test_a_search_whose_record_is_damaged_begins_anew_and_says_so(few, tmp_path,
 def test_a_disk_that_is_full_in_a_search_is_a_sentence(few, tmp_path, monkeypatch, brief):
     """Optuna makes an assertion of it, and the search goes on where there is room again."""
     optuna = pytest.importorskip("optuna")
-    monkeypatch.setattr(trials, "_TRIALS_WITHOUT_BUDGET", 2)
+    monkeypatch.setattr(search, "_TRIALS_WITHOUT_BUDGET", 2)
     backend = optuna.storages.journal.JournalFileBackend
     real, calls = backend.append_logs, []
 

@@ -25,9 +25,9 @@ from burnish.choose.material import Bench, Material
 from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
+from burnish.choose.search import require_optuna
 from burnish.choose.signals import NOTHING, Signals, worth_trying
 from burnish.choose.sizes import takes
-from burnish.choose.trials import require_optuna
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import in_order
 from burnish.data.catalog import Catalog, Splits

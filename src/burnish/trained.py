@@ -16,8 +16,9 @@ from burnish.choose.plan import Plan, plan, settled
 from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.rates import Rates
+from burnish.choose.search import search
 from burnish.choose.start import start_head
-from burnish.choose.trials import FACTORS, Trials, race, search, too_short
+from burnish.choose.trials import FACTORS, Trials, race, too_short
 from burnish.choose.tuning import Candidate, Tuned, Tuning
 from burnish.errors import RunError
 from burnish.journal import Journal

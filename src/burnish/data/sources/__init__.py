@@ -15,6 +15,7 @@ demo      scikit-learn's handwritten digits, written once as PNG files
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -30,7 +31,7 @@ from burnish.data.sources.named import fetched, open_torchvision
 from burnish.data.sources.python import open_python
 from burnish.data.sources.scan import require_listable
 from burnish.disk import expanded
-from burnish.errors import DataError, nearest, shown
+from burnish.errors import DataError, shown
 
 __all__ = ["open_source", "require_usable", "without"]
 
@@ -138,4 +139,5 @@ def _beside(path: Path) -> str:
         names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
     except (OSError, ValueError):
         return ""
-    return f" Nearest beside it: {nearest(path.name, names)}." if names else ""
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f" Nearest beside it: {', '.join(map(shown, close))}." if close else ""
