@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from burnish.backbones import files, recognise, zoo
+from burnish.backbones import file_images, files, recognise, zoo
 from burnish.backbones.keras import entries
 from burnish.errors import BadWeights
 
@@ -133,10 +133,10 @@ def test_options_that_are_no_plain_values_are_refused_by_name_whatever_they_are(
 def test_places_do_not_tell_the_size_where_patches_overlap_or_are_cut_from_maps(name, size):
     with torch.device("meta"):
         state = timm.create_model(name, num_classes=0).state_dict()
-    assert files._size_of(state) is None
+    assert file_images.size_of(state) is None
     with torch.device("meta"):
         plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=size).state_dict()
-    assert files._size_of(plain) == size
+    assert file_images.size_of(plain) == size
 
 
 def test_a_vit_of_timms_script_is_of_the_size_that_its_places_tell(tmp_path):
@@ -210,4 +210,4 @@ def test_a_volo_with_its_two_heads_is_recognised():
     with torch.device("meta"):
         state = timm.create_model("volo_d1_224", num_classes=7).state_dict()
     shapes = {name: tuple(one.shape) for name, one in state.items()}
-    assert recognise.recognised_without_head(shapes, files._HEADS) == ["volo_d1_224"]
+    assert recognise.recognised_without_head(shapes, file_images.HEADS) == ["volo_d1_224"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from burnish.backbones import (
     checkpoint,
     cifar,
     clip_names,
+    file_images,
     opened,
     pickles,
     recognise,
     timmed,
-    torchvision_images,
     torchvisions,
     transformers_names,
     weights,
@@ -31,21 +30,8 @@ from burnish.backbones.names import checked_name
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision_names import translated
 from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
-from burnish.terms import Preprocess
 
-# Beginnings of the names of a classification head, where no table tells.
-_HEADS = ("fc.", "head.fc.", "classifier.", "head.", "heads.", "linear.", "last_linear.", "head_dist.",
-          "head.classifier.4.", "classif.", "AuxLogits.", "aux_head.",
-          "distillation_classifier.", "cls_classifier.", "pooler.", "prototypes.", "projection_head.")  # fmt: skip
 _Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
-# Torchvision's names of networks whose tensors it names otherwise, and of which it prepares images otherwise than the others.
-_TORCHVISIONS = {
-    "efficientnetv2_s": "efficientnet_v2_s", "efficientnetv2_m": "efficientnet_v2_m", "efficientnetv2_l": "efficientnet_v2_l",
-    "swin_tiny_patch4_window7_224": "swin_t", "swin_small_patch4_window7_224": "swin_s",
-    "swin_base_patch4_window7_224": "swin_b", "vit_base_patch16_224": "vit_b_16", "vit_base_patch32_224": "vit_b_32",
-    "vit_large_patch16_224": "vit_l_16", "vit_large_patch32_224": "vit_l_32", "vit_huge_patch14_224": "vit_h_14",
-}  # fmt: skip
-_IMAGENET = Preprocess()  # as torchvision prepares images
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
 
@@ -128,6 +114,23 @@ def _name_told(found: opened.Opened, said: str | None, metadata: dict[str, str])
     return arch if isinstance(arch, str) else None
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Whose network a file of weights is, and the weights under each of the names they can be read by."""
+
+    found: opened.Opened  # its config.json as far as it speaks of this network
+    name: str
+    description: dict[str, Any]
+    bare: list[checkpoint.State]  # less the prefixes of what may wrap a network; at least one
+    foreign: _Foreign | None
+    notes: tuple[str, ...]  # how it was told
+
+    @property
+    def others(self) -> list[checkpoint.State]:
+        """The weights under timm's names, where they had another library's."""
+        return [] if self.foreign is None else [self.foreign[0]]
+
+
 def _filled(
     found: opened.Opened,
     state: checkpoint.State,
@@ -142,6 +145,31 @@ def _filled(
 
     imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean.
     """
+    told = _told(found, state, name)
+    ready = file_images.prepared(
+        told.name,
+        told.description,
+        told.found,
+        [*told.others, *(told.bare if told.foreign is None else [])],
+        translated=told.foreign is not None,
+        image_size=image_size,
+        imagenets=imagenets and bool(told.notes),
+    )
+    if ready.description["library"] == timmed.LIBRARY:
+        _put_in(ready.description["kwargs"], told.found)
+        timmed.check(ready.description["name"], ready.description["kwargs"])
+    refuse_few(ready.description, checkpoint.numbers_in(state.values()), found.label)
+    module, description, fit, adapted = _loaded(state, told, ready)
+    notes = [*told.notes, *ready.notes, checkpoint.report(fit, where), *adapted]
+    if not told.found.config:
+        notes.append(f"taken to have seen images of {file_images.in_words(ready.preprocess)}")
+    backbone = assembled(told.name, module, ready.preprocess, description, source=source, sha256=found.sha256)
+    licence = backbone.licence if "." in told.name else str(told.found.config.get("license") or "unknown")[:80]
+    return replace(backbone, notes=tuple(notes), licence=licence)
+
+
+def _told(found: opened.Opened, state: checkpoint.State, name: str | None) -> _Told:
+    """Whose network it is: as it is named, else as its tensors tell. BadWeights, UnknownModel."""
     named, notes = found.config.get("architecture"), []
     if name and isinstance(named, str) and named.partition(".")[0] != name.partition(".")[0]:
         raise BadWeights(
@@ -152,71 +180,46 @@ def _filled(
     foreign = next((names for one in bare if (names := translated(one)) is not None), None)
     of_transformers = next((told for one in bare if (told := transformers_names.translated(one)) is not None), None)
     if of_transformers is not None:  # whose config.json speaks of its own classes
-        foreign = (of_transformers[0], {})
-        if of_transformers[1] == "clip":
-            name = name or _clip_named(found, of_transformers[0])
-        images = transformers_names.images_of(found.images, of_transformers[1])
-        found = replace(found, config={"pretrained_cfg": images})
-        told = "CLIP's image half" if of_transformers[1] == "clip" else "named as transformers names its layers"
-        notes.append(told)
+        weights_there, family = of_transformers
+        foreign = (weights_there, {})
+        if family == "clip":
+            name = name or _clip_named(found, weights_there)
+        found = replace(found, config={"pretrained_cfg": transformers_names.images_of(found.images, family)})
+        notes.append("CLIP's image half" if family == "clip" else "named as transformers names its layers")
     if name is None:
         name, description, note = _recognised(found, bare, foreign)
         notes.append(note)
     else:
         name = name if cifar.is_known(name) or torchvisions.is_known(name) else checked_name(name)
         description = _described(name, bare, foreign)
-    if description["library"] == cifar.LIBRARY:
-        preprocess, heads = cifar.PREPROCESS, cifar.HEADS
-        preprocess = timmed.told_by(found.config, preprocess, image_size, name)
-    elif description["library"] == torchvisions.LIBRARY:
-        usual = torchvision_images.preprocess_of(name, found.sha256) or _IMAGENET
-        preprocess = timmed.told_by(found.config, usual, image_size, name)
-        heads = torchvisions.head_prefixes(name)
-        description = torchvisions.described(name, preprocess.size)
-        torchvisions.check(description["name"], description["kwargs"])
-    else:
-        own = _torchvision_images(name, found, foreign is not None)
-        preprocess = own or timmed.preprocess_of(name, found.config, image_size)
-        told_by_tensors = notes and not found.config and foreign is None and name.startswith("vit_")
-        if told_by_tensors and imagenets and preprocess.mean == (0.5, 0.5, 0.5):
-            preprocess = replace(preprocess, crop=0.875, mean=_IMAGENET.mean, std=_IMAGENET.std)
-            notes.append("its images as DINO, DeiT and MAE prepare them")
-        preprocess = replace(preprocess, size=image_size or preprocess.size)
-        heads = (*timmed.head_prefixes(name), *_HEADS)
-        if timmed.has_fixed_size(name):
-            tells = image_size is not None or _tells_size(found.config)
-            sides = [] if tells else [_size_of(one) for one in ([foreign[0]] if foreign is not None else bare)]
-            seen = next((side for side in sides if side is not None), None)
-            if seen is not None and preprocess.size / 4 <= seen <= 4 * preprocess.size:
-                preprocess = replace(preprocess, size=seen)
-            description["kwargs"]["img_size"] = preprocess.size
-        _put_in(description["kwargs"], found)
-        timmed.check(description["name"], description["kwargs"])
-    refuse_few(description, checkpoint.numbers_in(state.values()), found.label)
-    others = [foreign[0]] if foreign is not None else []
-    module = built(description)
-    if _means_patches([*bare, *others], module, description):
+    return _Told(found, name, description, bare, foreign, tuple(notes))
+
+
+def _loaded(
+    state: checkpoint.State, told: _Told, ready: file_images.Prepared
+) -> tuple[nn.Module, dict[str, Any], checkpoint.Fit, list[str]]:
+    """(the network with the weights in it, its description, how they fit, clauses on what was done to make them fit)."""
+    description, label = ready.description, told.found.label
+    module, notes = built(description), list[str]()
+    if _means_patches([*told.bare, *told.others], module, description):
         means = {**description, "kwargs": {**description["kwargs"], "global_pool": "avg"}}
         with suppress(UnknownModel):  # it has no such form: then the file is another network's, which is said below
             module, description = built(means), means
-            notes.append("its features are the mean of its patches, as its fc_norm tells")
-    expected = module.state_dict()
-    fit = checkpoint.fitted(state, expected, is_head=lambda key: key.startswith(heads), others=[*bare[1:], *others])
+            notes = ["its features are the mean of its patches, as its fc_norm tells"]
+    expected, others = module.state_dict(), [*told.bare[1:], *told.others]
+
+    def is_head(key: str) -> bool:
+        return key.startswith(ready.heads)
+
+    fit = checkpoint.fitted(state, expected, is_head=is_head, others=others)
     if not fit.whole and description["library"] == timmed.LIBRARY:
         # Perhaps another image size, or an older layout: timm's own conversion for this architecture may help.
-        more = [timmed.converted(module, base) for base in (*bare, *others)]
-        fit = checkpoint.fitted(
-            state, expected, is_head=lambda key: key.startswith(heads), others=[*bare[1:], *others, *more]
-        )
-    fit, adapted = checkpoint.with_colour(fit, [*others, *bare], expected)
-    checkpoint.check_share(fit, label=found.label, arch=name, advice=_ADVICE)
+        more = [timmed.converted(module, base) for base in (*told.bare, *told.others)]
+        fit = checkpoint.fitted(state, expected, is_head=is_head, others=[*others, *more])
+    fit, adapted = checkpoint.with_colour(fit, [*told.others, *told.bare], expected)
+    checkpoint.check_share(fit, label=label, arch=told.name, advice=_ADVICE)
     module.load_state_dict(fit.state, strict=False)
-    notes += [checkpoint.report(fit, where), *adapted]
-    if not found.config:
-        notes.append(f"taken to have seen images of {_in_words(preprocess)}")
-    backbone = assembled(name, module, preprocess, description, source=source, sha256=found.sha256)
-    licence = backbone.licence if "." in name else str(found.config.get("license") or "unknown")[:80]
-    return replace(backbone, notes=tuple(notes), licence=licence)
+    return module, description, fit, [*notes, *adapted]
 
 
 def _means_patches(states: list[checkpoint.State], module: nn.Module, description: dict[str, Any]) -> bool:
@@ -225,60 +228,6 @@ def _means_patches(states: list[checkpoint.State], module: nn.Module, descriptio
     told = next((found for one in states if (found := norms & one.keys())), set())
     usual = norms & module.state_dict().keys()
     return (usual, told) == ({"norm.weight"}, {"fc_norm.weight"}) and "global_pool" not in description["kwargs"]
-
-
-def _torchvision_images(name: str, found: opened.Opened, translated: bool) -> Preprocess | None:
-    """How torchvision prepares images, where the file is most likely its own: under its names, or a bare .pth of a family
-    whose names timm shares, of which nothing says where it is from."""
-    if found.config or "." in name or not (translated or found.kind == "torch"):
-        return None
-    own = torchvision_images.preprocess_of(_TORCHVISIONS.get(name, name) if translated else name, found.sha256)
-    port = f"{name}.tv_in1k"
-    if own is not None:
-        return own
-    if timmed.is_known(port):
-        return timmed.preprocess_of(port, {}, None)
-    if not translated:
-        return None
-    plain = timmed.preprocess_of(name, {}, None)
-    return replace(plain, mean=_IMAGENET.mean, std=_IMAGENET.std, crop=_IMAGENET.crop, interpolation="bilinear")
-
-
-def _tells_size(config: dict[str, Any]) -> bool:
-    """Whether a config.json, or a script's arguments, say of which size the images are."""
-    images = config.get("pretrained_cfg")
-    return "input_size" in images if isinstance(images, dict) else bool(config)
-
-
-def _size_of(state: checkpoint.State) -> int | None:
-    """Pixels a side that a plain transformer's position embeddings are for; None where they do not tell.
-
-    They do not where its patches are cut from another network's maps, or overlap: kernels of an odd width, as a Hiera's.
-    """
-    places, patches = state.get("pos_embed"), state.get("patch_embed.proj.weight")
-    if (
-        places is None
-        or patches is None
-        or places.ndim != 3
-        or patches.ndim != 4
-        or patches.shape[2] != patches.shape[3]
-        or patches.shape[2] % 2
-        or any(key.startswith("patch_embed.backbone.") for key in state)
-    ):
-        return None
-    extra = sum(
-        state[key].shape[1] for key in ("cls_token", "dist_token", "reg_token") if key in state and state[key].ndim == 3
-    )
-    for count in (places.shape[1] - extra, places.shape[1]):  # with a place for each of those tokens, or none
-        side = math.isqrt(max(0, count))
-        if side and side * side == count:
-            return side * patches.shape[3]
-    return None
-
-
-def _in_words(preprocess: Preprocess) -> str:
-    mean = ", ".join(f"{value:.3g}" for value in preprocess.mean)
-    return f"{preprocess.size} px, crop {preprocess.crop:g}, {preprocess.interpolation}, mean {mean}"
 
 
 def _recognised(
@@ -293,10 +242,10 @@ def _recognised(
             return small["name"], small, f"{small['name']}, told by names and shapes"
         if (of_torchvision := torchvisions.recognised(shapes)) is not None:
             return of_torchvision, torchvisions.described(of_torchvision), f"{of_torchvision}, told by names and shapes"
-        names = recognise.recognised_without_head(shapes, _HEADS)
+        names = recognise.recognised_without_head(shapes, file_images.HEADS)
         if not names and "fc_norm.weight" in shapes:  # the form that norms the mean of its patches (`_means_patches`)
             usual = {key.replace("fc_norm.", "norm."): shape for key, shape in shapes.items()}
-            names = recognise.recognised_without_head(usual, _HEADS)
+            names = recognise.recognised_without_head(usual, file_images.HEADS)
         if names:
             break
     if not names and isinstance(kind := found.config.get("model_type"), str):
