@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from burnish.measure import cost
+from burnish.runtime import Nobody
 
 # One thread: the networks are tiny, and results do not depend on how many cores the machine has.
 torch.set_num_threads(1)
@@ -51,6 +52,13 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def images(tmp_path):
+    """A folder of its own, whose files may be changed."""
+    write_shapes(tmp_path / "images", images=12)
+    return tmp_path / "images"
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images that $BURNISH_TEST_DATA names; skips without it."""
@@ -76,3 +84,13 @@ def fit_in_a_process(data: Path, *words: str, cwd: Path | None = None) -> subpro
     small = ["--model", "random:test_resnet", "--image-size", "64", "--budget", "none", "--epochs", "100000"]
     command = [sys.executable, "-m", "burnish", "fit", str(data), *small, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+
+
+class Told(Nobody):
+    """A watcher that keeps what is said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)

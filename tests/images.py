@@ -1,4 +1,4 @@
-"""Small test images: factories, so that no binary file lies in the repository."""
+"""Small test images: factories, so that no binary file lies in the repository; and how they are read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from burnish.data.cache import Pixels, read_pixels
+from burnish.data.catalog import Catalog
+from burnish.data.store import PixelStore
+from burnish.terms import Preprocess
+
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+SMALL = Preprocess(size=32, crop=1.0, interpolation="nearest")
 
 
 def noise(width: int = 16, height: int = 16, *, seed: int = 0) -> Image.Image:
@@ -42,3 +48,13 @@ def write_images(root: Path, counts: Iterable[tuple[str, int]] | dict[str, int],
             seed = sum(map(ord, folder)) * 1000 + number
             noise(4, 4, seed=seed).save(root / folder / f"{number:03d}{suffix}")
     return root
+
+
+def read(catalog: Catalog, *, workers: int = 1, store: PixelStore | None = None) -> Pixels:
+    """The pixels of all images of a catalogue, in small squares."""
+    return read_pixels(catalog, np.arange(len(catalog)), preprocess=SMALL, workers=workers, store=store)
+
+
+def png(seed: int) -> bytes:
+    """The bytes of a tiny PNG."""
+    return encoded(noise(8, 8, seed=seed), "PNG")

@@ -1,4 +1,4 @@
-"""What may happen around a run: who started it, whose folder it is, where its words go, what it finds when it is taken up."""
+"""What may happen around a run: when it began, whose folder it is, what it finds when it is taken up, what it is asked."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import errno
 import io
 import json
 import os
-import pickle
-import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import burnish
 from burnish import api, cli, doctor, watching
-from burnish.choose.ledger import check_origin, states_of_other_versions
+from burnish.backbones.zoo import load_backbone
+from burnish.choose.ledger import check_origin, origin_of, states_of_other_versions
 from burnish.errors import BurnishError, RecipeError, RunError
 from burnish.journal import Journal
 from burnish.reports.board import Board
@@ -28,6 +29,18 @@ from burnish.train.checkpoint import write_checkpoint
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
 PROGRAM = [sys.executable, "-m", "burnish"]
+WORDS = [
+    "--model",
+    "random:test_resnet",
+    "--image-size",
+    "32",
+    "--budget",
+    "none",
+    "--method",
+    "probe",
+    "--cache",
+    "off",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +59,17 @@ def test_what_a_shell_waited_for_before_it_became_burnish_is_none_of_its_time():
         ["sh", "-c", f'sleep 3; exec {sys.executable} -c "{told}"'], capture_output=True, text=True, check=True
     )
     assert 0.0 < float(done.stdout) < 2.9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not tell when a process began")
+def test_the_seconds_of_a_run_hold_none_of_what_a_shell_waited_for(shapes, tmp_path):
+    fit = [*PROGRAM, "fit", str(shapes), *WORDS, "--quiet", "--out", str(tmp_path / "run")]
+    began = time.monotonic()
+    subprocess.run(["sh", "-c", 'sleep 6; exec "$@"', "sh", *fit], check=True, capture_output=True)
+    whole = time.monotonic() - began
+    seconds = json.loads((tmp_path / "run" / "result.json").read_text())["seconds"]
+    assert 0.0 < seconds < whole - 4.5  # one second is allowed for the start of Python
 
 
 def test_a_process_is_as_old_as_its_processor_time_and_a_second_allow():
@@ -74,6 +98,26 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == ""
 
 
+def test_a_lock_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    told = []
+
+    def opening():
+        try:
+            RunFolder.open(tmp_path)
+        except RunError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=opening, daemon=True)
+    thread.start()
+    thread.join(3.0)
+    waits = thread.is_alive()
+    if waits:
+        (tmp_path / ".lock").write_text("x")
+        thread.join()
+    assert not waits and "no file of burnish" in told[0]
+
+
 @pytest.mark.parametrize("lock", [None, ""])
 def test_somebody_elses_folder_is_left_as_it_was(lock, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
@@ -87,74 +131,20 @@ def test_somebody_elses_folder_is_left_as_it_was(lock, tmp_path):
     assert lock is None or (tmp_path / ".lock").read_text() == lock
 
 
+@pytest.mark.parametrize("content", ["4711", "4711 on host"])
+def test_a_number_in_the_lock_of_somebody_elses_folder_stays(content, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    (tmp_path / ".lock").write_text(content)
+    with pytest.raises(RunError, match="is not empty"):
+        RunFolder.open(tmp_path)
+    assert (tmp_path / ".lock").read_text() == content
+
+
 @pytest.mark.parametrize("content", ["", "123", "123 on host"])
 def test_a_lock_of_a_dead_run_is_taken(content, tmp_path):
     (tmp_path / ".lock").write_text(content)
     with RunFolder.open(tmp_path):
         assert (tmp_path / ".lock").read_text().startswith(f"{os.getpid()} on ")
-
-
-# ---- where its words go ----------------------------------------------------------------------------------------------
-
-
-class Gone(io.StringIO):
-    def __init__(self, number):
-        super().__init__()
-        self.number = number
-
-    def write(self, text):
-        raise OSError(self.number, os.strerror(self.number))
-
-
-def test_a_terminal_that_goes_away_ends_no_run(shapes, tmp_path):
-    found = api.fit(shapes, out=tmp_path / "run", watcher=watching.Lines(Gone(errno.EIO)), **TINY)
-    assert found.report.is_file()
-    with pytest.raises(OSError, match="No space"):
-        watching.Lines(Gone(errno.ENOSPC)).say("a fact")
-
-
-def test_lines_tell_each_stage_once_and_each_fact(capsys):
-    lines = burnish.Lines()
-    lines.stage("decode", total=3)
-    lines.stage("decode", total=3, detail="the rest")
-    lines.advance(3)
-    lines.say("done")
-    told = [line.split(" s  ")[1] for line in capsys.readouterr().out.splitlines()]
-    assert told == ["decode: 3 images", "done"]
-
-
-def test_a_lost_terminal_at_the_end_is_a_closed_pipe(monkeypatch):
-    monkeypatch.setattr(cli, "app", lambda **_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
-    monkeypatch.setattr(cli, "_no_more_output", lambda: None)
-    with pytest.raises(SystemExit) as leaving:
-        cli.main(["methods"])
-    assert leaving.value.code == 141
-
-
-def test_an_error_that_nobody_can_read_still_has_its_code(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Gone(errno.EIO))
-    with pytest.raises(SystemExit) as leaving:
-        cli._leave("a sentence", 2)
-    assert leaving.value.code == 2
-
-
-@pytest.mark.parametrize("after", [0.2, 0.5, 0.8])
-def test_ctrl_c_in_the_first_moments_leaves_no_traceback(after, tmp_path):
-    words = [*PROGRAM, "fit", "demo", "--out", str(tmp_path / "run"), "--budget", "none"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(after)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
-    began = after < 0.4 and process.returncode in (-signal.SIGINT, 1)  # Python itself was not up on a busy machine
-    assert process.returncode == 130 or began
-    assert began or "Traceback" not in error
-
-
-def test_a_folder_that_is_gone_is_a_sentence(tmp_path):
-    (tmp_path / "here").mkdir()
-    command = f'cd "{tmp_path}/here" && rmdir "{tmp_path}/here" && exec "{sys.executable}" -m burnish methods'
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 2 and "is gone" in done.stderr and "Traceback" not in done.stderr
 
 
 # ---- what it finds ---------------------------------------------------------------------------------------------------
@@ -207,6 +197,11 @@ def test_another_number_of_threads_is_said(tmp_path):
     assert len(told) == 1
 
 
+def test_what_a_state_keeps_of_its_origin_names_the_threads():
+    backbone = load_backbone("random:test_resnet")
+    assert origin_of(backbone, torch.device("cpu"))["threads"] == str(torch.get_num_threads())
+
+
 def test_without_a_temporary_folder_a_run_says_so_at_once(shapes, tmp_path, monkeypatch):
     def none():
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
@@ -216,6 +211,18 @@ def test_without_a_temporary_folder_a_run_says_so_at_once(shapes, tmp_path, monk
         api.fit(shapes, out=tmp_path / "run", **TINY)
     found = doctor._space()
     assert "broken" in str(found) and "TMPDIR" in found.remedy
+
+
+def test_without_a_temporary_folder_nothing_is_made_and_the_doctor_says_the_rest(shapes, tmp_path, monkeypatch):
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(RunError, match="no temporary folder"):
+        api.fit(shapes, out=tmp_path / "run", **TINY)
+    assert not (tmp_path / "run").exists()
+    found = doctor.examine()
+    assert [one.state for one in found if one.what == "disk"] == ["broken"] and len(found) > 5
 
 
 def test_tensorboard_goes_on_when_a_disk_has_room_again(shapes, tmp_path, monkeypatch):
@@ -254,33 +261,35 @@ def test_an_empty_name_is_not_the_current_folder(run, shapes, tmp_path, monkeypa
             call()
 
 
+def test_compare_takes_no_empty_name(shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="name of the run's folder is empty"):
+        api.compare(shapes, models=["random:test_resnet"], methods=["probe"], out="", budget=None, cache="off")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["fit", "audit"])
+def test_an_empty_name_on_the_command_line_is_not_the_current_folder(verb, shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*WORDS, "--quiet"] if verb == "fit" else ["--model", "none", "--quiet"]
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([verb, str(shapes), *words, "--out", ""])
+    assert leaving.value.code == 2 and not list(tmp_path.iterdir())
+
+
+def test_an_audit_without_a_name_is_not_written_to_the_current_folder(shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="empty"):
+        api.audit(shapes, model=None, out="", cache="off")
+    assert not list(tmp_path.iterdir())
+
+
 def test_more_trainings_than_the_budget_can_hold_are_refused(shapes, tmp_path):
     with pytest.raises(RecipeError, match=r"100 trainings in 20 s .*--budget 500s"):
         api.fit(shapes, out=tmp_path / "run", **{**TINY, "budget": 20, "seeds": 100})
 
 
-# ---- what it gives ---------------------------------------------------------------------------------------------------
-
-
-def test_a_result_can_be_pickled_after_it_predicted(run, shapes):
-    image = shapes / "red" / "000.png"
-    first = run.predict([image])[0]
-    again = pickle.loads(pickle.dumps(run))
-    assert again.predict([image])[0].probabilities == pytest.approx(first.probabilities, abs=1e-6)
-
-
-def test_what_is_shown_of_a_result_is_short_and_safe(run, shapes):
-    from dataclasses import replace
-
-    assert len(repr(run)) < 400 and run.verdict.sentence() in repr(run)
-    assert len(repr(run.evaluate(shapes))) < 200 and "accuracy" in repr(run.evaluate(shapes))
-    odd = replace(run, facts={**run.facts, "kept": "<b>"})
-    assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
-
-
-def test_the_names_of_the_package_are_what_it_is_for():
-    assert {"fit", "predict", "open_run", "Result", "Lines"} <= set(dir(burnish))
-    assert not {"gc", "sys", "importlib", "own_process"} & set(dir(burnish))
+# ---- its threads -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

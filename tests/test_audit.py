@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,17 +20,21 @@ from PIL.PngImagePlugin import PngInfo
 
 from burnish import api, cli
 from burnish.data.audit import twins as twins_module
+from burnish.data.audit.classes import class_findings
 from burnish.data.audit.labels import strangeness, suspects
-from burnish.data.audit.quarantine import read_quarantine
-from burnish.data.audit.twins import find_twins
+from burnish.data.audit.quarantine import quarantined, read_quarantine
+from burnish.data.audit.sameness import Sameness, sameness_findings
+from burnish.data.audit.twins import Twins, find_twins
+from burnish.data.cache import read_pixels
 from burnish.data.catalog import SPLIT_WORDS
 from burnish.data.looks import look_at
 from burnish.data.sources import open_source
 from burnish.data.sources.assemble import Labelled, assemble
 from burnish.data.split import make_splits, untorn
 from burnish.errors import DataError, RunError
+from burnish.terms import Preprocess
 from conftest import write_shapes
-from images import encoded
+from images import encoded, write_images
 
 TINY = {"model": "random:test_resnet", "budget": None, "epochs": 1, "image_size": 64, "cache": "off"}
 
@@ -108,6 +113,29 @@ def test_what_is_found_depends_on_neither_blocks_nor_order(monkeypatch):
     assert pairs_of(images) == before
 
 
+def test_the_grey_of_small_squares_is_held_once_and_small():
+    thumbs = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    thumbs[3] = thumbs[4] = 128
+    grey, chroma, spread = twins_module._parts(thumbs)
+    assert grey.element_size() == 2 and grey.shape == (20, 64, 64) and chroma.shape == (20, 2, 4, 4)
+    assert (spread < 1e-3).nonzero()[0].tolist() == [3, 4]
+
+
+def test_conflicts_among_very_many_copies_are_all_found(tmp_path):
+    write_images(tmp_path, {"a": 40})
+    for number in range(40):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        (tmp_path / "b" / f"{number:03d}.png").write_bytes((tmp_path / "a" / f"{number:03d}.png").read_bytes())
+    catalog = open_source(tmp_path, for_training=False)
+    pixels = read_pixels(catalog, np.arange(len(catalog)), preprocess=Preprocess(size=32), workers=1)
+    found = [
+        one for one in sameness_findings(catalog, Sameness.of(pixels, Twins.none())) if one.kind == "label_conflict"
+    ]
+    assert len(found) == 40
+    assert all(sorted(Path(path).parent.name for path in one.paths) == ["a", "b"] for one in found)
+    assert find_twins(pixels.thumbs, np.full(len(pixels.ids), 16))[0] is not None
+
+
 # ---- splits ----------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +198,25 @@ def test_what_lies_far_from_all_others_is_strange():
     score = strangeness(features)
     assert score.argmax() == 7 and score[7] > 6 and np.median(score) < 1
     assert not strangeness(features[:10]).any()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("cat", "Cat", True),
+        ("a", "a\u200b", True),
+        ("red fox", "red_fox", True),
+        ("cat", "cats", False),
+        ("1", "01", True),
+        ("1", "10", False),
+    ],
+)
+def test_classes_that_may_be_one_are_told(one, other, alike, images):
+    catalog = replace(open_source(images), classes=(one, "green", other))
+    found = [finding for finding in class_findings(catalog, None) if finding.kind == "twin_class"]
+    assert bool(found) == alike
+    if alike:
+        assert ("how a number" if one == "1" else "differ in case, blanks") in found[0].evidence
 
 
 # ---- the verb --------------------------------------------------------------------------------------------------------
@@ -310,6 +357,29 @@ def test_a_list_that_is_none_is_a_sentence(text, sentence, faulty, tmp_path):
     (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=sentence):
         api.audit(faulty, model=None, cache="off", quarantine=tmp_path / "list.csv")
+
+
+def test_lines_of_a_list_that_name_nothing_are_named_with_the_reason(tmp_path):
+    write_images(tmp_path / "data", {"a": 4, "b": 4})
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,reason\na/000.png,blurred\nb/001.png,dark\na/gone.png,dark\n")
+    left = quarantined(open_source(tmp_path / "data"), listed)
+    assert len(left) == 6 and not {"a/000.png", "b/001.png"} & set(left.paths)
+    assert {one.path: one.reason for one in left.named} == {
+        "a/000.png": "left out by list.csv: blurred",
+        "a/gone.png": "listed in list.csv, and not in the data",
+        "b/001.png": "left out by list.csv: dark",
+    }
+
+
+def test_an_edited_audit_is_kept_where_nobody_can_say_what_was_written(shapes, tmp_path):
+    api.audit(shapes, model="none", out=tmp_path / "audit")
+    (tmp_path / "audit" / "result.json").write_text('{"table_sha2')
+    table = tmp_path / "audit" / "audit.csv"
+    table.write_text(table.read_text() + "mine\n")
+    with pytest.raises(RunError, match="was edited since its audit"):
+        api.audit(shapes, model="none", out=tmp_path / "audit")
+    assert table.read_text().endswith("mine\n")
 
 
 class Elements(HTMLParser):

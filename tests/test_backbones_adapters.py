@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from burnish.backbones import lowrank
 from burnish.backbones.adapters import Bottleneck, with_adapters, with_prompts
 from burnish.backbones.lowrank import LowRank, merged
+from burnish.train.averaging import between
 
 
 def drawn(module, seed=0):
@@ -68,6 +70,26 @@ def test_merging_gives_the_kind_of_layer_that_was_there(kind):
         torch.testing.assert_close(plain(given(*shape)), whole(given(*shape)), rtol=1e-4, atol=1e-4)
         drawn(whole, seed=5)
         assert not torch.allclose(plain(given(*shape)), whole(given(*shape))), "they share their weights"
+
+
+def test_wise_weights_of_a_low_rank_correction_lie_on_the_line_between_the_models():
+    rng = torch.Generator().manual_seed(0)
+    layer = lowrank.LowRank(torch.nn.Linear(6, 5), 2, 4.0, rng)
+    start = {f"trunk.l.{name}": value.detach().clone() for name, value in layer.named_parameters() if "low" in name}
+    first = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.low_up.normal_(generator=rng)
+        layer.low_down.add_(torch.randn(2, 6, generator=rng))
+    end = {f"trunk.l.{name}": value.detach().clone() for name, value in layer.named_parameters() if "low" in name}
+    last = layer.weight.detach().clone()
+    from burnish.choose.tuning import Tuning
+
+    half = Tuning._wise(type("Stub", (), {"start": start})(), end, 0.5)
+    with torch.no_grad():
+        layer.low_up.copy_(half["trunk.l.low_up"])
+        layer.low_down.copy_(half["trunk.l.low_down"])
+    assert torch.allclose(layer.weight, (first + last) / 2, atol=1e-6)
+    assert not torch.allclose(between(start, end, 0.5)["trunk.l.low_down"], half["trunk.l.low_down"])
 
 
 # ---- bottlenecks -----------------------------------------------------------------------------------------------------

@@ -98,6 +98,27 @@ def test_every_one_is_told_from_every_other():
         assert torchvisions.recognised({key: tuple(one.shape) for key, one in network.state_dict().items()}) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "arch"), [("swin_t", "swin_tiny"), ("regnet_x_400mf", "regnetx_004"), ("regnet_y_400mf", "regnety_004")]
+)
+def test_torchvisions_swin_and_regnet_are_recognised_and_give_the_same_features(tmp_path, name, arch):
+    import torchvision
+
+    torch.manual_seed(0)
+    made = getattr(torchvision.models, name)(weights=None).eval()
+    for layer in made.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    torch.save(made.state_dict(), tmp_path / "m.pth")
+    backbone = load_backbone(str(tmp_path / "m.pth"))
+    assert backbone.name.startswith(arch)
+    setattr(made, "head" if name == "swin_t" else "fc", torch.nn.Identity())
+    views = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(backbone.module.eval()(views), made(views))
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_it_is_folded_and_cut_without_another_result(name):
     found = load_backbone(f"random:{name}", image_size=96)

@@ -15,9 +15,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from burnish.backbones import hub, timmed, weights, zoo
+from burnish.backbones import cifar, hub, timmed, weights, zoo
 from burnish.backbones.stages import stages_of, steps_of
-from burnish.errors import BadWeights, RecipeError, UnknownModel, WeightsUnreachable
+from burnish.backbones.zoo import load_backbone
+from burnish.errors import BadWeights, BurnishError, ModelError, RecipeError, UnknownModel, WeightsUnreachable
 from burnish.terms import Preprocess
 
 torch.set_num_threads(1)
@@ -150,6 +151,12 @@ def test_groups_out_of_order_are_merged_until_they_follow_execution():
     ]
 
 
+def test_a_series_of_stages_is_divided_where_timm_does_not_say_how():
+    assert [stage.name for stage in load_backbone("random:poolformer_s12", image_size=64).stages] == [
+        "stem", "stages.0", "stages.1", "stages.2", "stages.3",
+    ]  # fmt: skip
+
+
 # ---- random weights --------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +189,12 @@ def test_another_image_size_reaches_networks_built_for_one_size():
     again.load_state_dict(backbone.module.state_dict(), strict=True)
 
 
+@pytest.mark.parametrize("size", [64])
+def test_images_too_small_for_a_network_are_refused_in_a_sentence(size):
+    with pytest.raises(BurnishError, match=r"cannot be run on images of 64 pixels"):
+        zoo.load_backbone("random:inception_v3", image_size=size)
+
+
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +220,20 @@ def test_a_name_that_would_make_timm_fetch_elsewhere_is_refused(name):
     with pytest.raises(UnknownModel) as caught:
         zoo.load_backbone(name)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("begin", ["", "resnet18=", "{}/"], ids=["alone", "named", "in a folder"])
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_name_too_long_for_any_file_is_no_model(begin, length, tmp_path):
+    with pytest.raises(ModelError) as error:
+        zoo.load_backbone(begin.format(tmp_path) + "a" * length + ".pth")
+    assert str(error.value).isprintable() and "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("begin", ["resnet18={}/", "~/"], ids=["named in a folder", "at home"])
+def test_a_name_too_long_behind_an_architecture_or_at_home_is_no_model(begin, tmp_path):
+    with pytest.raises(ModelError):
+        zoo.load_backbone(begin.format(tmp_path) + "a" * 300 + ".pth")
 
 
 def test_models_lists_the_embedded_one_first_and_the_rest_by_pattern():
@@ -376,6 +403,15 @@ def test_a_file_that_says_nothing_is_recognised_by_names_and_shapes(resnet18_fil
         "100 of 100 tensors match",
         "taken to have seen images of 224 px, crop 0.95, bicubic, mean 0.485, 0.456, 0.406",
     )
+
+
+def test_a_cifar_network_is_recognised_up_to_its_deepest():
+    def shapes(blocks: int) -> dict[str, tuple[int, ...]]:
+        names = {f"layer1.{number}.conv1.weight": (16, 16, 3, 3) for number in range(blocks)}
+        return {"conv1.weight": (16, 3, 3, 3), "layer3.0.conv2.weight": (64, 64, 3, 3), **names}
+
+    assert cifar.recognised(shapes(200)) is not None
+    assert cifar.recognised(shapes(201)) is None
 
 
 def test_a_file_that_nothing_tells_says_how_to_name_it(tmp_path):

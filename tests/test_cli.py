@@ -225,6 +225,14 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path, capsys):
     assert "\x1b" not in out
 
 
+def test_a_model_of_three_hundred_characters_is_one_sentence_on_the_command_line(shapes, tmp_path, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["fit", str(shapes), "--model", "a" * 300, "--out", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert leaving.value.code == 2 and "Traceback" not in error
+    assert "a" * 40 in error.replace("\n", "") and len(error) < 600
+
+
 def test_ctrl_c_leaves_with_130_and_a_package_that_predicts(shapes, tmp_path, capsys):
     process = fit_in_a_process(shapes, "--out", str(tmp_path / "run"))
     deadline = time.monotonic() + 60

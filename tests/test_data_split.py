@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from burnish import api
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named, Splits
 from burnish.data.sources import without
 from burnish.data.sources.assemble import Labelled, assemble
 from burnish.data.split import make_splits, read_splits, restricted, write_splits
-from burnish.errors import DataError, RecipeError
+from burnish.errors import DataError, NotEnoughData, RecipeError
+from images import write_images
 
 ROOT = Path("/nowhere")  # splits read no pixels
 
@@ -310,3 +312,23 @@ def test_splits_of_another_hash_are_refused(tmp_path):
 def test_missing_splits_file_is_a_sentence(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read as splits: .*No such file.* Start a new run"):
         read_splits(tmp_path / "splits.csv", catalog_of({"a": 5, "b": 5}))
+
+
+def test_many_small_classes_are_split_in_time_that_grows_with_them():
+    """Each class once looked through all images: 4,000 × 5 took half a minute."""
+    classes, each = 4000, 5
+    paths = tuple(f"{c}/{n}.png" for c in range(classes) for n in range(each))
+    labels = np.repeat(np.arange(classes), each)
+    catalog = Catalog(
+        Path("/x"), paths, labels, tuple(map(str, range(classes))), (None,) * len(paths), None, (), "folder"
+    )
+    splits = make_splits(catalog, seed=0)
+    for rows in (splits.train, splits.val, splits.test):
+        assert len(np.unique(labels[rows])) == classes
+
+
+def test_a_test_folder_that_is_a_copy_of_train_is_told_as_the_reason(tmp_path):
+    write_images(tmp_path / "train", {"a": 6, "b": 6})
+    write_images(tmp_path / "test", {"a": 6, "b": 6})
+    with pytest.raises(NotEnoughData, match="12 of the training images are in test too, byte for byte"):
+        api.fit(tmp_path, model="random:test_resnet", budget="none", epochs=1, out=tmp_path / "run", cache="off")

@@ -4,21 +4,22 @@ import errno
 import io
 import os
 import shutil
+import struct
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from test_data_formats import photo
 
 from burnish.data import cache, pixels, store
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog
-from burnish.data.pixels import decode, enough, view
+from burnish.data.pixels import decode, view
 from burnish.data.store import Draft, PixelStore, blank
 from burnish.errors import UnreadableImage
 from burnish.terms import Preprocess
-from images import encoded, noise, quarters
+from images import noise
 
 SMALL = Preprocess(size=32, crop=0.875, interpolation="bilinear")
 SIDE = 48  # of the stored squares
@@ -470,6 +471,15 @@ def test_a_file_that_is_removed_while_its_rows_are_held_stays_readable(tmp_path,
     assert_same(found, expected)
 
 
+def test_files_of_others_in_the_cache_are_let_alone(tmp_path):
+    foreign = tmp_path / "my-sensor-dump.pixels"
+    foreign.write_bytes(bytes(50_000))
+    own = tmp_path / f"{'0' * 20}-{'1' * 20}.pixels"
+    own.write_bytes(struct.pack("<16s", b"burnish pixels 1"))
+    assert PixelStore(tmp_path, limit_bytes=1000)._make_room(990, instead_of=tmp_path / "new.pixels")
+    assert foreign.exists() and not own.exists()
+
+
 # ---- a disk or a system that refuses ---------------------------------------------------------------------------------
 
 
@@ -615,73 +625,6 @@ def test_a_blank_array_is_zero_and_writable_in_memory_or_in_a_file(monkeypatch):
 
 
 # ---- large JPEGs are decoded in part ---------------------------------------------------------------------------------
-
-
-def photo(width, height, *, seed=0):
-    """A smooth picture with some detail, as a camera gives."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
-    detail = rng.integers(-12, 13, (height, width, 1))
-    return Image.fromarray((np.asarray(coarse).astype(int) + detail).clip(0, 255).astype(np.uint8))
-
-
-def error_between(one, other):
-    return float(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).mean())
-
-
-@pytest.mark.parametrize("size", [(1600, 1200), (1201, 1799), (3001, 1033)])
-def test_a_large_jpeg_is_decoded_smaller_with_its_shape_and_its_view(size):
-    preprocess = Preprocess(size=112)
-    content = encoded(photo(*size), "JPEG", quality=92)
-    whole, part = decode(content), decode(content, at_least=enough(preprocess))
-    assert whole.size == size
-    assert part.size[0] <= 0.51 * whole.size[0]
-    assert min(part.size) >= 2 * enough(preprocess)
-    assert part.width / part.height == pytest.approx(size[0] / size[1], rel=0.01)
-    assert error_between(view(part, preprocess), view(whole, preprocess)) < 1.5  # of 255
-    stored = pixels.stored(part, 128), pixels.stored(whole, 128)
-    assert error_between(*stored) < 1.5
-
-
-def test_small_jpegs_and_other_formats_are_decoded_whole():
-    for content in (
-        encoded(photo(400, 300), "JPEG", quality=92),
-        encoded(photo(1600, 1200), "PNG", compress_level=1),
-        encoded(photo(1600, 1200), "BMP"),
-        encoded(photo(1200, 900), "WEBP"),
-    ):
-        whole, part = decode(content), decode(content, at_least=100)
-        assert part.size == whole.size
-        assert np.array_equal(np.asarray(part), np.asarray(whole))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_part_of_a_large_jpeg_is_upright(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture = quarters(1024).resize((1024, 1536))
-    content = encoded(picture, "JPEG", exif=exif, quality=92)
-    whole, part = decode(content), decode(content, at_least=100)
-    assert part.size == (whole.width // 4, whole.height // 4)
-    assert error_between(part, whole.resize(part.size, Image.Resampling.BOX)) < 3
-    assert whole.size == ((1536, 1024) if orientation >= 5 else (1024, 1536))
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "L"])
-def test_a_large_jpeg_in_cmyk_or_grey_is_decoded_in_part_to_the_same_colours(mode):
-    content = encoded(photo(1600, 1200).convert(mode), "JPEG", quality=92)
-    whole, part = decode(content), decode(content, at_least=100)
-    assert part.mode == "RGB"
-    assert part.size == (400, 300) == (whole.width // 4, whole.height // 4)
-    assert error_between(part, whole.resize(part.size, Image.Resampling.BOX)) < 2
-
-
-def test_a_large_jpeg_that_ends_too_early_is_refused_in_part_as_well():
-    content = encoded(photo(1600, 1200), "JPEG", quality=92)[:20_000]
-    with pytest.raises(UnreadableImage, match="truncated"):
-        decode(content, at_least=100)
 
 
 def test_the_view_of_a_large_jpeg_is_the_predictors_bit_for_bit(tmp_path, monkeypatch):

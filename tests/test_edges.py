@@ -10,10 +10,7 @@ from PIL import Image
 
 from burnish import api
 from burnish.backbones.zoo import load_backbone
-from burnish.choose.plan import eased
-from burnish.choose.survey import affordable_size
 from burnish.errors import ModelError, NotEnoughData, RecipeError
-from burnish.methods.heads import choose_head
 from conftest import write_shapes
 
 QUICK = {"model": "random:test_resnet", "budget": None, "epochs": 1, "image_size": 64}
@@ -126,40 +123,6 @@ def test_features_that_are_not_numbers_are_a_sentence_naming_the_image(shapes, t
     monkeypatch.setattr(probing, "outputs", broken)
     with pytest.raises(ModelError, match=r"not numbers for 1 of 4\d images \(first: blue/"):
         api.fit(shapes, out=tmp_path / "run", **QUICK)
-
-
-def test_a_head_on_constant_features_does_not_fail():
-    labels = np.arange(20) % 2
-    choice = choose_head(np.ones((20, 8), np.float32), labels, classes=2, seed=0, seconds_left=lambda: 5.0)
-    assert np.isfinite(choice.head.weight).all()
-    assert np.isfinite(choice.loss)
-
-
-def test_one_image_a_class_gives_a_head():
-    features = np.eye(4, dtype=np.float32)
-    choice = choose_head(features, np.arange(4), classes=4, seed=0, seconds_left=lambda: 5.0)
-    assert (choice.head.logits(features).argmax(1) == np.arange(4)).all()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "train", "size"),
-    [
-        (600, 3000, 224),  # time for everything
-        (120, 420, 224),
-        (40, 420, 224),  # six epochs at the smallest size fit beside the full-size probe, at 160 images/s
-        (30, 20_000, 128),  # neither fits: the smallest
-    ],
-)
-def test_the_probes_size_follows_the_clock(seconds, train, size):
-    found = affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train)
-    assert found == size or (seconds == 40 and found in (160, 192, 224))
-    assert affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train, one_size=True) == 224
-
-
-def test_a_long_run_has_a_lower_rate_than_a_short_one():
-    assert eased(1e-3, 100) == 1e-3 and eased(1e-3, 14) == pytest.approx(1.4e-4) and eased(1e-3, 0) > 0.0
-    assert 2e-4 < eased(1e-3, 700) < 4e-4
-    assert eased(1e-3, 10**9) == pytest.approx(1e-4)
 
 
 def test_one_thread_or_two_decode_to_the_same_weights(shapes, tmp_path, monkeypatch):

@@ -13,9 +13,11 @@ from PIL import Image
 from test_backbones_keras import keras_2  # noqa: F401  # a fixture
 
 from burnish import api
+from burnish.backbones import zoo
+from burnish.backbones.classifier import Classifier
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import RecipeError
-from burnish.ship.bundle import read_bundle
+from burnish.ship.bundle import Bundle, read_bundle
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras", reason="keras is not installed: pip install 'burnish[keras]'")
@@ -295,6 +297,31 @@ def test_layers_that_were_put_in_are_refused_by_name(runs, tmp_path):
     with pytest.raises(RecipeError, match="'insert'"):
         api.export(run, tmp_path / "out.keras")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_with_the_names_of_the_layers_around_it_and_learnt_scaling_is_written_for_keras(tmp_path):
+    keras = pytest.importorskip("keras", reason="keras is not installed: pip install 'burnish[keras]'")
+    from burnish.ship.keras import export_keras
+
+    layers = keras.layers
+    given = keras.Input((32, 32, 3), name="images")
+    x = layers.Normalization(mean=None, name="prepare")(given)
+    x = layers.Conv2D(4, 3, strides=4, activation="relu", name="hidden")(x)
+    x = layers.Conv2D(6, 3, name="predictions")(x)
+    model = keras.Model(given, layers.GlobalAveragePooling2D(name="tap_0")(x))
+    model.get_layer("prepare").adapt(np.random.default_rng(0).normal(3.0, 2.0, (8, 32, 32, 3)).astype(np.float32))
+    model.save(tmp_path / "own.keras")
+    backbone = zoo.load_backbone(str(tmp_path / "own.keras"), preprocess="none")
+    classifier = Classifier.over(backbone, 3)
+    with torch.no_grad():
+        classifier.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    bundle = Bundle.of(backbone, classifier, classes=("a", "b", "c"), method="probe")
+    written = keras.models.load_model(export_keras(bundle, tmp_path / "out.keras"))
+    images = np.random.default_rng(1).uniform(0, 6, (2, 32, 32, 3)).astype(np.float32)
+    with torch.no_grad():
+        features = torch.from_numpy(np.array(keras.ops.convert_to_numpy(model(images))))
+        expected = classifier.head(features).softmax(1).numpy()
+    assert np.allclose(keras.ops.convert_to_numpy(written(images)), expected, atol=1e-4)
 
 
 # ---- TensorFlow ------------------------------------------------------------------------------------------------------

@@ -92,6 +92,19 @@ def test_a_class_without_images_gets_a_finite_head_that_never_names_it():
     assert 4 not in choice.head.logits(features).argmax(1)
 
 
+def test_a_head_on_constant_features_does_not_fail():
+    labels = np.arange(20) % 2
+    choice = choose_head(np.ones((20, 8), np.float32), labels, classes=2, seed=0, seconds_left=lambda: 5.0)
+    assert np.isfinite(choice.head.weight).all()
+    assert np.isfinite(choice.loss)
+
+
+def test_one_image_a_class_gives_a_head():
+    features = np.eye(4, dtype=np.float32)
+    choice = choose_head(features, np.arange(4), classes=4, seed=0, seconds_left=lambda: 5.0)
+    assert (choice.head.logits(features).argmax(1) == np.arange(4)).all()
+
+
 def test_folds_are_stratified_and_depend_on_the_seed_alone():
     labels = np.repeat(np.arange(5), 12)
     fold = fold_numbers(labels, folds=4, seed=3)

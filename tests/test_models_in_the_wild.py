@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from loading import features, refused
+from safetensors.torch import save_file
+from test_backbones_hostile import _small
 
 from burnish.backbones import file_images, files, recognise, zoo
 from burnish.backbones.keras import entries
+from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights
 
 _IMAGES = {"mean": None, "std": None, "crop_pct": None, "input_size": None, "img_size": None, "interpolation": ""}
@@ -211,3 +215,109 @@ def test_a_volo_with_its_two_heads_is_recognised():
         state = timm.create_model("volo_d1_224", num_classes=7).state_dict()
     shapes = {name: tuple(one.shape) for name, one in state.items()}
     assert recognise.recognised_without_head(shapes, file_images.HEADS) == ["volo_d1_224"]
+
+
+# ---- the size of the images, by places and patches -------------------------------------------------------------------
+
+
+def test_the_size_that_a_transformers_places_are_for_is_its_own(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    made = timm.create_model("test_vit", num_classes=5, img_size=192).eval()
+    torch.save(made.state_dict(), tmp_path / "vit192.pth")
+    backbone = load_backbone(str(tmp_path / "vit192.pth"))
+    assert backbone.preprocess.size == 192
+    views = torch.randn(1, 3, 192, 192)
+    with torch.no_grad():
+        own = made.forward_head(made.forward_features(views), pre_logits=True)
+        assert torch.equal(backbone.module.eval()(views), own)
+    assert load_backbone(str(tmp_path / "vit192.pth"), image_size=160).preprocess.size == 160
+
+
+def test_patches_of_another_size_are_another_network(tmp_path):
+    """timm would resample the kernel, and every tensor would match."""
+    own = zoo.load_backbone("random:vit_tiny_patch16_224").module.state_dict()
+    own["patch_embed.proj.weight"] = torch.nn.functional.interpolate(own["patch_embed.proj.weight"], (32, 32))
+    own["pos_embed"] = torch.zeros(1, 50, own["pos_embed"].shape[2])
+    torch.save(own, tmp_path / "a.pth")
+    with pytest.raises(BadWeights, match=r"patch_embed\.proj\.weight has"):
+        zoo.load_backbone(f"vit_tiny_patch16_224={tmp_path / 'a.pth'}")
+
+
+def test_another_image_size_is_still_the_same_network(tmp_path):
+    own = zoo.load_backbone("random:vit_tiny_patch16_224").module.state_dict()
+    own["pos_embed"] = torch.zeros(1, 50, own["pos_embed"].shape[2])  # of 7 × 7 patches
+    torch.save(own, tmp_path / "a.pth")
+    assert zoo.load_backbone(f"vit_tiny_patch16_224={tmp_path / 'a.pth'}").width == 192
+
+
+# ---- what scripts do to weights, and write beside them ---------------------------------------------------------------
+
+
+ALTERED = {
+    "halved": lambda tensor: tensor.half(),
+    "averaged": lambda tensor: 0.5 * tensor + 0.5 * tensor,
+    "with counters of one number": lambda tensor: tensor.reshape(1) if tensor.ndim == 0 else tensor,
+}
+
+
+@pytest.mark.parametrize("how", ALTERED)
+@pytest.mark.parametrize("arch", [None, "test_resnet"], ids=["told by its tensors", "named"])
+def test_weights_altered_entry_by_entry_load_with_the_counters_of_batches_left_out(how, arch, tmp_path):
+    state = zoo.load_backbone(f"random:{arch}").module.state_dict() if arch else _small(tmp_path)
+    altered = {name: ALTERED[how](tensor) for name, tensor in state.items()}
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    assert counters and all(altered[name].is_floating_point() or altered[name].shape == (1,) for name in counters)
+    torch.save(altered, tmp_path / "altered.pth")
+    expected = {name: altered[name].float() if state[name].is_floating_point() else state[name] for name in state}
+    torch.save(expected, tmp_path / "plain.pth")
+    options = {} if arch is None else {"arch": arch}
+    assert torch.equal(features(tmp_path / "altered.pth", **options), features(tmp_path / "plain.pth", **options))
+
+
+def test_weights_of_another_kind_or_shape_are_refused_all_the_same(tmp_path):
+    state = _small(tmp_path)
+    torch.save({**state, "conv1.weight": state["conv1.weight"].to(torch.int8)}, tmp_path / "a.pth")
+    assert "conv1.weight" in refused(tmp_path / "a.pth")
+    torch.save({**state, "bn1.weight": state["bn1.weight"][None]}, tmp_path / "b.pth")
+    refused(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    "beside", ["training_args.bin", "optimizer.bin", "scheduler.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"]
+)
+def test_what_a_trainer_writes_beside_the_weights_is_not_taken_for_them(beside, tmp_path):
+    torch.save(_small(tmp_path), tmp_path / "pytorch_model.bin")
+    expected = features(tmp_path / "pytorch_model.bin")
+    torch.save({"lr": 0.1}, tmp_path / beside)
+    assert torch.equal(features(tmp_path), expected)
+
+
+@pytest.mark.parametrize("name", ["MODEL.SAFETENSORS", "Model.Safetensors", "MODEL.PTH"])
+def test_weights_are_found_in_a_folder_whatever_the_case_of_their_name(name, tmp_path):
+    state = _small(tmp_path)
+    torch.save(state, tmp_path / "plain.pth")
+    expected = features(tmp_path / "plain.pth")
+    (tmp_path / "folder").mkdir()
+    if name.endswith("PTH"):
+        torch.save(state, tmp_path / "folder" / name)
+    else:
+        save_file(state, tmp_path / "folder" / name)
+        torch.save(dict(list(state.items())[:3]), tmp_path / "folder" / "model.pth")  # the twin that comes second
+    assert torch.equal(features(tmp_path / "folder"), expected)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"crop_pct": 0.004}, {"mean": [1e7, 0, 0]}, {"mean": [123.675, 116.28, 103.53], "std": [58.4, 57.1, 57.4]},
+     {"input_size": [3, True, True]}],
+)  # fmt: skip
+def test_a_config_beside_the_weights_cannot_ask_for_it_either(tmp_path, told):
+    from burnish.backbones.architectures import built
+    from burnish.backbones.timmed import architecture
+
+    torch.save(built(architecture("test_resnet", None)).state_dict(), tmp_path / "m.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": told}))
+    with pytest.raises(BadWeights, match="image settings cannot be used"):
+        load_backbone(str(tmp_path / "m.pth"))

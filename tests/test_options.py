@@ -5,15 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_methods import a_head
 
 from burnish import api
+from burnish import trained as trained_stage
+from burnish.backbones import zoo
+from burnish.backbones.zoo import load_backbone
 from burnish.choose.aim import augmentation_of
+from burnish.choose.plan import settled
 from burnish.data.views import augmented
 from burnish.disk import cache_folder
 from burnish.errors import RecipeError, RunError
+from burnish.methods.norms import Norms
+from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
+from conftest import write_shapes
 
 TINY = {
     "model": "random:test_resnet",
@@ -68,6 +76,13 @@ def test_with_augment_none_every_epoch_sees_the_middle_of_each_image_unchanged(a
     assert torch.allclose(middle, torch.tensor([127.5, 127.5, 7.0]), atol=4.0)
 
 
+@pytest.mark.parametrize(("asked", "mirrored"), [("auto", False), ("on", True)])
+def test_without_augmentation_an_image_is_mirrored_only_where_that_was_asked_for(asked, mirrored):
+    how = augmentation_of(Recipe(augment="none", flip=asked), size=32, flip=True)
+    assert how.flip == mirrored
+    assert augmentation_of(Recipe(flip=asked), size=32, flip=True).flip  # where there is some, as the probe found
+
+
 def test_without_an_average_the_last_weights_are_looked_at(plain, shapes, tmp_path):
     run = api.fit(shapes, out=tmp_path / "run", **{**TINY, "average": "none"})
     assert "tuned (last)" in candidates(run) and "tuned (EMA)" not in candidates(run)
@@ -107,6 +122,42 @@ def test_a_soup_is_a_candidate_and_the_same_after_a_death(shapes, tmp_path, monk
 def test_the_name_of_a_method_keeps_its_options(shapes, tmp_path):
     run = api.fit(shapes, out=tmp_path / "run", **{**TINY, "method": "lora:rank=2"})
     assert run.facts["kept"] == run.facts["recipe"]["method"] == run.predictor.bundle.method == "lora:rank=2"
+
+
+def test_the_record_of_a_run_from_scratch_says_that_it_is_computed_in_float32(tmp_path, monkeypatch):
+    """BatchNorm learns its statistics there, and does so in float32, whatever was asked for. The run ends with its plan."""
+    recipes = []
+
+    def until_here(*given, **how):
+        recipes.append(settled(*given, **how))
+        raise RecipeError("enough")
+
+    monkeypatch.setattr(trained_stage, "settled", until_here)
+    write_shapes(tmp_path / "shapes", images=8)
+    with pytest.raises(RecipeError, match=r"enough"):
+        api.fit(
+            tmp_path / "shapes", out=tmp_path / "run", model="random:test_resnet", method="scratch", image_size=32, epochs=1,
+            budget=None, taps="off", precision="bfloat16",
+        )  # fmt: skip
+    assert [recipe.precision for recipe in recipes] == ["float32"]
+
+
+def test_a_gradual_run_whose_first_stage_would_begin_at_its_end_is_refused():
+    backbone = zoo.load_backbone("random:test_resnet", image_size=32)
+    with pytest.raises(RecipeError, match=r"over is 1\.0, expected"):
+        method_named("gradual:over=1").prepare(backbone, a_head(backbone), Recipe())
+    tunable = method_named("gradual:over=0.99").prepare(backbone, a_head(backbone), Recipe())
+    assert max(group.starts for group in tunable.groups) == pytest.approx(0.99)
+
+
+def test_methods_say_what_they_cannot_train_of_networks_without_norms():
+    from burnish.methods.base import blank_tunable
+
+    backbone = load_backbone("random:nf_resnet26", image_size=64)
+    with pytest.raises(RecipeError, match="norms would train nothing"):
+        blank_tunable(Norms(), backbone, Recipe(), classes=3)
+    with pytest.raises(RecipeError, match="gain of its own"):
+        blank_tunable(method_named("lora"), backbone, Recipe(), classes=3)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from burnish.data.sources import open_source
 from burnish.errors import DataError, NotEnoughData
 from burnish.ship.predictor import expand
 from conftest import write_shapes
+from images import write_images
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
 
@@ -232,3 +233,51 @@ def test_predict_follows_links_to_images(tmp_path):
     found = expand([tmp_path / "in"])
     assert found[0] == tmp_path / "in" / "a.png"
     assert len(found) == 3 and all("symbolic link" in one.reason for one in found[1:])
+
+
+# ---- which folders are classes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", [("fold1", "fold2", "fold3"), ("2019", "2020"), ("site_a1", "site_a2"), ("Site 1", "Site 2")]
+)
+def test_folders_of_folds_and_years_are_not_taken_for_classes(tmp_path, names):
+    for name in names:
+        write_images(tmp_path / name, {"cat": 3, "dog": 3})
+    if names[0] == "site_a1":  # a name that may be a class's
+        assert set(open_source(tmp_path).classes) == set(names)
+        return
+    with pytest.raises(DataError, match=r"each with the same folders.*cat/ and dog/.*path,label,group"):
+        open_source(tmp_path)
+
+
+def test_classes_that_are_divided_alike_stay_classes(tmp_path):
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, {"indoor": 3, "outdoor": 3})
+    assert open_source(tmp_path).classes == ("cat", "dog")
+
+
+def test_a_folder_around_the_class_folders_is_named(tmp_path):
+    write_images(tmp_path / "dataset", {"cat": 3, "dog": 3})
+    with pytest.raises(NotEnoughData, match=r"one class 'dataset'.*Is it .*dataset that you mean\?"):
+        open_source(tmp_path)
+
+
+def test_splits_within_class_folders_are_not_mixed(images, tmp_path):
+    for file in sorted(images.rglob("*.png")):
+        inner = file.parent / ("test" if file.stem < "004" else "Train")
+        inner.mkdir(exist_ok=True)
+        file.rename(inner / file.name)
+    with pytest.raises(DataError, match=r"splits within its folders \('blue' holds .*Put the splits outside"):
+        open_source(images)
+    for file in list(images.rglob("*.png")):
+        inner = file.parent.parent / ("indoor" if file.parent.name == "test" else "Train")
+        inner.mkdir(exist_ok=True)
+        file.rename(inner / file.name)
+    assert open_source(images).classes == ("blue", "green", "red"), "other folders in classes are theirs"
+
+
+def test_a_state_of_another_tool_beside_class_folders_is_no_data_set(tmp_path):
+    write_images(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "state.json").write_text("{}")
+    assert open_source(tmp_path).source == "folder"

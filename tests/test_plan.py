@@ -11,7 +11,8 @@ from torch import nn
 
 from burnish import api
 from burnish.choose import start
-from burnish.choose.plan import VIEWS_AT_MOST, Plan, plan, unhurried_epochs
+from burnish.choose.plan import VIEWS_AT_MOST, Plan, eased, plan, unhurried_epochs
+from burnish.choose.survey import affordable_size
 from burnish.errors import RecipeError
 from burnish.methods.heads import HeadKind
 from burnish.recipe import Recipe
@@ -160,3 +161,24 @@ def test_the_first_head_of_a_short_run_is_fitted_to_a_part_of_every_class(epochs
     (labels,) = first
     counts = np.bincount(labels, minlength=3)
     assert counts.tolist() == [8, 8, 8] if some else counts.sum() > 24
+
+
+@pytest.mark.parametrize(
+    ("seconds", "train", "size"),
+    [
+        (600, 3000, 224),  # time for everything
+        (120, 420, 224),
+        (40, 420, 224),  # six epochs at the smallest size fit beside the full-size probe, at 160 images/s
+        (30, 20_000, 128),  # neither fits: the smallest
+    ],
+)
+def test_the_probes_size_follows_the_clock(seconds, train, size):
+    found = affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train)
+    assert found == size or (seconds == 40 and found in (160, 192, 224))
+    assert affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train, one_size=True) == 224
+
+
+def test_a_long_run_has_a_lower_rate_than_a_short_one():
+    assert eased(1e-3, 100) == 1e-3 and eased(1e-3, 14) == pytest.approx(1.4e-4) and eased(1e-3, 0) > 0.0
+    assert 2e-4 < eased(1e-3, 700) < 4e-4
+    assert eased(1e-3, 10**9) == pytest.approx(1e-4)

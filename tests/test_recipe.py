@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+import burnish
 from burnish.errors import RecipeError
 from burnish.recipe import _ELSEWHERE, _NEEDLESS, Recipe, parse_budget, recipe_from
 
@@ -83,3 +84,16 @@ def test_a_recipe_survives_toml(recipe):
 def test_a_bool_is_not_a_number():
     with pytest.raises(RecipeError, match="epochs"):
         Recipe(epochs=True)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"model": "random:test_vit"}, {"method": "lora"}, {"seeds": 3}, {"search": True}, {"budget_seconds": 9}]
+)
+def test_settings_that_a_comparison_has_no_use_for_are_refused(tmp_path, setting):
+    with pytest.raises(RecipeError, match=f"{next(iter(setting))} is no setting of this call"):
+        burnish.compare(tmp_path, **setting)
+
+
+def test_seconds_under_another_name_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="say budget"):
+        burnish.fit(tmp_path, budget_seconds=60)

@@ -12,6 +12,7 @@ import pytest
 from burnish import api, comparing, job
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import material, probing, survey
+from burnish.choose import material as gathering
 from burnish.choose.survey import most_within, part_for
 from burnish.data import looks as looking
 from burnish.data.cache import read_pixels
@@ -20,6 +21,7 @@ from burnish.data.sample import Part, first_of, some_of, thinned
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore
+from burnish.recipe import Recipe
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes
@@ -195,6 +197,17 @@ def test_more_files_than_can_be_looked_at_in_time_are_a_part(many, monkeypatch, 
     monkeypatch.setattr(material, "_looked_at_in_time", lambda catalog, budget: 150)
     run = api.fit(many, out=tmp_path / "run", budget=300, **TINY)
     assert run.facts["counts"]["used"] == 150 and run.facts["counts"]["skipped"] == 210
+
+
+def test_several_trainings_look_at_images_for_the_time_of_one(monkeypatch, images):
+    asked = []
+    monkeypatch.setattr(
+        gathering, "_looked_at_in_time", lambda catalog, seconds: (asked.append(seconds), len(catalog))[1]
+    )
+    for count in (1, 5):
+        gathering.first_splits(open_source(images), Recipe(budget_seconds=100.0, seeds=count), Nobody())
+    gathering.first_splits(open_source(images), Recipe(budget_seconds=None, seeds=5), Nobody())
+    assert asked == [100.0, 20.0, None]
 
 
 def test_a_run_taken_up_again_goes_on_with_the_same_part(many, slow_to_decode, monkeypatch, tmp_path):

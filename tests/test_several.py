@@ -13,7 +13,9 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, lo
 
 from burnish import api
 from burnish.choose.aim import balance_for
+from burnish.choose.material import require_trainable
 from burnish.data.audit.labels import suspects_of_several
+from burnish.data.catalog import Catalog, Splits
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits, read_splits, write_splits
 from burnish.errors import DataError, NoSuchName, NotEnoughData, RecipeError
@@ -179,6 +181,15 @@ def test_every_class_is_in_every_drawn_split_and_the_file_reads_back(table, tmp_
 def test_a_class_with_too_few_images_is_named(tmp_path):
     with pytest.raises(NotEnoughData, match=r"class 'rare' has 1; expected at least 3"):
         open_source(listed(tmp_path, ["a|b", "a", "b", "a|b", "b|rare"]))
+
+
+def test_a_test_split_without_any_class_is_refused_before_the_work():
+    labels = np.array([[True, False], [False, True], [False, False], [False, False]])
+    paths = tuple(f"{n}.png" for n in range(4))
+    catalog = Catalog(Path("/x"), paths, labels, ("a", "b"), (None,) * 4, None, (), "csv")
+    rows = np.array([0, 1]), np.array([], np.int64), np.array([2, 3])
+    with pytest.raises(NotEnoughData, match="none of the test images has a class"):
+        require_trainable(catalog, Splits(*rows, "given", ""))
 
 
 def test_the_leading_class_of_an_image_is_its_rarest():

@@ -1,14 +1,20 @@
 """burnish as a scikit-learn estimator."""
 
+import pickle
+import unicodedata
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.utils.validation import check_is_fitted
+from test_result import copied_by_joblib
 
 from burnish.errors import BurnishError
 from burnish.sklearn import ImageClassifier
+from images import write_images
 
 QUICK = {"model": "random:test_resnet", "method": "probe", "budget": None}
 
@@ -101,3 +107,61 @@ def test_scikit_learns_own_checks_that_need_no_numbers(name):
     if check is None:
         pytest.skip(f"this scikit-learn has no {name}")
     check("ImageClassifier", ImageClassifier())
+
+
+@pytest.mark.parametrize(
+    ("kept", "copied"), [(True, copied_by_joblib), (False, lambda one: pickle.loads(pickle.dumps(one)))],
+    ids=["joblib, a folder", "pickle, a temporary folder"],
+)  # fmt: skip
+def test_an_estimator_can_be_pickled_after_it_predicted(kept, copied, shapes, tmp_path):
+    paths = sorted(map(str, shapes.rglob("*.png")))
+    out = str(tmp_path / "run") if kept else None
+    fitted = ImageClassifier(model="random:test_resnet", method="probe", budget=None, out=out)
+    fitted.fit(paths, [Path(path).parent.name for path in paths])
+    before = fitted.predict_proba(paths[:7])
+    again = copied(fitted)
+    np.testing.assert_allclose(again.predict_proba(paths[:7]), before, atol=1e-6)
+    assert (again.predict(paths) == fitted.predict(paths)).all()
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        [1.0, 2.0, np.nan] * 4,
+        np.array(["a", "b", np.nan] * 4, object),
+        ["a", "b", None] * 4,
+        ["a", "b", ""] * 4,
+        [b"a", b"b", b"c"] * 4,
+        np.array(["a", "b", "\ud800"] * 4, object),
+        ["é", unicodedata.normalize("NFD", "é"), "b"] * 4,
+    ],
+    ids=["NaN", "NaN among names", "None", "empty", "bytes", "half a character", "two forms"],
+)
+def test_labels_that_are_no_classes_are_a_value_error_before_anything_runs(y, tmp_path, monkeypatch):
+    monkeypatch.setattr("burnish.api.fit_catalog", lambda *_, **__: pytest.fail("it ran"))
+    write_images(tmp_path, {"x": 12})
+    with pytest.raises(ValueError, match=r"y holds .*, expected class names|y writes the class .* in two ways"):
+        ImageClassifier(model="random:test_resnet").fit(sorted((tmp_path / "x").iterdir()), y)
+
+
+def test_labels_that_are_classes_are_taken_as_they_are_written(tmp_path, monkeypatch):
+    given = []
+
+    class Enough(Exception):
+        pass
+
+    def fit(catalog, *_, **__):
+        given.append(catalog)
+        raise Enough
+
+    monkeypatch.setattr("burnish.api.fit_catalog", fit)
+    write_images(tmp_path, {"x": 12})
+    decomposed = unicodedata.normalize("NFD", "é")
+    for y, classes in (
+        (["a", decomposed] * 6, ("a", "é")),
+        ([2.0, 1.0] * 6, ("1.0", "2.0")),
+        ([True, False] * 6, ("False", "True")),
+    ):
+        with pytest.raises(Enough):
+            ImageClassifier(model="random:test_resnet").fit(sorted((tmp_path / "x").iterdir()), y)
+        assert given[-1].classes == classes

@@ -1,6 +1,7 @@
 """A finished run in use: what may be given for images, what a folder's left-out files say, whose folder is whose."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -10,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import burnish
 from burnish import api, cli, result, using
 from burnish.errors import DataError, RunError, UnreadableImage
 from burnish.result import RunFolder
-from burnish.ship.predictor import NotRead, Predictor, expand, opened
+from burnish.ship.predictor import NotRead, Predictor, expand, listed, opened
 from burnish.train.features import BATCH
 from conftest import write_shapes
-from images import quarters
+from images import noise, quarters
 
 QUICK = {"model": "random:test_resnet", "method": "probe", "budget": None, "image_size": 64, "seed": 0}
 
@@ -93,6 +95,56 @@ def test_one_image_alone_is_a_list_of_one(run, shapes, tmp_path, monkeypatch):
     assert grey.problem is None
     assert len(run.predict(np.stack([pixels, pixels]))) == 2
     assert len(list(burnish.api.predict_stream(run.folder, str(file)))) == 1
+
+
+def test_an_array_has_its_channels_last_and_a_tensor_first():
+    image = np.zeros((3, 8, 8), np.uint8)
+    assert (len(listed(image)), len(listed(torch.from_numpy(image)))) == (3, 1)
+    assert len(listed(np.zeros((5, 3, 8, 8), np.uint8))) == 5
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "count"),
+    [
+        ((3, 28, 28), np.asarray, 3),
+        ((5, 28, 28), np.asarray, 5),
+        ((28, 28, 3), np.asarray, 1),
+        ((28, 28, 4), np.asarray, 1),
+        ((3, 28, 28), torch.from_numpy, 1),
+        ((4, 28, 28), torch.from_numpy, 1),
+        ((28, 28, 3), torch.from_numpy, 1),
+        ((2, 3, 28, 28), torch.from_numpy, 2),
+    ],
+)
+def test_an_array_is_as_many_images_as_fit_takes_it_for(shape, kind, count, run):
+    images = kind(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    found = run.predict(images)
+    assert len(found) == count and all(one.problem is None for one in found)
+    assert run.predict_proba(images).shape == (count, 3)
+
+
+def test_what_is_no_array_has_a_problem_and_the_others_have_answers(run):
+    good = noise(28, 28)
+    odd = [
+        torch.zeros(3, 8, 8, dtype=torch.bfloat16),
+        torch.zeros(3, 8, 8, dtype=torch.uint8).to_sparse(),
+        torch.zeros(3, 8, 8, dtype=torch.uint8, device="meta"),
+        [[[1, 2, 3]], [[1]]],
+    ]
+    found = run.predict([good, *odd, good])
+    assert [one.problem is None for one in found] == [True, False, False, False, False, True]
+    assert all(one.problem and len(one.problem) < 200 and not one.classes for one in found[1:-1])
+    assert found[0].label == found[-1].label == run.predict([good])[0].label
+
+
+def test_images_in_memory_are_read_and_anything_else_is_unreadable():
+    file = io.BytesIO()
+    Image.new("RGB", (4, 6)).save(file, "PNG")
+    for one in (file, bytearray(file.getvalue()), memoryview(file.getvalue())):
+        assert opened(one).size == (4, 6) and len(listed(one)) == 1
+    for wrong in (None, 3, 2.5):
+        with pytest.raises(UnreadableImage, match="expected a path"):
+            opened(wrong)
 
 
 def test_probabilities_of_more_than_a_batch_are_those_of_each(run, shapes, monkeypatch):

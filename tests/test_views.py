@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from burnish.data.views import Augmentation, augmented, normalised
+from burnish.errors import RecipeError
 from burnish.terms import Preprocess
 
 PLAIN = Preprocess(size=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -97,3 +98,13 @@ def test_crops_of_any_aspect_have_the_right_shape_and_range(aspect):
     found = views([0, 1, 2], aspects=np.full(6, aspect, np.float32))
     assert found.shape == (3, 3, 16, 16)
     assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"crop": 0.004}, {"crop": 1e-300}, {"mean": (1e7, 0.0, 0.0)}, {"std": (1e-8, 1.0, 1.0)}, {"size": True},
+     {"mean": (float("nan"),) * 3}],
+)  # fmt: skip
+def test_preprocessing_that_no_image_survives_is_refused(wrong):
+    with pytest.raises(RecipeError, match="Preprocess: "):
+        Preprocess(**wrong)

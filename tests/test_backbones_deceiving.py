@@ -1,13 +1,13 @@
-"""More files made to harm: read twice in two ways, small ones that grow, and a few sound ones that resemble them."""
+"""Files of weights that another reader would read otherwise, or that are small and grow: refused soon; and sound ones like them."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import struct
 import zipfile
+import zlib
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loading import features, refused
 from test_backbones_hostile import (
     SCALED_MEGABYTES,
     _chain,
@@ -25,20 +26,20 @@ from test_backbones_hostile import (
     _preprocess,
     _replace,
     _safetensors,
+    _small,
     _tensor,
     _text,
     _torch_zip,
     _written,
-    reader,  # noqa: F401  # the fixture
+    reader,  # noqa: F401  (a fixture)
 )
 
 from burnish.archives import Zip
-from burnish.backbones import cifar, zoo
-from burnish.backbones.keras import applications
-from burnish.backbones.keras.configs import Parsed, _Parser
-from burnish.backbones.keras.options import Unfit
 from burnish.backbones.pickles import _instructions, read_torch
-from burnish.errors import BadWeights, BurnishError
+from burnish.errors import BadWeights
+
+# ---- the files -------------------------------------------------------------------------------------------------------
+
 
 ENCODE, LATIN = b"c_codecs\nencode\n", _text("latin1")
 
@@ -221,121 +222,44 @@ def test_torch_writes_such_archives_as_are_read(tmp_path):
         assert torch.equal(found["state_dict"]["a.w"], torch.ones(2)) and found["best"] == 0.5
 
 
-def test_a_cifar_network_is_recognised_up_to_its_deepest():
-    def shapes(blocks: int) -> dict[str, tuple[int, ...]]:
-        names = {f"layer1.{number}.conv1.weight": (16, 16, 3, 3) for number in range(blocks)}
-        return {"conv1.weight": (16, 3, 3, 3), "layer3.0.conv2.weight": (64, 64, 3, 3), **names}
-
-    assert cifar.recognised(shapes(200)) is not None
-    assert cifar.recognised(shapes(201)) is None
-
-
-def test_patches_of_another_size_are_another_network(tmp_path):
-    """timm would resample the kernel, and every tensor would match."""
-    own = zoo.load_backbone("random:vit_tiny_patch16_224").module.state_dict()
-    own["patch_embed.proj.weight"] = torch.nn.functional.interpolate(own["patch_embed.proj.weight"], (32, 32))
-    own["pos_embed"] = torch.zeros(1, 50, own["pos_embed"].shape[2])
-    torch.save(own, tmp_path / "a.pth")
-    with pytest.raises(BadWeights, match=r"patch_embed\.proj\.weight has"):
-        zoo.load_backbone(f"vit_tiny_patch16_224={tmp_path / 'a.pth'}")
-
-
-def test_another_image_size_is_still_the_same_network(tmp_path):
-    own = zoo.load_backbone("random:vit_tiny_patch16_224").module.state_dict()
-    own["pos_embed"] = torch.zeros(1, 50, own["pos_embed"].shape[2])  # of 7 × 7 patches
-    torch.save(own, tmp_path / "a.pth")
-    assert zoo.load_backbone(f"vit_tiny_patch16_224={tmp_path / 'a.pth'}").width == 192
-
-
-@pytest.mark.parametrize("size", [64])
-def test_images_too_small_for_a_network_are_refused_in_a_sentence(size):
-    with pytest.raises(BurnishError, match=r"cannot be run on images of 64 pixels"):
-        zoo.load_backbone("random:inception_v3", image_size=size)
-
-
-@pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), [1.0, float("nan")], "1", None])
-def test_a_constant_that_is_no_number_is_refused(value):
-    with pytest.raises(Unfit, match="no number"):
-        _Parser(Parsed([], "", []))._constant("add", value)
-
-
-# ---- Keras -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("width", "name"), [(1280, "efficientnetb1"), (1408, "efficientnetb2")])
-def test_networks_of_the_same_names_are_told_by_their_widths(width, name):
-    _needs_keras()
-    layers = _layers_of("efficientnetb1")
-    found = applications.recognised(layers, has_width=lambda layer, asked: (layer, asked) == ("top_conv", width))
-    assert found is not None and found.name == name
-
-
-def _needs_keras() -> None:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    pytest.importorskip("keras", reason="keras is not installed: pip install 'burnish[keras]'")
-
-
-def _layers_of(name: str) -> list[str]:
-    config = applications.config_of(applications.named(name), 240)
-    weighted = ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "Normalization", "Dense")
-    return [layer["config"]["name"] for layer in config["config"]["layers"] if layer["class_name"] in weighted]
-
-
-def test_layers_that_another_keras_numbered_are_told_by_their_order(tmp_path):
-    """InceptionV3's official file begins with conv2d_1, as Keras 2 counted; today's network begins with conv2d."""
-    h5py = pytest.importorskip("h5py")
-    _needs_keras()
-    config = applications.config_of(applications.named("inceptionv3"), 96)
-    rng, first, counts = np.random.default_rng(0), None, {"conv2d": 0, "batch_normalization": 0}
-    blank = zoo.load_backbone("random:keras:inceptionv3", image_size=96)
-    order = [layer for layer in config["config"]["layers"] if layer["class_name"] in ("Conv2D", "BatchNormalization")]
-    by_name = _kernels(blank)
-    with h5py.File(tmp_path / "old.h5", "w") as file:
-        names = []
-        for layer in order:
-            own = layer["config"]["name"]
-            kind = re.sub(r"_\d+$", "", own)
-            counts[kind] += 1
-            name = f"{kind}_{counts[kind]}"
-            group = file.create_group(name)
-            names.append(name.encode())
-            keys = ["kernel:0"] if kind == "conv2d" else ["beta:0", "moving_mean:0", "moving_variance:0"]
-            group.attrs["weight_names"] = [f"{name}/{key}".encode() for key in keys]
-            for key in keys:
-                shape = by_name[own][key]
-                value = rng.normal(0, 0.1, shape).astype(np.float32)
-                first = value if first is None else first
-                group[f"{name}/{key}"] = np.abs(value) + 1 if key == "moving_variance:0" else value
-        file.attrs["layer_names"] = names
-    found = zoo.load_backbone(f"keras:inceptionv3={tmp_path / 'old.h5'}", preprocess="keras:inceptionv3", image_size=96)
-    kernel = next(value for name, value in found.module.state_dict().items() if value.ndim == 4)
-    assert first is not None
-    np.testing.assert_array_equal(kernel.numpy(), first.transpose(3, 2, 0, 1))
-
-
-@pytest.mark.parametrize("name", ["inceptionv3", "mobilenetv3small"])
-def test_names_of_layers_do_not_depend_on_what_keras_made_before(name):
-    """Keras numbers through all networks of a process; the numbering of who uses it goes on as it was."""
-    _needs_keras()
-    import keras
-
-    keras.backend.clear_session()
-    first = applications.config_of(applications.named(name), 96)
-    mine = [keras.layers.Conv2D(1, 1).name for _ in range(2)]
-    assert applications.config_of(applications.named(name), 96) == first
-    assert keras.layers.Conv2D(1, 1).name not in mine
-
-
-def _kernels(backbone: Any) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shapes of each layer's arrays, in Keras's order of axes."""
-    out: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, part in backbone.module.parts.items():
-        out[name] = {f"{variable.legacy.split('|')[0]}:0": tuple(variable.shape) for variable in part.variables}
-    return out
-
-
 def test_numbers_that_tensors_share_count_once():
     from burnish.backbones.checkpoint import numbers_in
 
     one = torch.zeros(10)
     assert numbers_in([one, one, torch.zeros(5)]) == 15
+
+
+# ---- a file of torch.save with a second name -------------------------------------------------------------------------
+
+
+def second_name(name: str, other: str, *, behind: bytes = b"") -> zipfile.ZipInfo:
+    """A member that readers who heed the extra field 0x7075 call `other`."""
+    said = struct.pack("<BL", 1, zlib.crc32(name.encode())) + other.encode()
+    info = zipfile.ZipInfo(name)
+    info.extra = behind + struct.pack("<HH", 0x7075, len(said)) + said
+    return info
+
+
+MINUTES = struct.pack("<HHBL", 0x5455, 5, 1, 0)  # a time, as zip of Info-ZIP notes it
+EVIL, PLAIN = b"\x80\x02cbuiltins\nbytearray\nK\x08\x85R.", b"\x80\x02}."
+
+
+@pytest.mark.parametrize("behind", [b"", MINUTES], ids=["first", "behind a time"])
+@pytest.mark.parametrize("first, second", [(EVIL, PLAIN), (PLAIN, EVIL)], ids=["for torch", "for Python"])
+def test_a_member_that_some_readers_call_otherwise_is_two_names_for_one_member(first, second, behind, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr(second_name("archive/data.pkl", "archive/other", behind=behind), first)
+        archive.writestr(second_name("archive/harmless", "archive/data.pkl", behind=behind), second)
+        archive.writestr("archive/version", "3\n")
+    assert "two names for one member" in refused(tmp_path / "a.pth")
+
+
+def test_members_with_other_extra_fields_are_read(tmp_path):
+    state = _small(tmp_path)
+    torch.save(state, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as whole, zipfile.ZipFile(tmp_path / "b.pth", "w") as copy:
+        for name in whole.namelist():
+            info = zipfile.ZipInfo(name)
+            info.extra = MINUTES
+            copy.writestr(info, whole.read(name))
+    assert torch.equal(features(tmp_path / "a.pth"), features(tmp_path / "b.pth"))

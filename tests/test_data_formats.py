@@ -1,0 +1,211 @@
+"""Deep greys, large images and images that would take minutes: decoded right, in part, or refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from burnish.data import pixels
+from burnish.data.contents import file_of
+from burnish.data.pixels import decode, enough, view
+from burnish.data.slow import why_slow
+from burnish.data.sources import open_source
+from burnish.errors import UnreadableImage
+from burnish.terms import Preprocess
+from images import encoded, noise, quarters, read, write_images
+
+# ---- deep greys of TIFF ----------------------------------------------------------------------------------------------
+
+
+def deep_tiff(values, *, bits, white_is_zero, orientation):
+    """A little-endian TIFF of integers [h w], written by hand: Pillow writes no such."""
+    data = values.astype("<u2").tobytes()
+    if bits == 12:  # two of them in three bytes, from the highest bit on
+        data = b"".join(((a << 12) | b).to_bytes(3, "big") for a, b in values.reshape(-1, 2).tolist())
+    height, width = values.shape
+    tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, 0 if white_is_zero else 1), (273, 4, 8),
+            (274, 3, orientation), (277, 3, 1), (278, 3, height), (279, 4, len(data))]  # fmt: skip
+    table = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, one) for tag, kind, one in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(12, False), (16, True), (16, False)])
+def test_a_deep_grey_handed_over_by_pillow_is_what_its_file_is(bits, white_is_zero, orientation):
+    """Opened from memory: turned ones of 16 bits that Pillow maps from the disk it gives in disorder."""
+    values = np.random.default_rng(0).integers(0, 2**bits, (6, 8))
+    values[0, :2] = 0, 2**bits - 1
+    content = deep_tiff(values, bits=bits, white_is_zero=white_is_zero, orientation=orientation)
+    upright = {1: values, 2: values[:, ::-1], 3: values[::-1, ::-1], 6: np.rot90(values, -1), 8: np.rot90(values)}
+    expected = np.rint(upright[orientation] * 255 / (2**bits - 1))
+    expected = 255 - expected if white_is_zero else expected
+    found = np.asarray(decode(content))[:, :, 0].astype(int)
+    assert found.shape == expected.shape and np.abs(found - expected).max() <= 1
+    with Image.open(io.BytesIO(content)) as opened:
+        assert np.array_equal(np.asarray(decode(file_of(opened, "a.tif")))[:, :, 0], found)
+
+
+def test_an_ordinary_file_handed_over_by_pillow_is_what_it_is_on_disk(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(deep_tiff(np.array([[0, 2048, 4095, 1000]]), bits=12, white_is_zero=False, orientation=1))
+    with Image.open(path) as opened:
+        assert np.array_equal(np.asarray(decode(file_of(opened, "a.tif"))), np.asarray(decode(path)))
+
+
+# ---- large JPEGs are decoded in part ---------------------------------------------------------------------------------
+
+
+def photo(width, height, *, seed=0):
+    """A smooth picture with some detail, as a camera gives."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    detail = rng.integers(-12, 13, (height, width, 1))
+    return Image.fromarray((np.asarray(coarse).astype(int) + detail).clip(0, 255).astype(np.uint8))
+
+
+def error_between(one, other):
+    return float(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).mean())
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (1201, 1799), (3001, 1033)])
+def test_a_large_jpeg_is_decoded_smaller_with_its_shape_and_its_view(size):
+    preprocess = Preprocess(size=112)
+    content = encoded(photo(*size), "JPEG", quality=92)
+    whole, part = decode(content), decode(content, at_least=enough(preprocess))
+    assert whole.size == size
+    assert part.size[0] <= 0.51 * whole.size[0]
+    assert min(part.size) >= 2 * enough(preprocess)
+    assert part.width / part.height == pytest.approx(size[0] / size[1], rel=0.01)
+    assert error_between(view(part, preprocess), view(whole, preprocess)) < 1.5  # of 255
+    stored = pixels.stored(part, 128), pixels.stored(whole, 128)
+    assert error_between(*stored) < 1.5
+
+
+def test_small_jpegs_and_other_formats_are_decoded_whole():
+    for content in (
+        encoded(photo(400, 300), "JPEG", quality=92),
+        encoded(photo(1600, 1200), "PNG", compress_level=1),
+        encoded(photo(1600, 1200), "BMP"),
+        encoded(photo(1200, 900), "WEBP"),
+    ):
+        whole, part = decode(content), decode(content, at_least=100)
+        assert part.size == whole.size
+        assert np.array_equal(np.asarray(part), np.asarray(whole))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_part_of_a_large_jpeg_is_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = quarters(1024).resize((1024, 1536))
+    content = encoded(picture, "JPEG", exif=exif, quality=92)
+    whole, part = decode(content), decode(content, at_least=100)
+    assert part.size == (whole.width // 4, whole.height // 4)
+    assert error_between(part, whole.resize(part.size, Image.Resampling.BOX)) < 3
+    assert whole.size == ((1536, 1024) if orientation >= 5 else (1024, 1536))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_a_large_jpeg_in_cmyk_or_grey_is_decoded_in_part_to_the_same_colours(mode):
+    content = encoded(photo(1600, 1200).convert(mode), "JPEG", quality=92)
+    whole, part = decode(content), decode(content, at_least=100)
+    assert part.mode == "RGB"
+    assert part.size == (400, 300) == (whole.width // 4, whole.height // 4)
+    assert error_between(part, whole.resize(part.size, Image.Resampling.BOX)) < 2
+
+
+def test_a_large_jpeg_that_ends_too_early_is_refused_in_part_as_well():
+    content = encoded(photo(1600, 1200), "JPEG", quality=92)[:20_000]
+    with pytest.raises(UnreadableImage, match="truncated"):
+        decode(content, at_least=100)
+
+
+# ---- files that would take minutes -----------------------------------------------------------------------------------
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(UnreadableImage) as refused:
+        decode(data)
+    return refused.value.reason
+
+
+def part(marker: int, content: bytes) -> bytes:
+    """A part of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG of one grey block, in so many scans."""
+    code = bytes([1] + [0] * 15)  # one code of one bit
+    found = b"\xff\xd8" + part(0xDB, bytes([0] + [16] * 64))
+    found += part(0xC2, struct.pack(">BHHB", 8, 8, 8, 1) + bytes([1, 0x11, 0]))
+    found += part(0xC4, bytes([0x00]) + code + bytes([0])) + part(0xC4, bytes([0x10]) + code + bytes([0]))
+    found += part(0xDA, bytes([1, 1, 0x00, 0, 0, 0])) + b"\x7f"
+    return found + (part(0xDA, bytes([1, 1, 0x00, 1, 63, 0])) + b"\x7f") * (count - 1) + b"\xff\xd9"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    assert decode(with_scans(12)).size == decode(with_scans(100)).size == (8, 8)
+    assert "over 100 scans" in refusal(with_scans(200))
+    before = part(0xE1, b"Exif\0\0" + b"\xff\xd9" * 100)  # what looks like an end within a part is none
+    assert "over 100 scans" in refusal(b"\xff\xd8" + before + with_scans(200)[2:])
+
+
+def test_a_jpeg_of_very_many_parts_is_refused():
+    plain = encoded(noise(16, 16), "JPEG")
+    for marker in (0xE1, 0xE2, 0xFE):
+        parts = part(marker, b"Exif\0\0" + bytes(10))
+        assert decode(plain[:2] + parts * 300 + plain[2:]).size == (16, 16)
+        assert "over 4,000 parts" in refusal(plain[:2] + parts * 5000 + plain[2:])
+
+
+def test_a_jpeg_of_very_many_parts_behind_a_mark_of_the_end_is_refused():
+    plain = encoded(noise(16, 16), "JPEG")
+    parts = b"\xff\xd9" + part(0xE1, b"Exif\0\0" + bytes(10)) * 5000
+    assert "over 4,000 parts" in refusal(plain[:2] + parts + plain[2:])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_ordinary_jpegs_are_read_whatever_stands_in_them_and_behind(progressive):
+    plain = encoded(noise(200, 150), "JPEG", quality=95, progressive=progressive)
+    many = b"\xff\xda" * 30_000
+    large = encoded(noise(1500, 1000), "JPEG", quality=100, progressive=progressive, restart_marker_blocks=1)
+    for data in (
+        plain,
+        large,
+        plain + many * 10,
+        plain[:2] + part(0xE1, (b"Exif\0\0" + many)[:60_000]) + plain[2:],
+        plain[:2] + part(0xE1, (b"Exif\0\0" + many)[:60_000]) * 20 + plain[2:] + many,
+    ):
+        assert why_slow(data) is None
+        assert np.array_equal(np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_plain_netpbm_images_of_many_comments_or_megabytes_are_refused():
+    numbers = b"1 " * 64
+    assert "over 1,000 comments" in refusal(b"P2\n8 8\n255\n" + b"#\n" * 2000 + numbers)
+    assert "over 1,000 comments" in refusal(b"P5\n" + b"#\n" * 2000 + b"8 8\n255\n" + bytes(64))
+    side = 1500
+    assert "over 8 MB of numbers written as text" in refusal(b"P3\n1500 1500\n255\n" + b"1 " * (3 * side * side))
+
+
+def test_ordinary_netpbm_images_are_read():
+    text = b"P3\n# a comment\n4 2\n# another\n255\n" + b" ".join(b"%d" % value for value in range(24))
+    assert np.asarray(decode(text)).reshape(-1).tolist() == list(range(24))
+    hashes = decode(b"P6\n# a comment\n300 300\n255\n" + b"#" * (300 * 300 * 3))
+    assert (np.asarray(hashes) == ord("#")).all()
+    assert decode(b"P5\n3000 3000\n255\n" + bytes(9_000_000)).size == (3000, 3000)
+
+
+def test_what_is_refused_for_its_time_is_named_among_others(tmp_path):
+    write_images(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "a" / "scans.jpg").write_bytes(with_scans(200))
+    found = read(open_source(tmp_path))
+    assert len(found.ids) == 6 and [one.path for one in found.named] == ["a/scans.jpg"]
+    assert "over 100 scans" in found.named[0].reason

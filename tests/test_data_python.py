@@ -1,0 +1,173 @@
+"""Data sets and arrays in Python: read by one thread at a time, each image its own pixels, and what is none is named."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import burnish
+from burnish.data.pixels import decode
+from burnish.data.sources import open_source
+from burnish.errors import DataError
+from images import noise, png, read
+
+QUICK = {"model": "random:test_resnet", "budget": None, "image_size": 64, "seed": 0, "cache": "off"}
+
+
+# ---- data sets -------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """Counts the threads that are inside at once."""
+
+    def __init__(self) -> None:
+        self.inside, self.most, self.own = 0, 0, threading.Lock()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.own:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        try:
+            time.sleep(0.002)  # so that another thread has time to come in
+            yield
+        finally:
+            with self.own:
+                self.inside -= 1
+
+
+class Records:
+    """Images of one colour each, one after the other in one open file that is sought in."""
+
+    side, count = 16, 40
+
+    def __init__(self, file: Path) -> None:
+        self.colours = np.random.default_rng(0).integers(0, 256, (self.count, 3), np.uint8)
+        file.write_bytes(np.repeat(self.colours, self.side * self.side, axis=0).tobytes())
+        self.file, self.watched, self.targets = open(file, "rb"), Watched(), [at % 2 for at in range(self.count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, at: int) -> tuple[np.ndarray, int]:
+        size = self.side * self.side * 3
+        self.file.seek(at * size)
+        with self.watched():
+            pixels = np.frombuffer(self.file.read(size), np.uint8)
+        return pixels.reshape(self.side, self.side, 3), self.targets[at]
+
+
+def test_a_data_set_that_seeks_in_one_file_gives_every_image_its_own_pixels(tmp_path):
+    data = Records(tmp_path / "records.bin")
+    with data.file:
+        catalog = open_source(data)
+        found = read(catalog, workers=4)
+    assert not found.named and data.watched.most == 1
+    wanted = [data.colours[int(catalog.paths[entry])] for entry in found.ids]
+    assert (np.asarray(found.plain[:]) == np.array(wanted)[:, None, None]).all()
+
+
+class Lazy:
+    """Images that are opened by the data set and read from their file when their pixels are asked for."""
+
+    def __init__(self) -> None:
+        self.targets, self.watched = [0, 1] * 12, Watched()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, at: int) -> tuple[Image.Image, int]:
+        image = Image.open(io.BytesIO(png(at)))
+        read = image.load
+
+        def first():
+            image.load = read
+            with self.watched():
+                return read()
+
+        image.load = first
+        return image, self.targets[at]
+
+
+def test_an_image_that_a_data_set_has_merely_opened_is_read_by_one_thread_at_a_time():
+    data = Lazy()
+    catalog = open_source(data)
+    found = read(catalog, workers=4)
+    assert not found.named and data.watched.most == 1
+    assert np.array_equal(np.asarray(decode(catalog.image(7))), np.asarray(noise(8, 8, seed=int(catalog.paths[7]))))
+
+
+def test_an_item_of_a_data_set_that_is_no_array_is_named():
+    class Set:
+        targets, items = [0, 1] * 4, [noise(8, 8, seed=at) for at in range(8)]
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, at):
+            return self.items[at], self.targets[at]
+
+    Set.items[2], Set.items[5] = [[[1, 2, 3]], [[1]]], torch.zeros(3, 8, 8, dtype=torch.bfloat16)
+    found = read(open_source(Set()), workers=2)
+    assert {one.path for one in found.named} == {"2", "5"} and len(found.ids) == 6
+    reasons = {one.path: one.reason for one in found.named}
+    assert "is no array of numbers" in reasons["2"] and "the data set gives no image" in reasons["5"]
+
+
+def test_a_data_set_that_draws_its_images_anew_each_time_keeps_them_all():
+    class Set:
+        targets, draws = [0, 1] * 4, np.random.default_rng(0)
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, at):
+            return self.draws.integers(0, 256, (8, 8, 3), np.uint8), self.targets[at]
+
+    found = read(open_source(Set()), workers=2)
+    assert not found.named and len(found.ids) == 8
+
+
+# ---- images and their labels -----------------------------------------------------------------------------------------
+
+
+PATHS = ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ((None, ["a", "b", "a"]), "The images are a NoneType, expected"),
+        ((PATHS, None), "The labels are a NoneType, expected"),
+        (((path for path in PATHS), ["a", "b", "a"]), "The images are a generator, expected"),
+        ((PATHS, (label for label in "aba")), "The labels are a generator, expected"),
+        ((PATHS, "aba"), "The labels are a str, expected"),
+        ((PATHS, ["a", "b", 10**400]), "Label 2 is a number of over 300 digits"),
+        ((PATHS, ["a", "b", -(10**5000)]), "Label 2 is a number of over 300 digits"),
+    ],
+    ids=["no images", "no labels", "generator", "generator of labels", "text", "large number", "very large number"],
+)
+def test_images_and_labels_that_are_none_are_a_sentence(data, sentence, tmp_path):
+    with pytest.raises(DataError, match=sentence):
+        burnish.fit(data, out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_a_column_of_labels_is_one_class_an_image(kind):
+    images = np.zeros((8, 4, 4, 3), np.uint8)
+    for column, classes in (([0, 1] * 4, ("0", "1")), ([0, 7, 3, 7] * 2, ("0", "3", "7"))):
+        catalog = open_source((images, kind(column).reshape(8, 1)), for_training=False)
+        assert not catalog.several and catalog.classes == classes
+        told = {catalog.paths[row]: catalog.label(row) for row in range(8)}
+        assert told == {str(at): str(label) for at, label in enumerate(column)}
+    assert open_source((images, kind([[0, 1], [1, 1]] * 4)), for_training=False).several

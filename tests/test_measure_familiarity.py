@@ -1,0 +1,28 @@
+"""What is familiar to a model: distances taken in pieces, and told by numbers alone."""
+
+import numpy as np
+import pytest
+
+from burnish.measure import ood
+from burnish.measure.ood import Familiarity
+
+
+def test_distances_from_classes_are_taken_in_pieces(monkeypatch):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(120, 40)).astype(np.float32), np.arange(120) % 6
+    made = Familiarity.of(features, labels).limited_by(features[:30])
+    answers = np.full((120, 6), 1 / 6)
+    whole = made.strangeness(features, answers)
+    monkeypatch.setattr(ood, "_NUMBERS_AT_ONCE", 7 * len(made.centres))
+    assert np.allclose(made.strangeness(features, answers), whole, rtol=1e-12, atol=1e-9)
+    assert len(made.strangeness(features[:0], answers[:0])) == 0
+
+
+@pytest.mark.parametrize("name", ["mean", "within", "centres"])
+def test_what_is_familiar_is_told_by_numbers(name):
+    rng = np.random.default_rng(0)
+    arrays = Familiarity.of(rng.normal(size=(60, 8)).astype(np.float32), np.arange(60) % 3).arrays()
+    assert Familiarity.from_arrays(arrays, 8).centres.shape == (3, 8)
+    arrays[name] = arrays[name] * np.float32("nan")
+    with pytest.raises(ValueError, match=f"{name} with NaN"):
+        Familiarity.from_arrays(arrays, 8)

@@ -1,0 +1,59 @@
+"""Confidences of held-out images: what they can show is said, and is the same after it was written down."""
+
+import json
+
+import numpy as np
+import pytest
+
+from burnish.errors import RecipeError
+from burnish.measure.held_out import HeldOut
+
+
+def held_with(confidence):
+    count = len(confidence)
+    return HeldOut(confidence, np.arange(count) % 10 > 0, confidence)
+
+
+def written(held):
+    return HeldOut.from_json(json.loads(json.dumps(held.to_json())))
+
+
+@pytest.mark.parametrize(
+    "confidence",
+    [
+        np.random.default_rng(0).uniform(0.3, 1.0, 2000),
+        1.0 - np.random.default_rng(1).uniform(0.0, 3e-7, 500),
+        np.array([1.0, 1.0 - 2.0**-53, 1.0 - 2.0**-24, 0.5, 0.3, 0.0]),
+        np.nextafter([0.8506242, 0.9127555, 0.9350724], 0.0),
+    ],
+    ids=["drawn", "all but sure", "ends", "just below seven digits"],
+)
+def test_no_image_falls_below_the_threshold_that_its_own_confidence_became(confidence):
+    again = written(held_with(confidence))
+    assert (again.confidence <= confidence).all() and (confidence - again.confidence < 2e-7).all()
+
+
+def test_what_was_answered_before_the_package_was_written_is_answered_after():
+    rng = np.random.default_rng(3)
+    held = HeldOut.of(rng.dirichlet([8.0, 0.5, 0.5], 600), np.zeros(600, np.int64))
+    for wanted in (0.8, 0.9, 0.95):
+        own, kept = held.threshold(wanted), written(held).threshold(wanted)
+        assert own is not None and kept is not None and own - 2e-7 < kept <= own
+
+
+def test_a_package_that_is_read_and_written_again_keeps_its_confidences():
+    once = written(held_with(np.random.default_rng(0).uniform(0.0, 1.0, 500)))
+    assert np.array_equal(written(once).confidence, once.confidence)
+
+
+@pytest.mark.parametrize(("n", "wrong"), [(8, 0), (98, 0), (200, 3)])
+def test_what_held_out_images_can_show_is_said_so_that_it_can_be_asked_for(n, wrong):
+    right = np.arange(n) >= wrong  # the least sure are wrong
+    confidence = np.linspace(0.5, 0.99, n)
+    known = HeldOut(confidence, right, np.where(right, confidence, 1 - confidence))
+    with pytest.raises(RecipeError) as said:
+        known.rejecting(0.9999)
+    most = float(str(said.value).partition("can show ")[2].partition("%")[0]) / 100
+    known.rejecting(most)
+    with pytest.raises(RecipeError):
+        known.rejecting(min(0.9999, most + 0.0011))

@@ -1,0 +1,83 @@
+"""A run's folder and its files as they are found: links, pipes, damage, and folders that are named from home."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from burnish import api
+from burnish.disk import write_whole
+from burnish.errors import NotARun
+from burnish.result import PICTURES, PREDICTIONS, RESULT, SPLITS, RunFolder, read_facts, read_pictures, sides_in
+
+TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    return api.fit(shapes, out=tmp_path_factory.mktemp("again") / "run", **TINY)
+
+
+def test_a_page_does_not_follow_a_link_in_a_run(run, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    page = run.folder / "report.html"
+    page.unlink()
+    page.symlink_to(precious)
+    assert api.report(run.folder) == page
+    assert precious.read_text() == "mine" and not page.is_symlink() and page.read_text().startswith("<!doctype html>")
+    assert page.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    link = tmp_path / "named.html"
+    precious.write_text("<!doctype html>an older page")
+    link.symlink_to(precious)
+    api.report(run.folder, out=link)
+    assert link.is_symlink() and precious.read_text() == page.read_text(), "a link that is named is meant"
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_a_pipe_among_a_runs_files_is_not_waited_for(run, tmp_path):
+    for name in (PICTURES, SPLITS, PREDICTIONS, RESULT):
+        os.mkfifo(tmp_path / name)
+    assert read_pictures(tmp_path) == {} and sides_in(tmp_path / SPLITS) == {}
+    with pytest.raises(NotARun):
+        read_facts(tmp_path)
+    os.mkfifo(tmp_path / "page")
+    write_whole(tmp_path / "page", "text")
+    assert (tmp_path / "page").read_text() == "text"
+
+
+def test_facts_that_are_nested_too_deeply_are_a_sentence(tmp_path):
+    (tmp_path / RESULT).write_text("[" * 200_000)
+    with pytest.raises(NotARun, match="cannot be read"):
+        read_facts(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[1]"])
+def test_a_damaged_comparison_is_said_in_a_sentence(text, shapes, tmp_path):
+    told = {"model": "random:test_resnet", "image_size": 32, "budget": None, "cache": "off"}
+    del told["model"]
+    race = {"models": ["random:test_resnet"], "methods": ["probe"], "out": tmp_path / "race", **told}
+    if not (tmp_path / "race").exists():
+        api.compare(shapes, **race)
+    (tmp_path / "race" / "compare.json").write_text(text)
+    with pytest.raises(NotARun, match=r"compare\.json is not as burnish writes it"):
+        api.compare(shapes, **race)
+
+
+def test_a_home_folder_is_found_wherever_a_folder_is_named(shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = api.fit(shapes, out="~/run", **{**TINY, "cache": "~/kept"})
+    assert found.folder == tmp_path / "run" and (tmp_path / "kept").is_dir() and not (tmp_path / "~").exists()
+    assert api.open_run("~/run").facts == found.facts
+    assert api.evaluate("~/run", shapes).scores.accuracy.n == 60
+    assert api.report("~/run", out="~/page.html") == tmp_path / "page.html"
+    with RunFolder.of("~/other", "data") as folder:
+        assert folder.path == tmp_path / "other"

@@ -1,0 +1,252 @@
+"""Where a program's words go: terminals that go away, pipes that are closed, Ctrl-C, and what a terminal would act on."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+from test_around_a_run import WORDS
+
+import burnish
+from burnish import api, cli, watching
+from burnish.verbs.options import print_json
+
+TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
+PROGRAM = [sys.executable, "-m", "burnish"]
+
+
+# ---- lines and bars --------------------------------------------------------------------------------------------------
+
+
+class Gone(io.StringIO):
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+def test_a_terminal_that_goes_away_ends_no_run(shapes, tmp_path):
+    found = api.fit(shapes, out=tmp_path / "run", watcher=watching.Lines(Gone(errno.EIO)), **TINY)
+    assert found.report.is_file()
+    with pytest.raises(OSError, match="No space"):
+        watching.Lines(Gone(errno.ENOSPC)).say("a fact")
+
+
+def test_lines_tell_each_stage_once_and_each_fact(capsys):
+    lines = burnish.Lines()
+    lines.stage("decode", total=3)
+    lines.stage("decode", total=3, detail="the rest")
+    lines.advance(3)
+    lines.say("done")
+    told = [line.split(" s  ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["decode: 3 images", "done"]
+
+
+class Leaving(io.StringIO):
+    """A stream that works until it is told to fail."""
+
+    number = 0
+
+    def write(self, text):
+        if self.number:
+            raise OSError(self.number, os.strerror(self.number))
+        return super().write(text)
+
+
+@pytest.fixture
+def terminal():
+    """A terminal that can be told to fail, and a bar on it."""
+    stream = Leaving()
+    progress = Progress(console=Console(file=stream, force_terminal=True, width=80), auto_refresh=False)
+    progress.start()
+    yield stream, watching._Bar(progress, None)
+    stream.number = 0
+    progress.stop()
+
+
+@pytest.mark.parametrize("name", ["advance", "say"])
+def test_a_bar_outlives_its_terminal_and_no_other_trouble(name, terminal, monkeypatch):
+    stream, bar = terminal
+    call = {"advance": lambda: bar.advance(1), "say": lambda: bar.say("a fact")}[name]
+    monkeypatch.setattr(bar.progress, "advance", lambda *_: bar.progress.refresh())  # which else waits until it is time
+    stream.number = errno.EIO
+    call()
+    call()
+    stream.number = errno.ENOSPC
+    with pytest.raises(OSError, match="No space"):
+        call()
+
+
+def test_a_bar_on_a_full_disk_says_so_at_its_next_stage(terminal):
+    stream, bar = terminal
+    stream.number = errno.ENOSPC
+    with pytest.raises(OSError, match="No space"):
+        bar.stage("decode", total=3)
+
+
+def test_a_bar_whose_terminal_is_gone_comes_to_its_next_stage(terminal):
+    stream, bar = terminal
+    stream.number = errno.EIO
+    bar.stage("decode", total=3)
+
+
+def test_a_bar_whose_terminal_is_gone_comes_to_all_later_stages(terminal):
+    stream, bar = terminal
+    stream.number = errno.EIO
+    for name in ("decode", "probe", "report"):
+        bar.stage(name)
+
+
+# ---- a whole program -------------------------------------------------------------------------------------------------
+
+
+def test_a_program_whose_terminal_was_closed_comes_to_its_result(shapes, tmp_path):
+    master, slave = pty.openpty()
+    fit = [*PROGRAM, "fit", str(shapes), *WORDS, "--out", str(tmp_path / "run")]
+    plain = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    plain["TERM"] = "xterm-256color"
+    process = subprocess.Popen(fit, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=plain)
+    os.close(slave)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "run.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.close(master)  # which hangs up
+    process.wait(timeout=120)
+    assert (tmp_path / "run" / "result.json").is_file() and (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_program_whose_reader_has_read_enough_comes_to_its_result(shapes, tmp_path):
+    fit = [*PROGRAM, "fit", str(shapes), *WORDS, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(fit, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()  # as `| head -1` does
+    assert process.wait(timeout=120) == 141
+    assert process.stderr.read() == b""
+    assert (tmp_path / "run" / "result.json").is_file() and (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_lost_terminal_at_the_end_is_a_closed_pipe(monkeypatch):
+    monkeypatch.setattr(cli, "app", lambda **_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(cli, "_no_more_output", lambda: None)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["methods"])
+    assert leaving.value.code == 141
+
+
+def test_an_error_that_nobody_can_read_still_has_its_code(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Gone(errno.EIO))
+    with pytest.raises(SystemExit) as leaving:
+        cli._leave("a sentence", 2)
+    assert leaving.value.code == 2
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ECONNRESET])
+def test_other_errors_of_the_system_are_no_closed_terminal(number, monkeypatch):
+    monkeypatch.setattr(cli, "app", lambda **_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["methods"])
+    assert leaving.value.code == 70
+
+
+def test_a_file_that_the_disk_does_not_give_is_no_closed_terminal(monkeypatch):
+    broken = OSError(errno.EIO, os.strerror(errno.EIO), "photo.png")
+    monkeypatch.setattr(cli, "app", lambda **_: (_ for _ in ()).throw(broken))
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["methods"])
+    assert leaving.value.code == 70
+
+
+def test_a_folder_that_is_gone_is_a_sentence(tmp_path):
+    (tmp_path / "here").mkdir()
+    command = f'cd "{tmp_path}/here" && rmdir "{tmp_path}/here" && exec "{sys.executable}" -m burnish methods'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and "is gone" in done.stderr and "Traceback" not in done.stderr
+
+
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [0.2, 0.5, 0.8])
+def test_ctrl_c_in_the_first_moments_leaves_no_traceback(after, tmp_path):
+    words = [*PROGRAM, "fit", "demo", "--out", str(tmp_path / "run"), "--budget", "none"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    began = after < 0.4 and process.returncode in (-signal.SIGINT, 1)  # Python itself was not up on a busy machine
+    assert process.returncode == 130 or began
+    assert began or "Traceback" not in error
+
+
+def test_whoever_presses_ctrl_c_again_has_left_already(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            cli._leave("a sentence", 130)
+        assert signal.getsignal(signal.SIGINT) is before, "other programs have their own"
+        monkeypatch.setattr(burnish, "own_process", True)
+        with pytest.raises(SystemExit):
+            cli._leave("a sentence", 130)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("module", ["burnish.runtime", "burnish.cli", "typer", "numpy"])
+def test_ctrl_c_while_the_program_is_loaded_is_130_without_a_traceback(module):
+    code = (
+        "import sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from burnish import __main__ as program\n"
+        "program.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("after", [0.1, 0.3, 0.4, 1.2])
+def test_ctrl_c_twice_at_any_moment_of_the_start_leaves_no_traceback(after, tmp_path):
+    words = [*PROGRAM, "fit", "demo", "--out", str(tmp_path / "run"), "--budget", "none"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    if after > 1.0:
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    began = after < 0.4 and process.returncode in (-signal.SIGINT, 1)  # Python itself was not up on a busy machine
+    assert process.returncode == 130 or began
+    assert began or "Traceback" not in error
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("char", ["\x9b", "\u202e", "\u2066", "\x7f", "\u200f", "\U000e0001"])
+def test_json_for_a_terminal_has_nothing_in_it_that_the_terminal_would_act_on(char, capsys):
+    value = {f"Ünï{char}": [f"日本{char}31m", '"\\\n\t'], "n": 1.5}
+    print_json(value)
+    told = capsys.readouterr().out
+    assert char not in told and "Ünï" in told and "日本" in told
+    assert json.loads(told) == value
+
+
+def test_json_to_an_output_that_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    print_json({"a": 1})
