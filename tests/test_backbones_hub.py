@@ -639,10 +639,6 @@ ODD_NAMES = [
 ]  # fmt: skip
 
 
-INVALID = "HFValidationError escapes from hub.cached_on_disk"
-CLIMBS = "is asked for at the hub, and then written to the cache as a path"
-
-
 @pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: ascii(name[:40]))
 def test_a_name_with_odd_characters_is_refused_without_a_request(web, name):
     with pytest.raises(UnknownModel) as error:
@@ -751,7 +747,6 @@ NEVER_COMES = {
     "too many headers": raw(b"HTTP/1.0 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\nabc"),
     "a header too long": raw(b"HTTP/1.0 200 OK\r\nA: " + b"b" * 100_000 + b"\r\n\r\nabc"),
 }
-ESCAPES = "{} escapes from hub._fetch_into: http.client.HTTPException is no OSError"
 
 
 @pytest.mark.parametrize("kind", NEVER_COMES)

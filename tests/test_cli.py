@@ -117,14 +117,6 @@ def test_every_help_page_fits_80_columns(words, capsys, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
 
 
-def folder_with(tmp_path, counts):
-    for name, count in counts.items():
-        (tmp_path / "data" / name).mkdir(parents=True)
-        if count:
-            write_shapes(tmp_path / "data", images=count, classes=(name,))
-    return tmp_path / "data"
-
-
 BAD_INPUT = [
     (["fit", "{tmp}/nothing"], r"There is no .*nothing.*Give a folder"),
     (["fit", "{tmp}/empty"], r"holds no .*image"),

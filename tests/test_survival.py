@@ -812,7 +812,7 @@ def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and
 
     def diverging(module, optimiser, *rest):
         if optimiser.param_groups[0]["lr"] > 0:
-            made.append(optimiser.param_groups[-1]["lr"])
+            made.append(max(group["lr"] for group in optimiser.param_groups))
             if len(made) == 3:
                 return float("nan")
         return step(module, optimiser, *rest)
@@ -821,13 +821,11 @@ def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and
     run = api.fit(shapes, out=tmp_path / "run", **RUN)
     assert len(made) == 3, "training went on"
     (said,) = [one["why"] for one in run.facts["decisions"] if one["what"] == "training stopped early"]
-    assert "the loss became nan at step 3 (learning rate " in said
+    assert f"the loss became nan at step 3 (learning rate {made[-1]:.2g}; images " in said
     named = said.partition("; images ")[2].rstrip(")").split(", ")
     assert len(named) == 5
     assert named[-1] == "…"
     assert all((shapes / name).is_file() for name in named[:-1])
-    rate = float(said.partition("learning rate ")[2].partition(";")[0])
-    assert rate == pytest.approx(max(made[-1], rate), rel=0.06) and rate > 0
     for tensor in run.predictor.bundle.state.values():
         assert torch.isfinite(tensor).all()
     assert np.isfinite(run.predict_proba([shapes / "red" / "000.png"])).all()
