@@ -27,7 +27,6 @@ import torch
 
 from burnish import api
 from burnish.choose.more_data import carried_on
-from burnish.insights import data_uri
 from burnish.measure.bootstrap import mean_interval
 from burnish.measure.held_out import HeldOut, declining
 from burnish.measure.intervals import paired, wilson
@@ -35,6 +34,7 @@ from burnish.measure.scores import Statistics, score
 from burnish.measure.verdict import judge
 from burnish.reports.page import render
 from burnish.result import read_pictures
+from burnish.run.insights import data_uri
 
 DATA = ("signs", "caltech101")
 MIDDLING, SURE = 1.5, 5.0  # how far the true class's logit lies above the others: 68 and 99.9 % right

@@ -59,8 +59,8 @@ def main() -> None:
 def child(out: Path, command: list[str]) -> None:
     """The command, with the calls that make views and that save timed while it trains."""
     import burnish.cli as cli
+    import burnish.run.trained as trained
     import burnish.train.loop as loop
-    import burnish.trained as trained
     from burnish.choose.ledger import Ledger
 
     views, steps = timed(loop.Ahead, "get"), timed(loop, "step")

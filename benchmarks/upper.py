@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from burnish import api, trained
+from burnish import api
 from burnish.choose import plan
 from burnish.choose.material import Bench, Material
 from burnish.choose.plan import Plan, settled
@@ -29,6 +29,7 @@ from burnish.choose.tuning import Tuning, logits_of
 from burnish.facts import machine
 from burnish.labels import right
 from burnish.methods.base import Method, blank_tunable
+from burnish.run import trained
 from burnish.train.loop import steps_an_epoch
 
 _USUAL = ["0:47", "4:82", "6:135", "0:95", "4:172", "6:270"]

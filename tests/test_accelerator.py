@@ -72,7 +72,7 @@ def test_every_method_and_option(shapes, tmp_path, monkeypatch, settings):
 
 @pytest.mark.slow
 def test_a_run_that_died_goes_on(shapes, tmp_path, monkeypatch):
-    from burnish import job
+    from burnish.run import job
 
     class Died(Exception):
         pass
@@ -112,7 +112,7 @@ def test_an_audit_with_a_network(shapes, tmp_path, monkeypatch):
 
 
 def test_the_model_can_be_chosen_there(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("burnish.outset.portfolio", lambda: ["random:test_resnet", "random:test_efficientnet"])
+    monkeypatch.setattr("burnish.run.outset.portfolio", lambda: ["random:test_resnet", "random:test_efficientnet"])
     with pretended(monkeypatch):
         run = api.fit(shapes, budget=None, epochs=1, method="probe", out=tmp_path / "run", **{**SMALL, "model": "auto"})
     assert run.facts["model"]["name"] in ("test_resnet", "test_efficientnet")

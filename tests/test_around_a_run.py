@@ -21,9 +21,9 @@ from burnish import api, cli, doctor, watching
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.ledger import check_origin, origin_of, states_of_other_versions
 from burnish.errors import BurnishError, RecipeError, RunError
-from burnish.journal import Journal
 from burnish.reports.board import Board
 from burnish.result import RunFolder
+from burnish.run.journal import Journal
 from burnish.runtime import process_began
 from burnish.train.checkpoint import write_checkpoint
 

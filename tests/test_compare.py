@@ -22,13 +22,14 @@ import timm
 import torch
 from PIL import Image
 
-from burnish import api, arms, cli, comparing, result, screen, trained
+from burnish import api, cli, result, screen
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
 from burnish.errors import DataError, RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
 from burnish.recipe import Recipe
 from burnish.reports.leaderboard import csv_of, page_of
+from burnish.run import arms, comparing, trained
 from burnish.runtime import Clock, Nobody
 from burnish.screen import print_leaderboard
 from burnish.ship.bundle import read_bundle

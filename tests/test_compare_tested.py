@@ -9,15 +9,16 @@ import pytest
 from test_compare import Lines, made_up, row
 from test_report_page import facts_of
 
-from burnish import api, comparing
+from burnish import api
 from burnish.answers import Answers
-from burnish.arms import Arm, Score
 from burnish.choose.evidence import Evidence
 from burnish.reports.leaderboard import csv_of
 from burnish.reports.leaderboard import page_of as leaderboard_page
 from burnish.reports.page import render
 from burnish.reports.runs import page_of as runs_page
 from burnish.reports.runs import side_by_side
+from burnish.run import comparing
+from burnish.run.arms import Arm, Score
 
 BUDGET = 60.0
 

@@ -22,8 +22,8 @@ from burnish.data.looks import look_at
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.errors import RecipeError
-from burnish.outset import backbone_for, framing_for
 from burnish.recipe import Recipe
+from burnish.run.outset import backbone_for, framing_for
 from burnish.runtime import Clock, Nobody
 from burnish.ship.bundle import read_bundle
 from burnish.train.around import pick_device
@@ -264,7 +264,7 @@ def test_a_run_that_is_taken_up_does_not_ask_again(ends, tmp_path, monkeypatch):
     ledger = Ledger(tmp_path, bench.clock, Nobody())
     first, told = framing_for(catalog, splits, looks, bench, ledger)
     ledger.write()
-    monkeypatch.setattr("burnish.outset.settle_framing", None)
+    monkeypatch.setattr("burnish.run.outset.settle_framing", None)
     again, told_again = framing_for(catalog, splits, looks, bench, Ledger(tmp_path, bench.clock, Nobody()))
     assert first.recipe.crop_mode == again.recipe.crop_mode == "squash" and told == told_again
     assert again.backbone.preprocess.fit == "squash"
@@ -275,7 +275,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(ends, tmp_path, monkeyp
     looks = look_at(catalog, np.arange(len(catalog)), workers=2)
     splits = make_splits(catalog, seed=0, content=looks.digests)
     _, bench = asked(ends)
-    monkeypatch.setattr("burnish.outset.settle_framing", None)
+    monkeypatch.setattr("burnish.run.outset.settle_framing", None)
     for mode in ("center", "squash"):
         ledger = Ledger(tmp_path / mode, bench.clock, Nobody())
         native = framed(bench.backbone, mode).preprocess.to_json()
@@ -287,7 +287,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(ends, tmp_path, monkeyp
 def test_further_seeds_and_a_network_to_be_chosen_see_what_the_first_sees(ends, tmp_path, monkeypatch):
     modes = []
     monkeypatch.setattr(
-        "burnish.outset.settle_framing",
+        "burnish.run.outset.settle_framing",
         lambda catalog, splits, looks, bench: (modes.append(bench.recipe.crop_mode), Framing("squash"))[1],
     )
     result = api.fit(ends, out=tmp_path / "run", cache="off", budget=None, seeds=2, **TINY)

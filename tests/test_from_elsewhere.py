@@ -18,15 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, result, seeds
+from burnish import api, result
 from burnish.backbones import pickles, timmed, weights
 from burnish.backbones.keras.arrays import Arrays
 from burnish.backbones.opened import open_file
 from burnish.choose.ledger import Ledger
-from burnish.comparing import ARMS, MODELS
 from burnish.disk import read_plain_json, write_bytes_whole, write_version
 from burnish.errors import BadWeights, NotARun, RunError
 from burnish.result import PICTURES, RESULT, RunFolder
+from burnish.run import seeds
+from burnish.run.comparing import ARMS, MODELS
 from burnish.runtime import Clock, Nobody
 from burnish.ship.bundle import VERSIONS
 from burnish.ship.predictor import BATCH, Predictor

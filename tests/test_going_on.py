@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from burnish import api, job, probed, trained
+from burnish import api
 from burnish.backbones import weights
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import tuning as tunings
@@ -29,6 +29,7 @@ from burnish.methods.base import Head
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.result import RunFolder
+from burnish.run import job, probed, trained
 from burnish.runtime import Nobody
 from burnish.ship.bundle import read_bundle, write_bundle
 from burnish.train import checkpoint

@@ -295,8 +295,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_model(shapes, tmp_path):
 
 def test_test_images_are_scored_after_the_last_choice(shapes, tmp_path, monkeypatch):
     """P5: the package is final, and no decision is left, when test labels are first compared."""
-    from burnish import job
     from burnish.choose import proof
+    from burnish.run import job
 
     order = []
     for module, name in ((job, "save"), (job, "put_to_test"), (job, "keep_tuned")):

@@ -10,13 +10,13 @@ import torch
 
 import burnish
 from burnish.backbones.head import is_form, logits_by_neighbours, made, neighbours_form
-from burnish.baselines import Earlier, earlier_contender
 from burnish.cli import main
 from burnish.errors import BurnishError, RecipeError
 from burnish.labels import right
 from burnish.methods.heads import choose_head, head_from
 from burnish.methods.neighbours import Neighbours
 from burnish.methods.table import method_named
+from burnish.run.baselines import Earlier, earlier_contender
 from burnish.ship.bundle import read_bundle, write_bundle
 
 
@@ -169,7 +169,7 @@ def test_a_run_of_neighbours_is_a_run_like_any_other(run, shapes, tmp_path):
 
 
 def test_a_run_that_died_after_the_probe_goes_on_with_its_neighbours(shapes, tmp_path, monkeypatch):
-    import burnish.job as job
+    import burnish.run.job as job
 
     def killed(*_, **__):
         raise KeyboardInterrupt

@@ -8,7 +8,6 @@ import torch
 from test_methods import a_head
 
 from burnish import api
-from burnish import trained as trained_stage
 from burnish.backbones import zoo
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.aim import augmentation_of
@@ -19,6 +18,7 @@ from burnish.errors import RecipeError, RunError
 from burnish.methods.norms import Norms
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
+from burnish.run import trained as trained_stage
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from burnish import api, trained
+from burnish import api
 from burnish.choose import ledger as ledgers
 from burnish.choose import pace as pacing
 from burnish.choose.ledger import Ledger
 from burnish.choose.pace import Pace
 from burnish.choose.tuning import Tuning
+from burnish.run import trained
 from burnish.runtime import Clock, Nobody
 from burnish.train import loop
 from burnish.train.loop import Schedule, Step

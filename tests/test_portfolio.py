@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, outset, trained
+from burnish import api
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import portfolio
 from burnish.choose.material import Bench
@@ -20,6 +20,7 @@ from burnish.errors import RecipeError
 from burnish.methods.base import Head
 from burnish.methods.heads import HeadChoice, HeadKind
 from burnish.recipe import Recipe
+from burnish.run import outset, trained
 from burnish.runtime import Clock, Nobody
 
 NAMES = ["random:test_resnet", "random:test_efficientnet"]

@@ -21,7 +21,7 @@ from test_compare import Lines
 from test_report_page import HOSTILE, Page, facts_of
 from torch import nn
 
-from burnish import api, seeds
+from burnish import api
 from burnish.answers import read_answers
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.zoo import load_backbone
@@ -44,8 +44,9 @@ from burnish.reports.explain import grad_cam, maps, overlay, sanity
 from burnish.reports.page import render
 from burnish.reports.rollout import rollout
 from burnish.result import RunFolder, read_facts, read_pictures
-from burnish.seeds import _told as seeds_told
-from burnish.seeds import summed_up
+from burnish.run import seeds
+from burnish.run.seeds import _told as seeds_told
+from burnish.run.seeds import summed_up
 from burnish.ship.bundle import read_bundle, write_bundle
 
 TINY = {"model": "random:test_resnet", "budget": None, "epochs": 2, "image_size": 64}
@@ -865,7 +866,7 @@ class Onlooker:
 
 def test_mlflow_takes_a_run_where_it_is_there(run, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
-    from burnish.tracking import track
+    from burnish.run.tracking import track
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -883,7 +884,7 @@ def test_mlflow_takes_a_run_where_it_is_there(run, tmp_path, monkeypatch):
 def test_a_tracking_server_that_fails_costs_a_line_and_not_the_run(run, monkeypatch):
     from types import ModuleType
 
-    from burnish import tracking
+    from burnish.run import tracking
 
     fake = ModuleType("mlflow")
 
@@ -899,7 +900,7 @@ def test_a_tracking_server_that_fails_costs_a_line_and_not_the_run(run, monkeypa
 
 
 def test_nothing_is_tracked_unasked(monkeypatch):
-    from burnish import tracking
+    from burnish.run import tracking
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert not tracking.wanted()

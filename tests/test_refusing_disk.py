@@ -10,13 +10,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from burnish import api, watching
-from burnish import trained as trained_stage
 from burnish.choose.ledger import Ledger, states_of_other_versions
 from burnish.data import contents
 from burnish.data.contents import Spool
 from burnish.errors import RunError
 from burnish.reports.board import Board
 from burnish.result import RunFolder
+from burnish.run import trained as trained_stage
 from burnish.runtime import Clock, Nobody
 from conftest import Told
 

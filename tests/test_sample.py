@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from burnish import api, comparing, job
+from burnish import api
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import material, probing, survey
 from burnish.choose import material as gathering
@@ -22,6 +22,7 @@ from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore
 from burnish.recipe import Recipe
+from burnish.run import comparing, job
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes
@@ -326,7 +327,9 @@ class Listening(Nobody):
 def early(monkeypatch):
     """A machine on which 40 images can be seen until a first model is due."""
     found = survey.survey
-    monkeypatch.setattr("burnish.probed.survey", lambda *args, **options: replace(found(*args, **options), early=40))
+    monkeypatch.setattr(
+        "burnish.run.probed.survey", lambda *args, **options: replace(found(*args, **options), early=40)
+    )
 
 
 def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_is_the_same(
@@ -383,7 +386,7 @@ def test_without_a_budget_no_part_depends_on_the_clock(many, slow_to_decode, tmp
         surveyed.append(found(*args, **options))
         return surveyed[-1]
 
-    monkeypatch.setattr("burnish.probed.survey", noted)
+    monkeypatch.setattr("burnish.run.probed.survey", noted)
     for budget in (None, 60):
         api.fit(many, out=tmp_path / str(budget), budget=budget, **TINY)
     assert surveyed[0].early is None and surveyed[0].part is None

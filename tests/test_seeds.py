@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from burnish import seeds as seeds_module
 from burnish.errors import NotARun, RecipeError
 from burnish.recipe import Recipe
 from burnish.result import RunFolder
+from burnish.run import seeds as seeds_module
+from burnish.run.seeds import _seconds_of, require_time_for_seeds
 from burnish.runtime import Clock, Nobody
-from burnish.seeds import _seconds_of, require_time_for_seeds
 
 
 def test_a_budget_that_holds_the_trainings_is_not_refused():

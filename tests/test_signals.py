@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from burnish import api, trained
+from burnish import api
 from burnish.choose.signals import Signals, method_of, worth_trying
 from burnish.recipe import Recipe
+from burnish.run import trained
 from burnish.screen import print_verdict
 
 TRANSFORMER = {"model": "random:test_vit", "budget": None, "epochs": 2, "device": "cpu"}

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, disk, job, result
+from burnish import api, disk, result
 from burnish.choose.ledger import Ledger
 from burnish.choose.tuning import Tuning
 from burnish.errors import NotEnoughData, RunError
 from burnish.reports import board
+from burnish.run import job
 from burnish.train import checkpoint, loop
 from burnish.train.features import takes_half
 from conftest import write_shapes
@@ -847,7 +848,7 @@ def test_a_run_that_diverged_and_then_died_comes_to_the_same_bits(shapes, tmp_pa
     diverging(monkeypatch, 7)
     api.fit(shapes, out=tmp_path / "alone", **RUN)
     with monkeypatch.context() as patched:
-        patched.setattr("burnish.job.put_to_test", lambda *args, **kwargs: (_ for _ in ()).throw(Death()))
+        patched.setattr("burnish.run.job.put_to_test", lambda *args, **kwargs: (_ for _ in ()).throw(Death()))
         with pytest.raises(Death):
             api.fit(shapes, out=tmp_path / "run", **RUN)
     api.fit(shapes, out=tmp_path / "run", **RUN)

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from burnish import api, trained
+from burnish import api
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import plan, search, trials
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError, RunError
 from burnish.recipe import Recipe
+from burnish.run import trained
 from burnish.runtime import Nobody
 from burnish.watching import Lines
 from conftest import write_shapes

@@ -18,7 +18,6 @@ from burnish.backbones.anatomy import anatomy as taken_apart
 from burnish.backbones.hub import public
 from burnish.backbones.zoo import ModelRow
 from burnish.choose.ledger import states_of_other_versions
-from burnish.comparing import run_compare
 from burnish.data.audit.findings import csv_of as csv_of_findings
 from burnish.data.audit.quarantine import opened
 from burnish.data.catalog import Catalog
@@ -34,10 +33,8 @@ from burnish.disk import (
     write_whole,
 )
 from burnish.errors import RecipeError, RunError, shown
-from burnish.job import finish, run_job
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
-from burnish.outset import Facilities, backbone_for
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.reports.board import board_of_compare
 from burnish.reports.findings import page_of as page_of_findings
@@ -55,9 +52,12 @@ from burnish.result import (
     plain,
     read_facts,
 )
+from burnish.run.comparing import run_compare
+from burnish.run.job import finish, run_job
+from burnish.run.outset import Facilities, backbone_for
+from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
+from burnish.run.tracking import track
 from burnish.runtime import Clock, Nobody, Watcher, cores
-from burnish.seeds import other_seeds, require_time_for_seeds, share_of
-from burnish.tracking import track
 from burnish.train.around import accelerated, enough_memory, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.using import (

@@ -58,7 +58,7 @@ def render(facts: Mapping[str, Any], pictures: Mapping[str, Any] | None = None, 
     """The page as HTML text; sections whose facts are missing are absent, only "verdict" must be there.
 
     facts: the content of result.json, as `burnish.facts.facts_of` makes it; values may be numpy's. pictures: of pictures.json, as
-    `burnish.insights.pictures_of` makes it; each picture a data URI of a PNG, JPEG or WebP. lang: "en" or "zh"; what the run
+    `burnish.run.insights.pictures_of` makes it; each picture a data URI of a PNG, JPEG or WebP. lang: "en" or "zh"; what the run
     itself wrote, such as its reasons, stays English. NotARun when the verdict is missing or damaged.
     """
     values = _lenient(plain(dict(facts)))

@@ -21,10 +21,10 @@ from burnish.choose.start import start_head
 from burnish.choose.trials import FACTORS, Trials, race, too_short
 from burnish.choose.tuning import Candidate, Tuned, Tuning
 from burnish.errors import RunError
-from burnish.journal import Journal
 from burnish.methods.base import Head, Method, Tunable, blank_tunable
 from burnish.recipe import recipe_from
 from burnish.result import RECIPE, SEARCH, RunFolder
+from burnish.run.journal import Journal
 from burnish.runtime import minutes
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.loop import Step

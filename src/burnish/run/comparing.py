@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from burnish.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, why_chosen, write_outcome
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.hub import public
 from burnish.backbones.weights import brief
@@ -32,19 +31,20 @@ from burnish.data.sample import thinned
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
 from burnish.facts import machine
-from burnish.journal import Journal
 from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
-from burnish.outset import Facilities, backbone_for, framing_for, taps_for
-from burnish.probed import look, looked_at, part_in
 from burnish.recipe import Recipe
 from burnish.result import COMPARED, IMAGES, RunFolder
+from burnish.run.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, why_chosen, write_outcome
+from burnish.run.journal import Journal
+from burnish.run.outset import Facilities, backbone_for, framing_for, taps_for
+from burnish.run.probed import look, looked_at, part_in
+from burnish.run.trained import is_whole, save, tune_on_the_clock
 from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import read_bundle
 from burnish.train.around import enough_memory, pick_device, settled_torch
 from burnish.train.checkpoint import drop_checkpoints
-from burnish.trained import is_whole, save, tune_on_the_clock
 
 ARMS, MODELS = "arms", "models"
 FINALISTS = 6  # scored on the test images

@@ -21,8 +21,8 @@ from burnish.data.split import write_splits
 from burnish.errors import DataError, RunError, shown
 from burnish.recipe import Recipe
 from burnish.result import AUDIT_TABLE, SPLITS, RunFolder
+from burnish.run.trained import save
 from burnish.runtime import Watcher
-from burnish.trained import save
 
 
 def looked_at(

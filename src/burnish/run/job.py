@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from burnish.answers import table_of
-from burnish.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import (
     Decision,
@@ -36,13 +35,9 @@ from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
 from burnish.errors import RecipeError, shown
 from burnish.facts import facts_of, verdict_of
-from burnish.insights import cost_of, pictures_of
-from burnish.journal import Journal
 from burnish.measure.cost import Energy
 from burnish.methods.base import Method, blank_tunable
 from burnish.methods.table import method_named
-from burnish.outset import Facilities, bench_for, framing_for, taps_for
-from burnish.probed import look, looked_at
 from burnish.recipe import Recipe
 from burnish.reports.page import render
 from burnish.result import (
@@ -57,11 +52,16 @@ from burnish.result import (
     RunFolder,
     read_pictures,
 )
+from burnish.run.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
+from burnish.run.insights import cost_of, pictures_of
+from burnish.run.journal import Journal
+from burnish.run.outset import Facilities, bench_for, framing_for, taps_for
+from burnish.run.probed import look, looked_at
+from burnish.run.trained import save, tune_on_the_clock
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import package_folder
 from burnish.train.around import settled_torch
 from burnish.train.checkpoint import drop_checkpoints
-from burnish.trained import save, tune_on_the_clock
 
 _TESTED, _FAMILIAR = "tested", "familiar"  # how many images
 

@@ -1,0 +1,14 @@
+"""The work of one run, and of several, in the order the data flows.
+
+outset     the network, the device, what makes it faster
+probed     images looked at and checked, frozen heads fitted, the first model saved
+trained    the plan, the training, the better model saved
+job        all of it: probe, tune, choose, prove, report
+baselines  what the result is held against: an earlier run, training from scratch
+insights   pictures of single images, what predicting costs
+journal    what a training tells while it runs: history, TensorBoard
+seeds      the same training from other seeds
+tracking   MLflow, where it is installed
+arms       a model with a method, and what is known of it
+comparing  a race of arms under one budget
+"""
