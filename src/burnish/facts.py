@@ -68,14 +68,12 @@ def facts_of(
     command: str,
 ) -> dict[str, Any]:
     """Everything worth keeping about a finished run."""
-    catalog, backbone = material.catalog, kept.backbone
-    labels, classes, groups = material.test_labels, catalog.classes, material.test_groups
+    labels, classes, groups = material.test_labels, material.catalog.classes, material.test_groups
     of_kept = next(one for one in tested if one.contender is kept)
-    used = len(material.labels) + len(labels)
     # Pages are passed on; what going on needs is in run.json and recipe.toml.
     model, called = bench.recipe.model, public(bench.recipe.model)
     return {
-        "title": f"{data}: {kept.name} on {backbone.name}",
+        "title": f"{data}: {kept.name} on {kept.backbone.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "burnish": version_of("burnish"),
         "data": data,
@@ -93,42 +91,15 @@ def facts_of(
         },
         "decisions": [decision.to_json() for decision in decisions],
         "history": history,
-        "counts": {
-            "scanned": used + len(catalog.named),
-            "used": used,
-            "named": len(catalog.named),
-            "skipped": material.skipped,
-            "train": len(material.train_rows),
-            "val": len(material.val_rows),
-            "test": len(labels),
-        },
-        "named": [asdict(named) for named in catalog.named],
-        "findings": {
-            "found": counted(findings),
-            "kinds": by_kind(findings, cases=_CASES_KEPT),
-            "search": material.search_note,
-        },
+        **_about_data(material, splits, findings),
         "leaky": _without_leaky(of_kept, material),
-        "class_counts": _class_counts(material),
-        "classes": list(classes),
-        "splits": {"how": splits.how, "sha256": splits.sha256},
         "calibration": _calibration(of_kept, labels),
         "declining": _declining(of_kept, labels, groups),
         "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept, groups), *baselines],
         "more_data": more_data,
         "familiarity": _beyond(of_kept, groups),
         "mistakes": _mistakes(of_kept, material),
-        "model": {
-            "name": backbone.name,
-            "licence": backbone.licence,
-            "sha256": backbone.sha256,
-            "source": backbone.source,
-            "loading": list(backbone.notes),
-            "width": backbone.width,
-            "parameters": sum(parameter.numel() for parameter in kept.classifier.parameters()),
-            "preprocess": kept.preprocess.to_json(),
-            "temperature": kept.temperature,
-        },
+        "model": _about_model(kept),
         "stages_seconds": dict(stages_seconds),
         "first_model_seconds": first_model_seconds,
         "sittings": sittings,  # processes that worked on the run: more than one when it was taken up after a death
@@ -137,6 +108,48 @@ def facts_of(
         "recipe": {**asdict(bench.recipe), "model": called},
         "machine": machine(bench.device),
         "command": command.replace(model, called),
+    }
+
+
+def _about_data(material: Material, splits: Splits, findings: Sequence[Finding]) -> dict[str, Any]:
+    """How many images there are, for what they were used, what is wrong with them."""
+    catalog = material.catalog
+    used = len(material.labels) + len(material.test_labels)
+    return {
+        "counts": {
+            "scanned": used + len(catalog.named),
+            "used": used,
+            "named": len(catalog.named),
+            "skipped": material.skipped,
+            "train": len(material.train_rows),
+            "val": len(material.val_rows),
+            "test": len(material.test_labels),
+        },
+        "named": [asdict(named) for named in catalog.named],
+        "findings": {
+            "found": counted(findings),
+            "kinds": by_kind(findings, cases=_CASES_KEPT),
+            "search": material.search_note,
+        },
+        "class_counts": _class_counts(material),
+        "classes": list(catalog.classes),
+        "splits": {"how": splits.how, "sha256": splits.sha256},
+    }
+
+
+def _about_model(kept: Contender) -> dict[str, Any]:
+    """The kept network: where it is from, how it sees images, how large it is."""
+    backbone = kept.backbone
+    return {
+        "name": backbone.name,
+        "licence": backbone.licence,
+        "sha256": backbone.sha256,
+        "source": backbone.source,
+        "loading": list(backbone.notes),
+        "width": backbone.width,
+        "parameters": sum(parameter.numel() for parameter in kept.classifier.parameters()),
+        "preprocess": kept.preprocess.to_json(),
+        "temperature": kept.temperature,
     }
 
 
