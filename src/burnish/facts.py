@@ -84,6 +84,7 @@ def facts_of(
         "scores": {
             _role(one): scores_of(one, labels, classes, groups).to_json() for one in tested if _role(one) in _SCORED
         },
+        "image_sizes": {_role(one): one.contender.preprocess.size for one in tested if _role(one) in _SCORED},
         "validation": {
             one.contender.name: one.contender.validation_accuracy
             for one in tested

@@ -40,9 +40,11 @@ def print_verdict(result: Result) -> None:
     """The end of `fit`: the verdict, the numbers behind it, where everything is."""
     facts, verdict = result.facts, result.verdict
     _paragraph(verdict.sentence())
-    rows = [("frozen probe", verdict.probe)]
+    sizes = facts.get("image_sizes", {})  # pixels, told where the two models see images of unlike ones
+    at = {role: f", {size} px" for role, size in sizes.items()} if len(set(sizes.values())) > 1 else {}
+    rows = [(f"frozen probe{at.get('probe', '')}", verdict.probe)]
     if verdict.tuned is not None:
-        rows.append((f"tuned ({facts['model']['name']})", verdict.tuned))
+        rows.append((f"tuned{at.get('tuned', '')} ({facts['model']['name']})", verdict.tuned))
     print()
     for name, interval in rows:
         print(f"  {name[:34]:<34} {_interval(interval)}")

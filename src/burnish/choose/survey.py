@@ -84,13 +84,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
     example = normalised(images[:_EXAMPLE], native).to(bench.device)
     half = takes_half(bench.recipe.precision, bench.device)
     backbone = _tapped(bench, example, images_fitted=len(splits.train) + len(splits.val))
-    module = backbone.module.to(bench.device)
-    example = example[:2]
-    exact = fold_for_inference(module, example)
-    trunk, rate, scored = exact, *(2 * [images_per_second(exact, images, bench, half=False)])
-    if half:
-        other = fold_for_inference(module, example, half=True)
-        trunk, rate = other, images_per_second(other, images, bench, half=True)
+    exact, trunk, scored, rate = _timed_trunks(backbone.module.to(bench.device), example[:2], images, bench, half=half)
     fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
     count = fitting + test * rate / scored  # what is scored is seen in float32
     flop, widths = seconds_a_flop(), sorted({bench.backbone.width, backbone.width})
@@ -124,7 +118,7 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         return n * (decoding + 1.0 / fit_rate)
 
     if size != native.size:
-        reason = f"at {native.size} px all images would take {count / rate:.0f} s of the {max(0.0, left):.0f} s left"
+        reason = f"at {native.size} px all images would take {count / rate:.0f} s, and there are {max(0.0, left):.0f} s for them"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
     if not thins and not bench.proves and count / rate_there > _LATE * max(1.0, left):
         raise RecipeError(
@@ -152,6 +146,18 @@ def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thin
         early=early,
         decoded_per_second=1.0 / decoding,
     )
+
+
+def _timed_trunks(
+    module: nn.Module, example: torch.Tensor, images: np.ndarray, bench: Bench, *, half: bool
+) -> tuple[nn.Module, nn.Module, float, float]:
+    """(the trunk in float32, the trunk that makes features, images per second of the one and of the other)."""
+    exact = fold_for_inference(module, example)
+    scored = images_per_second(exact, images, bench, half=False)
+    if not half:
+        return exact, exact, scored, scored
+    trunk = fold_for_inference(module, example, half=True)
+    return exact, trunk, scored, images_per_second(trunk, images, bench, half=True)
 
 
 def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:
