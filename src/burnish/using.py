@@ -226,15 +226,18 @@ def evaluate(
     return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups))
 
 
+def learnt_from(run: Path) -> tuple[set[str], set[str]]:
+    """Paths and content hashes of the images that a run's model was trained on or chosen by; empty where they are not known."""
+    paths = {path for path, side in sides_in(run / SPLITS).items() if side in ("train", "val")}
+    known = read_digests(run / IMAGES) if paths else {}
+    return paths, {known[path] for path in paths if path in known}
+
+
 def _learnt(run: Path, catalog: Catalog, rows: np.ndarray) -> int:
     """How many of these entries the run's model was made from: by what is in them, or, where that is not known, by path."""
-    learnt = {path for path, side in sides_in(run / SPLITS).items() if side in ("train", "val")}
-    if not learnt:
-        return 0
-    known = read_digests(run / IMAGES)
-    if not known or is_redrawn(catalog.contents):
-        return sum(catalog.paths[row] in learnt for row in rows)
-    contents = {known[path] for path in learnt if path in known}
+    paths, contents = learnt_from(run)
+    if not contents or is_redrawn(catalog.contents):
+        return sum(catalog.paths[row] in paths for row in rows)
     return sum(digest in contents for digest in look_at(catalog, rows, workers=cores()).digests)
 
 

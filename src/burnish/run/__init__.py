@@ -1,6 +1,7 @@
 """The work of one run, and of several, in the order the data flows.
 
 outset     the network, the device, what makes it faster
+further    the network of an earlier run, to be tuned further
 probed     images looked at and checked, frozen heads fitted, the first model saved
 trained    the plan, the training, the better model saved
 job        all of it: probe, tune, choose, prove, report

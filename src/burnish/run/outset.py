@@ -26,6 +26,7 @@ from burnish.errors import BurnishError, RecipeError
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
+from burnish.run.further import backbone_of_run, is_run
 from burnish.runtime import Watcher
 from burnish.terms import Preprocess
 from burnish.train.around import pick_device
@@ -145,6 +146,9 @@ def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
         "remove": recipe.remove,
         "insert": recipe.insert,
     }
+    if is_run(recipe.model):
+        backbone = backbone_of_run(recipe)
+        return backbone if recipe.crop_mode == "auto" else framed(backbone, recipe.crop_mode)
     backbone = load_backbone(recipe.model, **settings)
     if (backbone.one_size or sized) and recipe.image_size not in ("auto", backbone.preprocess.size):
         backbone = load_backbone(recipe.model, image_size=recipe.image_size, **settings)

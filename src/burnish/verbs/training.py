@@ -59,7 +59,10 @@ from burnish.verbs.options import (
 def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
     model: Annotated[
-        str, typer.Option(help="A name from: burnish models, a file, hf-hub:ORG/NAME, URL#sha256=…, or auto")
+        str,
+        typer.Option(
+            help="A name from: burnish models, a file, an earlier RUN, hf-hub:ORG/NAME, URL#sha256=…, or auto"
+        ),
     ] = DEFAULT.model,
     arch: Annotated[
         str, typer.Option(help="Architecture of a model file that does not say it, e.g. resnet50")

@@ -1,0 +1,130 @@
+"""A run's tuned network as the model of another run: the same weights and preprocessing, and a test that it has not seen."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from burnish import api
+from burnish.errors import BadWeights, RecipeError
+from burnish.recipe import Recipe
+from burnish.run.further import backbone_of_run, is_run
+from burnish.run.outset import backbone_for
+from burnish.ship.bundle import package_folder, read_bundle
+from conftest import Told, write_shapes
+
+TINY = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, "cache": "off"}
+
+
+def kept_tuned(patched):
+    """The tuned model is kept, whatever one pass over a few images came to."""
+    from burnish.run import job
+
+    real = job.keep_tuned
+    patched.setattr(job, "keep_tuned", lambda *given, **more: (True, real(*given, **more)[1]))
+
+
+@pytest.fixture(scope="module")
+def tuned(shapes, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        kept_tuned(patched)
+        run = api.fit(shapes, out=tmp_path_factory.mktemp("runs") / "tuned", method="full", **TINY)
+    assert run.facts["kept"] == "full"
+    return run.folder
+
+
+def test_the_network_is_that_of_the_package_and_sees_images_as_it_did(tuned):
+    bundle, backbone = read_bundle(tuned), backbone_for(Recipe(model=str(tuned)))
+    assert is_run(str(tuned)) and backbone.preprocess == bundle.preprocess and backbone.name == "test_resnet"
+    views = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(backbone.module(views), bundle.classifier().trunk(views))
+    assert backbone.sha256 and backbone.source == f"run {tuned}"
+
+
+def test_a_run_is_tuned_further_on_other_images_and_other_classes(tuned, tmp_path):
+    write_shapes(tmp_path / "more", images=21, classes=("cyan", "pink"))
+    run = api.fit(tmp_path / "more", out=tmp_path / "run", method="full", **{**TINY, "model": str(tuned)})
+    assert run.bundle.classes == ("cyan", "pink") and run.facts["model"]["source"] == f"run {tuned}"
+    assert any("tuned before, with full on 3 classes" in note for note in run.facts["model"]["loading"])
+    assert len(api.predict(run.folder, [str(next((tmp_path / "more").rglob("*.png")))])) == 1
+
+
+def test_the_same_images_and_seed_keep_the_test_apart(tuned, shapes, tmp_path):
+    run = api.fit(shapes, out=tmp_path / "run", method="probe", **{**TINY, "model": str(tuned)})
+    assert run.facts["counts"]["test"]
+
+
+def test_test_images_that_it_has_learnt_from_would_prove_nothing(tuned, shapes, tmp_path):
+    with pytest.raises(
+        RecipeError, match=r"of the \d+ test images are among those that .*tuned has learnt from \(first: "
+    ):
+        api.fit(shapes, out=tmp_path / "run", method="probe", seed=1, **{**TINY, "model": str(tuned)})
+    renamed = tmp_path / "renamed"
+    for file in shapes.rglob("*.png"):  # it is their content that tells
+        (renamed / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, renamed / file.parent.name / f"a{file.name}")
+    with pytest.raises(RecipeError, match="has learnt from"):
+        api.compare(renamed, models=[str(tuned)], methods=["probe"], budget=None, out=tmp_path / "race", seed=1)
+
+
+def test_of_a_package_alone_it_is_said_that_nobody_knows(tuned, shapes, tmp_path):
+    shutil.copytree(package_folder(tuned), tmp_path / "package")
+    told = Told()
+    api.fit(
+        shapes,
+        out=tmp_path / "run",
+        method="probe",
+        seed=1,
+        watcher=told,
+        **{**TINY, "model": str(tmp_path / "package")},
+    )
+    assert any("it is not known which images its network has learnt from" in line for line in told.lines)
+
+
+def test_a_run_goes_on_only_with_the_network_that_it_began_with(tuned, shapes, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tuned, copy)
+    weights = package_folder(copy) / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BadWeights):
+        backbone_of_run(Recipe(model=str(copy)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"arch": "resnet18"}, "arch is for files of weights"),
+        ({"preprocess": "tf"}, "preprocess is for files of weights"),
+    ],
+)
+def test_what_is_of_files_is_refused(tuned, setting, words):
+    with pytest.raises(RecipeError, match=words):
+        backbone_of_run(Recipe(model=str(tuned), **setting))
+
+
+def test_layers_can_be_taken_out_of_it(tuned):
+    whole, cut = backbone_for(Recipe(model=str(tuned))), backbone_for(Recipe(model=str(tuned), remove="layer4*"))
+    assert len(cut.module.state_dict()) < len(whole.module.state_dict()) and cut.uncut is not None
+
+
+@pytest.mark.parametrize("method", ["probe", "multiprobe"])
+def test_frozen_heads_lead_to_the_network_itself(shapes, tmp_path, method):
+    run = api.fit(shapes, out=tmp_path / "run", method=method, **TINY)
+    with pytest.raises(RecipeError, match="kept frozen heads on test_resnet, whose weights are as they were"):
+        backbone_for(Recipe(model=str(run.folder)))
+
+
+def test_adapters_are_no_layers_of_the_network(tuned, monkeypatch):
+    bundle = read_bundle(tuned)
+    changed = SimpleNamespace(
+        architecture={**bundle.architecture, "changes": [{"kind": "adapters"}]},
+        method="adapter",
+        base_model="test_resnet",
+    )
+    monkeypatch.setattr("burnish.run.further.read_bundle", lambda folder: changed)
+    with pytest.raises(RecipeError, match="adapters beside its layers"):
+        backbone_of_run(Recipe(model=str(tuned)))
