@@ -122,6 +122,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     fork = torch.random.fork_rng
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices=(), **_: fork(devices=[]))
     for name in ("empty", "zeros", "ones", "full", "tensor", "as_tensor", "arange", "linspace", "eye", "rand", "randn",

@@ -46,7 +46,7 @@ def test_the_network_is_that_of_the_package_and_sees_images_as_it_did(tuned):
 def test_a_run_is_tuned_further_on_other_images_and_other_classes(tuned, tmp_path):
     write_shapes(tmp_path / "more", images=21, classes=("cyan", "pink"))
     run = api.fit(tmp_path / "more", out=tmp_path / "run", method="full", **{**TINY, "model": str(tuned)})
-    assert run.bundle.classes == ("cyan", "pink") and run.facts["model"]["source"] == f"run {tuned}"
+    assert run.predictor.bundle.classes == ("cyan", "pink") and run.facts["model"]["source"] == f"run {tuned}"
     assert any("tuned before, with full on 3 classes" in note for note in run.facts["model"]["loading"])
     assert len(api.predict(run.folder, [str(next((tmp_path / "more").rglob("*.png")))])) == 1
 
@@ -107,7 +107,7 @@ def test_what_is_of_files_is_refused(tuned, setting, words):
 
 
 def test_layers_can_be_taken_out_of_it(tuned):
-    whole, cut = backbone_for(Recipe(model=str(tuned))), backbone_for(Recipe(model=str(tuned), remove="layer4*"))
+    whole, cut = backbone_for(Recipe(model=str(tuned))), backbone_for(Recipe(model=str(tuned), remove="layer1.0"))
     assert len(cut.module.state_dict()) < len(whole.module.state_dict()) and cut.uncut is not None
 
 

@@ -380,7 +380,7 @@ def test_a_diverged_run_stops_names_the_step_and_keeps_the_last_good_model(from_
     assert np.isfinite(run.predict_proba([next(shapes.glob("red/*.png"))])).all()
 
 
-def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch):
+def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch, tmp_path):
     import shlex
 
     from burnish import cli
@@ -392,15 +392,16 @@ def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch):
     )  # fmt: skip
     asked = {}
 
-    def noted(data, *, budget, out, cache, workers, strict, quarantine, watcher, clock, **settings):
-        asked.update(settings, budget_seconds=api.parse_budget(budget), data=data)
+    def noted(catalog, recipe, *, data, **others):
+        asked.update(recipe=recipe, data=data, images=len(catalog))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "fit", noted)
+    monkeypatch.setattr(api, "fit_catalog", noted)
+    monkeypatch.chdir(tmp_path)
+    write_shapes(tmp_path / "my photos", images=12)
     with pytest.raises(SystemExit):
         cli.main(shlex.split(api.command_of("my photos/", recipe))[1:])
-    assert asked.pop("data") == "my photos/"
-    assert Recipe(**asked) == recipe
+    assert asked == {"recipe": recipe, "data": "my photos/", "images": 36}
 
 
 def test_a_model_is_there_before_the_best_head_is_found_where_that_takes_long(shapes, tmp_path, monkeypatch):

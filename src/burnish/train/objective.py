@@ -121,7 +121,7 @@ def step(
             one.copy_(value)
     norm = nn.utils.clip_grad_norm_(parameters, 1.0)
     # Read together: each reading waits until an accelerator has done all that it was given.
-    *parts, length = torch.cat([losses, norm.detach().reshape(1).to(losses.device)]).tolist()
+    *parts, length = torch.cat([losses, norm.detach().reshape(1).to(losses.device)]).cpu().tolist()
     loss = sum(parts)
     if not math.isfinite(length) or not math.isfinite(loss):
         return _undone(statistics, kept)
@@ -158,7 +158,7 @@ def gradient(
     recordings: Recordings | None = None,
 ) -> float:
     """The gradient of the batch's mean loss, in place; returns the loss, nats."""
-    return sum(backward(module, optimiser, views, labels, objective, number, recordings).tolist())
+    return sum(backward(module, optimiser, views, labels, objective, number, recordings).cpu().tolist())
 
 
 def backward(
