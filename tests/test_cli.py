@@ -362,7 +362,13 @@ def test_how_threads_wait_is_said_before_torch_is_loaded():
     assert done.stdout == "3000 False\n"
 
 
-@pytest.mark.parametrize("words", [["fit", "nowhere"], ["compare", "nowhere"], ["fit", "demo", "--epochs", "0"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "nowhere"], ["compare", "nowhere"], ["fit", "demo", "--epochs", "0"], ["predict", "nowhere", "a.jpg"],
+        ["evaluate", "nowhere", "demo"], ["explain", "nowhere", "a.jpg"], ["export", "nowhere", "--out", "a.keras"],
+    ],
+)  # fmt: skip
 def test_mistakes_in_data_and_settings_are_told_before_torch_is_loaded(words, tmp_path):
     code = f"import sys, burnish.cli as cli\ntry: cli.main({words!r})\nexcept SystemExit as left: print(left.code, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

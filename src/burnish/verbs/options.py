@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from burnish.errors import Interrupted, shown
+from burnish.disk import expanded
+from burnish.errors import Interrupted, NotARun, shown
 from burnish.recipe import Recipe, parse_budget
 from burnish.runtime import Clock
 
@@ -97,7 +98,19 @@ CropMode = Annotated[
     str, typer.Option(help="What is made of a long image: center (crop), squash, or auto: the better on a part")
 ]
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.")]
+
+def _there(run: Path) -> Path:
+    """The same; NotARun where there is nothing, told before torch is loaded."""
+    if not expanded(run).exists():
+        raise NotARun(
+            f"{shown(str(run))}: no such folder; expected the folder of a run that burnish fit finished or began"
+        )
+    return run
+
+
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, or a package folder copied from one.", callback=_there)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")]
 
