@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from burnish.backbones.zoo import load_backbone
 from burnish.choose.rates import Rates
 from burnish.data.views import Augmentation
 from burnish.errors import ModelError, RecipeError
+from burnish.ship.predictor import Predictor
 from burnish.terms import Preprocess
 from burnish.train import around
 from burnish.train.activations import _through
@@ -47,6 +49,30 @@ def test_a_run_from_start_to_report(shapes, tmp_path, monkeypatch):
     with pretended(monkeypatch):
         run = api.fit(shapes, budget=None, epochs=2, method="full", out=tmp_path / "run", **SMALL)
     assert run.facts["kept"] == "full"
+
+
+def test_a_finished_run_answers_there_as_on_the_processor(shapes, tmp_path, monkeypatch):
+    run = api.fit(shapes, budget=None, epochs=1, method="full", out=tmp_path / "run", **{**SMALL, "device": "cpu"})
+    images = [str(file) for file in sorted(shapes.glob("*/*.png"))]
+    with pretended(monkeypatch):
+        predictor = Predictor.open(run.folder, "cuda")
+        there = predictor.predict(images, top=3)
+        assert next(predictor._fast.parameters()).device.type == "cuda"
+        scores = api.evaluate(run.folder, shapes, device="cuda").scores
+        opened = pickle.loads(pickle.dumps(predictor))
+    assert opened.device.type == "cpu"
+    for answers in (run.predictor.predict(images, top=3), opened.predict(images, top=3)):
+        assert [one.classes for one in answers] == [one.classes for one in there]
+        np.testing.assert_allclose(
+            [one.probabilities for one in answers], [one.probabilities for one in there], atol=1e-6
+        )
+    assert scores.accuracy == api.evaluate(run.folder, shapes).scores.accuracy
+
+
+def test_a_device_that_is_not_there_is_a_sentence(shapes, tmp_path):
+    run = api.fit(shapes, budget=None, method="probe", out=tmp_path / "run", **{**SMALL, "device": "cpu"})
+    with pytest.raises(RecipeError, match="device 'cuda:9' cannot be used"):
+        api.predict(run.folder, [next(shapes.glob("*/*.png"))], device="cuda:9")
 
 
 VIT = {"model": "random:vit_tiny_patch16_224", "image_size": 32}

@@ -149,17 +149,19 @@ def predict(
     top: int = 1,
     reject: float | None = None,
     sets: float | None = None,
+    device: str = "cpu",
     predictor: Predictor | None = None,
 ) -> list[Prediction]:
     """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`.
 
+    device: what computes, of a predictor that is not given: "cpu", "auto", "cuda", …
     reject: the accuracy wanted of the answers, such as 0.99; what is less sure, or unlike the training images, is `declined`.
     sets: how often the `set` of classes must hold the true one, such as 0.95. RecipeError when the package cannot say so.
     """
     found: list[ImageLike] = []
     for image in listed(images):
         found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
-    return (predictor or Predictor.open(expanded(run))).predict(found, top=top, reject=reject, sets=sets)
+    return (predictor or Predictor.open(expanded(run), device)).predict(found, top=top, reject=reject, sets=sets)
 
 
 def evaluate(
@@ -167,15 +169,16 @@ def evaluate(
     data: Data,
     *,
     watcher: Watcher | None = None,
+    device: str = "cpu",
     predictor: Predictor | None = None,
 ) -> Evaluation:
     """Score a run's model on labelled images; classes are matched by name, an unknown one is an error (P2).
 
     Of data with splits the test images are scored, else all of them. A model that tells several classes an image is scored as
     such, on data with one class an image too; DataError when it is the other way round. Predictions name every class, or of
-    many the five likeliest.
+    many the five likeliest. device: as for `predict`.
     """
-    predictor, watcher = predictor or Predictor.open(expanded(run)), watcher or Nobody()
+    predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
     catalog = open_source(data, for_training=False)
     classes = predictor.bundle.classes
     parted = {name: _parts_known(name, predictor.bundle) for name in catalog.classes}

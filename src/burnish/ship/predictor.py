@@ -30,12 +30,11 @@ from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import sets as sets_of
 from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
-from burnish.train.around import settled_torch
-from burnish.train.features import BATCH, batched, outputs
+from burnish.train.around import pick_device, settled_torch
+from burnish.train.features import at_once, batched, outputs
 
 _USUAL_PIXELS = 512**2  # up to which a batch of images goes through at once
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
-_CPU = torch.device("cpu")
 _MAKING = threading.Lock()
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
 
@@ -74,25 +73,33 @@ class Prediction:
 
 
 class Predictor:
-    """A package, opened: the same decoder and Preprocess as in the run that made it (P1)."""
+    """A package, opened: the same decoder and Preprocess as in the run that made it (P1).
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self._batch = max(1, min(BATCH, BATCH * _USUAL_PIXELS // bundle.preprocess.size**2))  # large images in turn
+    device: what computes, "cpu", "auto", "cuda", …; in float32 on all of them, so that answers differ in their last digits alone.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+        self.bundle, self.device = bundle, pick_device(device)
+        together = at_once(self.device)
+        self._batch = max(
+            1, min(together, together * _USUAL_PIXELS // bundle.preprocess.size**2)
+        )  # large images in turn
         self._fast: nn.Module | None = None
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: the package. The fast form of its network is made again."""
-        return {**vars(self), "_fast": None}
+        """What a pickle holds: the package. The fast form of its network is made again, and on the processor: wherever it is
+        opened there is one.
+        """
+        return {**vars(self), "_fast": None, "device": torch.device("cpu")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _process=os.getpid())
 
     @classmethod
-    def open(cls, folder: Path) -> Predictor:
-        """The predictor of a run folder or a package folder."""
-        return cls(read_bundle(folder))
+    def open(cls, folder: Path, device: str = "cpu") -> Predictor:
+        """The predictor of a run folder or a package folder. RecipeError where the device cannot be used."""
+        return cls(read_bundle(folder), device)
 
     def predict(
         self, images: Sequence[ImageLike], *, top: int = 1, reject: float | None = None, sets: float | None = None
@@ -197,14 +204,19 @@ class Predictor:
         with ThreadPoolExecutor(cores()) as pool:
             return list(pool.map(one, images))
 
-    @settled_torch(cuda=False)
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
+        with settled_torch(cuda=self.device.type == "cuda"):
+            return self._of_pixels(pixels)
+
+    def _of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Forked: the parent's threads are not here, and OpenMP would wait for them for ever.
         if self._process != os.getpid():
             torch.set_num_threads(1)
             self._process = os.getpid()
-        told = outputs(self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=_CPU)
+        told = outputs(
+            self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=self.device
+        )
         logits, features = np.split(told, [len(self.bundle.classes)], axis=1)
         return calibrated(logits, self.bundle.temperature, several=self.bundle.several), features
 
@@ -231,7 +243,8 @@ class Predictor:
         with _MAKING:
             if self._fast is not None:
                 return self._fast
-            whole, example = Both(self.bundle.classifier()), normalised(pixels[:2], self.bundle.preprocess)
+            whole = Both(self.bundle.classifier()).to(self.device)
+            example = normalised(pixels[:2], self.bundle.preprocess).to(self.device)
             try:
                 self._fast = fold_for_inference(whole, example)
             except RuntimeError as error:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from burnish.errors import RecipeError, shown
-from burnish.verbs.options import DATA, Json, Quiet, Run, clock_for, print_json
+from burnish.verbs.options import DATA, Device, Json, Quiet, Run, clock_for, print_json
 
 
 def evaluate(
@@ -20,6 +20,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="OTHER", help="Images of another kind: how well are they told from DATA? (AUROC)"),
     ] = None,
+    device: Device = "cpu",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -30,7 +31,7 @@ def evaluate(
 
     with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         told = None if ood is None else api.ood(run, data, ood)
-        found = api.evaluate(run, data, watcher=watcher)
+        found = api.evaluate(run, data, watcher=watcher, device=device)
     if json_:
         print_json(
             {
@@ -58,6 +59,7 @@ def predict(
         float | None,
         typer.Option(metavar="COVERAGE", help="Name a set of classes that holds the true one at this rate, e.g. 0.95."),
     ] = None,
+    device: Device = "cpu",
     json_: Json = False,
 ) -> None:
     """Name the class of each image."""
@@ -69,7 +71,7 @@ def predict(
     if csv is not None and json_:
         raise RecipeError("predict writes its answers as CSV or as JSON: say --csv FILE or --json")
     unreadable = 0
-    predictor = Predictor.open(expanded(run))
+    predictor = Predictor.open(expanded(run), device)
     if csv is not None:
         unreadable = api.write_predictions(csv, predictor, images, top=top, reject=reject, sets=sets)
     elif json_:
