@@ -1,4 +1,4 @@
-"""Tables of images: Parquet and Arrow files that lie or hold too much, and labels that are missing."""
+"""Tables of images: Parquet and Arrow files that lie or hold too much, labels that are missing, columns that are not used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from burnish import api
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Spool
 from burnish.data.sources import columnar, open_source
 from burnish.errors import DataError
+from conftest import Told
 from images import encoded, noise, png, read, write_images
 
 
@@ -163,3 +165,36 @@ def test_a_bar_and_an_empty_list_mean_none_of_the_classes(kind, none, tmp_path):
     catalog = open_listed(tmp_path, kind, several)
     assert catalog.several and catalog.classes == ("a", "b")
     assert sorted(catalog.label(row) for row in range(4)) == ["", "a", "a|b", "b"]
+
+
+# ---- columns that are not used ---------------------------------------------------------------------------------------
+
+
+def lines_of(shapes: Path, folder: Path, kind: str) -> Path:
+    """A table of the shapes with an author and a patient of each."""
+    rows = [
+        {"path": f"{file.parent.name}/{file.name}", "label": file.parent.name, "Patient ": "7", "author": "me"}
+        for file in sorted(shapes.rglob("*.png"))
+    ]
+    if kind == "jsonl":
+        text = "\n".join(map(json.dumps, rows))
+    else:
+        text = "\n".join(",".join(row) for row in [list(rows[0]), *(list(row.values()) for row in rows)])
+    (folder / f"table.{kind}").write_text(text)
+    return folder / f"table.{kind}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_columns_that_are_not_used_are_named(kind, images):
+    file = lines_of(images, images, kind)
+    assert {name.lower() for name in open_source(str(file)).unused} == {"patient", "author"}
+    told = Told()
+    api.fit(file, out=images.parent / "run", model="random:test_resnet", method="probe", budget=None, watcher=told)
+    (said,) = [line for line in told.lines if line.startswith("not used, of the table's columns: ")]
+    assert "author" in said and "stay on one side of a split" in said
+
+
+def test_of_very_many_columns_some_are_named(tmp_path, images):
+    row = {"path": "blue/000.png", "label": "blue", **{f"x{number}": "1" for number in range(1000)}}
+    (images / "wide.jsonl").write_text(json.dumps(row))
+    assert len(open_source(str(images / "wide.jsonl"), for_training=False).unused) == 10

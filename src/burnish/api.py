@@ -184,6 +184,7 @@ def fit_catalog(
     clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
     require_time_for_seeds(recipe)
     require_temporary_folder()
+    _say_unused(catalog, watcher)
     facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(expanded(out)) as folder:
         folder.begin(asdict(recipe), images=catalog.digest)
@@ -213,6 +214,18 @@ def fit_catalog(
         if first or others:
             track(folder.path, facts, watcher)
     return open_run(folder.path)
+
+
+def _say_unused(catalog: Catalog, watcher: Watcher) -> None:
+    """That columns of a table are not used: one of them may have been meant."""
+    if catalog.unused:
+        columns, known = ", ".join(map(shown, catalog.unused)), "path, label, split and group are known"
+        groups = (
+            ""
+            if catalog.groups is not None
+            else "; images of one group, such as a patient, stay on one side of a split"
+        )
+        watcher.say(f"not used, of the table's columns: {columns} ({known}{groups})")
 
 
 def _require_same_content(folder: RunFolder, catalog: Catalog) -> None:
@@ -294,6 +307,7 @@ def compare_catalog(
         raise RecipeError("compare takes networks by name; which one fits is what it tells (see: burnish models)")
     for kind in kinds:
         method_named(kind)
+    _say_unused(catalog, watcher or Nobody())
     with out as folder:
         asked = {**asdict(recipe), "compare_models": names, "compare_methods": kinds}
         folder.begin(asked, images=catalog.digest)

@@ -38,6 +38,7 @@ class Catalog:
     source: str  # what it was read from: "folder", "split folders", "csv", "zip", "demo", …
     contents: Contents | None = None  # of images that are no files under `root`
     skipped: int = 0  # images besides, that the budget has no time for
+    unused: tuple[str, ...] = ()  # columns of its table of which nothing is made, some of them
     # Whether those of val that `splits` names were drawn by an earlier run, not given by the data
     val_drawn: bool = False
 

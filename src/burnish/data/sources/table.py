@@ -12,7 +12,7 @@ import stat
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -25,7 +25,8 @@ from burnish.data.sources.scan import LINK_OUT, is_utf8, why_not_follow
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR
 
-COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are ignored
+COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are named and not used
+_MOST_UNUSED = 10  # of the others that are named
 _MOST_CELL_BYTES = 2**20
 Label = str | tuple[str, ...]
 Values = dict[str, Any]  # column -> text, "" where there is none; a label may be a list of texts
@@ -36,8 +37,10 @@ def open_table(file: Path) -> Catalog:
 
     A listed file that is missing is named. Raises DataError, with the line, for all else that is not as it must be.
     """
-    rows = _json_rows(file) if file.suffix.lower() in (".jsonl", ".ndjson") else _cell_rows(file)
-    return from_rows(file, rows, source=file.suffix.lower().removeprefix("."))
+    others: dict[str, None] = {}
+    rows = _json_rows(file, others) if file.suffix.lower() in (".jsonl", ".ndjson") else _cell_rows(file, others)
+    catalog = from_rows(file, rows, source=file.suffix.lower().removeprefix("."))
+    return replace(catalog, unused=tuple(others))
 
 
 def from_rows(
@@ -116,8 +119,8 @@ class _Check:
         return None if stat.S_ISREG(mode) else "not a regular file"
 
 
-def _cell_rows(file: Path) -> Iterator[tuple[int, Values]]:
-    """All lines of a CSV or TSV below its header."""
+def _cell_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Values]]:
+    """All lines of a CSV or TSV below its header; others: takes some names of columns that are not used."""
     line = 1
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
@@ -127,6 +130,7 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Values]]:
             reader = csv.reader(stream, strict=True, delimiter=delimiter)
             header = next(reader, [])
             where = _columns(file, header)
+            _note_others(others, [name for at, name in enumerate(header) if at not in where.values()])
             for cells in reader:
                 line = reader.line_num
                 if not any(cell.strip() for cell in cells):
@@ -143,8 +147,8 @@ def _cell_rows(file: Path) -> Iterator[tuple[int, Values]]:
         raise _not_utf8(file) from None
 
 
-def _json_rows(file: Path) -> Iterator[tuple[int, Values]]:
-    """All objects of a file with one a line."""
+def _json_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Values]]:
+    """All objects of a file with one a line; others: takes some names of entries that are not used."""
     try:
         with open(file, encoding="utf-8-sig") as stream:
             for line, text in enumerate(stream, start=1):
@@ -159,6 +163,7 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Values]]:
                 lowered = {str(key).strip().lower(): value for key, value in values.items()}
                 if "label" not in lowered and "labels" in lowered:
                     lowered["label"] = lowered["labels"]
+                _note_others(others, [name for name in lowered if name not in (*COLUMNS, "labels")])
                 lacking = [name for name in COLUMNS[:2] if name not in lowered]
                 if lacking:
                     raise _bad(file, "line", line, f"it has no {' and no '.join(lacking)}", _JSON_ADVICE)
@@ -167,6 +172,13 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Values]]:
         raise DataError(f"{shown(str(file))} cannot be read: {error.strerror}. Check its permissions.") from None
     except UnicodeDecodeError:
         raise _not_utf8(file) from None
+
+
+def _note_others(others: dict[str, None], names: Iterable[str]) -> None:
+    """Note some names of what is not used; one without letters is none."""
+    for name in names:
+        if name.strip() and len(others) < _MOST_UNUSED:
+            others.setdefault(name.strip())
 
 
 _JSON_ADVICE = 'Write one object a line: {"path": "cat/1.jpg", "label": "cat"}.'
