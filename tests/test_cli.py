@@ -1,6 +1,7 @@
 """The command line as a user types it: what is printed, where, and the exit code."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -61,6 +62,14 @@ def test_json_on_stdout_is_the_result_and_nothing_else(shapes, tmp_path, capsys)
     facts = json.loads(out)
     assert facts["verdict"]["probe"]["n"] == facts["counts"]["test"]
     assert "epoch 1" in err
+
+
+def test_predict_writes_csv_to_the_standard_output(run, shapes, capsys):
+    code, out, err = burnish("predict", run, shapes / "red", "--csv", "-", capsys=capsys)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert (code, err, len(rows)) == (0, "", 20) and list(rows[0]) == ["path", "label", "probability", "problem"]
+    code, out, err = burnish("predict", run, shapes / "red", "--csv", "", capsys=capsys)
+    assert (code, out) == (2, "") and "the name of the CSV is empty" in err
 
 
 def test_predict_prints_a_line_an_image_and_writes_csv(run, shapes, tmp_path, capsys):

@@ -266,7 +266,7 @@ def predict_stream(
 
 
 def write_predictions(
-    path: Path,
+    path: str | os.PathLike[str],
     predictor: Predictor,
     images: Sequence[str],
     *,
@@ -274,9 +274,16 @@ def write_predictions(
     reject: float | None = None,
     sets: float | None = None,
 ) -> int:
-    """Write predictions as CSV, whole or not at all; returns how many images could not be read."""
+    """Write predictions as CSV; returns how many images could not be read.
+
+    A file is written whole or not at all; "-" is the standard output, line by line as they come.
+    """
+    if not os.fspath(path):
+        raise RecipeError("the name of the CSV is empty; name a file, or - for the standard output")
+    to_stdout = os.fspath(path) == "-"
     path, files, top = expanded(path), expand(images), min(top, len(predictor.bundle.classes))
-    _refuse_others(path, b"path,", inputs=[one for one in files if isinstance(one, Path)])
+    if not to_stdout:
+        _refuse_others(path, b"path,", inputs=[one for one in files if isinstance(one, Path)])
     unreadable, predictions = 0, predictor.stream(files, top=top, reject=reject, sets=sets)
 
     def counted() -> Iterator[Prediction]:
@@ -285,8 +292,12 @@ def write_predictions(
             unreadable += prediction.problem is not None
             yield prediction
 
+    how = {"top": top, "several": predictor.bundle.several, "with_sets": sets is not None}
+    if to_stdout:
+        write_csv(sys.stdout, counted(), **how)
+        return unreadable
     with plain_disk_errors(path, "name another file"), replacing(path) as file:
-        write_csv(file, counted(), top=top, several=predictor.bundle.several, with_sets=sets is not None)
+        write_csv(file, counted(), **how)
     return unreadable
 
 

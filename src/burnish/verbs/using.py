@@ -49,7 +49,9 @@ def evaluate(
 def predict(
     run: Run,
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers there as CSV.")] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the answers there as CSV; -: on the standard output.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 1,
     reject: Annotated[
         float | None,
