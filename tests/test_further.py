@@ -13,6 +13,7 @@ from burnish.run.further import backbone_of_run, is_run
 from burnish.run.outset import backbone_for
 from burnish.ship.bundle import package_folder, read_bundle
 from conftest import Told, write_shapes
+from images import noise
 
 TINY = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, "cache": "off"}
 
@@ -23,6 +24,14 @@ def kept_tuned(patched):
 
     real = job.keep_tuned
     patched.setattr(job, "keep_tuned", lambda *given, **more: (True, real(*given, **more)[1]))
+
+
+def others(home, *classes):
+    """Twenty images of each class that are none of the shapes."""
+    for number, name in enumerate(classes):
+        (home / name).mkdir(parents=True)
+        for image in range(20):
+            noise(40, 32, seed=1000 * number + image).save(home / name / f"{image:03d}.png")
 
 
 @pytest.fixture(scope="module")
@@ -44,46 +53,99 @@ def test_the_network_is_that_of_the_package_and_sees_images_as_it_did(tuned):
 
 
 def test_a_run_is_tuned_further_on_other_images_and_other_classes(tuned, tmp_path):
-    write_shapes(tmp_path / "more", images=21, classes=("cyan", "pink"))
+    others(tmp_path / "more", "cyan", "pink")
     run = api.fit(tmp_path / "more", out=tmp_path / "run", method="full", **{**TINY, "model": str(tuned)})
     assert run.predictor.bundle.classes == ("cyan", "pink") and run.facts["model"]["source"] == f"run {tuned}"
     assert any("tuned before, with full on 3 classes" in note for note in run.facts["model"]["loading"])
     assert len(api.predict(run.folder, [str(next((tmp_path / "more").rglob("*.png")))])) == 1
 
 
-def test_the_same_images_and_seed_keep_the_test_apart(tuned, shapes, tmp_path):
-    run = api.fit(shapes, out=tmp_path / "run", method="probe", **{**TINY, "model": str(tuned)})
-    assert run.facts["counts"]["test"]
-
-
-def test_test_images_that_it_has_learnt_from_would_prove_nothing(tuned, shapes, tmp_path):
+def test_images_that_it_has_learnt_from_would_prove_nothing(tuned, shapes, tmp_path):
     with pytest.raises(
-        RecipeError, match=r"of the \d+ test images are among those that .*tuned has learnt from \(first: "
+        RecipeError, match=r"45 of the 60 images are among those that .*tuned has learnt from \(first: "
     ):
-        api.fit(shapes, out=tmp_path / "run", method="probe", seed=1, **{**TINY, "model": str(tuned)})
+        api.fit(shapes, out=tmp_path / "run", method="probe", **{**TINY, "model": str(tuned)})
+    assert not (tmp_path / "run").exists()
+
+
+def test_their_content_tells_and_the_list_of_that_run_leaves_them_out(tuned, shapes, tmp_path):
     renamed = tmp_path / "renamed"
-    for file in shapes.rglob("*.png"):  # it is their content that tells
+    for file in shapes.rglob("*.png"):
         (renamed / file.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, renamed / file.parent.name / f"a{file.name}")
-    with pytest.raises(RecipeError, match="has learnt from"):
+    with pytest.raises(RecipeError, match="are among those that"):
         api.compare(renamed, models=[str(tuned)], methods=["probe"], budget=None, out=tmp_path / "race", seed=1)
+    more = tmp_path / "more"
+    write_shapes(more, images=20)
+    for name in ("blue", "green", "red"):
+        for number in range(12):
+            noise(seed=number).save(more / name / f"new{number}.png")
+    api.fit(
+        more, out=tmp_path / "run", method="probe", quarantine=tuned / "splits.csv", **{**TINY, "model": str(tuned)}
+    )
+
+
+def test_what_it_learnt_from_is_known_of_its_descendants_too(tuned, shapes, tmp_path, monkeypatch):
+    kept_tuned(monkeypatch)
+    others(tmp_path / "more", "cyan", "pink", "teal")
+    second = api.fit(tmp_path / "more", out=tmp_path / "second", method="full", **{**TINY, "model": str(tuned)})
+    assert any("none of these images is among the 45" in one["why"] for one in second.facts["decisions"])
+    with pytest.raises(RecipeError, match="45 of the 60 images are among those"):
+        api.fit(shapes, out=tmp_path / "third", method="probe", **{**TINY, "model": str(second.folder)})
+    assert api.evaluate(second.folder, renamed_classes(shapes, tmp_path / "other")).learnt == 45
+    (second.folder / "learnt.json").write_text("{")
+    with pytest.raises(BadWeights, match=r"learnt\.json is damaged"):
+        backbone_of_run(Recipe(model=str(second.folder)))
+    (second.folder / "learnt.json").unlink()
+    assert not backbone_of_run(Recipe(model=str(second.folder))).learnt.known
+
+
+def renamed_classes(shapes, home):
+    """The shapes under the names of other classes."""
+    for name, other in (("blue", "cyan"), ("green", "pink"), ("red", "teal")):
+        shutil.copytree(shapes / name, home / other)
+    return home
 
 
 def test_of_a_package_alone_it_is_said_that_nobody_knows(tuned, shapes, tmp_path):
     shutil.copytree(package_folder(tuned), tmp_path / "package")
     told = Told()
-    api.fit(
-        shapes,
-        out=tmp_path / "run",
-        method="probe",
-        seed=1,
-        watcher=told,
-        **{**TINY, "model": str(tmp_path / "package")},
+    run = api.fit(
+        shapes, out=tmp_path / "run", method="probe", watcher=told, **{**TINY, "model": str(tmp_path / "package")}
     )
-    assert any("it is not known which images its network has learnt from" in line for line in told.lines)
+    assert any("it is not known which images it has learnt from" in line for line in told.lines)
+    assert any("it is not known which images" in one["why"] for one in run.facts["decisions"])
 
 
-def test_a_run_goes_on_only_with_the_network_that_it_began_with(tuned, shapes, tmp_path):
+def test_the_arms_of_a_comparison_know_what_they_learnt_from(shapes, tmp_path):
+    facts = api.compare(
+        shapes, models=["random:test_resnet"], methods=["probe", "full"], budget=None, epochs=1, image_size=64,
+        out=tmp_path / "race", cache="off",
+    )  # fmt: skip
+    arm = next(row["package"] for row in facts["rows"] if row["method"] == "full")
+    assert backbone_of_run(Recipe(model=str(tmp_path / "race" / arm))).learnt.known
+    with pytest.raises(RecipeError, match="45 of the 60 images are among those"):
+        api.fit(shapes, out=tmp_path / "run", method="probe", **{**TINY, "model": str(tmp_path / "race" / arm)})
+
+
+def test_a_networks_own_name_is_none_of_a_folder(tuned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tuned, tmp_path / "efficientnet_lite0")
+    shutil.copytree(tuned, tmp_path / "mine")
+    assert is_run("mine") and is_run("./efficientnet_lite0") and not is_run("efficientnet_lite0")
+
+
+def test_a_damaged_run_is_left_out_of_a_comparison(tuned, shapes, tmp_path):
+    shutil.copytree(tuned, tmp_path / "copy")
+    (package_folder(tmp_path / "copy") / "bundle.json").write_text("{")
+    facts = api.compare(
+        shapes, models=["random:test_resnet", str(tmp_path / "copy")], methods=["probe"], budget=None, image_size=64,
+        out=tmp_path / "race", cache="off",
+    )  # fmt: skip
+    assert [row["state"].partition(":")[0] for row in facts["rows"]] == ["frozen", "failed"]
+
+
+def test_weights_that_are_damaged_are_refused(tuned, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tuned, copy)
     weights = package_folder(copy) / "weights.safetensors"
@@ -114,7 +176,7 @@ def test_layers_can_be_taken_out_of_it(tuned):
 @pytest.mark.parametrize("method", ["probe", "multiprobe"])
 def test_frozen_heads_lead_to_the_network_itself(shapes, tmp_path, method):
     run = api.fit(shapes, out=tmp_path / "run", method=method, **TINY)
-    with pytest.raises(RecipeError, match="kept frozen heads on test_resnet, whose weights are as they were"):
+    with pytest.raises(RecipeError, match="kept frozen heads on random:test_resnet, whose weights are as they were"):
         backbone_for(Recipe(model=str(run.folder)))
 
 

@@ -100,6 +100,8 @@ def main(argv: list[str] | None = None) -> None:
                 sys.exit(2)
             option = str(getattr(error, "option_name", ""))
             elsewhere = known_elsewhere(option, option=True) if verb.endswith((" fit", " compare")) else ""
+            if verb.endswith(" compare"):
+                elsewhere = elsewhere.replace("--model", "--models")
             wrong = f"No such option: {option}; {elsewhere}" if elsewhere else complaint()
             _leave(f"{wrong} (see: {verb} --help)", 2, error if debug else None)
         if debug:

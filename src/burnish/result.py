@@ -38,7 +38,7 @@ ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
 )
 SEARCH = "search.log"
 AUDIT_TABLE, AUDIT_PAGE = "audit.csv", "audit.html"
-PICTURES, PREDICTIONS, IMAGES = "pictures.json", "predictions.csv", "images.csv"
+PICTURES, PREDICTIONS, IMAGES, LEARNT = "pictures.json", "predictions.csv", "images.csv", "learnt.json"
 COMPARED, OUTCOME, LEADERBOARD, TABLE = "compare.json", "outcome.json", "leaderboard.html", "leaderboard.csv"
 _OURS = (
     ASKED,
@@ -56,6 +56,7 @@ _OURS = (
     PICTURES,
     PREDICTIONS,
     IMAGES,
+    LEARNT,
 )
 _FOLDERS = ("packages", "state", BOARD, "models", "arms", "seeds")
 _READ_BACK = ("packages", "state")
@@ -254,7 +255,7 @@ def sides_in(splits: Path) -> dict[str, str]:
     try:
         table = csv.DictReader(io.StringIO(text_of(splits), newline=""))
         return {uncelled(row["path"]): row["split"] for row in table}
-    except (OSError, ValueError, csv.Error, KeyError):
+    except (OSError, ValueError, csv.Error, KeyError, AttributeError, TypeError):
         return {}
 
 

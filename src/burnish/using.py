@@ -18,13 +18,14 @@ import numpy as np
 from jinja2 import TemplateError
 
 from burnish.answers import read_answers
+from burnish.backbones.spec import Learnt
 from burnish.data.catalog import Catalog
 from burnish.data.contents import is_redrawn
 from burnish.data.looks import look_at, read_digests
 from burnish.data.sources import open_source
 from burnish.data.sources.assemble import class_names
 from burnish.data.sources.scan import SUFFIXES, scan
-from burnish.disk import expanded, plain_disk_errors, replacing, write_whole
+from burnish.disk import expanded, plain_disk_errors, read_plain_json, replacing, write_whole
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, RecipeError, nearest, shown
 from burnish.explaining import Explained, explained, strangers
 from burnish.labels import SEPARATOR, classes_of
@@ -38,6 +39,7 @@ from burnish.reports.runs import Compared, side_by_side
 from burnish.reports.runs import page_of as page_of_runs
 from burnish.result import (
     IMAGES,
+    LEARNT,
     PICTURES,
     REPORT,
     RESULT,
@@ -229,19 +231,44 @@ def evaluate(
     return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups))
 
 
-def learnt_from(run: Path) -> tuple[set[str], set[str]]:
-    """Paths and content hashes of the images that a run's model was trained on or chosen by; empty where they are not known."""
-    paths = {path for path, side in sides_in(run / SPLITS).items() if side in ("train", "val")}
-    known = read_digests(run / IMAGES) if paths else {}
-    return paths, {known[path] for path in paths if path in known}
+def learnt_from(run: Path) -> tuple[set[str], Learnt]:
+    """The images that a run's model was trained on or chosen by: paths, and hashes of their content.
+
+    With those that the network had learnt from before the run, where it was itself an earlier run's. Of an arm of a comparison
+    the comparison's folder tells. NotARun where what tells is damaged.
+    """
+    home = run.parent.parent if run.parent.name == "arms" and not (run / SPLITS).is_file() else run
+    paths = {path for path, side in sides_in(home / SPLITS).items() if side in ("train", "val")}
+    digests = read_digests(home / IMAGES) if paths else {}
+    before = _learnt_before(home)
+    hashes = frozenset({digests[path] for path in paths if path in digests}) | before.hashes
+    return paths, Learnt(hashes, before.known and bool(paths) and all(path in digests for path in paths))
+
+
+def _learnt_before(home: Path) -> Learnt:
+    """What the network had learnt from when the run in this folder began."""
+    try:
+        told = read_plain_json(home / LEARNT)
+        hashes, known = told["hashes"], told["known"]
+        if (
+            not isinstance(hashes, list)
+            or not all(isinstance(one, str) for one in hashes)
+            or not isinstance(known, bool)
+        ):
+            raise ValueError("it is not what burnish wrote")
+        return Learnt(frozenset(hashes), known)
+    except FileNotFoundError:
+        return Learnt(frozenset(), True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotARun(f"{shown(str(home / LEARNT))} is damaged ({shown(str(error))[:80]})") from None
 
 
 def _learnt(run: Path, catalog: Catalog, rows: np.ndarray) -> int:
     """How many of these entries the run's model was made from: by what is in them, or, where that is not known, by path."""
-    paths, contents = learnt_from(run)
-    if not contents or is_redrawn(catalog.contents):
+    paths, learnt = learnt_from(run)
+    if not learnt.hashes or is_redrawn(catalog.contents):
         return sum(catalog.paths[row] in paths for row in rows)
-    return sum(digest in contents for digest in look_at(catalog, rows, workers=cores()).digests)
+    return sum(digest in learnt.hashes for digest in look_at(catalog, rows, workers=cores()).digests)
 
 
 def _parts_known(name: str, bundle: Bundle) -> tuple[str, ...]:

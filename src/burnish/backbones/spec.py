@@ -20,6 +20,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """Which of a user's images a network was tuned on, or chosen by, before: hashes of their files."""
+
+    hashes: frozenset[str]
+    known: bool  # whether these are all
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A headless network: module maps [b 3 s s] to pooled features [b width]."""
 
@@ -36,6 +44,7 @@ class Backbone:
     changes: tuple[dict[str, Any], ...] = ()  # what was done to the architecture, as `backbones.changes` reads it
     plain: Backbone | None = None  # the network before these changes; they share its weights
     uncut: nn.Module | None = None  # the network before layers were taken out or put in
+    learnt: Learnt | None = None  # of a network that a run has tuned; None: as it was published
     notes: tuple[str, ...] = ()  # how loading went, a clause each, for the onlooker
 
     def blank(self) -> Tensor:

@@ -85,6 +85,11 @@ class ModelRow:
     size: int | None = None  # pixels
 
 
+def is_name(name: str) -> bool:
+    """Whether a network is called so, wherever its weights are; not a file's name, nor a repository's."""
+    return name in EMBEDDED_NAMES or any(one.is_known(name) for one in (timmed, torchvisions, cifar))
+
+
 def load_backbone(
     name: str,
     *,

@@ -176,6 +176,7 @@ class Rates:
     def _fed(self, step, given: Inputs, batch: int, size: int) -> float:
         """Seconds of a step while threads make the batches, as they will: they and it want one interpreter."""
         until, seconds = time.monotonic() + _FED_SECONDS, list[float]()
+        late = until + _FED_SECONDS  # where steps are so slow that those begun together take longer
         with Ahead(given, self.bench.device, self.bench.workers) as ahead:
             first = (
                 1 + ahead.reach
@@ -183,9 +184,10 @@ class Rates:
             batches = [np.arange(batch) % len(given)] * (first + max(_FED_STEPS, ahead.reach))
             for place in range(len(batches)):
                 seconds.append(self._timed(lambda at=place: step(ahead.get(batches, at, epoch=0, size=size))))
-                if len(seconds) > first + 2 and time.monotonic() > until:
+                if len(seconds) > 3 and time.monotonic() > (until if len(seconds) > first + 2 else late):
                     break
-        return sum(seconds[first:]) / len(seconds[first:])
+        settled = seconds[first:] or seconds[1:]
+        return sum(settled) / len(settled)
 
     def _time_frozen(self) -> None:
         """The trunk's rate at this moment: the mean of two passes after a warm-up."""

@@ -28,6 +28,7 @@ from burnish.choose.survey import images_per_second, no_taps
 from burnish.data.catalog import Catalog
 from burnish.data.looks import write_digests
 from burnish.data.sample import thinned
+from burnish.data.split import write_splits
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError, shown
 from burnish.facts import machine
@@ -35,8 +36,9 @@ from burnish.measure.scores import in_brief
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.result import COMPARED, IMAGES, RunFolder
+from burnish.result import COMPARED, IMAGES, SPLITS, RunFolder
 from burnish.run.arms import Arm, Score, leaderboard, read_outcome, simplest_of_the_best, why_chosen, write_outcome
+from burnish.run.further import note_learnt, tuned_before
 from burnish.run.journal import Journal
 from burnish.run.outset import Facilities, backbone_for, framing_for, taps_for
 from burnish.run.probed import look, looked_at, part_in
@@ -210,6 +212,8 @@ class _Race:
         except NoKerasModel:  # what was said of the Keras files among the models
             recipe = replace(recipe, preprocess="")
             backbone = backbone_for(recipe)
+        self.decisions += tuned_before(backbone, self.catalog, self.looks, self.watcher)
+        note_learnt(self.folder, [backbone, *(one.bench.backbone for one in self.looked.values())])
         # A model's share of the clock: half of what is left is for training, or where there is none a third for the test
         # images; the rest for the models still to be seen.
         left, waiting = self.ledger.clock.left(), len({arm.model for arm in self.arms}) - number
@@ -229,10 +233,11 @@ class _Race:
             self.decisions += [replace(one, what=f"{public(model)}: {one.what}") for one in framing]
             trains = any(method_named(arm.method).trains for arm in own)
             # All models see the same images: where there is no time for all of them, those that the first has time for.
-            material, _, probes = look(
+            material, splits, probes = look(
                 self.catalog, self.splits, self.looks, bench, folder, ledger,
                 trains=trains, strict=self.facilities.strict, thins=not self.looked,
             )  # fmt: skip
+            write_splits(self.folder.path / SPLITS, material.catalog, splits)  # which all models have
             if self.looked:
                 self._require_same_sides(material)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,47 +11,48 @@ from burnish.backbones.assembly import assembled, dropping, pooling
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import operated
 from burnish.backbones.weights import sha256_of
-from burnish.data.catalog import Catalog, Splits
+from burnish.backbones.zoo import is_name
+from burnish.choose.decide import Decision
+from burnish.data.catalog import Catalog
+from burnish.data.contents import is_redrawn
 from burnish.data.looks import Looks
 from burnish.disk import expanded
-from burnish.errors import ModelError, RecipeError, shown
+from burnish.errors import BadWeights, BurnishError, ModelError, NotARun, RecipeError, shown
 from burnish.recipe import Recipe
+from burnish.result import LEARNT, RunFolder, read_facts
 from burnish.runtime import Watcher
-from burnish.ship.bundle import FACTS, POINTER, WEIGHTS, package_folder, read_bundle
+from burnish.ship.bundle import FACTS, POINTER, WEIGHTS, Bundle, package_folder, read_bundle
 from burnish.using import learnt_from
 
+FURTHER = "tuned_further"  # among a package's facts: whether its network had been tuned before the run
 _ADDED = {adapters.ADAPTERS: "adapters", adapters.PROMPTS: "prompts"}  # which are no layers of the network
 
 
 def is_run(model: str) -> bool:
-    """Whether a model's name is the folder of a run or of a package."""
+    """Whether a model's name is the folder of a run or of a package; a network's own name is none, whatever lies there."""
+    if not any(mark in model for mark in "/\\") and is_name(model):
+        return False
     try:
         folder = expanded(model)
         return any((folder / name).is_file() for name in (FACTS, POINTER))
-    except OSError:  # too long for any folder
+    except (OSError, ValueError):  # too long for any folder
         return False
 
 
 def backbone_of_run(recipe: Recipe) -> Backbone:
     """The tuned network that `recipe.model`, a folder, holds, less its head; images are prepared as that run did.
 
-    NotARun, BadWeights where the package is damaged; RecipeError where it is no other network than the run began with, or
-    where the recipe asks for what cannot be done to it.
+    BadWeights where the package is damaged; RecipeError where it is no other network than the run began with, or where the
+    recipe asks for what cannot be done to it.
     """
-    folder = Path(expanded(recipe.model))
-    bundle, called = read_bundle(folder), shown(recipe.model)
-    kinds = [change["kind"] for change in bundle.architecture.get("changes", [])]
-    if taps.KIND in kinds or bundle.method in ("probe", "multiprobe"):
-        raise RecipeError(
-            f"{called} kept frozen heads on {shown(bundle.base_model)}, whose weights are as they were; name that network"
-        )
-    if added := next((words for kind, words in _ADDED.items() if kind in kinds), ""):
-        raise RecipeError(
-            f"{called} holds a network with {added} beside its layers, which cannot be tuned further; tune with full or lora"
-        )
-    for name in ("arch", "preprocess"):
-        if getattr(recipe, name):
-            raise RecipeError(f"{name} is for files of weights; {called} says itself what its network is")
+    folder, called = Path(expanded(recipe.model)), shown(recipe.model)
+    try:
+        bundle, learnt = read_bundle(folder), learnt_from(folder)[1]
+    except NotARun as error:  # a run's folder is a model here
+        raise BadWeights(str(error)) from None
+    _refuse_unfit(bundle, recipe)
+    if bundle.facts.get(FURTHER) and not any((home / LEARNT).is_file() for home in (folder, folder.parent.parent)):
+        learnt = replace(learnt, known=False)  # a package that was copied alone
     backbone = assembled(
         bundle.base_model,
         bundle.classifier().trunk,
@@ -72,26 +74,62 @@ def backbone_of_run(recipe: Recipe) -> Backbone:
         backbone = dropping(backbone, recipe.drop_path) if recipe.drop_path else backbone
     except (ModelError, RuntimeError) as error:  # of a network with layers taken out or put in
         raise RecipeError(f"neither pool nor drop_path can be set of {called} ({shown(str(error))[:120]})") from None
-    return operated(backbone, depth=recipe.depth, remove=recipe.remove, insert=recipe.insert)
+    backbone = operated(backbone, depth=recipe.depth, remove=recipe.remove, insert=recipe.insert)
+    return replace(backbone, learnt=learnt)
 
 
-def refuse_learnt(model: str, catalog: Catalog, splits: Splits, looks: Looks, watcher: Watcher) -> None:
-    """RecipeError where the test images are not new to a run's network that is tuned further: they would prove nothing.
-
-    looks: of the catalogue's entries, whose content tells; where it is not known what the network has learnt from, that is said.
-    """
-    if not is_run(model):
-        return
-    _, contents = learnt_from(Path(expanded(model)))
-    if not contents:
-        watcher.say(
-            f"{shown(model)}: it is not known which images its network has learnt from; the test must have none of them"
+def _refuse_unfit(bundle: Bundle, recipe: Recipe) -> None:
+    """RecipeError for a package whose network is no other than its run began with, or has more than its own layers."""
+    called, kinds = shown(recipe.model), [change["kind"] for change in bundle.architecture.get("changes", [])]
+    if taps.KIND in kinds or bundle.method in ("probe", "multiprobe"):
+        began = shown(_began_with(Path(expanded(recipe.model)), bundle))
+        raise RecipeError(f"{called} kept frozen heads on {began}, whose weights are as they were; name that model")
+    if added := next((words for kind, words in _ADDED.items() if kind in kinds), ""):
+        raise RecipeError(
+            f"{called} holds a network with {added} beside its layers, which cannot be tuned further; tune with full or lora"
         )
-        return
-    seen = [entry for entry in splits.test if looks.digests[entry] in contents]
+    for name in ("arch", "preprocess"):
+        if getattr(recipe, name):
+            raise RecipeError(f"{name} is for files of weights; {called} says itself what its network is")
+
+
+def _began_with(folder: Path, bundle: Bundle) -> str:
+    """What the run's own model was, as its user named it."""
+    try:
+        return str(read_facts(folder)["recipe"]["model"])
+    except (BurnishError, KeyError, TypeError):  # a package alone
+        return bundle.base_model
+
+
+def tuned_before(backbone: Backbone, catalog: Catalog, looks: Looks, watcher: Watcher) -> list[Decision]:
+    """That the network has been tuned before, and whether these images are new to it.
+
+    RecipeError where images are among those: cross-validation, choices and the test would all be too hopeful. looks: of the
+    catalogue's entries, whose content tells.
+    """
+    learnt = backbone.learnt
+    if learnt is None:
+        return []
+    seen = [path for path, digest in zip(catalog.paths, looks.digests, strict=True) if digest in learnt.hashes]
     if seen:
         raise RecipeError(
-            f"{len(seen)} of the {len(splits.test)} test images are among those that {shown(model)} has learnt from (first: "
-            f"{shown(catalog.paths[seen[0]])}), so they would prove nothing; say the --seed and the fractions of that run, or "
-            "keep other images for the test"
+            f"{len(seen)} of the {len(catalog)} images are among those that the network of {shown(backbone.source)} has learnt "
+            f"from (first: {shown(seen[0])}), so that neither cross-validation nor a test on them would prove anything; leave "
+            "them out (--quarantine takes that run's splits.csv), or begin with the network as it was published"
         )
+    what, why = f"begins with a tuned network, {backbone.source}", f"; {'; '.join(backbone.notes)}"
+    if learnt.known and not is_redrawn(catalog.contents):
+        return [Decision(what, f"none of these images is among the {len(learnt.hashes)} that it has learnt from{why}")]
+    unknown = (
+        "it is not known which images it has learnt from: where some of these are among them, nothing here is proven"
+    )
+    watcher.say(f"{shown(backbone.source)}: {unknown}")
+    return [Decision(what, f"{unknown}{why}")]
+
+
+def note_learnt(folder: RunFolder, backbones: Iterable[Backbone]) -> None:
+    """Keep what these networks had learnt from before this run, for whoever tunes what comes of it further."""
+    tuned = [one.learnt for one in backbones if one.learnt is not None]
+    if tuned:
+        hashes = sorted(frozenset[str]().union(*(one.hashes for one in tuned)))
+        folder.write_json(LEARNT, {"known": all(one.known for one in tuned), "hashes": hashes})

@@ -53,6 +53,7 @@ from burnish.result import (
     read_pictures,
 )
 from burnish.run.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
+from burnish.run.further import note_learnt, tuned_before
 from burnish.run.insights import cost_of, pictures_of
 from burnish.run.journal import Journal
 from burnish.run.outset import Facilities, bench_for, framing_for, taps_for
@@ -96,6 +97,7 @@ def run_job(
     part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for
     catalog, splits, looks = looked_at(catalog, recipe, ledger, watch, all_of_them=part)
     bench, decisions, trains = begun(catalog, splits, looks, recipe, rival, ledger, watch, facilities)
+    note_learnt(folder, [bench.backbone])
     material, splits, probes = look(
         catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
     )
@@ -161,6 +163,7 @@ def begun(
         raise RecipeError(
             f"{shown(bench.backbone.name)} does not take images of {recipe.image_size} pixels; say --image-size auto"
         )
+    decisions = [*decisions, *tuned_before(bench.backbone, catalog, looks, watch)]
     bench, framing = framing_for(catalog, splits, looks, bench, ledger)
     decisions = [*decisions, *framing]
     trains = method.trains or recipe.baselines == "all"

@@ -21,7 +21,6 @@ from burnish.data.split import write_splits
 from burnish.errors import DataError, RunError, shown
 from burnish.recipe import Recipe
 from burnish.result import AUDIT_TABLE, SPLITS, RunFolder
-from burnish.run.further import refuse_learnt
 from burnish.run.trained import save
 from burnish.runtime import Watcher
 
@@ -59,7 +58,6 @@ def look(
     known = ledger.get("probed")
     if known is not None:
         return _taken_up(catalog, splits, looks, bench, folder, *known, strict=strict)
-    refuse_learnt(bench.recipe.model, catalog, splits, looks, bench.watcher)
     surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
     if strict:  # nothing is saved before the audit
         surveyed = replace(surveyed, early=None)

@@ -24,6 +24,7 @@ from burnish.errors import RunError
 from burnish.methods.base import Head, Method, Tunable, blank_tunable
 from burnish.recipe import recipe_from
 from burnish.result import RECIPE, SEARCH, RunFolder
+from burnish.run.further import FURTHER
 from burnish.run.journal import Journal
 from burnish.runtime import minutes
 from burnish.ship.bundle import Bundle, write_bundle
@@ -272,6 +273,9 @@ def save(folder: RunFolder, contender: Contender, material: Material) -> None:
         held_out=contender.held_out,
         familiarity=contender.familiarity,
         thresholds=None if contender.thresholds is None else tuple(map(float, contender.thresholds)),
-        facts={"validation_accuracy": contender.validation_accuracy},
+        facts={
+            "validation_accuracy": contender.validation_accuracy,
+            **({FURTHER: True} if contender.backbone.learnt is not None else {}),
+        },
     )
     write_bundle(folder.path, bundle)

@@ -30,7 +30,7 @@ from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import sets as sets_of
 from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
-from burnish.train.around import pick_device, settled_torch
+from burnish.train.around import enough_memory, pick_device, settled_torch
 from burnish.train.features import at_once, batched, outputs
 
 _USUAL_PIXELS = 512**2  # up to which a batch of images goes through at once
@@ -206,7 +206,7 @@ class Predictor:
 
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
-        with settled_torch(cuda=self.device.type == "cuda"):
+        with settled_torch(cuda=self.device.type == "cuda"), enough_memory(self.bundle.base_model):
             return self._of_pixels(pixels)
 
     def _of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -247,6 +247,8 @@ class Predictor:
             example = normalised(pixels[:2], self.bundle.preprocess).to(self.device)
             try:
                 self._fast = fold_for_inference(whole, example)
+            except (torch.OutOfMemoryError, torch.AcceleratorError):  # of which the package is not to blame
+                raise
             except RuntimeError as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise BadWeights(

@@ -24,7 +24,11 @@ def at_once(device: torch.device) -> int:
 
 def filled(images: np.ndarray, device: torch.device) -> np.ndarray:
     """The images, again and again where they are fewer than go through at a time: a rate is that of a full pass."""
-    return images[np.arange(max(len(images), at_once(device))) % len(images)]
+    return _filled(images, at_once(device))
+
+
+def _filled(images: np.ndarray, count: int) -> np.ndarray:
+    return images[np.arange(max(len(images), count)) % len(images)]
 
 
 def outputs(
@@ -35,16 +39,17 @@ def outputs(
     device: torch.device,
     half: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    together: int = _AT_ONCE,
 ) -> np.ndarray:
     """What `module` gives, float32 [n d], for batches of plain uint8 images [b s s 3], in their order.
 
-    half: let an accelerator compute in bfloat16; what is scored is computed in float32, as `predict` does. A batch that a
-    device has no memory for goes through in parts; fewer images than a full one are filled up, for an accelerator chooses its
-    kernels anew for every number of them, which may take longer than they do.
+    half: let an accelerator compute in bfloat16; what is scored is computed in float32, as `predict` does. together: images that
+    an accelerator is given at a time. A batch that it has no memory for goes through in parts; fewer images than a full one are
+    filled up, for it chooses its kernels anew for every number of them, which may take longer than they do.
     """
     found = []
-    for pixels in plain if device.type == "cpu" else _gathered(plain, _AT_ONCE):
-        images = pixels if device.type == "cpu" else filled(pixels, device)
+    for pixels in plain if device.type == "cpu" else _gathered(plain, together):
+        images = pixels if device.type == "cpu" else _filled(pixels, together)
         given = _given(module, images, preprocess, device, half=half and device.type != "cpu")
         found.append(np.concatenate(given)[: len(pixels)])
         if on_progress is not None:

@@ -26,12 +26,15 @@ def evaluate(
 ) -> None:
     """Score a run's model on other labelled images."""
     from burnish import api
+    from burnish.disk import expanded
     from burnish.screen import print_evaluation
+    from burnish.ship.predictor import Predictor
     from burnish.watching import watcher_for
 
     with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
-        told = None if ood is None else api.ood(run, data, ood)
-        found = api.evaluate(run, data, watcher=watcher, device=device)
+        predictor = Predictor.open(expanded(run), device)
+        told = None if ood is None else api.ood(run, data, ood, predictor=predictor)
+        found = api.evaluate(run, data, watcher=watcher, predictor=predictor)
     if json_:
         print_json(
             {
