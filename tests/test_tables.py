@@ -198,3 +198,13 @@ def test_of_very_many_columns_some_are_named(tmp_path, images):
     row = {"path": "blue/000.png", "label": "blue", **{f"x{number}": "1" for number in range(1000)}}
     (images / "wide.jsonl").write_text(json.dumps(row))
     assert len(open_source(str(images / "wide.jsonl"), for_training=False).unused) == 10
+
+
+def test_columns_of_a_parquet_file_that_are_not_used_are_named(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [encoded(noise(seed=number), "PNG") for number in range(4)]
+    columns = {"image": pa.array(images, pa.binary()), "label": ["a", "b"] * 2, "patient": [1, 2, 3, 4]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert open_source(str(tmp_path / "a.parquet"), for_training=False).unused == ("patient",)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from burnish.data.contents import Packed, Place, Spool
 from burnish.data.file import MAX_BYTES
 from burnish.data.sources.assemble import told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
-from burnish.data.sources.table import COLUMNS, Values, from_rows
+from burnish.data.sources.table import COLUMNS, MOST_UNUSED, Values, from_rows
 from burnish.errors import DataError, NotEnoughData, shown
 
 _BYTES = (
@@ -54,9 +55,11 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
 
     name = files[0] if len(files) == 1 else root / files[0].name
     kind = "parquet" if _is_parquet(files[0]) else "arrow"
-    return from_rows(
-        name, all_rows(), source=kind, unit="row", contents=Packed(places, MAX_BYTES, absent) if held else None
-    )
+    contents = Packed(places, MAX_BYTES, absent) if held else None
+    catalog = from_rows(name, all_rows(), source=kind, unit="row", contents=contents)
+    schema, _ = _opened(files[0])
+    used = _columns(files[0], schema).values()
+    return replace(catalog, unused=tuple(one for one in schema.names if one not in used)[:MOST_UNUSED])
 
 
 def is_saved_by_datasets(folder: Path) -> bool:

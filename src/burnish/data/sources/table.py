@@ -26,7 +26,7 @@ from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are named and not used
-_MOST_UNUSED = 10  # of the others that are named
+MOST_UNUSED = 10  # of the others that are named
 _MOST_CELL_BYTES = 2**20
 Label = str | tuple[str, ...]
 Values = dict[str, Any]  # column -> text, "" where there is none; a label may be a list of texts
@@ -177,7 +177,7 @@ def _json_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
 def _note_others(others: dict[str, None], names: Iterable[str]) -> None:
     """Note some names of what is not used; one without letters is none."""
     for name in names:
-        if name.strip() and len(others) < _MOST_UNUSED:
+        if name.strip() and len(others) < MOST_UNUSED:
             others.setdefault(name.strip())
 
 
