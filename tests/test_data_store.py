@@ -645,7 +645,13 @@ def test_the_view_of_a_large_jpeg_is_the_predictors_bit_for_bit(tmp_path, monkey
     monkeypatch.setattr(predictor.Predictor, "_module", lambda self, batch: None)
     package = predictor.Predictor(
         SimpleNamespace(
-            preprocess=preprocess, classes=("a", "b"), temperature=1.0, several=False, thresholds=None, familiarity=None
+            base_model="a",
+            preprocess=preprocess,
+            classes=("a", "b"),
+            temperature=1.0,
+            several=False,
+            thresholds=None,
+            familiarity=None,
         )
     )
     files = [tmp_path / name for name in names]

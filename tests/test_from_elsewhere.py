@@ -30,8 +30,9 @@ from burnish.run import seeds
 from burnish.run.comparing import ARMS, MODELS
 from burnish.runtime import Clock, Nobody
 from burnish.ship.bundle import VERSIONS
-from burnish.ship.predictor import BATCH, Predictor
+from burnish.ship.predictor import Predictor
 from burnish.train.checkpoint import STATE, write_checkpoint
+from burnish.train.features import BATCH
 from conftest import write_shapes
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
