@@ -173,7 +173,7 @@ def test_layers_can_be_taken_out_of_it(tuned):
     assert len(cut.module.state_dict()) < len(whole.module.state_dict()) and cut.uncut is not None
 
 
-@pytest.mark.parametrize("method", ["probe", "multiprobe"])
+@pytest.mark.parametrize("method", ["probe", "probe:head=knn", "multiprobe"])
 def test_frozen_heads_lead_to_the_network_itself(shapes, tmp_path, method):
     run = api.fit(shapes, out=tmp_path / "run", method=method, **TINY)
     with pytest.raises(RecipeError, match="kept frozen heads on random:test_resnet, whose weights are as they were"):

@@ -81,7 +81,7 @@ def backbone_of_run(recipe: Recipe) -> Backbone:
 def _refuse_unfit(bundle: Bundle, recipe: Recipe) -> None:
     """RecipeError for a package whose network is no other than its run began with, or has more than its own layers."""
     called, kinds = shown(recipe.model), [change["kind"] for change in bundle.architecture.get("changes", [])]
-    if taps.KIND in kinds or bundle.method in ("probe", "multiprobe"):
+    if taps.KIND in kinds or bundle.method.partition(":")[0] in ("probe", "multiprobe"):
         began = shown(_began_with(Path(expanded(recipe.model)), bundle))
         raise RecipeError(f"{called} kept frozen heads on {began}, whose weights are as they were; name that model")
     if added := next((words for kind, words in _ADDED.items() if kind in kinds), ""):
