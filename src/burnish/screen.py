@@ -44,7 +44,7 @@ def print_verdict(result: Result) -> None:
     at = {role: f", {size} px" for role, size in sizes.items()} if len(set(sizes.values())) > 1 else {}
     rows = [(f"frozen probe{at.get('probe', '')}", verdict.probe)]
     if verdict.tuned is not None:
-        rows.append((f"tuned{at.get('tuned', '')} ({facts['model']['name']})", verdict.tuned))
+        rows.append((f"tuned{at['tuned']}" if at else f"tuned ({facts['model']['name']})", verdict.tuned))
     print()
     for name, interval in rows:
         print(f"  {name[:34]:<34} {_interval(interval)}")
