@@ -8,11 +8,12 @@ import re
 
 import pytest
 import torch
+from stepping import gradient
 from torch import nn
 
 import burnish
 from burnish.train import recorded
-from burnish.train.objective import Objective, gradient, step
+from burnish.train.objective import Objective, step
 from burnish.train.recorded import VARIABLE, Recordings
 
 CLASSES, PLAIN = 3, Objective()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from stepping import gradient
 from torch import nn
 
 from burnish.backbones.classifier import Classifier
@@ -22,7 +23,7 @@ from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from burnish.train.inputs import PixelViews, batch_of
 from burnish.train.loop import WARM_UP, Schedule, Step, Training, _order, learning_rate_factor, optimiser_for, tune
-from burnish.train.objective import Objective, draws_in_training, gradient, step
+from burnish.train.objective import Objective, draws_in_training, step
 from burnish.train.parts import let_drop, parts_for_training
 
 CLASSES, FEATURES = 3, 5

@@ -307,7 +307,8 @@ def compare_catalog(
         raise RecipeError("compare takes networks by name; which one fits is what it tells (see: burnish models)")
     for kind in kinds:
         method_named(kind)
-    _say_unused(catalog, watcher or Nobody())
+    watcher = watcher or Nobody()
+    _say_unused(catalog, watcher)
     with out as folder:
         asked = {**asdict(recipe), "compare_models": names, "compare_methods": kinds}
         folder.begin(asked, images=catalog.digest)
@@ -323,7 +324,7 @@ def compare_catalog(
             models=names,
             methods=kinds,
             clock=clock,
-            watcher=watcher or Nobody(),
+            watcher=watcher,
             facilities=Facilities(workers_of(workers, recipe.device), store_of(cache), strict),
             data=data,
             command=shlex.join([*words, *settings_of(recipe), *_leaving_out(quarantine)]),

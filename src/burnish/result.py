@@ -250,6 +250,11 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
+def no_run(folder: Path, what: str = "no such folder") -> NotARun:
+    """That a folder is not, or holds none of, what was asked for."""
+    return NotARun(f"{shown(str(folder))}: {what}; expected the folder of a run that burnish fit finished or began")
+
+
 def sides_in(splits: Path) -> dict[str, str]:
     """The split of each path in a run's splits.csv; empty where there is none, as beside a package that was copied alone."""
     try:

@@ -231,22 +231,22 @@ def evaluate(
     return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups))
 
 
-def learnt_from(run: Path) -> tuple[set[str], Learnt]:
+def learnt_from(run: Path, *, further: bool = False) -> tuple[set[str], Learnt]:
     """The images that a run's model was trained on or chosen by: paths, and hashes of their content.
 
-    With those that the network had learnt from before the run, where it was itself an earlier run's. Of an arm of a comparison
-    the comparison's folder tells. NotARun where what tells is damaged.
+    With those that the network had learnt from before the run, where it was itself an earlier run's (`further`: it was, so that
+    there must be a note of them). Of an arm of a comparison the comparison's folder tells. NotARun where what tells is damaged.
     """
     home = run.parent.parent if run.parent.name == "arms" and not (run / SPLITS).is_file() else run
     paths = {path for path, side in sides_in(home / SPLITS).items() if side in ("train", "val")}
     digests = read_digests(home / IMAGES) if paths else {}
-    before = _learnt_before(home)
+    before = _learnt_before(home, further=further)
     hashes = frozenset({digests[path] for path in paths if path in digests}) | before.hashes
     return paths, Learnt(hashes, before.known and bool(paths) and all(path in digests for path in paths))
 
 
-def _learnt_before(home: Path) -> Learnt:
-    """What the network had learnt from when the run in this folder began."""
+def _learnt_before(home: Path, *, further: bool) -> Learnt:
+    """What the network had learnt from when the run in this folder began; further: whether it had been tuned at all."""
     try:
         told = read_plain_json(home / LEARNT)
         hashes, known = told["hashes"], told["known"]
@@ -258,7 +258,7 @@ def _learnt_before(home: Path) -> Learnt:
             raise ValueError("it is not what burnish wrote")
         return Learnt(frozenset(hashes), known)
     except FileNotFoundError:
-        return Learnt(frozenset(), True)
+        return Learnt(frozenset(), not further)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotARun(f"{shown(str(home / LEARNT))} is damaged ({shown(str(error))[:80]})") from None
 

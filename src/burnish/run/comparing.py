@@ -280,7 +280,8 @@ class _Race:
         arm.evidence = (
             Evidence.of_frozen(probed, looked.material) if known else Evidence.out_of_fold(probed, looked.material)
         )
-        arm.state, arm.seconds = "frozen", seconds
+        arm.becomes("frozen")
+        arm.seconds = seconds
         with self._subfolder(ARMS, f"{arm.place + 1:02d}-{arm.called}-{arm.method}", self._recipe(arm)) as folder:
             save(folder, probe_contender(probed), looked.material)
             arm.package = folder.path

@@ -47,12 +47,11 @@ def backbone_of_run(recipe: Recipe) -> Backbone:
     """
     folder, called = Path(expanded(recipe.model)), shown(recipe.model)
     try:
-        bundle, learnt = read_bundle(folder), learnt_from(folder)[1]
+        bundle = read_bundle(folder)
+        _refuse_unfit(bundle, recipe)
+        _, learnt = learnt_from(folder, further=bool(bundle.facts.get(FURTHER)))
     except NotARun as error:  # a run's folder is a model here
         raise BadWeights(str(error)) from None
-    _refuse_unfit(bundle, recipe)
-    if bundle.facts.get(FURTHER) and not any((home / LEARNT).is_file() for home in (folder, folder.parent.parent)):
-        learnt = replace(learnt, known=False)  # a package that was copied alone
     backbone = assembled(
         bundle.base_model,
         bundle.classifier().trunk,

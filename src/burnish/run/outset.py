@@ -146,10 +146,9 @@ def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
         "remove": recipe.remove,
         "insert": recipe.insert,
     }
-    if is_run(recipe.model):
-        backbone = backbone_of_run(recipe)
-        return backbone if recipe.crop_mode == "auto" else framed(backbone, recipe.crop_mode)
-    backbone = load_backbone(recipe.model, **settings)
-    if (backbone.one_size or sized) and recipe.image_size not in ("auto", backbone.preprocess.size):
+    tuned = is_run(recipe.model)
+    backbone = backbone_of_run(recipe) if tuned else load_backbone(recipe.model, **settings)
+    resized = not tuned and (backbone.one_size or sized)
+    if resized and recipe.image_size not in ("auto", backbone.preprocess.size):
         backbone = load_backbone(recipe.model, image_size=recipe.image_size, **settings)
     return backbone if recipe.crop_mode == "auto" else framed(backbone, recipe.crop_mode)

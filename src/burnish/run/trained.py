@@ -212,7 +212,11 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
 
     journal.begin(tuning)
     stepped, refused = time.monotonic(), list[RunError]()
-    began, before = stepped, tuning.training.steps
+    began, before, told = (
+        stepped,
+        tuning.training.steps,
+        budget is not None,
+    )  # how long it takes, which the clock bounds
     for event in tuning.events():
         if isinstance(event, Step):
             stepped = time.monotonic()
@@ -220,10 +224,10 @@ def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, l
                 pace.saw_step(event.size, event.seconds)
         else:
             journal.epoch(*event, tuning)
-            if budget is None and before < tuning.training.steps < tuning.training.total:
+            if not told and before < tuning.training.steps < tuning.training.total:
                 step = (time.monotonic() - began) / (tuning.training.steps - before)
                 tuning.bench.watcher.say(_what_is_left(tuning, step, event[0].size))
-                before = tuning.training.total  # said once
+                told = True
             candidate = event[1]
             if candidate.accuracy > saved and _is_saved(candidate, tuning, folder, told=refused):
                 saved = candidate.accuracy

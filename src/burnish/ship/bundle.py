@@ -34,6 +34,7 @@ from burnish.disk import read_plain_json, write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
+from burnish.result import no_run
 from burnish.terms import Preprocess
 
 FORMAT, FORMAT_VERSION = "burnish-package", 1
@@ -230,7 +231,7 @@ def package_folder(folder: Path) -> Path:
     pointer = folder / POINTER
     if not pointer.is_file():
         what = "no such folder" if not folder.exists() else f"holds no package ({POINTER} or {FACTS})"
-        raise NotARun(f"{shown(str(folder))}: {what}; expected the folder of a run that burnish fit finished or began")
+        raise no_run(folder, what)
     try:
         current = read_plain_json(pointer, max_bytes=_MAX_POINTER_BYTES).get("current")
     except (OSError, ValueError) as error:

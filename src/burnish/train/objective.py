@@ -148,19 +148,6 @@ def _undone(statistics: list[Tensor], kept: list[Tensor]) -> float:
     return float("nan")
 
 
-def gradient(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    views: Tensor,
-    labels: Tensor,
-    objective: Objective,
-    number: int,
-    recordings: Recordings | None = None,
-) -> float:
-    """The gradient of the batch's mean loss, in place; returns the loss, nats."""
-    return sum(backward(module, optimiser, views, labels, objective, number, recordings).cpu().tolist())
-
-
 def backward(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from burnish.disk import expanded
-from burnish.errors import Interrupted, NotARun, shown
+from burnish.errors import Interrupted, shown
 from burnish.recipe import Recipe, parse_budget
+from burnish.result import no_run, plain
 from burnish.runtime import Clock
 
 DEFAULT = Recipe()
@@ -102,9 +103,7 @@ CropMode = Annotated[
 def _there(run: Path) -> Path:
     """The same; NotARun where there is nothing, told before torch is loaded."""
     if not expanded(run).exists():
-        raise NotARun(
-            f"{shown(str(run))}: no such folder; expected the folder of a run that burnish fit finished or began"
-        )
+        raise no_run(run)
     return run
 
 
@@ -137,8 +136,6 @@ def clock_for(budget: str | None) -> Clock:
 
 
 def print_json(value: Any) -> None:
-    from burnish.result import plain
-
     text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
     if sys.stdout is None:  # closed by who started it
         return

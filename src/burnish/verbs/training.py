@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,6 +54,11 @@ from burnish.verbs.options import (
     print_json,
     recipe_settings,
 )
+
+if TYPE_CHECKING:
+    from burnish.data.catalog import Catalog
+    from burnish.recipe import Recipe
+    from burnish.runtime import Clock
 
 
 def fit(
@@ -140,15 +145,10 @@ def fit(
     # Held before torch is imported: a second run into the same folder leaves at once.
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
     with folder, going_on(folder.path):
-        from burnish.data.audit.quarantine import opened
-        from burnish.recipe import recipe_from
-        from burnish.watching import say_what_begins, watcher_for
-
         clock = clock_for(budget)
-        recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
-        catalog = opened(data, quarantine)
-        say_what_begins(len(catalog), len(catalog.classes), folder.path, clock, quiet=quiet, to_stderr=json_)
+        recipe, catalog = _begun(data, quarantine, settings, folder.path, clock, quiet=quiet, to_stderr=json_)
         from burnish import api
+        from burnish.watching import watcher_for
 
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             result = api.fit_catalog(
@@ -226,16 +226,11 @@ def compare(
 
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
     with folder, going_on(folder.path):
-        from burnish.data.audit.quarantine import opened
-        from burnish.recipe import recipe_from
-        from burnish.watching import say_what_begins, watcher_for
-
         clock = clock_for(budget)
-        recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
-        catalog = opened(data, quarantine)
-        say_what_begins(len(catalog), len(catalog.classes), folder.path, clock, quiet=quiet, to_stderr=json_)
+        recipe, catalog = _begun(data, quarantine, settings, folder.path, clock, quiet=quiet, to_stderr=json_)
         from burnish import api
         from burnish.screen import print_leaderboard
+        from burnish.watching import watcher_for
 
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             facts = api.compare_catalog(
@@ -256,3 +251,24 @@ def compare(
             print_json({"folder": str(folder.path), **facts})
         else:
             print_leaderboard(facts, folder.path)
+
+
+def _begun(
+    data: str,
+    quarantine: Path | None,
+    settings: dict[str, Any],
+    folder: Path,
+    clock: Clock,
+    *,
+    quiet: bool,
+    to_stderr: bool,
+) -> tuple[Recipe, Catalog]:
+    """The recipe and the images, and a line on them: what is wrong with either is told before torch is loaded."""
+    from burnish.data.audit.quarantine import opened
+    from burnish.recipe import recipe_from
+    from burnish.watching import say_what_begins
+
+    recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
+    catalog = opened(data, quarantine)
+    say_what_begins(len(catalog), len(catalog.classes), folder, clock, quiet=quiet, to_stderr=to_stderr)
+    return recipe, catalog

@@ -18,7 +18,7 @@ from burnish.data.contents import Packed, Place, Spool
 from burnish.data.file import MAX_BYTES
 from burnish.data.sources.assemble import told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
-from burnish.data.sources.table import COLUMNS, MOST_UNUSED, Values, from_rows
+from burnish.data.sources.table import COLUMNS, Values, from_rows, note_others
 from burnish.errors import DataError, NotEnoughData, shown
 
 _BYTES = (
@@ -43,7 +43,8 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
     _refuse_some_splits(root, files)
     spool, places, absent = Spool(), dict[str, Place](), dict[str, str]()
     most = max(_RATIO_FROM_BYTES, _MAX_RATIO * sum(os.path.getsize(file) for file in files))
-    rows = (row for file in files for row in _rows_of(root, file, spool, places, absent, most))
+    others: dict[str, None] = {}
+    rows = (row for file in files for row in _rows_of(root, file, spool, places, absent, most, others))
     first = next(rows, None)
     if first is None:
         raise NotEnoughData(f"{shown(str(root))} holds no rows. Expected an image and its label a row.")
@@ -57,9 +58,7 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
     kind = "parquet" if _is_parquet(files[0]) else "arrow"
     contents = Packed(places, MAX_BYTES, absent) if held else None
     catalog = from_rows(name, all_rows(), source=kind, unit="row", contents=contents)
-    schema, _ = _opened(files[0])
-    used = _columns(files[0], schema).values()
-    return replace(catalog, unused=tuple(one for one in schema.names if one not in used)[:MOST_UNUSED])
+    return replace(catalog, unused=tuple(others))
 
 
 def is_saved_by_datasets(folder: Path) -> bool:
@@ -103,11 +102,21 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def _rows_of(
-    root: Path, file: Path, spool: Spool, places: dict[str, Place], absent: dict[str, str], most: int
+    root: Path,
+    file: Path,
+    spool: Spool,
+    places: dict[str, Place],
+    absent: dict[str, str],
+    most: int,
+    others: dict[str, None],
 ) -> Iterator[tuple[int, Values]]:
-    """(row, values) of one file; images inside it go to the spool, `most` bytes in all, and why there is none to `absent`."""
+    """(row, values) of one file; images inside it go to the spool, `most` bytes in all, and why there is none to `absent`.
+
+    others: takes some names of columns that are not used.
+    """
     schema, batches = _opened(file)
     columns = _columns(file, schema)
+    note_others(others, [name for name in schema.names if name not in columns.values()])
     names = _class_names(schema, columns["label"])
     word = _split_word(root, file)
     below = file.relative_to(root).as_posix() if root != file else file.name

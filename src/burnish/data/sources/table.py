@@ -26,7 +26,7 @@ from burnish.errors import DataError, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are named and not used
-MOST_UNUSED = 10  # of the others that are named
+_MOST_UNUSED = 10  # of the others that are named
 _MOST_CELL_BYTES = 2**20
 Label = str | tuple[str, ...]
 Values = dict[str, Any]  # column -> text, "" where there is none; a label may be a list of texts
@@ -130,7 +130,7 @@ def _cell_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
             reader = csv.reader(stream, strict=True, delimiter=delimiter)
             header = next(reader, [])
             where = _columns(file, header)
-            _note_others(others, [name for at, name in enumerate(header) if at not in where.values()])
+            note_others(others, [name for at, name in enumerate(header) if at not in where.values()])
             for cells in reader:
                 line = reader.line_num
                 if not any(cell.strip() for cell in cells):
@@ -163,7 +163,7 @@ def _json_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
                 lowered = {str(key).strip().lower(): value for key, value in values.items()}
                 if "label" not in lowered and "labels" in lowered:
                     lowered["label"] = lowered["labels"]
-                _note_others(others, [name for name in lowered if name not in (*COLUMNS, "labels")])
+                note_others(others, [name for name in lowered if name not in (*COLUMNS, "labels")])
                 lacking = [name for name in COLUMNS[:2] if name not in lowered]
                 if lacking:
                     raise _bad(file, "line", line, f"it has no {' and no '.join(lacking)}", _JSON_ADVICE)
@@ -174,10 +174,10 @@ def _json_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
         raise _not_utf8(file) from None
 
 
-def _note_others(others: dict[str, None], names: Iterable[str]) -> None:
+def note_others(others: dict[str, None], names: Iterable[str]) -> None:
     """Note some names of what is not used; one without letters is none."""
     for name in names:
-        if name.strip() and len(others) < MOST_UNUSED:
+        if name.strip() and len(others) < _MOST_UNUSED:
             others.setdefault(name.strip())
 
 
