@@ -201,7 +201,7 @@ def keep_tuned(
         "loss_difference_on_these": -found.loss.paired,
         "n": n,
         "candidates": {c.name: [c.accuracy, c.loss] for c in tuned.candidates},
-        ASKED_FOR: asked_for and not found.clear,
+        **({ASKED_FOR: True} if asked_for and not found.clear else {}),
     }
     what = (
         f"{method} chosen, weights: {tuned.best.name}"
