@@ -29,7 +29,9 @@ from burnish.errors import DataError, RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
 from burnish.recipe import Recipe
 from burnish.reports.leaderboard import csv_of, page_of
-from burnish.run import arms, comparing, trained
+from burnish.run import trained
+from burnish.run.race import arms, frozen, rounds, tested
+from burnish.run.race.state import Race
 from burnish.runtime import Clock, Nobody
 from burnish.screen import print_leaderboard
 from burnish.ship.bundle import read_bundle
@@ -90,10 +92,10 @@ METHODS = ["probe", "multiprobe", "full", "norms"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def rounds():
+def every_round():
     """Rounds are made though one epoch is all that they may have, which would be trained once."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(comparing, "is_whole", lambda ledger, *, asked: False)
+        patched.setattr(rounds, "is_whole", lambda ledger, *, asked: False)
         yield
 
 
@@ -162,10 +164,10 @@ def test_where_time_is_short_the_networks_whose_frozen_heads_are_best_are_traine
         arms.Arm(model, method, at) for at, (model, method) in enumerate((m, x) for m in "ab" for x in ("x", "y", "z"))
     ]
     race = SimpleNamespace(recipe=Recipe(budget_seconds=60.0), looked={"a": looked(0.7), "b": looked(0.9)})
-    ordered = comparing._Race._by_promise(race, field)
+    ordered = rounds._by_promise(race, field)
     assert [(arm.model, arm.method) for arm in ordered] == [(m, x) for x in ("x", "y", "z") for m in "ba"]
     race.recipe = Recipe(budget_seconds=None)
-    assert comparing._Race._by_promise(race, field) == field
+    assert rounds._by_promise(race, field) == field
 
 
 def test_json_csv_and_page_tell_the_same_rows(race):
@@ -205,7 +207,7 @@ def test_the_differences_are_those_of_the_packages_own_answers_on_the_same_test_
     for row in finalists(facts):
         answers = api.predict(folder / row["package"], [unclear.parent / path for path, _ in test])
         right[row["name"]] = np.array([answer.label == label for answer, (_, label) in zip(answers, test, strict=True)])
-    assert len(right) == comparing.FINALISTS
+    assert len(right) == tested.FINALISTS
     assert len({tuple(one) for one in right.values()}) > 1, "the data tells no two arms apart: this test shows nothing"
     for row in finalists(facts):
         own = right[row["name"]]
@@ -325,21 +327,21 @@ def test_rounds_of_an_arm_with_a_long_name_have_folders_of_their_own(tmp_path):
         race = SimpleNamespace(folder=folder)
         paths = []
         for end in ("", "-1", "-2"):
-            with comparing._Race._subfolder(race, "arms", f"01-{'long' * 40}-full", Recipe(), end=end) as own:
+            with Race.subfolder(race, "arms", f"01-{'long' * 40}-full", Recipe(), end=end) as own:
                 paths.append(own.path)
                 own.write("splits.csv", "")
     assert len(set(paths)) == 3
 
 
 def test_a_race_killed_while_it_looks_keeps_its_clock_and_what_it_looked_at(shapes, tmp_path, monkeypatch):
-    real, models = comparing.look, ["random:test_resnet", "random:test_efficientnet"]
+    real, models = frozen.look, ["random:test_resnet", "random:test_efficientnet"]
 
     def second(*args, **options):
         if (tmp_path / "race" / "models" / "01-random-test_resnet" / "package.json").exists():
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr(comparing, "look", second)
+    monkeypatch.setattr(frozen, "look", second)
     with pytest.raises(KeyboardInterrupt):
         api.compare(shapes, models=models, methods=["probe"], out=tmp_path / "race", **SMALL)
     ledger = Ledger(tmp_path / "race", Clock(time.monotonic(), 300.0), Nobody())
@@ -350,7 +352,7 @@ def test_a_race_killed_while_it_looks_keeps_its_clock_and_what_it_looked_at(shap
 @pytest.mark.parametrize("place", ["look", "train"])
 def test_an_arm_that_nobody_foresaw_to_fail_is_told_and_the_race_goes_on(place, shapes, tmp_path, monkeypatch):
     """A foreign network's own assertion ended the race, and did so again whenever it was taken up."""
-    real = comparing.backbone_for
+    real = frozen.backbone_for
 
     def backbone_for(recipe):
         if recipe.model == MODELS[1]:
@@ -361,9 +363,9 @@ def test_an_arm_that_nobody_foresaw_to_fail_is_told_and_the_race_goes_on(place, 
         raise AssertionError("height must be a multiple of 8")
 
     if place == "look":
-        monkeypatch.setattr(comparing, "backbone_for", backbone_for)
+        monkeypatch.setattr(frozen, "backbone_for", backbone_for)
     else:
-        monkeypatch.setattr(comparing, "tune_on_the_clock", failing)
+        monkeypatch.setattr(rounds, "tune_on_the_clock", failing)
     watcher = Lines()
     methods = ["probe"] if place == "look" else ["probe", "norms"]
     facts = api.compare(shapes, models=MODELS, methods=methods, out=tmp_path / "race", watcher=watcher, **SMALL)
@@ -375,14 +377,14 @@ def test_an_arm_that_nobody_foresaw_to_fail_is_told_and_the_race_goes_on(place, 
 
 def test_a_fixed_length_is_trained_once(shapes, tmp_path, monkeypatch):
     """Rounds with more time would make the same steps again."""
-    monkeypatch.setattr(comparing, "is_whole", trained.is_whole)
-    made, real = [], comparing.tune_on_the_clock
+    monkeypatch.setattr(rounds, "is_whole", trained.is_whole)
+    made, real = [], rounds.tune_on_the_clock
 
     def noted(method, *rest):
         made.append(method.name)
         return real(method, *rest)
 
-    monkeypatch.setattr(comparing, "tune_on_the_clock", noted)
+    monkeypatch.setattr(rounds, "tune_on_the_clock", noted)
     facts = api.compare(
         shapes,
         models=MODELS[:1],
@@ -490,14 +492,14 @@ def test_names_said_twice_race_once(shapes, tmp_path):
 
 
 def test_an_arm_that_fails_in_its_training_is_told_and_the_race_goes_on(shapes, tmp_path, monkeypatch):
-    real = comparing.tune_on_the_clock
+    real = rounds.tune_on_the_clock
 
     def failing(method, *rest):
         if method.name == "norms":
             raise RecipeError("nothing of it fits")
         return real(method, *rest)
 
-    monkeypatch.setattr(comparing, "tune_on_the_clock", failing)
+    monkeypatch.setattr(rounds, "tune_on_the_clock", failing)
     facts = api.compare(shapes, models=MODELS[:1], methods=["full", "norms"], out=tmp_path / "race", **SMALL)
     states = {row["method"]: row["state"] for row in facts["rows"]}
     assert states == {"full": "trained", "norms": "failed: nothing of it fits"}
@@ -575,7 +577,7 @@ def test_a_race_killed_in_its_second_arm_goes_on_to_the_same_rows_and_trains_no_
 
 def test_a_race_killed_when_time_was_short_goes_on(shapes, tmp_path, monkeypatch):
     """The last training is given what is left of the clock: another number after a death, for the same arm."""
-    monkeypatch.setattr(comparing, "_LEAST_SECONDS", 200.0)  # of 300: one arm at most, with all there is
+    monkeypatch.setattr(rounds, "_LEAST_SECONDS", 200.0)  # of 300: one arm at most, with all there is
     asked = {"models": MODELS, "methods": ["full"], "out": tmp_path / "race", **SMALL}
     with pytest.raises(KeyboardInterrupt):
         api.compare(shapes, watcher=Interrupting("^epoch 1 ", at=1), **asked)
@@ -656,14 +658,14 @@ def test_a_race_without_a_limit_of_time_trains_each_arm_once(shapes, tmp_path):
 
 
 def test_a_device_without_enough_memory_for_one_arm_does_not_end_the_race(shapes, tmp_path, monkeypatch):
-    real = comparing.tune_on_the_clock
+    real = rounds.tune_on_the_clock
 
     def failing(method, *rest):
         if method.name == "norms":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(method, *rest)
 
-    monkeypatch.setattr(comparing, "tune_on_the_clock", failing)
+    monkeypatch.setattr(rounds, "tune_on_the_clock", failing)
     facts = api.compare(shapes, models=MODELS[:1], methods=["full", "norms"], out=tmp_path / "race", **SMALL)
     states = {row["method"]: row["state"] for row in facts["rows"]}
     assert states["full"] == "trained"
@@ -689,8 +691,10 @@ def test_no_test_image_is_scored_before_the_last_training_and_choice(shapes, tmp
         monkeypatch.setattr(module, name, noted)
 
     noting(loop, "step")
-    for name in ("save", "simplest_of_the_best", "put_to_test"):
-        noting(comparing, name)
+    for module, name in (
+        (frozen, "save"), (rounds, "save"), (tested, "simplest_of_the_best"), (tested, "put_to_test"),
+    ):  # fmt: skip
+        noting(module, name)
     facts = api.compare(shapes, models=MODELS, methods=["probe", "full"], out=tmp_path / "race", **SMALL)
     first = order.index("put_to_test")
     assert set(order[:first]) == {"step", "save", "simplest_of_the_best"}

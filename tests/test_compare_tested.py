@@ -17,8 +17,9 @@ from burnish.reports.leaderboard import page_of as leaderboard_page
 from burnish.reports.page import render
 from burnish.reports.runs import page_of as runs_page
 from burnish.reports.runs import side_by_side
-from burnish.run import comparing
-from burnish.run.arms import Arm, Score
+from burnish.run.race import tested as testing_stage
+from burnish.run.race.arms import Arm, Score
+from burnish.run.race.state import Race
 
 BUDGET = 60.0
 
@@ -39,8 +40,8 @@ class Simulated:
 def ended(monkeypatch, tmp_path, *, left, testing, timing, arms=3):
     """(rows, what was said, the clock) of a race with so many seconds left for arms that take so many each."""
     clock = Simulated(left)
-    monkeypatch.setattr(comparing, "time", clock)
-    race = comparing._Race.__new__(comparing._Race)
+    monkeypatch.setattr(testing_stage, "time", clock)
+    race = Race.__new__(Race)
     race.arms = [
         Arm(f"m{place}", "probe", place, Evidence(np.arange(10) < 9 - place, np.ones(10)), state="frozen")
         for place in range(arms)
@@ -55,19 +56,19 @@ def ended(monkeypatch, tmp_path, *, left, testing, timing, arms=3):
     race.ledger = SimpleNamespace(clock=clock)
     asked = []
 
-    def tested(arm):
+    def tested(race, arm):
         asked.append(f"test {arm.model}")
         clock.now += testing
         return Score(np.ones(10, bool), {}, None, 1000)
 
-    def speed(arm):
+    def speed(race, arm):
         asked.append(f"time {arm.model}")
         clock.now += timing
         return 50.0
 
-    monkeypatch.setattr(race, "_tested", tested)
-    monkeypatch.setattr(race, "_speed", speed)
-    return race.score(), asked, clock
+    monkeypatch.setattr(testing_stage, "_tested", tested)
+    monkeypatch.setattr(testing_stage, "_speed", speed)
+    return testing_stage.score(race), asked, clock
 
 
 def test_two_arms_are_tested_where_the_clock_has_no_time_for_a_third_or_to_time_them(monkeypatch, tmp_path):
@@ -96,14 +97,14 @@ def test_all_finalists_are_tested_before_any_is_timed(monkeypatch, tmp_path):
 
 
 def test_an_arm_that_cannot_be_timed_keeps_its_score(monkeypatch, tmp_path):
-    monkeypatch.setattr(comparing, "_TIMED_FOR_SPEED", 0)
-    real = comparing._Race._timed
+    monkeypatch.setattr(testing_stage, "TIMED_FOR_SPEED", 0)
+    real = testing_stage._timed
 
     def failing(race, *rest):
-        monkeypatch.setattr(race, "_speed", lambda arm: 1 / 0)
+        monkeypatch.setattr(testing_stage, "_speed", lambda race, arm: 1 / 0)
         return real(race, *rest)
 
-    monkeypatch.setattr(comparing._Race, "_timed", failing)
+    monkeypatch.setattr(testing_stage, "_timed", failing)
     rows, asked, _ = ended(monkeypatch, tmp_path, left=30.0, testing=1.0, timing=1.0)
     assert asked == ["test m0", "test m1", "test m2"]
     assert all(one["test"] is not None and one["state"] == "frozen" for one in rows)

@@ -27,7 +27,7 @@ from burnish.disk import read_plain_json, write_bytes_whole, write_version
 from burnish.errors import BadWeights, NotARun, RunError
 from burnish.result import PICTURES, RESULT, RunFolder
 from burnish.run import seeds
-from burnish.run.comparing import ARMS, MODELS
+from burnish.run.race.state import ARMS, MODELS
 from burnish.runtime import Clock, Nobody
 from burnish.ship.bundle import VERSIONS
 from burnish.ship.predictor import Predictor

@@ -22,7 +22,8 @@ from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore
 from burnish.recipe import Recipe
-from burnish.run import comparing, job
+from burnish.run import job
+from burnish.run.race import frozen
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes
@@ -261,7 +262,7 @@ def test_a_race_that_died_between_two_models_goes_on_with_the_same_part(many, sl
         "models": ["random:test_resnet", "random:test_efficientnet"], "methods": ["probe"], "out": tmp_path / "race",
         "budget": 60, "image_size": 64,
     }  # fmt: skip
-    real, seen = comparing.look, []
+    real, seen = frozen.look, []
 
     def once(*args, **options):
         if seen:
@@ -270,7 +271,7 @@ def test_a_race_that_died_between_two_models_goes_on_with_the_same_part(many, sl
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "look", once)
+        patch.setattr(frozen, "look", once)
         with pytest.raises(Died):
             api.compare(many, **asked)
     (first,) = (tmp_path / "race" / "models").glob("01-*/splits.csv")

@@ -104,6 +104,11 @@ class Material:
         """Rows of `fitting` that choices are made on."""
         return np.flatnonzero(self.is_val)
 
+    @property
+    def val_ids(self) -> np.ndarray:
+        """Catalogue entries of the validation images."""
+        return self.fitting.ids[self.val_rows]
+
 
 @dataclass(frozen=True)
 class Bench:

@@ -10,6 +10,5 @@ insights   pictures of single images, what predicting costs
 journal    what a training tells while it runs: history, TensorBoard
 seeds      the same training from other seeds
 tracking   MLflow, where it is installed
-arms       a model with a method, and what is known of it
-comparing  a race of arms under one budget
+comparing  a race of models and methods under one budget: race/
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +45,11 @@ class Arm:
     def called(self) -> str:
         """The model's name as it may be written down."""
         return public(self.model)
+
+    @property
+    def slug(self) -> str:
+        """What its folder is called."""
+        return f"{self.place + 1:02d}-{self.called}-{self.method}"
 
     def becomes(self, state: State, why: str = "") -> None:
         """A new state; why: the reason, where it goes no further."""
@@ -152,26 +156,33 @@ def why_chosen(chosen: Arm, alive: list[Arm]) -> Decision:
     return Decision(f"{chosen.name} chosen", why, {**numbers, "next": best.name, "next_accuracy": best.accuracy})
 
 
-def write_outcome(
-    folder: RunFolder, evidence: Evidence, seconds: float, whole: bool, reasons: Sequence[Decision]
-) -> None:
-    """An arm's round, finished; whole: whether it made all the steps it may make; reasons: why it was trained as it was."""
-    right = evidence.right.astype(int) if evidence.right.dtype == bool else evidence.right
-    told = {
-        "right": right, "losses": evidence.losses, "seconds": seconds, "whole": whole,
-        "reasons": [one.to_json() for one in reasons],
-    }  # fmt: skip
-    folder.write_json(OUTCOME, told)
+@dataclass(frozen=True)
+class Outcome:
+    """What a round of an arm came to."""
 
+    evidence: Evidence
+    seconds: float
+    whole: bool  # whether it made all the steps it may make
+    reasons: list[Decision]  # why it was trained as it was
 
-def read_outcome(path: Path) -> tuple[Evidence, float, bool, list[Decision]] | None:
-    """What `write_outcome` wrote; None when the round is not finished."""
-    try:
-        values = read_plain_json(path / OUTCOME)
-        right = np.array(values["right"])
-        right = right.astype(bool) if right.dtype.kind == "i" else right
-        evidence = Evidence(right, np.array(values["losses"], float))
-        reasons = [Decision(**one) for one in values.get("reasons", [])]
-        return evidence, float(values["seconds"]), values.get("whole") is True, reasons
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    def write(self, folder: RunFolder) -> None:
+        """Into the round's folder: it is finished."""
+        right = self.evidence.right
+        told = {
+            "right": right.astype(int) if right.dtype == bool else right, "losses": self.evidence.losses,
+            "seconds": self.seconds, "whole": self.whole, "reasons": [one.to_json() for one in self.reasons],
+        }  # fmt: skip
+        folder.write_json(OUTCOME, told)
+
+    @classmethod
+    def read(cls, path: Path) -> Outcome | None:
+        """What `write` wrote; None when the round is not finished."""
+        try:
+            values = read_plain_json(path / OUTCOME)
+            right = np.array(values["right"])
+            right = right.astype(bool) if right.dtype.kind == "i" else right
+            evidence = Evidence(right, np.array(values["losses"], float))
+            reasons = [Decision(**one) for one in values.get("reasons", [])]
+            return cls(evidence, float(values["seconds"]), values.get("whole") is True, reasons)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
