@@ -73,7 +73,7 @@ def candidates(data: str, asked: argparse.Namespace, *, seed: int, stage_decay: 
         raise _Done
 
     settings = {"stage_decay": stage_decay, "epochs": asked.epochs, "image_size": asked.size, "seed": seed}
-    trained.Tuning.best = looking
+    trained.Tuning.best = looking  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
             api.fit(data, method="full", budget=None, out=f"{folder}/run", **settings)

@@ -88,7 +88,7 @@ def held_area(positives: int, apart: float, rng: np.random.Generator, times: int
         chance = 1.0 / (1.0 + np.exp(-(rng.standard_normal(len(truth)) + apart * truth)))
         interval = score(np.stack([1.0 - chance, chance], 1), truth, ("a", "b")).intervals["auroc"]
         within += interval.low <= norm.cdf(apart / np.sqrt(2.0)) <= interval.high
-    return within / times
+    return float(within / times)
 
 
 def held_groups(count: int, rng: np.random.Generator, times: int) -> float:

@@ -53,7 +53,7 @@ def measured(model: str, size: int, steps: int) -> dict:
     def step(way: str) -> float:
         steps_of.folded_once = once if way == "once" else lambda module: nullcontext()
         began = time.perf_counter()
-        steps_of.gradient(folded, optimiser, images, labels, aim, 0)
+        steps_of.backward(folded, optimiser, images, labels, aim, 0)
         return time.perf_counter() - began
 
     gradients = {}

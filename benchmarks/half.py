@@ -55,7 +55,7 @@ def one(name: str) -> dict:
         )
         right[half] = choice.head.logits(features[False][1]).argmax(1) == truth
         found["bfloat16" if half else "float32"] = {
-            "head": [choice.kind, choice.strength],
+            "head": [choice.how.kind, choice.how.strength],
             "cross_validated": choice.accuracy,
             "test": float(right[half].mean()),
         }

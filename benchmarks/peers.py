@@ -149,7 +149,7 @@ def child(script: str, name: str, source: str, epochs: int) -> None:
                 right.extend((net(x).argmax(1) == y).tolist())
         return sum(right) / len(given)
 
-    peers._score = score
+    peers._score = score  # type: ignore[attr-defined]
     if name == "fastai":
         watch_fastai(right)
     placed = [(str(root / path), label) for path, label in test]
@@ -167,7 +167,7 @@ def child(script: str, name: str, source: str, epochs: int) -> None:
 
 def watch_fastai(right: list[bool]) -> None:
     """Have fastai's own scoring say which images were right, by a metric beside its accuracy."""
-    from fastai.learner import Learner, Metric
+    from fastai.learner import Learner, Metric  # type: ignore[import-not-found]
 
     class Which(Metric):
         def reset(self) -> None:

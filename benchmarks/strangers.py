@@ -158,7 +158,9 @@ def rows_of(
         by, shown, doubt = x[1::3], np.setdiff1d(np.arange(len(x)), np.arange(len(x))[1::3]), None
     plain = Familiarity.of(x[shown], y[: len(x)][shown])
     bounded = plain.limited_by(by, doubt)
-    known = dict(zip(WAYS, (unbounded(plain.limited_by(by)), unbounded(bounded), bounded), strict=True))
+    known: dict[str, Familiarity] = dict(
+        zip(WAYS, (unbounded(plain.limited_by(by)), unbounded(bounded), bounded), strict=True)
+    )
 
     def strangeness(how: str, some: np.ndarray) -> np.ndarray:
         return known[how].strangeness(some, answers(choice.head, some))

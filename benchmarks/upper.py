@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from burnish import api
+from burnish.backbones.frozen import FastForm
 from burnish.choose import plan
-from burnish.choose.material import Bench, Material
 from burnish.choose.plan import Plan, settled
-from burnish.choose.probing import Probes, plain_at
+from burnish.choose.probing import plain_at
 from burnish.choose.start import start_head
 from burnish.choose.tuning import Tuning, logits_of
 from burnish.facts import machine
 from burnish.labels import right
 from burnish.methods.base import Method, blank_tunable
 from burnish.run import trained
+from burnish.run.probed import Looked
 from burnish.train.loop import steps_an_epoch
 
 _USUAL = ["0:47", "4:82", "6:135", "0:95", "4:172", "6:270"]
@@ -49,14 +50,14 @@ def main() -> None:
     there = Path(os.environ.get("BURNISH_TEST_DATA", ".")) / asked.data
     data, rows = str(there) if there.exists() else asked.data, []
 
-    def instead(method: Method, probes: Probes, material: Material, bench: Bench, _: Any) -> None:
+    def instead(method: Method, looked: Looked, _: Any) -> None:
         for variant in asked.variants:
             freeze, steps = map(int, variant.split(":"))
-            row = made_so(freeze, steps, asked.size, method, probes, material, bench)
-            rows.append({"set": Path(asked.data).stem, "seed": bench.recipe.seed, **row})
+            row = made_so(freeze, steps, asked.size, method, looked)
+            rows.append({"set": Path(asked.data).stem, "seed": looked.bench.recipe.seed, **row})
         raise _Done
 
-    trained.settle_plan = instead  # type: ignore[assignment]
+    trained.planned = instead  # type: ignore[assignment]
     for seed in asked.seeds:
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Done):
             api.fit(
@@ -71,10 +72,9 @@ def main() -> None:
     print(json.dumps({"benchmark": "upper", "runs": rows, "machine": machine()}, indent=1))
 
 
-def made_so(
-    freeze: int, steps: int, size: int, method: Method, probes: Probes, material: Material, bench: Bench
-) -> dict[str, Any]:
+def made_so(freeze: int, steps: int, size: int, method: Method, looked: Looked) -> dict[str, Any]:
     """One variant: its seconds, and how right it is on validation and test images."""
+    probes, material, bench = looked.probes, looked.material, looked.bench
     per_epoch = steps_an_epoch(len(material.train_rows), plan.BATCH)
     epochs = steps / per_epoch
     views = plan._views(epochs) if freeze else 0
@@ -109,7 +109,7 @@ def made_so(
     assert best is not None
     preprocess = replace(bench.backbone.preprocess, size=size)
     images = plain_at(material, material.test.ids, preprocess, bench)
-    tested = right(logits_of(best.classifier, images, preprocess, bench), material.test_labels)
+    tested = right(logits_of(best.classifier, images, preprocess, bench, FastForm()), material.test_labels)
     return {
         "freeze": freeze,
         "steps": steps,

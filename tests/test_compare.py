@@ -29,7 +29,7 @@ from burnish.errors import DataError, RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
 from burnish.recipe import Recipe
 from burnish.reports.leaderboard import csv_of, page_of
-from burnish.run import trained
+from burnish.run import planned
 from burnish.run.race import arms, frozen, rounds, tested
 from burnish.run.race.state import Race
 from burnish.runtime import Clock, Nobody
@@ -377,7 +377,7 @@ def test_an_arm_that_nobody_foresaw_to_fail_is_told_and_the_race_goes_on(place, 
 
 def test_a_fixed_length_is_trained_once(shapes, tmp_path, monkeypatch):
     """Rounds with more time would make the same steps again."""
-    monkeypatch.setattr(rounds, "is_whole", trained.is_whole)
+    monkeypatch.setattr(rounds, "is_whole", planned.is_whole)
     made, real = [], rounds.tune_on_the_clock
 
     def noted(method, *rest):

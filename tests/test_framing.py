@@ -18,7 +18,7 @@ from burnish.choose.framing import Framing, framed, settle_framing
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench
 from burnish.data.catalog import Splits
-from burnish.data.looks import look_at
+from burnish.data.looks import Dataset, look_at
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.errors import RecipeError
@@ -82,7 +82,7 @@ def asked(data, *, told=None, budget=None, started=0.0, clock=None, **recipe):
         clock = replace(clock, started=clock.started - started)
     backbone = zoo.load_backbone("random:test_resnet", image_size=64)
     bench = Bench(Recipe(**{**TINY, **recipe}), backbone, pick_device("cpu"), clock, told or Nobody())
-    return settle_framing(catalog, splits, looks, bench), bench
+    return settle_framing(Dataset(catalog, splits, looks), bench), bench
 
 
 # ---- what is chosen ----------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_where_no_image_can_be_left_out_nothing_is_told_of_a_cross_validation(en
     told = Told()
     _, bench = asked(ends, told=told)
     told.lines.clear()
-    assert settle_framing(catalog, splits, looks, bench) == Framing("center")
+    assert settle_framing(Dataset(catalog, splits, looks), bench) == Framing("center")
     assert len(told.lines) == 1 and "there are too few images to ask" in told.lines[0]
 
 
@@ -262,10 +262,10 @@ def test_a_run_that_is_taken_up_does_not_ask_again(ends, tmp_path, monkeypatch):
     splits = make_splits(catalog, seed=0, content=looks.digests)
     _, bench = asked(ends)
     ledger = Ledger(tmp_path, bench.clock, Nobody())
-    first, told = framing_for(catalog, splits, looks, bench, ledger)
+    first, told = framing_for(Dataset(catalog, splits, looks), bench, ledger)
     ledger.write()
     monkeypatch.setattr("burnish.run.outset.settle_framing", None)
-    again, told_again = framing_for(catalog, splits, looks, bench, Ledger(tmp_path, bench.clock, Nobody()))
+    again, told_again = framing_for(Dataset(catalog, splits, looks), bench, Ledger(tmp_path, bench.clock, Nobody()))
     assert first.recipe.crop_mode == again.recipe.crop_mode == "squash" and told == told_again
     assert again.backbone.preprocess.fit == "squash"
 
@@ -280,7 +280,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(ends, tmp_path, monkeyp
         ledger = Ledger(tmp_path / mode, bench.clock, Nobody())
         native = framed(bench.backbone, mode).preprocess.to_json()
         ledger.put("probed", {"probed": {"last": {"preprocess": native}}})
-        taken_up, told = framing_for(catalog, splits, looks, bench, ledger)
+        taken_up, told = framing_for(Dataset(catalog, splits, looks), bench, ledger)
         assert taken_up.recipe.crop_mode == mode and told == []
 
 
@@ -288,7 +288,7 @@ def test_further_seeds_and_a_network_to_be_chosen_see_what_the_first_sees(ends, 
     modes = []
     monkeypatch.setattr(
         "burnish.run.outset.settle_framing",
-        lambda catalog, splits, looks, bench: (modes.append(bench.recipe.crop_mode), Framing("squash"))[1],
+        lambda dataset, bench: (modes.append(bench.recipe.crop_mode), Framing("squash"))[1],
     )
     result = api.fit(ends, out=tmp_path / "run", cache="off", budget=None, seeds=2, **TINY)
     assert modes == ["auto", "squash"], "the second is told, and asks nothing"

@@ -12,7 +12,7 @@ from burnish.backbones import zoo
 from burnish.choose import material
 from burnish.choose.material import Bench, _Reader, gather
 from burnish.choose.probing import plain_at
-from burnish.data.looks import look_at
+from burnish.data.looks import Dataset, look_at
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore
@@ -41,9 +41,7 @@ def gathered(data, bench):
     catalog = open_source(data)
     looks = look_at(catalog, np.arange(len(catalog)), workers=1)
     found, _ = gather(
-        catalog,
-        make_splits(catalog, seed=0),
-        looks,
+        Dataset(catalog, make_splits(catalog, seed=0), looks),
         bench,
         bench.backbone.preprocess,
         trains=False,
@@ -87,6 +85,7 @@ def test_training_crops_are_cut_from_images_as_large_as_is_asked_for(tmp_path, m
     bench = SimpleNamespace(backbone=backbone, recipe=Recipe(image_size=asked))
     write_images(tmp_path, {"a": 6, "b": 6})
     catalog = open_source(tmp_path)
+    looks = look_at(catalog, np.arange(len(catalog)), workers=1)
     with pytest.raises(pytest.fail.Exception, match="seen enough"):
-        material.gather(catalog, make_splits(catalog, seed=0), None, bench, Preprocess(size=64), trains=True)
+        material.gather(Dataset(catalog, make_splits(catalog, seed=0), looks), bench, Preprocess(size=64), trains=True)
     assert wanted == [side]

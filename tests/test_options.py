@@ -18,7 +18,7 @@ from burnish.errors import RecipeError, RunError
 from burnish.methods.norms import Norms
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.run import trained as trained_stage
+from burnish.run import planned as planned_stage
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes
@@ -132,7 +132,7 @@ def test_the_record_of_a_run_from_scratch_says_that_it_is_computed_in_float32(tm
         recipes.append(settled(*given, **how))
         raise RecipeError("enough")
 
-    monkeypatch.setattr(trained_stage, "settled", until_here)
+    monkeypatch.setattr(planned_stage, "settled", until_here)
     write_shapes(tmp_path / "shapes", images=8)
     with pytest.raises(RecipeError, match=r"enough"):
         api.fit(

@@ -269,7 +269,9 @@ def saves_of_a_run(tmp_path, monkeypatch, *, off):
     )
     journal = SimpleNamespace(begin=lambda _: None, rows=[])
     ledger = Ledger(tmp_path, tuning.bench.clock, Nobody())
-    trained.train(tuning, SimpleNamespace(val_right=np.ones(4)), None, journal, ledger)
+    trained.train(
+        tuning, SimpleNamespace(val_right=np.ones(4)), SimpleNamespace(folder=None, ledger=ledger, journal=journal)
+    )
     return spans
 
 

@@ -14,6 +14,7 @@ from burnish.backbones.zoo import load_backbone
 from burnish.choose import portfolio
 from burnish.choose.material import Bench
 from burnish.choose.portfolio import Asked, pick_backbone
+from burnish.data.looks import Dataset, look_at
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.errors import RecipeError
@@ -28,9 +29,9 @@ NAMES = ["random:test_resnet", "random:test_efficientnet"]
 
 @pytest.fixture(scope="module")
 def data(shapes):
-    """(catalogue, splits)"""
     catalog = open_source(shapes)
-    return catalog, make_splits(catalog, seed=0, test_fraction=0.2, val_fraction=0.15)
+    splits = make_splits(catalog, seed=0, test_fraction=0.2, val_fraction=0.15)
+    return Dataset(catalog, splits, look_at(catalog, np.arange(len(catalog)), workers=1))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def picked(found, data, seeing, monkeypatch, *, names=None, groups=None, **on):
 
     monkeypatch.setattr(portfolio, "_ask", ask)
     networks = {name: replace(seeing, name=name) for name in found}
-    _, backbone, decision = pick_backbone(names or list(found), networks.__getitem__, *data, bench(seeing, **on))
+    _, backbone, decision = pick_backbone(names or list(found), networks.__getitem__, data, bench(seeing, **on))
     assert decision.what == f"model: {backbone.name}", "the network that is returned is not the one that is told"
     return backbone.name, decision, asked
 
@@ -158,7 +159,7 @@ def test_a_network_that_sees_more_is_chosen_by_its_cross_validated_head_though_i
     rates = {id(seeing): 100.0, id(colour_blind): 1000.0}
     monkeypatch.setattr(portfolio, "images_per_second", lambda trunk, images, here, half: rates[id(here.backbone)])
     networks = {"blind": colour_blind, "seeing": seeing}
-    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(seeing, taps="off"))
+    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, data, bench(seeing, taps="off"))
     assert backbone is seeing
     assert decision.numbers["seeing"]["accuracy"] > 0.9
     assert decision.numbers["blind"]["accuracy"] < 0.7
@@ -172,7 +173,7 @@ def test_of_two_equal_networks_the_faster_is_taken(faster, data, monkeypatch):
     monkeypatch.setattr(
         portfolio, "images_per_second", lambda trunk, images, here, half: 200.0 if here.backbone is quick else 100.0
     )
-    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(quick, budget=1000.0))
+    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, data, bench(quick, budget=1000.0))
     assert decision.numbers["one"]["accuracy"] == decision.numbers["other"]["accuracy"]
     assert backbone is quick
 
@@ -183,7 +184,7 @@ def test_a_network_that_cannot_see_all_images_in_time_is_measured_but_not_asked(
     monkeypatch.setattr(portfolio, "images_per_second", lambda trunk, images, here, half: rate[id(here.backbone)])
     monkeypatch.setattr(portfolio, "_SHARE", 1.0)
     networks = {"slow": slow, "seeing": seeing}
-    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, *data, bench(seeing, budget=100.0))
+    _, backbone, decision = pick_backbone(list(networks), networks.__getitem__, data, bench(seeing, budget=100.0))
     assert backbone is seeing
     assert list(decision.numbers) == ["seeing"]
     assert "not asked: slow (too slow for the budget)" in decision.why
@@ -191,7 +192,7 @@ def test_a_network_that_cannot_see_all_images_in_time_is_measured_but_not_asked(
 
 def test_the_only_network_is_taken_without_being_asked(data, seeing, monkeypatch):
     monkeypatch.setattr(portfolio, "_ask", lambda *args, **given: pytest.fail("it was asked"))
-    _, backbone, decision = pick_backbone(["only"], {"only": seeing}.__getitem__, *data, bench(seeing, budget=100.0))
+    _, backbone, decision = pick_backbone(["only"], {"only": seeing}.__getitem__, data, bench(seeing, budget=100.0))
     assert backbone is seeing
     assert decision.what == "model: only" and decision.why.startswith("no other pretrained network is at hand")
 
@@ -210,12 +211,12 @@ def test_within_a_budget_all_are_asked_of_as_many_images_as_it_has_time_for(data
         seen.clear()
         here = bench(seeing, budget=budget)
         here = replace(here, clock=SimpleNamespace(budget_seconds=budget, elapsed=lambda: 0.0))
-        pick_backbone(list(networks), networks.__getitem__, *data, here)
+        pick_backbone(list(networks), networks.__getitem__, data, here)
         assert [len(ids) for ids in seen] == [count, count] and (seen[0] == seen[1]).all()
 
 
 def test_no_test_image_is_asked_of(data, seeing, monkeypatch):
-    catalog, splits = data
+    splits = data.splits
     read, original = [], portfolio.read_pixels
 
     def noted(catalog, ids, **options):
@@ -223,12 +224,12 @@ def test_no_test_image_is_asked_of(data, seeing, monkeypatch):
         return original(catalog, ids, **options)
 
     monkeypatch.setattr(portfolio, "read_pixels", noted)
-    pick_backbone(["one", "other"], {"one": seeing, "other": seeing}.__getitem__, catalog, splits, bench(seeing))
+    pick_backbone(["one", "other"], {"one": seeing, "other": seeing}.__getitem__, data, bench(seeing))
     assert sorted(read) == sorted(2 * [*splits.train, *splits.val])
 
 
 def test_of_many_images_a_part_is_asked_in_which_rare_classes_are_whole(data, monkeypatch):
-    catalog, splits = data
+    catalog, splits, _ = data
     ids = np.sort(np.concatenate([splits.train, splits.val]))
     rare = ids[catalog.labels[ids] == 2][:4]
     train = np.sort(np.concatenate([ids[catalog.labels[ids] != 2], rare]))
@@ -252,7 +253,7 @@ class Death(BaseException):
 
 
 def test_of_very_many_classes_some_are_asked_of_with_enough_images_each(data, monkeypatch):
-    catalog, splits = data
+    catalog, splits, _ = data
     count = len(catalog)
     many = replace(
         catalog, labels=np.arange(count) % (count // 2), classes=tuple(f"{n:04d}" for n in range(count // 2))

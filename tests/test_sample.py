@@ -16,7 +16,7 @@ from burnish.choose import material as gathering
 from burnish.choose.survey import most_within, part_for
 from burnish.data import looks as looking
 from burnish.data.cache import read_pixels
-from burnish.data.looks import look_at
+from burnish.data.looks import Dataset, look_at
 from burnish.data.sample import Part, first_of, some_of, thinned
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
@@ -48,7 +48,7 @@ def slow_to_decode(monkeypatch):
 
 def split(catalog, **options):
     looks = look_at(catalog, np.arange(len(catalog)), workers=2)
-    return catalog, make_splits(catalog, seed=0, content=looks.digests, **options), looks
+    return Dataset(catalog, make_splits(catalog, seed=0, content=looks.digests, **options), looks)
 
 
 def of_classes(catalog, rows):
@@ -57,7 +57,7 @@ def of_classes(catalog, rows):
 
 def test_a_part_is_even_and_a_smaller_one_lies_within_a_larger(many):
     whole = split(open_source(many))
-    small, large = (thinned(*whole, Part(count, 40), seed=0) for count in (120, 240))
+    small, large = (thinned(whole, Part(count, 40), seed=0) for count in (120, 240))
     for catalog, splits, looks in (small, large):
         assert len(catalog) == len(looks.digests) == len(looks.headers)
         for word in ("train", "val", "test"):
@@ -71,9 +71,10 @@ def test_a_part_is_even_and_a_smaller_one_lies_within_a_larger(many):
 
 
 def test_every_image_stays_on_its_side(many):
-    whole, splits, looks = split(open_source(many))
+    dataset = split(open_source(many))
+    whole, splits, looks = dataset
     side = {whole.paths[row]: word for word in ("train", "val", "test") for row in getattr(splits, word)}
-    left, fewer, seen = thinned(whole, splits, looks, Part(100, 30), seed=3)
+    left, fewer, seen = thinned(dataset, Part(100, 30), seed=3)
     for word in ("train", "val", "test"):
         assert {side[left.paths[row]] for row in getattr(fewer, word)} == {word}
     digest = dict(zip(whole.paths, looks.digests, strict=True))
@@ -84,7 +85,7 @@ def test_rare_classes_keep_a_few_images_however_small_the_part(tmp_path):
     write_shapes(tmp_path / "data", images=12, classes=("rare",))
     write_shapes(tmp_path / "data", images=300, classes=("common",))
     whole = split(open_source(tmp_path / "data"))
-    catalog, splits, _ = thinned(*whole, Part(1, 1), seed=0)
+    catalog, splits, _ = thinned(whole, Part(1, 1), seed=0)
     rare = catalog.classes.index("rare")
     before = of_classes(whole[0], whole[1].train)[rare]
     assert of_classes(catalog, splits.train)[rare] == min(5, before) > 0
@@ -99,14 +100,14 @@ def test_a_part_of_the_test_images_has_the_classes_in_their_shares(tmp_path):
     whole = split(open_source(tmp_path / "data"))
     common = whole[0].classes.index("common")
     before = of_classes(whole[0], whole[1].test)[common] / len(whole[1].test)
-    catalog, splits, _ = thinned(*whole, Part(100, 40), seed=0)
+    catalog, splits, _ = thinned(whole, Part(100, 40), seed=0)
     assert len(splits.test) == 40
     assert abs(of_classes(catalog, splits.test)[common] / 40 - before) < 0.1
 
 
 def test_no_part_changes_nothing(many):
     whole = split(open_source(many))
-    assert thinned(*whole, None, seed=0) == whole
+    assert thinned(whole, None, seed=0) == whole
     assert some_of(whole[0], 360, seed=0) is whole[0]
 
 

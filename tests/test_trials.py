@@ -16,7 +16,7 @@ from burnish.choose import plan, search, trials
 from burnish.choose.tuning import Tuning
 from burnish.errors import RecipeError, RunError
 from burnish.recipe import Recipe
-from burnish.run import trained
+from burnish.run import planned, trained
 from burnish.runtime import Nobody
 from burnish.watching import Lines
 from conftest import write_shapes
@@ -62,8 +62,8 @@ def test_the_same_race_comes_to_the_same_bits(few, tmp_path, brief):
 
 def test_a_run_without_time_for_trials_trains_with_the_usual_settings(shapes, tmp_path, monkeypatch):
     """Three trials of twelve steps and their validation would cost more than a plan of twenty steps has."""
-    real = trained.plan
-    monkeypatch.setattr(trained, "plan", lambda *args: replace(real(*args), timed=True, steps=20, most=20))
+    real = planned.plan
+    monkeypatch.setattr(planned, "plan", lambda *args: replace(real(*args), timed=True, steps=20, most=20))
     monkeypatch.setattr(trials.Trials, "run", lambda *args: pytest.fail("a trial was made"))
     run = api.fit(shapes, out=tmp_path / "run", learning_rate="race", **TINY)
     (decision,) = [one for one in run.facts["decisions"] if one["what"] == "settings: the usual ones"]
@@ -155,7 +155,7 @@ def plan_of(steps, *, timed):
 @pytest.mark.parametrize("method", ["adapter", "lora"])
 def test_trials_are_of_the_network_that_is_trained(method, few, tmp_path, monkeypatch, brief):
     """Where the plan freezes stages, so do the trials: what is put into the trunk stands above the cut."""
-    real, frozen, seen = trained.plan, 2, []
+    real, frozen, seen = planned.plan, 2, []
 
     def plan(tunable_at, material, bench, rates):
         return real(tunable_at, material, replace(bench, recipe=replace(bench.recipe, freeze=frozen)), rates)
@@ -165,7 +165,7 @@ def test_trials_are_of_the_network_that_is_trained(method, few, tmp_path, monkey
             seen.append(tunable.freeze)
             super().__init__(tunable, *rest)
 
-    monkeypatch.setattr(trained, "plan", plan)
+    monkeypatch.setattr(planned, "plan", plan)
     monkeypatch.setattr(trials, "Tuning", Watched)
     run = api.fit(few, out=tmp_path / "run", learning_rate="race", **{**TINY, "method": method})
     assert seen == [frozen] * len(trials.FACTORS) and run.facts["recipe"]["freeze"] == frozen

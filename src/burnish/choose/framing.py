@@ -15,7 +15,7 @@ from burnish.choose.material import Bench
 from burnish.choose.sizes import sizes_up_to, takes
 from burnish.choose.where import images_asked, quick_choice, worse_by
 from burnish.data.catalog import Catalog, Splits
-from burnish.data.looks import Looks, share_seen
+from burnish.data.looks import Dataset, share_seen
 from burnish.data.pixels import decode_aloud, enough, one_by_one, quiet, view
 from burnish.data.sample import in_turn
 from burnish.data.views import normalised
@@ -63,7 +63,7 @@ def framed(backbone: Backbone, crop_mode: str) -> Backbone:
     return replace(backbone, preprocess=replace(backbone.preprocess, fit=fit))
 
 
-def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench) -> Framing:
+def settle_framing(dataset: Dataset, bench: Bench) -> Framing:
     """What the recipe says; else as the network was made for, unless that is the middle, which is less than half of the middle
     image's area, and a quick head tells that all is better.
 
@@ -71,6 +71,7 @@ def settle_framing(catalog: Catalog, splits: Splits, looks: Looks, bench: Bench)
     images are asked in turn while a small part of the time lasts, or a larger one until there are 64 or half of them; where so
     many cannot be, the middle stays, and it is said why.
     """
+    catalog, splits, looks = dataset
     native = bench.backbone.preprocess
     if bench.recipe.crop_mode != "auto":
         return Framing(bench.recipe.crop_mode)

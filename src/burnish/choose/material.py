@@ -17,7 +17,7 @@ from burnish.data.audit.twins import Twins
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, joined, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
-from burnish.data.looks import Looks, look_at, seconds_a_file
+from burnish.data.looks import Dataset, Looks, look_at, seconds_a_file
 from burnish.data.sample import first_of, some_of
 from burnish.data.sources import without
 from burnish.data.split import held_together, make_splits, restricted, untorn
@@ -131,9 +131,7 @@ class Bench:
     rivals: tuple[Preprocess, ...] = ()
 
 
-def first_splits(
-    catalog: Catalog, recipe: Recipe, watcher: Watcher, *, known: int | None = None
-) -> tuple[Catalog, Splits, Looks]:
+def first_splits(catalog: Catalog, recipe: Recipe, watcher: Watcher, *, known: int | None = None) -> Dataset:
     """The splits, by the content of the files, and what their headers say; files with the same bytes stay together.
 
     Of more files than can be looked at in a small part of the budget some are left out. known: how many an earlier sitting
@@ -153,7 +151,7 @@ def first_splits(
     fractions = {"test_fraction": recipe.test_fraction, "val_fraction": recipe.val_fraction}
     splits = make_splits(catalog, seed=recipe.seed, content=looks.digests, together=copies, **fractions)
     require_test(catalog, splits)  # later it can only lose images
-    return catalog, splits, looks
+    return Dataset(catalog, splits, looks)
 
 
 def _share(recipe: Recipe) -> float | None:
@@ -171,9 +169,7 @@ def _looked_at_in_time(catalog: Catalog, budget_seconds: float | None) -> int:
 
 
 def gather(
-    catalog: Catalog,
-    splits: Splits,
-    looks: Looks,
+    dataset: Dataset,
     bench: Bench,
     preprocess: Preprocess,
     *,
@@ -192,6 +188,7 @@ def gather(
     for where most pixels are kept ones and none are decoded.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
+    catalog, splits, looks = dataset
     native = bench.backbone.preprocess
     side = stored_side(catalog, _largest_crop(native, bench.recipe) / native.crop) if trains else None
     reader = _Reader(catalog, looks, bench, preprocess, decoded_per_second)

@@ -21,6 +21,7 @@ from burnish.choose.material import Bench
 from burnish.choose.survey import images_per_second
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog, Splits
+from burnish.data.looks import Dataset
 from burnish.data.split import held_together
 from burnish.data.views import normalised
 from burnish.errors import BurnishError
@@ -55,7 +56,7 @@ class Asked:
 
 
 def pick_backbone(
-    names: list[str], load: Callable[[str], Backbone], catalog: Catalog, splits: Splits, bench: Bench
+    names: list[str], load: Callable[[str], Backbone], dataset: Dataset, bench: Bench
 ) -> tuple[str, Backbone, Decision]:
     """Name and network with the highest cross-validated accuracy; among those within a standard error of it the fastest.
 
@@ -68,6 +69,7 @@ def pick_backbone(
             load(names[0]),
             Decision(f"model: {names[0]}", f"no other pretrained network is at hand; {ELSEWHERE}"),
         )
+    catalog, splits, _ = dataset
     ids, total = _part(catalog, splits, bench.recipe.seed), len(splits.train) + len(splits.val) + len(splits.test)
     until = bench.clock.elapsed() + _SHARE * (bench.clock.budget_seconds or math.inf)
     asked: list[Asked] = []

@@ -19,7 +19,8 @@ from burnish.choose.material import Bench
 from burnish.choose.sizes import sizes_up_to, takes
 from burnish.choose.where import images_asked
 from burnish.data.audit.labels import distances
-from burnish.data.catalog import Catalog, Splits
+from burnish.data.catalog import Catalog
+from burnish.data.looks import Dataset
 from burnish.data.pixels import decode, enough, view
 from burnish.data.sample import Part, is_late
 from burnish.data.views import normalised
@@ -71,11 +72,12 @@ class Surveyed:
     decoded_per_second: float  # images, as they are decoded in bulk
 
 
-def survey(catalog: Catalog, splits: Splits, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
+def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
     """Time decoding and the trunk on a few of the run's images; settle the probe's image size, and how many it sees.
 
     trains: whether the method trains at all. thins: whether images may be left out where there is no time for all.
     """
+    catalog, splits, _ = dataset
     native = bench.backbone.preprocess
     bench.watcher.stage("survey")
     images, decoded_per_second = sample_views(

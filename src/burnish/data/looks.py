@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from burnish.data.catalog import Catalog
+from burnish.data.catalog import Catalog, Splits
 from burnish.data.contents import is_redrawn
 from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of, is_hash
 from burnish.data.pixels import FORMATS, one_by_one, orientation_of, quiet
@@ -60,6 +60,14 @@ class Looks:
         return Looks(self.digests + other.digests, np.concatenate([self.headers, other.headers]))
 
 
+class Dataset(NamedTuple):
+    """The images of a run after a first look: which there are, on which side of the split each is, what their files told."""
+
+    catalog: Catalog
+    splits: Splits
+    looks: Looks  # row i is of the catalogue's entry i
+
+
 def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
     """The hashes and headers of some catalogue entries; a bad file raises nothing.
 
@@ -88,17 +96,18 @@ def look_at(catalog: Catalog, ids: np.ndarray, *, workers: int) -> Looks:
     return Looks(tuple(digests), headers)
 
 
-def write_digests(path: Path, catalog: Catalog, looks: Looks) -> None:
-    """Write `path,blake2b` of a catalogue's images as CSV: by what is in them images are known again, under any name.
+def write_digests(path: Path, dataset: Dataset) -> None:
+    """Write `path,blake2b` of the images as CSV: by what is in them images are known again, under any name.
 
     Nothing is written for a data set in Python, which may draw its images anew each time.
     """
+    catalog = dataset.catalog
     if is_redrawn(catalog.contents):
         return
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_DIGESTS)
-    known = zip(catalog.paths, looks.digests, strict=True)
+    known = zip(catalog.paths, dataset.looks.digests, strict=True)
     table.writerows((cell(name), digest) for name, digest in known if is_hash(digest))
     write_whole(path, text.getvalue())
 

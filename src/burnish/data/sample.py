@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
-from burnish.data.looks import Looks
+from burnish.data.looks import Dataset
 from burnish.data.split import restricted
 from burnish.labels import leading, rank_within
 from burnish.runtime import address
@@ -40,21 +40,20 @@ def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:
     return only(catalog, np.sort(np.concatenate([fitted, tested])))
 
 
-def thinned(
-    catalog: Catalog, splits: Splits, looks: Looks, part: Part | None, *, seed: int
-) -> tuple[Catalog, Splits, Looks]:
+def thinned(dataset: Dataset, part: Part | None, *, seed: int) -> Dataset:
     """About so many of the images of each split, even parts of every class; all of them where `part` is None.
 
     Of train and val a few of each class at the least.
     """
     if part is None:
-        return catalog, splits, looks
+        return dataset
+    catalog, splits, looks = dataset
     fitting, words = splits.fitting, _words(splits)
     fitted = _drawn(catalog, fitting, words, part.fitting, seed)
     tested = _tested(catalog, splits.test, part.test + part.more, seed)
     kept = np.sort(np.concatenate([fitted, tested]))
     left = only(catalog, kept)
-    return left, restricted(splits, catalog, left), looks.at(kept)
+    return Dataset(left, restricted(splits, catalog, left), looks.at(kept))
 
 
 def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.ndarray:

@@ -3,7 +3,9 @@
 outset     the network, the device, what makes it faster
 further    the network of an earlier run, to be tuned further
 probed     images looked at and checked, frozen heads fitted, the first model saved
-trained    the plan, the training, the better model saved
+planned    what a training is to do, settled once
+trained    the training, the better model saved
+packed     a model made the package of a run
 job        all of it: probe, tune, choose, prove, report
 baselines  what the result is held against: an earlier run, training from scratch
 insights   pictures of single images, what predicting costs

@@ -13,9 +13,8 @@ from burnish.backbones.surgery import operated
 from burnish.backbones.weights import sha256_of
 from burnish.backbones.zoo import is_name
 from burnish.choose.decide import Decision
-from burnish.data.catalog import Catalog
 from burnish.data.contents import is_redrawn
-from burnish.data.looks import Looks
+from burnish.data.looks import Dataset
 from burnish.disk import expanded
 from burnish.errors import BadWeights, BurnishError, ModelError, NotARun, RecipeError, shown
 from burnish.recipe import Recipe
@@ -100,13 +99,13 @@ def _began_with(folder: Path, bundle: Bundle) -> str:
         return bundle.base_model
 
 
-def tuned_before(backbone: Backbone, catalog: Catalog, looks: Looks, watcher: Watcher) -> list[Decision]:
+def tuned_before(backbone: Backbone, dataset: Dataset, watcher: Watcher) -> list[Decision]:
     """That the network has been tuned before, and whether these images are new to it.
 
-    RecipeError where images are among those: cross-validation, choices and the test would all be too hopeful. looks: of the
-    catalogue's entries, whose content tells.
+    RecipeError where images are among those: cross-validation, choices and the test would all be too hopeful. Their
+    content tells.
     """
-    learnt = backbone.learnt
+    learnt, (catalog, _, looks) = backbone.learnt, dataset
     if learnt is None:
         return []
     seen = [path for path, digest in zip(catalog.paths, looks.digests, strict=True) if digest in learnt.hashes]

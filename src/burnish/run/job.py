@@ -21,7 +21,6 @@ from burnish.choose.decide import (
 from burnish.choose.ledger import Ledger
 from burnish.choose.limits import Sample, familiar_to, room_for_familiar
 from burnish.choose.material import Bench, Material
-from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.search import require_optuna
@@ -29,8 +28,8 @@ from burnish.choose.signals import NOTHING, Signals, worth_trying
 from burnish.choose.sizes import takes
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import in_order
-from burnish.data.catalog import Catalog, Splits
-from burnish.data.looks import Looks, write_digests
+from burnish.data.catalog import Catalog
+from burnish.data.looks import Dataset, write_digests
 from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
 from burnish.errors import RecipeError, shown
@@ -55,10 +54,11 @@ from burnish.result import (
 from burnish.run.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.run.further import note_learnt, tuned_before
 from burnish.run.insights import cost_of, pictures_of
-from burnish.run.journal import Journal
+from burnish.run.journal import Record
 from burnish.run.outset import Facilities, bench_for, framing_for, taps_for
-from burnish.run.probed import look, looked_at
-from burnish.run.trained import save, tune_on_the_clock
+from burnish.run.packed import save
+from burnish.run.probed import Looked, look, looked_at
+from burnish.run.trained import tune_on_the_clock
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import package_folder
 from burnish.train.around import settled_torch
@@ -95,32 +95,27 @@ def run_job(
     if not ledger.resumed:  # what a run that could not be gone on with has searched was of it
         (folder.path / SEARCH).unlink(missing_ok=True)
     part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for
-    catalog, splits, looks = looked_at(catalog, recipe, ledger, watch, all_of_them=part)
-    bench, decisions, trains = begun(catalog, splits, looks, recipe, rival, ledger, watch, facilities)
+    dataset = looked_at(catalog, recipe, ledger, watch, all_of_them=part)
+    bench, decisions, trains = begun(dataset, recipe, rival, ledger, watch, facilities)
     note_learnt(folder, [bench.backbone])
-    material, splits, probes = look(
-        catalog, splits, looks, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part
-    )
-    write_digests(folder.path / IMAGES, catalog, looks)
-    journal = Journal(folder, watch, ledger)
-    chosen = choose(probes, material, bench, folder, journal, ledger)
+    looked = look(dataset, bench, folder, ledger, trains=trains, strict=facilities.strict, thins=not part)
+    write_digests(folder.path / IMAGES, dataset)
+    record = Record.of(folder, ledger, watch)
+    chosen = choose(looked, record)
     chosen = replace(chosen, decisions=[*decisions, *chosen.decisions])
     folder.write(RECIPE, chosen.bench.recipe.to_toml())
-    chosen, sample = with_limits(chosen, probes, material, ledger)
-    save(folder, chosen.kept, material)
+    chosen, sample = with_limits(chosen, looked, ledger)
+    save(folder, chosen.kept, looked.material)
     if sample is not None:
-        journal.features(sample, material)
+        record.journal.features(sample, looked.material)
     last = chosen.decisions[-1]
     if last.what != "schedule":  # which was said when it was made
         watch.say(f"{last.what}: {last.why}")
-    facts = prove(
-        chosen, rival, probes, material, sample, splits, folder, journal, ledger, watch, data=data, command=command,
-        by_clock=by_clock,
-    )  # fmt: skip
+    facts = prove(chosen, rival, looked, sample, record, watch, data=data, command=command, by_clock=by_clock)
     facts["cost"] |= {"joules": energy.joules()}
     facts["seconds"] = ledger.clock.elapsed()
     folder.write_json(RESULT, facts)  # before all that only shows it
-    journal.close(facts)
+    record.journal.close(facts)
     finish(folder, facts)
 
 
@@ -140,9 +135,7 @@ def asked_of(recipe: Recipe) -> Method:
 
 
 def begun(
-    catalog: Catalog,
-    splits: Splits,
-    looks: Looks,
+    dataset: Dataset,
     recipe: Recipe,
     rival: Earlier | None,
     ledger: Ledger,
@@ -154,8 +147,8 @@ def begun(
     RecipeError for what could not be done later, before time is spent: settings that do not fit the network or the labels.
     """
     watch.stage("model")
-    method = asked_of(recipe)
-    bench, decisions = bench_for(catalog, splits, recipe, ledger, watch, facilities)
+    method, catalog = asked_of(recipe), dataset.catalog
+    bench, decisions = bench_for(dataset, recipe, ledger, watch, facilities)
     bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess,))
     blank_tunable(method, bench.backbone, bench.recipe, classes=len(catalog.classes))
     balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))
@@ -163,8 +156,8 @@ def begun(
         raise RecipeError(
             f"{shown(bench.backbone.name)} does not take images of {recipe.image_size} pixels; say --image-size auto"
         )
-    decisions = [*decisions, *tuned_before(bench.backbone, catalog, looks, watch)]
-    bench, framing = framing_for(catalog, splits, looks, bench, ledger)
+    decisions = [*decisions, *tuned_before(bench.backbone, dataset, watch)]
+    bench, framing = framing_for(dataset, bench, ledger)
     decisions = [*decisions, *framing]
     trains = method.trains or recipe.baselines == "all"
     idle = idle_in(recipe, method, one_size=bench.backbone.one_size)
@@ -189,15 +182,9 @@ class Chosen:
         return replace(self, kept=kept, contenders=contenders)
 
 
-def choose(
-    probes: Probes,
-    material: Material,
-    bench: Bench,
-    folder: RunFolder,
-    journal: Journal,
-    ledger: Ledger,
-) -> Chosen:
+def choose(looked: Looked, record: Record) -> Chosen:
     """The probe, or the tuned model where validation shows that it is better."""
+    probes, material, bench = looked.probes, looked.material, looked.bench
     recipe, clock = bench.recipe, bench.clock
     probed = probes.kept(recipe.taps, recipe.method)
     kept = probe_contender(probed)
@@ -216,9 +203,9 @@ def choose(
     method = method_named(asked)
     if method.trains:
         bench = replace(bench, recipe=replace(recipe, method=asked))
-        if recipe.baselines == "all" and ledger.get("scratch") is None:
+        if recipe.baselines == "all" and record.ledger.get("scratch") is None:
             bench = replace(bench, clock=half_for(clock, reserve_seconds=after_seconds(clock.budget_seconds)))
-        tuned, bench, reasons = tune_on_the_clock(method, probes, material, bench, folder, journal, ledger)
+        tuned, bench, reasons = tune_on_the_clock(method, replace(looked, bench=bench), record)
         decisions, bench = [*decisions, *reasons], replace(bench, clock=clock)
         if tuned is not None:
             contenders.append(tuned_contender(tuned, material, method=asked))
@@ -229,18 +216,19 @@ def choose(
         bench.recipe,
         method=kept.name,
         taps="on" if probed.on_all_depths else "off",
-        epochs=len(journal.rows) or bench.recipe.epochs,
+        epochs=len(record.journal.rows) or bench.recipe.epochs,
     )
     return Chosen(kept, contenders, decisions, replace(bench, recipe=settled))
 
 
-def with_limits(chosen: Chosen, probes: Probes, material: Material, ledger: Ledger) -> tuple[Chosen, Sample | None]:
+def with_limits(chosen: Chosen, looked: Looked, ledger: Ledger) -> tuple[Chosen, Sample | None]:
     """What was chosen, its kept model knowing what is familiar to it, and the sample by which it does."""
+    material, rate = looked.material, looked.probes.images_per_second
     answers = answers_in(chosen.kept.classifier, chosen.kept.preprocess, chosen.bench)
     kept = replace(chosen.kept, answers=answers)
     # By the clock, and settled once: the package depends on it (P7).
     most = ledger.noted(_FAMILIAR, of=material.content)
-    most = most or room_for_familiar(kept, material, chosen.bench, images_per_second=probes.images_per_second)
+    most = most or room_for_familiar(kept, material, chosen.bench, images_per_second=rate)
     ledger.note(_FAMILIAR, most, of=material.content)
     familiarity, sample = familiar_to(kept, material, chosen.bench, most=most)
     return chosen.keeping(replace(kept, familiarity=familiarity)), sample
@@ -258,13 +246,9 @@ def fits(name: str, bench: Bench, material: Material) -> bool:
 def prove(
     chosen: Chosen,
     rival: Earlier | None,
-    probes: Probes,
-    material: Material,
+    looked: Looked,
     sample: Sample | None,
-    splits: Splits,
-    folder: RunFolder,
-    journal: Journal,
-    ledger: Ledger,
+    record: Record,
     watch: Stopwatch,
     *,
     data: str,
@@ -273,6 +257,13 @@ def prove(
 ) -> dict[str, Any]:
     """The facts of the run: all models on the test images, looked at once; answers and pictures are written on the way."""
     kept, bench, decisions, contenders = chosen.kept, chosen.bench, [*chosen.decisions], [*chosen.contenders]
+    material, splits, probes, folder, ledger = (
+        looked.material,
+        looked.splits,
+        looked.probes,
+        record.folder,
+        record.ledger,
+    )
     if bench.recipe.baselines == "all":
         others = [one.preprocess for one in contenders[1:]]
         scratch, reason = from_scratch(probes, material, replace(bench, rivals=(*bench.rivals, *others)), ledger)
@@ -299,7 +290,7 @@ def prove(
         kept=kept,
         verdict=verdict,
         decisions=decisions,
-        history=journal.rows,
+        history=record.journal.rows,
         stages_seconds=watch.so_far(),
         first_model_seconds=ledger.parts["probed"]["first_model_seconds"],
         sittings=ledger.sittings,

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,17 @@ class Journal:
 
 _TIMES = ("seconds", "images_per_second")
 _VIEWS_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a run is written down."""
+
+    folder: RunFolder
+    ledger: Ledger  # what it goes on from
+    journal: Journal  # what it tells while it trains
+
+    @classmethod
+    def of(cls, folder: RunFolder, ledger: Ledger, watcher: Watcher) -> Record:
+        """With a journal that goes on where the ledger stands."""
+        return cls(folder, ledger, Journal(folder, watcher, ledger))

@@ -18,8 +18,7 @@ from burnish.choose.material import Bench
 from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import check_heads, on_all_depths, special_heads
 from burnish.choose.survey import sample_views
-from burnish.data.catalog import Catalog, Splits
-from burnish.data.looks import Looks
+from burnish.data.looks import Dataset
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import BurnishError, RecipeError
@@ -42,10 +41,10 @@ class Facilities:
 
 
 def bench_for(
-    catalog: Catalog, splits: Splits, recipe: Recipe, ledger: Ledger, watcher: Watcher, facilities: Facilities
+    dataset: Dataset, recipe: Recipe, ledger: Ledger, watcher: Watcher, facilities: Facilities
 ) -> tuple[Bench, list[Decision]]:
     """The network, device and clock; a model left to "auto" is chosen on a part of the data."""
-    known, device = ledger.get("model"), pick_device(recipe.device)
+    known, device, catalog = ledger.get("model"), pick_device(recipe.device), dataset.catalog
     check_heads(recipe.method, several=catalog.several, taps=recipe.taps)
     heads = special_heads([recipe.method], several=catalog.several)
 
@@ -56,7 +55,7 @@ def bench_for(
         backbone = backbone_for(recipe)
         for note in backbone.notes:
             watcher.say(f"{public(recipe.model)}: {note}")
-        return bench(backbone, recipe), what_changed(backbone, catalog, splits, watcher)
+        return bench(backbone, recipe), what_changed(backbone, dataset, watcher)
     if known is not None:
         recipe = replace(recipe, model=known[0]["model"])
         return bench(backbone_for(recipe), recipe), [Decision(**known[0]["decision"])]
@@ -71,16 +70,14 @@ def bench_for(
         return backbone
 
     asking = bench(_first_of(names), recipe)  # each network takes its place in turn
-    name, picked, decision = pick_backbone(names, fitting, catalog, splits, asking)
+    name, picked, decision = pick_backbone(names, fitting, dataset, asking)
     ledger.put("model", {"model": name, "decision": decision.to_json()})
     ledger.write()
     watcher.say(f"{decision.what}, {decision.why}")
     return bench(picked, replace(recipe, model=name)), [decision]
 
 
-def framing_for(
-    catalog: Catalog, splits: Splits, looks: Looks, bench: Bench, ledger: Ledger
-) -> tuple[Bench, list[Decision]]:
+def framing_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, list[Decision]]:
     """The bench with long images framed as the recipe says, or as a part of them tells.
 
     Settled once (P7): it is made durable with the first that depends on it, the frozen heads.
@@ -91,7 +88,7 @@ def framing_for(
     elif before is not None:  # of an earlier version, which asked nothing
         found = Framing.of(Preprocess.from_json(before[0]["probed"]["last"]["preprocess"]))
     else:
-        found = settle_framing(catalog, splits, looks, bench)
+        found = settle_framing(dataset, bench)
         ledger.put("framing", found.to_json())
     mode = found.crop_mode
     bench = replace(bench, backbone=framed(bench.backbone, mode), recipe=replace(bench.recipe, crop_mode=mode))
@@ -106,11 +103,11 @@ def _first_of(names: list[str]) -> Backbone:
     return load_backbone(names[-1])
 
 
-def what_changed(backbone: Backbone, catalog: Catalog, splits: Splits, watcher: Watcher) -> list[Decision]:
+def what_changed(backbone: Backbone, dataset: Dataset, watcher: Watcher) -> list[Decision]:
     """How far layers that were taken out or put in moved the features of some training images."""
     if backbone.uncut is None:
         return []
-    views, _ = sample_views(catalog, splits.train, backbone.preprocess)
+    views, _ = sample_views(dataset.catalog, dataset.splits.train, backbone.preprocess)
     images = normalised(views, backbone.preprocess)
     with torch.inference_mode():
         before, after = backbone.uncut(images), backbone.module(images)

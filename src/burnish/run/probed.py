@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -15,33 +15,41 @@ from burnish.choose.probing import Probes, Seen, first_model, probe
 from burnish.choose.survey import Surveyed, survey
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
-from burnish.data.looks import Looks
+from burnish.data.looks import Dataset
 from burnish.data.sample import Part, is_late, thinned
 from burnish.data.split import write_splits
 from burnish.errors import DataError, RunError, shown
 from burnish.recipe import Recipe
 from burnish.result import AUDIT_TABLE, SPLITS, RunFolder
-from burnish.run.trained import save
+from burnish.run.packed import save
 from burnish.runtime import Watcher
 
 
 def looked_at(
     catalog: Catalog, recipe: Recipe, ledger: Ledger, watcher: Watcher, *, all_of_them: bool = False
-) -> tuple[Catalog, Splits, Looks]:
+) -> Dataset:
     """`first_splits` of as many files as an earlier sitting looked at, where there was one and it had these images; noted."""
     whole, known = catalog.digest, ledger.get("looked")
     count = len(catalog) if all_of_them else None
     if count is None and known is not None and isinstance(known[0], dict) and known[0]["of"] == whole:
         count = int(known[0]["count"])
-    catalog, splits, looks = first_splits(catalog, recipe, watcher, known=count)
-    ledger.put("looked", {"count": len(catalog), "of": whole})
-    return catalog, splits, looks
+    dataset = first_splits(catalog, recipe, watcher, known=count)
+    ledger.put("looked", {"count": len(dataset.catalog), "of": whole})
+    return dataset
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a network's look at the images came to: what all later work rests on."""
+
+    bench: Bench
+    material: Material
+    splits: Splits  # of the images that can be used
+    probes: Probes
 
 
 def look(
-    catalog: Catalog,
-    splits: Splits,
-    looks: Looks,
+    dataset: Dataset,
     bench: Bench,
     folder: RunFolder,
     ledger: Ledger,
@@ -49,7 +57,7 @@ def look(
     trains: bool,
     strict: bool = False,
     thins: bool = True,
-) -> tuple[Material, Splits, Probes]:
+) -> Looked:
     """Survey, decode, probe; the probe is saved as the first model. In a later sitting what was settled is read back.
 
     strict: whether errors that the audit finds stop the run. thins: whether images may be left out where the budget has no time
@@ -57,14 +65,14 @@ def look(
     """
     known = ledger.get("probed")
     if known is not None:
-        return _taken_up(catalog, splits, looks, bench, folder, *known, strict=strict)
-    surveyed = survey(catalog, splits, bench, trains=trains, thins=thins)
+        return _taken_up(dataset, bench, folder, *known, strict=strict)
+    surveyed = survey(dataset, bench, trains=trains, thins=thins)
     if strict:  # nothing is saved before the audit
         surveyed = replace(surveyed, early=None)
-    catalog, splits, looks = _thinned(catalog, splits, looks, surveyed.part, bench)
+    dataset = _thinned(dataset, surveyed.part, bench)
     first = _First(surveyed, bench, folder)
     material, splits = gather(
-        catalog, splits, looks, bench, surveyed.preprocess, trains=surveyed.trains,
+        dataset, bench, surveyed.preprocess, trains=surveyed.trains,
         spare=_spare_in(surveyed.part), early=surveyed.early,
         on_fitting=(first.looks_at if strict else first.is_made) if bench.proves else None,
         decoded_per_second=surveyed.decoded_per_second,
@@ -82,7 +90,7 @@ def look(
     seconds = bench.clock.elapsed()
     _settle(ledger, surveyed, probes, material, splits, bench, first_model_seconds=first.seconds or seconds)
     bench.watcher.say(f"probe saved at {seconds:.0f} s: {probed.choice.words}")
-    return material, splits, probes
+    return Looked(bench, material, splits, probes)
 
 
 class _First:
@@ -111,19 +119,18 @@ class _First:
         self.looks_at(fitting, saves=True)
 
 
-def _thinned(
-    catalog: Catalog, splits: Splits, looks: Looks, part: Part | None, bench: Bench
-) -> tuple[Catalog, Splits, Looks]:
+def _thinned(dataset: Dataset, part: Part | None, bench: Bench) -> Dataset:
     """The images that there is time for; what is left out is said."""
-    before = len(catalog)
-    catalog, splits, looks = thinned(catalog, splits, looks, part, seed=bench.recipe.seed)
+    before = len(dataset.catalog)
+    dataset = thinned(dataset, part, seed=bench.recipe.seed)
+    catalog = dataset.catalog
     if len(catalog) < before:
         bench.watcher.say(
             f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
         )
     if part is not None and is_late(part, len(catalog.classes)):
         bench.watcher.say("the few images that each class needs take longer than the budget: the run will end late")
-    return catalog, splits, looks
+    return dataset
 
 
 def _settle(
@@ -155,24 +162,22 @@ def _settle(
 
 
 def _taken_up(
-    catalog: Catalog,
-    splits: Splits,
-    looks: Looks,
+    dataset: Dataset,
     bench: Bench,
     folder: RunFolder,
     settled: dict[str, Any],
     tensors: dict[str, Tensor],
     *,
     strict: bool,
-) -> tuple[Material, Splits, Probes]:
+) -> Looked:
     """What an earlier sitting settled; RunError where the images, the labels or the network are others now."""
     if (before := settled.get("origin")) is not None:  # which earlier versions did not keep
         check_origin(before, origin_of(bench.backbone, bench.device), folder.path, bench.watcher)
     part = part_in(settled)
-    catalog, splits, looks = thinned(catalog, splits, looks, part, seed=bench.recipe.seed)
+    dataset = thinned(dataset, part, seed=bench.recipe.seed)
     probes = probes_from(settled["probed"], tensors, bench.backbone)
     material, splits = gather(
-        catalog, splits, looks, bench, probes.last.preprocess, trains=settled["trains"], spare=_spare_in(part),
+        dataset, bench, probes.last.preprocess, trains=settled["trains"], spare=_spare_in(part),
         decoded_per_second=settled.get("decoded_per_second"),
     )  # fmt: skip
     if [material.content, splits.sha256] != settled["data"]:
@@ -186,7 +191,7 @@ def _taken_up(
     )
     if strict:  # the sitting before may not have been
         _refuse_errors(material, folder)
-    return material, splits, probes
+    return Looked(bench, material, splits, probes)
 
 
 def _refuse_errors(material: Material, folder: RunFolder) -> None:

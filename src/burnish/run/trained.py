@@ -3,193 +3,69 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
-from typing import Any
 
-import torch
-
-from burnish.choose.aim import balance_for
-from burnish.choose.decide import Decision, balance_decision, tuned_contender
-from burnish.choose.ledger import Ledger
-from burnish.choose.material import Bench, Material
-from burnish.choose.plan import Plan, plan, settled
-from burnish.choose.probing import Probed, Probes
-from burnish.choose.proof import Contender
-from burnish.choose.rates import Rates
-from burnish.choose.search import search
-from burnish.choose.start import start_head
-from burnish.choose.trials import FACTORS, Trials, race, too_short
+from burnish.choose.decide import Decision, tuned_contender
+from burnish.choose.material import Bench
+from burnish.choose.probing import Probed
 from burnish.choose.tuning import Candidate, Tuned, Tuning
 from burnish.errors import RunError
-from burnish.methods.base import Head, Method, Tunable, blank_tunable
-from burnish.recipe import recipe_from
-from burnish.result import RECIPE, SEARCH, RunFolder
-from burnish.run.further import FURTHER
-from burnish.run.journal import Journal
+from burnish.methods.base import Method
+from burnish.result import RECIPE, RunFolder
+from burnish.run.journal import Record
+from burnish.run.packed import save
+from burnish.run.planned import planned
+from burnish.run.probed import Looked
 from burnish.runtime import minutes
-from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.loop import Step
 
 _TOLD = ("epochs", "steps", "batch", "sizes", "freeze", "views", "balanced", "reserve_seconds", "step_seconds")
-_RACE = "race"  # the part of the ledger that holds its trials
-_TRYING = "trying"  # the part of a ledger with the plan that trials are made by
 _OFF_SECONDS, _OFF_SHARE = 1.0, 0.01  # of the budget: a run later than both gets a shorter plan at once
 _FAR_OFF = 3.0  # times that: then also where saving has had its share of the time
 
 
-def tune_on_the_clock(
-    method: Method,
-    probes: Probes,
-    material: Material,
-    bench: Bench,
-    folder: RunFolder,
-    journal: Journal,
-    ledger: Ledger,
-) -> tuple[Tuned | None, Bench, list[Decision]]:
+def tune_on_the_clock(method: Method, looked: Looked, record: Record) -> tuple[Tuned | None, Bench, list[Decision]]:
     """Train as long as the clock allows; the best candidate, the bench with its settled recipe, and why.
 
     Whenever the moving average beats all that was saved before on the validation images, it becomes the package.
     """
+    probes, material, bench = looked.probes, looked.material, looked.bench
     flip = Decision("flip: on" if probes.flip else "flip: off", probes.flip_reason)
     if bench.recipe.augment == "none" and bench.recipe.flip == "auto":
         flip = Decision("flip: off", "augment none leaves images alone")
     if len(material.val_rows) == 0:
         return None, bench, [flip, Decision("probe kept", "there are no validation images to choose by")]
     bench.watcher.stage("plan")
-    made, bench, head, tried = settle_plan(method, probes, material, bench, ledger)
+    found = planned(method, looked, record.ledger)
+    made, bench = found.plan, found.bench
     told = made.to_json()
-    why = Decision("schedule", made.reason, {key: told[key] for key in _TOLD})
-    folder.write(RECIPE, bench.recipe.to_toml())
+    reasons = [flip, *found.tried, Decision("schedule", made.reason, {key: told[key] for key in _TOLD})]
+    record.folder.write(RECIPE, bench.recipe.to_toml())
     bench.watcher.say(made.reason)
-    if head is None:
-        return None, bench, [flip, *tried, why]
+    if found.head is None:
+        return None, bench, reasons
     bench.watcher.stage("tune")
-    tuning = Tuning(method.prepare(bench.backbone, head, bench.recipe), made, probes, material, bench)
-    train(tuning, probes.kept(bench.recipe.taps), folder, journal, ledger)
+    tuning = Tuning(method.prepare(bench.backbone, found.head, bench.recipe), made, probes, material, bench)
+    train(tuning, probes.kept(bench.recipe.taps), record)
     bench.watcher.stage("choose")
-    reasons = [flip, *tried, why]
-    if tuning.note:
-        reasons.append(Decision("fallback", tuning.note))
-    if tuning.blended:
-        reasons.append(Decision("cutmix: not used", tuning.blended))
-    if tuning.tunable.note:
-        reasons.append(Decision(f"{method.name}: what learns", tuning.tunable.note))
-    if tuning.diverged is not None:
-        reasons.append(Decision("training stopped early", tuning.diverged))
     best = tuning.best()
-    if best is None:
-        reasons.append(Decision("the trained weights are not used", "the network gives no numbers with any of them"))
-    return best, bench, reasons
+    return best, bench, [*reasons, *_what_happened(tuning, method, best)]
 
 
-def tried_out(
-    method: Method,
-    made: Plan,
-    peak: float,
-    rates: Rates,
-    probes: Probes,
-    material: Material,
-    bench: Bench,
-    ledger: Ledger,
-) -> tuple[dict[str, Any], list[Decision]]:
-    """Settings from short runs, "rate" among them as a factor on the default learning rate."""
-    # Of the network that is trained
-    settings = {
-        "freeze": made.freeze,
-        "precision": "bfloat16" if rates.half else "float32",
-    }
-    bench = replace(bench, recipe=replace(bench.recipe, **settings))
-    trials = Trials(
-        method, made, peak, start_head(probes, made, material, bench), probes, material, bench,
-        pretrained=method.name != "scratch",
-    )  # fmt: skip
-    if bench.recipe.search:
-        bench.watcher.stage("search")
-        settings, decision = search(trials, str(ledger.run / SEARCH), on_state=ledger.write)
-        return settings, [decision]
-    bench.watcher.stage("race of learning rates")
-
-    def keep(state: dict[str, Any]) -> None:
-        ledger.put(_RACE, state)
-        ledger.write()
-
-    known = ledger.get(_RACE)
-    factor, decision = race(trials, known=known[0] if known is not None else None, keep=keep)
-    return {"rate": factor}, [decision]
+def _what_happened(tuning: Tuning, method: Method, best: Tuned | None) -> list[Decision]:
+    """What of a training was not as asked, or ended early."""
+    happened = [
+        ("fallback", tuning.note),
+        ("cutmix: not used", tuning.blended),
+        (f"{method.name}: what learns", tuning.tunable.note),
+        ("training stopped early", tuning.diverged),
+        ("the trained weights are not used", "" if best else "the network gives no numbers with any of them"),
+    ]
+    return [Decision(what, why) for what, why in happened if why]
 
 
-def settle_plan(
-    method: Method, probes: Probes, material: Material, bench: Bench, ledger: Ledger
-) -> tuple[Plan, Bench, Head | None, list[Decision]]:
-    """The plan, the bench with the recipe it settles, the head training starts from (None: no time), what was tried out."""
-    known = ledger.get("plan")
-    if known is not None:
-        made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
-        head = Head(known[1]["weight"].numpy(), known[1]["bias"].numpy(), recipe.head) if known[1] else None
-        return made, replace(bench, recipe=recipe), head, [Decision(**told) for told in known[0]["tried"]]
-    probed = probes.kept(bench.recipe.taps, bench.recipe.method)
-    rates = Rates(
-        material, bench, forward_per_second=probes.images_per_second, at=probed.preprocess.size, frozen=probed.backbone
-    )
-
-    def tunable_at(freeze: int) -> Tunable:
-        return blank_tunable(method, bench.backbone, replace(bench.recipe, freeze=freeze), classes=classes)
-
-    labels, classes = material.labels[material.train_rows], len(material.catalog.classes)
-    asked = bench.recipe.balance
-    bench = replace(bench, recipe=replace(bench.recipe, balance=balance_for(bench.recipe, labels, classes=classes)))
-    balanced = [balance_decision(labels, classes)] if (asked, bench.recipe.balance) == ("auto", "sampling") else []
-    # The plan of an earlier sitting that died in trials: those of another one are no trials of it
-    trying = ledger.get(_TRYING)
-    made = Plan.from_json(trying[0]) if trying is not None else plan(tunable_at, material, bench, rates)
-    first = tunable_at(made.freeze)
-    peak = first.peak_learning_rate
-    tried: list[Decision] = []
-    wanted = made.steps > 0 and (bench.recipe.learning_rate == "race" or bench.recipe.search)
-    instead = too_short(made, 1 if bench.recipe.search else len(FACTORS)) if wanted and trying is None else None
-    if instead is not None:
-        bench.watcher.say(f"{instead.what}: {instead.why}")
-        tried = [instead]
-        if bench.recipe.learning_rate == "race":
-            bench = replace(bench, recipe=replace(bench.recipe, learning_rate="auto"))
-    elif wanted:
-        ledger.put(_TRYING, made.to_json())
-        ledger.write()
-        settings, tried = tried_out(method, made, peak, rates, probes, material, bench, ledger)
-        peak = settings.pop("rate") * peak
-        bench = replace(bench, recipe=replace(bench.recipe, **settings))
-        made = plan(tunable_at, material, bench, rates)  # into what is left of the clock
-    half = rates.half and not first.moves_statistics  # which are learnt in float32
-    recipe = settled(
-        bench.recipe,
-        made,
-        flip=probes.flip,
-        peak=peak,
-        half=half,
-        device=bench.device,
-        pretrained=not first.from_scratch,
-    )
-    bench = replace(bench, recipe=recipe)
-    head = start_head(probes, made, material, bench) if made.steps else None
-    tensors = {} if head is None else {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
-    tried = [*balanced, *tried]
-    told = [decision.to_json() for decision in tried]
-    ledger.put("plan", {"plan": made.to_json(), "recipe": asdict(bench.recipe), "tried": told}, tensors)
-    ledger.write()
-    return made, bench, head, tried
-
-
-def is_whole(ledger: Ledger, *, asked: int) -> bool:
-    """Whether a run has made all the steps it may make, at this size or a larger one: more time would change nothing."""
-    known, trained = ledger.get("plan"), ledger.get("tuning")
-    if known is None or trained is None:
-        return False
-    made = Plan.from_json(known[0]["plan"])
-    return not made.timed and trained[0]["training"]["steps"] >= made.most and made.final_size >= asked
-
-
-def train(tuning: Tuning, probed: Probed, folder: RunFolder, journal: Journal, ledger: Ledger) -> None:
+def train(tuning: Tuning, probed: Probed, record: Record) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
+    folder, ledger, journal = record.folder, record.ledger, record.journal
     budget = tuning.bench.clock.budget_seconds
     saved = float(probed.val_right.mean())
     tuning.divide()
@@ -263,23 +139,3 @@ def _is_saved(candidate: Candidate, tuning: Tuning, folder: RunFolder, *, told: 
         told.append(error)
         return False
     return True
-
-
-def save(folder: RunFolder, contender: Contender, material: Material) -> None:
-    """Make this model the run's package."""
-    bundle = Bundle.of(
-        contender.backbone,
-        contender.classifier,
-        classes=material.catalog.classes,
-        method=contender.name,
-        preprocess=contender.preprocess,
-        temperature=contender.temperature,
-        held_out=contender.held_out,
-        familiarity=contender.familiarity,
-        thresholds=None if contender.thresholds is None else tuple(map(float, contender.thresholds)),
-        facts={
-            "validation_accuracy": contender.validation_accuracy,
-            **({FURTHER: True} if contender.backbone.learnt is not None else {}),
-        },
-    )
-    write_bundle(folder.path, bundle)

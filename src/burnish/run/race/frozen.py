@@ -22,10 +22,10 @@ from burnish.methods.table import method_named
 from burnish.result import IMAGES, SPLITS
 from burnish.run.further import note_learnt, tuned_before
 from burnish.run.outset import backbone_for, framing_for, taps_for
-from burnish.run.probed import look, part_in
+from burnish.run.packed import save
+from burnish.run.probed import Looked, look, part_in
 from burnish.run.race.arms import Arm
-from burnish.run.race.state import ARMS, MODELS, Looked, Race
-from burnish.run.trained import save
+from burnish.run.race.state import ARMS, MODELS, Race
 from burnish.train.around import enough_memory, pick_device
 
 _TRAINING_SHARE, _LOOKING_SHARE = 1 / 2, 2 / 3  # of the time left, for frozen heads: before training, and without any
@@ -59,7 +59,7 @@ def freeze(race: Race) -> None:
             _tell_idle(race, arm)
     if not race.looked:
         raise RecipeError(f"none of the models can be used; the first: {race.arms[0].why}")
-    write_digests(race.folder.path / IMAGES, race.catalog, race.looks)
+    write_digests(race.folder.path / IMAGES, race.dataset)
 
 
 def _fits(race: Race, arm: Arm) -> bool:
@@ -88,31 +88,29 @@ def _look(race: Race, model: str, number: int) -> Looked:
     """Survey, decode and probe with one model; in a folder of its own, taken up after a death."""
     own = [arm for arm in race.arms if arm.model == model]
     bench = _bench(race, model, own, budget_seconds=_share_of_clock(race, number))
-    race.decisions += tuned_before(bench.backbone, race.catalog, race.looks, race.watcher)
+    race.decisions += tuned_before(bench.backbone, race.dataset, race.watcher)
     note_learnt(race.folder, [bench.backbone, *(one.bench.backbone for one in race.looked.values())])
     race.ledger.write()  # which files are looked at, before there is anything that depends on it
     with race.subfolder(MODELS, f"{number + 1:02d}-{public(model)}", bench.recipe) as folder:
         ledger = Ledger(folder.path, bench.clock, race.watcher)
         ledger.clock = bench.clock  # seconds of earlier sittings are counted once, by the race's own ledger
-        bench, framing = framing_for(race.catalog, race.splits, race.looks, bench, ledger)
+        bench, framing = framing_for(race.dataset, bench, ledger)
         race.decisions += [replace(one, what=f"{public(model)}: {one.what}") for one in framing]
         trains = any(method_named(arm.method).trains for arm in own)
         # All models see the same images: where there is no time for all of them, those that the first has time for.
-        material, splits, probes = look(
-            race.catalog, race.splits, race.looks, bench, folder, ledger,
+        looked = look(
+            race.dataset, bench, folder, ledger,
             trains=trains, strict=race.facilities.strict, thins=not race.looked,
         )  # fmt: skip
-    write_splits(race.folder.path / SPLITS, material.catalog, splits)  # which all models have
+    write_splits(race.folder.path / SPLITS, looked.material.catalog, looked.splits)  # which all models have
     if race.looked:
-        _require_same_sides(race, material)
+        _require_same_sides(race, looked.material)
     else:
-        if material.catalog.skipped:
-            race.decisions.append(part_decision(material))
+        if looked.material.catalog.skipped:
+            race.decisions.append(part_decision(looked.material))
         part = part_in(ledger.parts["probed"])
-        race.catalog, race.splits, race.looks = thinned(
-            race.catalog, race.splits, race.looks, part, seed=race.recipe.seed
-        )
-    return Looked(bench, material, probes)
+        race.dataset = thinned(race.dataset, part, seed=race.recipe.seed)
+    return looked
 
 
 def _bench(race: Race, model: str, own: list[Arm], *, budget_seconds: float | None) -> Bench:

@@ -17,11 +17,13 @@ from burnish.errors import DataError, RunError
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.result import RunFolder
-from burnish.run.journal import Journal
+from burnish.run.journal import Record
+from burnish.run.packed import save
+from burnish.run.planned import is_whole
 from burnish.run.race.arms import Arm, Outcome
 from burnish.run.race.state import ARMS, Race
 from burnish.run.race.tested import FINALISTS, READYING, TAIL_SECONDS, TIMED_FOR_SPEED
-from burnish.run.trained import is_whole, save, tune_on_the_clock
+from burnish.run.trained import tune_on_the_clock
 from burnish.runtime import Clock
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
@@ -182,10 +184,8 @@ def _trained(race: Race, arm: Arm, recipe: Recipe, folder: RunFolder) -> Outcome
     earlier = max(0.0, ledger.clock.elapsed() - counted.get(folder.path.name, 0.0))
     race.ledger.clock = replace(clock, started=clock.started - earlier)
     bench = replace(looked.bench, recipe=recipe, clock=ledger.clock)
-    journal = Journal(folder, race.watcher, ledger)
-    tuned, bench, reasons = tune_on_the_clock(
-        method_named(arm.method), looked.probes, looked.material, bench, folder, journal, ledger
-    )
+    record = Record.of(folder, ledger, race.watcher)
+    tuned, bench, reasons = tune_on_the_clock(method_named(arm.method), replace(looked, bench=bench), record)
     race.ledger.put("counted", {**counted, folder.path.name: ledger.clock.elapsed()})
     if tuned is None:
         arm.reasons = reasons
@@ -193,7 +193,7 @@ def _trained(race: Race, arm: Arm, recipe: Recipe, folder: RunFolder) -> Outcome
             arm.becomes("cut", reasons[-1].why)
         return None
     save(folder, tuned_contender(tuned, looked.material, method=arm.method), looked.material)
-    journal.close({})
+    record.journal.close({})
     size = race.recipe.image_size
     wanted = looked.bench.backbone.preprocess.size if size == "auto" else size
     evidence = Evidence.of(tuned.best.logits, looked.material)

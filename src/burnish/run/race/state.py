@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from burnish.backbones.weights import brief
 from burnish.choose.decide import Decision
 from burnish.choose.ledger import Ledger
-from burnish.choose.material import Bench, Material
-from burnish.choose.probing import Probes
+from burnish.choose.material import Material
 from burnish.data.catalog import Catalog
 from burnish.errors import BurnishError, shown
 from burnish.recipe import Recipe
 from burnish.result import RunFolder
 from burnish.run.outset import Facilities
-from burnish.run.probed import looked_at
+from burnish.run.probed import Looked, looked_at
 from burnish.run.race.arms import Arm
 from burnish.runtime import Watcher
 
 ARMS, MODELS = "arms", "models"  # its subfolders
-
-
-@dataclass
-class Looked:
-    """A model's frozen part, shared by its arms."""
-
-    bench: Bench
-    material: Material
-    probes: Probes
 
 
 class Race:
@@ -46,9 +36,14 @@ class Race:
     ) -> None:
         self.recipe, self.folder, self.ledger = recipe, folder, ledger
         self.watcher, self.facilities, self.arms = watcher, facilities, arms
-        self.catalog, self.splits, self.looks = looked_at(catalog, recipe, ledger, watcher)
-        self.looked: dict[str, Looked] = {}
+        self.dataset = looked_at(catalog, recipe, ledger, watcher)
+        self.looked: dict[str, Looked] = {}  # by model, whose arms share it
         self.decisions: list[Decision] = []
+
+    @property
+    def catalog(self) -> Catalog:
+        """The images, and only those that there is time for once a model has looked at them."""
+        return self.dataset.catalog
 
     def leave_out(self, name: str, arms: list[Arm], error: Exception) -> None:
         """Say why, and note it of these arms."""
