@@ -20,6 +20,7 @@ from burnish import api
 from burnish.choose.survey import first_model_due
 from burnish.errors import BurnishError, NoSuchName, NotARun, NotEnoughData, RunBusy, RunError
 from burnish.recipe import Recipe
+from burnish.run.again import command_of
 from burnish.runtime import Clock, Nobody
 from conftest import write_shapes
 
@@ -400,7 +401,7 @@ def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     write_shapes(tmp_path / "my photos", images=12)
     with pytest.raises(SystemExit):
-        cli.main(shlex.split(api.command_of("my photos/", recipe))[1:])
+        cli.main(shlex.split(command_of("my photos/", recipe))[1:])
     assert asked == {"recipe": recipe, "data": "my photos/", "images": 36}
 
 

@@ -19,6 +19,7 @@ from burnish.methods.norms import Norms
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.run import planned as planned_stage
+from burnish.run.outset import store_of
 from burnish.runtime import Nobody
 from burnish.terms import Preprocess
 from conftest import write_shapes
@@ -191,6 +192,6 @@ def test_without_a_home_nothing_is_kept_and_nothing_fails(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    assert api.store_of("auto") is None
+    assert store_of("auto") is None
     with pytest.raises(RunError, match="BURNISH_CACHE"):
         cache_folder()

@@ -209,6 +209,23 @@ def test_the_verdict_comes_first_and_in_words() -> None:
     assert text.index(facts["verdict"]["sentence"]) < text.index("What was tried")
 
 
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_page_says_at_which_sizes_two_models_see_images_where_they_differ(lang: str) -> None:
+    facts = facts_of(3)
+    told = {
+        tuned: " ".join(
+            Page(render({**facts, "image_sizes": {"probe": 224, "tuned": tuned}}, lang=lang)).text().split()
+        )
+        for tuned in (160, 224)
+    }
+    words = {
+        "en": "at 224 pixels, the fine-tuned model at 160.",
+        "zh": "以 224 像素查看图像，微调后的模型以 160 像素查看。",
+    }
+    assert words[lang] in told[160]
+    assert words[lang].partition("224")[0] + "224" not in told[224], "no word where there is nothing to tell apart"
+
+
 def test_what_is_missing_is_absent() -> None:
     page = Page(render({"verdict": facts_of(10, tuned=False)["verdict"]}))
     assert page.count("h2") == 0 and "The frozen probe was kept" in page.text()

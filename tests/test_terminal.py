@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -19,6 +20,9 @@ from test_around_a_run import WORDS
 
 import burnish
 from burnish import api, cli, watching
+from burnish.choose.decide import ASKED_FOR
+from burnish.run import job
+from burnish.screen import print_verdict
 from burnish.verbs.options import print_json
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
@@ -236,6 +240,29 @@ def test_ctrl_c_twice_at_any_moment_of_the_start_leaves_no_traceback(after, tmp_
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_method_kept_because_it_was_asked_for_is_told_in_80_columns(shapes, tmp_path, capsys, monkeypatch):
+    real = job.keep_tuned
+
+    def kept(*given, **more):
+        _, decision = real(*given, **more)
+        return True, replace(decision, numbers={**decision.numbers, ASKED_FOR: True})
+
+    monkeypatch.setattr(job, "keep_tuned", kept)
+    run = api.fit(
+        shapes,
+        model="random:test_resnet",
+        method="lora:rank=4",
+        budget=None,
+        epochs=1,
+        image_size=64,
+        out=tmp_path / "run",
+    )
+    print_verdict(run)
+    out = capsys.readouterr().out
+    assert "because --method asked for it: on the validation images it was not better" in " ".join(out.split())
+    assert all(len(line) <= 80 for line in out.splitlines() if str(tmp_path) not in line)
 
 
 @pytest.mark.parametrize("char", ["\x9b", "\u202e", "\u2066", "\x7f", "\u200f", "\U000e0001"])

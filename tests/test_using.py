@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import burnish
-from burnish import api, cli, result, using
+from burnish import api, cli, evaluating, result
 from burnish.errors import DataError, RunError, UnreadableImage
 from burnish.result import RunFolder
 from burnish.ship.predictor import NotRead, Predictor, expand, listed, opened
@@ -294,8 +294,8 @@ def test_images_that_the_run_learnt_from_are_counted_when_it_is_evaluated_on_the
 def test_of_many_classes_an_evaluation_names_the_likeliest_and_scores_all(run, shapes, monkeypatch):
     whole = burnish.evaluate(run.folder, shapes)
     assert all(len(one.classes) == 3 for one in whole.predictions)
-    monkeypatch.setattr(using, "_ALL_NAMED", 2)
-    monkeypatch.setattr(using, "_NAMED", 1)
+    monkeypatch.setattr(evaluating, "_ALL_NAMED", 2)
+    monkeypatch.setattr(evaluating, "_NAMED", 1)
     part = burnish.evaluate(run.folder, shapes)
     assert all(len(one.classes) == 1 for one in part.predictions)
     assert part.scores.to_json() == whole.scores.to_json()

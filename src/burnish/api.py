@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Literal
 
-from burnish.auditing import Audit, run_audit
 from burnish.backbones import zoo
-from burnish.backbones.anatomy import Anatomy
-from burnish.backbones.anatomy import anatomy as taken_apart
 from burnish.backbones.hub import public
-from burnish.backbones.zoo import ModelRow
 from burnish.choose.ledger import states_of_other_versions
-from burnish.data.audit.findings import csv_of as csv_of_findings
 from burnish.data.audit.quarantine import opened
 from burnish.data.catalog import Catalog
 from burnish.data.looks import changed, read_digests
-from burnish.data.store import PixelStore
+from burnish.data.sources import Data, called
 from burnish.disk import (
-    cache_folder,
     expanded,
-    left_behind,
-    plain_disk_errors,
     read_plain_json,
     require_temporary_folder,
-    write_whole,
 )
 from burnish.errors import RecipeError, RunError, shown
-from burnish.methods.base import Method
-from burnish.methods.table import METHODS, method_named
+from burnish.evaluating import Evaluation, evaluate, ood
+from burnish.looking import anatomy, audit, methods, models
+from burnish.methods.table import method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
 from burnish.reports.board import board_of_compare
-from burnish.reports.findings import page_of as page_of_findings
 from burnish.reports.leaderboard import csv_of, page_of
 from burnish.result import (
-    AUDIT_PAGE,
-    AUDIT_TABLE,
     BOARD,
     COMPARED,
     IMAGES,
@@ -49,28 +35,23 @@ from burnish.result import (
     RESULT,
     TABLE,
     RunFolder,
-    plain,
     read_facts,
 )
+from burnish.run.again import call_of, command_of, leaving_out, settings_of
 from burnish.run.comparing import run_compare
 from burnish.run.job import finish, run_job
-from burnish.run.outset import Facilities, backbone_for
+from burnish.run.outset import Facilities
 from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.run.tracking import track
 from burnish.runtime import Clock, Nobody, Watcher, cores
-from burnish.train.around import accelerated, enough_memory, settled_torch
+from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.using import (
-    Data,
-    Evaluation,
     Result,
     as_written,
     board,
-    called,
-    evaluate,
     explain,
     export,
-    ood,
     open_run,
     predict,
     predict_stream,
@@ -79,11 +60,11 @@ from burnish.using import (
     write_predictions,
 )
 
-# The verbs that use a run are made in `burnish.using`.
+# Verbs are made in `looking`, here, in `using` and `evaluating`.
 __all__ = [
-    "Data", "Evaluation", "Result", "anatomy", "audit", "board", "called", "command_of", "compare", "compare_catalog", "evaluate",
+    "Data", "Evaluation", "Result", "anatomy", "audit", "board", "called", "compare", "compare_catalog", "evaluate",
     "explain", "export", "fit", "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict",
-    "predict_stream", "report", "report_runs", "settings_of", "store_of", "workers_of", "write_predictions",
+    "predict_stream", "report", "report_runs", "write_predictions",
 ]  # fmt: skip
 
 
@@ -185,7 +166,7 @@ def fit_catalog(
     require_time_for_seeds(recipe)
     require_temporary_folder()
     _say_unused(catalog, watcher)
-    facilities = Facilities(workers_of(workers, recipe.device), store_of(cache), strict)
+    facilities = Facilities.of(workers, cache, recipe.device, strict=strict)
     with out if isinstance(out, RunFolder) else RunFolder.open(expanded(out)) as folder:
         folder.begin(asdict(recipe), images=catalog.digest)
 
@@ -325,9 +306,9 @@ def compare_catalog(
             methods=kinds,
             clock=clock,
             watcher=watcher,
-            facilities=Facilities(workers_of(workers, recipe.device), store_of(cache), strict),
+            facilities=Facilities.of(workers, cache, recipe.device, strict=strict),
             data=data,
-            command=shlex.join([*words, *settings_of(recipe), *_leaving_out(quarantine)]),
+            command=shlex.join([*words, *settings_of(recipe), *leaving_out(quarantine)]),
         )
         return _shown(folder, facts)
 
@@ -355,170 +336,3 @@ def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
         board_of_compare(folder.path / BOARD, facts)
     drop_checkpoints(folder.path)
     return facts
-
-
-@settled_torch()
-def audit(
-    data: Data,
-    *,
-    model: str | None = zoo.DEFAULT_MODEL,
-    arch: str = "",
-    preprocess: str = "",
-    out: str | os.PathLike[str] | None = None,
-    quarantine: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    cache: str | os.PathLike[str] = "auto",
-    watcher: Watcher | None = None,
-) -> Audit:
-    """What is wrong with labelled images: unreadable files, duplicates, leaks between splits, likely label errors, …
-
-    Nothing is changed. model: whose features judge labels and outliers; None leaves those out, and is faster; arch and
-    preprocess: of a file that does not say it. seed: of the cross-validation that doubts labels. cache: as for `fit`. out: one
-    for audit.html, audit.csv (which `fit` takes as quarantine) and result.json: a new one, an empty one or that of an earlier
-    audit whose table nobody edited, else RunError. Raises DataError when the data cannot be opened.
-    """
-    if out is not None:
-        if not os.fspath(out):
-            raise RunError("the name of the audit's folder is empty; name one, or leave it out")
-        _require_audit_folder(expanded(out))
-    backbone = (
-        None
-        if model in (None, "none")
-        else backbone_for(recipe_from({"model": model, "arch": arch, "preprocess": preprocess}))
-    )
-    catalog = opened(data, quarantine, for_training=False)
-    found = run_audit(
-        catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=watcher or Nobody()
-    )
-    if out is not None:
-        folder = expanded(out)
-        with plain_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        table = csv_of_findings(found.findings)
-        facts = {
-            **plain(found.facts),
-            "table_sha256": hashlib.sha256(table.encode("utf-8", "backslashreplace")).hexdigest(),
-        }
-        write_whole(folder / AUDIT_TABLE, table)
-        write_whole(folder / AUDIT_PAGE, page_of_findings(found.facts, found.findings, found.thumbnails))
-        write_whole(folder / RESULT, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return found
-
-
-def _require_audit_folder(folder: Path) -> None:
-    """RunError when the folder holds what no audit wrote: a run's record is not to be lost, nor the data written to.
-
-    Nor a table in which somebody has chosen what to leave out.
-    """
-    try:
-        names = {entry.name for entry in folder.iterdir()}
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RunError(
-            f"cannot write to {shown(str(folder))}: {error.strerror}; name another folder with --out"
-        ) from None
-    own = {AUDIT_TABLE, AUDIT_PAGE, RESULT}
-    strangers = (
-        name for name in names - own if left_behind(name) not in own and name not in (".DS_Store", "Thumbs.db")
-    )
-    foreign = sorted(strangers, key=lambda name: (name.startswith("."), name))
-    if RESULT in names and AUDIT_PAGE not in names:
-        foreign.append(RESULT)
-    if foreign:
-        what = f"{shown(foreign[0])} is in it"
-        raise RunError(f"{shown(str(folder))} holds no audit ({what}); name a new or empty folder with --out")
-    if _was_edited(folder):
-        raise RunError(
-            f"{shown(str(folder / AUDIT_TABLE))} was edited since its audit; name another folder with --out, or remove it"
-        )
-
-
-def _was_edited(folder: Path) -> bool:
-    """Whether the table of an earlier audit is another than that audit wrote."""
-    try:
-        table = (folder / AUDIT_TABLE).read_bytes()
-    except FileNotFoundError:
-        return False
-    try:
-        wrote = read_plain_json(folder / RESULT).get("table_sha256")
-    except (OSError, ValueError):  # damaged: who knows what it wrote
-        return True
-    return wrote is not None and hashlib.sha256(table).hexdigest() != wrote
-
-
-def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
-    """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file."""
-    if cache == "off":
-        return None
-    try:
-        folder = cache_folder() / "pixels" if cache == "auto" else expanded(cache)
-        is_file = folder.exists() and not folder.is_dir()
-    except (RunError, OSError):  # no home, or one that this user may not look into
-        if cache == "auto":
-            return None
-        raise RecipeError(f"cache is {shown(str(cache))}, which cannot be looked into") from None
-    if is_file:
-        raise RecipeError(f"cache is {shown(str(folder))}, which is a file; expected a folder, auto or off")
-    return PixelStore(folder)
-
-
-def workers_of(workers: int | Literal["auto"], device: str) -> int:
-    """The number of threads; "auto": none where the processor itself trains, else as many as cores but one, 4 at most.
-
-    More of them take the interpreter from the thread that feeds the accelerator.
-    """
-    if workers == "auto":
-        return 0 if device == "cpu" or (device == "auto" and not accelerated()) else max(1, min(4, cores() - 1))
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
-        raise RecipeError(f"workers is {shown(repr(workers))}, expected auto or a whole number from 0 to 256")
-    return workers
-
-
-def models(query: str = "") -> list[ModelRow]:
-    """Pretrained networks whose name holds `query`; UnknownModel with the nearest names when there is none."""
-    return zoo.models(query)
-
-
-def anatomy(model: str, **settings: Any) -> Anatomy:
-    """The stages of a network, their widths, weights and cost, and its blocks.
-
-    settings: of the network alone, as for `fit`: arch, preprocess, image_size, pool, depth, remove, insert.
-    """
-    recipe = recipe_from({"model": model, **settings})
-    return taken_apart(backbone_for(recipe, sized=True))
-
-
-def methods(name: str | None = None) -> list[Method]:
-    """All fine-tuning methods, or the one of that name; RecipeError for any other."""
-    return list(METHODS.values()) if name is None else [method_named(name)]
-
-
-def command_of(data: str | os.PathLike[str], recipe: Recipe, quarantine: str | os.PathLike[str] | None = None) -> str:
-    """The command line that does this again."""
-    return shlex.join(["burnish", "fit", str(data), *settings_of(recipe), *_leaving_out(quarantine)])
-
-
-def call_of(recipe: Recipe) -> str:
-    """The call that does this again with images that are handed over in Python."""
-    default = Recipe()
-    changed = [field.name for field in fields(Recipe) if getattr(recipe, field.name) != getattr(default, field.name)]
-    words = [f"{name}={getattr(recipe, name)!r}" for name in changed if name != "budget_seconds"]
-    return f"burnish.fit({', '.join(['images', f'budget={recipe.budget_seconds!r}', *words])})"
-
-
-def _leaving_out(quarantine: str | os.PathLike[str] | None) -> list[str]:
-    return [] if quarantine is None else ["--quarantine", str(quarantine)]
-
-
-def settings_of(recipe: Recipe) -> list[str]:
-    """The options that say what differs from the defaults."""
-    words, default = [], Recipe()
-    for name in (field.name for field in fields(Recipe) if field.name != "budget_seconds"):
-        value = getattr(recipe, name)
-        if name == "search" and value:
-            words.append("--search")
-        elif value != getattr(default, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    words += ["--budget", "none" if recipe.budget_seconds is None else f"{recipe.budget_seconds:.12g}s"]
-    return words

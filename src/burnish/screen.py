@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from burnish.api import Evaluation, Result
 from burnish.auditing import Audit
 from burnish.backbones.anatomy import Anatomy
 from burnish.backbones.zoo import ModelRow
@@ -20,6 +19,7 @@ from burnish.choose.signals import NOTHING
 from burnish.data.audit.findings import by_kind, in_words
 from burnish.doctor import Check
 from burnish.errors import shown
+from burnish.evaluating import Evaluation
 from burnish.explaining import Explained
 from burnish.measure.intervals import Interval
 from burnish.measure.scores import Scores
@@ -31,6 +31,7 @@ from burnish.reports.runs import Compared
 from burnish.result import AUDIT_PAGE, AUDIT_TABLE, LEADERBOARD
 from burnish.runtime import minutes
 from burnish.ship.predictor import Prediction
+from burnish.using import Result
 
 _WIDTH = 80  # columns, of text that is wrapped
 _CASES = 3  # of each kind of finding
@@ -62,12 +63,12 @@ def print_verdict(result: Result) -> None:
     chosen = f", chosen on {counts['val']} validation images" if verdict.tuned is not None else ""
     if any(decision["numbers"].get(ASKED_FOR) for decision in facts["decisions"]):
         chosen = ", because --method asked for it: on the validation images it was not better"
-    print(f"  kept    {kept}" + chosen)
+    _row("kept", kept + chosen)
     for decision in facts["decisions"]:
         if decision["what"] == NOTHING:
             words = f"{NOTHING}: {decision['why'].partition(' (')[0]}"
-            print(textwrap.fill(words, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10))
-    print(f"  images  {counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
+            _row("", words)
+    _row("images", f"{counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
     _print_data(result)
     budget = facts["budget_seconds"]
     print(f"  time    {minutes(facts['seconds'])}" + (f" of {minutes(budget)}" if budget else ""))
@@ -80,19 +81,14 @@ def _print_data(result: Result) -> None:
     findings, leaky = result.facts.get("findings") or {}, result.facts.get("leaky")
     said = in_words(findings.get("found") or {})
     if said:
-        words = f"{said}; see {shown(str(result.folder / AUDIT_TABLE))}"
-        print(
-            textwrap.fill(
-                words, _WIDTH, initial_indent="  data    ", subsequent_indent=" " * 10, break_on_hyphens=False
-            )
-        )
+        _row("data", f"{said}; see {shown(str(result.folder / AUDIT_TABLE))}")
     if leaky and leaky["accuracy_without"]:
         without = leaky["accuracy_without"]
         words = (
             f"{leaky['images']} test images are nearly the same as one trained on; "
             f"accuracy on the other {without['n']:,}: {without['value']:.1%}"
         )
-        print(textwrap.fill(words, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10))
+        _row("", words)
 
 
 def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
@@ -330,6 +326,17 @@ def print_doctor(found: Sequence[Check]) -> None:
 
 def _interval(interval: Interval) -> str:
     return f"{percent(interval.value):>8}   95 % interval {percent(interval.low)} to {percent(interval.high)}"
+
+
+def _row(name: str, text: str) -> None:
+    """What is said under a name, or, where that is empty, below what was said under the last one."""
+    start = f"  {name:<8}"
+    print(
+        textwrap.fill(
+            text, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False,
+            break_long_words=False,
+        )
+    )  # fmt: skip
 
 
 def _paragraph(text: str, *, indent: int = 0) -> None:

@@ -25,6 +25,9 @@ CHINESE = {
     ),
     "The run took %(seconds)s of a budget of %(budget)s.": "本次运行用时 %(seconds)s，预算为 %(budget)s。",
     "The run took %(seconds)s.": "本次运行用时 %(seconds)s。",
+    "The frozen probe sees images at %(probe)s pixels, the fine-tuned model at %(tuned)s.": (
+        "冻结探针以 %(probe)s 像素查看图像，微调后的模型以 %(tuned)s 像素查看。"
+    ),
     "Scores": "得分",
     "Score on the test images": "测试图像上的得分",
     "Frozen probe": "冻结探针",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,11 @@ from burnish.data.contents import is_redrawn
 from burnish.data.looks import Dataset
 from burnish.disk import expanded
 from burnish.errors import BadWeights, BurnishError, ModelError, NotARun, RecipeError, shown
+from burnish.learnt import learnt_from
 from burnish.recipe import Recipe
-from burnish.result import LEARNT, RunFolder, read_facts
+from burnish.result import read_facts
 from burnish.runtime import Watcher
 from burnish.ship.bundle import FACTS, POINTER, WEIGHTS, Bundle, package_folder, read_bundle
-from burnish.using import learnt_from
 
 FURTHER = "tuned_further"  # among a package's facts: whether its network had been tuned before the run
 _ADDED = {adapters.ADAPTERS: "adapters", adapters.PROMPTS: "prompts"}  # which are no layers of the network
@@ -123,11 +122,3 @@ def tuned_before(backbone: Backbone, dataset: Dataset, watcher: Watcher) -> list
     )
     watcher.say(f"{shown(backbone.source)}: {unknown}")
     return [Decision(what, f"{unknown}{why}")]
-
-
-def note_learnt(folder: RunFolder, backbones: Iterable[Backbone]) -> None:
-    """Keep what these networks had learnt from before this run, for whoever tunes what comes of it further."""
-    tuned = [one.learnt for one in backbones if one.learnt is not None]
-    if tuned:
-        hashes = sorted(frozenset[str]().union(*(one.hashes for one in tuned)))
-        folder.write_json(LEARNT, {"known": all(one.known for one in tuned), "hashes": hashes})

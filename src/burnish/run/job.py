@@ -34,6 +34,7 @@ from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
 from burnish.errors import RecipeError, shown
 from burnish.facts import facts_of, verdict_of
+from burnish.learnt import note_learnt
 from burnish.measure.cost import Energy
 from burnish.methods.base import Method, blank_tunable
 from burnish.methods.table import method_named
@@ -52,7 +53,7 @@ from burnish.result import (
     read_pictures,
 )
 from burnish.run.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
-from burnish.run.further import note_learnt, tuned_before
+from burnish.run.further import tuned_before
 from burnish.run.insights import cost_of, pictures_of
 from burnish.run.journal import Record
 from burnish.run.outset import Facilities, bench_for, framing_for, taps_for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,14 +22,15 @@ from burnish.choose.survey import sample_views
 from burnish.data.looks import Dataset
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
-from burnish.errors import BurnishError, RecipeError
+from burnish.disk import cache_folder, expanded
+from burnish.errors import BurnishError, RecipeError, RunError, shown
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.run.further import backbone_of_run, is_run
-from burnish.runtime import Watcher
+from burnish.runtime import Watcher, cores
 from burnish.terms import Preprocess
-from burnish.train.around import pick_device
+from burnish.train.around import accelerated, pick_device
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,41 @@ class Facilities:
     workers: int = 0  # threads that make training batches ahead
     store: PixelStore | None = None  # where decoded pixels are kept between runs
     strict: bool = False  # whether errors that the audit finds end the run before it trains
+
+    @classmethod
+    def of(
+        cls, workers: int | Literal["auto"], cache: str | os.PathLike[str], device: str, *, strict: bool
+    ) -> Facilities:
+        """As a user says them, for a run on this device; RecipeError for what cannot be."""
+        return cls(workers_of(workers, device), store_of(cache), strict)
+
+
+def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
+    """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file."""
+    if cache == "off":
+        return None
+    try:
+        folder = cache_folder() / "pixels" if cache == "auto" else expanded(cache)
+        is_file = folder.exists() and not folder.is_dir()
+    except (RunError, OSError):  # no home, or one that this user may not look into
+        if cache == "auto":
+            return None
+        raise RecipeError(f"cache is {shown(str(cache))}, which cannot be looked into") from None
+    if is_file:
+        raise RecipeError(f"cache is {shown(str(folder))}, which is a file; expected a folder, auto or off")
+    return PixelStore(folder)
+
+
+def workers_of(workers: int | Literal["auto"], device: str) -> int:
+    """The number of threads; "auto": none where the processor itself trains, else as many as cores but one, 4 at most.
+
+    More of them take the interpreter from the thread that feeds the accelerator.
+    """
+    if workers == "auto":
+        return 0 if device == "cpu" or (device == "auto" and not accelerated()) else max(1, min(4, cores() - 1))
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
+        raise RecipeError(f"workers is {shown(repr(workers))}, expected auto or a whole number from 0 to 256")
+    return workers
 
 
 def bench_for(

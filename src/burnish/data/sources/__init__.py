@@ -33,13 +33,16 @@ from burnish.data.sources.scan import require_listable
 from burnish.disk import expanded
 from burnish.errors import DataError, shown
 
-__all__ = ["open_source", "require_usable", "without"]
+__all__ = ["Data", "called", "open_source", "require_usable", "without"]
+
+# A path or name of labelled images, (images, labels), a map-style data set, or a Catalog: see `open_source`.
+Data = Any
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _EXPECTED = "a folder of images, a table (.csv, .tsv, .jsonl, .parquet), an archive (.zip, .tar), or demo"
 
 
-def open_source(data: Any, *, for_training: bool = True) -> Catalog:
+def open_source(data: Data, *, for_training: bool = True) -> Catalog:
     """The labelled images that DATA holds; nothing is written beside them.
 
     data: a path: a folder, a table, an archive, tar shards such as "shards/train-{000..003}.tar"; a name: "demo",
@@ -141,3 +144,10 @@ def _beside(path: Path) -> str:
         return ""
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     return f" Nearest beside it: {', '.join(map(shown, close))}." if close else ""
+
+
+def called(data: Any) -> str:
+    """What the report and the run folder call the data."""
+    if isinstance(data, (str, os.PathLike)):
+        return os.fspath(data)
+    return data.source if isinstance(data, Catalog) else "images"

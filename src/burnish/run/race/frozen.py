@@ -17,10 +17,11 @@ from burnish.data.looks import write_digests
 from burnish.data.sample import thinned
 from burnish.data.split import write_splits
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError
+from burnish.learnt import note_learnt
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.result import IMAGES, SPLITS
-from burnish.run.further import note_learnt, tuned_before
+from burnish.run.further import tuned_before
 from burnish.run.outset import backbone_for, framing_for, taps_for
 from burnish.run.packed import save
 from burnish.run.probed import Looked, look, part_in

@@ -1,0 +1,156 @@
+"""A finished model held against labelled images that were no part of its run, and against strangers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.data.sources import Data, called, open_source
+from burnish.data.sources.assemble import class_names
+from burnish.data.sources.scan import SUFFIXES, scan
+from burnish.disk import expanded
+from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, nearest, shown
+from burnish.explaining import strangers
+from burnish.labels import SEPARATOR, classes_of
+from burnish.learnt import learnt_among
+from burnish.measure.grouped import count_of
+from burnish.measure.scores import Scores, score
+from burnish.measure.several import SeveralScores, score_several
+from burnish.measure.verdict import percent
+from burnish.runtime import Nobody, Watcher
+from burnish.ship.bundle import Bundle
+from burnish.ship.predictor import ImageLike, Prediction, Predictor
+
+_ALL_NAMED, _NAMED = 100, 5  # classes up to which `evaluate` keeps them all with each prediction; how many of more
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's scores on a labelled set."""
+
+    scores: Scores | SeveralScores
+    predictions: list[Prediction]
+    labels: tuple[str, ...]  # true class of each prediction; of several, a|b
+    named: list[dict[str, str]]  # files that could not be used, with the reason
+    learnt: int = 0  # of the images, those with the path of one that the run was trained on or chosen by
+    groups: int | None = None  # that the images are of, where the data names groups
+
+    def __repr__(self) -> str:
+        n, score = self.scores.n, self.scores.accuracy
+        left_out = f", {len(self.named)} left out by name" if self.named else ""
+        return (
+            f"Evaluation({n:,} images{left_out}: accuracy {percent(score.value)}, 95 % interval {percent(score.low)} to "
+            f"{percent(score.high)})"
+        )
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    data: Data,
+    *,
+    watcher: Watcher | None = None,
+    device: str = "cpu",
+    predictor: Predictor | None = None,
+) -> Evaluation:
+    """Score a run's model on labelled images; classes are matched by name, an unknown one is an error (P2).
+
+    Of data with splits the test images are scored, else all of them. A model that tells several classes an image is scored as
+    such, on data with one class an image too; DataError when it is the other way round. Predictions name every class, or of
+    many the five likeliest. device: as for `predict`.
+    """
+    predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
+    catalog = open_source(data, for_training=False)
+    classes = predictor.bundle.classes
+    parted = {name: _parts_known(name, predictor.bundle) for name in catalog.classes}
+    unknown = [name for name in catalog.classes if any(part not in classes for part in parted[name])]
+    if unknown:
+        raise NoSuchName(
+            f"the data has a class {shown(repr(unknown[0]))} that the model does not know "
+            f"(nearest: {nearest(unknown[0], classes)}); rename the folder or label, or leave those images out"
+        )
+    if catalog.several and not predictor.bundle.several:
+        raise DataError(
+            f"{shown(called(data))} has several classes an image, and the model was trained to tell one; "
+            "give images with one class each, or train a model on such data with burnish fit"
+        )
+    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
+    watcher.stage("evaluate", total=len(rows))
+    images = [partial(catalog.image, row) for row in rows]
+    names = [catalog.name(row) for row in rows]
+    every, predictions = np.zeros((len(rows), len(classes))), list[Prediction]()
+    for one in predictor.stream(images, top=len(classes), names=names, on_progress=watcher.advance):
+        if one.problem is None:
+            every[len(predictions)] = _ordered(one, classes)
+        if len(classes) > _ALL_NAMED:
+            one = replace(one, classes=one.classes[:_NAMED], probabilities=one.probabilities[:_NAMED])
+        predictions.append(one)
+    good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
+    if not good:
+        raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read")
+    probabilities = every[good]
+    names = tuple(catalog.label(rows[place]) for place in good)
+    told = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
+    held = [[part for name in one for part in parted[name]] for one in told]
+    named = [{"path": named.path, "reason": named.reason} for named in catalog.named]
+    named += [
+        {"path": catalog.paths[row], "reason": prediction.problem}
+        for row, prediction in zip(rows, predictions, strict=True)
+        if prediction.problem is not None
+    ]
+    answers = [predictions[place] for place in good]
+    groups = catalog.grouped([rows[place] for place in good])
+    learnt = learnt_among(expanded(run), catalog, np.array([rows[place] for place in good], np.int64))
+    if predictor.bundle.thresholds is not None:
+        truth = np.array([[name in one for name in classes] for one in held])
+        scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds), groups)
+    else:
+        labels = np.array([classes.index(one[0]) for one in held])
+        scores = score(probabilities, labels, classes, groups)
+    return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups))
+
+
+def _ordered(prediction: Prediction, classes: tuple[str, ...]) -> list[float]:
+    """A full prediction's probabilities in the order of the classes."""
+    found = dict(zip(prediction.classes, prediction.probabilities, strict=True))
+    if len(found) != len(classes):
+        raise NotARun("the model's answer does not name every class")
+    return [found[name] for name in classes]
+
+
+def _parts_known(name: str, bundle: Bundle) -> tuple[str, ...]:
+    """The classes that a name says to a model of several an image: "a|b" may be two, where no other image shows it."""
+    if not bundle.several or name in bundle.classes or SEPARATOR not in name:
+        return (name,)
+    parts = class_names(name.split(SEPARATOR))
+    return parts if set(parts) <= set(bundle.classes) else (name,)
+
+
+def ood(run: str | os.PathLike[str], data: Data, other: Data, *, predictor: Predictor | None = None) -> dict[str, Any]:
+    """How well the package tells images of `other` from those of `data`, by what is unlike its training images.
+
+    Of data with splits the test images are taken; labels play no part. AUROC and the share of each beyond the package's limit.
+    """
+    predictor = predictor or Predictor.open(expanded(run))
+    inside, outside = (_images_of(one) for one in (data, other))
+    return strangers(predictor, inside, outside)
+
+
+def _images_of(data: Data) -> list[ImageLike]:
+    """The test images of data that has splits, all of other data; a folder or file of images needs no labels."""
+    if isinstance(data, (str, os.PathLike)) and (found := _bare_images(expanded(data))):
+        return found
+    catalog = open_source(data, for_training=False)
+    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
+    return [partial(catalog.image, row) for row in rows]
+
+
+def _bare_images(path: Path) -> list[ImageLike]:
+    """The images of a folder that holds no folders of images, or a single image file; empty for anything else."""
+    if path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()):
+        return [path / name for name in sorted(scan(path).images)]
+    return [path] if path.is_file() and path.suffix.lower() in SUFFIXES else []
