@@ -750,14 +750,20 @@ NEVER_COMES = {
 
 
 @pytest.mark.parametrize("kind", NEVER_COMES)
-def test_a_file_that_never_comes_is_given_up_in_a_sentence_and_not_kept(web, file, source, tmp_path, kind):
+def test_a_file_that_never_comes_is_given_up_in_a_sentence_and_the_next_process_goes_on(
+    web, file, source, tmp_path, kind
+):
     web.troubles["GET", "/file.safetensors"] = itertools.islice(always(NEVER_COMES[kind]), 60)
     with pytest.raises(ModelError) as error:
         load_backbone(file)
     assert_a_sentence(error)
-    assert_nothing_kept(tmp_path)
+    part = [path.name for path in left_in(tmp_path / "own")]
+    assert part == ([".file.safetensors.part"] if kind == "stuck" else []), "what came of it is gone on with"
     web.troubles.clear()
+    web.seen.clear()
     assert_features(load_backbone(file), source)
+    assert [span for _, _, span in web.seen] == ["bytes=300000-" if part else None]
+    assert [path.name for path in left_in(tmp_path / "own")] == ["file.safetensors"]
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
@@ -859,6 +865,68 @@ def test_a_file_behind_an_odd_path_is_read_all_the_same(web, source, safetensors
         assert_features(load_backbone(address), source)
     assert len(web.seen) == 1
     assert {path.parents[1] for path in left_in(tmp_path / "own")} == {tmp_path / "own" / "models"}
+
+
+def part_of(tmp_path, file, content):
+    """What an earlier process left of the file."""
+    part = tmp_path / "own" / "models" / file[-64:] / ".file.safetensors.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
+    return part
+
+
+@pytest.mark.parametrize(
+    "kind", ["another file's", "all of it", "more than all of it", "another file's, without ranges"]
+)
+def test_what_an_earlier_process_left_is_used_only_where_it_is_of_this_file(
+    kind, web, file, source, safetensors_file, tmp_path
+):
+    web.knows_ranges = "ranges" not in kind
+    left = {"all of it": safetensors_file, "more than all of it": safetensors_file + bytes(9)}
+    part_of(tmp_path, file, left.get(kind, bytes(300_000)))
+    assert_features(load_backbone(file), source)
+    assert [path.name for path in left_in(tmp_path / "own")] == ["file.safetensors"]
+    asked = {"another file's": 2, "all of it": 1, "more than all of it": 2, "another file's, without ranges": 1}
+    assert len(web.seen) == asked[kind]
+
+
+def test_nothing_is_fetched_through_a_link(web, file, source, tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"not to be touched")
+    part = part_of(tmp_path, file, b"")
+    part.unlink()
+    part.symlink_to(mine)
+    assert_features(load_backbone(file), source)
+    assert mine.read_bytes() == b"not to be touched"
+
+
+def test_whoever_looks_on_is_told_what_came_and_may_end_it(web, file, source, tmp_path):
+    told = []
+
+    def stop(came, size):
+        told.append((came, size))
+        if came:
+            raise WeightsUnreachable("too slow")
+
+    web.troubles["GET", "/file.safetensors"] = always(stuck(300_000))
+    with pytest.raises(WeightsUnreachable, match="too slow"):
+        load_backbone(file, on_bytes=stop)
+    assert told[-1] == (300_000, len(web.files["/file.safetensors"]))
+    assert [path.stat().st_size for path in left_in(tmp_path / "own")] == [300_000]
+
+
+def test_whoever_looks_on_is_told_of_a_file_of_the_hub(web, model, source, safetensors_file):
+    told = []
+
+    def stop(came, size):
+        told.append((came, size))
+        if came:
+            raise WeightsUnreachable("too slow")
+
+    web.troubles["GET", model] = always(silence(300_000))
+    with pytest.raises(WeightsUnreachable, match="too slow"):
+        load_backbone("hf-hub:someone/model", on_bytes=stop)
+    assert told[-1][0] > 0 and told[-1][1] == len(safetensors_file)
 
 
 def test_two_at_once_both_get_the_file(web, file, source):

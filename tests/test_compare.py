@@ -354,10 +354,10 @@ def test_an_arm_that_nobody_foresaw_to_fail_is_told_and_the_race_goes_on(place, 
     """A foreign network's own assertion ended the race, and did so again whenever it was taken up."""
     real = frozen.backbone_for
 
-    def backbone_for(recipe):
+    def backbone_for(recipe, **more):
         if recipe.model == MODELS[1]:
             raise AssertionError("height must be a multiple of 8")
-        return real(recipe)
+        return real(recipe, **more)
 
     def failing(*args, **given):
         raise AssertionError("height must be a multiple of 8")

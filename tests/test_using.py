@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import burnish
-from burnish import api, cli, evaluating, result
+from burnish import api, cli, disk, evaluating
 from burnish.errors import DataError, RunError, UnreadableImage
 from burnish.result import RunFolder
 from burnish.ship.predictor import NotRead, Predictor, expand, listed, opened
@@ -372,13 +372,13 @@ def test_an_audit_is_written_over_no_run_and_not_into_the_data(run, shapes, tmp_
         api.audit(shapes, model=None, cache="off", out=tmp_path / "audit")
 
 
-@pytest.mark.skipif(result.fcntl is None, reason="no locks on this system")
+@pytest.mark.skipif(disk.fcntl is None, reason="no locks on this system")
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_used_without(number, tmp_path, monkeypatch):
     def refuse(descriptor, how):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(result.fcntl, "flock", refuse)
+    monkeypatch.setattr(disk.fcntl, "flock", refuse)
     monkeypatch.chdir(tmp_path)
     with RunFolder.free("photos") as folder:
         assert folder.path.name == "photos-1"

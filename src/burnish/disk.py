@@ -17,6 +17,11 @@ from typing import Any, TextIO
 
 from burnish.errors import RunError, shown
 
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind; there two runs into one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 _NUMBERED = re.compile(r"\d{4,9}")
 _DRAFT = re.compile(r"\.\d{4,9}\.tmp")
 MAX_JSON_BYTES = 16 * 2**20  # 21,843 class names (ImageNet-21k) take about 1 MB
@@ -146,6 +151,20 @@ def _usual_mode() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+def locked(descriptor: int) -> bool:
+    """Whether the open file is this process's alone now, until it is closed.
+
+    Where there are no such locks (Windows, some file systems of clusters) everybody is told so.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+    return True
 
 
 def refuse_links(folder: Path, names: Iterable[str], *, within: Iterable[str] = ()) -> None:

@@ -12,20 +12,23 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from burnish.disk import expanded, left_behind, plain_disk_errors, read_plain_json, refuse_links, text_of, write_whole
+from burnish.disk import (
+    expanded,
+    left_behind,
+    locked,
+    plain_disk_errors,
+    read_plain_json,
+    refuse_links,
+    text_of,
+    write_whole,
+)
 from burnish.errors import NotARun, RunBusy, RunError, shown, uncelled
 from burnish.recipe import Recipe
-
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind; there two runs into one folder are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
     "run.json",
@@ -298,16 +301,6 @@ def _is_left_behind(name: str) -> bool:
     return left_behind(name) in _OURS
 
 
-@contextlib.contextmanager
-def _without_locks() -> Iterator[None]:
-    """Go on where the file system has no locks (some of clusters and networks), as on Windows."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-
-
 def _hold(path: Path) -> int:
     """An open, locked file descriptor on RUN/.lock; RunBusy names who holds it."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -319,16 +312,12 @@ def _hold(path: Path) -> int:
         raise RunError(
             f"{shown(str(path / _LOCK))} is a link, which burnish did not make; name another folder with --out"
         ) from None
-    if fcntl is not None:
-        try:
-            with _without_locks():
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(lock, _HOLDER).decode("ascii", "replace").strip()
-            os.close(lock)
-            raise RunBusy(
-                f"{shown(str(path))} is in use by process {shown(holder) or '?'}; wait for it, or name another folder with --out"
-            ) from None
+    if not locked(lock):
+        holder = os.read(lock, _HOLDER).decode("ascii", "replace").strip()
+        os.close(lock)
+        raise RunBusy(
+            f"{shown(str(path))} is in use by process {shown(holder) or '?'}; wait for it, or name another folder with --out"
+        )
     try:
         gone = os.fstat(lock).st_ino != os.stat(path / _LOCK).st_ino
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import os
@@ -11,20 +12,23 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import get_session
+from huggingface_hub.utils import get_session, tqdm
 
 from burnish.backbones.weights import MAX_WEIGHTS_BYTES, brief, sha256_of
-from burnish.disk import MAX_JSON_BYTES, cache_folder, plain_disk_errors
+from burnish.disk import MAX_JSON_BYTES, cache_folder, locked, plain_disk_errors
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, shown
 from burnish.runtime import Silent, TooMuch, unless_silent
 
 T = TypeVar("T")
+# Told of a file that comes: bytes so far, and in all (0: nobody knows). What it raises ends the fetching; what came is kept.
+OnBytes = Callable[[int, int], None]
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository may call its weights, the safer first
 _PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve fails in milliseconds
 _PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
@@ -35,6 +39,7 @@ _TIMEOUT_SECONDS = 4.0  # of silence within one try
 _SILENT_SECONDS = 12.0  # without a byte more, then it is given up
 _ELSEWHERE = "set BURNISH_CACHE to a folder with room that can be written to"
 _A_DAY = 86_400.0  # seconds
+_PART_OF = ".part"  # the end of the name of a file that has not come whole
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PART = r"[A-Za-z0-9_](?:[\w.\-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}(?<!\.git)(?:@{_PART}(?:/{_PART})*)?", re.ASCII)
@@ -56,7 +61,7 @@ def cached_on_disk(repository: str, filename: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(repository: str, filename: str) -> Path:
+def fetch(repository: str, filename: str, on_bytes: OnBytes | None = None) -> Path:
     """A file of a Hugging Face repository: from the cache, else from the network, verified.
 
     Without a network this fails within about ten seconds: one probe goes first, because the hub's client retries
@@ -70,7 +75,7 @@ def fetch(repository: str, filename: str) -> Path:
         if (reason := why_unreachable()) is not None:
             hub = huggingface_hub.constants.ENDPOINT
             raise WeightsUnreachable(f"not in the cache, and {_shown(hub)} cannot be reached ({reason})")
-        path = _download(repository, filename)
+        path = _download(repository, filename, on_bytes)
     blob = path.resolve()
     digest = blob.name  # a large file in the cache is named by its SHA-256
     if len(digest) == 64 and sha256_of(path) != digest:
@@ -86,7 +91,7 @@ def fetch(repository: str, filename: str) -> Path:
     return path
 
 
-def _download(repository: str, filename: str) -> Path:
+def _download(repository: str, filename: str, on_bytes: OnBytes | None) -> Path:
     """The downloaded file's place in the cache; WeightsUnreachable when the hub refuses, breaks off or falls silent."""
     blobs = (
         Path(huggingface_hub.constants.HF_HUB_CACHE)
@@ -94,13 +99,18 @@ def _download(repository: str, filename: str) -> Path:
         / "blobs"
     )
 
+    size = [0]
+
     def came() -> int:
-        return sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0
+        found = sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0
+        if on_bytes is not None:
+            on_bytes(found, size[0])
+        return found
 
     most = MAX_JSON_BYTES if filename.endswith(".json") else MAX_WEIGHTS_BYTES
     # The hub's client waits minutes for a server that hangs, and hours for one that asks it to.
     silent = f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
-    return _unless_silent(lambda: _downloaded(repository, filename), came, least=1, silent=silent, most=most)
+    return _unless_silent(lambda: _downloaded(repository, filename, size), came, least=1, silent=silent, most=most)
 
 
 def _unless_silent(
@@ -118,15 +128,16 @@ def _unless_silent(
         raise WeightsUnreachable(f"not here: the hub sends more than the {most:,} bytes that are read") from None
 
 
-def _downloaded(repository: str, filename: str) -> Path:
-    """The file's place; what goes wrong is raised in our words."""
+def _downloaded(repository: str, filename: str, told: list[int]) -> Path:
+    """The file's place; what goes wrong is raised in our words. told: takes the bytes in all as soon as they are known."""
     repository, _, revision = repository.partition("@")
     named = f"{repository}@{revision}" if revision else repository
-    if (size := _told_size(repository, filename, revision)) > MAX_WEIGHTS_BYTES:
+    told[0] = size = _told_size(repository, filename, revision)
+    if size > MAX_WEIGHTS_BYTES:
         raise BadWeights(f"{named}: its {filename} has {size:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
     try:
         path = huggingface_hub.hf_hub_download(
-            repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS
+            repository, filename, revision=revision or None, etag_timeout=_PROBE_SECONDS, tqdm_class=_NoBar
         )
         return Path(path)
     except hub_errors.LocalEntryNotFoundError as error:
@@ -141,6 +152,13 @@ def _downloaded(repository: str, filename: str) -> Path:
         ) from None
     except Exception as error:  # the client's tree of errors differs from version to version
         raise WeightsUnreachable(f"not here: the download broke off ({brief(error)})") from None
+
+
+class _NoBar(tqdm):
+    """No bar of the hub's client beside ours."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": True})
 
 
 def _told_size(repository: str, filename: str, revision: str) -> int:
@@ -178,12 +196,12 @@ def why_unreachable() -> str | None:
     return None
 
 
-def download(address: str, *, beginning: bool = False) -> Path:
+def download(address: str, *, beginning: bool = False, on_bytes: OnBytes | None = None) -> Path:
     """The file behind "https://HOST/FILE#sha256=HEX": from the cache, else from the network, its hash verified.
 
     beginning: the address has 8 or more digits of the hash, as the names of torchvision's files have. A connection that breaks
-    is taken up where it broke. UnknownModel without a hash, WeightsUnreachable when it cannot be had, BadWeights when the hash
-    is another one.
+    is taken up where it broke, also by a later process. UnknownModel without a hash, WeightsUnreachable when it cannot be had,
+    BadWeights when the hash is another one.
     """
     url, _, fragment = address.partition("#")
     digest = fragment.removeprefix("sha256=").lower()
@@ -218,21 +236,56 @@ def download(address: str, *, beginning: bool = False) -> Path:
         for left in path.parent.glob(f".{name}.*"):  # by a process that was killed
             if time.time() - left.stat().st_mtime > _A_DAY:
                 left.unlink(missing_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
-        os.close(handle)
-    part = Path(draft)
-    try:
-        _fetch_into(part, url)
+    with _part_of(path) as part:
+        before = part.stat().st_size
+        _fetch_into(part, url, on_bytes)
+        if before and not sha256_of(part).startswith(digest):  # what an earlier process left was not of this file
+            with plain_disk_errors(path, _ELSEWHERE):
+                os.truncate(part, 0)
+            _fetch_into(part, url, on_bytes)
         if not (found := sha256_of(part)).startswith(digest):
+            part.unlink(missing_ok=True)
             raise BadWeights(
                 f"{_shown(url)}: what came has SHA-256 {found}, expected {digest}; it was thrown away: the file changed, "
                 "or somebody changed it on the way"
             )
         with plain_disk_errors(path, _ELSEWHERE):
             os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """Where the file's bytes come to, beside it, for this process alone: what an earlier one left of them is gone on with.
+
+    Where another process is at it, a draft of its own, which is not kept.
+    """
+    part = path.with_name(f".{path.name}{_PART_OF}")
+    with plain_disk_errors(path, _ELSEWHERE):
+        held = _held(part)
+        if held is None:
+            held, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            part = Path(draft)
+    try:
+        yield part
+    finally:
+        os.close(held)
+        if part.suffix != _PART_OF or _size_of(part) < _PROGRESS:
+            part.unlink(missing_ok=True)
+
+
+def _held(part: Path) -> int | None:
+    """A descriptor on the file, locked; None where another process is at it or has just finished, or where it is a link."""
+    try:
+        held = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return None
+    if locked(held) and part.exists() and os.path.samestat(os.fstat(held), os.stat(part)):
+        return held
+    os.close(held)
+    return None
 
 
 def public(model: str) -> str:
@@ -264,16 +317,24 @@ class _OnlySafer(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _fetch_into(part: Path, url: str) -> None:
+def _fetch_into(part: Path, url: str, on_bytes: OnBytes | None) -> None:
     """Download to the file; WeightsUnreachable when it breaks off `_TRIES` times, or is silent, without getting further."""
-    opener, left, most, last = urllib.request.build_opener(_OnlySafer), _TRIES, 0, time.monotonic()
+    opener, left, most, last = urllib.request.build_opener(_OnlySafer), _TRIES, part.stat().st_size, time.monotonic()
+    size = [0]
+
+    def came() -> int:
+        found = part.stat().st_size
+        if on_bytes is not None:
+            on_bytes(found, size[0])
+        return found
+
     while True:
         have = part.stat().st_size
         try:
             slow = f"{_shown(url)}: the server sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s; try again"
             reason = _unless_silent(
-                lambda have=have: _fetched(opener, part, url, have),
-                lambda: part.stat().st_size,
+                lambda have=have: _fetched(opener, part, url, have, size),
+                came,
                 least=_PROGRESS,
                 silent=slow,
             )
@@ -304,8 +365,8 @@ def _fetch_into(part: Path, url: str) -> None:
         time.sleep(min(2.0, 0.1 * 2 ** (_TRIES - left)))
 
 
-def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int) -> str | None:
-    """Go on from `have` bytes; None when the whole file is there, else what is lacking."""
+def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int, told: list[int]) -> str | None:
+    """Go on from `have` bytes; None when the whole file is there, else what is lacking. told: takes the bytes in all."""
     headers = {"User-Agent": "burnish", **({"Range": f"bytes={have}-"} if have else {})}
     with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
         goes_on = bool(have) and answer.status == 206
@@ -313,6 +374,7 @@ def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: 
         with open(part, "ab" if goes_on else "wb", buffering=0) as file:  # its size tells how far this is
             if file.tell() + expected > MAX_WEIGHTS_BYTES:
                 raise BadWeights(f"{_shown(url)}: has {expected:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
+            told[0] = file.tell() + max(0, expected)
             while chunk := answer.read1(_CHUNK):
                 with plain_disk_errors(part.parent, _ELSEWHERE):
                     _write(file, chunk)
@@ -329,7 +391,7 @@ def _write(file: io.FileIO, chunk: bytes) -> None:
         left = left[file.write(left) or 0 :]
 
 
-def of_repository(name: str) -> tuple[Path, Path]:
+def of_repository(name: str, on_bytes: OnBytes | None = None) -> tuple[Path, Path]:
     """(config.json, weights) of "org/name" or "org/name@revision" on the hub."""
     if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name.partition("@")[0]:
         raise UnknownModel(f"hf-hub:{shown(name)}: expected hf-hub:ORG/NAME, or hf-hub:ORG/NAME@REVISION")
@@ -339,7 +401,7 @@ def of_repository(name: str) -> tuple[Path, Path]:
         raise WeightsUnreachable(f"hf-hub:{shown(name)}: its config.json is {error}") from None
     for place, file in enumerate(FILES):
         try:
-            return config, fetch(name, file)
+            return config, fetch(name, file, on_bytes)
         except NotThere:
             if place + 1 == len(FILES):
                 raise WeightsUnreachable(f"hf-hub:{shown(name)}: has none of {', '.join(FILES)}") from None

@@ -103,6 +103,7 @@ def load_backbone(
     depth: str = "",
     remove: str = "",
     insert: str = "",
+    on_bytes: hub.OnBytes | None = None,
 ) -> Backbone:
     """The headless network of that name, in eval mode on the CPU, with all that must travel with it.
 
@@ -110,10 +111,11 @@ def load_backbone(
     weights only. drop_path: fraction of the last residual branch that is dropped in training. arch: the architecture of a
     file that does not say it. preprocess: how a Keras file's images were prepared, such as keras:resnet50. pool: what
     makes features of maps. depth, remove, insert: blocks and layers taken out or put in, see `surgery.operated`.
+    on_bytes: told of weights that come from the network, bytes so far and in all; what it raises ends the fetching.
     Raises UnknownModel (nearest names), WeightsUnreachable (how to bring them), BadWeights.
     Every global random generator is left as it was.
     """
-    backbone = _loaded(name, pretrained, image_size, seed, arch, preprocess)
+    backbone = _loaded(name, pretrained, image_size, seed, arch, preprocess, on_bytes)
     if preprocess is not None and backbone.architecture["library"] != keras.LIBRARY:
         raise NoKerasModel(f"preprocess is for Keras files; {shown(name)} says itself how its images are prepared")
     if arch is not None and backbone.source in ("embedded", "hub", "random"):
@@ -126,7 +128,13 @@ def load_backbone(
 
 
 def _loaded(
-    name: str, pretrained: bool, image_size: int | None, seed: int, arch: str | None, preprocess: str | None
+    name: str,
+    pretrained: bool,
+    image_size: int | None,
+    seed: int,
+    arch: str | None,
+    preprocess: str | None,
+    on_bytes: hub.OnBytes | None,
 ) -> Backbone:
     if name.startswith("random:") or not pretrained:
         return _random(unaliased(name.removeprefix("random:")), image_size, seed)
@@ -136,10 +144,10 @@ def _loaded(
         said, address = told[1] or None, told[2].strip()
         if said and arch and said != arch:
             raise RecipeError(f"the model names the architecture {shown(said)}, --arch says {shown(arch)}")
-        path = hub.download(address)
+        path = hub.download(address, on_bytes=on_bytes)
         return replace(from_file(said or arch, path, {}, image_size, preprocess), source=hub.public(address))
     if name.startswith(("hf-hub:", "hf_hub:")):
-        return _from_repository(name.partition(":")[2], image_size, arch, preprocess)
+        return _from_repository(name.partition(":")[2], image_size, arch, preprocess, on_bytes)
     said, path = _split_file(name)
     if path is not None:
         if said and arch and said != arch:
@@ -149,8 +157,8 @@ def _loaded(
     if said != name or not timmed.is_known(name):
         address = torchvision_images.address_of(said)
         if address is not None:
-            return _from_torchvision(said, address, image_size)
-    return _from_hub(checked_name(name.removeprefix("timm/")), image_size)
+            return _from_torchvision(said, address, image_size, on_bytes)
+    return _from_hub(checked_name(name.removeprefix("timm/")), image_size, on_bytes)
 
 
 def models(query: str = "") -> list[ModelRow]:
@@ -250,14 +258,14 @@ def _embedded(one: weights.Embedded, image_size: int | None) -> Backbone:
     return replace(backbone, licence="Apache-2.0")
 
 
-def _from_hub(name: str, image_size: int | None) -> Backbone:
+def _from_hub(name: str, image_size: int | None, on_bytes: hub.OnBytes | None) -> Backbone:
     found = timmed.published(name)
     if found is None:
         query = name.partition(".")[0][:6]
         raise UnknownModel(f"{name}: timm has this architecture but no weights for it; try: burnish models {query}")
     full, repository = found.name, found.repository
     try:
-        path = hub.fetch(repository, "model.safetensors")
+        path = hub.fetch(repository, "model.safetensors", on_bytes)
     except WeightsUnreachable as error:
         raise WeightsUnreachable(
             f"{full}: its weights are {error}. On a machine with a network run:  "
@@ -268,13 +276,13 @@ def _from_hub(name: str, image_size: int | None) -> Backbone:
     return replace(from_file(full, path, {}, image_size, None), source="hub")
 
 
-def _from_torchvision(name: str, address: str, image_size: int | None) -> Backbone:
+def _from_torchvision(name: str, address: str, image_size: int | None, on_bytes: hub.OnBytes | None) -> Backbone:
     """torchvision's own weights, from its cache or the web; the names of its files tell the beginning of their hash."""
     url, _, digest = address.partition("#")
     kept = _kept_by_torch(url)
     if kept is None or not weights.sha256_of(kept).startswith(digest):
         try:
-            kept = hub.download(address, beginning=True)
+            kept = hub.download(address, beginning=True, on_bytes=on_bytes)
         except WeightsUnreachable as error:
             raise WeightsUnreachable(
                 f"torchvision's weights of {name}: {error}. Fetch that file on a machine with a network, bring it here "
@@ -290,9 +298,11 @@ def _kept_by_torch(address: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _from_repository(name: str, image_size: int | None, arch: str | None, preprocess: str | None) -> Backbone:
+def _from_repository(
+    name: str, image_size: int | None, arch: str | None, preprocess: str | None, on_bytes: hub.OnBytes | None
+) -> Backbone:
     """A model of anybody on the hub, as timm stores them: config.json with the architecture, and the weights."""
-    config_path, path = hub.of_repository(name)
+    config_path, path = hub.of_repository(name, on_bytes)
     try:
         config = read_plain_json(config_path)
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """The work of one run, and of several, in the order the data flows.
 
 outset     the network, the device, what makes it faster
+fetching   a network that comes over the network: how long it takes, and when it is given up
 further    the network of an earlier run, to be tuned further
 probed     images looked at and checked, frozen heads fitted, the first model saved
 planned    what a training is to do, settled once

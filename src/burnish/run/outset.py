@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from burnish.backbones.hub import public
+from burnish.backbones.hub import OnBytes, public
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.decide import Decision
@@ -27,6 +27,7 @@ from burnish.errors import BurnishError, RecipeError, RunError, shown
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
+from burnish.run.fetching import Fetching
 from burnish.run.further import backbone_of_run, is_run
 from burnish.runtime import Watcher, cores
 from burnish.terms import Preprocess
@@ -89,7 +90,7 @@ def bench_for(
         return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store, heads)
 
     if recipe.model != "auto":
-        backbone = backbone_for(recipe)
+        backbone = backbone_for(recipe, on_bytes=Fetching(recipe.model, ledger.clock, watcher))
         for note in backbone.notes:
             watcher.say(f"{public(recipe.model)}: {note}")
         return bench(backbone, recipe), what_changed(backbone, dataset, watcher)
@@ -168,8 +169,11 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
     return "on" if on_all_depths(recipe.method, recipe) else "off"
 
 
-def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
-    """The pretrained network; one that takes a single image size, and with `sized` any, is made for the recipe's."""
+def backbone_for(recipe: Recipe, *, sized: bool = False, on_bytes: OnBytes | None = None) -> Backbone:
+    """The pretrained network; one that takes a single image size, and with `sized` any, is made for the recipe's.
+
+    on_bytes: as for `load_backbone`.
+    """
     settings = {
         "seed": recipe.seed,
         "drop_path": recipe.drop_path,
@@ -181,7 +185,7 @@ def backbone_for(recipe: Recipe, *, sized: bool = False) -> Backbone:
         "insert": recipe.insert,
     }
     tuned = is_run(recipe.model)
-    backbone = backbone_of_run(recipe) if tuned else load_backbone(recipe.model, **settings)
+    backbone = backbone_of_run(recipe) if tuned else load_backbone(recipe.model, on_bytes=on_bytes, **settings)
     resized = not tuned and (backbone.one_size or sized)
     if resized and recipe.image_size not in ("auto", backbone.preprocess.size):
         backbone = load_backbone(recipe.model, image_size=recipe.image_size, **settings)

@@ -21,6 +21,7 @@ from burnish.learnt import note_learnt
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.result import IMAGES, SPLITS
+from burnish.run.fetching import Fetching
 from burnish.run.further import tuned_before
 from burnish.run.outset import backbone_for, framing_for, taps_for
 from burnish.run.packed import save
@@ -118,11 +119,12 @@ def _bench(race: Race, model: str, own: list[Arm], *, budget_seconds: float | No
     """The network, its device and its share of the clock; own: its arms."""
     wanted = {taps_for(race.recipe_of(arm)) for arm in own}
     recipe = replace(race.recipe, model=model, taps="off" if wanted == {"off"} else "auto")
+    fetching = Fetching(model, race.ledger.clock, race.watcher)
     try:
-        backbone = backbone_for(recipe)
+        backbone = backbone_for(recipe, on_bytes=fetching)
     except NoKerasModel:  # what was said of the Keras files among the models
         recipe = replace(recipe, preprocess="")
-        backbone = backbone_for(recipe)
+        backbone = backbone_for(recipe, on_bytes=fetching)
     heads = special_heads([arm.method for arm in own], several=race.catalog.several)
     clock = replace(race.ledger.clock, budget_seconds=budget_seconds)
     return Bench(
