@@ -531,7 +531,7 @@ def test_every_word_of_the_page_is_translated():
     words, source = set(), files("burnish.reports")
     for part in [source / "page.html", *(source / "sections").iterdir()]:
         words |= set(re.findall(r'_\("([^"]+)"', part.read_text(encoding="utf-8")))
-    python = (source / "page.py").read_text(encoding="utf-8")
+    python = "".join((source / name).read_text(encoding="utf-8") for name in ("page.py", "drawn.py"))
     words |= set(re.findall(r'say\(\s*"([^"]+)"', python)) | set(
         re.findall(r'"(?:majority|scratch)": "([^"]+)"', python)
     )
