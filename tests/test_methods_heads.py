@@ -167,6 +167,32 @@ def test_the_temperature_divides_the_logits():
     assert np.allclose(plain, 2.0 * cool, rtol=1e-4, atol=1e-4)
 
 
+def test_unbiased_discriminants_put_classes_of_few_images_at_no_disadvantage():
+    """The mean over many draws of what a class's own images are told, against a class of as many as one likes (the truth)."""
+    rng = np.random.default_rng(0)
+    d, sizes = 40, (2, 60, 60)
+    centre, labels = rng.normal(size=(3, d)), torch.from_numpy(np.repeat(np.arange(3), sizes))
+    gaps = []
+    for _ in range(200):
+        x = torch.from_numpy(centre[labels.numpy()] + rng.normal(size=(len(labels), d))).float()
+        plain, fair = lda_path(x, labels, 3, (0.5,), (False, True))
+        assert torch.equal(plain[0], fair[0])
+        prior = torch.log(torch.tensor(sizes) / sum(sizes))
+        true = torch.from_numpy(centre).float()
+        told = [(bias - prior) + (weight @ true.T).diagonal() for weight, bias in (plain, fair)]
+        gaps.append([float(one[0] - one[1:].mean()) for one in told])
+    plain, fair = np.mean(gaps, 0)
+    length = float((centre**2).sum(1)[0] - (centre**2).sum(1)[1:].mean()) / 2
+    assert abs(fair - length) < abs(plain - length) / 3, (plain, fair, length)
+
+
+def test_even_classes_are_told_the_same_with_and_without_bias():
+    _, z, y = coordinates(*clusters(n=60, d=200))
+    y = torch.arange(len(y)) % 4
+    (_, plain), (_, fair) = lda_path(z, y, 4, (0.2,), (False, True))
+    assert torch.allclose(fair - plain, (fair - plain)[0].expand(4), atol=1e-4) and (fair > plain).all()
+
+
 def test_a_larger_shrinkage_gives_a_smaller_head():
     _, z, y = coordinates(*clusters(n=60, d=200))
     sizes = [weight.norm().item() for weight, _ in lda_path(z, y, 4, SHRINKAGES)]

@@ -168,7 +168,11 @@ def _right_on(choice: HeadChoice) -> str:
     share = f"{choice.accuracy:.1%} ± {choice.standard_error:.1%}"
     told = f"right on {share} of images" if choice.right.dtype == bool else f"{share} of the classes right, of images"
     but = f"; {choice.alone} that are the only ones of their class, or of all its groups, are not counted"
-    return f"least cross-validated loss; {told} left out{but if choice.alone else ''}"
+    cut = (
+        f"; for {choice.instead} that are the only ones of their class, or of all its groups, images of classes that were cut to "
+        "one were asked"
+    )
+    return f"least cross-validated loss; {told} left out{but if choice.alone else ''}{cut if choice.instead else ''}"
 
 
 def keep_tuned(

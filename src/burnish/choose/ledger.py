@@ -35,7 +35,7 @@ _MOST_SECONDS = 60.0
 _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 50  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
-_CHOICE = ("accuracy", "standard_error", "loss", "alone")
+_CHOICE = ("accuracy", "standard_error", "loss", "alone", "instead")
 _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data", "where")
 _HELD_OUT, _FAMILIAR = ("confidence", "right", "own"), "familiarity."
 

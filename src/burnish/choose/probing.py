@@ -287,8 +287,10 @@ def _told_of(
     if several(labels):
         cut = thresholds_for(known, labels)
     elif choice.asked:
-        counted = choice.counted  # of a class of one image no head has answered that had seen another
-        held_out = HeldOut.of(known[counted], labels[counted])
+        judged = (
+            choice.judged
+        )  # of a class of one image no head has answered that had seen another, unless one stands for it
+        held_out = HeldOut.of(known[judged], labels[judged])
     return Probed(name, backbone, preprocess, choice, train_head, val_right, val_logits, held_out, cut)
 
 

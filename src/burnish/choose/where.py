@@ -78,9 +78,9 @@ def worse_by(one: HeadChoice, other: HeadChoice, together: np.ndarray | None) ->
 
     together: int64 [n], equal for images that are no independent draws.
     """
-    if not one.asked or one.counted is None:
+    if not one.asked or one.judged is None:
         return 0.0, 0.0
     least = np.finfo(np.float64).tiny
-    apart = (np.log(np.maximum(other.told, least)) - np.log(np.maximum(one.told, least)))[one.counted]
-    groups = None if together is None else grouped(together[one.counted].tolist())
+    apart = (np.log(np.maximum(other.told, least)) - np.log(np.maximum(one.told, least)))[one.judged]
+    groups = None if together is None else grouped(together[one.judged].tolist())
     return float(apart.mean()), error_of_mean(apart, groups)

@@ -15,6 +15,15 @@ _MOST, _MOST_OF_MANY, _MANY = 5, 3, 1000
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Classes that are cut to one image each, to see what becomes of classes that have no more: their other images are asked."""
+
+    shown: np.ndarray  # int64, places of the images that heads are fitted to
+    alone: np.ndarray  # int64 [m], places of images of which the others show nothing
+    instead: np.ndarray  # int64 [m], the image that is asked in place of each: of a class that was cut
+
+
+@dataclass(frozen=True)
 class Folds:
     """Which images are left out together, and of which of them something can be told so."""
 
@@ -22,6 +31,7 @@ class Folds:
     # bool [n]: whether the others show the image's class, and one class more: of the others nothing could have been learnt, so
     # they are no ground to choose a head by.
     counted: np.ndarray
+    cuts: tuple[Cut, ...] = ()  # what tells about the others
 
     @classmethod
     def drawn(cls, labels: np.ndarray, *, classes: int, seed: int, together: np.ndarray | None = None) -> Folds:
@@ -35,12 +45,41 @@ class Folds:
             held = number == fold
             present = np.bincount(labels[~held], minlength=classes) > 0
             counted[held] = present[labels[held]] & (present.sum() > 1)
-        return cls(number, counted)
+        return cls(number, counted, _cuts(labels, counted, together, seed))
 
     @property
     def held(self) -> list[np.ndarray]:
         """The images of each fold, by their places."""
         return [np.flatnonzero(self.number == fold) for fold in range(int(self.number.max()) + 1)]
+
+    @property
+    def judged(self) -> np.ndarray:
+        """bool [n]: the images that a head can be chosen by: the counted ones, and those that another stands for."""
+        found = self.counted.copy()
+        for cut in self.cuts:
+            found[cut.alone] = True
+        return found
+
+
+def _cuts(labels: np.ndarray, counted: np.ndarray, together: np.ndarray | None, seed: int) -> tuple[Cut, ...]:
+    """Half of the classes that have more images cut to one, then the other half; labels int64 [n]."""
+    alone, several_shown = np.flatnonzero(~counted), np.unique(labels[counted])
+    order = draws(seed, "classes cut to one image").permutation(several_shown)
+    tied = np.arange(len(labels)) if together is None else together
+    found = []
+    for half in (order[::2], order[1::2]):
+        one_each = np.array(
+            [draws(seed, "its one image", int(one)).choice(np.flatnonzero(labels == one)) for one in half], int
+        )
+        shown = np.union1d(np.flatnonzero(~np.isin(labels, half)), one_each)
+        left = np.setdiff1d(np.arange(len(labels)), shown)
+        left = left[~np.isin(tied[left], tied[shown])]  # what belongs to an image that is shown is known
+        if len(left):
+            found.append((shown, draws(seed, "asked instead").permutation(left)))
+    parts = [alone[place :: len(found)] for place in range(len(found))]
+    return tuple(
+        Cut(shown, own, np.resize(left, len(own))) for (shown, left), own in zip(found, parts, strict=True) if len(own)
+    )
 
 
 def _count(strata: np.ndarray, together: np.ndarray | None) -> int:

@@ -15,6 +15,7 @@ from burnish.errors import RecipeError
 from burnish.labels import cross_entropies, error_of_mean, grouped, probabilities, right, several
 from burnish.methods.base import Fitted, Head
 from burnish.methods.folds import Folds
+from burnish.methods.left_out import LeftOut, Path, axes_of, left_out, parts_of, views_of
 from burnish.methods.linear import (
     PENALTIES,
     SHRINKAGES,
@@ -24,7 +25,6 @@ from burnish.methods.linear import (
     logistic_path,
     loss_and_a_mistake,
     loss_of,
-    relevant,
     seconds_a_flop,
     seconds_of_coordinates,
     truth_of,
@@ -34,7 +34,6 @@ from burnish.methods.neighbours import Neighbours, crossed
 LINEAR_KINDS = ("lda", "logistic")
 KINDS = (*LINEAR_KINDS, NEIGHBOURS)
 _WARMEST = 12.0  # of the temperatures that all strengths are looked at with
-_Path = Iterator[tuple[torch.Tensor, torch.Tensor]]  # weight [k r] and bias [k] for each strength
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class HeadKind:
     temperature: float  # that logits, or neighbours' cosines, are divided by, so that the probabilities are about right
     form: str = LINEAR  # of the head that is started so, where it is linear
     keep: float = 1.0  # the share of the features that it looks at, where it is linear
+    unbiased: bool = False  # LDA: without what counts against classes of few images (`methods.linear.lda_path`)
     share: float = 1.0  # its say beside a head on the last layer alone, where both are averaged (`methods.pooled`)
 
     def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Fitted:
@@ -56,7 +56,7 @@ class HeadKind:
                 features, labels, classes=classes, neighbours=int(self.strength), temperature=self.temperature
             )
         x, y = seen_by(self.form, torch.from_numpy(np.ascontiguousarray(features))), truth_of(labels)
-        axes = _axes(x, y, classes, self.keep)
+        axes = axes_of(x, y, classes, self.keep)
         return _fitted(self, axes, axes.apply(x), y, classes)
 
 
@@ -82,8 +82,12 @@ class HeadChoice:
     probabilities: np.ndarray | None = None  # float32 [n k], out-of-fold; None once the run was taken up again
     # The same kind and strength on some of those images, by their places; what knows no labels is not found anew.
     refit: Callable[[np.ndarray], Fitted] | None = None
-    counted: np.ndarray | None = None  # bool [n], what these numbers are of (`methods.folds`); None once taken up again
+    counted: np.ndarray | None = None  # bool [n], whose own answer is told (`methods.folds`); None once taken up again
+    judged: np.ndarray | None = (
+        None  # bool [n], what these numbers are of: those, and for whom another was asked; None as above
+    )
     alone: int = 0  # images that they are not of: the only ones of their class, or of a group that has all of it
+    instead: int = 0  # such images that they are of, as another image was asked whose class was cut to one
 
     @property
     def asked(self) -> int:
@@ -92,9 +96,9 @@ class HeadChoice:
 
     def by_groups(self, together: np.ndarray | None) -> HeadChoice:
         """With the standard error of images of which those of one number, int64 [n], are right and wrong together."""
-        if together is None or self.counted is None or not self.asked:
+        if together is None or self.judged is None or not self.asked:
             return self
-        asked, groups = self.right[self.counted], grouped(together[self.counted].tolist())
+        asked, groups = self.right[self.judged], grouped(together[self.judged].tolist())
         return replace(self, standard_error=error_of_mean(asked, groups))
 
     @property
@@ -103,6 +107,7 @@ class HeadChoice:
         if not self.asked:
             return "not cross-validated: every class has a single image, or a single group of images"
         of = f", of the {self.asked:,} images whose class others show too" if self.alone else ""
+        of += f", {self.instead:,} for classes of one image" if self.instead else ""
         return f"{self.accuracy:.1%} ± {self.standard_error:.1%} cross-validated{of}"
 
 
@@ -151,7 +156,8 @@ def _usual(
         return how.fitted(features[rows], labels[rows], classes=classes)
 
     nothing = torch.zeros(len(labels), classes)
-    one = OutOfFold.of(how, math.log(classes), nothing, labels, np.zeros(len(labels), bool))
+    none = np.zeros(len(labels), bool)
+    one = OutOfFold.of(how, math.log(classes), nothing, labels, none, none)
     return replace(one, right=np.zeros(len(labels), bool)).choice(refit, labels)
 
 
@@ -170,7 +176,7 @@ def _by_neighbours(
     def refit(rows: np.ndarray) -> Fitted:
         return how.fitted(features[rows], labels[rows], classes=classes)
 
-    return OutOfFold.of(how, best.loss, best.logits, labels, folds.counted).choice(refit, labels)
+    return OutOfFold.of(how, best.loss, best.logits, labels, folds.counted, folds.counted).choice(refit, labels)
 
 
 def _linear(
@@ -187,16 +193,17 @@ def _linear(
     x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), truth_of(labels)
     left = seconds_left()
     quick = left < float("inf") and left < seconds_of_coordinates(len(x), x.shape[1], seconds_a_flop())
-    axes = _axes(x, y, classes, usual.keep, quick=quick)
+    axes = axes_of(x, y, classes, usual.keep, quick=quick)
     z = axes.apply(x)
-    folds = [torch.from_numpy(held) for held in drawn.held]
-    views = _views(x, y, z, axes, folds, classes, usual.keep)
+    parts = parts_of(drawn)
+    views = views_of(x, y, z, axes, parts, classes, usual.keep)
 
     def logistic(left: Callable[[], float], penalties: tuple[float, ...] = PENALTIES) -> OutOfFold:
-        def path(zs: torch.Tensor, ys: torch.Tensor, variances: torch.Tensor) -> _Path:
+        def path(zs: torch.Tensor, ys: torch.Tensor, variances: torch.Tensor) -> Path:
             return logistic_path(zs, ys, classes, penalties, variances, left)
 
-        return _best("logistic", penalties, _crossed(views, y, folds, drawn.counted, path, early=True), labels)
+        ways = [HeadKind("logistic", penalty, 1.0) for penalty in penalties]
+        return _best(ways, left_out(views, y, parts, drawn, path, early=True), labels)
 
     if "logistic" not in kinds and several(labels):
         raise RecipeError("LDA needs one class an image; leave head=lda out")
@@ -208,8 +215,10 @@ def _linear(
             path = PENALTIES[3:4]
             best = logistic(lambda: float("inf"), path)
     else:
-        lda = _crossed(views, y, folds, drawn.counted, lambda zs, ys, _: iter(lda_path(zs, ys, classes, shrinkages)))
-        best = _best("lda", shrinkages, lda, labels)
+        unbiased = (False, True) if _uneven(labels) else (False,)
+        ways = [HeadKind("lda", strength, 1.0, unbiased=one) for strength in shrinkages for one in unbiased]
+        lda = left_out(views, y, parts, drawn, lambda zs, ys, _: iter(lda_path(zs, ys, classes, shrinkages, unbiased)))
+        best = _best(ways, lda, labels)
         if "logistic" in kinds:
             with suppress(Late):
                 best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)
@@ -231,12 +240,21 @@ class OutOfFold:
     loss: float
     right: np.ndarray
     logits: torch.Tensor  # [n k], out-of-fold, at the temperature
-    counted: np.ndarray  # bool [n], the images that the loss is of
+    counted: np.ndarray  # bool [n], the images whose own answer is told
+    judged: np.ndarray  # bool [n], the images that the loss is of
 
     @classmethod
-    def of(cls, how: HeadKind, loss: float, logits: torch.Tensor, labels: np.ndarray, counted: np.ndarray) -> OutOfFold:
+    def of(
+        cls,
+        how: HeadKind,
+        loss: float,
+        logits: torch.Tensor,
+        labels: np.ndarray,
+        counted: np.ndarray,
+        judged: np.ndarray,
+    ) -> OutOfFold:
         """With what is right of these logits."""
-        return cls(how, loss, right(logits.numpy(), labels), logits, counted)
+        return cls(how, loss, right(logits.numpy(), labels), logits, counted, judged)
 
     def choice(
         self, refit: Callable[[np.ndarray], Fitted], labels: np.ndarray, *, head: Fitted | None = None
@@ -244,7 +262,7 @@ class OutOfFold:
         """With the same kind and strength on all images, of these labels; head: that one, where it is known."""
         n, logits = len(labels), self.logits.numpy()
         known = probabilities(logits, several=several(labels)).astype(np.float32)
-        told, asked = np.exp(-cross_entropies(logits, labels)), self.right[self.counted]
+        told, asked = np.exp(-cross_entropies(logits, labels)), self.right[self.judged]
         accuracy, error = (float(asked.mean()), error_of_mean(asked)) if len(asked) else (0.0, 0.0)
         head, alone = head or refit(np.arange(n)), n - len(asked)
         return HeadChoice(
@@ -258,33 +276,16 @@ class OutOfFold:
             probabilities=known,
             refit=refit,
             counted=self.counted,
+            judged=self.judged,
             alone=alone,
+            instead=int((self.judged & ~self.counted).sum()),
         )
 
 
-def _axes(x: torch.Tensor, y: torch.Tensor, classes: int, keep: float, *, quick: bool = False) -> Principal:
-    """Coordinates of all features, or of the share of them that matters most for these labels."""
-    return Principal.of(x, quick=quick) if keep == 1.0 else Principal.of_some(x, relevant(x, y, classes, keep))
-
-
-def _views(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    z: torch.Tensor,
-    axes: Principal,
-    folds: Sequence[torch.Tensor],
-    classes: int,
-    keep: float,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(coordinates [n r], their variances) for each fold.
-
-    The same for all where no feature is chosen: coordinates know no labels, and what they leave out they leave out of all heads.
-    """
-    if keep == 1.0:
-        return [(z, axes.variances)] * len(folds)
-    rest = [np.setdiff1d(np.arange(len(x)), held) for held in folds]
-    own = [_axes(x[rows], y[rows], classes, keep) for rows in map(torch.from_numpy, rest)]
-    return [(one.apply(x), one.variances) for one in own]
+def _uneven(labels: np.ndarray) -> bool:
+    """Whether a class has more than twice the images of another, so that it matters how LDA takes few of them."""
+    counts = np.bincount(labels)
+    return bool(counts.max() > 2 * counts[counts > 0].min())
 
 
 def _fitted(
@@ -297,99 +298,37 @@ def _fitted(
 ) -> Head:
     """One head on coordinates z [n r] and labels y [n]; path: of penalties to a logistic one, else all stronger ones first."""
     if how.kind == "lda":
-        ((weight, bias),) = lda_path(z, y, classes, (how.strength,))
+        ((weight, bias),) = lda_path(z, y, classes, (how.strength,), (how.unbiased,))
     else:
         path = path or PENALTIES[: PENALTIES.index(how.strength) + 1]
         *_, (weight, bias) = logistic_path(z, y, classes, path, axes.variances)
     return replace(axes.undo(weight / how.temperature, bias / how.temperature), form=how.form)
 
 
-@dataclass(frozen=True)
-class _Crossed:
-    """Heads fitted without each fold, one a strength; answers are made when asked for: those of all may be gigabytes."""
-
-    views: Sequence[tuple[torch.Tensor, torch.Tensor]]  # (coordinates [n r], their variances) for each fold
-    held: Sequence[torch.Tensor]  # the images left out, by their places
-    # Weight [k c] and bias [k]; the last stands for all after it
-    heads: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]
-    counted: np.ndarray  # bool [n], the images that a head is chosen by
-
-    def logits(self, place: int) -> torch.Tensor:
-        """Out-of-fold [n k], of the strength at this place."""
-        found: list[torch.Tensor] = []
-        for held, (z, _), path in zip(self.held, self.views, self.heads, strict=True):
-            part = _logits(z[held], *path[min(place, len(path) - 1)])
-            if not found:
-                found.append(torch.empty(len(z), part.shape[1]))
-            found[0][held] = part
-        return found[0]
-
-
-def _crossed(
-    views: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    y: torch.Tensor,
-    folds: Sequence[torch.Tensor],
-    counted: np.ndarray,
-    fit: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], _Path],
-    *,
-    early: bool = False,
-) -> _Crossed:
-    """A path of heads without each fold; views: (coordinates [n r], their variances) for each fold.
-
-    A fold leaves the path when its left-out loss has risen for good; the strengths after that repeat the last head, so they
-    are never chosen before it. A class that the other folds do not show is answered of none: of it nothing was learnt.
-    """
-    heads = []
-    for held, (z, variances) in zip(folds, views, strict=True):
-        rest = torch.ones(len(z), dtype=torch.bool)
-        rest[held] = False
-        asked = held[torch.from_numpy(counted[held.numpy()])]
-        left_out, path, least = z[asked], [], float("inf")
-        for weight, bias in fit(z[rest], y[rest], variances):
-            if y.ndim == 1:
-                bias = bias.masked_fill(torch.bincount(y[rest], minlength=len(bias)) == 0, float("-inf"))
-            path.append((weight, bias))
-            if not len(asked):
-                break
-            if not early:
-                continue
-            loss = loss_of(_logits(left_out, weight, bias), y[asked]).item()
-            if loss > 1.1 * least:
-                break
-            least = min(least, loss)
-        heads.append(path)
-    return _Crossed(views, folds, heads, counted)
-
-
-def _logits(z: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """[n k] of a head that sees the first c of r coordinates."""
-    return z[:, : weight.shape[1]] @ weight.T + bias
-
-
-def _best(kind: str, strengths: tuple[float, ...], folds: _Crossed, labels: np.ndarray) -> OutOfFold:
-    """The strength with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature).
+def _best(ways: Sequence[HeadKind], found: LeftOut, labels: np.ndarray) -> OutOfFold:
+    """The way with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature).
 
     Where one has every answer right the surest would be the best, however sure: then one more answer counts as wrong.
     """
-    counted = torch.from_numpy(folds.counted)
-    y = truth_of(labels)[counted]
-    temperatures = [1.0] if kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, _WARMEST]
+    folds = found.folds
+    judged = torch.from_numpy(folds.judged)
+    y = truth_of(labels)[judged]
+    temperatures = [1.0] if ways[0].kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, _WARMEST]
 
     def losses(asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[tuple[float, int, float, bool]]:
-        for place in range(len(strengths)):
-            logits = folds.logits(place)[counted]
-            faultless = bool((right(logits.numpy(), labels[folds.counted]) == 1).all())
+        for place in range(len(ways)):
+            logits = found.logits(place)[judged]
+            faultless = bool((right(logits.numpy(), labels[folds.judged]) == 1).all())
             for t in temperatures:
                 yield asked(logits / t, y).item(), place, t, faultless
 
-    found = list(losses(loss_of))
-    if any(faultless for *_, faultless in found):
-        found = list(losses(loss_and_a_mistake))
-    loss, place, t, _ = min(found)
-    logits, ask = folds.logits(place), loss_and_a_mistake if any(one[3] for one in found) else loss_of
-    while t >= _WARMEST and (milder := ask(logits[counted] / (2 * t), y).item()) < loss:  # LDA on very tight classes
+    told = list(losses(loss_of))
+    if any(faultless for *_, faultless in told):
+        told = list(losses(loss_and_a_mistake))
+    loss, place, t, _ = min(told)
+    logits, ask = found.logits(place), loss_and_a_mistake if any(one[3] for one in told) else loss_of
+    while t >= _WARMEST and (milder := ask(logits[judged] / (2 * t), y).item()) < loss:  # LDA on very tight classes
         loss, t = milder, 2 * t
     scaled = logits / t
-    return OutOfFold.of(
-        HeadKind(kind, strengths[place], t), loss_of(scaled[counted], y).item(), scaled, labels, folds.counted
-    )
+    how = replace(ways[place], temperature=t)
+    return OutOfFold.of(how, loss_of(scaled[judged], y).item(), scaled, labels, folds.counted, folds.judged)

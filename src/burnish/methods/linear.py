@@ -87,10 +87,17 @@ def relevant(x: torch.Tensor, y: torch.Tensor, classes: int, keep: float) -> tor
 
 
 def lda_path(
-    x: torch.Tensor, y: torch.Tensor, classes: int, shrinkages: tuple[float, ...] = SHRINKAGES
+    x: torch.Tensor,
+    y: torch.Tensor,
+    classes: int,
+    shrinkages: tuple[float, ...] = SHRINKAGES,
+    unbiased: Sequence[bool] = (False,),
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Linear discriminants (weight [k c], bias [k]) on the first c of x [n r], for each shrinkage of the pooled covariance
-    towards a multiple of 1 (Ledoit & Wolf 2004).
+    towards a multiple of 1 (Ledoit & Wolf 2004), and for that as many as `unbiased` has.
+
+    The mean of few images is far out by chance, which counts against its class: by tr(S⁻¹ Σ) / 2n, S the shrunk covariance.
+    Unbiased discriminants are without it (Moran & Murphy 1979, Applied Statistics 28:223).
     """
     x = x[:, :_LDA_COORDINATES].double()
     counts = torch.bincount(y, minlength=classes).double()
@@ -105,9 +112,18 @@ def lda_path(
     for shrinkage in shrinkages:
         shrunk = (1 - shrinkage) * covariance
         shrunk.diagonal().add_(shrinkage * level)
-        weight = torch.cholesky_solve(means.T, torch.linalg.cholesky(shrunk)).T
-        out.append((weight.float(), (prior - 0.5 * (weight * means).sum(1)).float()))
+        factor = torch.linalg.cholesky(shrunk)
+        weight = torch.cholesky_solve(means.T, factor).T
+        bias = prior - 0.5 * (weight * means).sum(1)
+        for corrected in unbiased:
+            chance = _trace_of(covariance, factor) / (2 * counts.clamp(min=1)) if corrected else 0.0
+            out.append((weight.float(), (bias + chance).float()))
     return out
+
+
+def _trace_of(covariance: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """tr(S⁻¹ Σ) of a covariance Σ [c c] and the Cholesky factor of S."""
+    return torch.cholesky_solve(covariance, factor).diagonal().sum()
 
 
 def spectrum(centred: torch.Tensor, freedom: int, *, most: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,14 +37,14 @@ def pooled(
         return None
     base = min(simple, deep, key=lambda one: one.loss)
     first, second = _logits_of(simple, labels), _logits_of(deep, labels)  # with the same folds
-    assert deep.counted is not None
-    truth, asked = truth_of(labels[deep.counted]), torch.from_numpy(deep.counted)
+    assert deep.counted is not None and deep.judged is not None
+    truth, asked = truth_of(labels[deep.judged]), torch.from_numpy(deep.judged)
     found = []
     for share in shares:
         logits = mixture(first, second, share)
         how = replace(deep.how, share=share)
         both = torch.from_numpy(logits)
-        one = OutOfFold.of(how, loss_of(both[asked], truth).item(), both, labels, deep.counted)
+        one = OutOfFold.of(how, loss_of(both[asked], truth).item(), both, labels, deep.counted, deep.judged)
         if one.loss < base.loss and one.right.mean() >= base.right.mean():
             found.append(one)
     if not found:
