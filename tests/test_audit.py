@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +25,7 @@ from burnish.data.audit.classes import class_findings
 from burnish.data.audit.labels import strangeness, suspects
 from burnish.data.audit.quarantine import quarantined, read_quarantine
 from burnish.data.audit.sameness import Sameness, sameness_findings
-from burnish.data.audit.twins import Twins, find_twins
+from burnish.data.audit.twins import Twins, find_twins, without_chains
 from burnish.data.cache import read_pixels
 from burnish.data.catalog import SPLIT_WORDS
 from burnish.data.looks import look_at
@@ -33,6 +34,7 @@ from burnish.data.sources.assemble import Labelled, assemble
 from burnish.data.split import make_splits, untorn
 from burnish.errors import DataError, RunError
 from burnish.terms import Preprocess
+from burnish.watching import Lines
 from conftest import write_shapes
 from images import encoded, write_images
 
@@ -462,6 +464,40 @@ def test_fit_with_strict_stops_and_names_the_list(faulty, tmp_path, capsys):
     code, _, err = burnish(*words, "--quiet", "--cache", "off", capsys=capsys)
     assert code == 2 and "--strict stops there" in err and "audit.csv" in err
     assert (tmp_path / "run" / "audit.csv").is_file()
+
+
+@pytest.mark.parametrize("spots", [12, 5])
+def test_a_camera_that_does_not_move_takes_different_pictures(spots, tmp_path, capsys):
+    """Pieces under one camera were one picture: 38 of 44 stood in train, and two were left to test with."""
+    rng = np.random.default_rng(5)
+    part = np.asarray(picture(3).resize((160, 160))).astype(float)
+    for number in range(44):
+        name = "spot" if number < spots else "none"
+        (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+        pixels = part * rng.uniform(0.9, 1.1) + rng.normal(0, 4, part.shape)
+        if name == "spot":
+            row, column = rng.integers(30, 120, 2)
+            pixels[row : row + 8, column : column + 8] = 10
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "data" / name / f"{number}.png")
+    found = api.audit(tmp_path / "data", model=None, cache="off", watcher=Lines())
+    assert not found.of("near_duplicate") and not found.of("label_conflict")
+    assert re.search(r"\d\d images look as if they were one picture", capsys.readouterr().out)
+    catalog = open_source(tmp_path / "data")
+    pixels = read_pixels(catalog, np.arange(44), preprocess=Preprocess(size=64, crop=1.0, fit="squash"), workers=2)
+    assert len(find_twins(pixels.thumbs, np.full(44, 160))[0]) > 30, "they do look so"
+
+
+def test_a_few_frames_of_one_scene_are_one_picture_all_the_same():
+    """Eight of forty with one label, and one with another: a wrong label, not another scene."""
+    first, second = np.arange(7), np.arange(1, 8)
+    twins = Twins(first, second, np.full(7, 0.95, np.float32), np.zeros(7, bool))
+    labels = np.zeros(40, np.int64)
+    labels[3] = 1
+    kept, doubted = without_chains(twins, 40, labels)
+    assert len(kept) == 7 and doubted == 0
+    labels[3:6] = 1
+    kept, doubted = without_chains(twins, 40, labels)
+    assert len(kept) == 0 and doubted == 8
 
 
 def test_drawn_splits_keep_the_same_pictures_on_one_side(tmp_path):

@@ -74,7 +74,9 @@ def run_audit(
     pixels = read_pixels(catalog, ids, preprocess=preprocess, workers=cores(), store=store, on_progress=on_progress)
     decoded = time.monotonic() - began
     watcher.stage("same pictures", total=len(pixels.ids))
-    same, _ = same_pictures(pixels, on_progress=watcher.advance)
+    same, note = same_pictures(pixels, catalog.labels[pixels.ids], on_progress=watcher.advance)
+    if note:
+        watcher.say(note)
     splits = given_splits(catalog)
     findings = list(audited(catalog, splits, same).findings)
     if backbone is not None and len(pixels.ids):

@@ -194,7 +194,8 @@ def gather(
     reader = _Reader(catalog, looks, bench, preprocess, decoded_per_second)
     fitting = _fitting_images(reader, splits, side, early, on_fitting)
     test = reader.read(splits.test, None)
-    same, note = same_pictures(joined(fitting, test), budget_seconds=_share(bench.recipe))
+    seen = joined(fitting, test)
+    same, note = same_pictures(seen, catalog.labels[seen.ids], budget_seconds=_share(bench.recipe))
     if note:
         bench.watcher.say(note)
     splits, moved = untorn(catalog, splits, same.together(catalog))

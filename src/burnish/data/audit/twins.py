@@ -26,6 +26,9 @@ _LEVELS = ((4, 4, 0.92), (2, 3, 0.88), (1, 2, 0.93))  # each: shrunk by, steps o
 SAME = _LEVELS[-1][2]  # correlation of the detail from which two pictures are one: see benchmarks/audit.py
 _SAME_TINY, _TINY = 0.97, 48  # the same for originals whose short side has fewer pixels
 _MOST_OF_ONE, _MOST_SHARE_OF_ONE, _ALL_BUT_EQUAL = 50, 0.02, 0.985
+# So many pictures, if they are also more than a quarter of all, are rather a camera's that does not move than one picture; and
+# so are those of which so many have another label than most.
+_FEW_OF_ONE, _FEW_OF_ANOTHER_LABEL = 8, 3
 _COLOUR = 14.0  # mean difference of the colour channels Cb and Cr, of 255, that "slightly recoloured" may reach
 _FLAT = 4.0  # standard deviation of grey below which there is no detail to compare
 _FREQUENCIES = 8
@@ -105,20 +108,37 @@ def find_twins(
     return twins, len(alike)
 
 
-def without_chains(twins: Twins, count: int) -> Twins:
-    """The pairs, less those that tie many pictures into one: of the same page with another number, or the same scene.
+def without_chains(twins: Twins, count: int, labels: np.ndarray | None = None) -> tuple[Twins, int]:
+    """(the pairs, less those that tie many pictures into one; how many pictures those were): the same page with another number,
+    the same scene, another piece under the same camera.
 
-    Such pictures resemble each other more than small squares can tell. In a set of more than 50 of `count` pictures (or 2 %)
-    only pairs that are all but equal are kept, and none where even those make such a set.
+    Such pictures resemble each other more than small squares can tell. In a set of more than 50 of `count` pictures (or 2 %), of
+    more than a quarter of them, or of which several have another label, only pairs that are all but equal are kept, and none
+    where even those make such a set. labels: int64 [count], where each picture has one.
     """
-    most = max(_MOST_OF_ONE, int(_MOST_SHARE_OF_ONE * count))
+    told = 0
     for least in (_ALL_BUT_EQUAL, 2.0):
         clusters = twins.clusters(count)
-        large = np.bincount(clusters, minlength=count) > most
-        if not large.any():
+        doubted = _doubted(clusters, labels)
+        told = told or int(doubted[clusters].sum())
+        if not doubted.any():
             break
-        twins = twins.where(~large[clusters[twins.first]] | (twins.likeness >= least))
-    return twins
+        twins = twins.where(~doubted[clusters[twins.first]] | (twins.likeness >= least))
+    return twins, told
+
+
+def _doubted(clusters: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """bool [n], by the number of a set: whether it is too large to be one picture, or has too many labels."""
+    count = len(clusters)
+    sizes = np.bincount(clusters, minlength=count)
+    found = sizes > max(_MOST_OF_ONE, int(_MOST_SHARE_OF_ONE * count))
+    found |= (sizes >= _FEW_OF_ONE) & (sizes > count / 4)
+    if labels is not None:
+        pairs, held = np.unique(np.stack([clusters, labels]), axis=1, return_counts=True)
+        most = np.zeros(count, np.int64)
+        np.maximum.at(most, pairs[0], held)
+        found |= sizes - most >= _FEW_OF_ANOTHER_LABEL
+    return found
 
 
 def _parts(thumbs: Rows) -> tuple[Tensor, Tensor, np.ndarray]:

@@ -15,6 +15,7 @@ from burnish.data.audit.twins import Twins, find_twins, without_chains
 from burnish.data.cache import Pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.store import Picked
+from burnish.labels import several
 
 _SECONDS_A_PAIR = 0.4e-3  # of the detailed comparison on two cores
 _SECONDS_A_SQUARED_ROW = 2.0e-8  # of the search for pairs worth it
@@ -30,9 +31,14 @@ class Audited:
 
 
 def same_pictures(
-    pixels: Pixels, *, budget_seconds: float | None = None, on_progress: Callable[[int], None] | None = None
+    pixels: Pixels,
+    labels: np.ndarray,
+    *,
+    budget_seconds: float | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Sameness, str]:
-    """(copies and twins, what was not looked at); with a budget, the nearest pairs that can be compared in 5 % of it.
+    """(copies and twins, what was not looked at or not believed); with a budget, the nearest pairs that can be compared in 5 % of
+    it. labels: of these pixels, int64 [n], or bool [n k].
 
     How many that are follows from the budget and the number of images, not from the clock: the same data and budget give
     the same splits.
@@ -51,7 +57,14 @@ def same_pictures(
     twins, alike = find_twins(Picked(pixels.thumbs, rows), sides[rows], most_pairs=most, on_progress=on_progress)
     if most is not None and alike > most:
         note = f"of {alike:,} pairs of images that resemble each other the nearest {most:,} were compared; burnish audit does all"
-    return Sameness.of(pixels, without_chains(twins.at(rows), len(pixels.ids))), note
+    found, doubted = without_chains(twins.at(rows), len(pixels.ids), None if several(labels) else labels)
+    if doubted:
+        said = (
+            f"{doubted:,} images look as if they were one picture, as those of a camera that does not move: they are taken for "
+            "different ones; where they are frames of a few scenes, name those in a column group"
+        )
+        note = f"{note}; {said}" if note else said
+    return Sameness.of(pixels, found), note
 
 
 def audited(catalog: Catalog, splits: Splits | None, same: Sameness) -> Audited:
