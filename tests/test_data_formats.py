@@ -9,14 +9,88 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from burnish import api
 from burnish.data import pixels
 from burnish.data.contents import file_of
-from burnish.data.pixels import decode, enough, view
+from burnish.data.deep import white_of
+from burnish.data.looks import look_at
+from burnish.data.pixels import Need, decode, enough, view
 from burnish.data.slow import why_slow
 from burnish.data.sources import open_source
-from burnish.errors import UnreadableImage
-from burnish.terms import Preprocess
+from burnish.errors import RecipeError, UnreadableImage
+from burnish.terms import WHITES, Preprocess
 from images import encoded, noise, quarters, read, write_images
+
+# ---- which number is white -------------------------------------------------------------------------------------------
+
+
+def saved_deep(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.astype(np.uint16)).save(path)
+
+
+def test_every_deep_grey_becomes_the_nearest_of_eight_bits(tmp_path):
+    values = np.arange(65536).reshape(256, 256)
+    for white in WHITES:
+        saved_deep(tmp_path / "all.png", values)
+        found = np.asarray(decode(tmp_path / "all.png", at_least=Need(256, white)))[..., 0]
+        assert (found == np.floor(np.minimum(values, white) * 255 / white + 0.5)).all(), white
+        assert white < 65535 or (found == (values + 128) // 257).all()
+
+
+@pytest.mark.parametrize(("largest", "white"), [(200, 255), (1000, 1023), (4012, 4095), (16000, 16383), (40000, 65535)])
+def test_the_most_that_as_many_bits_can_say_is_white(largest, white, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        values = rng.integers(0, largest // 2, (40, 40))
+        values[3, 4] = largest if number == 5 else 1  # the others are darker
+        saved_deep(tmp_path / "ab"[number % 2] / f"{number}.png", values)
+    catalog = open_source(tmp_path)
+    every = np.arange(len(catalog))
+    assert white_of(catalog, look_at(catalog, every, workers=2), every) == (white, largest, 8)
+
+
+def test_what_a_header_says_of_its_bits_is_believed_and_colours_are_left_alone(tmp_path):
+    write_images(tmp_path, {"a": 3, "b": 3})
+    catalog = open_source(tmp_path)
+    assert white_of(catalog, look_at(catalog, np.arange(6), workers=2), np.arange(6))[0] == 65535
+    tiff = deep_tiff(np.array([[0, 2048, 4095, 1000]]), bits=12, white_is_zero=False, orientation=1)
+    (tmp_path / "a" / "deep.tif").write_bytes(tiff)
+    catalog = open_source(tmp_path)
+    assert white_of(catalog, look_at(catalog, np.arange(7), workers=2), np.arange(7))[0] == 65535
+    plain, asked = decode(tiff), decode(tiff, at_least=Need(1, 4095))
+    assert np.array_equal(np.asarray(plain), np.asarray(asked)), "its twelve bits are scaled once"
+
+
+def test_twelve_bits_in_files_of_sixteen_are_told_apart_by_a_run_and_its_package(tmp_path):
+    """As a camera stores them nearly all was black: sixteen greys were left."""
+    rng = np.random.default_rng(1)
+    for number in range(60):
+        base = 1200 + rng.normal(0, 20, (64, 64)) + (300 if number % 2 else 0)
+        base[:2, :2] = 3900
+        saved_deep(tmp_path / "data" / "ab"[number % 2] / f"{number}.png", base.clip(0, 4095))
+    asked = {"model": "random:test_resnet", "method": "probe", "image_size": 64, "budget": None, "cache": "off"}
+    run = api.fit(tmp_path / "data", out=tmp_path / "run", **asked)
+    (decision,) = (one for one in run.facts["decisions"] if "is white" in one["what"])
+    assert decision["what"] == "in greys of more than 8 bits 4095 is white" and decision["numbers"]["largest"] == 3900
+    assert run.predictor.bundle.preprocess.white == 4095
+    assert not run.facts["findings"]["found"].get("narrow"), "they are not dark"
+    file = tmp_path / "data" / "a" / "0.png"
+    by_path, by_image = run.predict([file, Image.open(file)])
+    assert by_path.probabilities == by_image.probabilities
+    pixels = run.predictor.pixels([file])[0]
+    assert 70 < np.median(pixels) < 80, "1,200 of 4,095"
+    again = api.fit(tmp_path / "data", out=tmp_path / "run", **asked)
+    assert again.predictor.bundle.preprocess.white == 4095
+
+
+def test_a_package_of_before_says_nothing_of_white():
+    told = {key: value for key, value in Preprocess().to_json().items() if key != "white"}
+    assert Preprocess.from_json(told) == Preprocess()
+    for white in (0, 4096, "4095", True, 4095.0, 10**400):
+        with pytest.raises(RecipeError, match="white is"):
+            Preprocess.from_json({**told, "white": white})
+
 
 # ---- deep greys of TIFF ----------------------------------------------------------------------------------------------
 
@@ -80,7 +154,7 @@ def test_a_large_jpeg_is_decoded_smaller_with_its_shape_and_its_view(size):
     whole, part = decode(content), decode(content, at_least=enough(preprocess))
     assert whole.size == size
     assert part.size[0] <= 0.51 * whole.size[0]
-    assert min(part.size) >= 2 * enough(preprocess)
+    assert min(part.size) >= 2 * enough(preprocess).side
     assert part.width / part.height == pytest.approx(size[0] / size[1], rel=0.01)
     assert error_between(view(part, preprocess), view(whole, preprocess)) < 1.5  # of 255
     stored = pixels.stored(part, 128), pixels.stored(whole, 128)
@@ -94,7 +168,7 @@ def test_small_jpegs_and_other_formats_are_decoded_whole():
         encoded(photo(1600, 1200), "BMP"),
         encoded(photo(1200, 900), "WEBP"),
     ):
-        whole, part = decode(content), decode(content, at_least=100)
+        whole, part = decode(content), decode(content, at_least=Need(100))
         assert part.size == whole.size
         assert np.array_equal(np.asarray(part), np.asarray(whole))
 
@@ -105,7 +179,7 @@ def test_a_part_of_a_large_jpeg_is_upright(orientation):
     exif[0x0112] = orientation
     picture = quarters(1024).resize((1024, 1536))
     content = encoded(picture, "JPEG", exif=exif, quality=92)
-    whole, part = decode(content), decode(content, at_least=100)
+    whole, part = decode(content), decode(content, at_least=Need(100))
     assert part.size == (whole.width // 4, whole.height // 4)
     assert error_between(part, whole.resize(part.size, Image.Resampling.BOX)) < 3
     assert whole.size == ((1536, 1024) if orientation >= 5 else (1024, 1536))
@@ -114,7 +188,7 @@ def test_a_part_of_a_large_jpeg_is_upright(orientation):
 @pytest.mark.parametrize("mode", ["CMYK", "L"])
 def test_a_large_jpeg_in_cmyk_or_grey_is_decoded_in_part_to_the_same_colours(mode):
     content = encoded(photo(1600, 1200).convert(mode), "JPEG", quality=92)
-    whole, part = decode(content), decode(content, at_least=100)
+    whole, part = decode(content), decode(content, at_least=Need(100))
     assert part.mode == "RGB"
     assert part.size == (400, 300) == (whole.width // 4, whole.height // 4)
     assert error_between(part, whole.resize(part.size, Image.Resampling.BOX)) < 2
@@ -123,7 +197,7 @@ def test_a_large_jpeg_in_cmyk_or_grey_is_decoded_in_part_to_the_same_colours(mod
 def test_a_large_jpeg_that_ends_too_early_is_refused_in_part_as_well():
     content = encoded(photo(1600, 1200), "JPEG", quality=92)[:20_000]
     with pytest.raises(UnreadableImage, match="truncated"):
-        decode(content, at_least=100)
+        decode(content, at_least=Need(100))
 
 
 # ---- files that would take minutes -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import base64
 import io
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, read_pixels
 from burnish.data.catalog import Catalog, Splits
+from burnish.data.deep import white_of
+from burnish.data.looks import look_at
 from burnish.data.split import held_together, make_splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
@@ -70,8 +72,11 @@ def run_audit(
         watcher.advance(done - told if done > told else 0)
         told = done
 
-    preprocess = _SMALL if backbone is None else backbone.preprocess
-    pixels = read_pixels(catalog, ids, preprocess=preprocess, workers=cores(), store=store, on_progress=on_progress)
+    preprocess, looks = _SMALL if backbone is None else backbone.preprocess, look_at(catalog, ids, workers=cores())
+    preprocess = replace(preprocess, white=white_of(catalog, looks, ids)[0])
+    pixels = read_pixels(
+        catalog, ids, preprocess=preprocess, workers=cores(), store=store, looks=looks, on_progress=on_progress
+    )
     decoded = time.monotonic() - began
     watcher.stage("same pictures", total=len(pixels.ids))
     same, note = same_pictures(pixels, catalog.labels[pixels.ids], on_progress=watcher.advance)

@@ -20,6 +20,9 @@ LEAST_CROP = 0.25
 _MOST_SHIFT = 1e6  # of what is taken from pixel values of 0 to 1, or what they are divided by
 
 
+WHITES = (255, 1023, 4095, 16383, 65535)  # the largest numbers of 8, 10, 12, 14, 16 bits
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an upright RGB image becomes the tensor a backbone expects; it travels with the weights (P1).
@@ -35,6 +38,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values 0 to 1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     fit: str = "crop"
+    white: int = WHITES[-1]  # of greys of more than 8 bits, the number that is white: one of WHITES (`data.deep`)
 
     def __post_init__(self) -> None:
         problems = []
@@ -50,6 +54,8 @@ class Preprocess:
             problems.append("mean and std need three values each, every std above 0")
         elif not (all(abs(one) < _MOST_SHIFT for one in (*self.mean, *self.std)) and min(self.std) >= 1 / _MOST_SHIFT):
             problems.append("mean and std are not those of pixels")
+        if type(self.white) is not int or self.white not in WHITES:
+            problems.append(f"white is {str(self.white)[:20]}, expected one of {', '.join(map(str, WHITES))}")
         if problems:
             raise RecipeError("Preprocess: " + "; ".join(problems))
 
@@ -59,9 +65,9 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_json`; RecipeError on an unknown or missing key."""
+        """The inverse of `to_json`; RecipeError on an unknown or missing key. Earlier versions wrote no `white`."""
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
+        if set(values) | {"white"} != names:
             raise RecipeError(f"Preprocess: has {sorted(values)}, expected {sorted(names)}")
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()

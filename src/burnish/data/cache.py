@@ -25,6 +25,7 @@ from burnish.data.pixels import (
     DECODER,
     FORMATS,
     Decoded,
+    Need,
     Rendering,
     Target,
     decode,
@@ -296,7 +297,7 @@ class _Again:
     ids: np.ndarray
     form: Form
     workers: int
-    at_least: int  # pixels of the short side that decoding must leave
+    at_least: Need  # what decoding must leave
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
@@ -30,7 +30,7 @@ from burnish.data.file import MAX_BYTES, TOO_LARGE, Refused, content_of, digest_
 from burnish.data.file import content as _content
 from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage, shown
-from burnish.terms import Preprocess
+from burnish.terms import WHITES, Preprocess
 
 T = TypeVar("T")
 
@@ -106,14 +106,22 @@ class Decoded:
     named: tuple[Named, ...]  # the unreadable files, in order
 
 
-def decode(source: Path | bytes, *, name: str | None = None, at_least: int | None = None) -> Image.Image:
+class Need(NamedTuple):
+    """What decoding must leave of an image."""
+
+    side: int  # pixels of the short side
+    white: int = WHITES[-1]  # as `Preprocess.white`
+
+
+def decode(source: Path | bytes, *, name: str | None = None, at_least: Need | None = None) -> Image.Image:
     """The upright RGB image in a file, or in the bytes of one; transparency is laid over white.
 
     An image that would be transparent everywhere is taken for one whose alpha was never set: its colours count.
 
-    `name` is what the error calls it. 16-bit and integer greys 0 to 65535 and float greys 0 to 1 become 0 to 255.
-    at_least: pixels of the short side that are needed (see `enough`); a much larger JPEG is then decoded at a half, a
-    quarter or an eighth, which is several times faster.
+    `name` is what the error calls it. 16-bit and integer greys 0 to 65535 (or to the
+    number that is white) and float greys 0 to 1 become 0 to 255.
+    at_least: what is needed of it (see `enough`); a much larger JPEG is then decoded at a half, a quarter or an eighth, which is
+    several times faster.
     Raises UnreadableImage, with the reason in plain words; nothing else, whatever the bytes are.
     """
     label = name if name is not None else "image in memory" if isinstance(source, bytes) else str(source)
@@ -121,13 +129,28 @@ def decode(source: Path | bytes, *, name: str | None = None, at_least: int | Non
         return decode_aloud(source, label, at_least)
 
 
-def enough(preprocess: Preprocess) -> int:
-    """Pixels of the short side that the plain view is made from.
+def enough(preprocess: Preprocess) -> Need:
+    """What the plain view is made from.
 
     Whoever makes a plain view decodes for it alone, so that all get the same bits (P1); `_DRAFT_MARGIN` leaves enough for
     the stored squares too, which are at most twice as large.
     """
-    return preprocess.size if preprocess.fit == "squash" else round(preprocess.size / preprocess.crop)
+    side = preprocess.size if preprocess.fit == "squash" else round(preprocess.size / preprocess.crop)
+    return Need(side, preprocess.white)
+
+
+def largest_grey(data: bytes) -> int:
+    """The largest number in an image of greys deeper than 8 bits; that of 16 where its own header says how deep they are.
+
+    0 for floats, whose white is 1. Raises UnreadableImage.
+    """
+    try:
+        image = _opened(data, None)
+        with quiet(), _room_for(image.width * image.height):
+            plain = plain_grey(image, getattr(image, "tag_v2", {}))
+            return WHITES[-1] if plain is not image else 0 if image.mode == "F" else int(np.asarray(image).max())
+    except Exception as error:  # as in `decode_aloud`
+        raise UnreadableImage("image", _reason(error, data)) from None
 
 
 def view(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
@@ -158,7 +181,7 @@ def read_all(
     renderings: Mapping[str, Rendering],
     out: Mapping[str, Target],
     *,
-    at_least: int | None = None,
+    at_least: Need | None = None,
     workers: int,
     done_before: int = 0,
     digests: Sequence[str] | None = None,
@@ -236,17 +259,18 @@ def quiet() -> Iterator[None]:
             logger.setLevel(before)
 
 
-def decode_aloud(source: Path | bytes, label: str, at_least: int | None) -> Image.Image:
+def decode_aloud(source: Path | bytes, label: str, at_least: Need | None) -> Image.Image:
     """`decode` that lets Pillow speak: for many threads within one `quiet`."""
     data = b""
     try:
         data = source if isinstance(source, bytes) else _content(source)
         if len(data) > MAX_BYTES:
             raise Refused(TOO_LARGE)
-        image = _opened(data, at_least)
+        image = _opened(data, None if at_least is None else at_least.side)
         with _room_for(image.width * image.height):
             image.load()
-            return _upright(_rgb(image), orientation_of(image))
+            white = WHITES[-1] if at_least is None else at_least.white
+            return _upright(_rgb(image, white), orientation_of(image))
     except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
         raise UnreadableImage(label, _reason(error, data)) from None
 
@@ -376,11 +400,11 @@ def orientation_of(image: Image.Image) -> int:
     return found if 1 <= found <= 8 else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, white: int) -> Image.Image:
     """Any mode as plain RGB, without metadata: transparency over white, deep greys scaled and not clipped."""
     plain = Image.new("RGB", image.size, "white")
     if image.mode == "F" or image.mode.startswith("I"):
-        plain.paste(_grey_from_deep(image))
+        plain.paste(_grey_from_deep(image, white))
     elif image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         plain = ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
@@ -395,8 +419,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return plain
 
 
-def _grey_from_deep(image: Image.Image) -> Image.Image:
-    """8-bit grey of integers 0 to 65535 or floats 0 to 1.
+def _grey_from_deep(image: Image.Image, white: int) -> Image.Image:
+    """8-bit grey of integers 0 to 65535, of which `white` and what is above it are white, or of floats 0 to 1.
 
     Other ranges are refused: stretching each image to its own extremes would make brightness depend on the image.
     """
@@ -408,8 +432,11 @@ def _grey_from_deep(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
     if lowest < 0 or highest > 65535:
         raise Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
-    values = np.asarray(plain_grey(image, getattr(image, "tag_v2", {})))
-    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255, to the nearest
+    plain = plain_grey(image, getattr(image, "tag_v2", {}))
+    white, values = white if plain is image else WHITES[-1], np.asarray(plain)  # which its header has told
+    grey = ((np.minimum(values.astype(np.uint32), white) * 255 + white // 2) // white).astype(
+        np.uint8
+    )  # to the nearest
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255

@@ -19,6 +19,7 @@ from burnish.choose.material import Bench
 from burnish.choose.portfolio import pick_backbone
 from burnish.choose.probing import check_heads, on_all_depths, special_heads
 from burnish.choose.survey import sample_views
+from burnish.data.deep import white_of
 from burnish.data.looks import Dataset
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
@@ -30,8 +31,10 @@ from burnish.recipe import Recipe
 from burnish.run.fetching import Fetching
 from burnish.run.further import backbone_of_run, is_run
 from burnish.runtime import Watcher, cores
-from burnish.terms import Preprocess
+from burnish.terms import WHITES, Preprocess
 from burnish.train.around import accelerated, pick_device
+
+_WHITE = "white"  # the part of the ledger
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,26 @@ def bench_for(
     ledger.write()
     watcher.say(f"{decision.what}, {decision.why}")
     return bench(picked, replace(recipe, model=name)), [decision]
+
+
+def whitened(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, list[Decision]]:
+    """The bench with what is white in greys of more than 8 bits, as a part of the images to fit tells. Settled once (P7)."""
+    known = ledger.get(_WHITE)
+    if known is not None:
+        white, decision = known[0]["white"], known[0]["decision"]
+    elif ledger.get("probed") is not None:  # of an earlier version, to which 65535 was white
+        white, decision = WHITES[-1], None
+    else:
+        white, largest, asked = white_of(dataset.catalog, dataset.looks, dataset.splits.fitting)
+        what = f"in greys of more than 8 bits {white} is white"
+        why = f"the largest number in {asked} of the images is {largest}, and {white} is the most that so many bits can say"
+        decision = Decision(what, why, {"largest": largest, "n": asked}).to_json() if white < WHITES[-1] else None
+        ledger.put(_WHITE, {"white": white, "decision": decision})
+        if decision is not None:
+            bench.watcher.say(f"{what}: {why}")
+    preprocess = replace(bench.backbone.preprocess, white=white)
+    bench = replace(bench, backbone=replace(bench.backbone, preprocess=preprocess))
+    return bench, [] if decision is None else [Decision(**decision)]
 
 
 def framing_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, list[Decision]]:

@@ -21,7 +21,7 @@ from burnish.backbones.classifier import Both
 from burnish.backbones.frozen import fold_for_inference
 from burnish.data.catalog import Named
 from burnish.data.contents import file_of
-from burnish.data.pixels import decode, enough, view
+from burnish.data.pixels import Need, decode, enough, view
 from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
 from burnish.data.views import normalised
 from burnish.errors import BadWeights, DataError, RecipeError, UnreadableImage, cell, shown
@@ -258,7 +258,7 @@ class Predictor:
         return self._fast
 
 
-def opened(image: ImageLike, *, at_least: int | None = None) -> Image.Image:
+def opened(image: ImageLike, *, at_least: Need | None = None) -> Image.Image:
     """The upright RGB image of a path, of the bytes of a file, of a Pillow image, or of a uint8 array or tensor.
 
     Arrays are those that `fit` takes: [h w 3], [h w 4], [h w 1], [h w] or [3 h w].
