@@ -100,6 +100,17 @@ def test_an_open_file_and_a_files_bytes_are_one_image(run, files):
     assert found.probabilities == again.probabilities == inside.probabilities == expected.probabilities
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_an_array_with_its_channels_first_is_one_image(run, files, kind):
+    result, array = burnish.open_run(run), np.array(Image.open(files[0]).convert("RGB"))
+    expected = result.predict([files[0]])[0].probabilities
+    for layout in (array, np.ascontiguousarray(array.transpose(2, 0, 1))):
+        (found,) = result.predict(kind(layout))
+        assert found.probabilities == expected
+    assert len(result.predict(kind(np.stack([array, array, array])))) == 3
+    assert len(result.predict(kind(np.zeros((5, 20, 20), np.uint8)))) == 5  # greys
+
+
 # ---- what is there already -------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ from burnish.train.around import enough_memory, pick_device, settled_torch
 from burnish.train.features import at_once, batched, outputs
 
 _USUAL_PIXELS = 512**2  # up to which a batch of images goes through at once
+_CHANNELS = (1, 3, 4)
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
 _MAKING = threading.Lock()
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
@@ -104,7 +105,11 @@ class Predictor:
     def predict(
         self, images: Sequence[ImageLike], *, top: int = 1, reject: float | None = None, sets: float | None = None
     ) -> list[Prediction]:
-        """One Prediction an image, in order; an unreadable one carries its `problem`. reject, sets: as for `stream`."""
+        """One Prediction an image, in order; an unreadable one carries its `problem`. reject, sets: as for `stream`.
+
+        An array [h w 3], [3 h w] or [h w] is one image; a list, or an array [n h w 3], [n 3 h w] or [n h w], is several. As
+        [3 h w] is one in colour, three grey images are given as a list.
+        """
         return list(self.stream(images, top=top, reject=reject, sets=sets))
 
     def probabilities(self, images: Sequence[ImageLike]) -> np.ndarray:
@@ -298,20 +303,28 @@ class NotRead:
 
 
 def listed(images: Any) -> Sequence[Any]:
-    """A list of images; a path, an array, an image or an open file alone is a list of one."""
+    """A list of images; a path, an array, an image or an open file alone is a list of one.
+
+    An array [3 h w] is one image in colour, though it might be three grey ones: those are given as a list.
+    """
     alone = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or (
         getattr(images, "read", None) is not None
     )
     if isinstance(images, (np.ndarray, torch.Tensor)):
-        # Of NumPy an array [3 h w] is three grey images, as `fit` takes them; torch has the channels of one image first.
-        shape, first = images.shape, isinstance(images, torch.Tensor)
+        shape = images.shape
         alone = (
             len(shape) in (0, 2)
             or (len(shape) == 1 and images.dtype in (np.uint8, torch.uint8))
-            or (len(shape) == 3 and (shape[2] in (1, 3, 4) or (first and shape[0] in (1, 3, 4))))
+            or (len(shape) == 3 and (shape[2] in _CHANNELS or _has_channels_first(images)))
         )
     several: Any = images
     return [images] if alone else several if isinstance(several, Sequence) else list(several)
+
+
+def _has_channels_first(image: np.ndarray | torch.Tensor) -> bool:
+    """Whether [c h w] is one image; of NumPy one of so few pixels is more likely a list of grey ones."""
+    torches = isinstance(image, torch.Tensor)
+    return image.shape[0] in _CHANNELS and (torches or min(image.shape[1:]) > max(_CHANNELS))
 
 
 def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path | NotRead]:
