@@ -189,7 +189,7 @@ def test_kept_files_of_other_images_are_not_read_through(tmp_path, kept, monkeyp
     monkeypatch.setattr(store.Mapped, "checksums", counted)
     read(tmp_path / "ours", ours[:1], kept)
     # Of the file that holds it, the row that is wanted in each of its renderings; no file of this one row is written.
-    assert len(checked) == 3 and set(checked) == {1}
+    assert len(checked) == 4 and set(checked) == {1}
 
 
 def test_other_preprocessing_is_another_entry(tmp_path, kept, decoded):

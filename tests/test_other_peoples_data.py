@@ -121,6 +121,23 @@ def test_most_of_a_class_is_not_proposed_for_removal_as_blank(tmp_path):
         Image.new("RGB", (32, 32), (number, number, number)).save(tmp_path / "red" / f"{number:03d}.png")
     found = [one for one in api.audit(tmp_path, model=None).findings if one.kind in ("blank", "narrow")]
     assert {one.kind for one in found} == {"narrow"} and len(found) == 4
+    assert not any("12 bits" in one.evidence for one in found)
+
+
+def test_what_is_fine_is_not_blank(tmp_path):
+    """In a small square a texture and a scratch are gone."""
+    rng = np.random.default_rng(0)
+    for name, level in (("a", 90), ("b", 180)):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            grain = (level + rng.normal(0, 12, (100, 2000))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(grain).save(tmp_path / name / f"grain{number}.png")
+            plate = Image.new("L", (600, 600), level)
+            plate.paste(level // 2, (10 + number, 20, 11 + number, 80))
+            plate.save(tmp_path / name / f"scratch{number}.png")
+    Image.fromarray((90 + rng.normal(0, 1, (300, 300))).round().astype(np.uint8)).save(tmp_path / "a" / "lid.png")
+    found = [one for one in api.audit(tmp_path, model=None).findings if one.kind in ("blank", "narrow")]
+    assert [(one.kind, one.paths) for one in found] == [("blank", ("a/lid.png",))]
 
 
 def test_images_without_a_suffix_are_named(tmp_path):

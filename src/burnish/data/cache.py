@@ -19,6 +19,7 @@ import PIL
 from PIL import Image
 
 from burnish.data.catalog import Catalog, Named
+from burnish.data.contrast import contrast
 from burnish.data.file import content_of, is_hash
 from burnish.data.looks import Looks, look_at
 from burnish.data.pixels import (
@@ -58,6 +59,7 @@ class Pixels:
     plain: Rows  # uint8 [n s s 3], the plain view of the Preprocess they were read with
     stored: Rows | None  # uint8 [n S S 3], whole images squashed, for training crops
     thumbs: Rows  # uint8 [n t t 3], whole images squashed, small: what twins are looked for in
+    contrasts: Rows  # uint8 [n 1 1 3], whether each shows anything: see `contrast`
     looks: Looks  # hashes and headers of the files
     aspects: np.ndarray  # float32 [n], width / height
     named: tuple[Named, ...]  # the unreadable ones
@@ -68,9 +70,9 @@ class Pixels:
         place = {int(entry): row for row, entry in enumerate(self.ids)}
         rows = np.array([place[int(entry)] for entry in ids if int(entry) in place], np.int64)
         stored = None if self.stored is None else Picked(self.stored, rows)
-        looks = self.looks.at(rows)
-        return Pixels(self.ids[rows], Picked(self.plain, rows), stored, Picked(self.thumbs, rows), looks,
-                      self.aspects[rows], self.named, _content_of(looks.digests))  # fmt: skip
+        small, looks = (Picked(self.thumbs, rows), Picked(self.contrasts, rows)), self.looks.at(rows)
+        return Pixels(self.ids[rows], Picked(self.plain, rows), stored, *small, looks, self.aspects[rows], self.named,
+                      _content_of(looks.digests))  # fmt: skip
 
 
 def read_pixels(
@@ -92,6 +94,7 @@ def read_pixels(
     forms: dict[str, Form] = {
         "plain": Form(preprocess.size, lambda image: view(image, preprocess)),
         "thumb": Form(THUMB, lambda image: stored(image, THUMB)),
+        "contrast": Form(1, contrast),
     }
     if stored_side is not None:
         forms["stored"] = Form(stored_side, lambda image: stored(image, stored_side))
@@ -138,6 +141,7 @@ def _key(preprocess: Preprocess, stored_side: int | None) -> str:
             "preprocess": asdict(preprocess),
             "stored": stored_side,
             "thumb": THUMB,
+            "contrast": 1,  # counted up when it would tell something else
             "pillow": PIL.__version__,
             "decoder": DECODER,
         }
@@ -197,7 +201,8 @@ def _pixels(
     content = _content_of(looks.digests)
     if not good.all():
         looks = looks.at(np.flatnonzero(good))
-    return Pixels(ids[good], rows["plain"], rows.get("stored"), rows["thumb"], looks, aspects, named, content)
+    small = rows["thumb"], rows["contrast"]
+    return Pixels(ids[good], rows["plain"], rows.get("stored"), *small, looks, aspects, named, content)
 
 
 def joined(one: Pixels, other: Pixels) -> Pixels:
@@ -208,10 +213,11 @@ def joined(one: Pixels, other: Pixels) -> Pixels:
         return Picked(Joined([first, second]), order)
 
     stored = None if one.stored is None or other.stored is None else rows(one.stored, other.stored)
+    small = rows(one.thumbs, other.thumbs), rows(one.contrasts, other.contrasts)
     looks = (one.looks + other.looks).at(order)
     return Pixels(
-        np.concatenate([one.ids, other.ids])[order], rows(one.plain, other.plain), stored, rows(one.thumbs, other.thumbs),
-        looks, np.concatenate([one.aspects, other.aspects])[order], (*one.named, *other.named), _content_of(looks.digests),
+        np.concatenate([one.ids, other.ids])[order], rows(one.plain, other.plain), stored, *small, looks,
+        np.concatenate([one.aspects, other.aspects])[order], (*one.named, *other.named), _content_of(looks.digests),
     )  # fmt: skip
 
 

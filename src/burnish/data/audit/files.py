@@ -10,6 +10,7 @@ import numpy as np
 from burnish.data.audit.findings import Finding
 from burnish.data.cache import Pixels
 from burnish.data.catalog import Catalog, Named
+from burnish.data.contrast import spread_of
 from burnish.data.looks import MODES
 from burnish.data.pixels import FORMATS
 
@@ -26,7 +27,10 @@ _USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _TINY, _HUGE = 32, 50_000_000  # pixels: of the short side, and of all
 _LONGEST = 4.0  # times the short side
 _BLANK, _NEARLY = 1.5, 4.0  # standard deviation of grey, of 255
-_BLOCK = 1024
+_MARK = (
+    32  # greys, of 255, by which a pixel of a blank image differs at most: what differs more is a scratch, or a line
+)
+_DEEP = "; 12 bits in a file of 16 look black"
 
 
 def file_findings(catalog: Catalog, pixels: Pixels) -> Iterator[Finding]:
@@ -35,20 +39,25 @@ def file_findings(catalog: Catalog, pixels: Pixels) -> Iterator[Finding]:
         kind = _kind_of(one)
         if kind is not None:
             yield Finding(kind, (one.path,), one.reason)
-    headers, spread = pixels.looks.headers, spread_of(pixels)
-    narrow = _narrow(catalog, pixels, spread < _NEARLY)
+    headers, (spread, farthest) = pixels.looks.headers, _spreads(pixels)
+    blank = (spread < _NEARLY) & (farthest < _MARK)
+    deep = np.isin(headers["mode"], [MODES.index(mode) for mode in MODES if mode.startswith(("I", "F"))])
+    narrow = _narrow(catalog, pixels, blank, deep)
     for row, entry in enumerate(pixels.ids):
         path, header = catalog.paths[entry], headers[row]
         yield from _on_header(path, header)
-        if spread[row] < _NEARLY:
+        if blank[row]:
             words = "blank" if spread[row] < _BLANK else "nearly blank"
             kind = "narrow" if narrow[row] else "blank"
-            yield Finding(kind, (path,), f"{words}: its greys spread by {spread[row]:.1f} of 255", rank=-spread[row])
+            beside = "; so are most of its class" if catalog.labels.ndim == 1 else "; so are most images"
+            more = _DEEP if deep[row] else beside if narrow[row] else ""
+            yield Finding(
+                kind, (path,), f"{words}: its greys spread by {spread[row]:.1f} of 255{more}", rank=-spread[row]
+            )
 
 
-def _narrow(catalog: Catalog, pixels: Pixels, blank: np.ndarray) -> np.ndarray:
+def _narrow(catalog: Catalog, pixels: Pixels, blank: np.ndarray, deep: np.ndarray) -> np.ndarray:
     """bool [n]: which of the blank ones may show something: of more than 8 bits, or of a class of which most are blank."""
-    deep = np.isin(pixels.looks.headers["mode"], [MODES.index(mode) for mode in MODES if mode.startswith(("I", "F"))])
     labels = catalog.labels[pixels.ids]
     if labels.ndim == 2:
         return blank & (deep | (blank.mean() > 0.5))
@@ -57,13 +66,9 @@ def _narrow(catalog: Catalog, pixels: Pixels, blank: np.ndarray) -> np.ndarray:
     return blank & (deep | ((share > 0.5) & (of_class > 2))[labels])
 
 
-def spread_of(pixels: Pixels) -> np.ndarray:
-    """float32 [n]: the standard deviation of grey in each small square, of 255."""
-    found = [
-        np.asarray(pixels.thumbs[start : start + _BLOCK]).mean(3).std((1, 2))
-        for start in range(0, len(pixels.thumbs), _BLOCK)
-    ]
-    return np.concatenate(found).astype(np.float32) if found else np.zeros(0, np.float32)
+def _spreads(pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    """The standard deviation of grey in each image [n], and how far its farthest grey lies from the middle one, of 255."""
+    return spread_of(np.asarray(pixels.contrasts[: len(pixels.ids)]))
 
 
 def _on_header(path: str, header: np.void) -> Iterator[Finding]:

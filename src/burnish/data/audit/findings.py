@@ -46,7 +46,7 @@ KINDS = {
              "Keep one of each, or give them one group. Drawn splits keep them on one side."),
         Kind("blank", "warning", "Blank images", "Remove them.", True),
         Kind("narrow", "warning", "Images that use little of their range",
-             "Scale them all by one factor, so that the brightest are white: 12 bits in a file of 16 look black."),
+             "See whether they show what they should; if so, scale them all by one factor, so that the brightest are white."),
         Kind("outlier", "warning", "Images unlike all others", "See whether they belong to the set."),
         Kind("one_class", "warning", "Fewer than two classes",
              "Give each class a folder of its own: DATA/cat/1.jpg, DATA/dog/1.jpg."),
