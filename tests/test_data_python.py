@@ -17,7 +17,8 @@ from PIL import Image
 import burnish
 from burnish.data.pixels import decode
 from burnish.data.sources import open_source
-from burnish.errors import DataError
+from burnish.errors import DataError, UnreadableImage
+from burnish.ship.predictor import opened
 from images import noise, png, read
 
 QUICK = {"model": "random:test_resnet", "budget": None, "image_size": 64, "seed": 0, "cache": "off"}
@@ -151,10 +152,26 @@ PATHS = ["a.png", "b.png", "c.png"]
         (((path for path in PATHS), ["a", "b", "a"]), "The images are a generator, expected"),
         ((PATHS, (label for label in "aba")), "The labels are a generator, expected"),
         ((PATHS, "aba"), "The labels are a str, expected"),
+        ((PATHS, [0.0, 1.0, float("nan")]), r"Label 2 is missing \(nan\)"),
+        ((PATHS, ["a", None, "b"]), r"Label 1 is missing \(None\)"),
+        ((PATHS, [0.0, 0.5, 1.0]), "Label 1 is a fraction"),
+        ((PATHS, [[True, False], ["a"], ["b"]]), "Label 0 is a list of other things than class names or numbers"),
         ((PATHS, ["a", "b", 10**400]), "Label 2 is a number of over 300 digits"),
         ((PATHS, ["a", "b", -(10**5000)]), "Label 2 is a number of over 300 digits"),
     ],
-    ids=["no images", "no labels", "generator", "generator of labels", "text", "large number", "very large number"],
+    ids=[
+        "no images",
+        "no labels",
+        "generator",
+        "generator of labels",
+        "text",
+        "nan",
+        "none",
+        "fraction",
+        "flags",
+        "large number",
+        "very large number",
+    ],
 )
 def test_images_and_labels_that_are_none_are_a_sentence(data, sentence, tmp_path):
     with pytest.raises(DataError, match=sentence):
@@ -171,3 +188,88 @@ def test_a_column_of_labels_is_one_class_an_image(kind):
         told = {catalog.paths[row]: catalog.label(row) for row in range(8)}
         assert told == {str(at): str(label) for at, label in enumerate(column)}
     assert open_source((images, kind([[0, 1], [1, 1]] * 4)), for_training=False).several
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([0.0, 1.0, 0.0], ("0", "1")),
+        (np.array([0.0, 7.0, 7.0]), ("0", "7")),
+        (torch.tensor([1.0, 2.0, 1.0]), ("1", "2")),
+        ([True, False, True], ("False", "True")),
+        (np.array([True, False, True]), ("False", "True")),
+    ],
+    ids=["floats", "float array", "float tensor", "bools", "bool array"],
+)
+def test_labels_are_taken_as_a_table_of_text_would_say_them(labels, classes):
+    assert open_source((PATHS, labels), for_training=False).classes == classes
+
+
+def test_json_lines_take_whole_floats_and_flags_as_a_csv_does(tmp_path):
+    for name in PATHS:
+        (tmp_path / name).write_bytes(png(1))
+    for told, classes in (("0.0 1.0 0.0", ("0", "1")), ("true false true", ("False", "True"))):
+        lines = [f'{{"path": "{path}", "label": {label}}}\n' for path, label in zip(PATHS, told.split(), strict=True)]
+        (tmp_path / "list.jsonl").write_text("".join(lines))
+        assert open_source(tmp_path / "list.jsonl", for_training=False).classes == classes
+    (tmp_path / "list.jsonl").write_text('{"path": "a.png", "label": NaN}\n')
+    with pytest.raises(DataError, match="the label is not a number"):
+        open_source(tmp_path / "list.jsonl", for_training=False)
+
+
+@pytest.mark.parametrize("names", [("image", "label"), ("img", "labels")])
+def test_items_may_be_mappings_with_an_image_and_a_label(names):
+    items = [dict(zip(names, (noise(8, 8, seed=at), at % 2), strict=True)) for at in range(8)]
+    catalog = open_source(items)
+    assert catalog.classes == ("0", "1") and len(read(catalog).ids) == 8
+    with pytest.raises(DataError, match="has the entries picture, label; expected image and label"):
+        open_source([{"picture": noise(8, 8), "label": 0}])
+
+
+def test_a_data_set_with_columns_is_asked_for_its_labels_without_its_images():
+    class Names:
+        names = ("cat", "dog")
+
+    class Set:
+        column_names, features, asked = ["image", "label"], {"label": Names}, 0
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, at):
+            if at == "label":
+                return [0, 1] * 4
+            self.asked += 1
+            return {"image": noise(8, 8, seed=at), "label": at % 2}
+
+    data = Set()
+    assert open_source(data).classes == ("cat", "dog") and data.asked == 0
+
+
+class Frame(dict):
+    """As pandas has it, as far as it is asked."""
+
+    columns = property(lambda self: list(self))
+
+
+def test_a_table_in_memory_is_taken_as_one_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for at, name in enumerate(PATHS):
+        (tmp_path / name).write_bytes(png(at))
+    words = {"split": ["train", "valid", "test"], "group": ["p1", float("nan"), "p3"]}
+    table = Frame({"path": PATHS, "Label": [0.0, 1.0, 0.0], **words})
+    catalog = open_source(table, for_training=False)
+    told = {path: (catalog.label(row), catalog.splits[row]) for row, path in enumerate(catalog.paths)}
+    assert told == {"a.png": ("0", "train"), "b.png": ("1", "val"), "c.png": ("0", "test")}
+    assert set(catalog.groups) == {"p1", "b.png", "p3"} and len(read(catalog).ids) == 3
+    with pytest.raises(
+        DataError, match=r"has the columns 'file', 'label'; expected path and label.*\(table.path, table.label\)"
+    ):
+        open_source(Frame(file=PATHS, label=[0, 1, 0]))
+    with pytest.raises(DataError, match="The split of row 1 is empty"):
+        open_source(Frame(path=PATHS, label=[0, 1, 0], split=["train", None, "test"]))
+
+
+def test_a_tensor_of_floats_is_told_with_the_shape_that_was_given():
+    with pytest.raises(UnreadableImage, match=r"is float32 \[3, 20, 30\]"):
+        opened(torch.zeros(3, 20, 30))

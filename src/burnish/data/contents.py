@@ -183,7 +183,7 @@ def file_of(image: Any, name: str) -> bytes:
         array = None if isinstance(image, Image.Image) else np.asarray(plain_array(image))
     except Exception as error:  # numbers of a kind that arrays have not, rows of unequal length
         raise UnreadableImage(name, f"is no array of numbers: {shown(str(error))[:120]}") from None
-    picture = image if array is None else _from_array(array, name)
+    picture = image if array is None else _from_array(array, name, list(getattr(image, "shape", array.shape)))
     buffer = io.BytesIO()
     try:
         tags = getattr(picture, "tag_v2", {})  # which the upright copy has no longer
@@ -230,11 +230,12 @@ def plain_array(image: Any) -> Any:
     return image
 
 
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
+def _from_array(array: np.ndarray, name: str, given: list[int]) -> Image.Image:
+    """given: its shape before the channels were laid last."""
     more = " (give it as it is before ToTensor and Normalize)" if array.dtype.kind == "f" else ""
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise UnreadableImage(
-            name, f"is {array.dtype} {list(array.shape)}, expected uint8 [h w 3], [h w 4] or [h w]{more}"
+            name, f"is {array.dtype} {given}, expected uint8 [h w 3], [3 h w], [h w 4] or [h w]{more}"
         )
     return Image.fromarray(array)
 

@@ -40,6 +40,13 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def as_in_a_table(value: object) -> object:
+    """A label as a cell of a CSV has it: a whole number of a column of floats without its point, True as "True"."""
+    if isinstance(value, bool):
+        return str(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def told_apart(names: Iterable[str]) -> list[str]:
     """Names of numbered classes, by number; those that several have get their number: "crane (134)", "crane (517)".
 

@@ -16,7 +16,7 @@ from typing import Any
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Packed, Place, Spool
 from burnish.data.file import MAX_BYTES
-from burnish.data.sources.assemble import told_apart
+from burnish.data.sources.assemble import as_in_a_table, told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.table import COLUMNS, Values, from_rows, note_others
 from burnish.errors import DataError, NotEnoughData, shown
@@ -243,15 +243,25 @@ def _class_names(schema: Any, column: str) -> list[str]:
 def _value(file: Path, row: int, name: str, value: Any, names: list[str]) -> str | list[str]:
     """A value as the text of a cell, or a list of classes as texts."""
     if name == "label" and isinstance(value, list):
-        return [_text(file, row, name, one, names) for one in value]
+        return [_text(file, row, name, _no_flag(file, row, one), names) for one in value]
     return _text(file, row, name, value, names)
+
+
+def _no_flag(file: Path, row: int, value: Any) -> Any:
+    """The value of a list of labels; DataError for true and false, which stand for a class each there."""
+    if isinstance(value, bool):
+        raise DataError(
+            f"{shown(file.name)}, row {row}: a label in the list is {value}, expected the names of classes."
+        )
+    return value
 
 
 def _text(file: Path, row: int, name: str, value: Any, names: list[str]) -> str:
     """A value as the text of a cell; class numbers by their names."""
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
+    value = as_in_a_table(value)
+    if not isinstance(value, (str, int)):
         came = f"the {name} is {type(value).__name__}, expected text" + (
             " or a whole number" if name == "label" else ""
         )

@@ -10,20 +10,32 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from burnish.data.catalog import Catalog
+from burnish.data.catalog import SPLIT_WORDS, Catalog
 from burnish.data.contents import Contents, Drawn, plain_array
-from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
+from burnish.data.sources.assemble import (
+    Labelled,
+    as_in_a_table,
+    assemble,
+    class_name,
+    class_names,
+    told_apart,
+    with_several,
+)
+from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.scan import is_utf8
-from burnish.errors import DataError, NotEnoughData, shown
+from burnish.errors import DataError, NotEnoughData, nearest, shown
 
 TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
 _WORDS = "(images, labels): a list of paths or of images, or a uint8 array [n h w 3], and a label for each"
+_IMAGES, _LABELS = ("image", "img"), ("label", "labels")  # names of entries and columns
 _MOST_BITS = 1024  # of a whole number that is a class
 Label = str | tuple[str, ...]
 
 
 def open_python(data: Any) -> Catalog:
-    """The catalogue of (images, labels) or of a map-style data set whose items are (image, label).
+    """The catalogue of (images, labels), of a table with the columns path and label, or of a map-style data set.
+
+    Items of a data set are (image, label), or mappings with such names, as those of Hugging Face `datasets`.
 
     labels: a class name or number for each image, or, where it may have several, a list of them or a row of 0 and 1 [n k].
     images: paths, or uint8 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. An image of a list or a data set is a Pillow
@@ -45,10 +57,39 @@ def open_python(data: Any) -> Catalog:
         if any(_is_image(one) for one in images):
             return _drawn(texts, None, _one_of(images), source="list", fixed=True)
         return open_paths(images, texts)
-    by_name = isinstance(data, Mapping) or hasattr(data, "iloc")  # a dictionary, a table of pandas
+    if hasattr(data, "columns") and hasattr(data, "__getitem__"):
+        return _open_frame(data)
+    by_name = isinstance(data, Mapping) or hasattr(data, "iloc")  # a dictionary, a column of pandas
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not by_name:
         return open_dataset(data)
     raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
+
+
+def _open_frame(table: Any) -> Catalog:
+    """The catalogue of a table in memory, of pandas or another: path, label, and where wanted split and group."""
+    names = {str(name).strip().lower(): name for name in table.columns}
+    columns = {name: list(_without_index(table[names[name]])) for name in ("path", "split", "group") if name in names}
+    said = next((names[name] for name in _LABELS if name in names), None)
+    if "path" not in columns or said is None:
+        came = ", ".join(f"'{shown(str(name))}'" for name in table.columns) or "none"
+        raise DataError(
+            f"The table has the columns {came}; expected path and label, and if wanted split and group. Rename them, or give "
+            "(table.path, table.label)."
+        )
+    labels = _labels(_without_index(table[said]), len(columns["path"]), classes=None)
+    splits = None
+    if "split" in columns:
+        words = ["" if _is_missing(word) else str(word).strip().lower() for word in columns["split"]]
+        splits = [_split(word, at) for at, word in enumerate(words)] if any(words) else None
+    groups = [None if _is_missing(one) else str(as_in_a_table(one)) for one in columns.get("group", [])] or None
+    return open_paths(columns["path"], labels, source="table", splits=splits, groups=groups)
+
+
+def _split(word: str, at: int) -> str:
+    if word not in SPLIT_FOLDERS:
+        came = f"'{shown(word)}', nearest: {nearest(word, SPLIT_WORDS)}" if word else "empty, and that of others is not"
+        raise DataError(f"The split of row {at} is {came}. Use train, val or test for all, or leave the column out.")
+    return SPLIT_FOLDERS[word]
 
 
 def _without_index(part: Any) -> Any:
@@ -64,7 +105,14 @@ def _is_listed(part: Any) -> bool:
         return False
 
 
-def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[Label], *, source: str = "paths") -> Catalog:
+def open_paths(
+    paths: Sequence[Any] | np.ndarray,
+    labels: Sequence[Label],
+    *,
+    source: str = "paths",
+    splits: Sequence[str] | None = None,
+    groups: Sequence[str | None] | None = None,
+) -> Catalog:
     """The catalogue of image files anywhere on disk, with a class name for each. Equal paths are one image."""
     if len(paths) == 0:
         raise NotEnoughData("There are no images, expected some paths.")
@@ -76,27 +124,39 @@ def open_paths(paths: Sequence[Any] | np.ndarray, labels: Sequence[Label], *, so
     if strange is not None:
         raise DataError(f"{shown(str(strange))}: its name is not UTF-8. Rename it.")
     root = Path(os.path.commonpath([file.parent for file in files]))
-    found: dict[str, Label] = {}
-    for file, label in zip(files, labels, strict=True):
+    found: dict[str, Labelled] = {}
+    for at, (file, label) in enumerate(zip(files, labels, strict=True)):
         path = file.relative_to(root).as_posix()
-        if found.setdefault(path, label) != label:
+        image = Labelled(path, label, splits[at] if splits else None, groups[at] if groups else None)
+        first = found.setdefault(path, image)
+        if first.label != label:
             raise DataError(
-                f"{shown(str(file))} is given twice, as {_said(found[path])} and as {_said(label)}. Keep one."
+                f"{shown(str(file))} is given twice, as {_said(first.label)} and as {_said(label)}. Keep one."
             )
-    images = [Labelled(path, label) for path, label in found.items()]
-    return assemble(root, with_several(images), [], source=source)
+        if first != image:
+            raise DataError(f"{shown(str(file))} is given twice, with another split or group. Keep one.")
+    return assemble(root, with_several(list(found.values())), [], source=source)
 
 
 def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str = "data set") -> Catalog:
     """The catalogue of a map-style data set; its attribute `classes`, where it has one, names the label numbers."""
-    classes = getattr(data, "classes", None)
+    column = next((name for name in _LABELS if name in (getattr(data, "column_names", None) or ())), None)
+    classes = getattr(data, "classes", None) if column is None else _class_names(data, column)
     names = told_apart(map(str, classes)) if isinstance(classes, (list, tuple)) else None
     kept = next((getattr(data, name) for name in TARGETS if _is_list_of(getattr(data, name, None), len(data))), None)
+    if column is not None:
+        kept = list(data[column])
     if kept is None:
         kept = [_label_of(data, index) for index in range(len(data))]
     return _drawn(
         _labels(kept, len(data), classes=names), splits, lambda index: plain_array(_item(data, index)[0]), source=source
     )
+
+
+def _class_names(data: Any, column: str) -> list[str] | None:
+    """What a data set of Hugging Face's calls the numbers in a column; None where it calls them nothing."""
+    kind = (getattr(data, "features", None) or {}).get(column)
+    return getattr(kind, "names", None) or getattr(getattr(kind, "feature", None), "names", None)
 
 
 def _drawn(
@@ -130,6 +190,12 @@ def _label_of(data: Any, index: int) -> Any:
 
 def _item(data: Any, index: int) -> tuple[Any, Any]:
     item = data[index]
+    if isinstance(item, Mapping):
+        names = [next((name for name in some if name in item), None) for some in (_IMAGES, _LABELS)]
+        if None in names:
+            held = shown(", ".join(map(str, item)))[:120]
+            raise DataError(f"Item {index} of the data set has the entries {held}; expected image and label.")
+        return item[names[0]], item[names[1]]
     if not isinstance(item, (tuple, list)) or len(item) < 2:
         raise DataError(f"Item {index} of the data set is {_kind(item)}, expected (image, label).")
     return item[0], item[1]
@@ -162,13 +228,21 @@ def _label(value: Any, at: int, classes: list[str] | None) -> Label:
     if getattr(value, "ndim", 0) == 1:
         value = _of_columns(value[None])[0]  # a data set whose items carry a row of 0 and 1
     if isinstance(value, (list, tuple, set, frozenset)):
+        if any(isinstance(one, (bool, np.bool_, float)) for one in value):
+            raise DataError(
+                f"Label {at} is a list of other things than class names or numbers. A row of 0 and 1 is given as an array."
+            )
         return class_names(_name(one, at, classes) for one in value)
     return _name(value, at, classes)
 
 
 def _name(value: Any, at: int, classes: list[str] | None) -> str:
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
-    if isinstance(value, bool) or not isinstance(value, (str, int, np.integer)) or value == "":
+    if _is_missing(value):
+        raise DataError(f"Label {at} is missing ({shown(str(value))}). Fill it in, or leave the image out.")
+    if classes is None or not isinstance(value, bool):  # with names True is 1
+        value = as_in_a_table(value)
+    if not isinstance(value, (str, int, np.integer)) or value == "":
         kind = (
             "a fraction (burnish sorts into classes, it does not fit numbers)"
             if isinstance(value, float)
@@ -184,6 +258,13 @@ def _name(value: Any, at: int, classes: list[str] | None) -> str:
     if not is_utf8(str(value)):
         raise DataError(f"Label {at} is {shown(str(value))!r}, which holds half a character.")
     return class_name(str(value))
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is what tables hold where there is nothing: None, NaN, and pandas' own."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
 
 
 def _is_array(images: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.contents import Contents
-from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, with_several
+from burnish.data.sources.assemble import Labelled, as_in_a_table, assemble, class_name, class_names, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.header import names_path_and_label, separator_of
 from burnish.data.sources.scan import LINK_OUT, is_utf8, why_not_follow
@@ -187,6 +187,8 @@ _JSON_ADVICE = 'Write one object a line: {"path": "cat/1.jpg", "label": "cat"}.'
 def _value(file: Path, line: int, name: str, value: Any) -> str | list[str]:
     """A JSON value as the text of a cell, or a list of classes as texts."""
     if name == "label" and isinstance(value, list):
+        if any(isinstance(one, bool) for one in value):
+            raise _bad(file, "line", line, "a label in its list is true or false, expected text", _JSON_ADVICE)
         return [_text(file, line, name, one) for one in value]
     return _text(file, line, name, value)
 
@@ -195,6 +197,7 @@ def _text(file: Path, line: int, name: str, value: Any) -> str:
     """A JSON value as the text of a cell."""
     if value is None:
         return ""
+    value = as_in_a_table(value) if name != "path" else value
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise _bad(file, "line", line, f"the {name} is {_kind(value)}, expected text", _JSON_ADVICE)
     return str(value).strip()
@@ -210,7 +213,7 @@ def _kind(value: Any) -> str:
         dict: "an object",
         str: "text",
     }
-    return kinds.get(type(value), "null")
+    return "not a number (NaN)" if value != value else kinds.get(type(value), "null")
 
 
 def _not_utf8(file: Path) -> DataError:
