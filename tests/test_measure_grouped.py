@@ -158,6 +158,8 @@ def test_a_run_on_grouped_images_is_proved_by_group(table, tmp_path, capsys):
 
     plain = burnish.fit(table / "plain.csv", out=tmp_path / "plain", **settings)
     assert plain.verdict.groups is None and read_answers(plain.folder).groups is None
+    pages = [(one.folder / "report.html").read_text(encoding="utf-8") for one in (run, plain)]
+    assert ["count images, not groups" in page for page in pages] == [True, False]
 
 
 def test_images_that_are_all_of_one_group_are_refused_before_any_work(table, tmp_path, monkeypatch):

@@ -674,6 +674,25 @@ def test_predictions_are_kept_and_pair_runs(run, tmp_path):
         api.report_runs([run.folder, other])
 
 
+def test_each_test_image_is_told_with_the_probability_of_every_class(run):
+    with open(run.folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        chances = {name: float(row[name]) for name in run.classes}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+        assert max(chances, key=chances.get) == row["answer"] and chances[row["answer"]] == float(row["confidence"])
+
+
+def test_a_class_named_like_a_column_takes_nothing_from_it(shapes, tmp_path):
+    for old, new in zip(sorted(one.name for one in shapes.iterdir()), ("=1+1", "group", "right"), strict=True):
+        shutil.copytree(shapes / old, tmp_path / "data" / new)
+    named = api.fit(tmp_path / "data", out=tmp_path / "run", **{**TINY, "method": "probe"})
+    told = read_answers(named.folder)
+    assert told.groups is None and set(told.labels) == {"'=1+1", "group", "right"} and told.right.dtype == bool
+    with open(named.folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        assert next(csv.reader(file))[-3:] == ["'=1+1", "group (class)", "right (class)"]
+
+
 def test_all_baselines_and_an_earlier_run_are_held_against_the_kept_model(shapes, tmp_path):
     first = api.fit(shapes, out=tmp_path / "first", **{**TINY, "method": "probe"})
     second = api.fit(shapes, out=tmp_path / "second", **TINY, baselines="all", against=str(first.folder))

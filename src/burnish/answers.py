@@ -18,6 +18,7 @@ from burnish.labels import SEPARATOR, several
 from burnish.result import PREDICTIONS
 
 _HEADER = ("path", "label", "answer", "confidence", "right", "probe_answer", "probe_confidence", "probe_right")
+_MOST_CLASSES = 100  # with a column of probabilities each
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,30 @@ class Answers:
 
 
 def table_of(tested: Sequence[Tested], kept: Contender, material: Material) -> str:
-    """The table as CSV (RFC 4180): numbers and names, a row a test image."""
+    """The table as CSV (RFC 4180): numbers and names, a row a test image.
+
+    Then what the kept model makes of each class, in columns of their names, where there are not too many.
+    """
     of_kept = next(one for one in tested if one.contender is kept)
     probe = tested[0]
     catalog, text = material.catalog, io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     groups = catalog.groups if material.test_groups is not None else None
-    writer.writerow(_HEADER if groups is None else (*_HEADER, "group"))
+    told = of_kept.probabilities[:, : len(catalog.classes) if len(catalog.classes) <= _MOST_CLASSES else 0]
+    header = _HEADER if groups is None else (*_HEADER, "group")
+    writer.writerow((*header, *map(_column, catalog.classes[: told.shape[1]])))
     columns = [_columns(one, material) for one in (of_kept, probe)]
     for row, entry in enumerate(material.test.ids):
         group = () if groups is None else (cell(groups[entry]),)
         named = (cell(catalog.paths[entry]), cell(catalog.label(entry)))
-        writer.writerow((*named, *columns[0][row], *columns[1][row], *group))
+        chances = [f"{value:.6f}" for value in told[row]]
+        writer.writerow((*named, *columns[0][row], *columns[1][row], *group, *chances))
     return text.getvalue()
+
+
+def _column(name: str) -> str:
+    """The heading of a class's column: its name, told apart from the other columns'."""
+    return f"{name} (class)" if name in (*_HEADER, "group") else cell(name)
 
 
 def read_answers(run: Path) -> Answers:

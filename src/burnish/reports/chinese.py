@@ -95,6 +95,9 @@ CHINESE = {
     "probability on the class is said, set on images kept apart from these.": (
         "平均精度：不论阈值，该类图像排在其他图像之前的程度。阈值：概率达到多少即报出该类，由另外的图像确定。"
     ),
+    "These intervals count images, not groups: where the images of a group are alike, they are too narrow.": (
+        "这些区间按图像而非分组计算：同组图像彼此相似时，区间偏窄。"
+    ),
     "Scores by class": "各类得分",
     "Class": "类别",
     "Test images": "测试图像",
@@ -289,8 +292,8 @@ FINDINGS = {
     "Images unlike all others": "与其他图像都不同的图像",
     "See whether they belong to the set.": "看看它们是否属于该数据集。",
     "Images that use little of their range": "只用到一小段亮度范围的图像",
-    "Scale them all by one factor, so that the brightest are white: 12 bits in a file of 16 look black.": (
-        "用同一系数缩放全部图像，使最亮处为白色：存放在 16 位文件中的 12 位图像看起来是黑的。"
+    "See whether they show what they should; if so, scale them all by one factor, so that the brightest are white.": (
+        "看看它们是否显示了应有的内容；如果是，用同一系数缩放全部图像，使最亮处为白色。"
     ),
     "Fewer than two classes": "不足两个类别",
     "Give each class a folder of its own: DATA/cat/1.jpg, DATA/dog/1.jpg.": (
