@@ -21,9 +21,12 @@ from test_around_a_run import WORDS
 import burnish
 from burnish import api, cli, watching
 from burnish.choose.decide import ASKED_FOR
+from burnish.doctor import Check
+from burnish.errors import Interrupted
+from burnish.methods.table import METHODS
 from burnish.run import job
-from burnish.screen import print_verdict
-from burnish.verbs.options import print_json
+from burnish.screen import print_doctor, print_methods, print_verdict
+from burnish.verbs.options import going_on, print_json
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
 PROGRAM = [sys.executable, "-m", "burnish"]
@@ -46,6 +49,14 @@ def test_a_terminal_that_goes_away_ends_no_run(shapes, tmp_path):
     assert found.report.is_file()
     with pytest.raises(OSError, match="No space"):
         watching.Lines(Gone(errno.ENOSPC)).say("a fact")
+
+
+def test_a_command_to_be_pasted_is_quoted(shapes, tmp_path, capsys):
+    folder = tmp_path / "my run"
+    print_verdict(api.fit(shapes, out=folder, **TINY))
+    assert capsys.readouterr().out.endswith(f"  next    burnish predict '{folder}' IMAGES...\n")
+    with pytest.raises(Interrupted, match=f"say the same again with --out '{folder}'$"), going_on(folder):
+        raise KeyboardInterrupt
 
 
 def test_lines_tell_each_stage_once_and_each_fact(capsys):
@@ -277,3 +288,31 @@ def test_json_for_a_terminal_has_nothing_in_it_that_the_terminal_would_act_on(ch
 def test_json_to_an_output_that_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     print_json({"a": 1})
+
+
+# ---- 80 columns ------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_an_error_is_broken_between_words_on_a_terminal_and_nowhere_else(stream, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", stream())
+    text = "a/name/of/a/file/that/is/longer/than/a/line.jpg is no image; " + "take another one, " * 5 + "or none"
+    with pytest.raises(SystemExit):
+        cli._leave(f"{text}\n  a line to copy that is longer than the terminal", 2)
+    told = sys.stderr.getvalue().splitlines()
+    assert told[-1] == "  a line to copy that is longer than the terminal"
+    assert " ".join(told[:-1]) == f"burnish: {text}" and (len(told) > 2) == (stream is Terminal)
+    assert all(len(line) <= 40 or "/" in line for line in told[:-1]) or stream is io.StringIO
+
+
+def test_methods_and_checks_fit_80_columns(capsys):
+    print_methods(list(METHODS.values()), full=False)
+    print_doctor([Check("versions", ", ".join(f"package{number} 1.2.3" for number in range(12)))])
+    told = capsys.readouterr().out.splitlines()
+    assert max(map(len, told)) <= 80 and sum("package" in line for line in told) > 1

@@ -6,8 +6,10 @@ import errno
 import io
 import itertools
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from contextlib import suppress
 from typing import Annotated, Any
@@ -102,12 +104,30 @@ def main(argv: list[str] | None = None) -> None:
             elsewhere = known_elsewhere(option, option=True) if verb.endswith((" fit", " compare")) else ""
             if verb.endswith(" compare"):
                 elsewhere = elsewhere.replace("--model", "--models")
-            wrong = f"No such option: {option}; {elsewhere}" if elsewhere else complaint()
+            wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(str(complaint()), words)
             _leave(f"{wrong} (see: {verb} --help)", 2, error if debug else None)
         if debug:
             raise
         came = f"{type(error).__name__}: {error}"
         _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70)
+
+
+_VERBS_ELSEWHERE = {
+    "fit": ("train", "tune", "finetune", "fine-tune", "learn", "run"), "predict": ("infer", "inference", "classify", "test"),
+    "evaluate": ("eval", "val", "validate", "score"), "audit": ("check", "inspect", "lint"), "models": ("list", "zoo"),
+}  # fmt: skip
+
+
+def _of_verbs(complaint: str, words: list[str]) -> str:
+    """The complaint, and for a verb of other tools what it is here."""
+    if not complaint.startswith("No such command"):
+        return complaint
+    said, *rest = [word for word in words if not word.startswith("-")] or [""]
+    if said == "help":
+        known = {str(one.callback.__name__) for one in app.registered_commands if one.callback is not None}
+        return f"No such command 'help'; say burnish {rest[0] if rest and rest[0] in known else 'fit'} --help"
+    here = next((verb for verb, others in _VERBS_ELSEWHERE.items() if said in others), None)
+    return complaint if here is None else f"No such command {said!r}; here it is: burnish {here}"
 
 
 def _no_more_output() -> None:
@@ -119,6 +139,14 @@ def _terminated(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _filled(text: str) -> str:
+    """One line as the lines of a terminal, broken between words; elsewhere, as in logs, as it is."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return text
+    width = max(20, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+
+
 def _leave(text: str, code: int, error: BaseException | None = None) -> None:
     """Print one sentence to stderr and leave; where an error is given, its traceback before it."""
     if burnish.own_process:
@@ -127,9 +155,9 @@ def _leave(text: str, code: int, error: BaseException | None = None) -> None:
         import traceback
 
         traceback.print_exception(error)
-    lines = [shown(line) for line in text.splitlines()]  # an error may hold a few lines to copy
+    first, *rest = [shown(line) for line in text.splitlines()] or [""]  # an error may hold a few lines to copy
     with suppress(OSError):  # nobody is there to read it
-        print("burnish: " + "\n".join(lines), file=sys.stderr)
+        print("\n".join([_filled(f"burnish: {first}"), *rest]), file=sys.stderr)
     if burnish.own_process and any(
         not one.daemon and one is not threading.main_thread() for one in threading.enumerate()
     ):

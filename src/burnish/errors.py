@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -94,11 +95,14 @@ class Interrupted(BurnishError):
     exit_code = 130
 
 
-def nearest(name: str, choices: Iterable[str], *, limit: int = 5) -> str:
-    """The choices most like `name`, nearest first, as 'a, b, c'; all of them when there are few."""
+def nearest(name: str, choices: Iterable[str], *, limit: int = 5, alike: bool = False) -> str:
+    """The choices most like `name`, nearest first, as 'a, b, c'; all of them when there are few.
+
+    alike: none where nothing resembles it, as among so many that the first ones tell nothing.
+    """
     names = sorted(set(choices))
     close = difflib.get_close_matches(name, names, n=limit, cutoff=0.4)
-    if not close:
+    if not close and not alike:
         close = names[:limit]
     return ", ".join(shown(choice) for choice in close)
 
@@ -110,6 +114,11 @@ def shown(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
     )
+
+
+def pasted(path: str | Path) -> str:
+    """A path as it stands in a command that is printed to be copied: quoted where a shell would take it apart."""
+    return shlex.quote(shown(str(path)))
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one

@@ -18,7 +18,7 @@ from burnish.choose.decide import ASKED_FOR
 from burnish.choose.signals import NOTHING
 from burnish.data.audit.findings import by_kind, in_words
 from burnish.doctor import Check
-from burnish.errors import shown
+from burnish.errors import pasted, shown
 from burnish.evaluating import Evaluation
 from burnish.explaining import Explained
 from burnish.measure.intervals import Interval
@@ -34,6 +34,10 @@ from burnish.ship.predictor import Prediction
 from burnish.using import Result
 
 _WIDTH = 80  # columns, of text that is wrapped
+_AUTO = (
+    "auto       the default: frozen heads first; then full, lora for a transformer with few images, or nothing where the heads "
+    "were right on all they had not learnt from; the tuned model is kept when validation prefers it by more than a standard error"
+)
 _CASES = 3  # of each kind of finding
 
 
@@ -45,7 +49,7 @@ def print_verdict(result: Result) -> None:
     at = {role: f", {size} px" for role, size in sizes.items()} if len(set(sizes.values())) > 1 else {}
     rows = [(f"frozen probe{at.get('probe', '')}", verdict.probe)]
     if verdict.tuned is not None:
-        rows.append((f"tuned{at['tuned']}" if at else f"tuned ({facts['model']['name']})", verdict.tuned))
+        rows.append((f"tuned{at.get('tuned', '')}", verdict.tuned))
     print()
     for name, interval in rows:
         print(f"  {name[:34]:<34} {_interval(interval)}")
@@ -73,7 +77,7 @@ def print_verdict(result: Result) -> None:
     budget = facts["budget_seconds"]
     print(f"  time    {minutes(facts['seconds'])}" + (f" of {minutes(budget)}" if budget else ""))
     print(f"  report  {shown(str(result.report))}")
-    print(f"  next    burnish predict {shown(str(result.folder))} IMAGES...")
+    print(f"  next    burnish predict {pasted(result.folder)} IMAGES...")
 
 
 def _print_data(result: Result) -> None:
@@ -115,7 +119,7 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
         print(f"  images  {skipped:,} were left out: no time for all of them")
     print(f"  time    {minutes(facts['seconds'])}" + (f" of {minutes(budget)}" if budget else ""))
     print(f"  page    {shown(str(folder / LEADERBOARD))}")
-    print(f"  next    burnish predict {shown(str(folder / chosen['package']))} IMAGES...")
+    print(f"  next    burnish predict {pasted(folder / chosen['package'])} IMAGES...")
 
 
 def _arm_name(row: Mapping[str, Any], width: int) -> str:
@@ -147,7 +151,7 @@ def print_audit(found: Audit, out: Path | None) -> None:
         print(f"  page    {shown(str(out / AUDIT_PAGE))}")
         print(f"  list    {shown(str(out / AUDIT_TABLE))}")
         print("  next    see the page, edit the column exclude, then:")
-        print(f"          burnish fit DATA --quarantine {shown(str(out / AUDIT_TABLE))}")
+        print(f"          burnish fit DATA --quarantine {pasted(out / AUDIT_TABLE)}")
     elif found.findings:
         print("  next    --out FOLDER writes a page with pictures and a list of all cases")
 
@@ -172,7 +176,7 @@ def print_explained(rows: Sequence[Explained], check: Sanity | None) -> None:
         word = "so they tell of the weights" if check.passed else "so do not trust them"
         _paragraph(
             f"With shuffled weights the maps have a rank correlation of {check.similarity:.2f} with these, {word} "
-            f"({check.images} images)."
+            f"({check.images} image{'' if check.images == 1 else 's'})."
         )
 
 
@@ -291,7 +295,7 @@ def _millions(count: int) -> str:
 def print_methods(found: Sequence[Method], *, full: bool) -> None:
     """A line or two a method; with `full` its whole description and its options."""
     for method in found:
-        print(f"{method.name:<11}{method.summary}")
+        print(textwrap.fill(f"{method.name:<11}{method.summary}", _WIDTH, subsequent_indent=" " * 11))
         print(textwrap.fill(f"when: {method.when}", _WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 17))
         print(f"           paper: {method.paper}")
         if full:
@@ -303,10 +307,7 @@ def print_methods(found: Sequence[Method], *, full: bool) -> None:
             for option, value in options_of(type(method)()).items():
                 print(f"           option {option}, default {value}: --method {method.name}:{option}={value}")
     if not full:
-        print("auto       the default: frozen heads first; then full, lora for a transformer with few")
-        print("           images, or nothing where the heads were right on all they had not learnt")
-        print("           from; the tuned model is kept when validation prefers it by more than a")
-        print("           standard error")
+        print(textwrap.fill(_AUTO, _WIDTH, subsequent_indent=" " * 11))
 
 
 def _without_margin(text: str) -> str:
@@ -319,7 +320,8 @@ def print_doctor(found: Sequence[Check]) -> None:
     """A line a check, and what to do about those that need something."""
     marks = {"fine": "ok  ", "note": "note", "broken": "FIX "}
     for one in found:
-        print(f"{marks[one.state]}  {one.what:<22} {shown(one.found)}")
+        line = f"{marks[one.state]}  {one.what:<22} {shown(one.found)}"
+        print(textwrap.fill(line, _WIDTH, subsequent_indent=" " * 29, break_on_hyphens=False, break_long_words=False))
         if one.remedy:
             _paragraph(one.remedy, indent=6)
 

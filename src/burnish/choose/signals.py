@@ -68,7 +68,10 @@ class Signals:
             else f"the domain is {_how_far(self.distance)}: heads on all depths take {self.distance:.0%} off the log loss of the "
             "last layer's"
         )
-        return f"{self.images:,} images to train on, {self.a_class:g} in the middle class and {self.least} in the smallest; {far}"
+        middle = f"{'about ' if self.a_class % 1 else ''}{self.a_class:.0f}"
+        return (
+            f"{self.images:,} images to train on, {middle} in the middle class and {self.least} in the smallest; {far}"
+        )
 
 
 def distance_of(probes: Probes) -> float | None:

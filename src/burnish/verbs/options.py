@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from burnish.disk import expanded
-from burnish.errors import Interrupted, shown
+from burnish.errors import Interrupted, pasted
 from burnish.recipe import Recipe, parse_budget
 from burnish.result import no_run, plain
 from burnish.runtime import Clock
@@ -159,6 +159,6 @@ def going_on(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; what was saved is kept, and a package that is there can predict. To go on, say the same again with  "
-            f"--out {shown(str(folder))}"
+            f"interrupted; what was saved is kept, and a package that is there can predict. To go on, say the same again with "
+            f"--out {pasted(folder)}"
         ) from None
