@@ -16,6 +16,7 @@ from PIL import Image
 import burnish.data.sources.demo as demo
 from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import open_source, require_usable, without
+from burnish.data.sources.folder import folders_within
 from burnish.data.sources.scan import RUN_FILE, RUN_LOCK
 from burnish.errors import DataError, NotEnoughData
 from burnish.recipe import Recipe
@@ -694,3 +695,22 @@ def test_images_of_kinds_that_are_not_read_are_told_as_such(tmp_path):
         (tmp_path / "cat" / name).write_bytes(b"content")
     with pytest.raises(NotEnoughData, match=r"cat/\S+ \([\w ]+ is not read: save it as JPEG"):
         open_source(tmp_path)
+
+
+def test_paths_as_windows_writes_them_are_found(tmp_path):
+    write_images(tmp_path, {"a": 3, "b": 3})
+    rows = [f"{path.parent.name}\\{path.name},{path.parent.name}" for path in sorted(tmp_path.rglob("*.png"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows, "a\\none.png,a", "a/000.png,a"]))
+    catalog = open_source(tmp_path / "list.csv")
+    assert catalog.paths[0] == "a/000.png" and len(catalog) == 6
+    assert [one.path for one in catalog.named] == ["a/000.png", "a\\none.png"]
+
+
+def test_folders_within_classes_are_said(tmp_path):
+    write_images(tmp_path / "one", {"fern/red": 2, "fern/blue": 2, "moss/blue": 4})
+    said = "classes hold folders of their own (fern holds blue/ and red/); the outermost counts"
+    assert folders_within(open_source(tmp_path / "one")) == said
+    write_images(tmp_path / "two", {"train/fern/red": 2, "train/fern/blue": 2, "train/moss": 4, "test/fern": 1})
+    assert folders_within(open_source(tmp_path / "two")) == said
+    write_images(tmp_path / "three", {"fern/images": 4, "moss": 4})
+    assert folders_within(open_source(tmp_path / "three")) == ""

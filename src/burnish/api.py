@@ -15,6 +15,7 @@ from burnish.data.audit.quarantine import opened
 from burnish.data.catalog import Catalog
 from burnish.data.looks import changed, read_digests
 from burnish.data.sources import Data, called
+from burnish.data.sources.folder import folders_within
 from burnish.disk import (
     expanded,
     read_plain_json,
@@ -198,7 +199,9 @@ def fit_catalog(
 
 
 def _say_unused(catalog: Catalog, watcher: Watcher) -> None:
-    """That columns of a table are not used: one of them may have been meant."""
+    """That columns of a table, or folders within class folders, are not used: one of them may have been meant."""
+    if within := folders_within(catalog):
+        watcher.say(within)
     if catalog.unused:
         columns, known = ", ".join(map(shown, catalog.unused)), "path, label, split and group are known"
         groups = (

@@ -42,6 +42,21 @@ def open_folder(root: Path, *, for_training: bool) -> Catalog:
     return sorted_into_classes(root, scan(root), for_training=for_training)
 
 
+def folders_within(catalog: Catalog) -> str:
+    """A sentence where class folders hold several folders with images, which might be the classes; "" where none does."""
+    levels = {"folder": 1, "split folders": 2}.get(catalog.source)
+    inside: dict[str, set[str]] = defaultdict(set)
+    for path in catalog.paths:
+        parts = path.split("/")[:-1]
+        if levels is not None and len(parts) > levels:
+            inside[parts[levels - 1]].add(parts[levels])
+    name = next((name for name, folders in inside.items() if len(folders) > 1), None)
+    if name is None:
+        return ""
+    such = f"{shown(name)} holds {_listed(sorted(inside[name])[:2])}"
+    return f"classes hold folders of their own ({such}); the outermost counts"
+
+
 def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catalog:
     """The catalogue of what lies in a folder, or in an archive of one."""
     _refuse_unsorted(root, found)

@@ -57,6 +57,9 @@ def from_rows(
     images, lines, named, same = [], array("q"), [], sys.intern
     for line, values in rows:
         image = _labelled(file, unit, line, values, same)
+        if contents is None and "\\" in image.path and check.why_not(image.path) is not None:
+            slashed = image.path.replace("\\", "/")  # as Windows writes it
+            image = replace(image, path=slashed if check.why_not(slashed) is None else image.path)
         at = place.setdefault(image.path, len(images))
         if at < len(images):
             reason = _said_again(file, unit, images[at], lines[at], image, line)
