@@ -138,6 +138,22 @@ BAD_INPUT = [
     (["fit", "{tmp}/good", "--flip", "maybe", "--epochs", "0"], r"epochs is 0.*flip is 'maybe'"),
     (["fit", "{tmp}/good", "--epochs", "few"], r"epochs is 'few'"),
     (["fit", "{tmp}/good", "--device", "cuda:99"], r"device 'cuda:99' cannot be used"),
+    (
+        ["fit", "{tmp}/nothing", "--device", "gpu"],
+        r"device is 'gpu', expected auto, cpu, cuda, cuda:N \(a number\), mps or xpu",
+    ),
+    (["predict", "{tmp}/nothing", "x.jpg", "--device", "gpu"], r"no such folder"),
+    (["fit", "{tmp}/good", "--batch-size", "100000"], r"expected \"auto\" or a whole number from 1 to 65,536"),
+    (["fit", "{tmp}/good", "--out", "{tmp}/column.csv"], r"column\.csv is a file; name a folder with --out$"),
+    (
+        ["fit", "{tmp}/good", "--out", "{tmp}/column.csv/a"],
+        r"column\.csv is a file, so .*/a cannot lie in it; name a folder",
+    ),
+    (["audit", "{tmp}/good", "--out", "{tmp}/column.csv"], r"column\.csv is a file; name a folder with --out$"),
+    (["fit", "{tmp}/good", "--model", "random"], r"random is said with a network, as in random:resnet50"),
+    (["models", "zzzz"], r"no model matches 'zzzz', nor is like it$"),
+    (["train", "{tmp}/good"], r"No such command 'train'; here it is: burnish fit"),
+    (["help", "fit"], r"No such command 'help'; say burnish fit --help"),
     (["fit", "{tmp}/column.csv"], r"label"),
     (["fit", "{tmp}/outside.csv"], r"\.\."),
     (["fit", "{tmp}/absolute.csv"], r"absolute"),
@@ -171,7 +187,7 @@ def bad(tmp_path_factory):
     ("words", "sentence"), BAD_INPUT, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, bad, tmp_path, capsys):
-    out_at = ["--out", tmp_path / "run"] if words[0] == "fit" and len(words) > 1 else []
+    out_at = ["--out", tmp_path / "run"] if words[0] == "fit" and len(words) > 1 and "--out" not in words else []
     code, out, err = burnish(*[word.format(tmp=bad) for word in words], *out_at, capsys=capsys)
     assert code == 2
     assert re.search(sentence, err, re.DOTALL), err

@@ -17,7 +17,7 @@ from PIL import Image
 import burnish
 from burnish.data.pixels import decode
 from burnish.data.sources import open_source
-from burnish.errors import DataError, UnreadableImage
+from burnish.errors import BurnishError, DataError, UnreadableImage
 from burnish.ship.predictor import opened
 from images import noise, png, read
 
@@ -273,3 +273,17 @@ def test_a_table_in_memory_is_taken_as_one_in_a_file(tmp_path, monkeypatch):
 def test_a_tensor_of_floats_is_told_with_the_shape_that_was_given():
     with pytest.raises(UnreadableImage, match=r"is float32 \[3, 20, 30\]"):
         opened(torch.zeros(3, 20, 30))
+
+
+def test_a_data_set_without_a_single_image_is_refused_by_an_audit_as_by_a_run(tmp_path):
+    class Set:
+        targets = [0, 1] * 6
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, at):
+            return torch.zeros(3, 8, 8), self.targets[at]
+
+    with pytest.raises(BurnishError, match=r"All 6 images of class '0' cannot be used .*is float32"):
+        burnish.audit(Set(), model=None)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from burnish import api
 from burnish.data.audit.classes import class_findings, divided_by
+from burnish.data.audit.findings import in_words
 from burnish.data.sources import open_source
 from burnish.errors import DataError, NotEnoughData
 from burnish.ship.predictor import expand
@@ -124,6 +125,16 @@ def test_most_of_a_class_is_not_proposed_for_removal_as_blank(tmp_path):
     assert not any("12 bits" in one.evidence for one in found)
 
 
+def test_photos_in_a_format_that_is_not_read_are_not_called_no_images(tmp_path):
+    write_shapes(tmp_path, images=4)
+    (tmp_path / "red" / "a.avif").write_bytes(b"\x00\x00\x00\x20ftypavif" + bytes(40))
+    (tmp_path / "red" / "b.jpg").write_bytes(b"\x00\x00\x00\x20ftypavif" + bytes(40))
+    found = api.audit(tmp_path, model=None)
+    assert [one.paths for one in found.of("unread_format")] == [("red/a.avif",), ("red/b.jpg",)]
+    assert all("AVIF is not read" in one.evidence for one in found.of("unread_format")) and not found.of("not_an_image")
+    assert in_words({"unread_format": 2}) == "2 files in a format that is not read"
+
+
 def test_what_is_fine_is_not_blank(tmp_path):
     """In a small square a texture and a scratch are gone."""
     rng = np.random.default_rng(0)
@@ -197,7 +208,7 @@ def test_a_tiff_of_many_channels_is_named(channels, tmp_path):
     write_shapes(tmp_path, images=3)
     (tmp_path / "red" / "many.tif").write_bytes(_tiff(channels))
     found = [one for one in api.audit(tmp_path, model=None).findings if one.paths == ("red/many.tif",)]
-    assert f"a TIFF of {channels} channels is not read" in found[0].evidence and found[0].kind == "not_an_image"
+    assert f"a TIFF of {channels} channels is not read" in found[0].evidence and found[0].kind == "unread_format"
 
 
 def test_pages_of_a_tiff_are_told(tmp_path):

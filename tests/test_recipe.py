@@ -97,3 +97,8 @@ def test_settings_that_a_comparison_has_no_use_for_are_refused(tmp_path, setting
 def test_seconds_under_another_name_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="say budget"):
         burnish.fit(tmp_path, budget_seconds=60)
+
+
+def test_a_misspelt_budget_leads_to_the_name_it_is_given_by():
+    with pytest.raises(RecipeError, match=r"no setting 'bugdet' \(nearest: budget\b(?!_)"):
+        burnish.fit("nowhere", bugdet="1m")

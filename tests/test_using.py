@@ -97,16 +97,17 @@ def test_one_image_alone_is_a_list_of_one(run, shapes, tmp_path, monkeypatch):
     assert len(list(burnish.api.predict_stream(run.folder, str(file)))) == 1
 
 
-def test_an_array_has_its_channels_last_and_a_tensor_first():
-    image = np.zeros((3, 8, 8), np.uint8)
-    assert (len(listed(image)), len(listed(torch.from_numpy(image)))) == (3, 1)
+def test_an_array_of_three_planes_is_one_image_unless_it_is_too_small():
+    image, small = np.zeros((3, 8, 8), np.uint8), np.zeros((3, 2, 2), np.uint8)
+    assert (len(listed(image)), len(listed(torch.from_numpy(image)))) == (1, 1)
+    assert (len(listed(small)), len(listed(torch.from_numpy(small)))) == (3, 1)
     assert len(listed(np.zeros((5, 3, 8, 8), np.uint8))) == 5
 
 
 @pytest.mark.parametrize(
     ("shape", "kind", "count"),
     [
-        ((3, 28, 28), np.asarray, 3),
+        ((3, 28, 28), np.asarray, 1),
         ((5, 28, 28), np.asarray, 5),
         ((28, 28, 3), np.asarray, 1),
         ((28, 28, 4), np.asarray, 1),
@@ -116,7 +117,7 @@ def test_an_array_has_its_channels_last_and_a_tensor_first():
         ((2, 3, 28, 28), torch.from_numpy, 2),
     ],
 )
-def test_an_array_is_as_many_images_as_fit_takes_it_for(shape, kind, count, run):
+def test_an_array_is_as_many_images_as_its_shape_says(shape, kind, count, run):
     images = kind(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     found = run.predict(images)
     assert len(found) == count and all(one.problem is None for one in found)
@@ -416,3 +417,8 @@ def test_a_closed_pipe_and_a_full_disk_have_codes_of_their_own(verb, end, codes,
     if verb == "methods" and end.startswith("|"):
         codes = codes | {0}  # a pipe holds so few lines whole
     assert done.returncode in codes, done.stderr
+
+
+def test_an_address_is_not_taken_for_a_file_that_is_missing():
+    with pytest.raises(DataError, match=r"^https://x\.org/a\.jpg: web addresses are not fetched; download it first"):
+        expand(["https://x.org/a.jpg"])

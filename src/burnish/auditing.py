@@ -21,6 +21,8 @@ from burnish.data.cache import Pixels, read_pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.deep import white_of
 from burnish.data.looks import look_at
+from burnish.data.contents import is_redrawn
+from burnish.data.sources.assemble import without
 from burnish.data.split import held_together, make_splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
@@ -78,6 +80,8 @@ def run_audit(
         catalog, ids, preprocess=preprocess, workers=cores(), store=store, looks=looks, on_progress=on_progress
     )
     decoded = time.monotonic() - began
+    if not len(pixels.ids) and is_redrawn(catalog.contents):  # it is no data set of images
+        without(catalog, pixels.named)
     watcher.stage("same pictures", total=len(pixels.ids))
     same, note = same_pictures(pixels, catalog.labels[pixels.ids], on_progress=watcher.advance)
     if note:

@@ -296,6 +296,15 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def no_folder(path: Path) -> RunError | None:
+    """The error for a file where a folder was to be; None where there is no such file."""
+    there = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
+    if there is None:
+        return None
+    lies = "" if there == path else f", so {shown(str(path))} cannot lie in it"
+    return RunError(f"{shown(str(there))} is a file{lies}; name a folder with --out")
+
+
 @contextmanager
 def plain_disk_errors(path: Path, remedy: str = OTHER_FOLDER) -> Iterator[None]:
     """Say in a sentence what the operating system refused, and what to do."""
@@ -304,6 +313,9 @@ def plain_disk_errors(path: Path, remedy: str = OTHER_FOLDER) -> Iterator[None]:
     except BrokenPipeError:  # /dev/stdout, and whoever read it has left
         raise
     except OSError as error:
+        file = no_folder(path) if error.errno in (errno.EEXIST, errno.ENOTDIR) and "--out" in remedy else None
+        if file is not None:
+            raise file from None
         reasons = {
             errno.ENOSPC: "the disk is full",
             errno.EDQUOT: "the disk quota is used up",

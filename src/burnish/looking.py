@@ -16,7 +16,7 @@ from burnish.backbones.zoo import ModelRow
 from burnish.data.audit.findings import csv_of
 from burnish.data.audit.quarantine import opened
 from burnish.data.sources import Data, called
-from burnish.disk import expanded, left_behind, plain_disk_errors, read_plain_json, write_whole
+from burnish.disk import expanded, left_behind, no_folder, plain_disk_errors, read_plain_json, write_whole
 from burnish.errors import RunError, shown
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
@@ -86,9 +86,8 @@ def _require_audit_folder(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RunError(
-            f"cannot write to {shown(str(folder))}: {error.strerror}; name another folder with --out"
-        ) from None
+        said = f"cannot write to {shown(str(folder))}: {error.strerror}; name another folder with --out"
+        raise no_folder(folder) or RunError(said) from None
     own = {AUDIT_TABLE, AUDIT_PAGE, RESULT}
     strangers = (
         name for name in names - own if left_behind(name) not in own and name not in (".DS_Store", "Thumbs.db")

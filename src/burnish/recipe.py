@@ -18,6 +18,8 @@ _OF_TRAINING = (
     "epochs", "batch_size", "learning_rate", "freeze", "stage_decay", "weight_decay", "label_smoothing", "augment", "mixup",
     "cutmix", "sam", "balance", "average", "soup", "flip", "dropout", "drop_path",
 )  # fmt: skip
+DEVICES = "auto, cpu, cuda, cuda:N (a number), mps or xpu"
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d{1,3})?")
 _UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -130,6 +132,11 @@ _NEEDLESS = {
 }  # fmt: skip
 
 
+def is_device(name: str) -> bool:
+    """Whether that is what a device may be called."""
+    return bool(_DEVICE.fullmatch(name))
+
+
 def known_elsewhere(word: str, *, option: bool = False) -> str:
     """What a setting of another tool is here, as a clause; "" for a word that none has. option: as the command line says it."""
     word = word.lstrip("-").replace("-", "_").lower()
@@ -142,8 +149,9 @@ def known_elsewhere(word: str, *, option: bool = False) -> str:
 def recipe_from(values: dict[str, Any]) -> Recipe:
     """A recipe from keyword values; an unknown key is an error that names the nearest ones."""
     known = [field.name for field in fields(Recipe)]
+    said = [name.removesuffix("_seconds") for name in known]  # the budget is given under that name, with its unit
     unknown = [
-        f"no setting {shown(key)!r} ({known_elsewhere(key) or f'nearest: {nearest(key, known, limit=3)}'})"
+        f"no setting {shown(key)!r} ({known_elsewhere(key) or f'nearest: {nearest(key, said, limit=3)}'})"
         for key in values
         if key not in known
     ]
@@ -224,11 +232,11 @@ _CHECKS = (
     _Check("preprocess", lambda v: isinstance(v, str), "keras:resnet50, caffe, tf, torch or none"),
     _Check("method", lambda v: isinstance(v, str) and v != "", "a method name (see: burnish methods)"),
     _Check("budget_seconds", lambda v: v is None or (_real(v) and v > 0), "more than zero seconds, or none"),
-    _Check("epochs", lambda v: v == "auto" or _whole(v, 1, 100_000), '"auto" or a whole number from 1'),
+    _Check("epochs", lambda v: v == "auto" or _whole(v, 1, 100_000), '"auto" or a whole number from 1 to 100,000'),
     _Check("seed", lambda v: _whole(v, 0, 2**63 - 1), "a whole number from 0"),
     _Check("image_size", lambda v: v == "auto" or _whole(v, 32, 1024), '"auto" or 32 to 1024 pixels'),
     _Check("crop_mode", lambda v: v in ("auto", "center", "squash"), '"auto", "center" or "squash"'),
-    _Check("batch_size", lambda v: v == "auto" or _whole(v, 1, 65_536), '"auto" or a whole number from 1'),
+    _Check("batch_size", lambda v: v == "auto" or _whole(v, 1, 65_536), '"auto" or a whole number from 1 to 65,536'),
     _Check(
         "learning_rate",
         lambda v: v in ("auto", "race") or (_real(v) and 0 < v <= 1),
@@ -261,5 +269,5 @@ _CHECKS = (
     _Check("baselines", lambda v: v in ("none", "probe", "all"), '"none", "probe" or "all"'),
     _Check("against", lambda v: isinstance(v, str), "the folder of a run"),
     _Check("seeds", lambda v: _whole(v, 1, 100), "a whole number from 1 to 100"),
-    _Check("device", lambda v: isinstance(v, str) and v != "", '"auto", "cpu", "cuda", "cuda:0" or "mps"'),
+    _Check("device", lambda v: isinstance(v, str) and is_device(v), DEVICES),
 )

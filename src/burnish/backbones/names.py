@@ -18,7 +18,10 @@ def checked_name(name: str) -> str:
     """The name itself; UnknownModel with the nearest names when timm's tables do not hold it."""
     if timmed.is_known(name):
         return name
-    raise UnknownModel(f"no model {shown(name)!r} (nearest: {nearest(name, all_names())}); see: burnish models")
+    if name in ("random", "random:"):
+        raise UnknownModel("random is said with a network, as in random:resnet50: it has no weights of its own")
+    near = nearest(name, all_names(), alike=True)
+    raise UnknownModel(f"no model {shown(name)!r}{f' (nearest: {near})' if near else ''}; see: burnish models")
 
 
 def all_names() -> list[str]:

@@ -189,7 +189,8 @@ def models(query: str = "") -> list[ModelRow]:
             where = "cached" if _kept_by_torch(torchvision_images.address_of(name) or "") else "torchvision"
             rows.append(ModelRow(f"{_TORCHVISION}{name}", where, "unknown", None, "", macs, size))
     if not rows:
-        raise UnknownModel(f"no model matches {shown(query)!r} (nearest: {nearest(wanted, all_names())})")
+        near = nearest(wanted, all_names(), alike=True)
+        raise UnknownModel(f"no model matches {shown(query)!r}{f' (nearest: {near})' if near else ', nor is like it'}")
     return rows
 
 

@@ -275,6 +275,8 @@ FINDINGS = {
     "Fetch them again. They are not used.": "重新获取。它们未被使用。",
     "Files that are no images": "不是图像的文件",
     "Remove them, or convert them. They are not used.": "删除或转换。它们未被使用。",
+    "Files in a format that is not read": "不支持读取的格式",
+    "Save them as JPEG or PNG. They are not used.": "另存为 JPEG 或 PNG。它们未被使用。",
     "Labels that are likely wrong": "可能有误的标签",
     "Look at the first ones and mend what is wrong; some are right and merely hard.": (
         "先看前几个并改正；有些标签没错，只是图像难。"

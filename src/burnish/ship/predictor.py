@@ -337,21 +337,32 @@ def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
     asked = listed(paths)
     if any(one == "" for one in asked if isinstance(one, str)):
         raise DataError("the name of an image or a folder is empty; expected image files or folders")
-    for path in map(Path, asked):
+    for one in asked:
+        path = Path(one)
         if os.path.isdir(path):
             inside = scan(path)
-            followed = [one.path for one in inside.named if one.reason == LINK_OUT and _is_image_file(path / one.path)]
+            followed = [
+                left.path for left in inside.named if left.reason == LINK_OUT and _is_image_file(path / left.path)
+            ]
             found = [path / name for name in sorted([*inside.images, *followed])]
             besides = [
-                NotRead(str(path / one.path), one.reason)
-                for one in inside.named
-                if _may_hold_images(one) and one.path not in followed
+                NotRead(str(path / left.path), left.reason)
+                for left in inside.named
+                if _may_hold_images(left) and left.path not in followed
             ]
             if not found and not besides:
                 raise DataError(f"{shown(str(path))} holds no image files")
             files += [*found, *besides]
         elif os.path.lexists(path):
             files.append(path)
+        elif (address := str(one)).partition("://")[0].lower() in (
+            "http",
+            "https",
+            "ftp",
+            "s3",
+            "gs",
+        ) and "://" in address:
+            raise DataError(f"{shown(address)}: web addresses are not fetched; download it first, and name the file")
         else:
             raise DataError(f"there is no {shown(str(path))}; expected image files or folders")
     return files

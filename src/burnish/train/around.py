@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from burnish.errors import ModelError, RecipeError, shown
+from burnish.recipe import DEVICES, is_device
 
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
 
@@ -105,6 +106,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if accelerated() else "cpu")
+    if not is_device(name):
+        raise RecipeError(f"device is {shown(name)!r}, expected {DEVICES}")
     try:
         device = torch.device(name)
         _try(device)

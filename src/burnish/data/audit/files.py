@@ -111,7 +111,9 @@ def _kind_of(named: Named) -> str | None:
         return "truncated"
     if reason.startswith("not an image: ignored"):
         return "ignored"
-    if reason.startswith("not an image") or " is not read: save it as" in reason:
+    if " is not read: save it as" in reason:
+        return "unread_format"
+    if reason.startswith("not an image"):
         return "not_an_image"
     if "symbolic link" in reason or reason.startswith(("listed again", "an image beside the class folders")):
         return "ignored"

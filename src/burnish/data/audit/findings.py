@@ -37,6 +37,8 @@ KINDS = {
         Kind("unreadable", "error", "Files that cannot be read", "Replace or remove them. They are not used.", True),
         Kind("truncated", "error", "Truncated files", "Fetch them again. They are not used.", True),
         Kind("not_an_image", "error", "Files that are no images", "Remove them, or convert them. They are not used.", True),
+        Kind("unread_format", "error", "Files in a format that is not read",
+             "Save them as JPEG or PNG. They are not used.", True),
         Kind("label_error", "warning", "Labels that are likely wrong",
              "Look at the first ones and mend what is wrong; some are right and merely hard."),
         Kind("class_gap", "warning", "Classes that a split lacks",
@@ -144,6 +146,7 @@ def in_words(found: Mapping[str, int], *, most: int = 4) -> str:
 
 _SINGULAR = {name: name.replace("_", " ") for name in KINDS} | {
     "unreadable": "unreadable file", "truncated": "truncated file", "not_an_image": "file that is no image",
+    "unread_format": "file in a format that is not read",
     "blank": "blank image", "tiny": "tiny image", "extreme_aspect": "very long image", "label_error": "likely label error",
     "class_gap": "class missing in a split", "imbalance": "case of unequal classes", "thin_class": "class with few images",
     "near_duplicate": "set of near-duplicates", "exact_duplicate": "set of exact duplicates",
@@ -152,7 +155,8 @@ _SINGULAR = {name: name.replace("_", " ") for name in KINDS} | {
     "several_in_one": "label of perhaps several classes", "missing_label": "class that may stand for no label",
 }  # fmt: skip
 _PLURAL = {name: words + "s" for name, words in _SINGULAR.items()} | {
-    "not_an_image": "files that are no images", "class_gap": "classes missing in a split",
+    "not_an_image": "files that are no images", "unread_format": "files in a format that is not read",
+    "class_gap": "classes missing in a split",
     "imbalance": "cases of unequal classes", "thin_class": "classes with few images",
     "near_duplicate": "sets of near-duplicates", "exact_duplicate": "sets of exact duplicates",
     "narrow": "images in a part of their range", "one_class": "classes alone",
