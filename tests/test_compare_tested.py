@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from test_report_page import facts_of
 from burnish import api
 from burnish.answers import Answers
 from burnish.choose.evidence import Evidence
-from burnish.reports.leaderboard import csv_of
+from burnish.reports.leaderboard import csv_of, round_numbers
 from burnish.reports.leaderboard import page_of as leaderboard_page
 from burnish.reports.page import render
 from burnish.reports.runs import page_of as runs_page
@@ -130,6 +131,22 @@ def test_an_arm_without_a_speed_is_on_the_page_under_its_own_number():
     assert [plot.count("<circle") for plot in plots] == [2, 1]
     assert ">2</text>" in plots[1] and ">1</text>" not in plots[1]
     assert "Without images/s" not in leaderboard_page(made_up([row(chosen=True)]))
+
+
+def test_what_stands_against_the_chosen_comes_before_what_is_looked_up():
+    """On a screen of 1,200 pixels the last columns may be beyond the edge."""
+    page = leaderboard_page(made_up([row(chosen=True, model="efficientnet_lite0")]))
+    heads = re.findall(r"<th [^>]*>([^<]*)", page)
+    assert heads.index("against the chosen") == heads.index("95 %") + 1
+    assert "efficientnet_<wbr>lite0" in page
+
+
+@pytest.mark.parametrize(("low", "high"), [(28.5, 101.0), (0.0, 7.36), (0.0, 1e-9), (99.2, 100.0), (0.0, 123456.0)])
+def test_numbers_on_an_axis_are_round(low, high):
+    found = round_numbers(low, high)
+    assert 2 <= len(found) <= 6 and all(low - 1e-9 <= one <= high + 1e-9 for one in found)
+    step = found[1] - found[0]
+    assert f"{step:.0e}"[0] in "125" and step == pytest.approx(float(f"{step:.0e}"))
 
 
 @pytest.mark.parametrize("several", [True, False])

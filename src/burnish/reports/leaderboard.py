@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,12 +103,20 @@ def _plot(rows: list[dict[str, Any]], across: Any, unit: str) -> dict[str, Any] 
         }
         for row, value, one in zip(rows, xs, intervals, strict=True)
     ]
-    ticks_x = [{"x": x(most * share), "label": f"{most * share:.3g} {unit}"} for share in (0.0, 0.5, 1.0)]
-    levels = [low + (high - low) * share for share in (0.0, 0.5, 1.0)]
-    ticks_y = [{"y": y(level), "label": f"{100 * level:.1f}"} for level in levels]
+    ticks_x = [{"x": x(value), "label": f"{value:.6g} {unit}"} for value in round_numbers(0.0, most)]
+    ticks_y = [{"y": y(value / 100), "label": f"{value:.6g}"} for value in round_numbers(100 * low, 100 * high)]
     return {
         "points": points, "ticks_x": ticks_x, "ticks_y": ticks_y, "width": _WIDTH, "height": _HEIGHT, "margin": _MARGIN,
     }  # fmt: skip
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Two to six numbers from low to high, such as people write on an axis: 1, 2 or 5 times a power of ten apart."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [step * number for number in range(first, last + 1)]
 
 
 def _cell(value: Any) -> Any:

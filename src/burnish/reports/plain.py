@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from burnish.errors import shown
 from burnish.measure.verdict import percent
@@ -12,7 +14,7 @@ from burnish.measure.verdict import percent
 
 @cache
 def plain_page(name: str) -> Template:
-    """The template of that file in this folder. Filters: `count`, `percent` (without its sign) and `name`."""
+    """The template of that file in this folder. Filters: `count`, `percent` (without its sign), `name`, `broken`."""
     room = Environment(
         loader=PackageLoader("burnish", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -20,4 +22,10 @@ def plain_page(name: str) -> Template:
     room.filters["count"] = lambda value: "-" if value is None else f"{value:,.0f}"
     room.filters["percent"] = lambda value: "-" if value is None else percent(value).removesuffix(" %")
     room.filters["name"] = lambda text: shown(str(text).encode("utf-8", "backslashreplace").decode())
+    room.filters["broken"] = _broken
     return room.get_template(name)
+
+
+def _broken(name: str) -> Markup:
+    """A long name that may be wrapped where its parts meet, not in a word."""
+    return Markup(re.sub(r"([_/.:=])(?=\w)", r"\1<wbr>", str(escape(name))))
