@@ -19,9 +19,9 @@ from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, read_pixels
 from burnish.data.catalog import Catalog, Splits
+from burnish.data.contents import is_redrawn
 from burnish.data.deep import white_of
 from burnish.data.looks import look_at
-from burnish.data.contents import is_redrawn
 from burnish.data.sources.assemble import without
 from burnish.data.split import held_together, make_splits
 from burnish.data.store import PixelStore
