@@ -42,6 +42,49 @@ def test_tuples_of_some_depth_are_read(tmp_path):
     assert read_torch(saved({"a": torch.ones(2), "kept": kept, kept: 1}), "x")["kept"] == kept
 
 
+# Each tuple holds the one before twice: of the last one a hash would visit 2 ** 40 members.
+DOUBLED = {
+    "kept and fetched": b"K\x01\x85q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(40)),
+    "above a mark": b"K\x01\x85q\x00" + b"".join(b"(h%ch%ctq%c" % (n, n, n + 1) for n in range(40)),
+    "as a size": b"K\x01\x85q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(40)) + b"0ctorch\nSize\nh\x28\x85R",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", DOUBLED)
+@pytest.mark.parametrize("older", [False, True], ids=["zip", "before 1.6"])
+def test_tuples_that_hold_others_twice_and_twice_again_are_no_key_of_a_dictionary(how, older, tmp_path):
+    program = b"\x80\x02}" + DOUBLED[how] + b"K\x01s."
+    path = _written(tmp_path, "a.pth", _legacy(tmp_path, program)) if older else _torch_zip(tmp_path, program)
+    assert "tuples that hold others again and again" in refused(path)
+
+
+def test_one_tuple_in_many_places_is_read():
+    shared = tuple(range(5000))
+    kept = {"first": shared, "more": [shared] * 500, "pairs": [(shared, shared), (shared, 1)], shared: 1}
+    assert read_torch(saved({"a": torch.ones(2), "kept": kept}), "x")["kept"] == kept
+
+
+# Each list holds the one before twice: as a text the last one would have 2 ** 40 brackets.
+LISTS = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(40))
+WRITTEN_OUT = {
+    "a version": (b"ctorch.torch_version\nTorchVersion\nh\x28\x85R", "a version that is none"),
+    "a version made anew": (b"ctorch.torch_version\nTorchVersion\nh\x28\x85\x81", "a version that is none"),
+    "a kind of numbers": (b"cnumpy.core.multiarray\nscalar\nh\x28K\x01\x86R", "a number of the kind list"),
+    "what is called": (b"h\x28)R", "a call of what is no function"),
+    "what is made anew": (b"h\x28)\x81", "a call of what is no function"),
+    "a tuple that is called": (b"h\x28\x85)R", "a call of what is no function"),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN_OUT)
+@pytest.mark.parametrize("older", [False, True], ids=["zip", "before 1.6"])
+def test_lists_that_hold_others_twice_and_twice_again_are_not_written_out(how, older, tmp_path):
+    asked, found = WRITTEN_OUT[how]
+    program = b"\x80\x02" + LISTS + asked + b"."
+    path = _written(tmp_path, "a.pth", _legacy(tmp_path, program)) if older else _torch_zip(tmp_path, program)
+    assert found in refused(path)
+
+
 KIND = b"cnumpy\ndtype\n(" + _text("%s") + b"\x89\x88tRq\x05"
 MINUS = b"J\xff\xff\xff\xff"
 

@@ -6,7 +6,7 @@ import io
 import pickletools
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 LONG_TEXT = 4096
 _MOST_FETCHED = 16 * 2**20  # characters of texts that are used again, together
@@ -14,10 +14,12 @@ _BYTES_AS = "latin1"  # the codec by which protocol 2 writes bytes; others make 
 _MOST_COPIES = 16
 _DEEPEST_TUPLE, _LONG_TUPLE = 200, 32  # what rebuilds a tensor takes seven
 _MOST_LARGE, _MOST_ODD = 1000, 10_000
+_MOST_AGAIN = 10**7  # values within tuples that are used again, counted each time, as their hash does
 _MODULUS = 2**61 - 1  # of the hashes of whole numbers: below it no two are the same
 _NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
 _HASHED_WELL = ("text", "latin1", "number", "harmless")
 _HARMLESS = ("FLOAT", "BINFLOAT", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET")
+_CALLED = ("function", "encode", "kind", "kinds", "hashing")
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID"}
 
 
@@ -88,6 +90,21 @@ def _is_text(name: str) -> bool:
     return "UNICODE" in name or name in ("STRING", "BINSTRING", "SHORT_BINSTRING")
 
 
+class _Measure(NamedTuple):
+    """How deep tuples lie in a value, and how many values it holds with itself, each as often as it is there."""
+
+    depth: int
+    size: int
+
+
+_SINGLE = _Measure(0, 1)
+
+
+def _together(members: list[_Measure]) -> int:
+    """The size of a value with these members."""
+    return 1 + sum(one.size for one in members)
+
+
 class _Stack:
     """What lies on the stack while a pickle is read, a word for each value.
 
@@ -95,7 +112,8 @@ class _Stack:
     "bytes" for a tuple of the two; "encode" for the function that makes bytes of them, "kind" for a kind of storage; "number"
     for whole numbers, truth values and None, "plain" for a tuple of such and texts; "kinds" for numpy's kinds of numbers, and
     "numpy" for one of them; "hashing" for set, OrderedDict and Counter; "harmless" for what has no hash, or one that cannot be
-    chosen. Beside it, how deep tuples lie in a tuple: their hash follows them down without a limit.
+    chosen; "function" for any other class or function. Beside it, how deep tuples lie in a tuple, and how many values lie in it
+    when each is counted as often as it is there: a hash follows them down without a limit.
     """
 
     # The lowest value they take stays there.
@@ -104,19 +122,17 @@ class _Stack:
     _LASTING = (
         "text",
         _BYTES_AS,
-        "encode",
-        "kind",
-        "kinds",
         "numpy",
-        "hashing",
+        *_CALLED,
     )
 
     def __init__(self) -> None:
         self.tags: list[str] = []
-        self.depths: list[int] = []
-        self.memo: dict[int, tuple[str, int]] = {}
+        self.measures: list[_Measure] = []
+        self.memo: dict[int, tuple[str, _Measure]] = {}
         # Whole numbers of many bits; keys and members of sets, and members of lists, that are not plain.
         self.large = self.odd = self.listed = 0
+        self.again = 0  # values within what is used again
 
     def name(self, wanted: str) -> None:
         """The value on top is this class or function."""
@@ -129,6 +145,8 @@ class _Stack:
             self.tags[-1] = "hashing"
         elif self.tags and (module == "numpy.dtypes" or wanted == "numpy dtype"):
             self.tags[-1] = "kinds"
+        elif self.tags:
+            self.tags[-1] = "function"
 
     def copies(self, opcode: Any, argument: Any) -> bool:
         """Follow one instruction; whether it makes something of a value that was there before. Raises Unusual."""
@@ -138,45 +156,45 @@ class _Stack:
             if self.large > _MOST_LARGE:
                 raise Unusual("many numbers of 61 bits and more")
         if name == "MEMOIZE" or name.endswith("PUT"):
-            known = (self.tags[-1], self.depths[-1]) if self.tags else ("new", 0)
+            known = (self.tags[-1], self.measures[-1]) if self.tags else ("new", _SINGLE)
             self.memo[len(self.memo) if name == "MEMOIZE" else _whole(argument)] = known
             return False
         if name in ("PROTO", "FRAME", "STOP"):
             return False
         inside: list[str] = []
-        depth = 0
+        measures: list[_Measure] = []  # of all that is taken
         if pickletools.markobject in wanted:
             while self.tags and (tag := self.tags.pop()) != "mark":
                 inside.append(tag)
-                depth = max(depth, self.depths.pop())
-            del self.depths[len(self.tags) :]
+                measures.append(self.measures.pop())
+            del self.measures[len(self.tags) :]
             inside.reverse()
             wanted = wanted[: wanted.index(pickletools.markobject)]
         count = min(len(wanted), len(self.tags))
         taken = self.tags[len(self.tags) - count :]
-        depth = max([depth, *self.depths[len(self.tags) - count :]])
-        del self.tags[len(self.tags) - count :], self.depths[len(self.depths) - count :]
+        measures += self.measures[len(self.tags) - count :]
+        del self.tags[len(self.tags) - count :], self.measures[len(self.measures) - count :]
         self._refuse_calls(name, taken, inside)
         self._count_odd(name, taken, inside)
         if name == "MARK":
             self._push("mark")
         elif name == "DUP":
-            self._push("before", depth)
-            self._push("before", depth)
+            self._push_again("before", *measures)
+            self._push_again("before", *measures)
         elif name.endswith("GET"):
-            tag, depth = self.memo.get(_whole(argument), ("before", 0))
-            self._push(tag if tag in self._LASTING else "before", depth)
+            self._push_again(*self.memo.get(_whole(argument), ("before", _SINGLE)))
         elif name in self._KEEPING:
             for tag in taken[:1]:
                 self._push(tag)
         elif name in ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            depth = max((one.depth for one in measures), default=0)
             if depth >= _DEEPEST_TUPLE:
                 raise Unusual(f"tuples in tuples, over {_DEEPEST_TUPLE} deep")
-            self._push(_tuple_of(inside if name == "TUPLE" else taken), depth + 1)
+            self._push(_tuple_of(inside if name == "TUPLE" else taken), _Measure(depth + 1, _together(measures)))
         elif _is_text(name):
             self._push(_BYTES_AS if argument == _BYTES_AS else "text")
-        elif name in ("REDUCE", "NEWOBJ") and taken[:1] == ["kinds"]:
-            self._push("numpy")
+        elif name in ("REDUCE", "NEWOBJ"):  # what is made of a tuple may hold all of it
+            self._push("numpy" if taken[:1] == ["kinds"] else "new", _Measure(0, _together(measures)))
         else:
             for _ in opcode.stack_after:
                 self._push("number" if name in _NUMBERS else "harmless" if name in _HARMLESS else "new")
@@ -203,12 +221,24 @@ class _Stack:
         if self.odd > _MOST_ODD:
             raise Unusual("many keys or members that are neither texts nor numbers")
 
-    def _push(self, tag: str, depth: int = 0) -> None:
+    def _push(self, tag: str, measure: _Measure | None = None) -> None:
         self.tags.append(tag)
-        self.depths.append(depth)
+        self.measures.append(measure or _SINGLE)
+
+    def _push_again(self, tag: str, measure: _Measure = _SINGLE) -> None:
+        """A value that was there before. Unusual where those come to more than a hash gets through."""
+        self.again += measure.size - 1
+        if self.again > _MOST_AGAIN:
+            raise Unusual("tuples that hold others again and again")
+        self._push(tag if tag in self._LASTING else "before", measure)
 
     def _refuse_calls(self, name: str, taken: list[str], inside: list[str]) -> None:
-        """Unusual where a kind of storage is called, or the function that makes bytes is used in any other way than that."""
+        """Unusual where a kind of storage is called, or the function that makes bytes is used in any other way than that.
+
+        So it is where no class or function is called at all: torch would write out whatever it is.
+        """
+        if name in ("REDUCE", "NEWOBJ") and (not taken or taken[0] not in _CALLED):
+            raise Unusual("a call of what is no function")
         if name in ("REDUCE", "NEWOBJ", "BUILD") and taken[:1] == ["kind"]:
             raise Unusual("a call that makes numbers out of nothing")
         if (

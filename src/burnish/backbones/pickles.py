@@ -51,12 +51,18 @@ _ALLOWED = {
 def _scalar(kind: np.dtype, content: Any) -> Any:
     """A number of numpy's; their own function makes one of any size out of nothing but its kind."""
     if not isinstance(kind, np.dtype) or kind.kind not in "fiubc" or kind.itemsize > 32:
-        raise ValueError(f"a number of the kind {kind}")
+        # Of anything else the type alone: written out, lists in lists may have no end.
+        raise ValueError(f"a number of the kind {kind if isinstance(kind, np.dtype) else type(kind).__name__}")
     return _NUMPY_SCALAR(kind, content)
 
 
 class _Text(str):
     """What a text of torch's own kind comes out as."""
+
+    def __new__(cls, text: Any) -> _Text:
+        if not isinstance(text, str) or len(text) > LONG_TEXT:  # str() would write out lists in lists without end
+            raise ValueError("a version that is none")
+        return super().__new__(cls, text)
 
 
 def _path(*parts: Any) -> str:
