@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -533,6 +534,14 @@ def test_a_word_in_the_list_that_is_neither_yes_nor_no_is_refused(tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text("path,exclude\na/1.png,no\na/2.png,x\n")
     with pytest.raises(DataError, match=r"line 3: exclude is 'x'\. Expected yes or no"):
+        read_quarantine(listed)
+
+
+@pytest.mark.parametrize("link", [None, "/dev/zero"])
+def test_a_list_that_is_no_plain_file_is_not_waited_for(link, tmp_path):
+    listed = tmp_path / "list.csv"
+    os.mkfifo(listed) if link is None else listed.symlink_to(link)
+    with pytest.raises(DataError, match=r"list\.csv cannot be read as a list of images: is not a plain file"):
         read_quarantine(listed)
 
 

@@ -8,7 +8,9 @@ import os
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,6 +117,18 @@ def test_links_and_names_that_climb_out_are_named_and_not_followed(folder, tmp_p
     assert len(catalog) == 9
     reasons = {one.path: one.reason for one in catalog.named}
     assert "link" in reasons["photos/cat/link.png"] and "climbs out" in reasons["../outside.png"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["/".join(["0"] * 70), "/".join(["0" * 200] * 25)], ids=["deep", "long"])
+def test_members_of_very_long_names_are_named_and_the_rest_is_used(name, kind, folder, tmp_path):
+    (tmp_path / "deep.png").write_bytes(png(0))
+    target = zipped(folder, tmp_path / "set.zip") if kind == "zip" else tarred(folder, tmp_path / "set.tar", "", ".")
+    with zipfile.ZipFile(target, "a") if kind == "zip" else tarfile.open(target, "a") as archive:
+        (archive.write if isinstance(archive, zipfile.ZipFile) else archive.add)(tmp_path / "deep.png", f"{name}/1.png")
+    catalog = open_source(target)
+    assert len(catalog) == sum(COUNTS.values()) and catalog.classes == tuple(COUNTS)
+    assert [(one.path, "64 folders" in one.reason) for one in catalog.named] == [(f"{name}/1.png", True)]
 
 
 def test_a_packed_tar_that_is_cut_within_an_image_is_a_sentence(tmp_path):
@@ -249,6 +263,32 @@ def test_shards_are_read_from_a_folder_and_by_a_pattern(shards):
     assert len(whole) == 18 and len(part) == 12 and whole.classes == ("0", "1")
     assert whole.splits.count("test") == 6 and pixels_of(whole).shape == (18, 32, 32, 3)
     assert len(open_source(shards / "train-000.tar", for_training=False)) == 6
+
+
+def test_a_shard_that_is_no_plain_file_is_named_and_the_others_are_used(shards, tmp_path):
+    shard(tmp_path / "outside.tar", {"0": {"png": png(0), "cls": b"0"}})
+    os.mkfifo(shards / "train-100.tar")
+    (shards / "train-101.tar").symlink_to("/dev/zero")
+    (shards / "train-102.tar").symlink_to(tmp_path / "outside.tar")
+    catalog = open_source(shards)
+    reasons = {one.path: one.reason for one in catalog.named}
+    assert len(catalog) == 18
+    assert "not a regular file" in reasons["train-100.tar"]
+    assert all("out of the data folder" in reasons[f"train-{number}.tar"] for number in (101, 102))
+
+
+@pytest.mark.parametrize("link", [None, "/dev/zero", "/etc/passwd"])
+def test_names_of_classes_that_are_no_plain_file_of_the_folder_are_not_read(link, shards):
+    os.mkfifo(shards / "classes.txt") if link is None else (shards / "classes.txt").symlink_to(link)
+    catalog = open_source(shards)
+    assert catalog.classes == ("0", "1") and [one.path for one in catalog.named] == ["classes.txt"]
+
+
+def test_a_file_of_class_names_without_end_is_a_sentence(shards):
+    with open(shards / "classes.txt", "wb") as file:
+        file.truncate(2**25)
+    with pytest.raises(DataError, match=r"classes\.txt cannot be read .*larger than"):
+        open_source(shards)
 
 
 def test_class_numbers_are_named_by_the_file_beside_the_shards(shards):
@@ -397,6 +437,52 @@ def test_damaged_parquet_and_parquet_without_pyarrow_are_sentences(folder, tmp_p
         open_source(target)
 
 
+def written(target: Path, images: Any, kind: pa.DataType, labels: Any = None, **options: Any) -> Path:
+    schema = pa.schema([("image", kind), ("label", pa.string())])
+    table = pa.table({"image": images, "label": labels or (["a", "b"] * len(images))[: len(images)]})
+    pq.write_table(table.cast(schema), target, compression="zstd", store_schema=False, **options)
+    return target
+
+
+def peak_of(look: Callable[[], object]) -> int:
+    """Bytes that pyarrow had in hand, at the most, while it looked."""
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        look()
+    finally:
+        pa.set_memory_pool(before)
+    return pool.max_memory()
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_parquet_of_a_few_bytes_that_unpacks_to_many_is_refused_before_it_is(dictionary, tmp_path):
+    image = b"\xff\xd8" + b"\0" * 70_000_000
+    target = written(tmp_path / "t.parquet", [image] * 2, pa.binary(), use_dictionary=dictionary)
+    assert target.stat().st_size < 100_000
+
+    def look() -> None:
+        with pytest.raises(DataError, match=r"unpacks to .*a bomb"):
+            open_source(target)
+
+    assert peak_of(look) < 10_000_000
+
+
+def test_one_image_in_many_rows_of_parquet_is_unpacked_row_by_row(tmp_path):
+    image = np.random.default_rng(0).bytes(4_000_000)
+    target = written(tmp_path / "t.parquet", [image] * 12, pa.binary(), use_dictionary=True)
+    assert target.stat().st_size < 5_000_000
+    assert peak_of(lambda: open_source(target)) < 40_000_000
+
+
+def test_a_long_text_in_place_of_a_label_is_a_sentence(tmp_path):
+    labels = [np.random.default_rng(0).bytes(600_000).hex(), "b"] * 4
+    target = written(tmp_path / "t.parquet", [png(at) for at in range(8)], pa.binary(), labels)
+    with pytest.raises(DataError, match=r"its column label holds a text of 1,200,000 bytes"):
+        open_source(target)
+
+
 def test_rows_of_parquet_without_an_image_are_named_with_what_they_hold(folder, tmp_path):
     images = [{"bytes": files_of(folder)[at].read_bytes(), "path": None} for at in range(4)]
     images += [{"bytes": None, "path": "/elsewhere/one.jpg"}, None]
@@ -493,6 +579,33 @@ def test_a_snapshot_in_the_hubs_cache_is_read_through_its_links(folder, tmp_path
     catalog = open_source(snapshot)
     assert len(catalog) == sum(COUNTS.values()) and np.array_equal(pixels_of(catalog), pixels_of(open_source(folder)))
     assert [one.path for one in catalog.named] == ["cat/out.png"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
+def test_tables_that_are_no_plain_files_are_named_and_the_others_are_used(kind, folder, tmp_path):
+    table, root, suffix = hugging_face_table(folder), tmp_path / "set", "parquet" if kind == "parquet" else "arrow"
+    root.mkdir()
+    if kind == "parquet":
+        pq.write_table(table, root / "train-0.parquet")
+    else:
+        (root / "state.json").write_text("{}")
+        with pa.OSFile(str(root / "data-0.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    os.mkfifo(root / f"train-1.{suffix}")
+    (root / f"train-2.{suffix}").symlink_to("/dev/zero")
+    catalog = open_source(root)
+    assert len(catalog) == sum(COUNTS.values())
+    assert [one.path for one in catalog.named] == [f"train-1.{suffix}", f"train-2.{suffix}"]
+
+
+def test_tables_and_shards_of_a_snapshot_are_read_through_its_links(folder, tmp_path):
+    repository = tmp_path / "datasets--org--name"
+    snapshot = repository / "snapshots" / "0123"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    pq.write_table(hugging_face_table(folder), repository / "blobs" / "0")
+    (snapshot / "train-0.parquet").symlink_to("../../blobs/0")
+    assert len(open_source(snapshot)) == sum(COUNTS.values())
 
 
 def test_parquet_one_folder_down_is_found_and_several_data_sets_are_listed(folder, tmp_path):

@@ -269,6 +269,7 @@ def is_tar(data: bytes) -> bool:
 
 
 _UNICODE_PATH = 0x7075  # an extra field with a name that Python takes from 3.12 on (APPNOTE.TXT 4.6.9)
+_LONGEST_NAME, _DEEPEST_NAME = 4096, 64  # characters, and folders; Linux opens no longer one
 _LINK = "is a link or a device, which is not followed"
 
 
@@ -278,6 +279,8 @@ def _climbs(name: str) -> str | None:
         return "climbs out of the archive"
     if name.rpartition("/")[2] == ".":
         return "has no name"
+    if len(name) > _LONGEST_NAME or name.count("/") > _DEEPEST_NAME:
+        return f"has a name of over {_LONGEST_NAME:,} characters or {_DEEPEST_NAME} folders"
     if "\\" in name:
         return "has a backslash in its name, which parts folders on one system alone; pack it again with slashes"
     return None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.sources import open_source, require_usable, without
+from burnish.data.sources import open_source, require_usable, with_named, without
 from burnish.data.sources.header import separator_of
-from burnish.disk import expanded
+from burnish.disk import expanded, text_of
 from burnish.errors import DataError, nearest, shown, uncelled
 
 _YES, _NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0", "")
@@ -34,7 +35,7 @@ def read_quarantine(file: Path) -> dict[str, str]:
     audit.csv is such a list; so is any CSV with a column path, and where wanted evidence or reason.
     """
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
+        with io.StringIO(text_of(file).removeprefix("\ufeff"), newline="") as stream:
             separator = separator_of(stream.readline(), lambda names: "path" in names)
             stream.seek(0)
             rows = csv.DictReader(stream, strict=True, delimiter=separator)
@@ -54,7 +55,7 @@ def read_quarantine(file: Path) -> dict[str, str]:
                 if path.strip() and word in _YES:
                     found[uncelled(path)] = said.get("evidence") or said.get("reason") or said.get("kind") or "listed"
             return found
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
+    except (OSError, csv.Error, ValueError) as error:
         raise DataError(f"{shown(str(file))} cannot be read as a list of images: {shown(str(error))}.") from None
 
 
@@ -75,8 +76,4 @@ def quarantined(catalog: Catalog, file: Path) -> Catalog:
     named = [Named(path, f"left out by {file.name}: {why}") for path, why in sorted(meant.items())]
     absent = [Named(path, f"listed in {file.name}, and not in the data") for path in sorted(strangers)]
     left = replace(without(catalog, named), source=catalog.source) if named else catalog
-    return (
-        replace(left, named=tuple(sorted((*left.named, *absent), key=lambda one: (one.path, one.reason))))
-        if absent
-        else left
-    )
+    return with_named(left, absent)

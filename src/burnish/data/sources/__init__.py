@@ -23,17 +23,17 @@ from typing import Any
 
 from burnish.data.catalog import Catalog
 from burnish.data.sources import archive, columnar, shards, table
-from burnish.data.sources.assemble import require_usable, without
+from burnish.data.sources.assemble import require_usable, with_named, without
 from burnish.data.sources.demo import open_demo
 from burnish.data.sources.folder import open_folder
 from burnish.data.sources.header import KINDS as TABLES
 from burnish.data.sources.named import fetched, open_torchvision
 from burnish.data.sources.python import open_python
-from burnish.data.sources.scan import require_listable
+from burnish.data.sources.scan import plain_files, require_listable
 from burnish.disk import expanded
 from burnish.errors import DataError, shown
 
-__all__ = ["Data", "called", "open_source", "require_usable", "without"]
+__all__ = ["Data", "called", "open_source", "require_usable", "with_named", "without"]
 
 # A path or name of labelled images, (images, labels), a map-style data set, or a Catalog: see `open_source`.
 Data = Any
@@ -103,13 +103,15 @@ def _open_path(path: Path, *, for_training: bool) -> Catalog:
 def _open_folder(path: Path, *, for_training: bool) -> Catalog:
     require_listable(path)
     if columnar.is_saved_by_datasets(path):
-        files = columnar.files_saved_by_datasets(path)
+        files, others = plain_files(path, columnar.files_saved_by_datasets(path))
         if files or not _has_class_folders(path):  # any tool may leave a state.json
-            return columnar.open_columnar(path, columnar.required(path, files))
-    rows = columnar.parquet_files(path)
-    tars = [] if rows else sorted(path.glob("*.tar"))
-    if (rows or tars) and not _has_class_folders(path):
-        return columnar.open_columnar(path, rows) if rows else shards.open_shards(tars)
+            return with_named(columnar.open_columnar(path, columnar.required(path, files)), others)
+    rows, others = plain_files(path, columnar.parquet_files(path))
+    if rows and not _has_class_folders(path):
+        return with_named(columnar.open_columnar(path, rows), others)
+    tars, others = ([], []) if rows else plain_files(path, sorted(path.glob("*.tar")))
+    if tars and not _has_class_folders(path):
+        return with_named(shards.open_shards(tars), others)
     return open_folder(path, for_training=for_training)
 
 

@@ -166,8 +166,12 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
             f"All {before[index]} images of class '{shown(catalog.classes[index])}' cannot be used "
             f"(first: {shown(first)}: {reasons[first]}). {_MEND[is_redrawn(catalog.contents)]}"
         )
-    away = tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason)))
-    return replace(catalog.at(kept), named=away)
+    return with_named(catalog.at(kept), named)
+
+
+def with_named(catalog: Catalog, named: Sequence[Named]) -> Catalog:
+    """The catalogue with these files, which are none of its images, among its named ones."""
+    return replace(catalog, named=tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason))))
 
 
 def around(catalog: Catalog) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Packed, Place, Spool
-from burnish.data.file import MAX_BYTES
+from burnish.data.file import MAX_BYTES, TOO_LARGE
 from burnish.data.sources.assemble import as_in_a_table, told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.table import COLUMNS, Values, from_rows, note_others
@@ -27,7 +27,9 @@ _BYTES = (
     "img",
 )  # columns that hold the image itself: binary, or Hugging Face's struct of bytes and path
 _LABELS = ("label", "labels", "fine_label", "class", "target")  # the first that is there
-_ROWS, _ROWS_OF_IMAGES = 256, 16  # read at a time
+_ROWS, _ROWS_OF_IMAGES = 256, 1  # read at a time; of one image kept once, each row is a copy
+_BATCH_BYTES = 2**30  # that the rows read at a time may come to
+_LONGEST_TEXT = 2**20  # bytes of a label, a path, a split or a group
 _MAX_RATIO, _RATIO_FROM_BYTES = (
     100,
     64 * 2**20,
@@ -114,7 +116,7 @@ def _rows_of(
 
     others: takes some names of columns that are not used.
     """
-    schema, batches = _opened(file)
+    schema, batches = _opened(file, most)
     columns = _columns(file, schema)
     note_others(others, [name for name in schema.names if name not in columns.values()])
     names = _class_names(schema, columns["label"])
@@ -124,7 +126,9 @@ def _rows_of(
     row = labelled = 0
     try:
         for batch in batches(wanted, _ROWS_OF_IMAGES if "image" in columns else _ROWS):
-            batch.validate(full=True)  # of Arrow files nobody else does, and what they point to is read
+            for name, column in columns.items():
+                if name != "image":
+                    _refuse_long_texts(file, column, batch.column(column))
             cells = {name: batch.column(column).to_pylist() for name, column in columns.items() if name != "image"}
             pictures = batch.column(columns["image"]) if "image" in columns else None
             for at in range(batch.num_rows):
@@ -134,10 +138,11 @@ def _rows_of(
                 labelled += values["label"] != ""
                 if pictures is not None:
                     path = values["path"] = f"{below}#{row:06d}"
-                    held = pictures[at].as_py()
+                    size = pictures.slice(at, 1).nbytes
+                    held = pictures[at].as_py() if size <= MAX_BYTES else None
                     data = held.get("bytes") if isinstance(held, dict) else held
-                    if isinstance(data, bytes) and len(data) > MAX_BYTES:
-                        absent[path] = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
+                    if size > MAX_BYTES:
+                        absent[path] = TOO_LARGE
                     elif isinstance(data, bytes):
                         if spool.size + len(data) > most:
                             raise DataError(
@@ -178,8 +183,25 @@ def _refuse_some_splits(root: Path, files: list[Path]) -> None:
             )
 
 
-def _opened(file: Path) -> tuple[Any, Any]:
-    """(schema, columns -> batches) of a Parquet or Arrow file."""
+def _refuse_long_texts(file: Path, name: str, column: Any) -> None:
+    """DataError where a cell is no name and no path, by its length: one that is kept once would be made anew for each row."""
+    import pyarrow.compute as pc
+    import pyarrow.types as types
+
+    while types.is_dictionary(column.type) or types.is_list(column.type) or types.is_large_list(column.type):
+        column = column.dictionary if types.is_dictionary(column.type) else column.flatten()
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        lengths = pc.call_function("binary_length", [column])
+        longest = pc.call_function("min_max", [lengths])["max"].as_py() or 0
+        if longest > _LONGEST_TEXT:
+            raise DataError(
+                f"{shown(file.name)}: its column {shown(name)} holds a text of {longest:,} bytes, expected at most "
+                f"{_LONGEST_TEXT:,}. Shorten it."
+            )
+
+
+def _opened(file: Path, most: int = 0) -> tuple[Any, Any]:
+    """(schema, (columns, rows) -> batches) of a Parquet or Arrow file; DataError where they unpack to over `most` bytes."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -188,7 +210,14 @@ def _opened(file: Path) -> tuple[Any, Any]:
     try:
         if _is_parquet(file):
             table = pq.ParquetFile(file)
-            return table.schema_arrow, lambda wanted, rows: table.iter_batches(rows, columns=wanted)
+
+            def of_parquet(wanted: list[str], rows: int) -> Iterator[Any]:
+                largest = _refuse_bombs(file, table.metadata, wanted, most)
+                for batch in table.iter_batches(max(1, min(rows, _BATCH_BYTES // max(1, largest))), columns=wanted):
+                    batch.validate(full=True)
+                    yield batch
+
+            return table.schema_arrow, of_parquet
         source = pa.OSFile(str(file))  # mapped, a file that is cut short meanwhile ends the process
         try:
             stream = pa.ipc.open_stream(source)
@@ -196,11 +225,35 @@ def _opened(file: Path) -> tuple[Any, Any]:
         except pa.ArrowInvalid:
             stream = pa.ipc.open_file(source)
             batches = (stream.get_batch(index) for index in range(stream.num_record_batches))
-        return stream.schema, lambda wanted, _: (batch.select(wanted) for batch in batches)
+
+        def of_arrow(wanted: list[str], rows: int) -> Iterator[Any]:
+            for whole in batches:
+                batch = whole.select(wanted)
+                batch.validate(full=True)  # nobody else does, and what it points to is read
+                for at in range(0, batch.num_rows, _ROWS):
+                    yield batch.slice(at, _ROWS)
+
+        return stream.schema, of_arrow
     except Exception as error:
         raise DataError(
             f"{shown(file.name)}: no sound Parquet or Arrow file ({_said(error)}). Fetch it again."
         ) from None
+
+
+def _refuse_bombs(file: Path, metadata: Any, wanted: list[str], most: int) -> int:
+    """The bytes of the largest piece of a column that is read; DataError where all of them are more than `most`."""
+    pieces = [
+        piece.total_uncompressed_size
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for piece in map(group.column, range(group.num_columns))
+        if any(piece.path_in_schema == name or piece.path_in_schema.startswith(f"{name}.") for name in wanted)
+    ]
+    if sum(pieces) > most:
+        raise DataError(
+            f"{shown(file.name)}: unpacks to {sum(pieces):,} bytes, over {_MAX_RATIO} times as large as its files (a bomb), "
+            "which is not read."
+        )
+    return max(pieces, default=0)
 
 
 def _columns(file: Path, schema: Any) -> dict[str, str]:

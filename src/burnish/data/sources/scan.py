@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from burnish.errors import DataError, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 NO_SUFFIX = "not an image: ignored, not an image suffix"
+NOT_REGULAR = "not an image: ignored, not a regular file"
 # Images, but of kinds that are not read: who has them wants to know.
 _UNREAD = {
     ".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".j2k": "JPEG 2000",
@@ -106,7 +108,7 @@ def _why_not(entry: os.DirEntry[str], real_root: str) -> str | None:
     elif entry.is_dir(follow_symlinks=False):
         return None
     elif not entry.is_file(follow_symlinks=False):
-        return "not an image: ignored, not a regular file"
+        return NOT_REGULAR
     return why_not_by_suffix(name)
 
 
@@ -156,6 +158,25 @@ def why_not_follow(link: str, real_root: str) -> str | None:
     if os.path.isdir(target):
         return "a symbolic link to a folder: not followed"
     return None if os.path.isfile(target) else "a symbolic link to nothing that is a file: not followed"
+
+
+def plain_files(root: Path, files: Iterable[Path]) -> tuple[list[Path], list[Named]]:
+    """Of these files below `root` the regular ones, as `scan` takes them, and the others by name: a pipe would be waited for.
+
+    Links to files inside `root` count as files.
+    """
+    kept, named, real_root, home = list[Path](), list[Named](), os.path.realpath(root), _home(root)
+    for file in files:
+        below = os.path.relpath(file, root)
+        if os.path.realpath(file) != os.path.join(real_root, below):
+            reason = why_not_follow(os.fspath(file), home)
+        else:
+            reason = None if os.path.isfile(file) else NOT_REGULAR
+        if reason is None:
+            kept.append(file)
+        else:
+            named.append(Named(Path(below).as_posix().encode("utf-8", "backslashreplace").decode(), reason))
+    return kept, named
 
 
 def is_utf8(name: str) -> bool:

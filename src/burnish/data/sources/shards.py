@@ -16,14 +16,15 @@ from burnish.data.file import MAX_BYTES
 from burnish.data.sources.archive import places_in_tar
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
 from burnish.data.sources.folder import SPLIT_FOLDERS
-from burnish.data.sources.scan import SUFFIXES, is_utf8, why_not_by_name
+from burnish.data.sources.scan import SUFFIXES, is_utf8, plain_files, why_not_by_name
+from burnish.disk import text_of
 from burnish.errors import DataError, NotEnoughData, shown
 
 CLASS_FILES = ("classes.txt", "classnames.txt")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LABELS = ("cls", "json", "txt")  # in this order of trust
 _KEYS = ("label", "labels", "cls", "class", "class_name")  # of a JSON label
-_MOST_SHARDS, _MOST_LABEL_BYTES = 100_000, 65_536
+_MOST_SHARDS, _MOST_LABEL_BYTES, _MOST_NAMES_BYTES = 100_000, 65_536, 16 * 2**20
 
 
 def open_shards(
@@ -36,8 +37,9 @@ def open_shards(
     label without an image, is named. DataError when a shard is damaged.
     """
     root = Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
-    names = _class_names(root) or _class_names(files[0].parent)
-    images, named, places = [], [], dict[str, Place]()
+    images, named, places = list[Labelled](), list[Named](), dict[str, Place]()
+    homes = dict.fromkeys((root, Path(os.path.abspath(files[0].parent))))
+    names = next(filter(None, (_class_names(root, home, named) for home in homes)), [])
     for file in files:
         found, aside = (known or {}).get(file) or places_in_tar(file)
         called = Path(os.path.abspath(file)).relative_to(root).as_posix()  # shards in two folders may have one name
@@ -166,13 +168,19 @@ def _named_class(value: Any, extension: str, names: list[str]) -> tuple[str | No
     return (str(value), "") if is_utf8(str(value)) else (None, f"its .{extension} holds half a character")
 
 
-def _class_names(root: Path) -> list[str]:
-    for name in CLASS_FILES:
-        if (root / name).is_file():
-            try:
-                return told_apart((root / name).read_text(encoding="utf-8-sig").splitlines())
-            except (OSError, UnicodeDecodeError):
-                raise DataError(f"{shown(str(root / name))} cannot be read as UTF-8 text. Save it so.") from None
+def _class_names(root: Path, folder: Path, named: list[Named]) -> list[str]:
+    """The lines of the file of class names in a folder of the data; one that is none of its files goes to `named`."""
+    files, others = plain_files(root, (folder / name for name in CLASS_FILES if os.path.lexists(folder / name)))
+    named += others
+    for file in files:
+        try:
+            return told_apart(text_of(file, at_most=_MOST_NAMES_BYTES).removeprefix("\ufeff").splitlines())
+        except UnicodeDecodeError:
+            raise DataError(f"{shown(str(file))} cannot be read as UTF-8 text. Save it so.") from None
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{shown(str(file))} cannot be read ({shown(str(error))}). Expected the name of a class a line."
+            ) from None
     return []
 
 
