@@ -45,12 +45,23 @@ def _umask():
 def test_a_pipe_among_a_runs_files_is_not_waited_for(run, tmp_path):
     for name in (PICTURES, SPLITS, PREDICTIONS, RESULT):
         os.mkfifo(tmp_path / name)
-    assert read_pictures(tmp_path) == {} and sides_in(tmp_path / SPLITS) == {}
+    assert read_pictures(tmp_path) == {}
+    with pytest.raises(NotARun, match="is not a plain file"):
+        sides_in(tmp_path / SPLITS)
     with pytest.raises(NotARun):
         read_facts(tmp_path)
     os.mkfifo(tmp_path / "page")
     write_whole(tmp_path / "page", "text")
     assert (tmp_path / "page").read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    "text", ["path,label,split\na,b", "path,label,split\na,b,tr\n", "name\na\n", "", "\0\n", "path,split\n"]
+)
+def test_a_table_of_splits_that_was_cut_short_or_changed_is_a_sentence(text, tmp_path):
+    (tmp_path / SPLITS).write_text(text)
+    with pytest.raises(NotARun, match=r"splits\.csv is damaged .* which images the run learnt from"):
+        sides_in(tmp_path / SPLITS)
 
 
 def test_facts_that_are_nested_too_deeply_are_a_sentence(tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 import burnish
 from burnish import api, cli, disk, evaluating
-from burnish.errors import DataError, RunError, UnreadableImage
+from burnish.errors import DataError, NotARun, RunError, UnreadableImage
 from burnish.result import RunFolder
 from burnish.ship.predictor import NotRead, Predictor, expand, listed, opened
 from burnish.train.features import BATCH
@@ -290,6 +290,23 @@ def test_images_that_the_run_learnt_from_are_counted_when_it_is_evaluated_on_the
     for file in (tmp_path / "more").rglob("*.png"):
         Image.open(file).point(lambda value: value ^ 1).save(file)
     assert burnish.evaluate(run.folder, tmp_path / "more").learnt == 0
+
+
+def test_where_it_is_not_known_what_the_run_learnt_from_an_evaluation_says_so(run, shapes, tmp_path, capsys):
+    assert burnish.evaluate(run.folder, shapes).learnt_known
+    counts = run.facts["counts"]
+    for gone, learnt in (("images.csv", counts["train"] + counts["val"]), ("splits.csv", 0)):
+        other = tmp_path / gone
+        shutil.copytree(run.folder, other)
+        (other / gone).unlink()
+        cli.main(["evaluate", str(other), str(shapes), "--quiet"])
+        assert "careful: it is not known which images the run learnt from" in " ".join(capsys.readouterr().out.split())
+        cli.main(["evaluate", str(other), str(shapes), "--json"])
+        told = json.loads(capsys.readouterr().out)
+        assert (told["learnt"], told["learnt_known"]) == (learnt, False)
+    (other / "splits.csv").write_text("path,label,split\nred/000.png,red\n")
+    with pytest.raises(NotARun, match=r"splits\.csv is damaged"):
+        burnish.evaluate(other, shapes)
 
 
 def test_of_many_classes_an_evaluation_names_the_likeliest_and_scores_all(run, shapes, monkeypatch):

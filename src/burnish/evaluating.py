@@ -17,7 +17,7 @@ from burnish.disk import expanded
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, nearest, shown
 from burnish.explaining import strangers
 from burnish.labels import SEPARATOR, classes_of
-from burnish.learnt import learnt_among
+from burnish.learnt import FURTHER, learnt_among
 from burnish.measure.grouped import count_of
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
@@ -39,6 +39,9 @@ class Evaluation:
     named: list[dict[str, str]]  # files that could not be used, with the reason
     learnt: int = 0  # of the images, those with the path of one that the run was trained on or chosen by
     groups: int | None = None  # that the images are of, where the data names groups
+    learnt_known: bool = (
+        True  # whether the run's folder tells all that it learnt from, by content; else `learnt` is the least
+    )
 
     def __repr__(self) -> str:
         n, score = self.scores.n, self.scores.accuracy
@@ -104,14 +107,16 @@ def evaluate(
     ]
     answers = [predictions[place] for place in good]
     groups = catalog.grouped([rows[place] for place in good])
-    learnt = learnt_among(expanded(run), catalog, np.array([rows[place] for place in good], np.int64))
+    further = bool(predictor.bundle.facts.get(FURTHER))
+    those = np.array([rows[place] for place in good], np.int64)
+    learnt, known = learnt_among(expanded(run), catalog, those, further=further)
     if predictor.bundle.thresholds is not None:
         truth = np.array([[name in one for name in classes] for one in held])
         scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds), groups)
     else:
         labels = np.array([classes.index(one[0]) for one in held])
         scores = score(probabilities, labels, classes, groups)
-    return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups))
+    return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups), known)
 
 
 def _ordered(prediction: Prediction, classes: tuple[str, ...]) -> list[float]:

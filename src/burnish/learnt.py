@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from burnish.errors import NotARun, shown
 from burnish.result import IMAGES, LEARNT, SPLITS, RunFolder, sides_in
 from burnish.runtime import cores
 
+FURTHER = "tuned_further"  # among a package's facts: whether its network had been tuned before the run
+
 
 def learnt_from(run: Path, *, further: bool = False) -> tuple[set[str], Learnt]:
     """The images that a run's model was trained on or chosen by: paths, and hashes of their content.
@@ -23,7 +26,7 @@ def learnt_from(run: Path, *, further: bool = False) -> tuple[set[str], Learnt]:
     With those that the network had learnt from before the run, where it was itself an earlier run's (`further`: it was, so that
     there must be a note of them). Of an arm of a comparison the comparison's folder tells. NotARun where what tells is damaged.
     """
-    home = run.parent.parent if run.parent.name == "arms" and not (run / SPLITS).is_file() else run
+    home = run.parent.parent if run.parent.name == "arms" and not os.path.lexists(run / SPLITS) else run
     paths = {path for path, side in sides_in(home / SPLITS).items() if side in ("train", "val")}
     digests = read_digests(home / IMAGES) if paths else {}
     before = _learnt_before(home, further=further)
@@ -49,12 +52,15 @@ def _learnt_before(home: Path, *, further: bool) -> Learnt:
         raise NotARun(f"{shown(str(home / LEARNT))} is damaged ({shown(str(error))[:80]})") from None
 
 
-def learnt_among(run: Path, catalog: Catalog, rows: np.ndarray) -> int:
-    """How many of these entries the run's model was made from: by what is in them, or, where that is not known, by path."""
-    paths, learnt = learnt_from(run)
+def learnt_among(run: Path, catalog: Catalog, rows: np.ndarray, *, further: bool) -> tuple[int, bool]:
+    """How many of these entries the run's model was made from, and whether that is known to be all.
+
+    By what is in them, or, where that is not known, by path. further: whether the network had been tuned before the run.
+    """
+    paths, learnt = learnt_from(run, further=further)
     if not learnt.hashes or is_redrawn(catalog.contents):
-        return sum(catalog.paths[row] in paths for row in rows)
-    return sum(digest in learnt.hashes for digest in look_at(catalog, rows, workers=cores()).digests)
+        return sum(catalog.paths[row] in paths for row in rows), learnt.known
+    return sum(digest in learnt.hashes for digest in look_at(catalog, rows, workers=cores()).digests), learnt.known
 
 
 def note_learnt(folder: RunFolder, backbones: Iterable[Backbone]) -> None:

@@ -39,6 +39,7 @@ ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
     "report.html",
     "tensorboard",
 )
+_SIDES = ("train", "val", "test")  # in splits.csv
 SEARCH = "search.log"
 AUDIT_TABLE, AUDIT_PAGE = "audit.csv", "audit.html"
 PICTURES, PREDICTIONS, IMAGES, LEARNT = "pictures.json", "predictions.csv", "images.csv", "learnt.json"
@@ -259,12 +260,24 @@ def no_run(folder: Path, what: str = "no such folder") -> NotARun:
 
 
 def sides_in(splits: Path) -> dict[str, str]:
-    """The split of each path in a run's splits.csv; empty where there is none, as beside a package that was copied alone."""
+    """The split of each path in a run's splits.csv; empty where there is none, as beside a package that was copied alone.
+
+    NotARun where it is damaged: of a part of it nobody could say which images the run learnt from.
+    """
     try:
-        table = csv.DictReader(io.StringIO(text_of(splits), newline=""))
-        return {uncelled(row["path"]): row["split"] for row in table}
-    except (OSError, ValueError, csv.Error, KeyError, AttributeError, TypeError):
+        text = text_of(splits)
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        found = {uncelled(row["path"]): row["split"] for row in table}
+        if not text.endswith("\n") or not found or not all(side in _SIDES for side in found.values()):
+            raise ValueError("it was cut short or changed")
+        return found
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, csv.Error, KeyError, AttributeError, TypeError) as error:
+        raise NotARun(
+            f"{shown(str(splits))} is damaged ({shown(str(error))[:80]}), so that nobody can say which images the run learnt "
+            "from; remove that file to do without"
+        ) from None
 
 
 def read_pictures(path: Path) -> dict[str, Any]:

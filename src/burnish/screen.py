@@ -203,6 +203,11 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
             f"careful: {found.learnt:,} of these images are, by content or path, images that the run learnt from; where they "
             "are the same, these scores say little about new ones"
         )
+    if not found.learnt_known:
+        _paragraph(
+            "careful: it is not known which images the run learnt from, but by their paths where its folder tells them; where "
+            "some of these are among them, these scores say little about new ones"
+        )
     if ood is not None:
         print(f"AUROC, other data  {_interval(Interval.from_json(ood['auroc']))}")
         shares = [f"{ood[key]['beyond_limit']:.1%} of {ood[key]['n']:,}" for key in ("inside", "outside")]

@@ -16,13 +16,12 @@ from burnish.data.contents import is_redrawn
 from burnish.data.looks import Dataset
 from burnish.disk import expanded
 from burnish.errors import BadWeights, BurnishError, ModelError, NotARun, RecipeError, shown
-from burnish.learnt import learnt_from
+from burnish.learnt import FURTHER, learnt_from
 from burnish.recipe import Recipe
 from burnish.result import read_facts
 from burnish.runtime import Watcher
 from burnish.ship.bundle import FACTS, POINTER, WEIGHTS, Bundle, package_folder, read_bundle
 
-FURTHER = "tuned_further"  # among a package's facts: whether its network had been tuned before the run
 _ADDED = {adapters.ADAPTERS: "adapters", adapters.PROMPTS: "prompts"}  # which are no layers of the network
 
 

@@ -41,6 +41,7 @@ def evaluate(
                 "scores": found.scores.to_json(),
                 "named": found.named,
                 "learnt": found.learnt,
+                "learnt_known": found.learnt_known,
                 "groups": found.groups,
                 "ood": told,
             }
