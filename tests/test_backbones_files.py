@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import bz2
 import copy
+import gzip
 import io
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -585,6 +588,74 @@ def test_missing_tensors_are_told_down_to_95_percent_and_refused_below(tmp_path,
     ) as caught:
         zoo.load_backbone(str(tmp_path / "model.pth"), arch="resnet18")
     assert gone[0] in str(caught.value)
+
+
+KEPT_IN_PARTS = {
+    "weight_norm": ("weight_g", "weight_v"),
+    "pruning": ("weight_orig", "weight_mask"),
+    "a parametrization": ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+}
+
+
+@pytest.mark.parametrize("layer", ["conv1", "layer2.0.conv1"])
+@pytest.mark.parametrize("how", KEPT_IN_PARTS)
+def test_weights_kept_in_parts_are_to_be_folded_first_and_not_left_random(how, layer, tmp_path, resnet18):
+    state = {f"module.{name}": tensor for name, tensor in resnet18.state_dict().items()}
+    kept = state.pop(f"module.{layer}.weight")
+    state |= {f"module.{layer}.{part}": kept for part in KEPT_IN_PARTS[how]}
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(BadWeights, match=rf"holds {layer}\.weight in parts .*fold them into one first .*prune\.remove"):
+        zoo.load_backbone(str(tmp_path / "model.pth"), arch="resnet18")
+
+
+@pytest.mark.parametrize("place", ["data/0", "data/1"])
+def test_a_file_of_torch_whose_tensors_do_not_match_their_checksum_is_refused(place, tmp_path, resnet18):
+    torch.save(resnet18.state_dict(), tmp_path / "m.pth")
+    data = bytearray((tmp_path / "m.pth").read_bytes())
+    with zipfile.ZipFile(tmp_path / "m.pth") as archive:
+        info = next(one for one in archive.infolist() if one.filename.endswith(place))
+    data[info.header_offset + 1000 if place == "data/0" else info.header_offset + 128] ^= 1
+    (tmp_path / "m.pth").write_bytes(data)
+    with pytest.raises(BadWeights, match=rf"its .*/{place} is damaged \(Bad CRC-32"):
+        zoo.load_backbone(str(tmp_path / "m.pth"), arch="resnet18")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.99])
+def test_an_old_file_of_torch_that_was_cut_short_is_to_be_fetched_again(share, tmp_path, resnet18):
+    torch.save(resnet18.state_dict(), tmp_path / "m.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "m.pth").read_bytes()
+    (tmp_path / "m.pth").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(BadWeights, match=r"was cut short .*; fetch it again"):
+        zoo.load_backbone(str(tmp_path / "m.pth"))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_packed_file_that_is_no_archive_is_to_be_unpacked(pack, tmp_path, resnet18):
+    torch.save(resnet18.state_dict(), tmp_path / "m.pth")
+    data = (tmp_path / "m.pth").read_bytes()[:100_000]
+    (tmp_path / "m.pth.gz").write_bytes(pack(data))
+    with pytest.raises(BadWeights, match=r"with one file, no tar; run (gunzip|bunzip2|unxz)"):
+        zoo.load_backbone(str(tmp_path / "m.pth.gz"))
+
+
+def test_numbers_of_no_use_are_told_without_advice_on_the_architecture(tmp_path, resnet18):
+    state = dict(resnet18.state_dict())
+    torch.save({**state, "conv1.weight": torch.full_like(state["conv1.weight"], torch.nan)}, tmp_path / "nan.pth")
+    whole = {name: tensor.char() if tensor.ndim == 4 else tensor for name, tensor in state.items()}
+    torch.save(whole, tmp_path / "whole.pth")
+    for name, found in (
+        ("nan", r"1 tensors with NaN or infinite values \(conv1"),
+        ("whole", "20 tensors hold another kind"),
+    ):
+        with pytest.raises(BadWeights, match=found) as error:
+            zoo.load_backbone(str(tmp_path / f"{name}.pth"), arch="resnet18")
+        assert "--arch" not in str(error.value) and "does not fit" not in str(error.value)
+
+
+def test_complex_weights_are_told_as_such(tmp_path):
+    torch.save({"a.b": torch.ones(4, dtype=torch.complex64)}, tmp_path / "m.pth")
+    with pytest.raises(BadWeights, match=r"is complex \(ComplexFloatStorage\); save the weights dense in float32"):
+        zoo.load_backbone(str(tmp_path / "m.pth"))
 
 
 def test_a_whole_module_is_a_program_and_says_what_to_save_instead(tmp_path, small):

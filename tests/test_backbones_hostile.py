@@ -405,19 +405,19 @@ def an_array_of_objects(folder):
     return folder / "hostile.pth"
 
 
-@kind("_rebuild_qtensor")
+@kind(r"is quantised \(_rebuild_qtensor.*dense in float32")
 def a_quantised_tensor(folder):
     torch.save({"a.b": torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)}, folder / "hostile.pth")
     return folder / "hostile.pth"
 
 
-@kind("_rebuild_sparse_tensor")
+@kind(r"is sparse \(_rebuild_sparse_tensor.*dense in float32")
 def a_sparse_tensor(folder):
     torch.save({"a.b": torch.eye(3).to_sparse()}, folder / "hostile.pth")
     return folder / "hostile.pth"
 
 
-@kind("_rebuild_meta_tensor|without values")
+@kind("without values.*dense in float32")
 def a_tensor_without_values(folder):
     torch.save({"a.b": torch.empty(4, device="meta")}, folder / "hostile.pth")
     return folder / "hostile.pth"
@@ -653,9 +653,14 @@ def a_zip_with_two_models(folder):
     return _zip(folder, [("a.safetensors", _weights(folder)), ("b.safetensors", _weights(folder))])
 
 
+@kind("has a name of over 4,096 characters")
+def a_zip_with_two_models_of_names_without_end(folder):
+    return _zip(folder, [(f"{one * 60_000}.safetensors", _weights(folder)) for one in "ab"])
+
+
 @kind("more than one model")
 def a_zip_with_two_models_of_very_long_names(folder):
-    return _zip(folder, [(f"{one * 60_000}.safetensors", _weights(folder)) for one in "ab"])
+    return _zip(folder, [(f"{one * 4_000}.safetensors", _weights(folder)) for one in "ab"])
 
 
 @kind("an archive without a model")

@@ -435,6 +435,14 @@ def test_weights_of_another_architecture_are_refused_with_counts_and_examples(re
         zoo.load_backbone(f"resnet50={resnet18_file}")
 
 
+def test_a_network_without_weights_of_its_first_layer_is_refused(tmp_path, resnet18_file):
+    state = weights.read_safetensors(resnet18_file)
+    del state["conv1.weight"]
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(BadWeights, match=r"99 of 100 tensors match, .*missing \(conv1\.weight\)"):
+        zoo.load_backbone(f"resnet18={tmp_path / 'x.safetensors'}")
+
+
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
 def test_one_tensor_missing_or_too_much_is_told_and_the_rest_is_loaded(tmp_path, resnet18_file, change):
     state = weights.read_safetensors(resnet18_file)

@@ -72,6 +72,7 @@ WRITTEN_OUT = {
     "a kind of numbers": (b"cnumpy.core.multiarray\nscalar\nh\x28K\x01\x86R", "a number of the kind list"),
     "what is called": (b"h\x28)R", "a call of what is no function"),
     "what is made anew": (b"h\x28)\x81", "a call of what is no function"),
+    "what is called in a pickle that is damaged behind": (b"h\x28)R\xff\xff", "a call of what is no function"),
     "a tuple that is called": (b"h\x28\x85)R", "a call of what is no function"),
 }
 

@@ -98,22 +98,28 @@ class Zip:
             raise self._error(
                 f"{self.label}: its {shown(name)} has {info.file_size:,} bytes, expected at most {at_most:,}"
             )
-        try:
-            with self._zip.open(info) as file:
-                data = file.read(info.file_size + 1)
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            zlib.error,
-        ) as error:
-            raise self._error(f"{self.label}: its {shown(name)} is damaged ({shown(str(error))[:120]})") from None
+        with self._sound(name), self._zip.open(info) as file:
+            data = file.read(info.file_size + 1)
         if len(data) != info.file_size:
             raise self._error(f"{self.label}: its {shown(name)} is not as long as the archive says")
         return data
+
+    def refuse_damage(self) -> None:
+        """An error where the checksum of a member is another than the archive says; nothing of them is kept."""
+        for name, info in self.members.items():
+            with self._sound(name), self._zip.open(info) as file:
+                while file.read(_REST):
+                    pass
+
+    @contextmanager
+    def _sound(self, name: str) -> Iterator[None]:
+        """What reading a damaged member raises, as an error of the archive's."""
+        try:
+            yield
+        except (
+            zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error,
+        ) as error:  # fmt: skip
+            raise self._error(f"{self.label}: its {shown(name)} is damaged ({shown(str(error))[:120]})") from None
 
     def _check(self, aside: Aside | None, most: int) -> None:
         infos, label = self._infos, self.label
@@ -269,6 +275,7 @@ def is_tar(data: bytes) -> bool:
 
 
 _UNICODE_PATH = 0x7075  # an extra field with a name that Python takes from 3.12 on (APPNOTE.TXT 4.6.9)
+_SAID = 300  # characters of a name in an error
 _LONGEST_NAME, _DEEPEST_NAME = 4096, 64  # characters, and folders; Linux opens no longer one
 _LINK = "is a link or a device, which is not followed"
 
@@ -293,7 +300,7 @@ def _put_aside_or_refuse(
     if reason is None:
         return False
     if aside is None:
-        raise error(f"{label}: its {shown(name)} {reason}")
+        raise error(f"{label}: its {shown(name[:_SAID])} {reason}")
     aside[name] = reason
     return True
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from burnish.backbones.parts import refuse_parts
 from burnish.backbones.weights import MOST_TENSORS
 from burnish.errors import BadWeights, shown
 
@@ -132,20 +133,43 @@ def fitted(
     return best
 
 
-def check_share(fit: Fit, *, label: str, arch: str, advice: str) -> None:
-    """BadWeights with counts and first examples when too little matches, or a number is not finite."""
+def check_share(fit: Fit, expected: Iterable[str], *, label: str, arch: str, advice: str) -> None:
+    """BadWeights with counts and first examples when too little matches, or a number is not finite.
+
+    So it is where a weight of the first of the `expected` layers is missing: all that comes after would be made of nothing.
+    """
+    refuse_parts(fit.missing, fit.unexpected, label=label)
     broken = [name for name, one in fit.state.items() if one.is_floating_point() and not one.isfinite().all()]
     problems = []
     # One pools patches and norms after that, the other does not.
     norms = {"norm.weight", "fc_norm.weight"}
     swapped = bool(norms & set(fit.missing)) and bool(norms & set(fit.unexpected))
     deeper = len(fit.strangers) > (1.0 - SHARE) * fit.expected
-    if fit.matched < SHARE * fit.expected or fit.shapes or fit.kinds or swapped or deeper:
+    layer = next((name.rpartition(".")[0] for name in expected if name.endswith(".weight")), None)
+    blind = any(name.rpartition(".")[0] == layer for name in fit.missing)
+    fits = fit.matched + len(fit.kinds) >= SHARE * fit.expected and not (fit.shapes or swapped or deeper or blind)
+    if fits and (fit.kinds or broken):
+        _refuse_numbers(fit, broken, label=label)
+    if not fits:
         problems = [f"{fit.matched} of {fit.expected} tensors match, expected {SHARE:.0%}", *fit.clauses()]
     if broken:
         problems.append(f"{len(broken)} tensors with NaN or infinite values ({_first(broken)})")
     if problems:
         raise BadWeights(f"{label}: does not fit {arch}: {'; '.join(problems)}; {advice}")
+
+
+def _refuse_numbers(fit: Fit, broken: list[str], *, label: str) -> None:
+    """BadWeights for weights of the right network whose numbers are of no use."""
+    found = []
+    if fit.kinds:
+        found.append(
+            f"{len(fit.kinds)} tensors hold another kind of number ({_first(fit.kinds)}): save them in float32"
+        )
+    if broken:
+        found.append(
+            f"{len(broken)} tensors with NaN or infinite values ({_first(broken)}): take a state from before they came about"
+        )
+    raise BadWeights(f"{label}: {'; '.join(found)}")
 
 
 def report(fit: Fit, where: str) -> str:

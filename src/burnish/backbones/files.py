@@ -217,7 +217,7 @@ def _loaded(
         more = [timmed.converted(module, base) for base in (*told.bare, *told.others)]
         fit = checkpoint.fitted(state, expected, is_head=is_head, others=[*others, *more])
     fit, adapted = checkpoint.with_colour(fit, [*told.others, *told.bare], expected)
-    checkpoint.check_share(fit, label=label, arch=told.name, advice=_ADVICE)
+    checkpoint.check_share(fit, expected, label=label, arch=told.name, advice=_ADVICE)
     module.load_state_dict(fit.state, strict=False)
     return module, description, fit, [*notes, *adapted]
 

@@ -27,13 +27,26 @@ class Unusual(Exception):
     """Instructions that no writer of weights uses."""
 
 
+class Uncallable(Unusual):
+    """A call of what is no class and no function; known once all names are, which say more."""
+
+
 def globals_in(stream: io.BytesIO) -> Iterator[str]:
-    """ "module attribute" of each global the next pickle of the stream asks for."""
+    """ "module attribute" of each global the next pickle of the stream asks for. Unusual, and whatever pickletools raises."""
+    stack = _Stack()
+    try:
+        yield from _asked(stream, stack)
+    finally:  # torch would write out whatever is called, lists in lists without end; damaged or not
+        if stack.uncallable:
+            raise Uncallable("a call of what is no function")
+
+
+def _asked(stream: io.BytesIO, stack: _Stack) -> Iterator[str]:
     strings: list[str] = []  # the latest texts, as STACK_GLOBAL takes two of them
     memo: dict[int, str] = {}
     fetched: Counter[int] = Counter()
     fetched_length = 0
-    copied, stack = 0, _Stack()  # calls on a single value that was there before
+    copied = 0  # calls on a single value that was there before
     place = 0
     latest: str | None = None
     taken = False
@@ -133,6 +146,7 @@ class _Stack:
         # Whole numbers of many bits; keys and members of sets, and members of lists, that are not plain.
         self.large = self.odd = self.listed = 0
         self.again = 0  # values within what is used again
+        self.uncallable = False  # whether something is called that is no class and no function
 
     def name(self, wanted: str) -> None:
         """The value on top is this class or function."""
@@ -233,12 +247,9 @@ class _Stack:
         self._push(tag if tag in self._LASTING else "before", measure)
 
     def _refuse_calls(self, name: str, taken: list[str], inside: list[str]) -> None:
-        """Unusual where a kind of storage is called, or the function that makes bytes is used in any other way than that.
-
-        So it is where no class or function is called at all: torch would write out whatever it is.
-        """
+        """Unusual where a kind of storage is called, or the function that makes bytes is used in any other way than that."""
         if name in ("REDUCE", "NEWOBJ") and (not taken or taken[0] not in _CALLED):
-            raise Unusual("a call of what is no function")
+            self.uncallable = True
         if name in ("REDUCE", "NEWOBJ", "BUILD") and taken[:1] == ["kind"]:
             raise Unusual("a call that makes numbers out of nothing")
         if (

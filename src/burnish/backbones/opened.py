@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import lzma
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -35,6 +38,8 @@ SUFFIXES = (
     ".tgz",
 )
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_ALONE = {b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ\x00": ("xz", "unxz")}
+_BEGIN = 512  # bytes by which a tar is told from other files
 _CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
@@ -73,11 +78,27 @@ def open_file(path: Path) -> Opened:
         return Opened(
             kind, data, label, digest, config_beside(path), name=path.name, packed=len(data), beside=preprocessor
         )
+    _refuse_packed_alone(data, label)
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
     kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
     unknown = f"is no file of weights that burnish knows; expected {kinds}"
     raise BadWeights(f"{label}: {weights.what_it_is(data[:4096], len(data)) or unknown}")
+
+
+def _refuse_packed_alone(data: bytes, label: str) -> None:
+    """BadWeights where a file of weights was packed as it is, without an archive around it."""
+    packed = next((kind for begin, kind in _ALONE.items() if data.startswith(begin)), None)
+    if packed is None:
+        return
+    try:
+        begin = archives.unpacked(io.BytesIO(data), len(data), label).read(_BEGIN)
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):  # damaged, which is said when it is read
+        return
+    kind, unpack = packed
+    pickled = begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if pickled or begin.startswith((b"PK\x03\x04", _HDF5)) or (begin[8:9] == b"{" and not archives.is_tar(begin)):
+        raise BadWeights(f"{label}: is {kind} with one file, no tar; run {unpack}, and give the file that comes out")
 
 
 def kind_of(data: bytes, label: str, *, packed: int | None = None) -> Kind | None:

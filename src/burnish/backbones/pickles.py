@@ -16,9 +16,19 @@ import numpy as np
 import torch
 
 from burnish.archives import Zip
-from burnish.backbones.instructions import LONG_TEXT, Unusual, globals_in
+from burnish.backbones.instructions import LONG_TEXT, Uncallable, Unusual, globals_in
 from burnish.errors import BadWeights, shown
 
+# What tensors that are no plain numbers in memory ask for, and what those are.
+_NOT_DENSE = {
+    **dict.fromkeys((
+        "torch._utils _rebuild_qtensor", "torch QInt8Storage", "torch QUInt8Storage", "torch QInt32Storage",
+        "torch per_tensor_affine", "torch per_channel_affine", "torch per_channel_affine_float_qparams",
+    ), "quantised"),
+    **dict.fromkeys(("torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_sparse_csr_tensor"), "sparse"),
+    **dict.fromkeys(("torch ComplexFloatStorage", "torch ComplexDoubleStorage"), "complex"),
+    "torch._utils _rebuild_meta_tensor_no_storage": "without values (on the meta device)",
+}  # fmt: skip
 _MAX_PICKLE_BYTES = 256 * 2**20  # the instructions alone; the tensors lie beside them
 _STORAGES = {f"{kind}Storage" for kind in (
     "Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool",
@@ -97,11 +107,17 @@ def read_torch(data: bytes, label: str, *, packed: int | None = None) -> Any:
     if archive is not None and any(archive.is_renamed(name) for name in archive.members):
         raise BadWeights(f"{label}: a zip archive with two names for one member, made to deceive")
     refuse_programs(data if archive is None else _instructions(archive), label, several=not zipped)
+    if archive is not None:
+        archive.refuse_damage()  # torch looks at no checksum
     try:
         with torch.serialization.safe_globals(_INERT):
             return _without_attributes(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:  # torch's readers raise half a dozen kinds for damaged files
         reason = " ".join(str(error).partition("WeightsUnpickler error:")[2].split()) or str(error).partition("\n")[0]
+        if reason.startswith("unexpected EOF"):
+            raise BadWeights(
+                f"{label}: a PyTorch file that was cut short ({shown(reason)[:80]}); fetch it again"
+            ) from None
         if reason.startswith("Unsupported operand"):
             reason = (
                 "it is written with a newer pickle protocol than torch's own; save it again without pickle_protocol"
@@ -193,7 +209,8 @@ def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
         # Magic number, protocol, machine, what was saved, keys of the tensors' bytes, which follow and are no pickle.
         for number in range(5 if several else 1):
             try:
-                asked |= dict.fromkeys(globals_in(stream))
+                for name in globals_in(stream):
+                    asked[name] = None
             except Unusual:
                 raise
             except Exception:
@@ -201,9 +218,10 @@ def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
                     raise
                 break
     except Unusual as error:
-        raise BadWeights(
-            f"{label}: is a pickle with {error}, which plain weights never need; it was not opened"
-        ) from None
+        if not isinstance(error, Uncallable) or all(map(_allowed, asked)):
+            raise BadWeights(
+                f"{label}: is a pickle with {error}, which plain weights never need; it was not opened"
+            ) from None
     except Exception as error:  # pickletools meets anything in a damaged file
         raise BadWeights(f"{label}: a damaged pickle ({shown(str(error))[:120]}); fetch the file again") from None
     strangers = [name for name in asked if not _allowed(name)]
@@ -213,6 +231,10 @@ def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
             raise BadWeights(
                 f"{label}: holds numbers of a kind that is not read ({kinds or 'none of the usual'}); save the weights in float32"
             )
+        odd = dict.fromkeys(_NOT_DENSE[name] for name in strangers if name in _NOT_DENSE)
+        if odd and all(name in _NOT_DENSE or _is_number_kind(name) for name in strangers):
+            asked_for = ", ".join(name.rpartition(" ")[2] for name in strangers[:3])
+            raise BadWeights(f"{label}: is {' and '.join(odd)} ({asked_for}); save the weights dense in float32")
         listed = ", ".join(shown(name[:80]) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
         raise BadWeights(f"{label}: asks for {listed}, which could run code, so it was not opened; {_ADVICE}")
 

@@ -252,7 +252,7 @@ def _embedded(one: weights.Embedded, image_size: int | None) -> Backbone:
     if headless != list(module.state_dict()):
         raise BadWeights(f"{one.name}: timm {timmed.VERSION} names its layers otherwise; please report it")
     fit = checkpoint.fitted(state, module.state_dict(), is_head=lambda name: name.startswith("classifier."))
-    checkpoint.check_share(fit, label=one.name, arch=one.arch, advice="please report it")
+    checkpoint.check_share(fit, module.state_dict(), label=one.name, arch=one.arch, advice="please report it")
     module.load_state_dict(fit.state)
     preprocess = replace(_EMBEDDED_PREPROCESS, size=image_size or one.size, crop=one.crop)
     backbone = assembled(one.arch, module, preprocess, description, source="embedded", sha256=one.sha256)
