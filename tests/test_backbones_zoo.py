@@ -377,6 +377,10 @@ def test_a_config_beside_the_file_gives_name_and_preprocessing(tmp_path, resnet1
         {"input_size": [3, 1e9, 1e9]},
         {"mean": "abc"},
         {"input_size": 5},
+        {"input_size": "abc"},
+        {"crop_mode": "border"},
+        {"crop_pct": "nan"},
+        {"crop_pct": "1e999"},
     ],
 )
 def test_a_config_with_impossible_settings_is_refused_in_a_sentence(tmp_path, resnet18_file, settings):

@@ -48,6 +48,7 @@ from burnish.run import seeds
 from burnish.run.seeds import _told as seeds_told
 from burnish.run.seeds import summed_up
 from burnish.ship.bundle import read_bundle, write_bundle
+from burnish.ship.predictor import Predictor
 
 TINY = {"model": "random:test_resnet", "budget": None, "epochs": 2, "image_size": 64}
 
@@ -505,6 +506,16 @@ def test_explain_writes_a_picture_an_image_and_names_the_unreadable(run, tmp_pat
     assert one.target == "blue" and one.file and one.file.endswith("-blue.png")
     with pytest.raises(NoSuchName, match=r"no class 'blu'; nearest: .*blue"):
         api.explain(run.folder, [shapes / "red" / "001.png"], out=tmp_path / "out3", target="blu")
+
+
+def test_explain_names_images_to_which_the_networks_answer_is_not_a_number(run, tmp_path):
+    bundle = read_bundle(run.folder)
+    state = {name: one * float("nan") if one.ndim == 4 else one for name, one in bundle.state.items()}
+    predictor = Predictor(replace(bundle, state=state))
+    image = run.folder.parent / "shapes" / "red" / "001.png"
+    rows, check = api.explain(run.folder, [image], out=tmp_path / "out", predictor=predictor)
+    assert check is None and not list((tmp_path / "out").iterdir())
+    assert (rows[0].file, rows[0].problem) == (None, "the network's answer to it is not a number")
 
 
 # ---- the report --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ import pytest
 
 import burnish
 from burnish import api
+from burnish.backbones import taps, zoo
+from burnish.choose.ledger import probes_from
+from burnish.errors import NotARun, UnknownModel
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
 
@@ -81,6 +84,17 @@ def test_what_is_shown_of_a_result_is_short_and_safe(run, shapes):
     assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
 
 
+@pytest.mark.parametrize("change", [{"value": "x"}, {"low": None}, {"n": "many"}, {"value": [1]}])
+def test_a_verdict_that_was_changed_by_hand_is_a_sentence_where_the_run_is_shown(change, run):
+    verdict = run.facts["verdict"]
+    odd = replace(run, facts={**run.facts, "verdict": {**verdict, "probe": {**verdict["probe"], **change}}})
+    for show in (repr, type(run)._repr_html_):
+        with pytest.raises(NotARun, match="is not as burnish writes it"):
+            show(odd)
+    with pytest.raises(NotARun):
+        repr(replace(run, facts={key: value for key, value in run.facts.items() if key != "kept"}))
+
+
 def test_a_folder_with_markup_in_its_name_is_shown_as_text(run):
     odd = replace(run, folder=Path("runs/<b>bold</b>&co"))
     assert "<b>" not in odd._repr_html_() and "&lt;b&gt;bold" in odd._repr_html_() and "&amp;co" in odd._repr_html_()
@@ -90,6 +104,13 @@ def test_what_is_shown_holds_no_control_characters(run):
     odd = replace(run, folder=Path("runs/a\x1b[31mred\nnext"), facts={**run.facts, "kept": "a\x1b[0m"})
     for text in (repr(odd), odd._repr_html_()):
         assert "\x1b" not in text and "\n" not in text
+
+
+@pytest.mark.parametrize("pyramid", [[-1], ["x"], [1.5], 3])
+def test_a_state_that_tells_of_impossible_taps_is_a_sentence(pyramid):
+    change = {"kind": taps.KIND, "layers": ["layer1"], "channels": [1], "pyramid": pyramid}
+    with pytest.raises(UnknownModel, match="entries that are missing, unknown or wrong: pyramid"):
+        probes_from({"deep": {"changes": [change]}}, {}, zoo.load_backbone("random:test_resnet"))
 
 
 # ---- the package -----------------------------------------------------------------------------------------------------

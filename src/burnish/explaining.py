@@ -16,7 +16,7 @@ from burnish.disk import plain_disk_errors, write_bytes_whole
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, bootstrapped
 from burnish.reports.explain import WAYS, Sanity, maps, overlay, png, sanity
-from burnish.ship.predictor import ImageLike, NotRead, Predictor
+from burnish.ship.predictor import NO_NUMBER, ImageLike, NotRead, Predictor
 from burnish.train.features import BATCH
 
 
@@ -73,26 +73,37 @@ def explained(
         chunk = images[start : start + BATCH]
         read = predictor.pixels(chunk)
         pixels = [one for one in read if isinstance(one, np.ndarray)]
-        pictures: Iterator[tuple[np.ndarray, int, float]] = iter(())
+        pictures: Iterator[tuple[np.ndarray | None, int, float]] = iter(())
         if pixels:
             plain = np.stack(pixels)
             chances, _ = predictor.of_pixels(plain)
             wanted = chances.argmax(1) if target is None else np.full(len(plain), bundle.classes.index(target))
             prepared, targets = normalised(plain, bundle.preprocess), torch.from_numpy(wanted)
             heats = maps(classifier, prepared, targets, way=WAYS[how])
-            check = check or sanity(classifier, prepared, targets, way=WAYS[how])
-            both = [np.concatenate([one, overlay(one, heat)], axis=1) for one, heat in zip(plain, heats, strict=True)]
+            both = [_beside(*one) for one in zip(plain, heats, chances, strict=True)]
+            sound = torch.tensor([one is not None for one in both])
+            if check is None and sound.any():
+                check = sanity(classifier, prepared[sound], targets[sound], way=WAYS[how])
             pictures = zip(both, wanted.tolist(), chances[np.arange(len(plain)), wanted].tolist(), strict=True)
         for number, (image, one) in enumerate(zip(chunk, read, strict=True), start=start + 1):
             if isinstance(one, UnreadableImage):
                 rows.append(Explained(str(image), None, None, None, one.reason))
                 continue
             picture, label, chance = next(pictures)
+            if picture is None:
+                rows.append(Explained(str(image), None, None, None, NO_NUMBER))
+                continue
             file = folder / f"{number:04d}-{_plain(Path(str(image)).stem)}-{_plain(bundle.classes[label])}.png"
             with plain_disk_errors(file):
                 write_bytes_whole(file, png(picture))
             rows.append(Explained(str(image), str(file), bundle.classes[label], chance))
     return rows, check
+
+
+def _beside(plain: np.ndarray, heat: np.ndarray, chances: np.ndarray) -> np.ndarray | None:
+    """An image [s s 3] and, to its right, itself under its map [s s]; None where the map or an answer is not a number."""
+    fine = np.isfinite(heat).all() and np.isfinite(chances).all()
+    return np.concatenate([plain, overlay(plain, heat)], axis=1) if fine else None
 
 
 def strangers(predictor: Predictor, inside: Sequence[ImageLike], outside: Sequence[ImageLike]) -> dict[str, Any]:

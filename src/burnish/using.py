@@ -51,10 +51,14 @@ class Result:
     predictor: Predictor
 
     def __repr__(self) -> str:
-        return f"Result({shown(str(self.folder))}: {shown(str(self.facts['kept']))} kept. {self.verdict.sentence()})"
+        with as_written(self.folder):
+            return (
+                f"Result({shown(str(self.folder))}: {shown(str(self.facts['kept']))} kept. {self.verdict.sentence()})"
+            )
 
     def _repr_html_(self) -> str:
-        lines = (f"{self.facts['kept']} kept", self.verdict.sentence(), str(self.report))
+        with as_written(self.folder):
+            lines = (f"{self.facts['kept']} kept", self.verdict.sentence(), str(self.report))
         return "<p>" + "<br>".join(html.escape(shown(line)) for line in lines) + "</p>"
 
     @property

@@ -192,8 +192,16 @@ def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image
     if isinstance(stored, dict):
         values |= {key: stored[key] for key in values if stored.get(key) is not None}
     try:
+        if values["crop_mode"] not in ("center", "squash"):
+            raise RecipeError(f"crop_mode is {_said(values['crop_mode'])}, expected center or squash")
+        if not isinstance(values["input_size"], (list, tuple)):
+            raise RecipeError(
+                f"input_size is {_said(values['input_size'])}, expected three whole numbers: [3, 224, 224]"
+            )
+        if not math.isfinite(float(values["crop_pct"])):
+            raise RecipeError(f"crop_pct is {_said(values['crop_pct'])}, expected a number of 0 to 1")
         channels, height, width = values["input_size"]
-        if (channels, height) != (3, width) or values["crop_mode"] not in ("center", "squash"):
+        if (channels, height) != (3, width):
             raise UnknownModel(f"{name}: expects images of another shape than square RGB, which burnish cannot give it")
         if image_size is None and height > (most := max(_MOST_TOLD, 2 * usual)):
             raise RecipeError(f"images of {height} pixels, expected at most {most}")
@@ -212,6 +220,11 @@ def _preprocess(name: str, values: dict[str, Any], config: dict[str, Any], image
     except (RecipeError, TypeError, ValueError, OverflowError) as error:
         where = f"{name}: the config.json beside the file, or the arguments kept in it" if config else name
         raise BadWeights(f"{shown(where)}: its image settings cannot be used ({shown(str(error))[:160]})") from None
+
+
+def _said(value: object) -> str:
+    """A setting as it stands in a file, short."""
+    return repr(value if isinstance(value, (str, int, float)) else type(value).__name__)[:60]
 
 
 def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from burnish.backbones.changes import check_changes
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped_as
 from burnish.choose.probing import Probed, Probes
@@ -229,6 +230,7 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
 
     def probed(key: str) -> Probed:
         own, base = facts[key], backbone
+        check_changes(own["changes"])  # a state that came from elsewhere may say anything
         for change in own["changes"]:
             base = tapped_as(base, change, tensors[f"{key}/scale"])
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -36,6 +36,7 @@ from burnish.train.features import at_once, batched, outputs
 _USUAL_PIXELS = 512**2  # up to which a batch of images goes through at once
 _CHANNELS = (1, 3, 4)
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
+NO_NUMBER = "the network's answer to it is not a number"
 _MAKING = threading.Lock()
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
 
@@ -238,7 +239,7 @@ class Predictor:
             if strange is not None and self.bundle.familiarity is not None:
                 strange[good] = self.bundle.familiarity.strange(features, found[good])
             for row in np.array(good)[~np.isfinite(found[good]).all(1)]:
-                problems[row] = UnreadableImage(_name(images[row]), "the network's answer to it is not a number")
+                problems[row] = UnreadableImage(_name(images[row]), NO_NUMBER)
         return found, strange, problems
 
     def _module(self, pixels: np.ndarray) -> nn.Module:
