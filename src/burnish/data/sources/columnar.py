@@ -15,7 +15,7 @@ from typing import Any
 
 from burnish.data.catalog import Catalog
 from burnish.data.contents import Packed, Place, Spool
-from burnish.data.file import MAX_BYTES, TOO_LARGE
+from burnish.data.file import MAX_BYTES
 from burnish.data.sources.assemble import as_in_a_table, told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.table import COLUMNS, Values, from_rows, note_others
@@ -138,11 +138,11 @@ def _rows_of(
                 labelled += values["label"] != ""
                 if pictures is not None:
                     path = values["path"] = f"{below}#{row:06d}"
-                    size = pictures.slice(at, 1).nbytes
-                    held = pictures[at].as_py() if size <= MAX_BYTES else None
+                    large = pictures.slice(at, 1).nbytes > MAX_BYTES + _LONGEST_TEXT  # with its path
+                    held = None if large else pictures[at].as_py()
                     data = held.get("bytes") if isinstance(held, dict) else held
-                    if size > MAX_BYTES:
-                        absent[path] = TOO_LARGE
+                    if large or (isinstance(data, bytes) and len(data) > MAX_BYTES):
+                        absent[path] = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
                     elif isinstance(data, bytes):
                         if spool.size + len(data) > most:
                             raise DataError(
