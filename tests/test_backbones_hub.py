@@ -499,10 +499,10 @@ def test_a_file_above_the_limit_is_refused_before_it_comes(web, model):
 
 
 def test_a_model_of_transformers_is_named_and_says_how_to_go_on(web, safetensors_file):
-    told = {"architectures": ["BeitForImageClassification"], "model_type": "beit"}
-    web.offer("someone/beit-base", config=told, safetensors=safetensors_file)
-    with pytest.raises(UnknownModel, match=r"hf-hub:someone/beit-base: .*BeitForImageClassification.*--arch") as error:
-        load_backbone("hf-hub:someone/beit-base")
+    told = {"architectures": ["PvtForImageClassification"], "model_type": "pvt"}
+    web.offer("someone/pvt-tiny", config=told, safetensors=safetensors_file)
+    with pytest.raises(UnknownModel, match=r"hf-hub:someone/pvt-tiny: .*PvtForImageClassification.*--arch") as error:
+        load_backbone("hf-hub:someone/pvt-tiny")
     assert_a_sentence(error)
 
 

@@ -13,13 +13,13 @@ from torch import nn
 from burnish.backbones import (
     checkpoint,
     cifar,
-    clip_names,
     file_images,
     opened,
     pickles,
     recognise,
     timmed,
     torchvisions,
+    transformers_configs,
     transformers_names,
     weights,
 )
@@ -64,17 +64,6 @@ def from_file(
     imagenets = checkpoint.sees_imagenet_colours(saved, where, found.name)
     name = said or _name_told(found, said, metadata)
     return _filled(found, state, where, name, image_size, imagenets=imagenets, source=f"file {path}")
-
-
-def _clip_named(found: opened.Opened, state: checkpoint.State) -> str | None:
-    """timm's name of a CLIP, by its shapes and the activation that its config.json speaks of."""
-    names = recognise.recognised({key: tuple(tensor.shape) for key, tensor in state.items()})
-    name = clip_names.chosen(names, found.config)
-    if names and name is None:
-        raise UnknownModel(
-            f"{found.label}: no CLIP of timm's of these shapes ({names[0]}) has the activation of its config.json"
-        )
-    return name
 
 
 # Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
@@ -124,6 +113,7 @@ class _Told:
     bare: list[checkpoint.State]  # less the prefixes of what may wrap a network; at least one
     foreign: _Foreign | None
     notes: tuple[str, ...]  # how it was told
+    heads: int | None = None  # of its attentions, where a config.json of transformers says it
 
     @property
     def others(self) -> list[checkpoint.State]:
@@ -179,20 +169,25 @@ def _told(found: opened.Opened, state: checkpoint.State, name: str | None) -> _T
     bare = checkpoint.unwrapped(state)
     foreign = next((names for one in bare if (names := translated(one)) is not None), None)
     of_transformers = next((told for one in bare if (told := transformers_names.translated(one)) is not None), None)
+    heads = None
     if of_transformers is not None:  # whose config.json speaks of its own classes
-        weights_there, family = of_transformers
-        foreign = (weights_there, {})
-        if family == "clip":
-            name = name or _clip_named(found, weights_there)
-        found = replace(found, config={"pretrained_cfg": transformers_names.images_of(found.images, family)})
-        notes.append("CLIP's image half" if family == "clip" else "named as transformers names its layers")
+        read = transformers_configs.read(
+            *of_transformers,
+            config=found.config,
+            preprocessor=found.images,
+            named=name is not None,
+            label=found.label,
+        )
+        foreign, name, heads = (read.weights, read.options), name or read.name, read.heads
+        found = replace(found, config={"model_type": found.config.get("model_type"), "pretrained_cfg": read.images})
+        notes.append("CLIP's image half" if of_transformers[1] == "clip" else "named as transformers names its layers")
     if name is None:
         name, description, note = _recognised(found, bare, foreign)
         notes.append(note)
     else:
         name = name if cifar.is_known(name) or torchvisions.is_known(name) else checked_name(name)
         description = _described(name, bare, foreign)
-    return _Told(found, name, description, bare, foreign, tuple(notes))
+    return _Told(found, name, description, bare, foreign, tuple(notes), heads)
 
 
 def _loaded(
@@ -201,6 +196,10 @@ def _loaded(
     """(the network with the weights in it, its description, how they fit, clauses on what was done to make them fit)."""
     description, label = ready.description, told.found.label
     module, notes = built(description), list[str]()
+    if not transformers_configs.matches_heads(module, told.heads):
+        raise UnknownModel(
+            f"{label}: its config.json speaks of {told.heads} heads of attention, {told.name} has others"
+        )
     if _means_patches([*told.bare, *told.others], module, description):
         means = {**description, "kwargs": {**description["kwargs"], "global_pool": "avg"}}
         with suppress(UnknownModel):  # it has no such form: then the file is another network's, which is said below
@@ -249,10 +248,7 @@ def _recognised(
         if names:
             break
     if not names and isinstance(kind := found.config.get("model_type"), str):
-        raise UnknownModel(
-            f"{found.label}: the config.json beside it says that it is a {shown(kind[:60])} of transformers, which is not read; "
-            "of those ViT, DeiT, DINOv2, CLIP, Swin, ConvNeXt and ResNet are, and all that timm's wrapper saved"
-        )
+        raise UnknownModel(f"{found.label}: {_of_transformers(kind, len(bare[0]))}")
     if not names:
         raise UnknownModel(
             f"{found.label}: neither the file nor a config.json beside it says its architecture, and its {len(bare[0])} tensors "
@@ -266,6 +262,19 @@ def _recognised(
     others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""
     how = "names and shapes" + (", and by the name of the file" if called else "")
     return name, _described(name, bare, foreign), f"{name}, told by {how}{others}"
+
+
+def _of_transformers(kind: str, count: int) -> str:
+    """Why a model of transformers, as its config.json calls it, is not read."""
+    if kind in transformers_names.KINDS:
+        return (
+            f"the config.json beside it says that it is a {kind} of transformers, but its {count} tensors fit none of timm's: "
+            "it is of a size or a form of its own, or some are missing; a timm name may be said with --arch"
+        )
+    return (
+        f"the config.json beside it says that it is a {shown(kind[:60])} of transformers, which is not read; "
+        f"of those {transformers_names.READ} are, and all that timm's wrapper saved"
+    )
 
 
 def _called(file: str, names: list[str]) -> str | None:

@@ -34,6 +34,8 @@ _MOST_TOLD_SHIFT = 10.0  # of mean and std in a config.json, for values of 0 to 
 _OPTIONS = {
     "img_size": lambda value: type(value) is int and 16 <= value <= _MOST_PIXELS,
     "bn_eps": lambda value: type(value) is float and 0 < value < 1,
+    "act_layer": lambda value: value in ("gelu", "gelu_tanh"),
+    "pad_type": lambda value: value == "same",  # as TensorFlow pads
     "global_pool": lambda value: value in POOLS,
     "in_chans": lambda value: value == 3,
 }

@@ -46,7 +46,14 @@ def joined(state: State, words: tuple[str, str, str] = ("query", "key", "value")
             if any(one.shape != query.shape for one in parts):
                 raise ValueError("a query of another shape than its key or value")
             found[name.replace(f".attn.{first}.", ".attn.qkv.")] = torch.cat(parts)
+        elif any(f".attn.{word}." in name for word in words) and _among(name, words, first) not in state:
+            raise ValueError("a key or value without its query")
     return found
+
+
+def _among(name: str, words: Sequence[str], first: str) -> str:
+    """A name with the first of these words in place of any."""
+    return re.sub(rf"\.attn\.({'|'.join(words)})\.", f".attn.{first}.", name)
 
 
 def _vit(state: State) -> tuple[State, dict[str, float]]:

@@ -1,26 +1,32 @@
-"""The names that Hugging Face transformers gives weights, in timm's words; and how its preprocessor says images are prepared."""
+"""The names that Hugging Face transformers gives weights, in timm's words: which family a file is of, and its weights renamed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from burnish.backbones import clip_names
+from burnish.backbones import clip_names, siglip_names, transformers_attention, transformers_convolutions
 from burnish.backbones.torchvision_names import joined, renamed
 
 State = dict[str, Tensor]
-_MEAN, _STD, _HALF = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.5, 0.5, 0.5)
 # What stands before all names of a model with a classifier; a bare one has none of them.
-_PREFIXES = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.", "swin.", "convnext.", "convnextv2.", "resnet.")
+_PREFIXES = (
+    "vit.", "deit.", "dinov2.", "dinov2_with_registers.", "swin.", "convnext.", "convnextv2.", "resnet.", "beit.",
+    "data2vec_vision.", "swinv2.", "regnet.", "efficientnet.", "mobilenet_v1.", "mobilenet_v2.", "mobilevit.", "mobilevitv2.",
+    "levit.",
+)  # fmt: skip
+# What a config.json calls those that are read.
 KINDS = (
     "vit", "vit_mae", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "swin", "convnext", "convnextv2", "resnet",
-    *clip_names.KINDS,
+    "beit", "data2vec-vision", "swinv2", "dinov3_vit", "dinov3_convnext", "regnet", "efficientnet", "mobilenet_v1",
+    "mobilenet_v2", "mobilevit", "mobilevitv2", "levit", *clip_names.KINDS, *siglip_names.KINDS,
 )  # fmt: skip
-# Pillow's numbers; 1 is Lanczos, nearest to bicubic.
-_RESAMPLE = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
+READ = (
+    "ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, BEiT, data2vec, Swin, ConvNeXt, ResNet, RegNet, EfficientNet, MobileNet, "
+    "MobileViT and LeViT"
+)
 
 _VIT = (
     (r"embeddings\.cls_token$", "cls_token"),
@@ -70,7 +76,8 @@ _LEFT_OUT = (
     "classifier.",
     "cls_classifier.",
     "distillation_classifier.",
-    "pooler.",
+    "classifier_distill.",
+    "pooler.dense.",
     "decoder.",
 )
 
@@ -78,31 +85,29 @@ _LEFT_OUT = (
 def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
     """(the weights under timm's names, the family); None for others.
 
-    The families: "vit", "dino" (or DeiT), "swin", "convnext", "resnet", "clip".
-
-    ViT, DeiT, DINOv2, Swin (V1), ConvNeXt (V1 and V2) and ResNet of transformers; CLIP of transformers and of OpenCLIP.
+    The families: "vit", "dino" (or DeiT), "swin", "convnext", "resnet", "clip", "siglip", "beit" (and data2vec), "swinv2",
+    "dinov3", "regnet", "efficientnet", "mobilenet", "mobilevit", "levit". CLIP's files may be OpenCLIP's, too.
     """
     if (of_clip := clip_names.translated(state)) is not None:
         return of_clip, "clip"
+    if (of_siglip := siglip_names.translated(state)) is not None:
+        return of_siglip, "siglip"
     prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in state)), "")
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     bare = {_before_5(name): tensor for name, tensor in inside.items() if not name.startswith(_LEFT_OUT)}
-    try:
-        if _QUERY.intersection(bare) and "embeddings.patch_embeddings.projection.weight" in bare:
-            own = any(word in name for name in state for word in ("layer_scale", "distillation_token", "decoder."))
-            found = joined(renamed(bare, _VIT))
-            if "register_tokens" in found:  # timm knows DINOv2's own layout by its mask token, and brings it to its own
-                found.setdefault("mask_token", found["register_tokens"][:, :1])
-            return found, "dino" if own else "vit"
-        if _QUERY_OF_SWIN.intersection(bare):
-            return _swin(bare), "swin"
-        if "encoder.stages.0.layers.0.dwconv.weight" in bare:
-            return _convnext(bare), "convnext"
-        if "embedder.embedder.convolution.weight" in bare:
-            return _resnet(bare), "resnet"
-    except (KeyError, IndexError, ValueError, RuntimeError):
-        return None  # looked like it, and is something else
+    for recognises, translate, family in _FAMILIES:
+        if recognises(bare):
+            try:
+                return translate(bare), _pretrained_itself(state) if family == "vit" else family
+            except (KeyError, IndexError, ValueError, RuntimeError):
+                return None  # looked like it, and is something else
     return None
+
+
+def _pretrained_itself(state: Mapping[str, Tensor]) -> str:
+    """Whether a plain transformer is of those that saw images less ImageNet's mean: "dino", else "vit"."""
+    own = any(word in name for name in state for word in ("layer_scale", "distillation_token", "decoder."))
+    return "dino" if own else "vit"
 
 
 def _before_5(name: str) -> str:
@@ -115,52 +120,20 @@ def _before_5(name: str) -> str:
     return name.replace(".relative_position_bias.relative_position_bias_table", ".relative_position_bias_table")
 
 
-def images_of(told: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """How images are prepared, in the words of timm's config.json: as preprocessor_config.json says, else as is usual.
-
-    told: what that file says, {} without one.
-    """
-    if not told:
-        plain = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", "mean": _MEAN, "std": _STD}
-        whole = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear", "mean": _HALF, "std": _HALF}
-        of_clip = {**plain, "crop_pct": 1.0, "mean": clip_names.MEAN, "std": clip_names.STD}
-        return {"vit": whole, "clip": of_clip}.get(family, plain)
-    asked, cropped, share = _side(told.get("size")), _side(told.get("crop_size")), told.get("crop_pct")
-    number = told.get("resample", 2)
-    found: dict[str, Any] = {"interpolation": _RESAMPLE.get(number, "bicubic") if type(number) is int else "bilinear"}
-    normalises = told.get("do_normalize", True)
-    found["mean"] = told.get("image_mean", _MEAN) if normalises else (0.0,) * 3
-    found["std"] = told.get("image_std", _STD) if normalises else (1.0,) * 3
-    if told.get("do_center_crop", False) and asked is not None and cropped is not None:
-        return {
-            **found,
-            "input_size": (3, cropped, cropped),
-            "crop_mode": "center",
-            "crop_pct": min(1.0, cropped / asked),
-        }
-    if isinstance(share, float) and asked is not None and asked < 384:  # ConvNeXt's own: from 384 on nothing is cut
-        return {**found, "input_size": (3, asked, asked), "crop_mode": "center", "crop_pct": share}
-    size = {} if asked is None else {"input_size": (3, asked, asked)}
-    return {**found, **size, "crop_mode": "squash", "crop_pct": 1.0}
+def _is_vit(state: State) -> bool:
+    return bool(_QUERY.intersection(state)) and "embeddings.patch_embeddings.projection.weight" in state
 
 
-def _side(value: Any) -> int | None:
-    """Pixels a side of {"height": 224, "width": 224}, {"shortest_edge": 224} or 224."""
-    if isinstance(value, Mapping):
-        value = value.get("shortest_edge", value.get("height"))
-    return value if type(value) is int and 1 <= value <= 4096 else None
+def _vit(state: State) -> State:
+    found = joined(renamed(state, _VIT))
+    if "register_tokens" in found:  # timm knows DINOv2's own layout by its mask token, and brings it to its own
+        found.setdefault("mask_token", found["register_tokens"][:, :1])
+    return found
 
 
 def _swin(state: State) -> State:
-    """A merging stands at the end of its stage, where timm counts it to the next."""
     plain = {name: tensor for name, tensor in state.items() if not name.endswith("relative_position_index")}
-    found = joined(renamed(plain, _SWIN))
-    return {
-        re.sub(
-            r"^encoder\.layers\.(\d+)\.downsample\.", lambda told: f"layers.{int(told[1]) + 1}.downsample.", name
-        ): tensor
-        for name, tensor in found.items()
-    }
+    return transformers_attention.merging_first(joined(renamed(plain, _SWIN)))
 
 
 def _convnext(state: State) -> State:
@@ -188,3 +161,23 @@ def _resnet(state: State) -> State:
         else:
             found[name] = tensor
     return found
+
+
+_attention, _convolutions = transformers_attention, transformers_convolutions
+# Later ones would take some of the earlier ones for theirs.
+_FAMILIES: tuple[tuple[Callable[[State], bool], Callable[[State], State], str], ...] = (
+    (_attention.is_beit, _attention.beit, "beit"),
+    (_is_vit, _vit, "vit"),
+    (_attention.is_swin_v2, _attention.swin_v2, "swinv2"),
+    (lambda state: bool(_QUERY_OF_SWIN.intersection(state)), _swin, "swin"),
+    (_attention.is_dino_v3, _attention.dino_v3, "dinov3"),
+    (lambda state: "encoder.stages.0.layers.0.dwconv.weight" in state, _convnext, "convnext"),
+    (_convolutions.is_dino_convnext, _convolutions.dino_convnext, "dino_convnext"),
+    (_convolutions.is_regnet, _convolutions.regnet, "regnet"),
+    (lambda state: "embedder.embedder.convolution.weight" in state, _resnet, "resnet"),
+    (_convolutions.is_efficientnet, _convolutions.efficientnet, "efficientnet"),
+    (_convolutions.is_mobilenet_v2, _convolutions.mobilenet_v2, "mobilenet"),
+    (_convolutions.is_mobilenet_v1, _convolutions.mobilenet_v1, "mobilenet"),
+    (_convolutions.is_mobilevit, _convolutions.mobilevit, "mobilevit"),
+    (_convolutions.is_levit, _convolutions.levit, "levit"),
+)
