@@ -97,6 +97,19 @@ def test_the_image_half_of_siglip_pools_by_attention(prefix, besides, kind, tmp_
     assert_features(backbone, network, 256)
 
 
+def test_the_processor_of_images_and_texts_is_obeyed_where_no_other_file_speaks_of_images(tmp_path):
+    """As transformers 5 saves that of SigLIP or CLIP."""
+    state = regnet(blank("regnetx_002"))
+    inner = {"size": {"height": 160, "width": 160}, "image_mean": HALF, "image_std": HALF, "resample": 3}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": inner, "processor_class": "X"}))
+    assert load_backbone(saved(tmp_path, state)).preprocess.size == 160
+    inner["size"] = {"height": 192, "width": 192}
+    assert load_backbone(saved(tmp_path, state, None, inner)).preprocess.size == 192
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text('{"image_processor": [3]}')
+    assert load_backbone(str(tmp_path)).preprocess.size == 224
+
+
 def test_a_classifier_of_siglip_sees_the_mean_of_the_patches(tmp_path):
     network = small_network("vit_base_patch32_siglip_256")
     config = {"model_type": "siglip", "architectures": ["SiglipForImageClassification"]}

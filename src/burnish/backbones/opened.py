@@ -41,6 +41,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ALONE = {b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ\x00": ("xz", "unxz")}
 _BEGIN = 512  # bytes by which a tar is told from other files
 _CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "processor_config.json"  # where transformers 5 keeps the same of models for images and texts
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,14 @@ class Opened:
     where: str = ""  # the member of the archive it lay in
     name: str = ""  # the file's, without its folder, or that member's
     packed: int = 0  # bytes of the file on disk
-    beside: Callable[[], dict[str, Any]] = dict  # reads transformers' preprocessor_config.json beside it; BadWeights
+    beside: Callable[[], dict[str, Any]] = dict  # reads what transformers says of images beside it; BadWeights
 
     @property
     def images(self) -> dict[str, Any]:
-        """What that file says, {} without one; BadWeights where it is damaged, which only those ask whom it is for."""
+        """What a preprocessor_config.json of transformers says, {} without one; BadWeights where it is damaged.
+
+        Only those ask whom it is for.
+        """
         return self.beside()
 
 
@@ -74,7 +78,7 @@ def open_file(path: Path) -> Opened:
     digest = hashlib.sha256(data).hexdigest()
     kind = kind_of(data, label)
     if kind is not None:
-        preprocessor = partial(config_beside, path, PREPROCESSOR)
+        preprocessor = partial(_told_of_images, partial(config_beside, path))
         return Opened(
             kind, data, label, digest, config_beside(path), name=path.name, packed=len(data), beside=preprocessor
         )
@@ -127,6 +131,14 @@ def config_beside(path: Path, name: str = _CONFIG) -> dict[str, Any]:
         raise BadWeights(f"{shown(str(config))}: {error}; {advice}") from None
 
 
+def _told_of_images(read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """What preprocessor_config.json says, else the part on images of processor_config.json. read: a file of that name."""
+    if told := read(PREPROCESSOR):
+        return told
+    inner = read(PROCESSOR).get("image_processor")
+    return inner if isinstance(inner, dict) else {}
+
+
 def _inside(data: bytes, label: str, digest: str) -> Opened:
     """The only model in an archive."""
     if data[:2] == b"PK":
@@ -140,7 +152,7 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
         place = PurePosixPath(member.name)
         if "__MACOSX" in place.parts or place.name.startswith("._"):
             continue
-        if place.name in (_CONFIG, PREPROCESSOR):
+        if place.name in (_CONFIG, PREPROCESSOR, PROCESSOR):
             configs[str(place)] = member.data
         inner = f"{label} ({shown(member.name)})"
         kind = kind_of(member.data, inner, packed=len(data))
@@ -156,7 +168,7 @@ def _inside(data: bytes, label: str, digest: str) -> Opened:
     one, folder = found[0], PurePosixPath(found[0].where).parent
     if one.kind == "keras":
         return one
-    preprocessor = partial(_config_in, configs, folder / PREPROCESSOR, one.label)
+    preprocessor = partial(_told_of_images, lambda name: _config_in(configs, folder / name, one.label))
     return replace(one, config=_config_in(configs, folder / _CONFIG, one.label), beside=preprocessor)
 
 

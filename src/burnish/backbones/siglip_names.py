@@ -55,7 +55,7 @@ def translated(state: Mapping[str, Tensor]) -> State | None:
         return None
     try:
         return _shaped(joined(renamed(kept, _RULES), ("q", "k", "v")))
-    except (KeyError, IndexError, ValueError, RuntimeError):
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError):
         return None  # looked like it, and is something else
 
 

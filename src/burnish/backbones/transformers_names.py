@@ -99,7 +99,7 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
         if recognises(bare):
             try:
                 return translate(bare), _pretrained_itself(state) if family == "vit" else family
-            except (KeyError, IndexError, ValueError, RuntimeError):
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError):
                 return None  # looked like it, and is something else
     return None
 

@@ -313,12 +313,7 @@ def _from_repository(
         ) from None
     told, notes = config.get("architecture"), tuple[str, ...]()
     if not isinstance(told, str) and config.get("model_type") in transformers_names.KINDS:
-        try:
-            hub.fetch(name, opened.PREPROCESSOR)
-        except hub.NotThere:
-            pass
-        except WeightsUnreachable as error:
-            notes = (f"its {opened.PREPROCESSOR} is {error}: images are prepared as is usual for its kind",)
+        notes = _fetched_preprocessor(name)
     elif not isinstance(told, str) and arch is None:
         listed = config.get("architectures")
         kind = ", ".join(map(str, listed)) if isinstance(listed, list) else config.get("model_type")
@@ -329,6 +324,19 @@ def _from_repository(
         )
     found = from_file(arch, path, config, image_size, preprocess)
     return replace(found, source=f"hf-hub:{name}", notes=(*found.notes, *notes))
+
+
+def _fetched_preprocessor(name: str) -> tuple[str, ...]:
+    """Bring what a repository says of images to where its other files are; clauses on what could not be brought."""
+    for filename in (opened.PREPROCESSOR, opened.PROCESSOR):
+        try:
+            hub.fetch(name, filename)
+        except hub.NotThere:
+            continue
+        except WeightsUnreachable as error:
+            return (f"its {filename} is {error}: images are prepared as is usual for its kind",)
+        break
+    return ()
 
 
 def _split_file(name: str) -> tuple[str | None, Path | None]:
