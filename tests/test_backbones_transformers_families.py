@@ -1,4 +1,4 @@
-"""SigLIP, BEiT, Swin V2, DINOv3, EfficientNet, RegNet, MobileNet, MobileViT and LeViT of Hugging Face transformers.
+"""SigLIP, BEiT, Swin V2, DINOv3, I-JEPA, Hiera, EfficientNet, RegNet, BiT, MobileNet, MobileViT, LeViT, PVT V2 of transformers.
 
 Each test renames the weights of a network of timm's as transformers names them, apart from the code under test. The names
 were checked against models that transformers 5.24 built and saved with save_pretrained, whose features burnish gives to
@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from test_backbones_transformers import _vit as as_vit
 from test_backbones_transformers import small_network
 
 from burnish.backbones import transformers_images, transformers_names
@@ -439,6 +440,56 @@ def levit(state):
     }
 
 
+def bit(state):
+    rules = [("stem.conv.", "embedder.convolution."), ("stages.", "encoder.stages."), (".blocks.", ".layers.")]
+    return {
+        **{f"bit.{replaced(name, *rules)}": one for name, one in state.items()},
+        "classifier.1.weight": torch.zeros(3, 2048),
+    }
+
+
+def pvt_v2(state):
+    found = {}
+    for name, tensor in state.items():
+        new = re.sub(r"^patch_embed\.", "stages.0.downsample.", name)
+        new = re.sub(r"^stages\.(\d)\.", r"encoder.layers.\1.", new)
+        new = re.sub(r"\.blocks\.(\d)\.norm(\d)\.", r".blocks.\1.layer_norm_\2.", new)
+        new = replaced(new, (".downsample.proj.", ".patch_embedding.proj."), (".downsample.norm.", ".patch_embedding.layer_norm."),
+                       (".attn.norm.", ".attention.layer_norm."), (".attn.sr.", ".attention.spatial_reduction."), (".attn.q.", ".attention.query."),
+                       (".attn.", ".attention."), (".mlp.fc1.", ".mlp.dense1."), (".mlp.fc2.", ".mlp.dense2."), (".dwconv.", ".dwconv.dwconv."))  # fmt: skip
+        new = "pvt_v2." + re.sub(r"^(encoder\.layers\.\d)\.norm\.", r"\1.layer_norm.", new)
+        if ".kv." in new:
+            for word, part in zip(("key", "value"), tensor.chunk(2), strict=True):
+                found[new.replace(".kv.", f".{word}.")] = part
+        else:
+            found[new] = tensor
+    return {**found, **CLASSIFIER}
+
+
+def hiera(state):
+    found, ends = {}, (1, 3, 10, 12)  # of hiera_tiny_224
+    for name, tensor in state.items():
+        if told := re.fullmatch(r"blocks\.(\d+)\.(.*)", name):
+            block = int(told[1])
+            stage = sum(block >= end for end in ends)
+            inner = replaced(told[2], ("norm1.", "layernorm_before."), ("norm2.", "layernorm_after."))
+            new = f"encoder.stages.{stage}.layers.{block - (0, *ends)[stage]}.{inner}"
+        else:
+            new = replaced(name, ("pos_embed", "embeddings.position_embeddings"), ("head.norm.", "pooler.layernorm."),
+                           ("patch_embed.proj.", "embeddings.patch_embeddings.projection."))  # fmt: skip
+        found[f"hiera.{new}"] = tensor
+    return {**found, **CLASSIFIER}
+
+
+def test_ijepa_takes_the_mean_of_its_patches():
+    state = timm.create_model("vit_base_patch16_gap_224", num_classes=0, embed_dim=48, depth=2).state_dict()
+    translated = transformers_names.translated(as_vit(state, new=False, prefix="ijepa."))
+    assert translated is not None and translated[1] == "ijepa"
+    assert translated[0].keys() == state.keys() and all(
+        torch.equal(translated[0][name], one) for name, one in state.items()
+    )
+
+
 SAME = {"pad_type": "same", "bn_eps": 1e-3}
 CASES = {
     "regnet x": ("regnetx_002", regnet, {"model_type": "regnet"}, {}, "crop"),
@@ -451,6 +502,9 @@ CASES = {
                                    {"bn_eps": 1e-5}, "crop"),
     "mobilenet v1": ("mobilenetv1_100", mobilenet_v1, {"model_type": "mobilenet_v1", "image_size": 224}, SAME, "crop"),
     "levit": ("levit_128s", levit, {"model_type": "levit", "num_attention_heads": [4, 6, 8]}, {}, "crop"),
+    "bit": ("resnetv2_50x1_bit", bit, {"model_type": "bit", "global_padding": None}, {}, "crop"),
+    "pvt v2": ("pvt_v2_b0", pvt_v2, {"model_type": "pvt_v2", "linear_attention": False}, {}, "squash"),
+    "hiera": ("hiera_tiny_224", hiera, {"model_type": "hiera", "query_stride": [2, 2]}, {}, "crop"),
     "dinov3's convnext": ("convnext_atto", dino_convnext, {"model_type": "dinov3_convnext"}, {}, "squash"),
 }  # fmt: skip
 
@@ -501,7 +555,7 @@ def test_an_efficientnet_that_computes_otherwise_is_refused(config, said, tmp_pa
 
 FAMILIES = {
     "regnety_002": (regnet, "regnet"), "tf_efficientnet_b0": (efficientnet, "efficientnet"), "mobilenetv2_035": (mobilenet_v2, "mobilenet_v2"),
-    "mobilevit_xxs": (mobilevit, "mobilevit"), "levit_128s": (levit, "levit"),
+    "mobilevit_xxs": (mobilevit, "mobilevit"), "levit_128s": (levit, "levit"), "pvt_v2_b0": (pvt_v2, "pvt_v2"), "hiera_tiny_224": (hiera, "hiera"),
     "vit_small_patch16_dinov3_qkvb": (lambda state: dino_v3(state, ""), "dinov3_vit"),
 }  # fmt: skip
 

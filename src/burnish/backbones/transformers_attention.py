@@ -1,4 +1,4 @@
-"""BEiT, data2vec, Swin V2 and DINOv3 under the names that Hugging Face transformers gives their weights, in timm's words."""
+"""BEiT, data2vec, Swin V2, DINOv3 and Hiera under the names that transformers gives their weights, in timm's words."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ _DINO_V3 = (
 )
 
 
+_HIERA = (
+    (r"embeddings\.position_embeddings$", "pos_embed"),
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"encoder\.(stages\.\d+)\.layers\.(\d+)\.layernorm_before\.", r"\1.\2.norm1."),
+    (r"encoder\.(stages\.\d+)\.layers\.(\d+)\.layernorm_after\.", r"\1.\2.norm2."),
+    (r"encoder\.(stages\.\d+)\.layers\.(\d+)\.", r"\1.\2."),
+    (r"pooler\.layernorm\.", "head.norm."),
+)
+
+
 def is_beit(state: State) -> bool:
     return "encoder.layer.0.lambda_1" in state
 
@@ -62,6 +72,10 @@ def is_swin_v2(state: State) -> bool:
 
 def is_dino_v3(state: State) -> bool:
     return "embeddings.register_tokens" in state and "embeddings.patch_embeddings.weight" in state
+
+
+def is_hiera(state: State) -> bool:
+    return {"encoder.stages.0.layers.0.attn.qkv.weight", "embeddings.position_embeddings"} <= state.keys()
 
 
 def beit(state: State) -> State:
@@ -92,6 +106,18 @@ def dino_v3(state: State) -> State:
     gated = any(".mlp.fc1_g." in name for name in found)
     rules = [(r"(?:model\.)?layer\.(\d+)\.mlp\.up_proj\.", rf"blocks.\1.mlp.{'fc1_x' if gated else 'fc1'}.")]
     return _joined(renamed(found, rules))
+
+
+def hiera(state: State) -> State:
+    """timm counts the blocks through."""
+    found = renamed(state, _HIERA)
+    pattern = r"stages\.(\d+)\.(\d+)\."
+    places = sorted({(int(told[1]), int(told[2])) for name in found if (told := re.match(pattern, name))})
+
+    def counted(told: re.Match[str]) -> str:
+        return f"blocks.{places.index((int(told[1]), int(told[2])))}."
+
+    return {re.sub(rf"^{pattern}", counted, name): one for name, one in found.items()}
 
 
 def _without(state: State, *words: str) -> State:

@@ -24,6 +24,7 @@ _ACTIVATIONS = {
     "vit": tuple(_GELU), "dino": tuple(_GELU), "siglip": ("gelu_pytorch_tanh", *_GELU), "beit": ("gelu",), "swin": ("gelu",),
     "swinv2": ("gelu",), "convnext": ("gelu",), "dino_convnext": ("gelu",), "resnet": ("relu",), "regnet": ("relu",),
     "efficientnet": ("swish", "silu"), "mobilenet": ("relu6",), "mobilevit": ("silu", "swish"),
+    "bit": ("relu",), "pvt_v2": ("gelu",), "hiera": ("gelu",), "ijepa": ("gelu",),
 }  # fmt: skip
 # By family, settings that no tensor tells and timm's networks have so; the eps of norms only where it is no matter of rounding.
 _ALWAYS: dict[str, dict[str, Any]] = {
@@ -32,6 +33,23 @@ _ALWAYS: dict[str, dict[str, Any]] = {
     "efficientnet": {"strides": [1, 2, 2, 2, 1, 2, 1], "pooling_type": "mean"},
     "mobilenet": {"output_stride": 32},
     "mobilevit": {"output_stride": 32, "patch_size": 2, "layer_norm_eps": 1e-5},
+    "bit": {
+        "layer_type": "preactivation",
+        "global_padding": None,
+        "num_groups": 32,
+        "output_stride": 32,
+        "embedding_dynamic_padding": False,
+        "width_factor": 1,
+    },
+    "pvt_v2": {"strides": [4, 2, 2, 2], "linear_attention": False},
+    "hiera": {
+        "masked_unit_size": [8, 8],
+        "query_stride": [2, 2],
+        "num_query_pool": 3,
+        "patch_stride": [4, 4],
+        "patch_padding": [3, 3],
+        "masked_unit_attention": [True, True, False, False],
+    },
     "levit": {"kernel_size": 3, "stride": 2, "padding": 1},
     "siglip": {"layer_norm_eps": 1e-6},
     "swinv2": {"layer_norm_eps": 1e-5},

@@ -1,6 +1,6 @@
 """Networks with convolutions under the names that Hugging Face transformers gives their weights, in timm's words.
 
-RegNet, EfficientNet, MobileNet V1 and V2, MobileViT V1 and V2, LeViT, and the ConvNeXts of DINOv3.
+RegNet, BiT, EfficientNet, MobileNet V1 and V2, MobileViT V1 and V2, LeViT, PVT V2, and the ConvNeXts of DINOv3.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from burnish.backbones.torchvision_names import joined, renamed
@@ -58,6 +59,22 @@ _DINO_CONVNEXT = (
     (r"(?:model\.)?stages\.(\d+)\.layers\.(\d+)\.gamma$", r"stages.\1.blocks.\2.gamma"),
     (r"layer_norm\.", "head.norm."),
 )
+_PVT = (
+    (r"encoder\.layers\.(\d+)\.patch_embedding\.proj\.", r"stages.\1.downsample.proj."),
+    (r"encoder\.layers\.(\d+)\.patch_embedding\.layer_norm\.", r"stages.\1.downsample.norm."),
+    (r"encoder\.layers\.(\d+)\.layer_norm\.", r"stages.\1.norm."),
+    (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.layer_norm_(\d)\.", r"stages.\1.blocks.\2.norm\3."),
+    (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.query\.", r"stages.\1.blocks.\2.attn.q."),
+    (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.spatial_reduction\.", r"stages.\1.blocks.\2.attn.sr."),
+    (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.layer_norm\.", r"stages.\1.blocks.\2.attn.norm."),
+    (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.", r"stages.\1.blocks.\2.attn."),
+    (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.mlp\.dense(\d)\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+    (r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.mlp\.dwconv\.dwconv\.", r"stages.\1.blocks.\2.mlp.dwconv."),
+)
+_BIT = (
+    (r"embedder\.convolution\.", "stem.conv."),
+    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.", r"stages.\1.blocks.\2."),
+)
 
 
 def is_regnet(state: State) -> bool:
@@ -88,6 +105,14 @@ def is_levit(state: State) -> bool:
 
 def is_dino_convnext(state: State) -> bool:
     return any(name.endswith("stages.0.layers.0.depthwise_conv.weight") for name in state)
+
+
+def is_pvt_v2(state: State) -> bool:
+    return "encoder.layers.0.blocks.0.mlp.dwconv.dwconv.weight" in state
+
+
+def is_bit(state: State) -> bool:
+    return {"embedder.convolution.weight", "encoder.stages.0.layers.0.norm1.weight"} <= state.keys()
 
 
 def regnet(state: State) -> State:
@@ -201,3 +226,22 @@ def levit(state: State) -> State:
 
 def dino_convnext(state: State) -> State:
     return renamed(state, _DINO_CONVNEXT)
+
+
+def pvt_v2(state: State) -> State:
+    """A stage's patches are its beginning; those of the first are the network's."""
+    found = renamed(state, _PVT)
+    found = {re.sub(r"^stages\.0\.downsample\.", "patch_embed.", name): one for name, one in found.items()}
+    keys = {name: one for name, one in found.items() if ".attn.key." in name}
+    pairs = {
+        name.replace(".key.", ".kv."): torch.cat([one, found[name.replace(".key.", ".value.")]])
+        for name, one in keys.items()
+    }
+    left = {
+        name: one for name, one in found.items() if name not in keys and name.replace(".value.", ".key.") not in keys
+    }
+    return {**left, **pairs}
+
+
+def bit(state: State) -> State:
+    return renamed(state, _BIT)

@@ -15,17 +15,18 @@ State = dict[str, Tensor]
 _PREFIXES = (
     "vit.", "deit.", "dinov2.", "dinov2_with_registers.", "swin.", "convnext.", "convnextv2.", "resnet.", "beit.",
     "data2vec_vision.", "swinv2.", "regnet.", "efficientnet.", "mobilenet_v1.", "mobilenet_v2.", "mobilevit.", "mobilevitv2.",
-    "levit.",
+    "levit.", "bit.", "pvt_v2.", "hiera.", "ijepa.",
 )  # fmt: skip
 # What a config.json calls those that are read.
 KINDS = (
     "vit", "vit_mae", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "swin", "convnext", "convnextv2", "resnet",
     "beit", "data2vec-vision", "swinv2", "dinov3_vit", "dinov3_convnext", "regnet", "efficientnet", "mobilenet_v1",
-    "mobilenet_v2", "mobilevit", "mobilevitv2", "levit", *clip_names.KINDS, *siglip_names.KINDS,
+    "mobilenet_v2", "mobilevit", "mobilevitv2", "levit", "bit", "pvt_v2", "hiera",
+    "ijepa", *clip_names.KINDS, *siglip_names.KINDS,
 )  # fmt: skip
 READ = (
-    "ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, BEiT, data2vec, Swin, ConvNeXt, ResNet, RegNet, EfficientNet, MobileNet, "
-    "MobileViT and LeViT"
+    "ViT, DeiT, DINOv2, DINOv3, I-JEPA, CLIP, SigLIP, BEiT, data2vec, Swin, Hiera, ConvNeXt, ResNet, RegNet, BiT, "
+    "EfficientNet, MobileNet, MobileViT, LeViT and PVT V2"
 )
 
 _VIT = (
@@ -86,7 +87,8 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
     """(the weights under timm's names, the family); None for others.
 
     The families: "vit", "dino" (or DeiT), "swin", "convnext", "resnet", "clip", "siglip", "beit" (and data2vec), "swinv2",
-    "dinov3", "regnet", "efficientnet", "mobilenet", "mobilevit", "levit". CLIP's files may be OpenCLIP's, too.
+    "dinov3", "dino_convnext", "regnet", "efficientnet", "mobilenet", "mobilevit", "levit", "bit", "pvt_v2", "hiera", "ijepa".
+    CLIP's files may be OpenCLIP's, too.
     """
     if (of_clip := clip_names.translated(state)) is not None:
         return of_clip, "clip"
@@ -98,14 +100,20 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
     for recognises, translate, family in _FAMILIES:
         if recognises(bare):
             try:
-                return translate(bare), _pretrained_itself(state) if family == "vit" else family
+                found = translate(bare)
+                return found, _pretrained_itself(state, found) if family == "vit" else family
             except (KeyError, IndexError, TypeError, ValueError, RuntimeError):
                 return None  # looked like it, and is something else
     return None
 
 
-def _pretrained_itself(state: Mapping[str, Tensor]) -> str:
-    """Whether a plain transformer is of those that saw images less ImageNet's mean: "dino", else "vit"."""
+def _pretrained_itself(state: Mapping[str, Tensor], found: State) -> str:
+    """Whether a plain transformer is of those that saw images less ImageNet's mean: "dino", else "vit".
+
+    "ijepa" where it has no class token: its features are the mean of its patches.
+    """
+    if "cls_token" not in found:
+        return "ijepa"
     own = any(word in name for name in state for word in ("layer_scale", "distillation_token", "decoder."))
     return "dino" if own else "vit"
 
@@ -169,6 +177,7 @@ _FAMILIES: tuple[tuple[Callable[[State], bool], Callable[[State], State], str], 
     (_attention.is_beit, _attention.beit, "beit"),
     (_is_vit, _vit, "vit"),
     (_attention.is_swin_v2, _attention.swin_v2, "swinv2"),
+    (_convolutions.is_pvt_v2, _convolutions.pvt_v2, "pvt_v2"),
     (lambda state: bool(_QUERY_OF_SWIN.intersection(state)), _swin, "swin"),
     (_attention.is_dino_v3, _attention.dino_v3, "dinov3"),
     (lambda state: "encoder.stages.0.layers.0.dwconv.weight" in state, _convnext, "convnext"),
@@ -180,4 +189,6 @@ _FAMILIES: tuple[tuple[Callable[[State], bool], Callable[[State], State], str], 
     (_convolutions.is_mobilenet_v1, _convolutions.mobilenet_v1, "mobilenet"),
     (_convolutions.is_mobilevit, _convolutions.mobilevit, "mobilevit"),
     (_convolutions.is_levit, _convolutions.levit, "levit"),
+    (_convolutions.is_bit, _convolutions.bit, "bit"),
+    (_attention.is_hiera, _attention.hiera, "hiera"),
 )
