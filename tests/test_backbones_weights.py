@@ -214,7 +214,7 @@ def test_a_pickle_on_the_hub_is_asked_for_only_when_nothing_safer_is_there(monke
     asked = []
 
     def repository(*names):
-        def fetch(_repository, filename, _on_bytes):
+        def fetch(_repository, filename, _on_bytes=None):
             asked.append(filename)
             if filename not in names:
                 raise hub.NotThere(f"not to be had: someone/model has no {filename}")
@@ -234,7 +234,7 @@ def test_a_pickle_on_the_hub_is_asked_for_only_when_nothing_safer_is_there(monke
 
 
 def test_a_network_that_breaks_off_does_not_lead_to_the_pickle(monkeypatch, tmp_path):
-    def fetch(_repository, filename, _on_bytes):
+    def fetch(_repository, filename, _on_bytes=None):
         if filename != "config.json":
             assert filename == "model.safetensors", "asked for the pickle"
             raise WeightsUnreachable("not here: the download broke off")
