@@ -9,12 +9,13 @@ import numpy as np
 from burnish.data.catalog import Catalog
 from burnish.data.file import content_of
 from burnish.data.looks import MODES, Looks
-from burnish.data.pixels import largest_grey
+from burnish.data.pixels import largest_grey, one_by_one, quiet
 from burnish.errors import UnreadableImage
-from burnish.runtime import evenly
+from burnish.runtime import cores, evenly
 from burnish.terms import WHITES
 
-_ASKED = 64  # images of a set
+# Images of a set, and their pixels together (a second on two cores), of which a few are decoded however large they are.
+_ASKED, _PIXELS, _FEWEST = 64, 2**25, 4
 _DEEP = [MODES.index(mode) for mode in MODES if mode.startswith("I")]
 
 
@@ -25,12 +26,18 @@ def white_of(catalog: Catalog, looks: Looks, entries: np.ndarray) -> tuple[int, 
     such images, and of those that use all 16 bits, 65535.
     """
     deep = entries[np.isin(looks.headers["mode"][entries], _DEEP)]
-    largest, asked = 0, 0
-    for entry in deep[evenly(len(deep), _ASKED)].tolist():
+    deep = deep[evenly(len(deep), _ASKED)]
+    sizes = looks.headers["width"][deep].astype(np.int64) * looks.headers["height"][deep]
+    deep = deep[: max(_FEWEST, int(np.searchsorted(sizes.cumsum(), _PIXELS)))]
+
+    def asked(place: int) -> int | None:
         try:
-            source = catalog.image(entry)
-            found = largest_grey(content_of(source) if isinstance(source, Path) else source)
+            source = catalog.image(int(deep[place]))
+            return min(largest_grey(content_of(source) if isinstance(source, Path) else source), WHITES[-1])
         except UnreadableImage:  # named when all are decoded
-            continue
-        largest, asked = max(largest, min(found, WHITES[-1])), asked + 1
-    return next(white for white in WHITES if largest <= white) if largest else WHITES[-1], largest, asked
+            return None
+
+    with quiet():
+        found = [one for one in one_by_one(asked, len(deep), workers=cores()) if one is not None]
+    largest = max(found, default=0)
+    return next(white for white in WHITES if largest <= white) if largest else WHITES[-1], largest, len(found)

@@ -146,7 +146,7 @@ def largest_grey(data: bytes) -> int:
     """
     try:
         image = _opened(data, None)
-        with quiet(), _room_for(image.width * image.height):
+        with _room_for(image.width * image.height):
             plain = plain_grey(image, getattr(image, "tag_v2", {}))
             return WHITES[-1] if plain is not image else 0 if image.mode == "F" else int(np.asarray(image).max())
     except Exception as error:  # as in `decode_aloud`
