@@ -13,7 +13,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from burnish.backbones import transformers_names
+from burnish.backbones.transformers import names as transformers_names
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights, UnknownModel
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from test_backbones_transformers import _vit as as_vit
 from test_backbones_transformers import small_network
 
-from burnish.backbones import transformers_images, transformers_names
+from burnish.backbones.transformers import images as transformers_images
+from burnish.backbones.transformers import names as transformers_names
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights, UnknownModel
 

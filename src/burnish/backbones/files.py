@@ -10,25 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import (
-    checkpoint,
-    cifar,
-    file_images,
-    opened,
-    pickles,
-    recognise,
-    timmed,
-    torchvisions,
-    transformers_configs,
-    transformers_names,
-    weights,
-)
+from burnish.backbones import checkpoint, cifar, file_images, opened, pickles, recognise, timmed, torchvisions, weights
 from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision_names import translated
+from burnish.backbones.transformers import configs as transformers_configs
+from burnish.backbones.transformers import names as transformers_names
 from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 
 _Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs

@@ -31,7 +31,6 @@ from burnish.backbones import (
     timmed,
     torchvision_images,
     torchvisions,
-    transformers_names,
     weights,
 )
 from burnish.backbones.architectures import (
@@ -47,6 +46,7 @@ from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import operated
+from burnish.backbones.transformers import names as transformers_names
 from burnish.disk import expanded, read_plain_json
 from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown
 from burnish.terms import Preprocess

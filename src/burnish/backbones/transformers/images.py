@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from burnish.backbones import clip_names
+from burnish.backbones.transformers import clip
 
 _MEAN, _STD, _HALF = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.5, 0.5, 0.5)
 # Pillow's numbers; 1 is Lanczos, nearest to bicubic.
@@ -15,7 +15,7 @@ _WHOLE = {**_PLAIN, "crop_pct": 1.0, "crop_mode": "squash"}
 # What is usual for a family, without a preprocessor_config.json; for the others it is _PLAIN.
 _USUAL = {
     "vit": {**_WHOLE, "interpolation": "bilinear", "mean": _HALF, "std": _HALF},
-    "clip": {**_PLAIN, "crop_pct": 1.0, "mean": clip_names.MEAN, "std": clip_names.STD},
+    "clip": {**_PLAIN, "crop_pct": 1.0, "mean": clip.MEAN, "std": clip.STD},
     "siglip": {**_WHOLE, "mean": _HALF, "std": _HALF},
     "beit": {**_WHOLE, "interpolation": "bilinear", "mean": _HALF, "std": _HALF},
     "swinv2": _WHOLE,

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from burnish.backbones import clip_names, recognise, siglip_names, transformers_images
+from burnish.backbones import recognise
+from burnish.backbones.transformers import clip, images, siglip
 from burnish.errors import UnknownModel, shown
 
 State = dict[str, Tensor]
@@ -81,15 +82,15 @@ def read(
     told: Mapping[str, Any] = inner if isinstance(inner, Mapping) else config
     activation = _checked(family, told, label)
     if family == "siglip" and _takes_the_mean(config):
-        weights = {name: one for name, one in weights.items() if not name.startswith(siglip_names.POOL)}
-    if transformers_images.sees_blue_first(preprocessor, family):
+        weights = {name: one for name, one in weights.items() if not name.startswith(siglip.POOL)}
+    if images.sees_blue_first(preprocessor, family):
         weights = _from_red_to_blue(weights)
     if family == "efficientnet":
         _check_padding(weights, told, label)
     heads = told.get("num_attention_heads")
     return Read(
         weights,
-        transformers_images.images_of(preprocessor, family, told),
+        images.images_of(preprocessor, family, told),
         _options(weights, family, told, activation),
         None if named else _named(weights, family, config, label),
         heads if type(heads) is int and family not in ("swin", "swinv2") else None,
@@ -164,7 +165,7 @@ def _of_windows(names: Sequence[str], config: Mapping[str, Any]) -> str | None:
 
 
 _CHOICES: dict[str, Callable[[Sequence[str], Mapping[str, Any]], str | None]] = {
-    "clip": clip_names.chosen,
+    "clip": clip.chosen,
     "siglip": _first_with("siglip"),
     "beit": _first_with("beit_"),
     "swinv2": _of_windows,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from burnish.backbones import clip_names, siglip_names, transformers_attention, transformers_convolutions
 from burnish.backbones.torchvision_names import joined, renamed
+from burnish.backbones.transformers import attention, clip, convolutions, siglip
 
 State = dict[str, Tensor]
 # What stands before all names of a model with a classifier; a bare one has none of them.
@@ -22,7 +22,7 @@ KINDS = (
     "vit", "vit_mae", "vit_msn", "deit", "dinov2", "dinov2_with_registers", "swin", "convnext", "convnextv2", "resnet",
     "beit", "data2vec-vision", "swinv2", "dinov3_vit", "dinov3_convnext", "regnet", "efficientnet", "mobilenet_v1",
     "mobilenet_v2", "mobilevit", "mobilevitv2", "levit", "bit", "pvt_v2", "hiera",
-    "ijepa", *clip_names.KINDS, *siglip_names.KINDS,
+    "ijepa", *clip.KINDS, *siglip.KINDS,
 )  # fmt: skip
 READ = (
     "ViT, DeiT, DINOv2, DINOv3, I-JEPA, CLIP, SigLIP, BEiT, data2vec, Swin, Hiera, ConvNeXt, ResNet, RegNet, BiT, "
@@ -90,9 +90,9 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, str] | None:
     "dinov3", "dino_convnext", "regnet", "efficientnet", "mobilenet", "mobilevit", "levit", "bit", "pvt_v2", "hiera", "ijepa".
     CLIP's files may be OpenCLIP's, too.
     """
-    if (of_clip := clip_names.translated(state)) is not None:
+    if (of_clip := clip.translated(state)) is not None:
         return of_clip, "clip"
-    if (of_siglip := siglip_names.translated(state)) is not None:
+    if (of_siglip := siglip.translated(state)) is not None:
         return of_siglip, "siglip"
     prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in state)), "")
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -141,7 +141,7 @@ def _vit(state: State) -> State:
 
 def _swin(state: State) -> State:
     plain = {name: tensor for name, tensor in state.items() if not name.endswith("relative_position_index")}
-    return transformers_attention.merging_first(joined(renamed(plain, _SWIN)))
+    return attention.merging_first(joined(renamed(plain, _SWIN)))
 
 
 def _convnext(state: State) -> State:
@@ -171,24 +171,23 @@ def _resnet(state: State) -> State:
     return found
 
 
-_attention, _convolutions = transformers_attention, transformers_convolutions
 # Later ones would take some of the earlier ones for theirs.
 _FAMILIES: tuple[tuple[Callable[[State], bool], Callable[[State], State], str], ...] = (
-    (_attention.is_beit, _attention.beit, "beit"),
+    (attention.is_beit, attention.beit, "beit"),
     (_is_vit, _vit, "vit"),
-    (_attention.is_swin_v2, _attention.swin_v2, "swinv2"),
-    (_convolutions.is_pvt_v2, _convolutions.pvt_v2, "pvt_v2"),
+    (attention.is_swin_v2, attention.swin_v2, "swinv2"),
+    (convolutions.is_pvt_v2, convolutions.pvt_v2, "pvt_v2"),
     (lambda state: bool(_QUERY_OF_SWIN.intersection(state)), _swin, "swin"),
-    (_attention.is_dino_v3, _attention.dino_v3, "dinov3"),
+    (attention.is_dino_v3, attention.dino_v3, "dinov3"),
     (lambda state: "encoder.stages.0.layers.0.dwconv.weight" in state, _convnext, "convnext"),
-    (_convolutions.is_dino_convnext, _convolutions.dino_convnext, "dino_convnext"),
-    (_convolutions.is_regnet, _convolutions.regnet, "regnet"),
+    (convolutions.is_dino_convnext, convolutions.dino_convnext, "dino_convnext"),
+    (convolutions.is_regnet, convolutions.regnet, "regnet"),
     (lambda state: "embedder.embedder.convolution.weight" in state, _resnet, "resnet"),
-    (_convolutions.is_efficientnet, _convolutions.efficientnet, "efficientnet"),
-    (_convolutions.is_mobilenet_v2, _convolutions.mobilenet_v2, "mobilenet"),
-    (_convolutions.is_mobilenet_v1, _convolutions.mobilenet_v1, "mobilenet"),
-    (_convolutions.is_mobilevit, _convolutions.mobilevit, "mobilevit"),
-    (_convolutions.is_levit, _convolutions.levit, "levit"),
-    (_convolutions.is_bit, _convolutions.bit, "bit"),
-    (_attention.is_hiera, _attention.hiera, "hiera"),
+    (convolutions.is_efficientnet, convolutions.efficientnet, "efficientnet"),
+    (convolutions.is_mobilenet_v2, convolutions.mobilenet_v2, "mobilenet"),
+    (convolutions.is_mobilenet_v1, convolutions.mobilenet_v1, "mobilenet"),
+    (convolutions.is_mobilevit, convolutions.mobilevit, "mobilevit"),
+    (convolutions.is_levit, convolutions.levit, "levit"),
+    (convolutions.is_bit, convolutions.bit, "bit"),
+    (attention.is_hiera, attention.hiera, "hiera"),
 )

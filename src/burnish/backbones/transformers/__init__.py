@@ -1,0 +1,10 @@
+"""Networks as Hugging Face transformers stores them, in timm's words.
+
+names         which family weights are of; ViT, DeiT, DINOv2, Swin, ConvNeXt, ResNet
+attention     further families with attention
+convolutions  further convolutional families
+clip          CLIP's image half, also OpenCLIP's
+siglip        SigLIP's image half
+configs       what config.json says of the function, and what timm cannot compute
+images        how its preprocessor says images are prepared
+"""
