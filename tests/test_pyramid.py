@@ -266,7 +266,7 @@ def test_a_difference_within_its_standard_error_does_not_take_it_away():
     told = draws.uniform(0.2, 0.9, 200)
 
     def choice(told):
-        return SimpleNamespace(told=told, asked=len(told), counted=np.ones(len(told), bool))
+        return SimpleNamespace(told=told, asked=len(told), judged=np.ones(len(told), bool))
 
     noise = np.exp(draws.normal(0.0, 0.3, 200))
     worse, error = worse_by(choice(told), choice(told * noise), None)
@@ -304,7 +304,7 @@ def write_spots(root, *, where, images=24):
 
 
 def test_a_run_whose_classes_are_places_sees_them_says_so_and_its_package_does(tmp_path):
-    data = write_spots(tmp_path / "data", where=True)
+    data = write_spots(tmp_path / "data", where=True, images=48)
     settings = {"model": "random:test_resnet", "image_size": 64, "method": "multiprobe", "budget": None}
     run = api.fit(data, out=tmp_path / "run", **settings)
     (told,) = (one for one in run.facts["decisions"] if "where something is" in one["what"])
@@ -336,7 +336,7 @@ def decided(backbone, where):
     """The decision about the pyramid."""
     choice = SimpleNamespace(
         how=SimpleNamespace(kind="lda", strength=0.5, keep=1.0, share=1.0, form="linear"), words="", accuracy=0.5,
-        standard_error=0.1, loss=0.4, asked=8, right=np.ones(8, bool), alone=0,
+        standard_error=0.1, loss=0.4, asked=8, right=np.ones(8, bool), alone=0, instead=0,
     )  # fmt: skip
     probed = SimpleNamespace(choice=choice, on_all_depths=True, backbone=backbone, preprocess=backbone.preprocess)
     probes = SimpleNamespace(last=probed, size_reason="", where=where)

@@ -98,7 +98,7 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(RunError, match="cannot write to"):
+    with pytest.raises(RunError, match="is a file; name a folder"):
         Board(tmp_path / "taken")
 
 
