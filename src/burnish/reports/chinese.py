@@ -25,8 +25,8 @@ CHINESE = {
     ),
     "The run took %(seconds)s of a budget of %(budget)s.": "本次运行用时 %(seconds)s，预算为 %(budget)s。",
     "The run took %(seconds)s.": "本次运行用时 %(seconds)s。",
-    "The frozen probe learnt from the training and validation images, %(all)s, the fine-tuned model from the training images, "
-    "%(train)s.": "冻结探针从训练图像和验证图像（共 %(all)s 幅）中学习，微调后的模型只从训练图像（%(train)s 幅）中学习。",
+    "The frozen probe learnt from the %(all)s training and validation images, the fine-tuned model from the %(train)s training "
+    "images.": "冻结探针从 %(all)s 幅训练和验证图像中学习，微调后的模型只从 %(train)s 幅训练图像中学习。",
     "The frozen probe sees images at %(probe)s pixels, the fine-tuned model at %(tuned)s.": (
         "冻结探针以 %(probe)s 像素查看图像，微调后的模型以 %(tuned)s 像素查看。"
     ),
