@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from test_backbones_transformers import _vit as as_vit
 from test_backbones_transformers import small_network
 
+from burnish.backbones.transformers import configs
 from burnish.backbones.transformers import images as transformers_images
 from burnish.backbones.transformers import names as transformers_names
 from burnish.backbones.zoo import load_backbone
@@ -546,7 +547,7 @@ def test_mobilevit_saw_blue_first_unless_its_preprocessor_says_otherwise(name, p
 @pytest.mark.parametrize(
     ("config", "said"),
     [({"depthwise_padding": [2], "image_size": 224}, "depthwise_padding"), ({"hidden_act": "relu"}, "hidden_act"), ({"pooling_type": "max"}, "pooling_type"),
-     ({"strides": [1, 2, 2, 2, 1, 1, 1]}, "strides"), ({"batch_norm_eps": "small"}, "bn_eps")],
+     ({"strides": [1, 2, 2, 2, 1, 1, 1]}, "strides"), ({"batch_norm_eps": "small"}, "batch_norm_eps")],
 )  # fmt: skip
 def test_an_efficientnet_that_computes_otherwise_is_refused(config, said, tmp_path):
     state = efficientnet(blank("tf_efficientnet_b0"))
@@ -598,3 +599,12 @@ def test_levits_preprocessor_resizes_to_more_than_it_says():
     told = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
     found = transformers_images.images_of(told, "levit")
     assert (found["input_size"], found["crop_pct"]) == ((3, 224, 224), 0.875)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, "1e-6", True, None, -1e-6, float("nan"), [1e-6], 10**400])
+@pytest.mark.parametrize(("family", "key"), [("vit", "layer_norm_eps"), ("swin", "layer_norm_eps"), ("efficientnet", "batch_norm_eps"), ("mobilenet", "layer_norm_eps")])  # fmt: skip
+def test_an_epsilon_that_changes_what_is_computed_or_is_none_is_refused(family, key, epsilon):
+    with pytest.raises(UnknownModel, match=f"says {key}"):
+        configs._checked(family, {key: epsilon}, "it")
+    for usual in (1e-12, 1e-6, 1e-5):
+        configs._checked(family, {key: usual}, "it")

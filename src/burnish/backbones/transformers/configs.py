@@ -56,6 +56,9 @@ _ALWAYS: dict[str, dict[str, Any]] = {
     "swinv2": {"layer_norm_eps": 1e-5},
     "dinov3": {"layer_norm_eps": 1e-5, "rope_theta": 100.0},
 }
+# By setting, the largest epsilon of norms: of LayerNorms one up to it is a matter of rounding, of BatchNorms it is passed on.
+_EPSILONS = {"layer_norm_eps": 1e-4, "batch_norm_eps": 0.1}
+_BATCH_NORMED = ("mobilenet",)  # families whose BatchNorms have the epsilon that is called LayerNorm's
 # Stages of EfficientNet whose first block halves its map.
 _HALVING = (1, 2, 3, 5)
 
@@ -105,6 +108,10 @@ def _checked(family: str, told: Mapping[str, Any], label: str) -> Any:
     wrong = next((one for one in settings.items() if one[1][0] != one[1][1]), None)
     if activation not in known:
         wrong = ("hidden_act", (activation, known[0]))
+    for key, most in _EPSILONS.items():
+        epsilon, most = told.get(key, 1e-6), _EPSILONS["batch_norm_eps"] if family in _BATCH_NORMED else most
+        if not (type(epsilon) in (int, float) and 0 <= epsilon <= most):
+            wrong = (key, (epsilon, f"a number of 0 to {most}"))
     if wrong is not None:
         key, (value, expected) = wrong
         raise UnknownModel(
