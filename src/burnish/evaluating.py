@@ -39,9 +39,7 @@ class Evaluation:
     named: list[dict[str, str]]  # files that could not be used, with the reason
     learnt: int = 0  # of the images, those with the path of one that the run was trained on or chosen by
     groups: int | None = None  # that the images are of, where the data names groups
-    learnt_known: bool = (
-        True  # whether the run's folder tells all that it learnt from, by content; else `learnt` is the least
-    )
+    learnt_known: bool = True  # whether the run tells all that it learnt from, by content; else `learnt` is the least
 
     def __repr__(self) -> str:
         n, score = self.scores.n, self.scores.accuracy

@@ -100,17 +100,26 @@ def _download(repository: str, filename: str, on_bytes: OnBytes | None) -> Path:
     )
 
     size = [0]
-
-    def came() -> int:
-        found = sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0
-        if on_bytes is not None:
-            on_bytes(found, size[0])
-        return found
+    came = _telling(
+        lambda: sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0, size, on_bytes
+    )
 
     most = MAX_JSON_BYTES if filename.endswith(".json") else MAX_WEIGHTS_BYTES
     # The hub's client waits minutes for a server that hangs, and hours for one that asks it to.
     silent = f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
     return _unless_silent(lambda: _downloaded(repository, filename, size), came, least=1, silent=silent, most=most)
+
+
+def _telling(came: Callable[[], int], size: list[int], on_bytes: OnBytes | None) -> Callable[[], int]:
+    """`came`, bytes so far, which whoever looks on is told of as well; size: holds the bytes in all, 0 until they are known."""
+
+    def told() -> int:
+        found = came()
+        if on_bytes is not None:
+            on_bytes(found, size[0])
+        return found
+
+    return told
 
 
 def _unless_silent(
@@ -321,13 +330,7 @@ def _fetch_into(part: Path, url: str, on_bytes: OnBytes | None) -> None:
     """Download to the file; WeightsUnreachable when it breaks off `_TRIES` times, or is silent, without getting further."""
     opener, left, most, last = urllib.request.build_opener(_OnlySafer), _TRIES, part.stat().st_size, time.monotonic()
     size = [0]
-
-    def came() -> int:
-        found = part.stat().st_size
-        if on_bytes is not None:
-            on_bytes(found, size[0])
-        return found
-
+    came = _telling(lambda: part.stat().st_size, size, on_bytes)
     while True:
         have = part.stat().st_size
         try:

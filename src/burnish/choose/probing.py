@@ -287,9 +287,8 @@ def _told_of(
     if several(labels):
         cut = thresholds_for(known, labels)
     elif choice.asked:
-        judged = (
-            choice.judged
-        )  # of a class of one image no head has answered that had seen another, unless one stands for it
+        # Of a class of one image no head has answered that had seen another, unless one stands for it.
+        judged = choice.judged
         held_out = HeldOut.of(known[judged], labels[judged])
     return Probed(name, backbone, preprocess, choice, train_head, val_right, val_logits, held_out, cut)
 

@@ -434,9 +434,8 @@ def _grey_from_deep(image: Image.Image, white: int) -> Image.Image:
         raise Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
     plain = plain_grey(image, getattr(image, "tag_v2", {}))
     white, values = white if plain is image else WHITES[-1], np.asarray(plain)  # which its header has told
-    grey = ((np.minimum(values.astype(np.uint32), white) * 255 + white // 2) // white).astype(
-        np.uint8
-    )  # to the nearest
+    scaled = (np.minimum(values.astype(np.uint32), white) * 255 + white // 2) // white  # to the nearest
+    grey = scaled.astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255

@@ -107,23 +107,19 @@ def lda_path(
     centred = x - (means[y] if freedom > 0 else x.mean(0))
     covariance = centred.T @ centred / max(1, freedom or len(x) - 1)
     level = covariance.diagonal().mean() + 1e-9
+    spread = torch.linalg.eigvalsh(covariance) if any(unbiased) else None
     prior = torch.log(counts.clamp(min=0.5) / len(x))
     out = []
     for shrinkage in shrinkages:
         shrunk = (1 - shrinkage) * covariance
         shrunk.diagonal().add_(shrinkage * level)
-        factor = torch.linalg.cholesky(shrunk)
-        weight = torch.cholesky_solve(means.T, factor).T
+        weight = torch.cholesky_solve(means.T, torch.linalg.cholesky(shrunk)).T
         bias = prior - 0.5 * (weight * means).sum(1)
+        trace = 0.0 if spread is None else (spread / ((1 - shrinkage) * spread + shrinkage * level)).sum()  # tr(S⁻¹ Σ)
         for corrected in unbiased:
-            chance = _trace_of(covariance, factor) / (2 * counts.clamp(min=1)) if corrected else 0.0
+            chance = trace / (2 * counts.clamp(min=1)) if corrected else 0.0
             out.append((weight.float(), (bias + chance).float()))
     return out
-
-
-def _trace_of(covariance: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """tr(S⁻¹ Σ) of a covariance Σ [c c] and the Cholesky factor of S."""
-    return torch.cholesky_solve(covariance, factor).diagonal().sum()
 
 
 def spectrum(centred: torch.Tensor, freedom: int, *, most: int) -> tuple[torch.Tensor, torch.Tensor]:

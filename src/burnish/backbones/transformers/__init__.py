@@ -1,6 +1,7 @@
 """Networks as Hugging Face transformers stores them, in timm's words.
 
 names         which family weights are of; ViT, DeiT, DINOv2, Swin, ConvNeXt, ResNet
+layers        what several families call alike
 attention     further families with attention
 convolutions  further convolutional families
 clip          CLIP's image half, also OpenCLIP's

@@ -7,37 +7,25 @@ import re
 from torch import Tensor
 
 from burnish.backbones.torchvision_names import joined, renamed
+from burnish.backbones.transformers.layers import OF_SWIN, OF_VIT
 
 State = dict[str, Tensor]
 _TABLE = "relative_position_bias_table"
 _SHARED = (f"encoder.{_TABLE}", f"shared_position_bias.{_TABLE}", f"shared_position_bias_table.{_TABLE}")
 
 _BEIT = (
-    (r"embeddings\.cls_token$", "cls_token"),
-    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"encoder\.layer\.(\d+)\.attention\.(?:attention\.)?(query|key|value)\.", r"blocks.\1.attn.\2."),
+    *OF_VIT,
     (r"encoder\.layer\.(\d+)\.(?:attention\.attention\.)?relative_position_bias_table$", rf"blocks.\1.attn.{_TABLE}"),
-    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.attn.proj."),
     (r"encoder\.layer\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
     (r"encoder\.layer\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
-    (r"encoder\.layer\.(\d+)\.(?:intermediate\.dense|mlp\.fc1)\.", r"blocks.\1.mlp.fc1."),
-    (r"encoder\.layer\.(\d+)\.(?:output\.dense|mlp\.fc2)\.", r"blocks.\1.mlp.fc2."),
     (r"encoder\.layer\.(\d+)\.lambda_(\d)$", r"blocks.\1.gamma_\2"),
     (r"pooler\.layernorm\.", "fc_norm."),
-    (r"layernorm\.", "norm."),
 )
 _SWIN_V2 = (
-    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"embeddings\.norm\.", "patch_embed.norm."),
+    *OF_SWIN,
     (r"encoder\.(layers\.\d+\.blocks\.\d+)\.attention\.self\.(query|key|value)\.", r"\1.attn.\2."),
     (r"encoder\.(layers\.\d+\.blocks\.\d+)\.attention\.self\.logit_scale$", r"\1.attn.logit_scale"),
     (r"encoder\.(layers\.\d+\.blocks\.\d+)\.attention\.self\.continuous_position_bias_mlp\.", r"\1.attn.cpb_mlp."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.attention\.output\.dense\.", r"\1.attn.proj."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.layernorm_before\.", r"\1.norm1."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"layernorm\.", "norm."),
 )
 _DINO_V3 = (
     (r"embeddings\.cls_token$", "cls_token"),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from burnish.backbones.torchvision_names import joined, renamed
 from burnish.backbones.transformers import attention, clip, convolutions, siglip
+from burnish.backbones.transformers.layers import OF_SWIN, OF_VIT
 
 State = dict[str, Tensor]
 # What stands before all names of a model with a classifier; a bare one has none of them.
@@ -30,33 +31,20 @@ READ = (
 )
 
 _VIT = (
-    (r"embeddings\.cls_token$", "cls_token"),
+    *OF_VIT,
     (r"embeddings\.distillation_token$", "dist_token"),
     (r"embeddings\.register_tokens$", "register_tokens"),
     (r"embeddings\.mask_token$", "mask_token"),
     (r"embeddings\.position_embeddings$", "pos_embed"),
-    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"encoder\.layer\.(\d+)\.attention\.(?:attention\.)?(query|key|value)\.", r"blocks.\1.attn.\2."),
-    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.attn.proj."),
     (r"encoder\.layer\.(\d+)\.(?:layernorm_before|norm1)\.", r"blocks.\1.norm1."),
     (r"encoder\.layer\.(\d+)\.(?:layernorm_after|norm2)\.", r"blocks.\1.norm2."),
-    (r"encoder\.layer\.(\d+)\.(?:intermediate\.dense|mlp\.fc1)\.", r"blocks.\1.mlp.fc1."),
-    (r"encoder\.layer\.(\d+)\.(?:output\.dense|mlp\.fc2)\.", r"blocks.\1.mlp.fc2."),
     (r"encoder\.layer\.(\d+)\.layer_scale(\d)\.lambda1$", r"blocks.\1.ls\2.gamma"),
-    (r"layernorm\.", "norm."),
 )
 _SWIN = (
-    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"embeddings\.norm\.", "patch_embed.norm."),
+    *OF_SWIN,
     (r"encoder\.(layers\.\d+\.blocks\.\d+)\.attention\.(?:self\.)?(query|key|value)\.", r"\1.attn.\2."),
     (r"encoder\.(layers\.\d+\.blocks\.\d+)\.attention\.(?:self\.)?relative_position_bias_table$",
      r"\1.attn.relative_position_bias_table"),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.attention\.output\.dense\.", r"\1.attn.proj."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.layernorm_before\.", r"\1.norm1."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
-    (r"encoder\.(layers\.\d+\.blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"layernorm\.", "norm."),
 )  # fmt: skip
 _CONVNEXT = (
     (r"embeddings\.patch_embeddings\.", "stem.0."),

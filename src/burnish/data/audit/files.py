@@ -27,9 +27,7 @@ _USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _TINY, _HUGE = 32, 50_000_000  # pixels: of the short side, and of all
 _LONGEST = 4.0  # times the short side
 _BLANK, _NEARLY = 1.5, 4.0  # standard deviation of grey, of 255
-_MARK = (
-    32  # greys, of 255, by which a pixel of a blank image differs at most: what differs more is a scratch, or a line
-)
+_MARK = 32  # greys, of 255, by which a pixel of a blank image differs at most: what differs more is a scratch or a line
 _DEEP = "; 12 bits in a file of 16 look black"
 
 
