@@ -15,7 +15,7 @@ def held_with(confidence):
 
 
 def written(held):
-    return HeldOut.from_json(json.loads(json.dumps(held.to_json())))
+    return HeldOut.from_json(json.loads(json.dumps(held.to_json())), classes=3)
 
 
 @pytest.mark.parametrize(

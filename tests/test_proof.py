@@ -47,6 +47,7 @@ from burnish.result import RunFolder, read_facts, read_pictures
 from burnish.run import seeds
 from burnish.run.seeds import _told as seeds_told
 from burnish.run.seeds import summed_up
+from burnish.ship.answering import Asked
 from burnish.ship.bundle import read_bundle, write_bundle
 from burnish.ship.predictor import Predictor
 
@@ -157,6 +158,9 @@ def test_declining_says_what_thresholds_do_on_other_images():
     assert json.loads(json.dumps(told)) == told
 
 
+LABELS = ([3], [-1], [0.5], [0, 1], ["x"], [None], [[0]], "x", [10**400])
+
+
 def test_held_out_images_travel_in_the_package_and_damage_is_refused(run, tmp_path):
     bundle = read_bundle(run.folder)
     assert bundle.held_out is not None and bundle.familiarity is not None
@@ -168,9 +172,16 @@ def test_held_out_images_travel_in_the_package_and_damage_is_refused(run, tmp_pa
     write_bundle(tmp_path / "q", replace(bundle, familiarity=broken))
     with pytest.raises((BadWeights, NotARun), match="familiarity"):
         read_bundle(tmp_path / "q")
-    for values in ({"right": []}, {"confidence": [2.0], "right": [1], "own": [0.1]}, {"confidence": "x"}):
+    one = {"confidence": [0.9], "right": [1], "own": [0.1]}
+    wrong = (
+        {"right": []},
+        {**one, "confidence": [2.0]},
+        {"confidence": "x"},
+        *({**one, "label": bad} for bad in LABELS),
+    )
+    for values in wrong:
         with pytest.raises(ValueError, match="held_out"):
-            HeldOut.from_json(values)
+            HeldOut.from_json(values, classes=3)
 
 
 def test_predict_declines_and_names_sets(run, tmp_path):
@@ -184,7 +195,7 @@ def test_predict_declines_and_names_sets(run, tmp_path):
     red, strange = run.predict(images, reject=wanted, sets=0.9, top=3)
     assert red.set and red.label in (red.classes[0], None)
     assert strange.unfamiliar and strange.declined == "unlike the training images" and strange.label is None
-    api.write_predictions(tmp_path / "p.csv", run.predictor, [str(noise)], top=1, reject=wanted, sets=0.9)
+    api.write_predictions(tmp_path / "p.csv", run.predictor, [str(noise)], asked=Asked(reject=wanted, sets=0.9))
     (row,) = csv.DictReader(open(tmp_path / "p.csv", encoding="utf-8"))
     assert row["label"] == "unknown" and row["problem"] == "unlike the training images" and row["set"]
     with pytest.raises(RecipeError, match="expected how often"):

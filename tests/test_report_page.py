@@ -14,6 +14,8 @@ import pytest
 from burnish.errors import NotARun
 from burnish.labels import right
 from burnish.measure.calibration import ece, reliability
+from burnish.measure.finding import finding
+from burnish.measure.held_out import HeldOut
 from burnish.measure.scores import score
 from burnish.measure.verdict import judge
 from burnish.reports.page import duration, render
@@ -70,7 +72,9 @@ def facts_of(k: int, *, names: tuple[str, ...] = (), n: int = 600, tuned: bool =
     probe, best = answers(3.0), answers(6.0)
     kept = best if tuned else probe
     wrong = np.flatnonzero(~right(kept, labels))[:24]
+    found = finding(kept, labels, sought=1, held_out=HeldOut.of(probe, labels)) if k == 2 else None
     return {
+        "finding": found and {"class": classes[1], "other": classes[0], **found},
         "title": f"{classes[0]}: full on efficientnet_lite0",
         "created": "2026-07-05T10:00:00+00:00",
         "burnish": "0.1.0",
@@ -248,11 +252,11 @@ def test_numbers_that_are_none_are_a_dash() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 300])
 def test_any_number_of_epochs_can_be_drawn(epochs: int) -> None:
-    facts = facts_of(2)
+    facts = facts_of(3)
     facts["history"] = [{**facts["history"][0], "epoch": i + 1} for i in range(epochs)]
     page = Page(render(facts))
     assert page.count("polyline") == 4
-    assert page.count("circle") == (4 * epochs if epochs <= 40 else 0) + 2 + sum(
+    assert page.count("circle") == (4 * epochs if epochs <= 40 else 0) + 3 + sum(
         1 for row in facts["calibration"]["reliability"] if row["n"]
     )
 

@@ -421,7 +421,7 @@ def test_predictions_name_all_classes_over_their_thresholds(run, table, tmp_path
         assert one.label == "|".join(one.labels or ())
     agree = [set(one.labels or ()) == set(row["label"].split("|")) - {""} for one, row in zip(found, rows, strict=True)]
     assert np.mean(agree) > 0.6
-    api.write_predictions(tmp_path / "p.csv", run.predictor, [str(table.parent / "000.png")], top=1)
+    api.write_predictions(tmp_path / "p.csv", run.predictor, [str(table.parent / "000.png")])
     (line,) = csv.DictReader(open(tmp_path / "p.csv", encoding="utf-8"))
     assert list(line) == ["path", "labels", "label", "probability", "problem"] and line["labels"] == found[0].label
 

@@ -36,7 +36,7 @@ def run(shapes, tmp_path_factory):
 
 def test_answers_replace_a_file_whole_or_not_at_all(run, shapes, tmp_path, monkeypatch):
     files, table = [str(file) for file in sorted(shapes.rglob("*.png"))], tmp_path / "a.csv"
-    burnish.api.write_predictions(table, run.predictor, files, top=1)
+    burnish.api.write_predictions(table, run.predictor, files)
     before = table.read_bytes()
     assert len(before.splitlines()) == 1 + len(files)
     real, seen = Predictor.pixels, []
@@ -50,19 +50,19 @@ def test_answers_replace_a_file_whole_or_not_at_all(run, shapes, tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr(Predictor, "pixels", failing)
         with pytest.raises(RunError, match=r"a\.csv: the disk is full; name another file"):
-            burnish.api.write_predictions(table, run.predictor, files, top=1)
+            burnish.api.write_predictions(table, run.predictor, files)
     assert seen == [True, True] and table.read_bytes() == before and list(tmp_path.iterdir()) == [table]
     (tmp_path / "link.csv").symlink_to(table)
-    burnish.api.write_predictions(tmp_path / "link.csv", run.predictor, files[:1], top=1)
+    burnish.api.write_predictions(tmp_path / "link.csv", run.predictor, files[:1])
     assert (tmp_path / "link.csv").is_symlink() and len(table.read_bytes().splitlines()) == 2
-    burnish.api.write_predictions(Path(os.devnull), run.predictor, files[:1], top=1)
+    burnish.api.write_predictions(Path(os.devnull), run.predictor, files[:1])
     assert Path(os.devnull).is_char_device()
     table.chmod(0o640)
-    burnish.api.write_predictions(table, run.predictor, files[:1], top=1)
+    burnish.api.write_predictions(table, run.predictor, files[:1])
     assert table.stat().st_mode & 0o777 == 0o640
     mask = os.umask(0o077)
     try:
-        burnish.api.write_predictions(tmp_path / "own.csv", run.predictor, files[:1], top=1)
+        burnish.api.write_predictions(tmp_path / "own.csv", run.predictor, files[:1])
     finally:
         os.umask(mask)
     assert (tmp_path / "own.csv").stat().st_mode & 0o777 == 0o600

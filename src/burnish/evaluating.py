@@ -23,8 +23,9 @@ from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import percent
 from burnish.runtime import Nobody, Watcher
+from burnish.ship.answering import Asked, Prediction
 from burnish.ship.bundle import Bundle
-from burnish.ship.predictor import ImageLike, Prediction, Predictor
+from burnish.ship.predictor import ImageLike, Predictor
 
 _ALL_NAMED, _NAMED = 100, 5  # classes up to which `evaluate` keeps them all with each prediction; how many of more
 
@@ -84,7 +85,7 @@ def evaluate(
     images = [partial(catalog.image, row) for row in rows]
     names = [catalog.name(row) for row in rows]
     every, predictions = np.zeros((len(rows), len(classes))), list[Prediction]()
-    for one in predictor.stream(images, top=len(classes), names=names, on_progress=watcher.advance):
+    for one in predictor.stream(images, asked=Asked(top=len(classes)), names=names, on_progress=watcher.advance):
         if one.problem is None:
             every[len(predictions)] = _ordered(one, classes)
         if len(classes) > _ALL_NAMED:

@@ -23,6 +23,7 @@ from burnish.data.catalog import Splits
 from burnish.labels import counts, several
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.calibration import adaptive_ece, ece, reliability
+from burnish.measure.finding import finding
 from burnish.measure.held_out import declining
 from burnish.measure.ood import FAMILIAR
 from burnish.measure.scores import Scores, score
@@ -96,6 +97,7 @@ def facts_of(
         "leaky": _without_leaky(of_kept, material),
         "calibration": _calibration(of_kept, labels),
         "declining": _declining(of_kept, labels, groups),
+        "finding": _finding(of_kept, material),
         "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept, groups), *baselines],
         "more_data": more_data,
         "familiarity": _beyond(of_kept, groups),
@@ -286,3 +288,20 @@ def _declining(tested: Tested, labels: np.ndarray, groups: np.ndarray | None) ->
     if held_out is None:
         return None
     return declining(held_out, tested.probabilities, labels, strange=_strange(tested), groups=groups)
+
+
+def _finding(tested: Tested, material: Material) -> dict[str, Any] | None:
+    """Of two classes how well the one with fewer training images is found; of equals the second."""
+    classes = material.catalog.classes
+    if material.several or len(classes) != 2:
+        return None
+    first, second = counts(material.labels, 2)
+    sought = 0 if first < second else 1
+    found = finding(
+        tested.probabilities,
+        material.test_labels,
+        sought=sought,
+        held_out=tested.contender.held_out,
+        groups=material.test_groups,
+    )
+    return {"class": classes[sought], "other": classes[1 - sought], **found}

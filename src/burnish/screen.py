@@ -30,7 +30,7 @@ from burnish.reports.explain import Sanity
 from burnish.reports.runs import Compared
 from burnish.result import AUDIT_PAGE, AUDIT_TABLE, LEADERBOARD
 from burnish.runtime import minutes
-from burnish.ship.predictor import Prediction
+from burnish.ship.answering import Prediction
 from burnish.using import Result
 
 _WIDTH = 80  # columns, of text that is wrapped
@@ -72,12 +72,21 @@ def print_verdict(result: Result) -> None:
         if decision["what"] == NOTHING:
             words = f"{NOTHING}: {decision['why'].partition(' (')[0]}"
             _row("", words)
+    if found := facts.get("finding"):
+        _row("finds", _in_short(found))
     _row("images", f"{counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
     _print_data(result)
     budget = facts["budget_seconds"]
     print(f"  time    {minutes(facts['seconds'])}" + (f" of {minutes(budget)}" if budget else ""))
     print(f"  report  {shown(str(result.report))}")
     print(f"  next    burnish predict {pasted(result.folder)} IMAGES...")
+
+
+def _in_short(found: Mapping[str, Any]) -> str:
+    """Of two classes how much of the rarer one the likelier class as answer finds, and what it takes for it besides."""
+    told, name, other = found["likeliest"], shown(found["class"]), shown(found["other"])
+    false = told["said"] - told["hits"]
+    return f"{told['hits']:,} of {found['n']:,} {name}, and takes {false:,} of {found['others']:,} {other} for it"
 
 
 def _print_data(result: Result) -> None:

@@ -6,7 +6,7 @@ import html
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -37,9 +37,12 @@ from burnish.result import (
     read_facts,
     read_pictures,
 )
+from burnish.ship.answering import Asked, Prediction
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
-from burnish.ship.predictor import ImageLike, Prediction, Predictor, expand, listed, write_csv
+from burnish.ship.predictor import ImageLike, Predictor, expand, listed, write_csv
+
+_LIKELIEST = Asked()
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ class Result:
         top: int = 1,
         reject: float | None = None,
         sets: float | None = None,
+        find: Mapping[str, float] | None = None,
     ) -> list[Prediction]:
         """One Prediction an image: paths, folders, bytes, Pillow images or uint8 arrays [h w 3]; see `burnish.predict`."""
-        return predict(self.folder, images, top=top, reject=reject, sets=sets, predictor=self.predictor)
+        return predict(self.folder, images, top=top, reject=reject, sets=sets, find=find, predictor=self.predictor)
 
     def predict_proba(self, images: Sequence[ImageLike]) -> np.ndarray:
         """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
@@ -111,6 +115,7 @@ def predict(
     top: int = 1,
     reject: float | None = None,
     sets: float | None = None,
+    find: Mapping[str, float] | None = None,
     device: str = "cpu",
     predictor: Predictor | None = None,
 ) -> list[Prediction]:
@@ -118,25 +123,26 @@ def predict(
 
     device: what computes, of a predictor that is not given: "cpu", "auto", "cuda", …
     reject: the accuracy wanted of the answers, such as 0.99; what is less sure, or unlike the training images, is `declined`.
-    sets: how often the `set` of classes must hold the true one, such as 0.95. RecipeError when the package cannot say so.
+    sets: how often the `set` of classes must hold the true one, such as 0.95.
+    find: which share of a class's images is to be found, such as {"crack": 0.95}: that class is then the answer from the
+    probability on that held-out images say finds so many. RecipeError when the package cannot say so.
     """
     found: list[ImageLike] = []
     for image in listed(images):
         found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
-    return (predictor or Predictor.open(expanded(run), device)).predict(found, top=top, reject=reject, sets=sets)
+    predictor = predictor or Predictor.open(expanded(run), device)
+    return predictor.predict(found, top=top, reject=reject, sets=sets, find=find)
 
 
 def predict_stream(
     run: str | os.PathLike[str],
     images: Sequence[str | os.PathLike[str]],
     *,
-    top: int = 1,
-    reject: float | None = None,
-    sets: float | None = None,
+    asked: Asked = _LIKELIEST,
     predictor: Predictor | None = None,
 ) -> Iterator[Prediction]:
     """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
-    return (predictor or Predictor.open(expanded(run))).stream(expand(images), top=top, reject=reject, sets=sets)
+    return (predictor or Predictor.open(expanded(run))).stream(expand(images), asked=asked)
 
 
 def write_predictions(
@@ -144,9 +150,7 @@ def write_predictions(
     predictor: Predictor,
     images: Sequence[str],
     *,
-    top: int,
-    reject: float | None = None,
-    sets: float | None = None,
+    asked: Asked = _LIKELIEST,
 ) -> int:
     """Write predictions as CSV; returns how many images could not be read.
 
@@ -155,10 +159,10 @@ def write_predictions(
     if not os.fspath(path):
         raise RecipeError("the name of the CSV is empty; name a file, or - for the standard output")
     to_stdout = os.fspath(path) == "-"
-    path, files, top = expanded(path), expand(images), min(top, len(predictor.bundle.classes))
+    path, files, top = expanded(path), expand(images), min(asked.top, len(predictor.bundle.classes))
     if not to_stdout:
         _refuse_others(path, b"path,", inputs=[one for one in files if isinstance(one, Path)])
-    unreadable, predictions = 0, predictor.stream(files, top=top, reject=reject, sets=sets)
+    unreadable, predictions = 0, predictor.stream(files, asked=asked)
 
     def counted() -> Iterator[Prediction]:
         nonlocal unreadable
@@ -166,7 +170,7 @@ def write_predictions(
             unreadable += prediction.problem is not None
             yield prediction
 
-    how = {"top": top, "several": predictor.bundle.several, "with_sets": sets is not None}
+    how = {"top": top, "several": predictor.bundle.several, "with_sets": asked.sets is not None}
     if to_stdout:
         write_csv(sys.stdout, counted(), **how)
         return unreadable

@@ -38,7 +38,7 @@ _COST_AT_MOST = 1 / 50  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss", "alone", "instead")
 _PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data", "where")
-_HELD_OUT, _FAMILIAR = ("confidence", "right", "own"), "familiarity."
+_HELD_OUT, _FAMILIAR = "held_out.", "familiarity."
 
 
 def origin_of(backbone: Backbone, device: torch.device) -> dict[str, str]:
@@ -214,7 +214,7 @@ def probes_parts(probes: Probes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             facts[key][name] = head.form
             arrays |= {f"{name}.{own}": array for own, array in head.arrays().items()}
         if probed.held_out is not None:
-            arrays |= {f"held_out.{name}": getattr(probed.held_out, name) for name in _HELD_OUT}
+            arrays |= {_HELD_OUT + name: array for name, array in vars(probed.held_out).items()}
         if probed.familiarity is not None:
             arrays |= {_FAMILIAR + name: array for name, array in probed.familiarity.arrays().items()}
         if probed.thresholds is not None:
@@ -256,9 +256,7 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             train_head=head("train_head"),
             val_right=arrays[f"{key}/val_right"],
             val_logits=arrays[f"{key}/val_logits"],
-            held_out=HeldOut(*(arrays[f"{key}/held_out.{name}"] for name in _HELD_OUT))
-            if f"{key}/held_out.own" in arrays
-            else None,
+            held_out=HeldOut(**kept) if (kept := under(_HELD_OUT)) else None,
             thresholds=arrays.get(f"{key}/thresholds"),
             familiarity=Familiarity.from_arrays(known, base.width) if (known := under(_FAMILIAR)) else None,
         )

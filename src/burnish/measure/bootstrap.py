@@ -320,6 +320,13 @@ def share(right: np.ndarray, groups: np.ndarray | None = None) -> Interval:
     return wilson(int(right.sum()), len(right)) if groups is None else wilson_of_groups(right, groups)
 
 
+def share_among(right: np.ndarray, of: np.ndarray, groups: np.ndarray | None = None) -> Interval:
+    """`share` of the images bool [n] `of` alone; groups of all n. Of none of them the value is nan."""
+    if groups is None or not of.any():
+        return wilson(int(right[of].sum()), int(of.sum()))
+    return share(right[of], np.unique(groups[of], return_inverse=True)[1])
+
+
 def paired_shares(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Paired:
     """Second minus first of what is right on the same images: exact for bool [n], by paired bootstrap for float [n].
 

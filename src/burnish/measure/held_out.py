@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from burnish.errors import RecipeError
-from burnish.measure.bootstrap import share
-from burnish.measure.intervals import Interval, wilson
+from burnish.errors import RecipeError, shown
+from burnish.measure.bootstrap import share, share_among
 from burnish.runtime import evenly
 
 _MOST = 5000  # images kept, spread over all
@@ -26,6 +25,9 @@ class HeldOut:
     confidence: np.ndarray  # float64 [n], probability of the likeliest class
     right: np.ndarray  # bool [n], whether it is the true one
     own: np.ndarray  # float64 [n], probability of the true class
+    label: np.ndarray = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # [n], of the true class; older packages: empty
 
     @classmethod
     def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> HeldOut:
@@ -33,7 +35,7 @@ class HeldOut:
         rows = evenly(len(labels), _MOST)
         chances = np.asarray(probabilities, np.float64)[rows]
         own = chances[np.arange(len(rows)), labels[rows]]
-        return cls(chances.max(1), chances.argmax(1) == labels[rows], own)
+        return cls(chances.max(1), chances.argmax(1) == labels[rows], own, np.asarray(labels, np.int64)[rows])
 
     def __len__(self) -> int:
         return len(self.right)
@@ -85,30 +87,65 @@ class HeldOut:
         rank = math.ceil((len(self) + 1) * coverage)
         return 0.0 if rank > len(self) else float(np.sort(self.own)[len(self) - rank])
 
+    def shown_of(self, index: int) -> np.ndarray:
+        """The probability of a class on the held-out images that show it, float64 [m]; m is 0 where that was not kept."""
+        return self.own[: len(self.label)][self.label == index]
+
+    def threshold_finding(self, index: int, sensitivity: float) -> float | None:
+        """The probability of a class from which on so large a share of its images is found; None where too few can show that.
+
+        Split conformal within the class (Vovk 2012, arXiv:1209.2673): of the m held-out images that show it, the one at rank
+        ceil((m + 1) · sensitivity) from the surest on. On average over draws of images a new one is found at least so often;
+        0.95 needs 19 of them.
+        """
+        if not 0.0 < sensitivity < 1.0:
+            raise RecipeError(f"find is {sensitivity!r}, expected the share of the class to be found, such as 0.95")
+        falling = np.sort(self.shown_of(index))[::-1]
+        rank = math.ceil((len(falling) + 1) * sensitivity - 1e-9)
+        return float(falling[rank - 1]) if 0 < rank <= len(falling) else None
+
+    def finding(self, index: int, sensitivity: float, name: str) -> float:
+        """`threshold_finding`, or RecipeError that says what share of that class these images can show."""
+        found = self.threshold_finding(index, sensitivity)
+        if found is None:
+            count = len(self.shown_of(index))
+            best = math.floor(1e3 * count / (count + 1)) / 1e3  # what is said can be asked for
+            most = f"{best:.1%} at the most" if best > 0 else "no share at all"
+            raise RecipeError(
+                f"find {shown(name)}={sensitivity:g}: the {count} held-out images of {shown(name)} in this package can show "
+                f"{most}; ask for less, or train with more images of it"
+            )
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the package."""
         return {
             # Rounded down, and never 1: an image as sure as one of these must not fall below a threshold that is one of them.
             "confidence": [_rounded_down(float(one)) for one in self.confidence],
             "right": [int(one) for one in self.right],
-            "own": [round(float(one), 7) for one in self.own],
+            "own": [_rounded_down(float(one)) for one in self.own],
+            "label": self.label.tolist(),
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> HeldOut:
+    def from_json(cls, values: dict[str, Any], *, classes: int) -> HeldOut:
         """The inverse of `to_json`; ValueError when it is not."""
         names = ("confidence", "right", "own")
-        if set(values) != set(names) or not all(isinstance(values[name], list) for name in names):
-            raise ValueError(f"held_out: expected lists {', '.join(names)}")
+        known = {"label": [], **values}  # older packages have none
+        if set(known) != {*names, "label"} or not all(isinstance(known[name], list) for name in known):
+            raise ValueError(f"held_out: expected lists {', '.join(names)}, label")
         try:
             columns = [np.array(values[name], np.float64) for name in names]
+            label = np.array(known["label"], np.float64)
         except (TypeError, ValueError, OverflowError):
             raise ValueError("held_out: expected numbers") from None
         if any(one.ndim != 1 or len(one) != len(columns[0]) for one in columns):
             raise ValueError("held_out: expected lists of one length")
         if any(((one < 0) | (one > 1) | ~np.isfinite(one)).any() for one in columns):
             raise ValueError("held_out: expected numbers of 0 to 1")
-        return cls(columns[0], columns[1] > 0.5, columns[2])
+        if label.shape not in ((0,), columns[0].shape) or not np.isin(label, np.arange(classes)).all():
+            raise ValueError(f"held_out: expected a label of 0 to {classes - 1} for each image")
+        return cls(columns[0], columns[1] > 0.5, columns[2], label.astype(np.int64))
 
 
 def _rounded_down(value: float) -> float:
@@ -122,13 +159,6 @@ def sets(probabilities: np.ndarray, cut: float) -> np.ndarray:
     held = probabilities >= cut
     held[np.arange(len(held)), probabilities.argmax(1)] = True
     return held
-
-
-def _share(right: np.ndarray, groups: np.ndarray | None, of: np.ndarray) -> Interval:
-    """The share of right answers among some of the images; groups: of all of them."""
-    if groups is None or not len(right):
-        return wilson(int(right.sum()), len(right))
-    return share(right, np.unique(groups[of], return_inverse=True)[1])
 
 
 def declining(
@@ -155,7 +185,7 @@ def declining(
         answered = sure >= threshold if threshold is not None else np.zeros(n, bool)
         answered &= np.ones(n, bool) if strange is None else ~strange
         count = int(answered.sum())
-        found = None if threshold is None else _share(right[answered], groups, answered).to_json()
+        found = None if threshold is None else share_among(right, answered, groups).to_json()
         answers.append({"wanted": accuracy, "threshold": threshold, "answered": count, "accuracy": found})
     sized = []
     for coverage in COVERAGES:

@@ -165,6 +165,25 @@ CHINESE = {
         "虚线上置信度与准确率一致。点越大图像越多；竖线为 95 %% 区间。"
     ),
     "n = %(n)s: confidence %(confidence)s, right %(right)s": "n = %(n)s：置信度 %(confidence)s，正确 %(right)s",
+    "Finding one of two classes": "找出两类之一",
+    "Of the two classes the one with fewer training images. Sensitivity: of its images, how many are found. Specificity: of the "
+    "others, how many are not taken for it. Precision: of what is taken for it, how much is, in the shares of these test images "
+    "(%(n)s of it, %(others)s others). Thresholds come from %(held)s held-out images of it and travel in the package; what "
+    "they do was measured on the test images, with 95 %% intervals.": (
+        "两个类别中训练图像较少的一个。灵敏度：该类图像中被找出的比例。特异度：其他图像中未被误认的比例。"
+        "精确率：被认作该类的图像中确属该类的比例，按这些测试图像的构成（该类 %(n)s 张，其他 %(others)s 张）。"
+        "阈值来自该类的 %(held)s 张留出图像并随模型包保存；其效果在测试图像上测得，附 95 %% 区间。"
+    ),
+    "Area under the ROC curve": "ROC 曲线下面积",
+    "Sensitivity and what it costs": "灵敏度及其代价",
+    "Answered with": "回答方式",
+    "Sensitivity": "灵敏度",
+    "Specificity": "特异度",
+    "the likelier class": "较可能的类别",
+    "ROC: share of the class found (%), by share of the others taken for it (%)": (
+        "ROC：找出的该类比例（%），按其他图像被误认的比例（%）"
+    ),
+    "Precision (%), by share of the class found (%)": "精确率（%），按找出的该类比例（%）",
     "When it should say “unknown”": "何时应回答“未知”",
     "Thresholds come from %(n)s held-out images and travel in the package; what they do was measured on the test images.": (
         "阈值来自 %(n)s 张留出图像并随模型包保存；其效果在测试图像上测得。"

@@ -66,6 +66,21 @@ def coverage(declining: Mapping[str, Any] | None, say: Say) -> Chart | None:
     return _chart(title, [100 * share for share, _ in curve], {"": ys}, from_zero=False, unit="")
 
 
+def finding(facts: Mapping[str, Any] | None, say: Say) -> list[Chart]:
+    """The ROC and the precision-recall curve of the class that is to be found, in percent."""
+    if not facts or not facts.get("roc"):
+        return []
+    titles = {
+        "roc": say("ROC: share of the class found (%), by share of the others taken for it (%)"),
+        "precision_recall": say("Precision (%), by share of the class found (%)"),
+    }
+    curves = {title: [(100 * x, 100 * y) for x, y in facts[key]] for key, title in titles.items()}
+    return [
+        _chart(title, [x for x, _ in curve], {"": [y for _, y in curve]}, from_zero=True, unit="")
+        for title, curve in curves.items()
+    ]
+
+
 def more_data(facts: Mapping[str, Any] | None, say: Say) -> dict[str, Any] | None:
     """The learning curve with where it leads, drawn over the number of images."""
     if not facts or not facts.get("points"):

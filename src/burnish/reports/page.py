@@ -21,7 +21,7 @@ from markupsafe import Markup
 from burnish.errors import NotARun, shown
 from burnish.measure.intervals import Interval, holm
 from burnish.measure.verdict import ACCURACY, Verdict, chance, percent, points
-from burnish.reports.drawn import calibration, charts, confusion, coverage, more_data
+from burnish.reports.drawn import calibration, charts, confusion, coverage, finding, more_data
 from burnish.reports.words import Say, verdict_in, words_in
 from burnish.result import plain
 
@@ -74,6 +74,7 @@ def render(facts: Mapping[str, Any], pictures: Mapping[str, Any] | None = None, 
         named=(values.get("named") or [])[:_NAMED_SHOWN],
         calibration=calibration(values.get("calibration"), say),
         coverage=coverage(values.get("declining"), say),
+        finding_charts=finding(values.get("finding"), say),
         more_data=more_data(values.get("more_data"), say),
         costs=_costs(values.get("cost"), say),
         stages=_stages(values.get("stages_seconds") or {}),

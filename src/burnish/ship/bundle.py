@@ -293,7 +293,9 @@ def _check_facts(values: dict[str, Any]) -> None:
 def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> Bundle:
     try:
         preprocess = _preprocess(values["preprocess"])
-        held_out = HeldOut.from_json(values["held_out"]) if "held_out" in values else None
+        held_out = (
+            HeldOut.from_json(values["held_out"], classes=len(values["classes"])) if "held_out" in values else None
+        )
         known = {name.removeprefix(_FAMILIAR): one.numpy() for name, one in state.items() if name.startswith(_FAMILIAR)}
         familiarity = Familiarity.from_arrays(known, values["head"]["width"]) if known else None
         temperature = float(values["temperature"])

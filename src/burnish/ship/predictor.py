@@ -6,9 +6,9 @@ import csv
 import io
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,11 +24,11 @@ from burnish.data.contents import file_of
 from burnish.data.pixels import Need, decode, enough, view
 from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
 from burnish.data.views import normalised
-from burnish.errors import BadWeights, DataError, RecipeError, UnreadableImage, cell, shown
+from burnish.errors import BadWeights, DataError, UnreadableImage, cell, shown
 from burnish.labels import SEPARATOR
 from burnish.measure.calibration import calibrated
-from burnish.measure.held_out import sets as sets_of
 from burnish.runtime import cores
+from burnish.ship.answering import Answering, Asked, Prediction
 from burnish.ship.bundle import Bundle, read_bundle
 from burnish.train.around import enough_memory, pick_device, settled_torch
 from burnish.train.features import at_once, batched, outputs
@@ -38,40 +38,8 @@ _CHANNELS = (1, 3, 4)
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
 NO_NUMBER = "the network's answer to it is not a number"
 _MAKING = threading.Lock()
+_LIKELIEST = Asked()
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image, or why there is none."""
-
-    path: str
-    classes: tuple[str, ...]  # names, most probable first
-    probabilities: tuple[float, ...]  # of those, each 0 to 1
-    problem: str | None = None  # set when the image could not be read; then the other two are empty
-    labels: tuple[str, ...] | None = None  # with several classes an image: those that are said, most probable first
-    unfamiliar: bool | None = None  # whether it is unlike the training images; None where the package cannot tell
-    declined: str | None = None  # with `reject`: why no answer is given
-    # With `sets`: classes that hold the true one as often as was asked, likeliest first
-    set: tuple[str, ...] | None = None
-
-    @property
-    def label(self) -> str | None:
-        """The most probable class; with several classes an image those that are said, as a|b; None where it is declined."""
-        if self.declined is not None:
-            return None
-        if self.labels is not None:
-            return SEPARATOR.join(self.labels)
-        return self.classes[0] if self.classes else None
-
-    @property
-    def probability(self) -> float | None:
-        """Of the most probable class."""
-        return self.probabilities[0] if self.probabilities else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 class Predictor:
@@ -104,14 +72,20 @@ class Predictor:
         return cls(read_bundle(folder), device)
 
     def predict(
-        self, images: Sequence[ImageLike], *, top: int = 1, reject: float | None = None, sets: float | None = None
+        self,
+        images: Sequence[ImageLike],
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        sets: float | None = None,
+        find: Mapping[str, float] | None = None,
     ) -> list[Prediction]:
-        """One Prediction an image, in order; an unreadable one carries its `problem`. reject, sets: as for `stream`.
+        """One Prediction an image, in order; an unreadable one carries its `problem`. The settings are those of `Asked`.
 
         An array [h w 3], [3 h w] or [h w] is one image; a list, or an array [n h w 3], [n 3 h w] or [n h w], is several. As
         [3 h w] is one in colour, three grey images are given as a list.
         """
-        return list(self.stream(images, top=top, reject=reject, sets=sets))
+        return list(self.stream(images, asked=Asked(top, reject, sets, find or {})))
 
     def probabilities(self, images: Sequence[ImageLike]) -> np.ndarray:
         """float64 [n k] in the order of `bundle.classes`, a batch at a time; raises UnreadableImage on the first bad image."""
@@ -128,34 +102,23 @@ class Predictor:
         self,
         images: Sequence[ImageLike],
         *,
-        top: int = 1,
+        asked: Asked = _LIKELIEST,
         names: Sequence[str] | None = None,
         on_progress: Callable[[int], None] | None = None,
-        reject: float | None = None,
-        sets: float | None = None,
     ) -> Iterator[Prediction]:
         """Predictions one by one; no more than a batch of pixels is in memory. names: what the images are called.
 
-        reject: the accuracy wanted of the answers, such as 0.99: images whose answer is less sure than held-out images of the
-        run say it must be, or that are unlike the training images, are declined. sets: how often a set of classes must hold the
-        true one, such as 0.95. RecipeError when the package cannot say so.
+        RecipeError, at once, when the package cannot say what is asked.
         """
-        self._require_held_out(reject, sets)
-        held_out = self.bundle.held_out
-        least = held_out.rejecting(reject) if held_out is not None and reject is not None else None
-        cut = held_out.cut(sets) if held_out is not None and sets is not None else None
-        return self._stream(listed(images), top, names, on_progress, least, cut)
+        return self._stream(listed(images), asked.settled(self.bundle), names, on_progress)
 
     def _stream(
         self,
         images: Sequence[ImageLike],
-        top: int,
+        answering: Answering,
         names: Sequence[str] | None,
         on_progress: Callable[[int], None] | None,
-        least: float | None,
-        cut: float | None,
     ) -> Iterator[Prediction]:
-        """least: confidence from which answers are given; cut: probability from which a class belongs to the set."""
         for start in range(0, len(images), self._batch):
             chunk = images[start : start + self._batch]
             found, strange, problems = self._told(chunk)
@@ -164,38 +127,9 @@ class Predictor:
                 if problem is not None:
                     yield Prediction(name, (), (), problem.reason)
                     continue
-                yield self._prediction(name, found[at], None if strange is None else bool(strange[at]), top, least, cut)
+                yield answering.prediction(name, found[at], strange=None if strange is None else bool(strange[at]))
             if on_progress is not None:
                 on_progress(len(chunk))
-
-    def _prediction(
-        self, name: str, row: np.ndarray, strange: bool | None, top: int, least: float | None, cut: float | None
-    ) -> Prediction:
-        """The answer from the probabilities [k] of one image."""
-        classes, cuts = self.bundle.classes, self.bundle.thresholds
-        order = np.argsort(-row, kind="stable")
-        best, declined = order[: max(1, top)], None
-        if least is not None and strange:
-            declined = "unlike the training images"
-        elif least is not None and row[order[0]] < least:
-            declined = f"unsure: {row[order[0]]:.1%}, and {least:.1%} is asked for"
-        said = None if cuts is None else tuple(classes[index] for index in order if row[index] >= cuts[index])
-        inside = None if cut is None else sets_of(row[None], cut)[0]
-        held = None if inside is None else tuple(classes[at] for at in order if inside[at])
-        chances = tuple(float(row[index]) for index in best)
-        names = tuple(classes[index] for index in best)
-        return Prediction(name, names, chances, labels=said, unfamiliar=strange, declined=declined, set=held)
-
-    def _require_held_out(self, reject: float | None, sets: float | None) -> None:
-        """RecipeError when declining or sets are asked for and the package cannot give them."""
-        if (reject is None and sets is None) or self.bundle.held_out is not None:
-            return
-        why = (
-            "the model tells several classes an image, each by its own threshold"
-            if self.bundle.several
-            else "the package holds no held-out images; make it again with this version of burnish fit"
-        )
-        raise RecipeError(f"{'reject' if reject is not None else 'sets'} cannot be had: {why}")
 
     def pixels(self, images: Sequence[ImageLike]) -> list[np.ndarray | UnreadableImage]:
         """The plain view uint8 [s s 3] of each image, or why it cannot be read."""

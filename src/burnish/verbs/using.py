@@ -65,6 +65,10 @@ def predict(
         float | None,
         typer.Option(metavar="COVERAGE", help="Name a set of classes that holds the true one at this rate, e.g. 0.95."),
     ] = None,
+    find: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS=SHARE", help="Find this share of a class, e.g. crack=0.95, likeliest or not."),
+    ] = None,
     device: Device = "cpu",
     json_: Json = False,
 ) -> None:
@@ -72,24 +76,41 @@ def predict(
     from burnish import api
     from burnish.disk import expanded
     from burnish.screen import print_predictions
+    from burnish.ship.answering import Asked
     from burnish.ship.predictor import Predictor
 
     if csv is not None and json_:
         raise RecipeError("predict writes its answers as CSV or as JSON: say --csv FILE or --json")
-    unreadable = 0
+    unreadable, asked = 0, Asked(top, reject, sets, _shares(find or []))
     predictor = Predictor.open(expanded(run), device)
     if csv is not None:
-        unreadable = api.write_predictions(csv, predictor, images, top=top, reject=reject, sets=sets)
+        unreadable = api.write_predictions(csv, predictor, images, asked=asked)
     elif json_:
-        rows = list(api.predict_stream(run, images, top=top, reject=reject, sets=sets, predictor=predictor))
+        rows = list(api.predict_stream(run, images, asked=asked, predictor=predictor))
         unreadable = sum(row.problem is not None for row in rows)
         print_json([row.to_json() for row in rows])
     else:
-        stream = api.predict_stream(run, images, top=top, reject=reject, sets=sets, predictor=predictor)
+        stream = api.predict_stream(run, images, asked=asked, predictor=predictor)
         unreadable = print_predictions(stream)
     if unreadable:
         typer.echo(f"{unreadable} of the images could not be read", err=True)
         raise typer.Exit(1)
+
+
+def _shares(find: list[str]) -> dict[str, float]:
+    """The share wanted of each class, from CLASS=SHARE."""
+    found = {}
+    for one in find:
+        name, _, share = one.rpartition("=")
+        try:
+            found[name] = float(share)
+        except ValueError:
+            name = ""
+        if not name:
+            raise RecipeError(
+                f"find is {shown(one)!r}, expected a class and the share of it to be found, as crack=0.95"
+            )
+    return found
 
 
 def report(
