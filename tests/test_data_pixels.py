@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin, features
 
 import burnish.data.pixels as pixels
 from burnish.data.looks import look_at
@@ -388,7 +389,7 @@ def reason_of(source: Path | bytes) -> str:
     ("content", "reason"),
     [
         (b"", "the file is empty (0 bytes)"),
-        (b"hello world", "not an image: its content is not JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"),
+        (b"hello world", "not an image: its content is not JPEG, PNG, WebP, BMP, GIF, TIFF, PPM or AVIF"),
         (b"%PDF-1.7", "PDF is not read: save it as JPEG, PNG"),
         (b"<svg xmlns=''/>", "SVG is not read"),
         (b"\x00\x00\x00\x18ftypheic", "HEIC is not read"),
@@ -398,6 +399,35 @@ def reason_of(source: Path | bytes) -> str:
 )
 def test_what_is_no_image_is_refused_in_plain_words(content, reason):
     assert reason_of(content).startswith(reason)
+
+
+def waves():
+    """uint8 [48 64 3]: red grows to the right, green downward."""
+    y, x = np.mgrid[:48, :64]
+    return np.stack([x * 4, y * 5, np.full_like(x, 128)], 2).astype(np.uint8)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif_is_read_upright():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    read = np.asarray(decode(encoded(Image.fromarray(waves()), "AVIF", exif=turned.tobytes(), quality=90)), np.int16)
+    assert read.shape == (64, 48, 3)
+    assert np.abs(read - np.rot90(waves(), -1).astype(np.int16)).mean() < 4.0
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+@pytest.mark.parametrize("seed", range(4))
+def test_an_avif_cut_short_or_changed_is_read_or_refused(seed):
+    sound = encoded(Image.fromarray(waves()), "AVIF", quality=60)
+    assert reason_of(sound[: len(sound) // 2]) == "damaged or truncated: it begins as AVIF and cannot be read further"
+    rng = np.random.default_rng(seed)
+    for _ in range(200):
+        changed = bytearray(sound)
+        for at in rng.integers(12, len(changed), 3):
+            changed[at] = rng.integers(256)
+        with contextlib.suppress(UnreadableImage):
+            assert decode(bytes(changed)).mode == "RGB"
 
 
 @pytest.mark.parametrize("format", ["ICO", "TGA", "PCX", "SGI", "JPEG2000", "DDS"])

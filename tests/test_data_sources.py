@@ -691,7 +691,7 @@ def test_a_file_of_that_name_of_ones_own_hides_no_class(text, tmp_path):
 
 def test_images_of_kinds_that_are_not_read_are_told_as_such(tmp_path):
     (tmp_path / "cat").mkdir()
-    for name in ("1.HEIC", "2.avif", "3.jxl"):
+    for name in ("1.PSD", "2.jp2", "3.jxl"):
         (tmp_path / "cat" / name).write_bytes(b"content")
     with pytest.raises(NotEnoughData, match=r"cat/\S+ \([\w ]+ is not read: save it as JPEG"):
         open_source(tmp_path)

@@ -127,11 +127,13 @@ def test_most_of_a_class_is_not_proposed_for_removal_as_blank(tmp_path):
 
 def test_photos_in_a_format_that_is_not_read_are_not_called_no_images(tmp_path):
     write_shapes(tmp_path, images=4)
-    (tmp_path / "red" / "a.avif").write_bytes(b"\x00\x00\x00\x20ftypavif" + bytes(40))
-    (tmp_path / "red" / "b.jpg").write_bytes(b"\x00\x00\x00\x20ftypavif" + bytes(40))
+    (tmp_path / "red" / "a.jxl").write_bytes(b"\x00\x00\x00\x0cJXL " + bytes(40))
+    (tmp_path / "red" / "b.jpg").write_bytes(b"\x00\x00\x00\x0cJXL " + bytes(40))
     found = api.audit(tmp_path, model=None)
-    assert [one.paths for one in found.of("unread_format")] == [("red/a.avif",), ("red/b.jpg",)]
-    assert all("AVIF is not read" in one.evidence for one in found.of("unread_format")) and not found.of("not_an_image")
+    assert [one.paths for one in found.of("unread_format")] == [("red/a.jxl",), ("red/b.jpg",)]
+    assert all("JPEG XL is not read" in one.evidence for one in found.of("unread_format")) and not found.of(
+        "not_an_image"
+    )
     assert in_words({"unread_format": 2}) == "2 files in a format that is not read"
 
 

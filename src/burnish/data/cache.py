@@ -21,10 +21,10 @@ from PIL import Image
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contrast import contrast
 from burnish.data.file import content_of, is_hash
+from burnish.data.formats import FORMATS
 from burnish.data.looks import Looks, look_at
 from burnish.data.pixels import (
     DECODER,
-    FORMATS,
     Decoded,
     Need,
     Rendering,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.contents import is_redrawn
 from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of, is_hash
-from burnish.data.pixels import FORMATS, one_by_one, orientation_of, quiet
+from burnish.data.formats import FORMATS, image_of
+from burnish.data.pixels import one_by_one, orientation_of, quiet
 from burnish.data.slow import why_slow
 from burnish.disk import text_of, write_whole
 from burnish.errors import NotARun, UnreadableImage, cell, shown, uncelled
@@ -25,7 +25,7 @@ from burnish.terms import Preprocess
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
          "I;16B", "I;16L", "I;16N", "F")  # fmt: skip
-_MAY_MOVE = ("GIF", "PNG", "WEBP", "TIFF")
+_MAY_MOVE = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 # Files read by one thread and timed; where those were slow so many times that are then read by several, the next time twice that.
 _BLOCK, _BLOCKS = 64, 8
 _ENOUGH = 1.0  # seconds of timing with one thread
@@ -182,7 +182,7 @@ def _look(catalog: Catalog, index: int) -> tuple[str, tuple[int, int, bool, int,
     try:
         if why_slow(data) is not None:
             return digest, (-1, -1, False, 1, 0, 0, len(data))
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with image_of(data) as image:
             kind = image.format if image.format != "MPO" else "JPEG"
             place = FORMATS.index(kind) if kind in FORMATS else -1
             mode = MODES.index(image.mode) if image.mode in MODES else -1

@@ -9,7 +9,6 @@ Colours are taken as sRGB; an embedded ICC profile is not applied, as where the 
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 import warnings
@@ -28,6 +27,7 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Drawn, plain_grey
 from burnish.data.file import MAX_BYTES, TOO_LARGE, Refused, content_of, digest_of, is_hash
 from burnish.data.file import content as _content
+from burnish.data.formats import image_of, not_an_image
 from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import WHITES, Preprocess
@@ -35,9 +35,7 @@ from burnish.terms import WHITES, Preprocess
 T = TypeVar("T")
 
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of each the first frame or page; JPEG includes MPO
 _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2 GB, one of these a third of one
-FORMATS_IN_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 
 DECODER = 4  # counted up when the same file would give other pixels, so that kept ones are not used
 # A JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
@@ -61,29 +59,6 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# Formats that people do have and that are not read: (bytes, where they stand, the name they go by).
-_FOREIGN = (
-    (b"ftyphei", 4, "HEIC"),
-    (b"ftypmif1", 4, "HEIC"),
-    (b"ftypavif", 4, "AVIF"),
-    (b"%PDF", 0, "PDF"),
-    (b"8BPS", 0, "Photoshop"),
-    (b"<svg", 0, "SVG"),
-    (b"\x00\x00\x00\x0cjP  ", 0, "JPEG 2000"),
-    (b"\xff\x0a", 0, "JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", 0, "JPEG XL"),
-    (b"\x00\x00\x01\x00", 0, "Windows icon"),
-    (b"PK\x03\x04", 0, "zip"),
-)
-# How the formats that are read begin, where that is distinctive.
-_BEGINNINGS = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"RIFF", "WebP"),
-    (b"GIF8", "GIF"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
 _NARROW = {"1": 255, "L;2": 85, "L;4": 17}  # Pillow's word for how greys are packed -> white over the largest number
 # An image longer than this many times its width is cut to its centre before it is enlarged: the plain view shows only
 # the middle square, and a strip of 1 x 1,000,000 pixels would otherwise be enlarged to 256 x 256,000,000.
@@ -306,7 +281,7 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
         raise Refused("the file is empty (0 bytes)")
     if (reason := why_slow(data)) is not None:
         raise Refused(reason)
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = image_of(data)
     if image.width * image.height > MAX_PIXELS:
         raise Refused(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are read")
     if 0 in image.size:
@@ -343,7 +318,7 @@ def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, Refused):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return _not_an_image(data)
+        return not_an_image(data)
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than the {MAX_PIXELS:,} that are read"
     if isinstance(error, MemoryError):
@@ -352,37 +327,6 @@ def _reason(error: Exception, data: bytes) -> str:
     if "truncated" in text.lower():
         return "truncated: the image data ends too early"
     return f"damaged: it cannot be decoded ({text or type(error).__name__})"
-
-
-def _not_an_image(data: bytes) -> str:
-    """Why content that no decoder claims is not read, naming what it is where that can be told."""
-    for signature, at, what in _FOREIGN:
-        if data[at : at + len(signature)] == signature:
-            return f"{what} is not read: save it as {FORMATS_IN_WORDS}"
-    what = begins_as(data)
-    if what is None:
-        return f"not an image: its content is not {FORMATS_IN_WORDS}"
-    if what == "TIFF" and (channels := _channels_of_tiff(data)) > 3:
-        return f"a TIFF of {channels} channels is not read: save it as {FORMATS_IN_WORDS}, with three of them"
-    other = ", or has channels or a packing that are not read" if what == "TIFF" else ""
-    return f"damaged or truncated{other}: it begins as {what} and cannot be read further"
-
-
-def begins_as(data: bytes) -> str | None:
-    """The format whose files begin so, where that is distinctive."""
-    return next((what for signature, what in _BEGINNINGS if data.startswith(signature)), None)
-
-
-def _channels_of_tiff(data: bytes) -> int:
-    """How many numbers each pixel has, as the first directory says; 0 where it does not."""
-    try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
-        stream = io.BytesIO(data)
-        stream.seek(tags.next)
-        tags.load(stream)
-        return int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
-    except Exception:  # of damaged bytes
-        return 0
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -11,8 +11,8 @@ from burnish.data.audit.findings import Finding
 from burnish.data.cache import Pixels
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contrast import spread_of
+from burnish.data.formats import FORMATS
 from burnish.data.looks import MODES
-from burnish.data.pixels import FORMATS
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jfif", ".mpo"),
@@ -22,6 +22,7 @@ _SUFFIXES = {
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm", ".pbm"),
+    "AVIF": (".avif",),
 }
 _USUAL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _TINY, _HUGE = 32, 50_000_000  # pixels: of the short side, and of all

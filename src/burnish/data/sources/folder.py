@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.pixels import begins_as
+from burnish.data.formats import begins_as
 from burnish.data.sources.assemble import Labelled, assemble, class_name
 from burnish.data.sources.header import KINDS, labels_in
 from burnish.data.sources.scan import NO_SUFFIX, Scan, scan

@@ -15,7 +15,7 @@ from burnish.errors import DataError, nearest, shown
 from burnish.runtime import Silent, TooMuch, unless_silent
 
 _REPOSITORY = re.compile(r"[\w\-.]{1,96}(/[\w\-.]{1,96})?")
-_FILES = ("*.parquet", "*.jpg", "*.jpeg", "*.png", "*.webp", "*.csv", "*.jsonl")
+_FILES = ("*.parquet", "*.jpg", "*.jpeg", "*.png", "*.webp", "*.avif", "*.csv", "*.jsonl")
 # torchvision's classifiers' sets that lie in images or plain arrays, with the arguments for each split. Sets that it keeps as
 # pickles (CIFAR) are not here: nothing of ours opens one, and the hub has them as Parquet.
 TORCHVISION: dict[str, dict[str, dict[str, Any]]] = {

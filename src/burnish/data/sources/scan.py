@@ -11,12 +11,15 @@ from pathlib import Path
 from burnish.data.catalog import Named
 from burnish.errors import DataError, shown
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".avif",
+)  # fmt: skip
 NO_SUFFIX = "not an image: ignored, not an image suffix"
 NOT_REGULAR = "not an image: ignored, not a regular file"
 # Images, but of kinds that are not read: who has them wants to know.
 _UNREAD = {
-    ".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".j2k": "JPEG 2000",
+    ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".j2k": "JPEG 2000",
     ".psd": "Photoshop", ".dcm": "DICOM", ".exr": "OpenEXR",
 }  # fmt: skip
 RUN_FILE, RUN_LOCK = "run.json", ".lock"  # what every run's folder holds: what was asked, and who has it
