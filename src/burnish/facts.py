@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -56,7 +56,6 @@ def facts_of(
     verdict: Verdict,
     decisions: list[Decision],
     history: list[dict[str, Any]],
-    stages_seconds: Mapping[str, float],
     first_model_seconds: float,
     sittings: int,
     material: Material,
@@ -103,11 +102,9 @@ def facts_of(
         "familiarity": _beyond(of_kept, groups),
         "mistakes": _mistakes(of_kept, material),
         "model": _about_model(kept),
-        "stages_seconds": dict(stages_seconds),
         "first_model_seconds": first_model_seconds,
         "sittings": sittings,  # processes that worked on the run: more than one when it was taken up after a death
         "budget_seconds": bench.recipe.budget_seconds,
-        "seconds": bench.clock.elapsed(),
         "recipe": {**asdict(bench.recipe), "model": called},
         "machine": machine(bench.device),
         "command": command.replace(model, called),

@@ -284,7 +284,7 @@ def prove(
         decisions = [part_decision(material), *decisions]
     of_kept = next(one for one in tested if one.contender is kept)
     folder.write(PREDICTIONS, table_of(tested, kept, material))
-    watch.stage("report")
+    watch.stage("scores")
     verdict = verdict_of(tested, material, seconds=bench.clock.elapsed())
     other = earlier_baseline(rival, tested[-1], of_kept, material) if rival is not None else None
     facts = facts_of(
@@ -293,7 +293,6 @@ def prove(
         verdict=verdict,
         decisions=decisions,
         history=record.journal.rows,
-        stages_seconds=watch.so_far(),
         first_model_seconds=ledger.parts["probed"]["first_model_seconds"],
         sittings=ledger.sittings,
         material=material,
@@ -305,9 +304,11 @@ def prove(
         data=data,
         command=command,
     )
+    watch.stage("report")
     rate = probes.images_per_second * (material.preprocess.size / kept.preprocess.size) ** 2
     folder.write_json(PICTURES, pictures_of(of_kept, material, bench, sample, images_per_second=rate))
-    return {**facts, "cost": cost_of(kept, bench, package=package_folder(folder.path))}
+    cost = cost_of(kept, bench, package=package_folder(folder.path))
+    return {**facts, "cost": cost, "stages_seconds": watch.so_far(), "seconds": bench.clock.elapsed()}
 
 
 def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
