@@ -179,26 +179,37 @@ def file_of(image: Any, name: str) -> bytes:
 
     UnreadableImage where it is no image, or a lazily opened one whose file cannot be read.
     """
+    picture, buffer = picture_of(image, name), io.BytesIO()
+    try:
+        if picture.mode in _TIFF_MODES:
+            picture.save(buffer, "TIFF")
+        else:
+            picture.save(buffer, "PNG", compress_level=1)
+    except Exception as error:  # a codec may raise anything
+        raise _unreadable(name, error) from None
+    return buffer.getvalue()
+
+
+def picture_of(image: Any, name: str) -> Image.Image:
+    """A Pillow image, an array or a tensor, upright, in a mode that a file has. UnreadableImage as for `file_of`."""
     try:
         array = None if isinstance(image, Image.Image) else np.asarray(plain_array(image))
     except Exception as error:  # numbers of a kind that arrays have not, rows of unequal length
         raise UnreadableImage(name, f"is no array of numbers: {shown(str(error))[:120]}") from None
     picture = image if array is None else _from_array(array, name, list(getattr(image, "shape", array.shape)))
-    buffer = io.BytesIO()
     try:
         tags = getattr(picture, "tag_v2", {})  # which the upright copy has no longer
         picture = plain_grey(ImageOps.exif_transpose(picture), tags)
-        if picture.mode in _TIFF_MODES:
-            picture.save(buffer, "TIFF")
-        else:
-            other = "RGBA" if picture.has_transparency_data else "RGB"
-            if picture.mode == "La":  # premultiplied grey leads to LA alone
-                picture = picture.convert("LA")
-            kept = picture if picture.mode in _PNG_MODES else picture.convert(other)
-            kept.save(buffer, "PNG", compress_level=1)
+        if picture.mode == "La":  # premultiplied grey leads to LA alone
+            picture = picture.convert("LA")
+        known = picture.mode in (*_TIFF_MODES, *_PNG_MODES)
+        return picture if known else picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except Exception as error:  # a codec may raise anything
-        raise UnreadableImage(name, f"cannot be read: {shown(str(error))[:120] or type(error).__name__}") from None
-    return buffer.getvalue()
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> UnreadableImage:
+    return UnreadableImage(name, f"cannot be read: {shown(str(error))[:120] or type(error).__name__}")
 
 
 def plain_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
@@ -232,12 +243,29 @@ def plain_array(image: Any) -> Any:
 
 def _from_array(array: np.ndarray, name: str, given: list[int]) -> Image.Image:
     """given: its shape before the channels were laid last."""
-    more = " (give it as it is before ToTensor and Normalize)" if array.dtype.kind == "f" else ""
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+    kind, colours = array.dtype.newbyteorder("="), array.ndim == 3 and array.shape[2] in (3, 4)
+    if kind == np.uint8 and (array.ndim == 2 or colours):
+        return Image.fromarray(array)
+    if kind == np.uint16 and (array.ndim == 2 or colours):
+        return Image.fromarray(_of_eight_bits(array, name) if colours else array.astype(np.uint16))
+    if kind == np.bool_ and array.ndim == 2:
+        return Image.fromarray(array)
+    more = {
+        "f": " (give it as it is before ToTensor and Normalize; numbers from 0 to 1 are made so by (image * 255).round())",
+        "i": " (numbers from 0 to 255 are made so by image.astype('uint8'))",
+    }.get(kind.kind, "")
+    raise UnreadableImage(
+        name, f"is {kind} {given}, expected uint8 or uint16 [h w 3], [3 h w], [h w 4] or [h w], or bool [h w]{more}"
+    )
+
+
+def _of_eight_bits(colours: np.ndarray, name: str) -> np.ndarray:
+    """The upper eight bits of uint16 colours: those that a file of 16 bits a colour is read by."""
+    if 0 < colours.max(initial=0) < 256:  # which would all be black
         raise UnreadableImage(
-            name, f"is {array.dtype} {given}, expected uint8 [h w 3], [3 h w], [h w 4] or [h w]{more}"
+            name, "is uint16 and holds no number over 255, as images of 8 bits do: give it as image.astype('uint8')"
         )
-    return Image.fromarray(array)
+    return (colours >> 8).astype(np.uint8)
 
 
 def _last_clause(error: DataError, label: str) -> str:

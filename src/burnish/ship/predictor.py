@@ -20,8 +20,8 @@ from torch import nn
 from burnish.backbones.classifier import Both
 from burnish.backbones.frozen import fold_for_inference
 from burnish.data.catalog import Named
-from burnish.data.contents import file_of
-from burnish.data.pixels import Need, decode, enough, view
+from burnish.data.contents import picture_of
+from burnish.data.pixels import Need, decode, decode_picture, enough, view
 from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
 from burnish.data.views import normalised
 from burnish.errors import BadWeights, DataError, UnreadableImage, cell, shown
@@ -199,9 +199,10 @@ class Predictor:
 
 
 def opened(image: ImageLike, *, at_least: Need | None = None) -> Image.Image:
-    """The upright RGB image of a path, of the bytes of a file, of a Pillow image, or of a uint8 array or tensor.
+    """The upright RGB image of a path, of the bytes of a file, of a Pillow image, or of an array or tensor.
 
-    Arrays are those that `fit` takes: [h w 3], [h w 4], [h w 1], [h w] or [3 h w].
+    Arrays are those that `fit` takes: uint8 or uint16 [h w 3], [h w 4], [h w 1], [h w] or [3 h w], bool [h w]. What they hold
+    is read as a file of the same picture is.
     """
     if callable(image):
         image = image()
@@ -216,9 +217,11 @@ def opened(image: ImageLike, *, at_least: Need | None = None) -> Image.Image:
     if isinstance(image, bytes):
         return decode(image, at_least=at_least)
     if isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
-        return decode(file_of(image, "array"), at_least=at_least)
+        return decode_picture(picture_of(image, "array"), "array", at_least=at_least)
     if not isinstance(image, (str, os.PathLike)):
-        what = f"{type(image).__name__}, expected a path, bytes, a Pillow image, or a uint8 array or tensor"
+        what = (
+            f"{type(image).__name__}, expected a path, bytes, a Pillow image, or an array or tensor of uint8 or uint16"
+        )
         raise UnreadableImage("image in memory", what)
     return decode(Path(image), at_least=at_least)
 

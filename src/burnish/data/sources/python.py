@@ -27,6 +27,7 @@ from burnish.errors import DataError, NotEnoughData, nearest, shown
 
 TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
 _WORDS = "(images, labels): a list of paths or of images, or a uint8 array [n h w 3], and a label for each"
+_NUMBERS = ("uint8", "uint16", "bool")  # that arrays hold
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")  # names of entries and columns
 _MOST_BITS = 1024  # of a whole number that is a class
 Label = str | tuple[str, ...]
@@ -38,7 +39,7 @@ def open_python(data: Any) -> Catalog:
     Items of a data set are (image, label), or mappings with such names, as those of Hugging Face `datasets`.
 
     labels: a class name or number for each image, or, where it may have several, a list of them or a row of 0 and 1 [n k].
-    images: paths, or uint8 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. An image of a list or a data set is a Pillow
+    images: paths, or uint8 or uint16 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. Of a list or a data set each is a Pillow
     image, such an array, a path, or a file's bytes. DataError when it is something else.
     """
     if isinstance(data, tuple):
@@ -285,11 +286,13 @@ def _one_of(images: Any) -> Callable[[int], Any]:
 
 
 def _hwc(images: Any) -> Callable[[int], np.ndarray]:
-    """Item number -> uint8 [h w 3] or [h w], of an array of any layout."""
+    """Item number -> [h w 3] or [h w], of an array of any layout."""
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
-    if kind != "uint8" or len(shape) not in (3, 4):
+    if kind not in _NUMBERS or len(shape) not in (3, 4):
         more = "; numbers from 0 to 1 are made so by (images * 255).round()" if "float" in kind else ""
-        raise DataError(f"The images are {kind} {list(shape)}, expected uint8 [n h w 3], [n 3 h w] or [n h w]{more}.")
+        raise DataError(
+            f"The images are {kind} {list(shape)}, expected uint8 or uint16 [n h w 3], [n 3 h w] or [n h w]{more}."
+        )
     return lambda index: plain_array(images[index])
 
 
