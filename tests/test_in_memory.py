@@ -6,17 +6,20 @@ import io
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import burnish
 from burnish.data.contents import file_of
 from burnish.data.pixels import Need, decode
 from burnish.data.sources import open_source
-from burnish.errors import UnreadableImage
+from burnish.errors import DataError, UnreadableImage
 from burnish.ship.predictor import opened
+from burnish.train.features import BATCH
 from images import quarters, read
 
 SIDE = 24
@@ -133,3 +136,87 @@ def test_an_image_in_memory_that_is_too_large_or_has_no_pixels_is_a_sentence(mon
         opened(np.zeros((SIDE, SIDE), np.uint8))
     with pytest.raises(UnreadableImage, match="no pixels"):
         opened(np.zeros((0, 5, 3), np.uint8))
+
+
+# ---- what is given for images ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    quick = {"model": "random:test_resnet", "method": "probe", "budget": None, "image_size": 64, "seed": 0}
+    return burnish.fit(shapes, out=tmp_path_factory.mktemp("runs") / "shapes", cache="off", **quick)
+
+
+class Set:
+    """A map-style data set that never ends by itself, as torch's need not."""
+
+    def __init__(self, files, item):
+        self.files, self.item = files, item
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return self.item(Image.open(self.files[index % len(self.files)]), index)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [lambda image, at: image, lambda image, at: (image, at), lambda image, at: {"image": image, "label": at}],
+    ids=["image", "pair", "mapping"],
+)
+def test_a_data_set_that_a_run_learns_from_can_be_asked_about(run, shapes, item):
+    files = sorted(shapes.rglob("*.png"))[:5]
+    found = run.predict(Set(files, item))
+    assert [one.probabilities for one in found] == [one.probabilities for one in run.predict(files)]
+
+
+def test_a_table_is_asked_about_by_its_column_path(run, shapes):
+    files = [str(file) for file in sorted(shapes.rglob("*.png"))[:3]]
+
+    class Table(dict):
+        columns = property(list)
+
+    assert run.predict(Table(label=[0, 1, 2], Path=files)) == run.predict(files)
+    with pytest.raises(DataError, match="has the columns 'file'; expected path"):
+        run.predict(Table(file=files))
+
+
+def test_images_that_come_one_by_one_are_asked_for_a_batch_at_a_time(run, shapes):
+    given, seen = [], []
+
+    def coming():
+        for file in sorted(shapes.rglob("*.png")) * 3:
+            given.append(file)
+            yield Image.open(file)
+
+    for answer in run.predictor.stream(coming()):
+        seen.append(answer)
+        assert len(given) - len(seen) < 2 * BATCH
+    assert len(seen) == len(given) > 3 * BATCH
+    asked = len(given)
+    assert len(run.predict(coming())) == len(given) - asked == len(seen)
+
+
+@pytest.mark.parametrize("wrong", [None, 3])
+def test_what_is_no_image_at_all_is_a_sentence(run, wrong):
+    with pytest.raises(DataError, match="expected a path, bytes, a Pillow image"):
+        run.predict(wrong)
+    with pytest.raises(UnreadableImage, match="give the image alone"):
+        opened((Image.new("RGB", (8, 8)), 1))
+
+
+def test_images_in_memory_are_explained(run, shapes, tmp_path):
+    file = min(shapes.rglob("*.png"))
+    rows, _ = burnish.explain(run.folder, [Image.open(file), file], out=tmp_path / "maps")
+    assert rows[0].probability == pytest.approx(rows[1].probability, abs=1e-6)
+    assert all(row.file and Path(row.file).is_file() for row in rows)
+
+
+def test_a_file_as_text_is_a_short_sentence_and_a_home_is_found(run, shapes, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"there is no A{40}… \(10,000 characters\).*base64.b64decode") as told:
+        run.predict("A" * 10_000)
+    assert len(str(told.value)) < 250
+    monkeypatch.setenv("HOME", str(shapes))
+    file = min(shapes.rglob("*.png"))
+    assert run.predict(f"~/{file.relative_to(shapes)}")[0].label == run.predict(file)[0].label

@@ -16,7 +16,7 @@ from burnish.disk import plain_disk_errors, write_bytes_whole
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, bootstrapped
 from burnish.reports.explain import WAYS, Sanity, maps, overlay, png, sanity
-from burnish.ship.predictor import NO_NUMBER, ImageLike, NotRead, Predictor
+from burnish.ship.predictor import NO_NUMBER, ImageLike, Predictor, name_of
 from burnish.train.features import BATCH
 
 
@@ -42,7 +42,7 @@ def _lies_in(image: Path, folder: Path) -> bool:
 
 def explained(
     predictor: Predictor,
-    images: Sequence[Path | NotRead],
+    images: Sequence[ImageLike],
     folder: Path,
     *,
     target: str | None = None,
@@ -87,16 +87,16 @@ def explained(
             pictures = zip(both, wanted.tolist(), chances[np.arange(len(plain)), wanted].tolist(), strict=True)
         for number, (image, one) in enumerate(zip(chunk, read, strict=True), start=start + 1):
             if isinstance(one, UnreadableImage):
-                rows.append(Explained(str(image), None, None, None, one.reason))
+                rows.append(Explained(name_of(image), None, None, None, one.reason))
                 continue
             picture, label, chance = next(pictures)
             if picture is None:
-                rows.append(Explained(str(image), None, None, None, NO_NUMBER))
+                rows.append(Explained(name_of(image), None, None, None, NO_NUMBER))
                 continue
-            file = folder / f"{number:04d}-{_plain(Path(str(image)).stem)}-{_plain(bundle.classes[label])}.png"
+            file = folder / f"{number:04d}-{_plain(Path(name_of(image)).stem)}-{_plain(bundle.classes[label])}.png"
             with plain_disk_errors(file):
                 write_bytes_whole(file, png(picture))
-            rows.append(Explained(str(image), str(file), bundle.classes[label], chance))
+            rows.append(Explained(name_of(image), str(file), bundle.classes[label], chance))
     return rows, check
 
 

@@ -6,7 +6,7 @@ import html
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -40,7 +40,7 @@ from burnish.result import (
 from burnish.ship.answering import Asked, Prediction
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
-from burnish.ship.predictor import ImageLike, Predictor, expand, listed, write_csv
+from burnish.ship.predictor import ImageLike, Images, Paths, Predictor, expand, listed, write_csv
 
 _LIKELIEST = Asked()
 
@@ -82,17 +82,20 @@ class Result:
 
     def predict(
         self,
-        images: Sequence[ImageLike | str | os.PathLike[str]],
+        images: Images,
         *,
         top: int = 1,
         reject: float | None = None,
         sets: float | None = None,
         find: Mapping[str, float] | None = None,
     ) -> list[Prediction]:
-        """One Prediction an image: paths, folders, bytes, Pillow images or uint8 arrays [h w 3]; see `burnish.predict`."""
+        """One Prediction an image: paths, folders, bytes, Pillow images, arrays, a data set; one alone too.
+
+        See `burnish.predict`.
+        """
         return predict(self.folder, images, top=top, reject=reject, sets=sets, find=find, predictor=self.predictor)
 
-    def predict_proba(self, images: Sequence[ImageLike]) -> np.ndarray:
+    def predict_proba(self, images: Images) -> np.ndarray:
         """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
         return self.predictor.probabilities(images)
 
@@ -110,7 +113,7 @@ def open_run(path: str | os.PathLike[str]) -> Result:
 
 def predict(
     run: str | os.PathLike[str],
-    images: Sequence[ImageLike | str | os.PathLike[str]],
+    images: Images,
     *,
     top: int = 1,
     reject: float | None = None,
@@ -121,22 +124,34 @@ def predict(
 ) -> list[Prediction]:
     """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`.
 
+    images: one or several, of those that `fit` takes: paths, bytes or open files, Pillow images, arrays or tensors of uint8 or
+    uint16 [h w 3], [3 h w] or [h w]; a data set or a table too. A generator is asked for a batch at a time.
     device: what computes, of a predictor that is not given: "cpu", "auto", "cuda", …
     reject: the accuracy wanted of the answers, such as 0.99; what is less sure, or unlike the training images, is `declined`.
     sets: how often the `set` of classes must hold the true one, such as 0.95.
     find: which share of a class's images is to be found, such as {"crack": 0.95}: that class is then the answer from the
     probability on that held-out images say finds so many. RecipeError when the package cannot say so.
     """
-    found: list[ImageLike] = []
-    for image in listed(images):
-        found += expand([image]) if isinstance(image, (str, os.PathLike)) else [image]
+    asked = listed(images)
+    found = _found(asked)
+    if hasattr(asked, "__len__"):  # that a file is missing is told before anything is looked at
+        found = list(found)
     predictor = predictor or Predictor.open(expanded(run), device)
     return predictor.predict(found, top=top, reject=reject, sets=sets, find=find)
 
 
+def _found(images: Iterable[Any]) -> Iterator[ImageLike]:
+    """Images, and those that the folders among them hold."""
+    for image in images:
+        if isinstance(image, (str, os.PathLike)):
+            yield from expand([image])
+        else:
+            yield image
+
+
 def predict_stream(
     run: str | os.PathLike[str],
-    images: Sequence[str | os.PathLike[str]],
+    images: Paths,
     *,
     asked: Asked = _LIKELIEST,
     predictor: Predictor | None = None,
@@ -266,7 +281,7 @@ def _refuse_others(path: Path, begins: bytes, *, inputs: Sequence[Path] = ()) ->
 
 def explain(
     run: str | os.PathLike[str],
-    images: Sequence[str | os.PathLike[str]],
+    images: Images,
     *,
     out: str | os.PathLike[str] = "explained",
     target: str | None = None,
@@ -279,7 +294,8 @@ def explain(
     transformer. With the rows comes whether the maps change when the weights are
     shuffled, as maps that mean something must. NoSuchName for a class that the model does not have.
     """
-    return explained(predictor or Predictor.open(expanded(run)), expand(images), expanded(out), target=target, how=how)
+    found = list(_found(listed(images)))
+    return explained(predictor or Predictor.open(expanded(run)), found, expanded(out), target=target, how=how)
 
 
 def board(runs: Sequence[str | os.PathLike[str]], *, port: int = 6006) -> list[str]:

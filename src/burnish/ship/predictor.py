@@ -9,8 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from burnish.backbones.frozen import fold_for_inference
 from burnish.data.catalog import Named
 from burnish.data.contents import picture_of
 from burnish.data.pixels import Need, decode, decode_picture, enough, view
+from burnish.data.sources.python import image_of, paths_of
 from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
 from burnish.data.views import normalised
+from burnish.disk import expanded
 from burnish.errors import BadWeights, DataError, UnreadableImage, cell, shown
 from burnish.labels import SEPARATOR
 from burnish.measure.calibration import calibrated
@@ -35,11 +38,31 @@ from burnish.train.features import at_once, batched, outputs
 
 _USUAL_PIXELS = 512**2  # up to which a batch of images goes through at once
 _CHANNELS = (1, 3, 4)
+_LONGEST_NAME = 4096  # bytes of a path, as Linux has it
+_IMAGES = "a path, bytes, a Pillow image, or an array or tensor of uint8 or uint16"
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
 NO_NUMBER = "the network's answer to it is not a number"
 _MAKING = threading.Lock()
 _LIKELIEST = Asked()
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor | Callable[[], Path | bytes]
+
+
+class Readable(Protocol):
+    """An open file, or what a web service gets instead of one."""
+
+    def read(self) -> bytes: ...
+
+
+class Items(Protocol):
+    """A map-style data set, such as torch's: its items are images, or begin with one, or are mappings with an entry image."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+InMemory = bytes | bytearray | memoryview | Readable | Image.Image | np.ndarray | torch.Tensor
+ImageLike = str | os.PathLike[str] | InMemory | Callable[[], Path | bytes]
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Images = ImageLike | Iterable[ImageLike] | Items
 
 
 class Predictor:
@@ -73,7 +96,7 @@ class Predictor:
 
     def predict(
         self,
-        images: Sequence[ImageLike],
+        images: Images,
         *,
         top: int = 1,
         reject: float | None = None,
@@ -87,11 +110,11 @@ class Predictor:
         """
         return list(self.stream(images, asked=Asked(top, reject, sets, find or {})))
 
-    def probabilities(self, images: Sequence[ImageLike]) -> np.ndarray:
+    def probabilities(self, images: Images) -> np.ndarray:
         """float64 [n k] in the order of `bundle.classes`, a batch at a time; raises UnreadableImage on the first bad image."""
-        images, rows = listed(images), [np.zeros((0, len(self.bundle.classes)))]
-        for start in range(0, len(images), self._batch):
-            found, _, problems = self._told(images[start : start + self._batch])
+        rows = [np.zeros((0, len(self.bundle.classes)))]
+        for chunk in _chunks(listed(images), self._batch):
+            found, _, problems = self._told(chunk)
             for problem in problems:
                 if problem is not None:
                     raise problem
@@ -100,13 +123,13 @@ class Predictor:
 
     def stream(
         self,
-        images: Sequence[ImageLike],
+        images: Images,
         *,
         asked: Asked = _LIKELIEST,
         names: Sequence[str] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions one by one; no more than a batch of pixels is in memory. names: what the images are called.
+        """Predictions one by one; no more than a batch of images is asked for ahead. names: what the images are called.
 
         RecipeError, at once, when the package cannot say what is asked.
         """
@@ -114,15 +137,16 @@ class Predictor:
 
     def _stream(
         self,
-        images: Sequence[ImageLike],
+        images: Iterable[ImageLike],
         answering: Answering,
         names: Sequence[str] | None,
         on_progress: Callable[[int], None] | None,
     ) -> Iterator[Prediction]:
-        for start in range(0, len(images), self._batch):
-            chunk = images[start : start + self._batch]
+        done = 0
+        for chunk in _chunks(images, self._batch):
             found, strange, problems = self._told(chunk)
-            called = [_name(image) for image in chunk] if names is None else names[start : start + self._batch]
+            called = [name_of(image) for image in chunk] if names is None else names[done : done + len(chunk)]
+            done += len(chunk)
             for at, (name, problem) in enumerate(zip(called, problems, strict=True)):
                 if problem is not None:
                     yield Prediction(name, (), (), problem.reason)
@@ -141,6 +165,8 @@ class Predictor:
             except UnreadableImage as error:
                 return error
 
+        if len(images) == 1:  # as a web service asks: threads take longer to begin than a photograph to decode
+            return [one(images[0])]
         with ThreadPoolExecutor(cores()) as pool:
             return list(pool.map(one, images))
 
@@ -173,7 +199,7 @@ class Predictor:
             if strange is not None and self.bundle.familiarity is not None:
                 strange[good] = self.bundle.familiarity.strange(features, found[good])
             for row in np.array(good)[~np.isfinite(found[good]).all(1)]:
-                problems[row] = UnreadableImage(_name(images[row]), NO_NUMBER)
+                problems[row] = UnreadableImage(name_of(images[row]), NO_NUMBER)
         return found, strange, problems
 
     def _module(self, pixels: np.ndarray) -> nn.Module:
@@ -219,10 +245,8 @@ def opened(image: ImageLike, *, at_least: Need | None = None) -> Image.Image:
     if isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         return decode_picture(picture_of(image, "array"), "array", at_least=at_least)
     if not isinstance(image, (str, os.PathLike)):
-        what = (
-            f"{type(image).__name__}, expected a path, bytes, a Pillow image, or an array or tensor of uint8 or uint16"
-        )
-        raise UnreadableImage("image in memory", what)
+        more = "; of (image, label) give the image alone" if isinstance(image, (tuple, list)) else ""
+        raise UnreadableImage("image in memory", f"{type(image).__name__}, expected {_IMAGES}{more}")
     return decode(Path(image), at_least=at_least)
 
 
@@ -240,10 +264,11 @@ class NotRead:
         return self.path
 
 
-def listed(images: Any) -> Sequence[Any]:
-    """A list of images; a path, an array, an image or an open file alone is a list of one.
+def listed(images: Any) -> Iterable[Any]:
+    """The images one by one; a path, an array, an image or an open file alone is one. DataError where it is none of them.
 
-    An array [3 h w] is one image in colour, though it might be three grey ones: those are given as a list.
+    An array [3 h w] is one image in colour, though it might be three grey ones: those are given as a list. Of a table it is the
+    column path; of a data set, which `fit` takes with its labels, the images. What is drawn as it is gone through stays so.
     """
     alone = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or (
         getattr(images, "read", None) is not None
@@ -255,8 +280,26 @@ def listed(images: Any) -> Sequence[Any]:
             or (len(shape) == 1 and images.dtype in (np.uint8, torch.uint8))
             or (len(shape) == 3 and (shape[2] in _CHANNELS or _has_channels_first(images)))
         )
-    several: Any = images
-    return [images] if alone else several if isinstance(several, Sequence) else list(several)
+    if alone:
+        return [images]
+    if isinstance(images, (Sequence, np.ndarray, torch.Tensor)):
+        return images
+    if hasattr(images, "columns") and hasattr(images, "__getitem__"):
+        return paths_of(images)
+    by_name = isinstance(images, Mapping) or hasattr(images, "iloc")  # a dictionary, a column of pandas
+    if hasattr(images, "__getitem__") and hasattr(images, "__len__") and not by_name:
+        items: Any = images
+        return (image_of(items, index) for index in range(len(items)))
+    if not isinstance(images, Iterable):
+        raise DataError(f"The images are of the type {type(images).__name__}, expected {_IMAGES}, or several of them.")
+    return images
+
+
+def _chunks(images: Iterable[ImageLike], count: int) -> Iterator[list[ImageLike]]:
+    """So many at a time."""
+    left = iter(images)
+    while chunk := list(islice(left, count)):
+        yield chunk
 
 
 def _has_channels_first(image: np.ndarray | torch.Tensor) -> bool:
@@ -265,18 +308,20 @@ def _has_channels_first(image: np.ndarray | torch.Tensor) -> bool:
     return image.shape[0] in _CHANNELS and (torches or min(image.shape[1:]) > max(_CHANNELS))
 
 
-def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path | NotRead]:
+def expand(paths: Paths) -> list[Path | NotRead]:
     """Image files from files and folders (searched through, in order of name); DataError when one is not there.
 
     Links to image files are followed, as where they are named themselves. What a folder holds besides and might be an image,
     such as a link to a folder, stands there with the reason.
     """
     files: list[Path | NotRead] = []
-    asked = listed(paths)
+    asked = list(listed(paths))
     if any(one == "" for one in asked if isinstance(one, str)):
         raise DataError("the name of an image or a folder is empty; expected image files or folders")
     for one in asked:
-        path = Path(one)
+        if not isinstance(one, (str, os.PathLike)):
+            raise DataError(f"An image is of the type {type(one).__name__}, expected the path of a file or a folder.")
+        path = expanded(one)
         if os.path.isdir(path):
             inside = scan(path)
             followed = [
@@ -293,17 +338,22 @@ def expand(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
             files += [*found, *besides]
         elif os.path.lexists(path):
             files.append(path)
-        elif (address := str(one)).partition("://")[0].lower() in (
-            "http",
-            "https",
-            "ftp",
-            "s3",
-            "gs",
-        ) and "://" in address:
-            raise DataError(f"{shown(address)}: web addresses are not fetched; download it first, and name the file")
         else:
-            raise DataError(f"there is no {shown(str(path))}; expected image files or folders")
+            raise _absent(str(one))
     return files
+
+
+def _absent(name: str) -> DataError:
+    """What is wrong with the name of an image or a folder that is not there."""
+    scheme, divided, _ = name.partition("://")
+    if divided and scheme.lower() in ("http", "https", "ftp", "s3", "gs"):
+        return DataError(f"{shown(name)}: web addresses are not fetched; download it first, and name the file")
+    if len(name) > _LONGEST_NAME:
+        return DataError(
+            f"there is no {shown(name[:40])}… ({len(name):,} characters); expected image files or folders. The text of a file in "
+            "base64 is given as its bytes: base64.b64decode(text)"
+        )
+    return DataError(f"there is no {shown(name)}; expected image files or folders")
 
 
 def write_csv(
@@ -345,7 +395,8 @@ def _may_hold_images(named: Named) -> bool:
     return told or has_image_suffix(named.path) or "." not in os.path.basename(named.path)
 
 
-def _name(image: ImageLike) -> str:
+def name_of(image: ImageLike) -> str:
+    """What an image is called: its path, or what it is."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     if isinstance(image, NotRead):

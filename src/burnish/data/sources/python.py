@@ -86,6 +86,27 @@ def _open_frame(table: Any) -> Catalog:
     return open_paths(columns["path"], labels, source="table", splits=splits, groups=groups)
 
 
+def paths_of(table: Any) -> list[Any]:
+    """The column path of a table in memory. DataError where it has none."""
+    name = next((name for name in table.columns if str(name).strip().lower() == "path"), None)
+    if name is None:
+        came = ", ".join(f"'{shown(str(name))}'" for name in table.columns) or "none"
+        raise DataError(f"The table has the columns {came}; expected path. Rename one, or give that column alone.")
+    return list(_without_index(table[name]))
+
+
+def image_of(data: Any, index: int) -> Any:
+    """The image of an item of a data set, whether or not it has a label. DataError where it has no image."""
+    item = data[index]
+    if isinstance(item, Mapping):
+        name = next((name for name in _IMAGES if name in item), None)
+        if name is None:
+            held = shown(", ".join(map(str, item)))[:120]
+            raise DataError(f"Item {index} of the data set has the entries {held}; expected image.")
+        return item[name]
+    return item[0] if isinstance(item, tuple) and item else item
+
+
 def _split(word: str, at: int) -> str:
     if word not in SPLIT_FOLDERS:
         came = f"'{shown(word)}', nearest: {nearest(word, SPLIT_WORDS)}" if word else "empty, and that of others is not"
