@@ -13,7 +13,9 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from test_around_a_run import WORDS
@@ -274,6 +276,33 @@ def test_a_method_kept_because_it_was_asked_for_is_told_in_80_columns(shapes, tm
     out = capsys.readouterr().out
     assert "because --method asked for it: on the validation images it was not better" in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines() if str(tmp_path) not in line)
+
+
+def defects(root, sound, spoilt):
+    """Class folders of grey squares, of which some have a bright corner."""
+    for at in range(sound + spoilt):
+        pixels = np.random.default_rng(at).integers(90, 150, (32, 32, 3), np.uint8)
+        pixels[:8, :8] += np.uint8(100 * (at >= sound))
+        folder = root / ("defect" if at >= sound else "sound")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{at}.png")
+    return root
+
+
+def test_where_most_images_are_of_one_class_it_is_told_what_always_saying_it_comes_to(tmp_path, capsys):
+    run = api.fit(defects(tmp_path / "parts", 60, 9), out=tmp_path / "run", **TINY)
+    print_verdict(run)
+    told = capsys.readouterr().out
+    counts = {one["name"]: one["n"] for one in run.facts["scores"]["probe"]["per_class"]}
+    for row in ("always sound  ", *(f"recall, {counts[name]} images of {name}  " for name in counts)):
+        assert f"  {row}" in told
+    assert "not proven to be better than always the commonest class" in " ".join(told.split())  # of so few images
+    assert all(len(line) <= 80 for line in told.splitlines() if str(tmp_path) not in line)
+
+
+def test_where_classes_are_about_even_always_saying_one_is_not_spoken_of(shapes, tmp_path, capsys):
+    print_verdict(api.fit(shapes, out=tmp_path / "run", **TINY))
+    assert "always" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("char", ["\x9b", "\u202e", "\u2066", "\x7f", "\u200f", "\U000e0001"])
