@@ -588,3 +588,13 @@ def test_a_path_in_the_list_keeps_its_spaces(tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text("path,reason\n a/1.png, blurred \n")
     assert read_quarantine(listed) == {" a/1.png": "blurred"}
+
+
+def kinds(counts):
+    images = [Labelled(f"{name}/{at}.png", name) for name, count in counts.items() for at in range(count)]
+    return {one.kind: one.subject for one in class_findings(assemble(Path("/data"), images, [], source="folder"), None)}
+
+
+def test_of_two_classes_the_rare_one_is_what_is_looked_for_and_no_stray_folder():
+    assert set(kinds({"ok": 1470, "defect": 30})) == {"imbalance"}
+    assert kinds({"cat": 600, "dog": 600, "misplaced": 12})["stray_folder"] == "misplaced"

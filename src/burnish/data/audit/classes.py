@@ -60,7 +60,7 @@ def _stray(catalog: Catalog, counts: np.ndarray) -> Iterator[Finding]:
             yield Finding(
                 "stray_folder", (), f"the class '{name}' ({counts[label]} images) has a name for leftovers", name
             )
-        elif 0 < counts[label] * _FAR_FEWER < middle:
+        elif len(counts) > 2 and 0 < counts[label] * _FAR_FEWER < middle:  # of two, the rarer one is what is looked for
             words = f"the class '{name}' has {counts[label]} images, the middle one {middle:.0f}"
             yield Finding("stray_folder", (), words, name)
 
