@@ -122,5 +122,5 @@ def test_the_names_of_the_package_are_what_it_is_for():
 
 
 def test_the_package_shows_its_public_names_and_no_others():
-    assert sorted(dir(burnish)) == sorted([*burnish.__all__, "__version__"])
+    assert sorted(dir(burnish)) == sorted([*burnish.__all__, "__version__", "sklearn"])
     assert all(getattr(burnish, name) is not None for name in dir(burnish))

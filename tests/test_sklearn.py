@@ -1,6 +1,8 @@
 """burnish as a scikit-learn estimator."""
 
 import pickle
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -165,3 +167,9 @@ def test_labels_that_are_classes_are_taken_as_they_are_written(tmp_path, monkeyp
         with pytest.raises(Enough):
             ImageClassifier(model="random:test_resnet").fit(sorted((tmp_path / "x").iterdir()), y)
         assert given[-1].classes == classes
+
+
+def test_the_estimator_is_found_without_an_import_of_its_own():
+    code = "import burnish; print(burnish.sklearn.ImageClassifier(budget='1m'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "ImageClassifier(budget='1m')", done.stderr

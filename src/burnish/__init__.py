@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from burnish import sklearn as sklearn
     from burnish.api import (
         Evaluation,
         Result,
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 own_process = False  # whether this is the program burnish, and no notebook or script that uses it
 began: float | None = None  # when that program began, by time.monotonic()
 _HOMES = {"BurnishError": "burnish.errors", "Lines": "burnish.watching", "Recipe": "burnish.recipe"}
+_MODULES = ("api", "sklearn")
 __all__ = [
     "BurnishError",
     "Evaluation",
@@ -61,14 +63,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "api" and name not in __all__:
+    if name not in _MODULES and name not in __all__:
         raise AttributeError(f"module 'burnish' has no attribute {name!r}")
-    module = _loaded(_HOMES.get(name, "burnish.api"))
-    return module if name == "api" else getattr(module, name)
+    if name in _MODULES:
+        return _loaded(f"burnish.{name}")
+    return getattr(_loaded(_HOMES.get(name, "burnish.api")), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, "__version__", "sklearn"]
 
 
 def _loaded(name: str) -> ModuleType:
