@@ -234,7 +234,7 @@ _CHECKS = (
     _Check("budget_seconds", lambda v: v is None or (_real(v) and v > 0), "more than zero seconds, or none"),
     _Check("epochs", lambda v: v == "auto" or _whole(v, 1, 100_000), '"auto" or a whole number from 1 to 100,000'),
     _Check("seed", lambda v: _whole(v, 0, 2**63 - 1), "a whole number from 0"),
-    _Check("image_size", lambda v: v == "auto" or _whole(v, 32, 1024), '"auto" or 32 to 1024 pixels'),
+    _Check("image_size", lambda v: v == "auto" or _whole(v, 16, 1024), '"auto" or 16 to 1024 pixels'),
     _Check("crop_mode", lambda v: v in ("auto", "center", "squash"), '"auto", "center" or "squash"'),
     _Check("batch_size", lambda v: v == "auto" or _whole(v, 1, 65_536), '"auto" or a whole number from 1 to 65,536'),
     _Check(

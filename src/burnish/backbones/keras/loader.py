@@ -66,6 +66,9 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
         raise BadWeights(f"{found.label}: has no layers between its images and its output")
     native, name = _resized(trunk) or _size_of(whole, found.label), f"keras_{_plain_name(config, found)}"
     size = image_size or native
+    if whole.image[2:] == [1]:
+        trunk = _seen_grey(trunk)
+        notes.append("made for grey images: it is given the mean of the three colours")
     kwargs, pooled = _pooled(name, _described(trunk, whole, native, bgr=mode.bgr))
     if size != native:
         width = graph.blank(name, kwargs)(torch.zeros(1, 3, native, native, device="meta")).shape[-1]
@@ -243,6 +246,13 @@ def _without_head(whole: Parsed) -> tuple[list[Node], str | None]:
     return [node for node in whole.nodes if node.name in wanted], head
 
 
+def _seen_grey(trunk: list[Node]) -> list[Node]:
+    """The same nodes behind the mean of three colours, which of an image without colour is the image."""
+    grey = Node("burnish_grey", "op:Mean", {"axis": -1, "keepdims": True}, [graph.INPUT])
+    behind = [replace(node, inputs=[grey.name if one == graph.INPUT else one for one in node.inputs]) for node in trunk]
+    return [grey, *behind]
+
+
 def _gives_chances(node: Node) -> bool:
     """Whether it makes probabilities of its inputs."""
     return node.kind == "Softmax" or node.options.get("activation") in ("softmax", "sigmoid")
@@ -294,8 +304,8 @@ def _size_of(whole: Parsed, label: str) -> int:
     height, width, channels = (whole.image or [None, None, None])[:3]
     if not all(one is None or 1 <= one <= _MOST_PIXELS for one in (height, width)):
         raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected 1 to {_MOST_PIXELS}")
-    if channels not in (None, 3):
-        raise BadWeights(f"{label}: takes images of {channels} channels, expected 3 (RGB)")
+    if channels not in (None, 1, 3):
+        raise BadWeights(f"{label}: takes images of {channels} channels, expected 3 (RGB) or 1 (grey)")
     if height != width:
         raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected square ones")
     return height or 224

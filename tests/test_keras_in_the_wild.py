@@ -1,0 +1,51 @@
+"""Keras files as people's own networks leave them: they give the features that Keras gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_backbones_keras import keras, layers, numbers, run
+
+from burnish import api
+from burnish.backbones import zoo
+
+
+def trunk_of(path, given, features):
+    """The backbone of a classifier on these features, and images [2 16 16 c] of 0 to 255 with what Keras gives for them."""
+    keras.Model(given, layers.Dense(2)(features)).save(path)
+    backbone = zoo.load_backbone(str(path), preprocess="none")
+    images = np.random.default_rng(0).uniform(0, 255, (2, *given.shape[1:])).astype(np.float32)
+    return backbone, images, numbers(keras.Model(given, features), images)
+
+
+def seen(backbone, images):
+    """The features of pixels of 0 to 255; grey ones have the same number for each colour."""
+    mean, std = np.float32(backbone.preprocess.mean), np.float32(backbone.preprocess.std)
+    return run(backbone, ((np.broadcast_to(images, (*images.shape[:3], 3)) / 255 - mean) / std).astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_network_for_grey_images_gives_what_keras_gives(suffix, tmp_path):
+    given = keras.Input((16, 16, 1))
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(given))
+    backbone, images, expected = trunk_of(tmp_path / f"grey.{suffix}", given, layers.GlobalAveragePooling2D()(x))
+    np.testing.assert_allclose(seen(backbone, images), expected, rtol=1e-4, atol=1e-5)
+    assert any("made for grey images" in note for note in backbone.notes)
+
+
+def test_a_network_for_grey_images_is_tuned_and_goes_back_to_keras(tmp_path, shapes):
+    network = keras.Sequential(
+        [keras.Input((16, 16, 1)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)]
+    )
+    network.save(tmp_path / "grey.keras")
+    result = api.fit(
+        shapes,
+        model=str(tmp_path / "grey.keras"),
+        preprocess="none",
+        method="full",
+        epochs=1,
+        budget=None,
+        out=tmp_path / "run",
+    )
+    exported = api.export(result.folder, tmp_path / "tuned.keras", input="pixels")  # which compares the probabilities
+    assert keras.saving.load_model(exported).input_shape == (None, 16, 16, 3)
