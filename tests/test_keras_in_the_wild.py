@@ -49,3 +49,13 @@ def test_a_network_for_grey_images_is_tuned_and_goes_back_to_keras(tmp_path, sha
     )
     exported = api.export(result.folder, tmp_path / "tuned.keras", input="pixels")  # which compares the probabilities
     assert keras.saving.load_model(exported).input_shape == (None, 16, 16, 3)
+
+
+def test_layers_that_only_augment_are_nothing_in_use(tmp_path):
+    given = keras.Input((16, 16, 3))
+    x = layers.RandomErasing()(layers.RandomGrayscale()(layers.RandomFlip()(given)))
+    x = layers.RandomColorJitter((0, 255), 0.1, 0.1, 0.1, 0.1)(x)
+    x = layers.RandomShear(0.1)(layers.RandomHue(0.1)(layers.RandomSharpness(0.1)(layers.RandomGaussianBlur()(x))))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
+    backbone, images, expected = trunk_of(tmp_path / "m.keras", given, x)
+    np.testing.assert_allclose(seen(backbone, images), expected, rtol=1e-4, atol=1e-4)

@@ -318,8 +318,11 @@ def _upsampling(options: Options, shapes: list[Shape]) -> Made:
 
 # Of layers: what does nothing but in training.
 WITHOUT_EFFECT = (
-    "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation",
-    "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness", "Identity",
+    "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization", "Identity", "AugMix", "CutMix", "MixUp",
+    "RandAugment", "RandomBrightness", "RandomColorJitter", "RandomContrast", "RandomElasticTransform", "RandomErasing",
+    "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHeight", "RandomHue", "RandomInvert", "RandomPerspective",
+    "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation",
+    "RandomWidth", "RandomZoom",
 )  # fmt: skip
 DROPPING = ("Dropout", "SpatialDropout2D", "StochasticDepth")
 
