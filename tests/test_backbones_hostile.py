@@ -1021,7 +1021,7 @@ def keras_with_two_outputs(folder):
 
 @kind("is called 2 times")
 def keras_with_a_layer_called_twice(folder):
-    return _keras(folder, _model(_images(), _layer("ReLU", "a", "images", calls=2)))
+    return _keras(folder, _model(_images(), _layer("PReLU", "a", "images", calls=2)))
 
 
 @kind("two layers called a")

@@ -18,7 +18,7 @@ from burnish.backbones.cut import cut
 from burnish.backbones.fold import fold_trainable, folded_count
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.keras import applications
-from burnish.backbones.keras.layers import KINDS
+from burnish.backbones.keras.layers import KINDS, WITHOUT_WEIGHTS
 from burnish.backbones.taps import tapped
 from burnish.data.pixels import decode, view
 from burnish.data.views import normalised
@@ -347,6 +347,13 @@ def test_every_kind_of_layer_in_the_table_is_in_one_of_these_networks(references
         seen |= {node["kind"] for node in references(name).load().architecture["kwargs"]["nodes"]}
     free = {kind for kind in KINDS if KINDS[kind] is KINDS["Identity"]}
     assert set(KINDS) - seen - free <= {"op:BGR", "SpatialDropout2D", "Resizing"}
+
+
+def test_the_table_knows_which_layers_have_no_weights(references):
+    for name in MAKERS:
+        network = references(name).load()
+        kinds = {node["name"]: node["kind"] for node in network.architecture["kwargs"]["nodes"]}
+        assert not {kinds[one] for one in network.module.parts} & WITHOUT_WEIGHTS
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

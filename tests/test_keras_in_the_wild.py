@@ -8,6 +8,7 @@ from test_backbones_keras import keras, layers, numbers, run
 
 from burnish import api
 from burnish.backbones import zoo
+from burnish.errors import BadWeights
 
 
 def trunk_of(path, given, features):
@@ -59,3 +60,19 @@ def test_layers_that_only_augment_are_nothing_in_use(tmp_path):
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
     backbone, images, expected = trunk_of(tmp_path / "m.keras", given, x)
     np.testing.assert_allclose(seen(backbone, images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_layer_without_weights_may_be_called_again_and_again(suffix, tmp_path):
+    given, relu, pool = keras.Input((16, 16, 3)), layers.ReLU(), layers.MaxPooling2D()
+    before = relu(layers.Conv2D(4, 3)(given))
+    x = relu(layers.Conv2D(4, 3, padding="same")(pool(before)))
+    x = layers.Concatenate()([layers.Conv2D(4, 3, padding="same")(pool(x)), layers.Conv2D(2, 5)(pool(before))])
+    backbone, images, expected = trunk_of(tmp_path / f"m.{suffix}", given, layers.GlobalAveragePooling2D()(relu(x)))
+    np.testing.assert_allclose(seen(backbone, images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_with_weights_called_twice_is_refused(tmp_path):
+    given, layer = keras.Input((16, 16, 3)), layers.Conv2D(3, 3, padding="same")
+    with pytest.raises(BadWeights, match="is called 2 times, expected once"):
+        trunk_of(tmp_path / "m.keras", given, layers.GlobalAveragePooling2D()(layer(layer(given))))

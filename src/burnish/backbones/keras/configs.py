@@ -22,6 +22,7 @@ from burnish.backbones.keras.entries import (
     references,
 )
 from burnish.backbones.keras.graph import INPUT
+from burnish.backbones.keras.layers import WITHOUT_WEIGHTS
 from burnish.backbones.keras.moves import inward
 from burnish.backbones.keras.options import Unfit
 from burnish.errors import BadWeights, shown
@@ -101,18 +102,18 @@ class _Parser:
         inputs, outputs = ends_of(config["input_layers"]), ends_of(config["output_layers"])
         if len(inputs) != 1 or len(outputs) != 1:
             raise Unfit(f"has {len(inputs)} inputs and {len(outputs)} outputs, expected one each")
-        names: dict[str, str] = {}
-        for layer, place in _in_order(layers, places):
-            own = name_of(layer)
+        names = _Given(layers)
+        for layer, place, call in _in_order(layers, places, names):
+            own = Reference(name_of(layer), call)
             if own in names:
-                raise Unfit(f"has two layers called {own}")
-            if own == inputs[0]:
+                raise Unfit(f"has two layers called {own.name}")
+            if own.name == inputs[0].name:
                 self._note_image({}, layer)
                 names[own] = given[0]
             elif class_of(layer) == "InputLayer":
                 raise Unfit("has more than one input")
             else:
-                names[own] = self._node(layer, names, place, depth, outer)
+                names[own] = self._node(layer, names, place, call, depth, outer)
         return self._ends(names[outputs[0]], depth)
 
     def _ends(self, name: str, depth: int) -> str:
@@ -120,22 +121,22 @@ class _Parser:
             self.found.output = name
         return name
 
-    def _node(self, layer: dict[str, Any], names: dict[str, str], place: str, depth: int, outer: str) -> str:
-        """A layer of a Functional model, with what goes in as its one call says."""
+    def _node(self, layer: dict[str, Any], names: _Given, place: str, call: int, depth: int, outer: str) -> str:
+        """A layer of a Functional model, with what goes in as that call of it says."""
         own, calls = name_of(layer), layer.get("inbound_nodes") or []
         if not calls:
             raise Unfit(f"its layer {own} is called 0 times, expected once")
         if class_of(layer) in _MODELS:
-            inputs = [names[name] for name in references(calls)]
+            inputs = [names[one] for one in references(calls)]
             return self.model(layer, inputs, place, depth=depth + 1, outer=outer or own)
         kind, options = kind_and_options(layer)
-        order, extra = arguments(calls[0], kind)
+        order, extra = arguments(calls[call], kind)
         if not order:
             raise Unfit(f"its layer {own} takes nothing")
         inputs = []
         for argument in order:
             if isinstance(argument, Reference):
-                inputs.append(names[argument.name])
+                inputs.append(names[argument])
             else:
                 inputs.append(self._constant(own, argument))
         return self._add(own, kind, {**options, **extra}, inputs, place, outer or own)
@@ -196,29 +197,59 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _in_order(layers: list[Any], places: list[str]) -> Iterator[tuple[Any, str]]:
-    """Layers with their places, each after those it takes from, else as the file has them.
+class _Given:
+    """The node that gives what a call refers to; calls are told apart where a layer has several."""
 
-    Unfit where one is called again: where it takes its own output, as in layer(layer(x)), there is no such order.
-    """
-    for layer in layers:
-        if (times := len(layer.get("inbound_nodes") or [])) > 1:
-            raise Unfit(f"its layer {name_of(layer)} is called {times} times, expected once")
-    needs = [set(references(layer.get("inbound_nodes") or [])) for layer in layers]
-    waiting: dict[str, list[int]] = {}
-    for number, names in enumerate(needs):
-        for name in names:
-            waiting.setdefault(name, []).append(number)
-    ready = [number for number, names in enumerate(needs) if not names]
+    def __init__(self, layers: list[Any]) -> None:
+        self._several: set[str] = set()
+        for layer in layers:
+            own, times = name_of(layer), len(layer.get("inbound_nodes") or [])
+            if times > 1 and class_of(layer) not in WITHOUT_WEIGHTS:
+                raise Unfit(f"its layer {own} is called {times} times, expected once")
+            self._several |= {own} if times > 1 else set()
+        self._names: dict[Reference, str] = {}
+
+    def one(self, wanted: Reference) -> Reference:
+        """The same, as it is kept here: Keras counts the calls of others from elsewhere."""
+        return wanted if wanted.name in self._several else Reference(wanted.name)
+
+    def __contains__(self, wanted: Reference) -> bool:
+        return self.one(wanted) in self._names
+
+    def __getitem__(self, wanted: Reference) -> str:
+        return self._names[self.one(wanted)]
+
+    def __setitem__(self, wanted: Reference, name: str) -> None:
+        self._names[self.one(wanted)] = name
+
+
+def _in_order(layers: list[Any], places: list[str], given: _Given) -> Iterator[tuple[Any, str, int]]:
+    """Calls of layers with the layers' places, each after those it takes from, else as the file has them."""
+    calls = [
+        (layer, place, call)
+        for layer, place in zip(layers, places, strict=True)
+        for call in range(max(1, len(layer.get("inbound_nodes") or [])))
+    ]
+    if len(calls) > _MOST_LAYERS:
+        raise Unfit("has too many layers")
+    needs = [
+        {given.one(one) for one in references((layer.get("inbound_nodes") or [[]])[call])} for layer, _, call in calls
+    ]
+    waiting: dict[Reference, list[int]] = {}
+    for number, wanted in enumerate(needs):
+        for one in wanted:
+            waiting.setdefault(one, []).append(number)
+    ready = [number for number, wanted in enumerate(needs) if not wanted]
     done = 0
     while ready:
         number = heapq.heappop(ready)
-        yield layers[number], places[number]
+        layer, place, call = calls[number]
+        yield layer, place, call
         done += 1
-        own = name_of(layers[number])
+        own = given.one(Reference(name_of(layer), call))
         for other in waiting.pop(own, ()):
             needs[other].discard(own)
             if not needs[other]:
                 heapq.heappush(ready, other)
-    if done < len(layers):
+    if done < len(calls):
         raise Unfit("has layers that take what none of them gives")

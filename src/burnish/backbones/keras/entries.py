@@ -46,9 +46,10 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """The output of a layer."""
+    """What a layer gives, by the number of its call: a layer without weights may be called several times."""
 
     name: str
+    call: int = 0
 
 
 def class_of(entry: Any) -> str:
@@ -160,8 +161,8 @@ def _plain(value: Any, own: str, depth: int = 0) -> Any:
     raise Unfit(f"its layer {own} has the option {str(value)[:80]!r}, which is not plain")
 
 
-def ends_of(value: Any) -> list[str]:
-    """Names in input_layers or output_layers: [name, 0, 0], or a list of such."""
+def ends_of(value: Any) -> list[Reference]:
+    """What input_layers or output_layers name: [name, 0, 0], or a list of such."""
     if isinstance(value, list) and len(value) == 3 and isinstance(value[0], str):
         value = [value]
     elif isinstance(value, dict):
@@ -170,12 +171,12 @@ def ends_of(value: Any) -> list[str]:
         raise Unfit("does not name its inputs and outputs")
     if any(one[2] != 0 for one in value):
         raise Unfit("takes the second output of a layer")
-    return [one[0] for one in value]
+    return [Reference(one[0], one[1]) for one in value]
 
 
-def references(calls: Any) -> list[str]:
-    """Names of all layers that go into a call, in order."""
-    return [one.name for one in _walk(calls) if isinstance(one, Reference)]
+def references(calls: Any) -> list[Reference]:
+    """What goes into a call of other layers, in order."""
+    return [one for one in _walk(calls) if isinstance(one, Reference)]
 
 
 def _walk(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -185,10 +186,10 @@ def _walk(value: Any, depth: int = 0) -> Iterator[Any]:
     if isinstance(value, dict):
         kind = value.get("class_name")
         if kind == "__keras_tensor__":
-            name, _, place = value["config"]["keras_history"]
+            name, call, place = value["config"]["keras_history"]
             if place != 0:
                 raise Unfit(f"takes output {place} of the layer {name}")
-            yield Reference(name)
+            yield Reference(name, call)
         elif kind in ("__tensor__", "__numpy__"):
             yield value["config"]["value"]
         else:
@@ -200,7 +201,7 @@ def _walk(value: Any, depth: int = 0) -> Iterator[Any]:
     elif _is_old_reference(value):
         if value[2] != 0:
             raise Unfit(f"takes output {value[2]} of the layer {value[0]}")
-        yield Reference(value[0])
+        yield Reference(value[0], value[1])
         yield from _walk(_old_references(value), depth + 1)
     elif isinstance(value, (list, tuple)):
         for inner in value:
@@ -252,7 +253,7 @@ def arguments(call: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
         for one in [call] if _is_old_reference(call) or _is_old_constant(call) else call:
             if not _is_old_reference(one) and not _is_old_constant(one):
                 raise Unfit("has a call that is not one of Keras's")
-            order += [one[2] if _is_old_constant(one) else Reference(one[0])]
+            order += [one[2] if _is_old_constant(one) else Reference(one[0], one[1])]
             words |= one[3] if len(one) > 3 else {}
     for key in ("query", "value", "key", "x1", "x2", "x", "y", "inputs"):
         if key in words and words[key] is not None:
@@ -282,7 +283,7 @@ def _sliced(call: Any) -> tuple[list[Any], dict[str, Any]]:
     if isinstance(key, dict) and key.get("class_name") == "__tuple__":
         key = key["items"]
     cuts = key if isinstance(key, list) else [key]
-    return [Reference(order[0])], {"key": [_cut(one) for one in cuts]}
+    return order, {"key": [_cut(one) for one in cuts]}
 
 
 def _cut(value: Any) -> Any:
@@ -306,7 +307,7 @@ def _items(argument: Any) -> list[Any]:
     if isinstance(argument, (int, float)) and not isinstance(argument, bool):
         return [argument]
     if isinstance(argument, list) and _is_old_reference(argument):
-        return [Reference(argument[0])]
+        return [Reference(argument[0], argument[1])]
     if isinstance(argument, dict) or (
         isinstance(argument, list) and any(isinstance(one, (dict, list)) for one in argument)
     ):

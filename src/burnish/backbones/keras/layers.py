@@ -451,3 +451,8 @@ KINDS: dict[str, Kind] = {
     "StochasticDepth": Kind(_stochastic_depth, {"drop_path_rate": 0.0}),
     "CustomScaleLayer": Kind(moves.scaled_sum, {"scale": 1.0}),
 }  # fmt: skip
+# What may be called several times in a network and still be several layers.
+WITHOUT_WEIGHTS = frozenset(KINDS) - {
+    "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense", "BatchNormalization", "LayerNormalization",
+    "GroupNormalization", "Normalization", "MultiHeadAttention", "Embedding", "PReLU", "LayerScale",
+}  # fmt: skip
