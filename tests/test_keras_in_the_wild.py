@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_backbones_keras import keras, layers, numbers, run
+from test_backbones_keras import keras, layers, numbers, ops, run
 
 from burnish import api
 from burnish.backbones import zoo
@@ -76,3 +76,26 @@ def test_a_layer_with_weights_called_twice_is_refused(tmp_path):
     given, layer = keras.Input((16, 16, 3)), layers.Conv2D(3, 3, padding="same")
     with pytest.raises(BadWeights, match="is called 2 times, expected once"):
         trunk_of(tmp_path / "m.keras", given, layers.GlobalAveragePooling2D()(layer(layer(given))))
+
+
+def test_a_function_as_activation_is_refused_with_what_to_say_instead(tmp_path):
+    def swish(x):  # of the user's own
+        return x * ops.sigmoid(2 * x)
+
+    given = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation=swish)(given))
+    with pytest.raises(
+        BadWeights, match=r"a function called 'swish', whose code is not in the file; .*activation='swish'"
+    ):
+        trunk_of(tmp_path / "m.keras", given, x)
+
+
+def test_a_network_with_two_outputs_says_how_to_save_its_trunk(tmp_path):
+    given = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(4, 3)(given))
+    network = keras.Model(given, [layers.Dense(2)(x), layers.Dense(3)(x)])
+    network.save(tmp_path / "m.keras")
+    with pytest.raises(BadWeights, match=r"1 inputs and 2 outputs, .*keras.Model\(model.inputs\[0\]"):
+        zoo.load_backbone(str(tmp_path / "m.keras"), preprocess="none")
+    keras.Model(network.inputs[0], network.get_layer("pool").output).save(tmp_path / "trunk.keras")
+    assert zoo.load_backbone(str(tmp_path / "trunk.keras"), preprocess="none").width == 4

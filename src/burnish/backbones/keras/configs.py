@@ -101,7 +101,10 @@ class _Parser:
             return self._ends(given[0], depth)
         inputs, outputs = ends_of(config["input_layers"]), ends_of(config["output_layers"])
         if len(inputs) != 1 or len(outputs) != 1:
-            raise Unfit(f"has {len(inputs)} inputs and {len(outputs)} outputs, expected one each")
+            raise Unfit(
+                f"has {len(inputs)} inputs and {len(outputs)} outputs, expected one each; save the part from the images to the "
+                "features alone:  keras.Model(model.inputs[0], model.get_layer(NAME).output).save('trunk.keras')"
+            )
         names = _Given(layers)
         for layer, place, call in _in_order(layers, places, names):
             own = Reference(name_of(layer), call)

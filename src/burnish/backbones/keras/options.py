@@ -117,6 +117,13 @@ def activation(value: Any) -> nn.Module | None:
         value = value.get("config")
     if value in (None, "linear"):
         return None
+    if isinstance(value, dict) and value.get("class_name") == "function":
+        # Keras writes tf.nn.swish and a function of the user's own of that name alike.
+        called = str(value.get("config"))[:80]
+        raise Unfit(
+            f"activation is a function called {called!r}, whose code is not in the file; where Keras has it, say it by its "
+            "name before saving, as in activation='swish'"
+        )
     if not isinstance(value, str) or value not in _ACTIVATIONS:
         raise Unfit(f"activation is {str(value)[:80]!r}, expected one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[value]()
