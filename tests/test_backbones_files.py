@@ -777,10 +777,44 @@ def test_an_archive_in_an_archive_is_not_opened(tmp_path, pth):
         zoo.load_backbone(str(packed(tmp_path / "outer.tar", {"inner.zip": inner})))
 
 
+@pytest.mark.parametrize(
+    ("held", "sentence"),
+    [
+        (["saved_model.pb", "variables"], r"a TensorFlow SavedModel, a program, .*model.save\('model.keras'\)"),
+        (["__0_0.distcp", ".metadata"], "of torch.distributed, in parts; .* dcp_to_torch FOLDER weights.pth"),
+        (
+            ["model.pkl", "README.md"],
+            r"without a file of weights \(it holds README.md, model.pkl\); .*name the file itself",
+        ),
+        ([], r"without a file of weights \(it is empty\)"),
+    ],
+)
+def test_a_folder_without_weights_is_told_as_what_it_is(held, sentence, tmp_path):
+    for name in held:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UnknownModel, match=sentence):
+        zoo.load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "sentence"),
+    [
+        ("m.tflite", b"\x1c\x00\x00\x00TFL3", "is TensorFlow Lite, a program"),
+        ("m.onnx", b"\x08\x0a\x12\x07pytorch", "is ONNX, a program"),
+        ("m.onnx", b"\x08\x0d\x3a\x80\x01", "is ONNX, a program"),
+        ("model.safetensors.index.json", b'{\n  "metadata": {}', "is JSON, which holds no weights; give the file"),
+    ],
+)
+def test_what_other_tools_made_of_a_network_is_told_as_such(name, begins, sentence, tmp_path):
+    (tmp_path / name).write_bytes(begins + bytes(100))
+    with pytest.raises(BadWeights, match=sentence):
+        zoo.load_backbone(str(tmp_path / name))
+
+
 def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path, pth, small):
     folder = tmp_path / "run 3"
     folder.mkdir()
-    with pytest.raises(UnknownModel, match="a folder with 0 files of weights"):
+    with pytest.raises(UnknownModel, match="a folder without a file of weights"):
         zoo.load_backbone(str(folder))
     (folder / "model.pth").write_bytes(pth)
     (folder / "log.txt").write_text("epoch 1")

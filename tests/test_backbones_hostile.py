@@ -1280,7 +1280,7 @@ def a_link_to_itself(folder):
     return folder / "hostile.pth"
 
 
-@kind("a folder with 0 files of weights")
+@kind("a folder without a file of weights")
 def a_folder_without_weights(folder):
     (folder / "inner.pth").mkdir()
     os.mkfifo(folder / "inner.pth" / "a.pth")

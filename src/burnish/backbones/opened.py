@@ -195,8 +195,10 @@ def _only_one_in(folder: Path) -> Path:
     )
     safe = [path for path in names if path.suffix.lower() == ".safetensors"]
     found = safe or names
+    if not found:
+        raise UnknownModel(f"{shown(str(folder))}: {_without_weights(folder)}")
     if len(found) != 1:
-        listed = f" ({', '.join(shown(path.name) for path in found[:4])})" if found else ""
+        listed = f" ({', '.join(shown(path.name) for path in found[:4])})"
         if any(re.search(r"-of-\d+\.", path.name) for path in found):
             raise UnknownModel(
                 f"{shown(str(folder))}: its weights lie in {len(found)} parts{listed}, which are not read; save them as one "
@@ -206,3 +208,22 @@ def _only_one_in(folder: Path) -> Path:
             f"{shown(str(folder))}: a folder with {len(found)} files of weights{listed}; name one of them"
         )
     return found[0]
+
+
+def _without_weights(folder: Path) -> str:
+    """What a folder is in which no file of weights was found, and what to do."""
+    held = sorted(path.name for path in folder.iterdir())
+    if "saved_model.pb" in held:
+        return "is a TensorFlow SavedModel, a program, which is not run; save the network itself:  model.save('model.keras')"
+    if any(name.endswith(".distcp") for name in held):
+        return (
+            "is a checkpoint of torch.distributed, in parts; bring it into one file:  "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth"
+        )
+    listed = (
+        f"holds {', '.join(shown(name) for name in held[:3])}{', …' if len(held) > 3 else ''}" if held else "is empty"
+    )
+    return (
+        f"a folder without a file of weights (it {listed}); expected one that ends in {', '.join(SUFFIXES[:9])}; "
+        "where its name ends otherwise, name the file itself"
+    )

@@ -158,6 +158,13 @@ def what_it_is(start: bytes, size: int) -> str | None:
         return "is an HDF5 file (Keras?), expected a .safetensors file"
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the weights; run: git lfs pull"
+    if start[4:8] == b"TFL3":
+        return "is TensorFlow Lite, a program, which is not run; give the network it was made from:  model.save('model.keras')"
+    # Protobuf: the version of ONNX, then the name of what wrote it, or the graph.
+    if start[:1] == b"\x08" and start[1:2] < b"\x20" and start[2:3] in (b"\x12", b"\x3a"):
+        return "is ONNX, a program, which is not run; give the weights of the network that it was made from"
+    if start[:1] == b"{":
+        return "is JSON, which holds no weights; give the file of weights beside it"
     if start.lstrip()[:1] == b"<":
         return "is a web page, not weights (a failed download?); fetch the file again"
     if size > 9 and start[8:9] == b"{":
