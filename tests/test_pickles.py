@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pathlib
 import re
+import sys
+import types
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from loading import features, refused, saved
 from test_backbones_hostile import _legacy, _small, _text, _torch_zip, _written
 
+from burnish.backbones import zoo
 from burnish.backbones.pickles import read_torch
 
 # ---- tuples and numbers ----------------------------------------------------------------------------------------------
@@ -168,3 +172,30 @@ LONG_PATHS = {
 def test_a_path_that_can_be_none_is_refused(how, tmp_path):
     path = _torch_zip(tmp_path, b"\x80\x02}" + _text("a") + b"cpathlib\nPosixPath\n" + LONG_PATHS[how] + b"Rs.")
     assert "a path that is none" in refused(path)
+
+
+# ---- records of other libraries --------------------------------------------------------------------------------------
+
+
+def test_what_fastai_saves_with_its_optimiser_is_read(tmp_path, monkeypatch):
+    """learn.save("m") keeps the optimiser's settings in lists of fastcore's own class, whatever they hold."""
+
+    class L:
+        def __init__(self, items: list[Any]) -> None:
+            self.items = items
+
+    L.__module__, L.__qualname__ = "fastcore.foundation", "L"
+    monkeypatch.setitem(sys.modules, "fastcore", types.ModuleType("fastcore"))
+    monkeypatch.setitem(sys.modules, "fastcore.foundation", types.SimpleNamespace(L=L))
+    network = timm.create_model("resnet10t")
+    optimiser = {"state": [{"step": 3}], "hypers": L([{"wd": 0.01, "lr": 1e-3}])}
+    torch.save({"model": network.state_dict(), "opt": optimiser}, tmp_path / "m.pth")
+    monkeypatch.undo()
+    kept = read_torch((tmp_path / "m.pth").read_bytes(), "x")["opt"]["hypers"]
+    assert not hasattr(kept, "items") and not hasattr(kept, "__dict__")
+    assert zoo.load_backbone(str(tmp_path / "m.pth")).name == "resnet10t"
+
+
+@pytest.mark.parametrize("program", [b"cfastcore.foundation\nL\nK\x01\x85R.", b"cfastcore.foundation\nL\n)\x81K\x01a."])
+def test_such_a_record_takes_no_arguments_and_no_members(program, tmp_path):
+    assert "cannot be read without trusting it" in refused(_torch_zip(tmp_path, b"\x80\x02" + program))

@@ -55,6 +55,7 @@ _ALLOWED = {
     "pathlib": {"PosixPath", "WindowsPath"},
     "pathlib._local": {"PosixPath", "WindowsPath"},
     "torch.torch_version": {"TorchVersion"},
+    "fastcore.foundation": {"L"},  # fastai keeps an optimiser's settings in such lists
 }  # fmt: skip
 
 
@@ -75,6 +76,15 @@ class _Text(str):
         return super().__new__(cls, text)
 
 
+class _Dropped:
+    """What a record of another library's, kept beside the weights and not used, comes out as: nothing of it is kept."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        """What was in it stays behind."""
+
+
 def _path(*parts: Any) -> str:
     """A path, as a text; none is opened."""
     if not all(isinstance(one, str) for one in parts) or sum(map(len, parts)) > LONG_TEXT:
@@ -89,6 +99,7 @@ _INERT: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
     (_Text, "torch.torch_version.TorchVersion"),
+    (_Dropped, "fastcore.foundation.L"),
     *((_path, f"{module}.{kind}Path") for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
 ]  # fmt: skip
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
