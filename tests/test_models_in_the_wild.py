@@ -321,3 +321,107 @@ def test_a_config_beside_the_weights_cannot_ask_for_it_either(tmp_path, told):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": told}))
     with pytest.raises(BadWeights, match="image settings cannot be used"):
         load_backbone(str(tmp_path / "m.pth"))
+
+
+def small(**options):
+    """A ResNet whose statistics are as after training, and its features of two images."""
+    torch.manual_seed(1)
+    network = timm.create_model("resnet10t", **options).eval()
+    with torch.no_grad():
+        for name, one in network.named_buffers():
+            one.uniform_(0.5, 2.0) if name.endswith("running_var") else None
+    return network, *told(network)
+
+
+def seen(backbone, images):
+    with torch.no_grad():
+        return backbone.module(images)
+
+
+def under(prefix, state):
+    return {f"{prefix}{name}": one for name, one in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["cnn.", "model.my_net.", "net._feature_blocks."])
+def test_a_backbone_under_any_name_among_other_layers_is_recognised(prefix, tmp_path):
+    network, expected, images = small()
+    beside = {f"head.{number}.weight": torch.rand(3, 3) for number in range(12)}
+    torch.save({"state_dict": {**beside, **under(prefix, network.state_dict())}}, tmp_path / "a.pth")
+    backbone = load_backbone(str(tmp_path / "a.pth"))
+    torch.testing.assert_close(seen(backbone, images), expected)
+
+
+def test_the_encoder_of_a_network_that_segments_is_recognised(tmp_path):
+    network, expected, images = small(num_classes=0)
+    decoder = {f"decoder.blocks.{number}.conv.weight": torch.rand(3, 3, 3, 3) for number in range(60)}
+    torch.save({**under("encoder.", network.state_dict()), **decoder}, tmp_path / "a.pth")
+    backbone = load_backbone(str(tmp_path / "a.pth"))
+    torch.testing.assert_close(seen(backbone, images), expected)
+    assert any("what lies under encoder.; 60 tensors beside that are left unused" in note for note in backbone.notes)
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        ("ema_model.", "online_model."),
+        ("teacher_backbone.", "student_backbone."),
+        ("online_encoder.net.", "target.net."),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_of_a_network_and_its_average_the_average_is_taken_else_the_first(taken, left, first, tmp_path):
+    network, expected, images = small()
+    mine = under(taken, network.state_dict())
+    other = under(left, {name: 2 * one for name, one in network.state_dict().items()})
+    if taken.startswith("online") and not first:
+        pytest.skip("neither is called an average: the first is taken")
+    torch.save({**mine, **other} if first else {**other, **mine}, tmp_path / "a.pth")
+    torch.testing.assert_close(seen(load_backbone(str(tmp_path / "a.pth")), images), expected)
+
+
+@pytest.mark.parametrize("prefix", ["student_backbone.", "teacher.vit."])
+def test_a_transformer_of_a_teacher_or_student_saw_imagenets_colours(prefix, tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    state = {**under(prefix, network.state_dict()), "head.weight": torch.rand(3, 3), "head.bias": torch.rand(3)}
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    assert load_backbone(str(tmp_path / "a.ckpt")).preprocess.mean == pytest.approx((0.485, 0.456, 0.406))
+
+
+@pytest.mark.parametrize("word", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_what_wraps_single_layers_is_taken_out_of_their_names(word, tmp_path):
+    network, expected, images = small()
+    state = {name.replace("layer2.0.", f"layer2.0.{word}."): one for name, one in network.state_dict().items()}
+    assert set(state) != set(network.state_dict())
+    torch.save(state, tmp_path / "a.pth")
+    torch.testing.assert_close(seen(load_backbone(str(tmp_path / "a.pth")), images), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_network_for_grey_images_is_recognised_whatever_the_order_of_its_tensors(name, turned, tmp_path):
+    torch.manual_seed(1)
+    network = timm.create_model(name, in_chans=1).eval()
+    grey, state = torch.rand(2, 1, 64, 64), list(network.state_dict().items())
+    torch.save(dict(reversed(state) if turned else state), tmp_path / "a.pth")
+    with torch.no_grad():
+        expected = network.forward_head(network.forward_features(grey), pre_logits=True)
+    backbone = load_backbone(str(tmp_path / "a.pth"))
+    torch.testing.assert_close(seen(backbone, grey.expand(-1, 3, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_of_mae_with_its_decoder_is_recognised(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    decoder = {f"decoder_blocks.{number}.norm1.weight": torch.rand(8) for number in range(8)}
+    extra = {"mask_token": torch.rand(1, 1, 8), "decoder_pos_embed": torch.rand(1, 197, 8), **decoder}
+    torch.save({"model": {**network.state_dict(), **extra}}, tmp_path / "mae.pth")
+    backbone = load_backbone(str(tmp_path / "mae.pth"))
+    assert backbone.name == "vit_tiny_patch16_224" and backbone.preprocess.mean[0] == pytest.approx(0.485)
+
+
+def test_one_half_of_a_model_for_images_and_texts_is_not_taken_for_a_plain_network(tmp_path):
+    """It learnt on images less CLIP's mean, which its architecture alone does not tell."""
+    network, _, _ = small()
+    words = {f"transformer.{number}.weight": torch.rand(2, 2) for number in range(40)}
+    image = under("visual.trunk.", network.state_dict())
+    torch.save({**image, **words, "logit_scale": torch.tensor(4.6)}, tmp_path / "a.pth")
+    assert "fit none that burnish knows" in refused(tmp_path / "a.pth")

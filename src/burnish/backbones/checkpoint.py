@@ -25,8 +25,11 @@ _PREFERRED = (
 )  # fmt: skip
 _WRAPPERS = {
     "module", "_orig_mod", "model", "backbone", "encoder", "net", "network", "trunk", "base_model", "feature_extractor",
-    "student", "teacher", "visual", "0", "_model", "ema", "body", "resnet", "base", "timm_model",
+    "student", "teacher", "visual", "0", "_model", "ema", "body", "resnet", "base", "timm_model", "_fsdp_wrapped_module",
 }  # fmt: skip
+# What torch.compile, FSDP and checkpointing put into the names of layers that they wrap; no layer is called so.
+_INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_FEWEST, _SMALLEST_SHARE = 20, 8  # tensors of a network among others, and the part of all that it has at least
 _DEEPEST = 4
 _LONGEST = 500  # characters of a tensor's name
 _MOST_NODES = 100_000
@@ -111,7 +114,10 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
             plain[key] = _plain(name, tensor, label)
         return plain[key]
 
-    return {name: once(name, tensor) for name, tensor in state.items()}, where
+    named = {_INSIDE.sub("", name): name for name in state}
+    if len(named) < len(state):  # some are there with and without
+        named = {name: name for name in state}
+    return {name: once(old, state[old]) for name, old in named.items()}, where
 
 
 def fitted(
@@ -204,6 +210,28 @@ def unwrapped(state: State) -> list[State]:
         state = without_prefix(state, f"{word}.")
         found.append(state)
     return found
+
+
+def networks_within(state: State) -> list[tuple[str, State]]:
+    """("encoder.", the tensors below that) for every beginning that many names share: a network may lie there among others.
+
+    Large ones first; of equal ones (student and teacher, a network and its average) averages and teachers, as everywhere,
+    then the file's order.
+    """
+    counts: Counter[str] = Counter()
+    for name in state:
+        parts = name.split(".")
+        for cut in range(1, min(len(parts), _DEEPEST + 1)):
+            counts[".".join(parts[:cut]) + "."] += 1
+    least = max(_FEWEST, len(state) // _SMALLEST_SHARE)
+    places = {prefix: place for place, prefix in enumerate(counts)}
+
+    def order(prefix: str) -> tuple[int, int, int]:
+        words = re.split(r"[._]", prefix)
+        rank = min((_PREFERRED.index(word) for word in words if word in _PREFERRED), default=len(_PREFERRED))
+        return -counts[prefix], rank, places[prefix]
+
+    return [(one, without_prefix(state, one)) for one in sorted(counts, key=order) if counts[one] >= least]
 
 
 def numbers_in(tensors: Iterable[Tensor]) -> int:
@@ -375,7 +403,12 @@ def sees_imagenet_colours(saved: Any, where: str, file: str) -> bool:
     kept = _arguments(saved) if isinstance(saved, Mapping) else {}
     asked = [kept.get("arch"), kept.get("model")]
     named = any(isinstance(one, str) and len(one) < 100 and _SELF_TAUGHT.fullmatch(one) for one in asked)
-    return named or where.partition(".")[0] in ("teacher", "student") or _OF_THEIRS.match(file) is not None
+    return named or is_of_two(where.partition(".")[0]) or _OF_THEIRS.match(file) is not None
+
+
+def is_of_two(place: str) -> bool:
+    """Whether it is called a teacher or a student of self-taught networks: "teacher", "student_backbone."."""
+    return not {"teacher", "student"}.isdisjoint(re.split(r"[._]", place))
 
 
 def _images_told(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,8 @@ def _filled(
 
     imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean.
     """
-    told = _told(found, state, name)
+    state, told, prefix = _told_within(found, state, name)
+    imagenets = imagenets or checkpoint.is_of_two(prefix)
     ready = file_images.prepared(
         told.name,
         told.description,
@@ -146,6 +147,27 @@ def _filled(
     backbone = assembled(told.name, module, ready.preprocess, description, source=source, sha256=found.sha256)
     licence = backbone.licence if "." in told.name else str(told.found.config.get("license") or "unknown")[:80]
     return replace(backbone, notes=tuple(notes), licence=licence)
+
+
+def _told_within(
+    found: opened.Opened, state: checkpoint.State, name: str | None
+) -> tuple[checkpoint.State, _Told, str]:
+    """(weights, whose network they are, ""): of all the file's, or where those tell none, of those under one beginning.
+
+    So lie a backbone among other layers, an encoder before its decoder, a network beside its average.
+    """
+    try:
+        return state, _told(found, state, name), ""
+    except UnknownModel:
+        # Of transformers' models the config.json tells; one that knows words too saw other colours than its architecture.
+        if name is not None or "model_type" in found.config or any(one.endswith("logit_scale") for one in state):
+            raise
+        for prefix, inner in checkpoint.networks_within(state):
+            with suppress(UnknownModel):
+                told, beside = _told(found, inner, None), len(state) - len(inner)
+                note = f"of the file, what lies under {shown(prefix)}; {beside} tensors beside that are left unused"
+                return inner, replace(told, notes=(*told.notes, note)), prefix
+        raise
 
 
 def _told(found: opened.Opened, state: checkpoint.State, name: str | None) -> _Told:
@@ -235,6 +257,8 @@ def _recognised(
         if not names and "fc_norm.weight" in shapes:  # the form that norms the mean of its patches (`_means_patches`)
             usual = {key.replace("fc_norm.", "norm."): shape for key, shape in shapes.items()}
             names = recognise.recognised_without_head(usual, file_images.HEADS)
+        if not names and (coloured := _in_colour(shapes)) is not None:
+            names = recognise.recognised_without_head(coloured, file_images.HEADS)
         if names:
             break
     if not names and isinstance(kind := found.config.get("model_type"), str):
@@ -252,6 +276,22 @@ def _recognised(
     others = f" (the same tensors: {', '.join(twins)}; if it is one of them, say --arch)" if twins else ""
     how = "names and shapes" + (", and by the name of the file" if called else "")
     return name, _described(name, bare, foreign), f"{name}, told by {how}{others}"
+
+
+_FIRST = re.compile(r"(^|\.)(conv_stem|stem|patch_embed|conv1|features\.0)\.")  # how first layers are called
+
+
+def _in_colour(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]] | None:
+    """The same for images in colour, where the first convolution is for grey or RGBA ones (`with_colour` adapts it).
+
+    Files of safetensors have no order, and depthwise convolutions have one channel too: None where more than one may be it.
+    """
+    odd = [name for name, shape in shapes.items() if len(shape) == 4 and shape[1] in (1, 4)]
+    found = odd if len(odd) == 1 else [name for name in odd if _FIRST.search(name)]
+    if len(found) != 1:
+        return None
+    outside, _, *kernel = shapes[found[0]]
+    return {**shapes, found[0]: (outside, 3, *kernel)}
 
 
 def _of_transformers(kind: str, count: int) -> str:

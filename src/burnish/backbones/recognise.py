@@ -66,9 +66,11 @@ def recognised(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 def recognised_without_head(shapes: Mapping[str, tuple[int, ...]], heads: Iterable[str]) -> list[str]:
     """`recognised`, the tensors of a classification head under one of these beginnings, or some, left out."""
-    # DINOv2's own files hold what only its training needed, and call its registers otherwise.
+    # Files of DINOv2 and MAE hold what only their training needed; DINOv2's call its registers otherwise.
     shapes = {
-        name.replace("register_tokens", "reg_token"): shape for name, shape in shapes.items() if name != "mask_token"
+        name.replace("register_tokens", "reg_token"): shape
+        for name, shape in shapes.items()
+        if name != "mask_token" and not name.startswith("decoder_")
     }
     for beginnings in ((), *((head,) for head in sorted(heads, key=len, reverse=True)), tuple(heads)):
         left = {name: shape for name, shape in shapes.items() if not (beginnings and name.startswith(beginnings))}
