@@ -42,3 +42,13 @@ def test_what_is_the_same_for_every_image_is_made_once_and_is_not_in_a_pickle(mo
     assert len(pickle.dumps(made)) == before
     again = pickle.loads(pickle.dumps(made))
     assert np.array_equal(again.strangeness(features, answers), made.strangeness(features, answers))
+
+
+def test_what_is_familiar_has_the_same_limits_before_and_after_it_is_kept():
+    """A run that died reads it back; it and the package's user then name the same strangers as a run that did not."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(120, 40)).astype(np.float32), np.arange(120) % 6
+    made = Familiarity.of(features, labels).limited_by(features[:30], rng.random(30))
+    kept = Familiarity.from_arrays(made.arrays(), 40)
+    for name in ("limit", "doubt", "usual", "beside"):
+        assert getattr(made, name) == getattr(kept, name), name

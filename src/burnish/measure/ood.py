@@ -88,8 +88,9 @@ class Familiarity:
         doubt = 0.0 if unsure is None else _DOUBT * _spread(far) / max(_spread(unsure), _LEAST_SPREAD)
         found = np.sort(far if unsure is None else far + doubt * unsure)
         limit = found[min(len(found), math.ceil(FAMILIAR * (len(found) + 1))) - 1]
-        usual, outside = float(every.max()), float(_BESIDE * beside.max())
-        return replace(self, limit=float(limit), doubt=float(doubt), usual=usual, beside=outside)
+        numbers = {"limit": limit, "doubt": doubt, "usual": every.max(), "beside": _BESIDE * beside.max()}
+        # As a package and a state keep them: who opens the package, or takes the run up, draws the line where this one does.
+        return replace(self, **{name: float(np.float32(value)) for name, value in numbers.items()})
 
     def strangeness(self, features: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """How unlike the training images features [n d] with answers [n k] are, float64 [n]; larger: stranger."""
