@@ -359,3 +359,9 @@ def test_what_a_device_has_no_memory_for_is_said_in_a_sentence(error):
         raise error
     with pytest.raises(RuntimeError, match="mat1"), enough_memory("resnet"):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied; out of memory of what was meant")
+
+
+@pytest.mark.parametrize("asks", [lambda: torch.empty(2**55), lambda: np.empty(2**55)], ids=["torch", "numpy"])
+def test_what_this_machine_has_no_memory_for_is_said_in_a_sentence(asks):
+    with pytest.raises(ModelError, match="needs more memory than this machine gives"), enough_memory("resnet"):
+        asks()

@@ -1,4 +1,4 @@
-"""What stands around a run: the device, torch's own settings, and an accelerator's memory."""
+"""What stands around a run: the device, torch's own settings, and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from burnish.errors import ModelError, RecipeError, shown
 from burnish.recipe import DEVICES, is_device
 
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
-
+_NONE_HERE = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")  # on Linux, on Windows
 
 _SETTLING, _BEFORE = threading.Lock(), list[torch.dtype]()
 
@@ -81,10 +81,18 @@ def _exact_cuda() -> Iterator[None]:
 
 @contextmanager
 def enough_memory(model: str) -> Iterator[None]:
-    """ModelError with what helps, where an accelerator has too little memory."""
+    """ModelError with what helps, where an accelerator, or this process, has too little memory."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one, and the device's own libraries have others
+    except (
+        RuntimeError,
+        MemoryError,
+    ) as error:  # torch.OutOfMemoryError is one, and the device's own libraries have others
+        if isinstance(error, MemoryError) or _NONE_HERE.search(str(error)):
+            raise ModelError(
+                f"{shown(model)} needs more memory than this machine gives the process (ulimit -v tells a limit); take "
+                "a smaller --image-size, --batch-size or model, or freeze more of it (--freeze N)"
+            ) from None
         if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
             raise
         raise ModelError(
