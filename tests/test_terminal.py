@@ -10,8 +10,10 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +30,8 @@ from burnish.errors import Interrupted
 from burnish.methods.table import METHODS
 from burnish.run import job
 from burnish.screen import print_doctor, print_methods, print_verdict
-from burnish.verbs.options import going_on, print_json
+from burnish.verbs import stopping
+from burnish.verbs.options import print_json
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
 PROGRAM = [sys.executable, "-m", "burnish"]
@@ -57,7 +60,7 @@ def test_a_command_to_be_pasted_is_quoted(shapes, tmp_path, capsys):
     folder = tmp_path / "my run"
     print_verdict(api.fit(shapes, out=folder, **TINY))
     assert capsys.readouterr().out.endswith(f"  next    burnish predict '{folder}' IMAGES...\n")
-    with pytest.raises(Interrupted, match=f"say the same again with --out '{folder}'$"), going_on(folder):
+    with pytest.raises(Interrupted, match=f"say the same again with --out '{folder}'$"), stopping.going_on(folder):
         raise KeyboardInterrupt
 
 
@@ -250,6 +253,44 @@ def test_ctrl_c_twice_at_any_moment_of_the_start_leaves_no_traceback(after, tmp_
     began = after < 0.4 and process.returncode in (-signal.SIGINT, 1)  # Python itself was not up on a busy machine
     assert process.returncode == 130 or began
     assert began or "Traceback" not in error
+
+
+# A step without an instruction of Python's, as a backward pass: the signal's handler is not called in it.
+LONG_STEP = """
+import hashlib, os, signal, sys, threading
+from pathlib import Path
+import burnish
+from burnish import cli
+from burnish.verbs import stopping
+burnish.own_process, stopping._PATIENCE_SECONDS = True, 0.5
+signal.signal(signal.SIGTERM, cli._terminated)
+threading.Timer(0.2, os.kill, (os.getpid(), getattr(signal, sys.argv[1]))).start()
+with stopping.going_on(Path("runs/a")), stopping.leaving_in_time(Path("runs/a")):
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_who_stops_a_run_in_the_midst_of_a_long_step_need_not_wait_for_its_end(name):
+    done = subprocess.run([sys.executable, "-c", LONG_STEP, name], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert f"say the same again with --out {os.path.join('runs', 'a')}" in done.stderr
+
+
+def test_whoever_leaves_in_time_is_not_ended_and_nothing_is_left_of_the_watch(monkeypatch):
+    ended, threads = [], threading.active_count()
+    monkeypatch.setattr(burnish, "own_process", True)
+    monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with pytest.raises(Interrupted), stopping.going_on(Path("a")), stopping.leaving_in_time(Path("a")):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    waited = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < waited:
+        time.sleep(0.01)
+    assert threading.active_count() == threads and signal.set_wakeup_fd(-1) == -1
+    time.sleep(0.3)
+    assert not ended
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------

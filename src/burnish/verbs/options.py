@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from burnish.disk import expanded
-from burnish.errors import Interrupted, pasted
 from burnish.recipe import Recipe, parse_budget
 from burnish.result import no_run, plain
 from burnish.runtime import Clock
@@ -150,15 +147,3 @@ def _told_as_it_is(char: str) -> bool:
     except UnicodeEncodeError:
         return False
     return char.isprintable() or char == "\n"
-
-
-@contextmanager
-def going_on(folder: Path) -> Iterator[None]:
-    """Who stops a run is told how to go on with it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; what was saved is kept, and a package that is there can predict. To go on, say the same again with "
-            f"--out {pasted(folder)}"
-        ) from None

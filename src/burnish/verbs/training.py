@@ -49,11 +49,11 @@ from burnish.verbs.options import (
     WeightDecay,
     Workers,
     clock_for,
-    going_on,
     number_or_auto,
     print_json,
     recipe_settings,
 )
+from burnish.verbs.stopping import going_on, leaving_in_time
 
 if TYPE_CHECKING:
     from burnish.data.catalog import Catalog
@@ -150,7 +150,7 @@ def fit(
         from burnish import api
         from burnish.watching import watcher_for
 
-        with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+        with leaving_in_time(folder.path), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             result = api.fit_catalog(
                 catalog,
                 recipe,
@@ -232,7 +232,7 @@ def compare(
         from burnish.screen import print_leaderboard
         from burnish.watching import watcher_for
 
-        with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+        with leaving_in_time(folder.path), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             facts = api.compare_catalog(
                 catalog,
                 recipe,
