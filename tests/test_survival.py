@@ -22,6 +22,7 @@ from burnish.choose.tuning import Tuning
 from burnish.errors import NotEnoughData, RunError
 from burnish.reports import board
 from burnish.run import job
+from burnish.screen import print_verdict
 from burnish.train import checkpoint, loop
 from burnish.train.features import takes_half
 from conftest import write_shapes
@@ -808,8 +809,10 @@ def test_a_stopped_run_leaves_with_130_can_predict_and_goes_on_and_a_second_one_
 # ---- a loss that is no number ----------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and_rate(shapes, tmp_path, monkeypatch):
-    step, made = loop.step, []
+def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and_rate(
+    shapes, tmp_path, monkeypatch, capsys
+):
+    step, made, lines = loop.step, [], Lines()
 
     def diverging(module, optimiser, *rest):
         if optimiser.param_groups[0]["lr"] > 0:
@@ -819,7 +822,7 @@ def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and
         return step(module, optimiser, *rest)
 
     monkeypatch.setattr(loop, "step", diverging)
-    run = api.fit(shapes, out=tmp_path / "run", **RUN)
+    run = api.fit(shapes, out=tmp_path / "run", watcher=lines, **RUN)
     assert len(made) == 3, "training went on"
     (said,) = [one["why"] for one in run.facts["decisions"] if one["what"] == "training stopped early"]
     assert f"the loss became nan at step 3 (learning rate {made[-1]:.2g}; images " in said
@@ -827,6 +830,9 @@ def test_a_loss_that_is_no_number_stops_training_and_is_told_with_step_files_and
     assert len(named) == 5
     assert named[-1] == "…"
     assert all((shapes / name).is_file() for name in named[:-1])
+    assert f"training stopped early: {said}" in lines.said, "whoever looks on is not told"
+    print_verdict(run)
+    assert "training stopped early: the loss became nan at step 3" in " ".join(capsys.readouterr().out.split())
     for tensor in run.predictor.bundle.state.values():
         assert torch.isfinite(tensor).all()
     assert np.isfinite(run.predict_proba([shapes / "red" / "000.png"])).all()

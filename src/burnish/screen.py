@@ -14,7 +14,7 @@ from rich.text import Text
 from burnish.auditing import Audit
 from burnish.backbones.anatomy import Anatomy
 from burnish.backbones.zoo import ModelRow
-from burnish.choose.decide import ASKED_FOR
+from burnish.choose.decide import ASKED_FOR, STOPPED
 from burnish.choose.signals import NOTHING
 from burnish.data.audit.findings import by_kind, in_words
 from burnish.doctor import Check
@@ -74,6 +74,8 @@ def print_verdict(result: Result) -> None:
         if decision["what"] == NOTHING:
             words = f"{NOTHING}: {decision['why'].partition(' (')[0]}"
             _row("", words)
+        if decision["what"] == STOPPED:
+            _row("", shown(f"{STOPPED}: {decision['why']}"))
     if found := facts.get("finding"):
         _row("finds", _in_short(found))
     _row("images", f"{counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")

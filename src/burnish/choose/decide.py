@@ -25,6 +25,7 @@ from burnish.methods.table import learns_by_stage
 from burnish.recipe import Recipe, unused_in
 
 ASKED_FOR = "asked_for"  # among a decision's numbers: whether a method was kept that was not better
+STOPPED = "training stopped early"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from burnish.choose.decide import Decision, tuned_contender
+from burnish.choose.decide import STOPPED, Decision, tuned_contender
 from burnish.choose.material import Bench
 from burnish.choose.probing import Probed
 from burnish.choose.tuning import Candidate, Tuned, Tuning
@@ -57,7 +57,7 @@ def _what_happened(tuning: Tuning, method: Method, best: Tuned | None) -> list[D
         ("fallback", tuning.note),
         ("cutmix: not used", tuning.blended),
         (f"{method.name}: what learns", tuning.tunable.note),
-        ("training stopped early", tuning.diverged),
+        (STOPPED, tuning.diverged),
         ("the trained weights are not used", "" if best else "the network gives no numbers with any of them"),
     ]
     return [Decision(what, why) for what, why in happened if why]
@@ -115,6 +115,8 @@ def train(tuning: Tuning, probed: Probed, record: Record) -> None:
                 tuning.training.total = pace.total(tuning.training)
             save_state()
     save_state()
+    if tuning.diverged is not None:
+        tuning.bench.watcher.say(f"{STOPPED}: {tuning.diverged}")
 
 
 def _what_is_left(tuning: Tuning, step_seconds: float, size: int) -> str:
