@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import resource
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +97,23 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
     board = Board(tmp_path)
     board.close()
     board.close()
+
+
+def test_a_disk_that_is_full_is_told_in_a_sentence_and_by_no_traceback_of_a_thread(tmp_path: Path, monkeypatch) -> None:
+    tracebacks: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    board = Board(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # as near to a full disk as a test comes without root
+    try:
+        with pytest.raises(RunError, match="cannot write to"):
+            for step in range(20):
+                board.scalars(step, {"val/accuracy": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not tracebacks
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""A run for TensorBoard: event files written with tensorboard's own writer, without torch or tensorflow."""
+"""A run for TensorBoard: event files of tensorboard's own records, without torch or tensorflow."""
 
 from __future__ import annotations
 
 import io
+import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.metadata import create_summary_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from burnish.errors import shown
@@ -29,12 +31,19 @@ _HIT, _MISS = (31, 95, 139), (180, 84, 26)  # colours, RGB, of right and wrong a
 
 
 class Board:
-    """Writes the event file of one run, row by row; what was written is on disk when a method returns."""
+    """Writes the event file of one run, row by row; what was written is on disk when a method returns.
+
+    In this thread: tensorboard's EventFileWriter has one of its own, whose traceback is all that a user sees of a full disk.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._step = folder, 0
         with plain_disk_errors(folder):
-            self._file = EventFileWriter(str(folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            # TensorBoard takes files by "tfevents", in the order of their names.
+            name = f"events.out.tfevents.{time.time_ns():020d}.{platform.node()}.{os.getpid()}"
+            self._file = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115  # closed with the board
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def __enter__(self) -> Board:
         return self
@@ -97,8 +106,11 @@ class Board:
             self._file.close()
 
     def _write(self, summary: Summary, step: int) -> None:
+        self._add(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, event: Event) -> None:
         with plain_disk_errors(self._folder):
-            self._file.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._file.write(event.SerializeToString())
             self._file.flush()
 
 
