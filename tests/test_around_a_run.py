@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from burnish.errors import BurnishError, RecipeError, RunError
 from burnish.reports.board import Board
 from burnish.result import RunFolder
 from burnish.run.journal import Journal
-from burnish.runtime import process_began
+from burnish.runtime import Nobody, process_began
 from burnish.train.checkpoint import write_checkpoint
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
@@ -312,3 +313,40 @@ def test_threads_of_a_program_that_imports_burnish_wait_briefly(set_by_user, tur
         [sys.executable, "-c", code], env={**left, **set_by_user}, capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == turns
+
+
+# ---- a folder that is taken away -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("instead", ["nothing", "another run"])
+@pytest.mark.parametrize(
+    "how", [shutil.rmtree, lambda path: path.rename(path.with_name("moved"))], ids=["removed", "renamed"]
+)
+def test_a_run_whose_folder_is_taken_away_ends_and_writes_into_no_other(how, instead, shapes, tmp_path):
+    path = tmp_path / "run"
+
+    class Taking(Nobody):
+        def say(self, text):
+            if text.startswith("epoch 1"):
+                how(path)
+                if instead == "another run":
+                    others.append(RunFolder.open(path))
+                    others[0].write("run.json", "theirs")
+
+    others = []
+    settings = {"model": "random:test_resnet", "image_size": 32, "budget": None, "epochs": 2, "cache": "off"}
+    with pytest.raises(RunError, match="was removed or renamed while this run was at work in it"):
+        api.fit(shapes, out=path, method="full", watcher=Taking(), **settings)
+    if instead == "nothing":
+        assert not path.exists()
+    else:
+        assert sorted(one.name for one in path.iterdir()) == [".lock", "run.json"]
+        assert (path / "run.json").read_text() == "theirs"
+        others[0].close()
+
+
+def test_a_run_that_lost_its_lock_alone_goes_on(tmp_path):
+    with RunFolder.open(tmp_path / "run") as folder:
+        (folder.path / ".lock").unlink()
+        folder.write("run.json", "{}")
+        assert (folder.path / "run.json").is_file()

@@ -75,6 +75,8 @@ class RunFolder:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
+        with plain_disk_errors(path):
+            self._place = os.stat(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -208,6 +210,10 @@ class RunFolder:
         """Let the folder go."""
         if self._lock < 0:
             return
+        if not self._held:  # what has its name by now is none of this run's
+            os.close(self._lock)
+            self._lock = -1
+            return
         # Held until the folder is gone, so that no other run takes it meanwhile. A working directory or a mount cannot be
         # removed; nor runs/ with runs in it.
         with contextlib.suppress(OSError):
@@ -220,8 +226,27 @@ class RunFolder:
         os.close(self._lock)
         self._lock = -1
 
+    @property
+    def _held(self) -> bool:
+        """Whether what has the folder's name is still the folder that was taken; one that lost its lock alone is."""
+        with contextlib.suppress(OSError):  # a disk that does not answer says nothing of it
+            try:
+                return os.path.samestat(os.fstat(self._lock), os.stat(self.path / _LOCK))
+            except FileNotFoundError:
+                return os.path.isdir(self.path) and os.path.samestat(self._place, os.stat(self.path))
+        return True
+
+    def require_held(self) -> None:
+        """RunError where the folder was removed or renamed meanwhile: what has its name now may be another run's."""
+        if not self._held:
+            raise RunError(
+                f"{shown(str(self.path))} was removed or renamed while this run was at work in it, which ends here; say the same "
+                "again to begin anew, or give the folder its name back before, to go on"
+            )
+
     def write(self, name: str, text: str) -> None:
-        """Write one file whole: the old content or the new one is there, never half (P9)."""
+        """Write one file whole: the old content or the new one is there, never half (P9). RunError where it is not held."""
+        self.require_held()
         write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:

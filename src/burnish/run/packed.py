@@ -10,7 +10,8 @@ from burnish.ship.bundle import Bundle, write_bundle
 
 
 def save(folder: RunFolder, contender: Contender, material: Material) -> None:
-    """Make this model the run's package."""
+    """Make this model the run's package. RunError where the disk refuses, or the folder is no longer held."""
+    folder.require_held()
     bundle = Bundle.of(
         contender.backbone,
         contender.classifier,

@@ -82,6 +82,7 @@ def train(tuning: Tuning, probed: Probed, record: Record) -> None:
     off = max(_OFF_SECONDS, _OFF_SHARE * (budget or 0.0))
 
     def save_state() -> None:
+        folder.require_held()
         facts, tensors = tuning.state()
         ledger.put("tuning", {**facts, "saved": saved, "rows": journal.rows}, tensors)
         ledger.write()
