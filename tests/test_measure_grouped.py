@@ -86,7 +86,7 @@ def test_draws_are_of_whole_groups():
     assert not found["one"].any() and set(found["all"]) > {3.0, 9.0}
     values = np.array([1.0, 1.0, 0.0, 0.5, 0.5, 0.5])
     by = bootstrapped(lambda weights: {"m": weights @ values / weights.sum(1)}, 6, groups=groups)["m"]
-    assert len(by.without) == 3 and by.without.tolist() == pytest.approx([1.5 / 4, 3.5 / 5, 2 / 3])
+    assert len(by.without) == 3 and sorted(by.without) == pytest.approx(sorted([1.5 / 4, 3.5 / 5, 2 / 3]))
     soft = paired_shares(values, values[::-1].copy(), groups)
     assert soft.groups == 3 and share(values, groups).n == 6
 

@@ -23,7 +23,9 @@ TIMES = 1000
 _FEWEST_TIMES = 200
 _MOST_WORK = 1e8  # weights times classes: above that fewer draws
 _MOST_DRAWN = 1e7  # weights of a mean's draws
-_PLENTY = 3000  # images or groups; of so many, scores are all but normally distributed
+# Images or groups; of so many, scores are all but normally distributed: limits by leaving parts out hold mean recall, F1 and
+# AUROC 90 to 96 times of 100, where classes have 30 images and are all but right too, as draws do (91 to 96).
+_PLENTY = 3000
 _PARTS = 100  # that are left out in turn, for the skew of a score
 _AT_ONCE = 4_000_000  # weights in memory
 _ROUNDING = 1e-12  # values this near their mean, relative to it, are equal
@@ -220,8 +222,8 @@ def _whole_and_without_parts(statistics: Statistics, of: np.ndarray, count: int)
 
     Parts are drawn: neighbours in the order of images may be alike.
     """
-    parts = min(count, _PARTS)
-    part = draws(0, "parts").permutation(count)[of] % parts
+    parts = min(count, _PARTS) if count > 1 else 0
+    part = draws(0, "parts").permutation(count)[of] % max(1, parts)
     chunk = max(1, min(parts + 1, _AT_ONCE // max(1, len(of))))
     found = [
         statistics((part != np.arange(start, min(start + chunk, parts))[:, None]).astype(np.float32))
