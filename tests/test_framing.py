@@ -270,20 +270,6 @@ def test_a_run_that_is_taken_up_does_not_ask_again(ends, tmp_path, monkeypatch):
     assert again.backbone.preprocess.fit == "squash"
 
 
-def test_a_run_of_an_earlier_version_goes_on_as_it_began(ends, tmp_path, monkeypatch):
-    catalog = open_source(ends)
-    looks = look_at(catalog, np.arange(len(catalog)), workers=2)
-    splits = make_splits(catalog, seed=0, content=looks.digests)
-    _, bench = asked(ends)
-    monkeypatch.setattr("burnish.run.outset.settle_framing", None)
-    for mode in ("center", "squash"):
-        ledger = Ledger(tmp_path / mode, bench.clock, Nobody())
-        native = framed(bench.backbone, mode).preprocess.to_json()
-        ledger.put("probed", {"probed": {"last": {"preprocess": native}}})
-        taken_up, told = framing_for(Dataset(catalog, splits, looks), bench, ledger)
-        assert taken_up.recipe.crop_mode == mode and told == []
-
-
 def test_further_seeds_and_a_network_to_be_chosen_see_what_the_first_sees(ends, tmp_path, monkeypatch):
     modes = []
     monkeypatch.setattr(

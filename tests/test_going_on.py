@@ -462,9 +462,9 @@ def test_a_later_sitting_divides_the_network_before_it_takes_up_the_weights(tuni
     ledger = SimpleNamespace(
         get=lambda part: ({**facts, "saved": 0.5}, tensors), put=lambda *_: None, write=lambda: None
     )
-    journal = SimpleNamespace(begin=lambda _: None, rows=[])
+    journal, folder = SimpleNamespace(begin=lambda _: None, rows=[]), SimpleNamespace(require_held=lambda: None)
     trained.train(
-        tuning, SimpleNamespace(val_right=np.ones(3)), SimpleNamespace(folder=None, ledger=ledger, journal=journal)
+        tuning, SimpleNamespace(val_right=np.ones(3)), SimpleNamespace(folder=folder, ledger=ledger, journal=journal)
     )
     assert len(seen) == 1 and all(torch.equal(seen[0][name], value) for name, value in start.items())
     assert not any(torch.equal(value, start[name]) for name, value in tuning.tunable.moving().items())

@@ -72,13 +72,13 @@ def check_origin(before: dict[str, str], now: dict[str, str], run: Path, watcher
             f"take another time and come to other numbers; say --device {before['device']} where there is one, or name "
             "another folder with --out"
         )
-    if before.get("processor", now["processor"]) != now["processor"]:
+    if before["processor"] != now["processor"]:
         watcher.say(
             f"the run began on {shown(before['processor'])}, this is {shown(now['processor'])}: its last bits may differ"
         )
     if before["torch"] != now["torch"]:
         watcher.say(f"the run began with torch {before['torch']}, this is {now['torch']}: its last bits may differ")
-    if before.get("threads", now["threads"]) != now["threads"]:  # states of before do not say
+    if before["threads"] != now["threads"]:
         watcher.say(
             f"the run began with {before['threads']} threads, this has {now['threads']}: its last bits may differ "
             f"(OMP_NUM_THREADS={before['threads']} for the same)"
@@ -264,12 +264,6 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
     deep = probed("deep") if "deep" in facts else None
     findings = tuple(Finding(**{**one, "paths": tuple(one["paths"])}) for one in facts["findings"])
     special = {name: probed(f"special{place}") for place, name in enumerate(facts["special"])}
-    # Not kept by earlier versions
-    facts = {
-        "deep_loss": None if deep is None else deep.choice.loss,
-        "where": None,
-        **facts,
-    }
     return Probes(
         last=probed("last"), deep=deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES}
     )

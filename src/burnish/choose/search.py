@@ -170,8 +170,8 @@ class _Record:
         return value
 
     def finished(self) -> list[optuna.trial.FrozenTrial]:
-        """The trials that count; without the losses of each image they are of an earlier version."""
-        return [one for one in self.study.trials if one.value is not None and "losses" in one.user_attrs]
+        """The trials that came to a loss."""
+        return [one for one in self.study.trials if one.value is not None]
 
     def longest_seconds(self) -> float:
         """Of a trial so far."""

@@ -77,89 +77,146 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
 
     trains: whether the method trains at all. thins: whether images may be left out where there is no time for all.
     """
-    catalog, splits, _ = dataset
     native = bench.backbone.preprocess
+    fitting, test = len(dataset.splits.train) + len(dataset.splits.val), len(dataset.splits.test)
     bench.watcher.stage("survey")
     images, decoded_per_second = sample_views(
-        catalog, splits.train, native, seconds=_SAMPLING * (bench.clock.budget_seconds or np.inf)
+        dataset.catalog, dataset.splits.train, native, seconds=_SAMPLING * (bench.clock.budget_seconds or np.inf)
     )
     example = normalised(images[:_EXAMPLE], native).to(bench.device)
-    half = takes_half(bench.recipe.precision, bench.device)
-    backbone = _tapped(bench, example, images_fitted=len(splits.train) + len(splits.val))
-    exact, trunk, scored, rate = _timed_trunks(backbone.module.to(bench.device), example[:2], images, bench, half=half)
-    fitting, test, train = len(splits.train) + len(splits.val), len(splits.test), len(splits.train)
-    count = fitting + test * rate / scored  # what is scored is seen in float32
-    flop, widths = seconds_a_flop(), sorted({bench.backbone.width, backbone.width})
-    asked = [backbone.width, flat_width(backbone)] if flat_width(backbone) < backbone.width else []
-    comparing, decoding = _COMPARING * (bench.clock.budget_seconds or 0.0), 1.0 / (_BULK * decoded_per_second)
+    backbone = _tapped(bench, example, images_fitted=fitting)
+    trunks = _Trunks.timed(backbone.module.to(bench.device), example[:2], images, bench)
+    costs = _Costs.of(
+        backbone, bench, classes=len(dataset.catalog.classes), decoding=1.0 / (_BULK * decoded_per_second)
+    )
+    count = fitting + test * trunks.rate / trunks.scored  # what is scored is seen in float32
+    left = bench.clock.left() - costs.comparing - costs.decoding * (fitting + test) - costs.heads(fitting)
+    size = _settled_size(bench, trunks.rate, count, left, train=len(dataset.splits.train) if trains else 0)
+    reason, spare = "", max(0.0, left)
+    if size != native.size:
+        reason = f"at {native.size} px all images would take {count / trunks.rate:.0f} s, and there are {spare:.0f} s for them"
+        bench.watcher.say(f"the probe sees {size} px: {reason}")
+    rate = trunks.rate * (native.size / size) ** 2
+    if not thins and not bench.proves and count / rate > _LATE * max(1.0, left):
+        raise RecipeError(
+            f"to see all images once would take {count / rate:.0f} s, at {size} px, of the {spare:.0f} s that a "
+            "model has; it is too slow for this budget"
+        )
+    part = None
+    if thins and (size != native.size or count / rate > left - _LEAST_TAIL_SECONDS):
+        rate, part = _settled_part(bench, trunks, costs, _shrunk(images, size), fitting, test, trains=trains)
+    return Surveyed(
+        backbone=backbone,
+        trunk=trunks.trunk,
+        preprocess=replace(native, size=size),
+        trains=trains,
+        scored_share=trunks.scored / trunks.rate,
+        size_reason=reason,
+        part=part,
+        early=early_for(bench.clock, fitting, lambda n: costs.seen(n, rate) + costs.quick_head(n)),
+        decoded_per_second=1.0 / costs.decoding,
+    )
 
-    def quick_head(n: int) -> float:
-        return least_seconds(n, [bench.backbone.width], flop, classes=len(catalog.classes))
 
-    def heads(n: int) -> float:
-        first = quick_head(n) if bench.proves else 0.0  # saved before the others are looked for
-        others = least_seconds(n, widths, flop, classes=len(catalog.classes))
-        where = least_seconds(min(n, images_asked(len(catalog.classes))), asked, flop, classes=len(catalog.classes))
-        return first + others + where + flop * distances(n, widths[-1])
+@dataclass(frozen=True, kw_only=True)
+class _Costs:
+    """What images and heads take on this machine, in seconds."""
 
-    left = bench.clock.left() - comparing - decoding * (fitting + test) - heads(fitting)
-    size = affordable_size(
-        native.size,
+    decoding: float  # of an image, in bulk
+    comparing: float  # of pairs that look alike, in all
+    flop: float
+    classes: int
+    last: int  # features of the last layer
+    all: int  # features of all depths
+    flat: int | None  # of all depths without where in the image they are, where that is asked
+    proves: bool  # whether a first head is saved before the others are looked for
+
+    @classmethod
+    def of(cls, backbone: Backbone, bench: Bench, *, classes: int, decoding: float) -> _Costs:
+        """backbone: with its taps."""
+        flat, comparing = flat_width(backbone), _COMPARING * (bench.clock.budget_seconds or 0.0)
+        return cls(
+            decoding=decoding, comparing=comparing, flop=seconds_a_flop(), classes=classes, last=bench.backbone.width,
+            all=backbone.width, flat=flat if flat < backbone.width else None, proves=bench.proves,
+        )  # fmt: skip
+
+    def seen(self, images: int, rate: float) -> float:
+        """Decoding so many images and their features; rate: of those, images per second."""
+        return images * (self.decoding + 1.0 / rate)
+
+    def quick_head(self, images: int) -> float:
+        """The head that is saved first."""
+        return self._fitted(images, [self.last])
+
+    def heads(self, images: int) -> float:
+        """All heads that are asked, and what the audit asks of their features."""
+        first = self.quick_head(images) if self.proves else 0.0
+        where = [] if self.flat is None else [self.all, self.flat]
+        asked = self._fitted(min(images, images_asked(self.classes)), where)
+        return (
+            first
+            + self._fitted(images, sorted({self.last, self.all}))
+            + asked
+            + self.flop * distances(images, max(self.last, self.all))
+        )
+
+    def _fitted(self, images: int, widths: list[int]) -> float:
+        return least_seconds(images, widths, self.flop, classes=self.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trunks:
+    """The frozen trunk in its fast forms, timed at the network's own size."""
+
+    exact: nn.Module  # in float32
+    trunk: nn.Module  # that makes features
+    scored: float  # images per second of the one
+    rate: float  # and of the other
+    half: bool  # whether they differ
+
+    @classmethod
+    def timed(cls, module: nn.Module, example: torch.Tensor, images: np.ndarray, bench: Bench) -> _Trunks:
+        """Both, of a trunk; example [b 3 s s], images uint8 [n s s 3]."""
+        half = takes_half(bench.recipe.precision, bench.device)
+        exact = trunk = fold_for_inference(module, example)
+        scored = rate = images_per_second(exact, images, bench, half=False)
+        if half:
+            trunk = fold_for_inference(module, example, half=True)
+            rate = images_per_second(trunk, images, bench, half=True)
+        return cls(exact=exact, trunk=trunk, scored=scored, rate=rate, half=half)
+
+
+def _settled_size(bench: Bench, rate: float, count: float, left: float, *, train: int) -> int:
+    """Pixels a side for the probe: `affordable_size` for so many images, or the next one that the network takes."""
+    native = bench.backbone.preprocess.size
+    least = affordable_size(
+        native,
         rate,
         seconds_left=left,
         images=round(count),
-        train=train if trains else 0,
+        train=train,
         one_size=bench.backbone.one_size,
         budget_seconds=bench.clock.budget_seconds,
     )
-    size = next(one for one in sizes_up_to(native.size) if one >= size and (one == native.size or takes(bench, one)))
-    rate_there = fit_rate = rate * (native.size / size) ** 2
-    reason, part = "", None
-
-    def seen(n: int) -> float:
-        return n * (decoding + 1.0 / fit_rate)
-
-    if size != native.size:
-        reason = f"at {native.size} px all images would take {count / rate:.0f} s, and there are {max(0.0, left):.0f} s for them"
-        bench.watcher.say(f"the probe sees {size} px: {reason}")
-    if not thins and not bench.proves and count / rate_there > _LATE * max(1.0, left):
-        raise RecipeError(
-            f"to see all images once would take {count / rate_there:.0f} s, at {size} px, of the {max(0.0, left):.0f} s that a "
-            "model has; it is too slow for this budget"
-        )
-    if thins and (size != native.size or count / rate_there > left - _LEAST_TAIL_SECONDS):
-        small = _shrunk(images, size)
-        fit_rate = images_per_second(trunk, small, bench, half=half)
-        test_rate = images_per_second(exact, small, bench, half=False) if half else fit_rate
-        allowed = bench.clock.left() - 2 * comparing - _LEAST_TAIL_SECONDS
-        part = part_for(fitting, test, allowed, lambda n: seen(n) + heads(n), decoding + 1.0 / test_rate, trains=trains)
-        budget = bench.clock.budget_seconds
-        if part is not None and bench.proves and budget is not None and not is_late(part, len(catalog.classes)):
-            part = with_more(part, test, decoding, budget_seconds=budget)
-    early = early_for(bench.clock, fitting, lambda n: seen(n) + quick_head(n))
-    return Surveyed(
-        backbone=backbone,
-        trunk=trunk,
-        preprocess=replace(native, size=size),
-        trains=trains,
-        scored_share=scored / rate,
-        size_reason=reason,
-        part=part,
-        early=early,
-        decoded_per_second=1.0 / decoding,
-    )
+    return next(one for one in sizes_up_to(native) if one >= least and (one == native or takes(bench, one)))
 
 
-def _timed_trunks(
-    module: nn.Module, example: torch.Tensor, images: np.ndarray, bench: Bench, *, half: bool
-) -> tuple[nn.Module, nn.Module, float, float]:
-    """(the trunk in float32, the trunk that makes features, images per second of the one and of the other)."""
-    exact = fold_for_inference(module, example)
-    scored = images_per_second(exact, images, bench, half=False)
-    if not half:
-        return exact, exact, scored, scored
-    trunk = fold_for_inference(module, example, half=True)
-    return exact, trunk, scored, images_per_second(trunk, images, bench, half=True)
+def _settled_part(
+    bench: Bench, trunks: _Trunks, costs: _Costs, images: np.ndarray, fitting: int, test: int, *, trains: bool
+) -> tuple[float, Part | None]:
+    """(features per second of images [n s s 3] at their own size, how many of the images there is time for; None: all)."""
+    rate = images_per_second(trunks.trunk, images, bench, half=trunks.half)
+    scored = images_per_second(trunks.exact, images, bench, half=False) if trunks.half else rate
+    allowed = bench.clock.left() - 2 * costs.comparing - _LEAST_TAIL_SECONDS
+
+    def fitted(n: int) -> float:
+        return costs.seen(n, rate) + costs.heads(n)
+
+    part = part_for(fitting, test, allowed, fitted, costs.decoding + 1.0 / scored, trains=trains)
+    budget = bench.clock.budget_seconds
+    if part is not None and bench.proves and budget is not None and not is_late(part, costs.classes):
+        part = with_more(part, test, costs.decoding, budget_seconds=budget)
+    return rate, part
 
 
 def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:

@@ -60,7 +60,7 @@ def page_of(facts: Mapping[str, Any]) -> str:
     ]
     tested = [row for row in rows if row["test"] is not None]
     timed = [row for row in tested if row["images_per_second"] is not None]
-    several = facts.get("several", False)  # not told by comparisons of older versions
+    several = facts.get("several", False)
     score = "Classes right by image (Jaccard)" if several else "Accuracy"
     plots = [
         (f"{score} against seconds spent", "seconds", _plot(tested, lambda row: row["seconds"], "s")),

@@ -31,7 +31,7 @@ from burnish.recipe import Recipe
 from burnish.run.fetching import Fetching
 from burnish.run.further import backbone_of_run, is_run
 from burnish.runtime import Watcher, cores
-from burnish.terms import WHITES, Preprocess
+from burnish.terms import WHITES
 from burnish.train.around import accelerated, pick_device
 
 _WHITE = "white"  # the part of the ledger
@@ -123,8 +123,6 @@ def whitened(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, lis
     known = ledger.get(_WHITE)
     if known is not None:
         white, decision = known[0]["white"], known[0]["decision"]
-    elif ledger.get("probed") is not None:  # of an earlier version, to which 65535 was white
-        white, decision = WHITES[-1], None
     else:
         white, largest, asked = white_of(dataset.catalog, dataset.looks, dataset.splits.fitting)
         what = f"in greys of more than 8 bits {white} is white"
@@ -143,11 +141,9 @@ def framing_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, 
 
     Settled once (P7): it is made durable with the first that depends on it, the frozen heads.
     """
-    known, before = ledger.get("framing"), ledger.get("probed")
+    known = ledger.get("framing")
     if known is not None:
         found = Framing.from_json(known[0])
-    elif before is not None:  # of an earlier version, which asked nothing
-        found = Framing.of(Preprocess.from_json(before[0]["probed"]["last"]["preprocess"]))
     else:
         found = settle_framing(dataset, bench)
         ledger.put("framing", found.to_json())

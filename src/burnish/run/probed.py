@@ -171,8 +171,7 @@ def _taken_up(
     strict: bool,
 ) -> Looked:
     """What an earlier sitting settled; RunError where the images, the labels or the network are others now."""
-    if (before := settled.get("origin")) is not None:  # which earlier versions did not keep
-        check_origin(before, origin_of(bench.backbone, bench.device), folder.path, bench.watcher)
+    check_origin(settled["origin"], origin_of(bench.backbone, bench.device), folder.path, bench.watcher)
     part = part_in(settled)
     dataset = thinned(dataset, part, seed=bench.recipe.seed)
     probes = probes_from(settled["probed"], tensors, bench.backbone)

@@ -119,7 +119,7 @@ def restore_training(training: Training, facts: Mapping[str, Any], tensors: Mapp
     training.average.steps = facts["averaged"]
     for group, rate in zip(training.optimiser.param_groups, facts["rates"], strict=True):
         group["rate"] = rate
-    training.optimiser.param_groups[0]["pieces"] = facts.get("pieces", 1)
+    training.optimiser.param_groups[0]["pieces"] = facts["pieces"]
     for key in _COUNTED:
-        setattr(training, key, facts.get(key, 0) if key == "size" else facts[key])  # states of before have none
-    training.losses, training.norms = list(facts["losses"]), list(facts.get("norms", ()))  # nor norms
+        setattr(training, key, facts[key])
+    training.losses, training.norms = list(facts["losses"]), list(facts["norms"])
