@@ -5,6 +5,7 @@ import pytest
 import burnish
 from burnish.errors import RecipeError
 from burnish.recipe import _ELSEWHERE, _NEEDLESS, Recipe, parse_budget, recipe_from
+from burnish.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,10 @@ def test_seconds_under_another_name_are_refused(tmp_path):
 def test_a_misspelt_budget_leads_to_the_name_it_is_given_by():
     with pytest.raises(RecipeError, match=r"no setting 'bugdet' \(nearest: budget\b(?!_)"):
         burnish.fit("nowhere", bugdet="1m")
+
+
+def test_type_checkers_know_the_settings_of_fit_by_name_and_kind():
+    """Both are text here: what a checker reads of the one is what it reads of the other."""
+    of_recipe = {name: kind for name, kind in Recipe.__annotations__.items() if name != "budget_seconds"}
+    kinds = {name: kind.__forward_arg__ for name, kind in Settings.__annotations__.items()}
+    assert kinds == of_recipe

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from burnish.backbones import zoo
 from burnish.backbones.hub import public
@@ -45,6 +45,7 @@ from burnish.run.outset import Facilities
 from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.run.tracking import track
 from burnish.runtime import Clock, Nobody, Watcher, cores
+from burnish.settings import Settings
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.using import (
@@ -80,7 +81,7 @@ def fit(
     quarantine: str | os.PathLike[str] | None = None,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Result:
     """Tune a pretrained network on a folder of labelled images; prove on images kept apart that it helped.
 
@@ -235,7 +236,7 @@ def compare(
     quarantine: str | os.PathLike[str] | None = None,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> dict[str, Any]:
     """Race all combinations of models and methods under one budget; the leaderboard as plain values.
 
@@ -324,7 +325,7 @@ _NOT_OF_COMPARE = {
 }  # fmt: skip
 
 
-def _refuse(settings: dict[str, Any], others: dict[str, str]) -> None:
+def _refuse(settings: Mapping[str, object], others: Mapping[str, str]) -> None:
     """RecipeError for a setting that would have no effect here."""
     for name in settings:
         if name in others:
