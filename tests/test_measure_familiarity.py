@@ -1,10 +1,13 @@
 """What is familiar to a model: distances taken in pieces, and told by numbers alone."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from burnish.choose.familiar import frozen_familiarity
+from burnish.labels import numbered
 from burnish.measure import ood
 from burnish.measure.ood import Familiarity
 
@@ -52,3 +55,40 @@ def test_what_is_familiar_has_the_same_limits_before_and_after_it_is_kept():
     kept = Familiarity.from_arrays(made.arrays(), 40)
     for name in ("limit", "doubt", "usual", "beside"):
         assert getattr(made, name) == getattr(kept, name), name
+
+
+def of_patients(patients: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(features, classes, patients) of 8 images each, alike within a patient."""
+    patient, kind = np.repeat(np.arange(patients), 8), rng.integers(3, size=8 * patients)
+    features = rng.normal(size=(patients, 32))[patient] + 0.5 * rng.normal(size=(len(patient), 32))
+    features[:, :3] += 4 * np.eye(3)[kind]
+    return features.astype(np.float32), kind, patient
+
+
+def test_new_patients_are_no_stranger_than_promised_where_the_validation_images_are_few():
+    strange = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        features, kind, patient = of_patients(24, rng)
+        val = np.arange(len(kind)) < 16  # two patients, and fewer than 20 images
+        held_in = SimpleNamespace(
+            labels=kind,
+            val_rows=np.flatnonzero(val),
+            train_rows=np.flatnonzero(~val),
+            tied=lambda rows, patient=patient: numbered(patient[rows].tolist()),
+        )
+        found = frozen_familiarity(features, np.zeros((16, 3), np.float32), held_in)
+        new = of_patients(40, rng)[0]
+        strange.append(found.strange(new, np.full((len(new), 3), 1 / 3)).mean())
+    assert np.mean(strange) < 0.1, "where 5 % is meant"
+
+
+def test_of_too_few_patients_no_limit_is_set():
+    features, kind, patient = of_patients(10, np.random.default_rng(0))
+    material = SimpleNamespace(
+        labels=kind,
+        val_rows=np.arange(0),
+        train_rows=np.arange(80),
+        tied=lambda rows: numbered(patient[rows].tolist()),
+    )
+    assert frozen_familiarity(features, np.zeros((0, 3), np.float32), material) is None

@@ -7,10 +7,14 @@ import numpy as np
 from burnish.choose.material import Material
 from burnish.labels import leading, several
 from burnish.measure.calibration import calibrated
+from burnish.measure.grouped import count_of
 from burnish.measure.ood import Familiarity, entropies
 from burnish.runtime import evenly
 
 FEWEST = 40  # images
+_FEWEST_SETS = (
+    15  # of images that belong together; with a third of 10 held back up to 12 % of new ones look strange, of 15 8 %
+)
 _MOST, _MOST_HELD = 4096, 1000  # images looked at, and those by which the limit is set
 
 
@@ -38,12 +42,17 @@ def set_apart(
 ) -> tuple[np.ndarray, np.ndarray | None] | None:
     """At most so many fitting rows by which a limit is set, and what of `unsure` [v], of the val images, is theirs.
 
-    They are val images where there are `least` of those, else of a third of the others. learnt: whether the network has learnt
-    from the others; beside those any other image looks strange to it, so then None.
+    They are val images where there are `least` of those, else of a third of the others: of whole sets that belong together
+    (`Material.tied`), for images of a known patient look more familiar than those of a new one. None of too few sets. learnt:
+    whether the network has learnt from the others; beside those any other image looks strange to it, so then None.
     """
     val = material.val_rows
     if len(val) >= least:
         some = evenly(len(val), most)
         return val[some], None if unsure is None else unsure[some]
-    others = material.train_rows[1::3]
-    return None if learnt else (others[evenly(len(others), most)], None)
+    tied = material.tied(material.train_rows)
+    if learnt or (tied is not None and count_of(tied) < _FEWEST_SETS):
+        return None
+    sets = np.arange(len(material.train_rows)) if tied is None else tied
+    others = material.train_rows[sets % 3 == 1]
+    return others[evenly(len(others), most)], None
