@@ -8,7 +8,9 @@ import torch
 
 from burnish import api
 from burnish.errors import BadWeights, RecipeError
+from burnish.learnt import learnt_from
 from burnish.recipe import Recipe
+from burnish.result import sides_in
 from burnish.run.further import backbone_of_run, is_run
 from burnish.run.outset import backbone_for
 from burnish.ship.bundle import package_folder, read_bundle
@@ -190,3 +192,38 @@ def test_adapters_are_no_layers_of_the_network(tuned, monkeypatch):
     monkeypatch.setattr("burnish.run.further.read_bundle", lambda folder: changed)
     with pytest.raises(RecipeError, match="adapters beside its layers"):
         backbone_of_run(Recipe(model=str(tuned)))
+
+
+def against(run):
+    """The comparison with an earlier run that a run's facts tell."""
+    return next(one for one in run.facts["baselines"] if one["key"] == "against")
+
+
+def test_what_an_earlier_run_learnt_from_before_is_left_out_of_the_comparison_with_it(
+    tuned, shapes, tmp_path, monkeypatch
+):
+    """It was tuned further on images of the same classes; those that its network had learnt from are no test of it."""
+    kept_tuned(monkeypatch)
+    others(tmp_path / "more", "blue", "green", "red")
+    second = api.fit(tmp_path / "more", out=tmp_path / "second", method="full", **{**TINY, "model": str(tuned)})
+    told = against(
+        api.fit(shapes, out=tmp_path / "third", method="probe", **{**TINY, "seed": 3}, against=str(second.folder))
+    )
+    learnt, _ = learnt_from(tuned)
+    tested = [path for path, side in sides_in(tmp_path / "third" / "splits.csv").items() if side == "test"]
+    fresh = sum(path not in learnt for path in tested)
+    assert 0 < fresh < len(tested) and told["accuracy"]["n"] == fresh
+    assert f"({len(tested) - fresh} test images that it learnt from are left out)" in told["name"]
+
+
+def test_an_earlier_run_knows_its_images_under_other_names(tuned, shapes, tmp_path):
+    for file in shapes.rglob("*.png"):
+        (tmp_path / "renamed" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "renamed" / file.parent.name / f"a{file.name}")
+    told = against(
+        api.fit(tmp_path / "renamed", out=tmp_path / "run", method="probe", **{**TINY, "seed": 3}, against=str(tuned))
+    )
+    assert told["accuracy"]["n"] < 15 and "that it learnt from are left out)" in told["name"]
+    shutil.copytree(package_folder(tuned), tmp_path / "package")
+    alone = api.fit(shapes, out=tmp_path / "other", method="probe", **TINY, against=str(tmp_path / "package"))
+    assert "(it is not known whether it learnt from some of these images)" in against(alone)["name"]

@@ -10,6 +10,7 @@ import torch
 
 import burnish
 from burnish.backbones.head import is_form, logits_by_neighbours, made, neighbours_form
+from burnish.backbones.spec import Learnt
 from burnish.cli import main
 from burnish.errors import BurnishError, RecipeError
 from burnish.labels import right
@@ -197,7 +198,9 @@ def test_an_earlier_run_of_neighbours_keeps_its_classes_by_name(run, shapes, tmp
         state={**bundle.state, "head.votes": bundle.state["head.votes"][:, order]},
     )
     bench = SimpleNamespace(backbone=None)
-    again = earlier_contender(Earlier("x", turned, frozenset(), frozenset()), bench, bundle.classes)
+    again = earlier_contender(
+        Earlier("x", turned, frozenset(), Learnt(frozenset(), known=False)), bench, bundle.classes
+    )
     images = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(again.classifier(images), bundle.classifier()(images))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from burnish.backbones.spec import Learnt
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import Decision, tuned_contender
 from burnish.choose.ledger import Ledger
@@ -17,13 +19,14 @@ from burnish.choose.probing import Probes
 from burnish.choose.proof import Contender, Tested
 from burnish.choose.rates import Rates
 from burnish.choose.tuning import Tuning
+from burnish.data.contents import is_redrawn
 from burnish.disk import expanded
 from burnish.errors import RecipeError, RunError, shown
 from burnish.facts import baseline
+from burnish.learnt import FURTHER, learnt_from
 from burnish.methods.base import Tunable, blank_head, blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
-from burnish.result import SPLITS, sides_in
 from burnish.runtime import Clock
 from burnish.ship.bundle import Bundle, read_bundle
 
@@ -38,8 +41,19 @@ class Earlier:
 
     name: str  # its folder
     bundle: Bundle
-    learnt_from: frozenset[str]  # paths that it was trained on or chosen by
-    images: frozenset[str]  # all paths that it had; none where they are not known
+    paths: frozenset[str]  # that it was trained on or chosen by; none where they are not known
+    learnt: Learnt  # what is in those, and in what its network had learnt from before
+
+    def has_learnt_from(self, material: Material) -> tuple[np.ndarray, bool]:
+        """Which test images it has learnt from, bool [m], and whether those are known to be all.
+
+        By what is in them, under any name; where that cannot be told, by path, which tells nothing of an earlier tuning.
+        """
+        catalog, test = material.catalog, material.test
+        if self.learnt.hashes and not is_redrawn(catalog.contents):
+            return np.array([one in self.learnt.hashes for one in test.looks.digests], bool), self.learnt.known
+        known = not self.bundle.facts.get(FURTHER) and not self.paths.isdisjoint(catalog.paths)
+        return np.array([catalog.paths[entry] in self.paths for entry in test.ids], bool), known
 
 
 def earlier(run: str, classes: tuple[str, ...], *, several: bool) -> Earlier:
@@ -54,9 +68,8 @@ def earlier(run: str, classes: tuple[str, ...], *, several: bool) -> Earlier:
             else "another task (one class an image, or several)"
         )
         raise RunError(f"against {shown(run)}: that run has {why}, so the two cannot be compared; leave --against out")
-    sides = sides_in(folder / SPLITS)
-    learnt = {path for path, side in sides.items() if side != "test"}
-    return Earlier(run, bundle, frozenset(learnt), frozenset(sides))
+    paths, learnt = learnt_from(Path(folder), further=bool(bundle.facts.get(FURTHER)))
+    return Earlier(run, bundle, frozenset(paths), learnt)
 
 
 def earlier_contender(one: Earlier, bench: Bench, classes: tuple[str, ...]) -> Contender:
@@ -83,13 +96,14 @@ def earlier_contender(one: Earlier, bench: Bench, classes: tuple[str, ...]) -> C
 
 def earlier_baseline(one: Earlier, tested: Tested, kept: Tested, material: Material) -> dict[str, Any] | None:
     """The comparison, on the test images that the earlier run did not learn from; None when it learnt from all."""
-    paths = [material.catalog.paths[entry] for entry in material.test.ids]
-    fresh = np.array([path not in one.learnt_from for path in paths])
+    learnt, known = one.has_learnt_from(material)
+    fresh = ~learnt
     if not fresh.any():
         return None
-    note = "" if fresh.all() else f" ({int((~fresh).sum())} test images that it learnt from are left out)"
-    if not one.images & set(material.catalog.paths):  # a package alone, or the same images under other paths
-        note = " (it is not known whether it learnt from some of these images)"
+    notes = [f"{int(learnt.sum())} test images that it learnt from are left out"] if learnt.any() else []
+    if not known:  # as of a package alone
+        notes.append(f"it is not known whether it learnt from some of {'the others' if notes else 'these images'}")
+    note = f" ({'; '.join(notes)})" if notes else ""
     groups = material.catalog.grouped(material.test.ids[fresh])
     return baseline("against", f"the earlier run {one.name}{note}", tested.right[fresh], kept.right[fresh], groups)
 
