@@ -347,6 +347,7 @@ def test_the_learning_curve_rises_to_what_was_reached_and_leads_on():
     )
     catalog = SimpleNamespace(classes=("a", "b", "c", "d"))
     rows = {"train_rows": np.arange(400), "val_rows": np.arange(400, 600), "labels": labels, "catalog": catalog}
+    rows["tied"] = lambda rows: None
     how = HeadKind("lda", 0.5, 1.0)
 
     def refit(some):
