@@ -7,6 +7,7 @@ import pytest
 
 from burnish.errors import NotEnoughData
 from burnish.measure.calibration import adaptive_ece, calibrated, ece, nats, reliability, temperature
+from burnish.measure.intervals import wilson
 
 
 def drawn(n: int, k: int, *, sharpness: float, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -107,3 +108,26 @@ def test_perfect_certainty_has_no_calibration_error() -> None:
 def test_calibration_error_of_no_images_is_an_error() -> None:
     with pytest.raises(NotEnoughData):
         ece(np.zeros((0, 3)), np.zeros(0, int))
+
+
+def test_limits_of_the_reliability_diagram_count_patients_and_not_their_images() -> None:
+    """Of 200 images of 10 patients, each of whom is right or wrong as a whole; the truth is 80 %."""
+    held = {True: 0, False: 0}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(10), 20)
+        right = (rng.random(10) < 0.8)[patient]
+        for by_patient in held:
+            groups = patient if by_patient else None
+            rows = reliability(np.tile([0.8, 0.2], (200, 1)), np.where(right, 0, 1), groups=groups)
+            ((low, high),) = [row["limits"] for row in rows if row["limits"] is not None]
+            held[by_patient] += low <= 0.8 <= high
+    assert held[False] < 0.6 * 200 and held[True] > 0.9 * 200
+
+
+def test_limits_of_the_reliability_diagram_count_images_and_not_their_classes() -> None:
+    labels = np.repeat([True] * 8 + [False] * 2, 5).reshape(10, 5)  # an image has all of five classes, or none
+    (row,) = [row for row in reliability(np.full((10, 5), 0.8), labels) if row["n"]]
+    assert row["n"] == 50 and row["accuracy"] == pytest.approx(0.8)
+    as_images = wilson(8, 10)
+    assert row["limits"][0] <= as_images.low and row["limits"][1] >= as_images.high

@@ -94,7 +94,7 @@ def facts_of(
         "history": history,
         **_about_data(material, splits, findings),
         "leaky": _without_leaky(of_kept, material),
-        "calibration": _calibration(of_kept, labels),
+        "calibration": _calibration(of_kept, labels, groups),
         "declining": _declining(of_kept, labels, groups),
         "finding": _finding(of_kept, material),
         "baselines": [*_majority(material, of_kept, bench.recipe), *_scratch(tested, of_kept, groups), *baselines],
@@ -228,7 +228,7 @@ def baseline(
     return {"key": key, "name": name, "accuracy": share(right, groups).to_json(), "paired": asdict(facts)}
 
 
-def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
+def _calibration(tested: Tested, labels: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
     """Expected calibration error without and with the temperature, and the reliability diagram with it."""
     t = tested.contender.temperature
     known = np.maximum(tested.probabilities, 1e-300)
@@ -244,7 +244,7 @@ def _calibration(tested: Tested, labels: np.ndarray) -> dict[str, Any]:
         "ece_after": ece(tested.probabilities, labels),
         "adaptive_ece_before": adaptive_ece(raw, labels),
         "adaptive_ece_after": adaptive_ece(tested.probabilities, labels),
-        "reliability": reliability(tested.probabilities, labels),
+        "reliability": reliability(tested.probabilities, labels, groups=groups),
     }
 
 

@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from burnish.labels import cross_entropies, right, several
 from burnish.labels import probabilities as probabilities_of
+from burnish.measure.bootstrap import share_among
 from burnish.measure.scores import checked
 
 _COLDEST, _HOTTEST = 0.02, 50.0  # the range of temperatures searched; Guo et al. found 0.7 to 3 for trained networks
@@ -26,6 +27,7 @@ class Bin(TypedDict):
     n: int  # images
     confidence: float | None  # mean; None in an empty bin
     accuracy: float | None
+    limits: list[float] | None  # of the 95 % interval of the accuracy
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -61,16 +63,21 @@ def calibrated(logits: np.ndarray, temperature: float = 1.0, *, several: bool = 
     return probabilities_of(np.asarray(logits, dtype=np.float64) / temperature, several=several)
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> list[Bin]:
+def reliability(
+    probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15, groups: np.ndarray | None = None
+) -> list[Bin]:
     """The rows of a reliability diagram: `bins` ranges of confidence, equally wide, the empty ones included.
 
     probabilities [n k], labels [n]; errors as in `burnish.measure.scores.score`. With labels bool [n k] every pair of image and
-    class counts, and what is right is that the image has the class.
+    class counts, and what is right is that the image has the class; limits then count images, not pairs. groups: int64 [n], from
+    0, of images that were drawn together, which limits count instead.
     """
     confidence, hit = _told(probabilities, labels)
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    return [_bin(edges[i], edges[i + 1], confidence[place == i], hit[place == i]) for i in range(bins)]
+    edges, place = np.linspace(0.0, 1.0, bins + 1), _places(confidence, bins)
+    pairs = len(hit) // len(labels)
+    drawn = groups if groups is not None or pairs == 1 else np.arange(len(labels))
+    drawn = None if drawn is None else np.repeat(drawn, pairs)
+    return [_bin(edges[i], edges[i + 1], confidence, hit, place == i, drawn) for i in range(bins)]
 
 
 def adaptive_ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
@@ -89,10 +96,15 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> flo
 
     Naeini et al. 2015 (AAAI); 15 bins as in arXiv:1706.04599. It is biased upwards when images are few.
     """
-    table = reliability(probabilities, labels, bins=bins)
-    gaps = [abs((row["accuracy"] or 0.0) - (row["confidence"] or 0.0)) for row in table]
-    counts = [row["n"] for row in table]
-    return float(np.average(gaps, weights=counts))
+    confidence, hit = _told(probabilities, labels)
+    apart = np.bincount(_places(confidence, bins), hit - confidence)
+    return float(np.abs(apart).sum() / len(hit))
+
+
+def _places(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The range of each confidence, from 0; an edge belongs to the range it ends."""
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
 
 
 def _told(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,9 +115,16 @@ def _told(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     return rows.max(axis=1), rows.argmax(axis=1) == truth
 
 
-def _bin(low: float, high: float, confidence: np.ndarray, hit: np.ndarray) -> Bin:
-    means = (float(confidence.mean()), float(hit.mean())) if hit.size else (None, None)
-    return Bin(low=float(low), high=float(high), n=int(hit.size), confidence=means[0], accuracy=means[1])
+def _bin(
+    low: float, high: float, confidence: np.ndarray, hit: np.ndarray, inside: np.ndarray, drawn: np.ndarray | None
+) -> Bin:
+    """Of answers [n], those that are inside, bool [n]."""
+    n = int(inside.sum())
+    if not n:
+        return Bin(low=float(low), high=float(high), n=0, confidence=None, accuracy=None, limits=None)
+    found, mean = share_among(hit, inside, drawn), float(confidence[inside].mean())
+    limits = [found.low, found.high]
+    return Bin(low=float(low), high=float(high), n=n, confidence=mean, accuracy=found.value, limits=limits)
 
 
 def _minimum(loss: Callable[[float], float]) -> float | None:

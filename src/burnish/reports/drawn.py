@@ -105,19 +105,27 @@ def calibration(facts: Mapping[str, Any] | None, say: Say) -> dict[str, Any] | N
     most = max((row["n"] for row in rows), default=1)
     dots = []
     for row in rows:
-        interval = wilson(round(row["accuracy"] * row["n"]), row["n"])
+        low, high = _limits(row)
         dots.append(
             {
                 "x": round(100 * row["confidence"], 2),
                 "y": round(100 - 100 * row["accuracy"], 2),
-                "top": round(100 - 100 * interval.high, 2),
-                "bottom": round(100 - 100 * interval.low, 2),
+                "top": round(100 - 100 * high, 2),
+                "bottom": round(100 - 100 * low, 2),
                 "radius": round(1.0 + 2.2 * math.sqrt(row["n"] / most), 2),
                 "note": say("n = %(n)s: confidence %(confidence)s, right %(right)s")
                 % {"n": f"{row['n']:,}", "confidence": percent(row["confidence"]), "right": percent(row["accuracy"])},
             }
         )
     return {"facts": facts, "dots": dots}
+
+
+def _limits(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Of the share of right answers in one range of confidence; records of earlier versions do not tell them."""
+    if row.get("limits") is not None:
+        return row["limits"][0], row["limits"][1]
+    interval = wilson(round(row["accuracy"] * row["n"]), row["n"])
+    return interval.low, interval.high
 
 
 def _chart(
