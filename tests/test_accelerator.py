@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,6 +191,23 @@ with settled_torch(cuda=False):
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "tf32" not in told[:2] and told[2:] == ["tf32", "tf32", "tf32"]
+
+
+def test_tf32_stays_off_until_the_last_thread_that_asked_has_left_and_then_is_as_it_was():
+    """Two threads with a predictor each on a card, the first of which is done before the second."""
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, True
+    first, second = settled_torch(), settled_torch()
+    try:
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            one.submit(first.__enter__).result()
+            other.submit(second.__enter__).result()
+            one.submit(first.__exit__, None, None, None).result()
+            assert not products.allow_tf32, "the second still computes"
+            other.submit(second.__exit__, None, None, None).result()
+        assert products.allow_tf32
+    finally:
+        products.allow_tf32 = before
 
 
 @pytest.mark.parametrize("sizes", [[], [3], [16, 16, 16, 16, 16], [100, 1], [16] * 4 + [7]])

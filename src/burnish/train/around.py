@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -15,7 +16,9 @@ from burnish.recipe import DEVICES, is_device
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
 _NONE_HERE = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")  # on Linux, on Windows
 
-_SETTLING, _BEFORE = threading.Lock(), list[torch.dtype]()
+_Setting = tuple[Any, str, Any]  # of torch: where it is, its name, its value
+# What each that is within them found: all are of the whole process, so the first one's is put back by the last.
+_SETTLING, _BEFORE, _TOLD = threading.Lock(), list[torch.dtype](), list[list[_Setting]]()
 
 
 @contextmanager
@@ -49,7 +52,21 @@ def _float32() -> Iterator[None]:
 
 @contextmanager
 def _exact_cuda() -> Iterator[None]:
-    """No TF32, and the same convolution each time."""
+    """No TF32, and the same convolution each time, in all threads, until the last that asked for it has left."""
+    with _SETTLING:
+        _TOLD.append(_made_exact())
+    try:
+        yield
+    finally:
+        with _SETTLING:
+            if len(_TOLD) == 1:
+                for place, name, value in _TOLD[0]:
+                    setattr(place, name, value)
+            _TOLD.pop()
+
+
+def _made_exact() -> list[_Setting]:
+    """Set what makes CUDA exact; what was set before, in the order in which it is put back."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     wanted = [
         (convolutions, "allow_tf32", False), (products, "allow_tf32", False),
@@ -58,8 +75,8 @@ def _exact_cuda() -> Iterator[None]:
     # By their newer names too: a notebook that allows TF32 everywhere has it for convolutions whatever the older name says, and
     # what was "as everywhere" before is so again afterwards.
     kinds = (convolutions.conv, convolutions.rnn, products)
-    told = [(kind, kind.fp32_precision) for kind in kinds]
-    before = []
+    told: list[_Setting] = [(kind, "fp32_precision", kind.fp32_precision) for kind in kinds]
+    before: list[_Setting] = []
     for place, name, value in wanted:
         try:
             before.append((place, name, getattr(place, name)))
@@ -70,13 +87,7 @@ def _exact_cuda() -> Iterator[None]:
     for kind in kinds:
         if kind.fp32_precision == "tf32":
             kind.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for place, name, value in before:
-            setattr(place, name, value)
-        for kind, precision in told:
-            kind.fp32_precision = precision
+    return [*before, *told]
 
 
 @contextmanager
