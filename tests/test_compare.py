@@ -872,6 +872,12 @@ def test_the_printed_leaderboard_fits_80_columns(capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_the_printed_leaderboard_calls_the_jaccard_index_so(several, capsys):
+    print_leaderboard(made_up([row(chosen=True)], several=several), Path("race"))
+    assert ("classes right by image (Jaccard)" in capsys.readouterr().out) is several
+
+
 def test_a_wrong_method_on_the_command_line_leaves_with_2_and_no_folder(shapes, tmp_path, capsys):
     code, out, err = burnish("compare", shapes, "--methods", "probe,ful", "--out", tmp_path / "race", capsys=capsys)
     assert code == 2 and out.count("\n") == 1  # what began

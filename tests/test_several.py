@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,15 @@ from burnish.errors import DataError, NoSuchName, NotEnoughData, RecipeError
 from burnish.labels import counts, cross_entropies, leading, probabilities, right
 from burnish.measure.bootstrap import Ranking, paired_shares, resampled
 from burnish.measure.calibration import ece, temperature
+from burnish.measure.intervals import Interval
 from burnish.measure.several import mean_average_precisions, rankings_of, score_several, thresholds_for
 from burnish.measure.verdict import Verdict, judge_several
 from burnish.methods import heads
 from burnish.methods.heads import choose_head
 from burnish.recipe import Recipe
+from burnish.reports.runs import Compared
 from burnish.result import read_pictures
+from burnish.screen import print_runs, print_verdict
 from burnish.ship.bundle import read_bundle
 from burnish.train.objective import Objective
 from images import noise
@@ -482,3 +486,15 @@ def test_the_interval_and_p_of_a_difference_say_the_same():
         second = np.where(rng.random(40) < 0.82, 1.0, rng.choice([0, 0.5, 0.67], 40))
         found = paired_shares(first, second)
         assert (found.low > 0 or found.high < 0) == (found.p < 0.05) or abs(found.p - 0.05) < 0.002
+
+
+def test_whatever_is_told_of_the_jaccard_index_beside_map_is_called_so(run, table, tmp_path, capsys):
+    second = api.fit(table, out=tmp_path / "second", **TINY, method="probe", seed=4, against=str(run.folder))
+    print_verdict(second)
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"over the earlier run [^:]*, classes right by image \(Jaccard\): [+−-]?\d", told)
+    found = Compared("a", "probe", "x", Interval(0.7, 0.6, 0.8, 20), None, None, 1.0, None, several=True)
+    print_runs([found], 20, Path("page.html"))
+    assert "classes right by image (Jaccard)" in " ".join(capsys.readouterr().out.split())
+    print_runs([replace(found, several=False)], 20, Path("page.html"))
+    assert "Jaccard" not in capsys.readouterr().out

@@ -39,6 +39,7 @@ _AUTO = (
     "were right on all they had not learnt from; the tuned model is kept when validation prefers it by more than a standard error"
 )
 _CASES = 3  # of each kind of finding
+_JACCARD = "classes right by image (Jaccard)"  # what is compared where an image has several classes, beside mAP
 _MOSTLY = 2 / 3  # of the test images in one class: how many are right says little of the others
 
 
@@ -55,11 +56,11 @@ def print_verdict(result: Result) -> None:
     for name, interval in rows:
         print(f"  {name[:34]:<34} {_interval(interval)}")
     _print_unequal(facts)
+    several = verdict.score != "accuracy"
     for one in facts["baselines"]:
         if one["key"] == "against":
-            _paragraph(
-                f"over {one['name']}: {difference_in_words(one['paired'])}, {chance(one['paired']['p'])}", indent=2
-            )
+            over = f"over {one['name']}{f', {_JACCARD}' if several else ''}"
+            _paragraph(f"{over}: {difference_in_words(one['paired'])}, {chance(one['paired']['p'])}", indent=2)
     counts = facts["counts"]
     left_out = f", {counts['named']} left out by name" if counts["named"] else ""
     left_out += f"; no time for {counts['skipped']:,}" if counts.get("skipped") else ""
@@ -125,9 +126,10 @@ def _print_data(result: Result) -> None:
         _row("data", f"{said}; see {shown(str(result.folder / AUDIT_TABLE))}")
     if leaky and leaky["accuracy_without"]:
         without = leaky["accuracy_without"]
+        score = _JACCARD if result.verdict.score != "accuracy" else "accuracy"
         words = (
             f"{leaky['images']} test images are nearly the same as one trained on; "
-            f"accuracy on the other {without['n']:,}: {without['value']:.1%}"
+            f"{score} on the other {without['n']:,}: {without['value']:.1%}"
         )
         _row("", words)
 
@@ -152,6 +154,8 @@ def print_leaderboard(facts: Mapping[str, Any], folder: Path) -> None:
     budget = facts["budget_seconds"]
     print()
     print(f"  test    {facts['counts']['test']:,} images, seen once; differences are to the chosen one")
+    if facts.get("several"):  # not told by comparisons of older versions
+        _row("scores", _JACCARD)
     if skipped := facts["counts"].get("skipped"):
         print(f"  images  {skipped:,} were left out: no time for all of them")
     print(f"  time    {minutes(facts['seconds'])}" + (f" of {minutes(budget)}" if budget else ""))
@@ -195,7 +199,8 @@ def print_audit(found: Audit, out: Path | None) -> None:
 
 def print_runs(rows: Sequence[Compared], n: int, page: Path) -> None:
     """Runs side by side, two lines a run."""
-    print(f"{len(rows)} runs on the same {n:,} test images; differences are to the first\n")
+    print(f"{len(rows)} runs on the same {n:,} test images; differences are to the first")
+    print(f"scores are {_JACCARD}\n" if any(row.several for row in rows) else "")
     for row in rows:
         print(f"  {shown(row.name)[:34]:<34} {_interval(row.accuracy)}")
         _paragraph(f"{row.kept} on {row.model}; {runs.sentence(row)}", indent=4)
