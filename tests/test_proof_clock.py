@@ -19,6 +19,7 @@ from burnish.backbones.zoo import load_backbone
 from burnish.cases import Case, first_of_each
 from burnish.choose import probing, proof, survey, tuning
 from burnish.choose.ledger import Ledger
+from burnish.choose.probing import told_of_mirroring
 from burnish.choose.survey import images_per_second, with_more
 from burnish.data.sample import Part, in_turn, is_late
 from burnish.data.sources import open_source
@@ -344,6 +345,23 @@ def refused(*args):
 
 def test_few_are_asked_about_mirroring_where_time_is_short():
     assert [probing._asked(50.0, budget) for budget in (None, 30.0, 120.0, 1e4)] == [500, 64, 120, 500]
+
+
+def test_a_single_image_does_not_forbid_mirroring_and_what_is_said_is_so():
+    plain, lost = np.ones(80, bool), np.arange(80)
+    assert told_of_mirroring(plain, plain, None)[1].startswith("mirroring keeps the label: ")
+    told = told_of_mirroring(plain, lost >= 1, None)
+    assert told[0] and told[1].startswith(
+        "mirroring is not shown to change the label: the probe is right on 98.8% of mirrored"
+    )
+    told = told_of_mirroring(plain, lost >= 8, None)
+    assert not told[0] and told[1].startswith("mirroring changes the label: ")
+
+
+def test_one_film_does_not_forbid_mirroring_but_signs_of_a_few_writers_do():
+    plain, image = np.ones(80, bool), np.arange(80)
+    assert told_of_mirroring(plain, image >= 4, image // 4)[0], "one of 20 films"
+    assert not told_of_mirroring(plain, image % 20 >= 8, image // 20)[0], "two of five signs of each of four writers"
 
 
 # ---- the start without torch's compiler ------------------------------------------------------------------------------
