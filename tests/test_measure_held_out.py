@@ -57,3 +57,37 @@ def test_what_held_out_images_can_show_is_said_so_that_it_can_be_asked_for(n, wr
     known.rejecting(most)
     with pytest.raises(RecipeError):
         known.rejecting(min(0.9999, most + 0.0011))
+
+
+def drawn(chances: np.ndarray, confidence: np.ndarray, rng: np.random.Generator) -> HeldOut:
+    """Held-out images that are right with these chances."""
+    right = rng.random(len(chances)) < chances
+    return HeldOut(confidence, right, np.where(right, confidence, 1 - confidence))
+
+
+@pytest.mark.parametrize(("n", "chance", "wanted"), [(100, 0.93, 0.95), (1000, 0.93, 0.95), (300, 0.986, 0.99)])
+def test_of_a_confidence_that_says_nothing_no_threshold_is_found_by_looking_long_enough(n, chance, wanted):
+    """All answers are less often right than wanted, whatever the confidence."""
+    rng = np.random.default_rng(0)
+    shown = [drawn(np.full(n, chance), rng.random(n), rng).threshold(wanted) is not None for _ in range(300)]
+    assert np.mean(shown) < 0.1
+
+
+@pytest.mark.parametrize(("n", "wanted"), [(100, 0.9), (100, 0.95), (1000, 0.95), (1000, 0.99)])
+def test_what_is_answered_is_on_average_at_least_as_right_as_was_asked_for(n, wanted):
+    rng = np.random.default_rng(1)
+    answered, many = [], rng.beta(3.8, 0.2, 100_000)  # confidences that are what comes true, 0.95 on average
+    for _ in range(200):
+        confidence = rng.beta(3.8, 0.2, n)
+        threshold = drawn(confidence, confidence, rng).threshold(wanted)
+        if threshold is not None:
+            answered.append(many[many >= threshold].mean())
+    assert len(answered) > 100 and np.mean(answered) >= wanted
+
+
+def test_a_few_hundred_images_that_are_all_right_show_99_of_100_and_one_wrong_one_of_many_does_not_end_it():
+    sure = np.linspace(0.999, 0.9, 230)
+    assert HeldOut(sure, np.ones(230, bool), sure).threshold(0.99) == sure[-1]
+    assert HeldOut(sure[:229], np.ones(229, bool), sure[:229]).threshold(0.99) is None
+    many = np.linspace(0.999, 0.9, 3000)
+    assert HeldOut(many, np.arange(3000) != 5, many).threshold(0.99) == many[-1]

@@ -192,6 +192,7 @@ CHINESE = {
     "Wanted": "要求",
     "Answered": "作答",
     "Right, of those": "其中正确",
+    "the held-out images do not show it": "留出图像不足以证明",
     "too few held-out images to say": "留出图像太少，无法给出",
     "Sets of classes": "类别集合",
     "Hold the true class": "包含真实类别",
