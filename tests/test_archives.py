@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -267,3 +269,38 @@ def test_names_that_begin_in_the_folder_itself_are_those_without(kind, tmp_path)
         open_source(archive([*NAMES, "./cat/0.png"]))
     for name in (".", "./."):
         assert len(open_source(archive([*NAMES, name])).paths) == 12
+
+
+# ---- shards ----------------------------------------------------------------------------------------------------------
+
+FEW_FILES = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from burnish.data import contents
+from burnish.data.sources import open_source
+contents.IN_MEMORY_BYTES = 0
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+catalog = open_source(sys.argv[1])
+with ThreadPoolExecutor(4) as pool:
+    print(sum(map(len, pool.map(catalog.image, range(len(catalog))))))
+"""
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_shards_may_be_many_more_than_files_that_a_process_may_open(mode, tmp_path):
+    """Plain ones are opened when they are read; packed ones share one allowance of memory, and one file when it is used up."""
+    picture = png(0)
+    for number in range(60):
+        label = str(number % 2).encode()
+        tar_of(tmp_path / f"train-{number:03d}.tar", [("a.png", picture), ("a.cls", label)], mode)
+    asked = [sys.executable, "-c", FEW_FILES, str(tmp_path)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(60 * len(picture)), done.stderr
+
+
+def test_a_shard_that_is_gone_when_it_is_read_is_said_of_its_images(tmp_path):
+    members = [(f"{key}.{part}", data) for key in "ab" for part, data in (("png", png(0)), ("cls", key.encode()))]
+    catalog = open_source(tar_of(tmp_path / "train-0.tar", members), for_training=False)
+    os.unlink(tmp_path / "train-0.tar")
+    with pytest.raises(UnreadableImage, match=r"train-0\.tar/a\.png: cannot be read: No such file"):
+        catalog.image(0)

@@ -82,23 +82,23 @@ def _write(file: Any, data: bytes | bytearray) -> None:
         left = left[file.write(left) :]
 
 
-class OpenFile:
-    """A file on disk, read in pieces."""
+@dataclass(frozen=True)
+class FileOnDisk:
+    """A file on disk, read in pieces, and opened for each: a set has thousands of shards, and a process as many open files."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises OSError."""
-        self._file = open(path, "rb")  # noqa: SIM115  # closed with the object
+    path: Path
 
     def read(self, offset: int, length: int) -> bytes:
-        """Those bytes; by any number of threads."""
-        return os.pread(self._file.fileno(), length, offset)
+        """Those bytes; by any number of threads. Raises OSError."""
+        with open(self.path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
 
 
 @dataclass(frozen=True)
 class Place:
     """Where an image's bytes stand."""
 
-    holder: Spool | OpenFile
+    holder: Spool | FileOnDisk
     offset: int
     length: int
 

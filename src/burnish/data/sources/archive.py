@@ -9,7 +9,7 @@ from pathlib import Path
 
 from burnish.archives import OnDisk, Zip, entries_of_tar, is_tar, read_member, unpacked
 from burnish.data.catalog import Catalog, Named
-from burnish.data.contents import Contents, OpenFile, Packed, Place, Spool, Zipped
+from burnish.data.contents import Contents, FileOnDisk, Packed, Place, Spool, Zipped
 from burnish.data.file import MAX_BYTES
 from burnish.data.sources.folder import SPLIT_FOLDERS, sorted_into_classes
 from burnish.data.sources.scan import Scan, has_image_suffix, why_not_by_name, why_not_by_suffix
@@ -76,17 +76,20 @@ def is_packed_or_tar(file: Path) -> bool:
         return is_tar(stream.read(_TAR))
 
 
-def places_in_tar(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
-    """Where each regular file of a tar stands, of a packed one in a temporary copy without a name; why others are not read."""
+def places_in_tar(file: Path, spool: Spool | None = None) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where each regular file of a tar stands, of a packed one in a temporary copy without a name; why others are not read.
+
+    spool: what takes that copy, where those of several archives lie in one.
+    """
     label, places, aside = shown(file.name), dict[str, Place](), dict[str, str]()
     with _opened(file) as raw:
         size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
         stream = unpacked(raw, size, label, error=DataError)
-        holder = OpenFile(file) if stream is raw else Spool()
         plain = stream is raw
+        holder = FileOnDisk(file) if plain else spool or Spool()
         for tar, info in entries_of_tar(stream, label, error=DataError, aside=aside, most=MOST_MEMBERS, skips=plain):
-            if isinstance(holder, OpenFile):
+            if isinstance(holder, FileOnDisk):
                 places[info.name] = Place(holder, info.offset_data, info.size)
             elif _is_wanted(info.name) and info.size <= MAX_BYTES:
                 places[info.name] = Place(holder, *holder.add(read_member(tar, info, label, error=DataError)))

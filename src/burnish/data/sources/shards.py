@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.contents import Packed, Place
+from burnish.data.contents import Packed, Place, Spool
 from burnish.data.file import MAX_BYTES
 from burnish.data.sources.archive import places_in_tar
 from burnish.data.sources.assemble import Labelled, assemble, class_name, class_names, told_apart, with_several
@@ -40,8 +40,9 @@ def open_shards(
     images, named, places = list[Labelled](), list[Named](), dict[str, Place]()
     homes = dict.fromkeys((root, Path(os.path.abspath(files[0].parent))))
     names = next(filter(None, (_class_names(root, home, named) for home in homes)), [])
+    spool = Spool()  # one for all: each may hold much in memory, and one open file
     for file in files:
-        found, aside = (known or {}).get(file) or places_in_tar(file)
+        found, aside = (known or {}).get(file) or places_in_tar(file, spool)
         called = Path(os.path.abspath(file)).relative_to(root).as_posix()  # shards in two folders may have one name
         named += [Named(f"{called}/{name}", reason) for name, reason in aside.items()]
         for labelled, place in _samples(file, called, found, names, named):
@@ -148,7 +149,7 @@ def _label_of(
         if extension == "json":
             values = json.loads(value)
             value = next((values[key] for key in _KEYS if key in values), None) if isinstance(values, dict) else values
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None, f"its label .{extension} cannot be read"
     if not isinstance(value, list):
         return _named_class(value, extension, names)
