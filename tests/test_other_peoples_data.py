@@ -51,6 +51,15 @@ def test_a_table_that_says_what_the_folders_say_is_no_matter(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "line", ["0.5", "null", '"path"', '["path", "label"]', "true", '{"path": {"a": 1}, "label": []}']
+)
+def test_json_lines_of_anything_beside_the_folders_are_no_table(line, tmp_path):
+    write_shapes(tmp_path / "data", images=4)
+    (tmp_path / "data" / "scores.jsonl").write_text(f"{line}\n{line}\n")
+    assert len(open_source(tmp_path / "data")) == 12
+
+
+@pytest.mark.parametrize(
     "said", [{"blue": "0", "green": "1", "red": "2"}, {"blue": "Blue", "green": "tench", "red": "a|b"}]
 )
 def test_a_table_that_calls_the_folders_otherwise_is_no_matter(said, tmp_path):

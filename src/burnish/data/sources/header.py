@@ -38,7 +38,8 @@ def labels_in(file: Path) -> dict[str, str]:
         else:
             separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(text[0], names_path_and_label)
             rows = list(islice(csv.DictReader(text, delimiter=separator), _MOST_ROWS))
-        if any("probability" in row for row in rows):  # what a model answered
+        # A file of plain numbers or lists; what a model answered
+        if any(not isinstance(row, dict) or "probability" in row for row in rows):
             return {}
         said = [{str(key).strip().lower(): value for key, value in row.items()} for row in rows]
         labels = {str(row["path"]).removeprefix("./"): row.get("label", row.get("labels")) for row in said}
