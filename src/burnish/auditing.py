@@ -99,7 +99,7 @@ def run_audit(
         "source": catalog.source,
         "model": None if backbone is None else backbone.name,
         "counts": {
-            "scanned": len(catalog) + len(catalog.named),
+            "scanned": catalog.scanned,
             "used": used,
             "named": len(catalog.named) + len(pixels.named),
             "classes": len(catalog.classes),

@@ -117,7 +117,7 @@ def _about_data(material: Material, splits: Splits, findings: Sequence[Finding])
     used = len(material.labels) + len(material.test_labels)
     return {
         "counts": {
-            "scanned": used + len(catalog.named),
+            "scanned": catalog.scanned - material.untested,
             "used": used,
             "named": len(catalog.named),
             "skipped": material.skipped,

@@ -26,7 +26,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Labelled images under one folder, in a fixed order. scanned = len(paths) + len(named)."""
+    """Labelled images under one folder, in a fixed order."""
 
     root: Path  # every path below is relative to it, with forward slashes
     paths: tuple[str, ...]  # [n]
@@ -41,6 +41,7 @@ class Catalog:
     unused: tuple[str, ...] = ()  # columns of its table of which nothing is made, some of them
     # Whether those of val that `splits` names were drawn by an earlier run, not given by the data
     val_drawn: bool = False
+    counted: int | None = None  # files, rows or items, as its source went through them; None where nothing counted
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,6 +77,14 @@ class Catalog:
         None where it names none, or no two of them are of one.
         """
         return None if self.groups is None else grouped([self.groups[row] for row in rows])
+
+    @property
+    def scanned(self) -> int:
+        """What its source went through, less what there is no time for: by P4 as many as are used and named.
+
+        The source's own count, so that one which is lost on the way shows.
+        """
+        return len(self) + len(self.named) if self.counted is None else self.counted - self.skipped
 
     @property
     def several(self) -> bool:

@@ -39,6 +39,7 @@ def _catalog(
     file: Path, kind: str, members: Iterable[str], contents: Contents, aside: dict[str, str], *, for_training: bool
 ) -> Catalog:
     found, named, top = _scanned(members)
+    outside = len(named) + len(aside)
     named += [Named(name, reason) for name, reason in aside.items()]
     if not found.images:
         first = f" (first: {shown(named[0].path)}: {named[0].reason})" if named else ""
@@ -57,6 +58,7 @@ def _catalog(
         named=tuple(sorted(named, key=lambda one: (one.path, one.reason))),
         source=f"{catalog.source} in a {kind}",
         contents=contents,
+        counted=(catalog.counted or 0) + outside,
     )
 
 

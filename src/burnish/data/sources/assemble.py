@@ -93,11 +93,18 @@ def _bars_divide(labels: set[str]) -> bool:
 
 
 def assemble(
-    root: Path, images: Iterable[Labelled], named: Iterable[Named], *, source: str, contents: Contents | None = None
+    root: Path,
+    images: Iterable[Labelled],
+    named: Iterable[Named],
+    *,
+    source: str,
+    counted: int | None = None,
+    contents: Contents | None = None,
 ) -> Catalog:
     """The Catalog of labelled files, ordered by class and path; labels are taken as given.
 
-    Where one image has a group, an image without one is a group of its own.
+    counted: files, rows or items that the source went through, images or not. Where one image has a group, an image without one
+    is a group of its own.
     """
     ordered = sorted(images, key=lambda image: (image.label, image.path))
     classes, labels = _numbered([image.label for image in ordered])
@@ -112,6 +119,7 @@ def assemble(
         named=tuple(sorted(named, key=lambda one: (one.path, one.reason))),
         source=source,
         contents=contents,
+        counted=counted,
     )
 
 
@@ -166,11 +174,16 @@ def without(catalog: Catalog, named: Sequence[Named]) -> Catalog:
             f"All {before[index]} images of class '{shown(catalog.classes[index])}' cannot be used "
             f"(first: {shown(first)}: {reasons[first]}). {_MEND[is_redrawn(catalog.contents)]}"
         )
-    return with_named(catalog.at(kept), named)
+    return _naming(catalog.at(kept), named)
 
 
 def with_named(catalog: Catalog, named: Sequence[Named]) -> Catalog:
     """The catalogue with these files, which are none of its images, among its named ones."""
+    counted = None if catalog.counted is None else catalog.counted + len(named)
+    return _naming(replace(catalog, counted=counted), named)
+
+
+def _naming(catalog: Catalog, named: Sequence[Named]) -> Catalog:
     return replace(catalog, named=tuple(sorted((*catalog.named, *named), key=lambda one: (one.path, one.reason))))
 
 

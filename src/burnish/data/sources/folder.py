@@ -83,8 +83,9 @@ def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catal
         _refuse_parts(root, found)
         _refuse_other_tasks(root, found)
         _refuse_splits_within(root, found)
-    named += _without_images(found, splits)
-    return assemble(root, images, named, source="split folders" if splits else "folder")
+    empty = _without_images(found, splits)
+    counted = len(found.images) + len(found.named) + len(empty)
+    return assemble(root, images, [*named, *empty], source="split folders" if splits else "folder", counted=counted)
 
 
 def _refuse_unsorted(root: Path, found: Scan) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from burnish.data.catalog import SPLIT_WORDS, Catalog
+from burnish.data.catalog import SPLIT_WORDS, Catalog, Named
 from burnish.data.contents import Contents, Drawn, plain_array
 from burnish.data.sources.assemble import (
     Labelled,
@@ -135,7 +135,7 @@ def open_paths(
     splits: Sequence[str] | None = None,
     groups: Sequence[str | None] | None = None,
 ) -> Catalog:
-    """The catalogue of image files anywhere on disk, with a class name for each. Equal paths are one image."""
+    """The catalogue of image files anywhere on disk, with a class name for each; a path that is given again is named."""
     if len(paths) == 0:
         raise NotEnoughData("There are no images, expected some paths.")
     odd = next((path for path in paths if not isinstance(path, (str, os.PathLike))), None)
@@ -146,18 +146,22 @@ def open_paths(
     if strange is not None:
         raise DataError(f"{shown(str(strange))}: its name is not UTF-8. Rename it.")
     root = Path(os.path.commonpath([file.parent for file in files]))
-    found: dict[str, Labelled] = {}
+    found: dict[str, tuple[int, Labelled]] = {}
+    named: list[Named] = []
     for at, (file, label) in enumerate(zip(files, labels, strict=True)):
         path = file.relative_to(root).as_posix()
         image = Labelled(path, label, splits[at] if splits else None, groups[at] if groups else None)
-        first = found.setdefault(path, image)
+        place, first = found.setdefault(path, (at, image))
         if first.label != label:
             raise DataError(
                 f"{shown(str(file))} is given twice, as {_said(first.label)} and as {_said(label)}. Keep one."
             )
         if first != image:
             raise DataError(f"{shown(str(file))} is given twice, with another split or group. Keep one.")
-    return assemble(root, with_several(list(found.values())), [], source=source)
+        if place != at:
+            named.append(Named(path, f"given again, first as item {place} (item {at})"))
+    images = with_several([image for _, image in found.values()])
+    return assemble(root, images, named, source=source, counted=len(files))
 
 
 def open_dataset(data: Any, *, splits: Sequence[str] | None = None, source: str = "data set") -> Catalog:
@@ -193,7 +197,8 @@ def _drawn(
         for at, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
     contents: Contents = Drawn({path: index for index, path in enumerate(paths)}, drawn, fixed=fixed)
-    return assemble(Path(f"<{source}>"), with_several(images), [], source=source, contents=contents)
+    root, counted = Path(f"<{source}>"), len(labels)
+    return assemble(root, with_several(images), [], source=source, counted=counted, contents=contents)
 
 
 def _label_of(data: Any, index: int) -> Any:

@@ -40,9 +40,11 @@ def open_shards(
     images, named, places = list[Labelled](), list[Named](), dict[str, Place]()
     homes = dict.fromkeys((root, Path(os.path.abspath(files[0].parent))))
     names = next(filter(None, (_class_names(root, home, named) for home in homes)), [])
+    counted = len(named)  # files of class names that are none
     spool = Spool()  # one for all: each may hold much in memory, and one open file
     for file in files:
         found, aside = (known or {}).get(file) or places_in_tar(file, spool)
+        counted += len(aside) + len({_parted(member)[0] for member in found})
         called = Path(os.path.abspath(file)).relative_to(root).as_posix()  # shards in two folders may have one name
         named += [Named(f"{called}/{name}", reason) for name, reason in aside.items()]
         for labelled, place in _samples(file, called, found, names, named):
@@ -54,7 +56,8 @@ def open_shards(
             f"{shown(str(root))}: {len(files)} shards hold no labelled image{first}. Expected KEY.jpg beside KEY.cls, "
             "KEY.txt or KEY.json."
         )
-    return assemble(root, with_several(images), named, source="shards", contents=Packed(places, MAX_BYTES))
+    contents = Packed(places, MAX_BYTES)
+    return assemble(root, with_several(images), named, source="shards", counted=counted, contents=contents)
 
 
 def is_shard(names: Iterable[str], label: str) -> bool:

@@ -55,7 +55,9 @@ def from_rows(
     check = _Check(file.parent, os.path.realpath(file.parent))
     place: dict[str, int] = {}
     images, lines, named, same = [], array("q"), [], sys.intern
+    counted = 0
     for line, values in rows:
+        counted += 1
         image = _labelled(file, unit, line, values, same)
         if contents is None and "\\" in image.path and check.why_not(image.path) is not None:
             slashed = image.path.replace("\\", "/")  # as Windows writes it
@@ -91,7 +93,7 @@ def from_rows(
             f"{shown(file.name)} lists {len(images)} images and none of them is a file{first_reason}. Expected paths "
             f"relative to {shown(str(file.parent))}, with forward slashes."
         )
-    return assemble(file.parent, usable, named, source=source, contents=contents)
+    return assemble(file.parent, usable, named, source=source, counted=counted, contents=contents)
 
 
 @dataclass(frozen=True)
