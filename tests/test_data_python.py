@@ -147,8 +147,9 @@ PATHS = ["a.png", "b.png", "c.png"]
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ((None, ["a", "b", "a"]), "The images are a NoneType, expected"),
-        ((PATHS, None), "The labels are a NoneType, expected"),
+        ((None, ["a", "b", "a"]), "The images are None, expected"),
+        ((PATHS, None), "The labels are None, expected"),
+        ((["a.png", None, "c.png"], ["a", "b", "a"]), "Image 1 is None, expected"),
         (((path for path in PATHS), ["a", "b", "a"]), "The images are a generator, expected"),
         ((PATHS, (label for label in "aba")), "The labels are a generator, expected"),
         ((PATHS, "aba"), "The labels are a str, expected"),
@@ -162,6 +163,7 @@ PATHS = ["a.png", "b.png", "c.png"]
     ids=[
         "no images",
         "no labels",
+        "no image",
         "generator",
         "generator of labels",
         "text",

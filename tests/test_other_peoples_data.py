@@ -251,7 +251,7 @@ def test_lists_of_images_and_bytes_are_data(tmp_path):
             source = catalog.image(row)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 assert np.array_equal(np.asarray(image.convert("RGB")), arrays[int(catalog.paths[row])])
-    with pytest.raises(DataError, match="An image is an int"):
+    with pytest.raises(DataError, match="Image 1 is an int"):
         open_source(([arrays[0], 3], ["a", "b"]))
 
 

@@ -554,7 +554,7 @@ def test_a_data_set_and_paths_are_taken(folder):
         ((ARRAY, LABELS[:3]), "8 images and 3 labels"),
         ((ARRAY, [0.5] * 8), "does not fit numbers"),
         ((ARRAY, LABELS, LABELS), "a tuple of 3"),
-        (([1, 2], ["a", "b"]), "An image is an int"),
+        (([1, 2], ["a", "b"]), "Image 0 is an int"),
         (3, "The data is an int"),
         ("torchvision:CIFAR10", "as pickles, which burnish does not open"),
         ("torchvision:Flower102", "Nearest: Flowers102"),

@@ -138,9 +138,9 @@ def open_paths(
     """The catalogue of image files anywhere on disk, with a class name for each; a path that is given again is named."""
     if len(paths) == 0:
         raise NotEnoughData("There are no images, expected some paths.")
-    odd = next((path for path in paths if not isinstance(path, (str, os.PathLike))), None)
-    if odd is not None:
-        raise DataError(f"An image is {_kind(odd)}, expected {_WORDS}.")
+    for at, path in enumerate(paths):
+        if not isinstance(path, (str, os.PathLike)):
+            raise DataError(f"Image {at} is {_kind(path)}, expected {_WORDS}.")
     files = [Path(os.path.abspath(path)) for path in paths]
     strange = next((file for file in files if not is_utf8(str(file))), None)
     if strange is not None:
@@ -305,9 +305,9 @@ def _is_image(one: Any) -> bool:
 
 def _one_of(images: Any) -> Callable[[int], Any]:
     """Item number -> that image; DataError where one is neither an image nor a path."""
-    for one in images:
+    for at, one in enumerate(images):
         if not _is_image(one) and not isinstance(one, (str, os.PathLike)):
-            raise DataError(f"An image is {_kind(one)}, expected {_WORDS}.")
+            raise DataError(f"Image {at} is {_kind(one)}, expected {_WORDS}.")
     return lambda index: plain_array(images[index])
 
 
@@ -333,5 +333,7 @@ def _said(label: Label) -> str:
 
 
 def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
