@@ -20,7 +20,10 @@ def test_numbers_are_no_formulas():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["=1", "'=1", "''=1", "-1", "'-1", "-a", "@b", "plain", "'", "", "'quoted'"])
+@pytest.mark.parametrize(
+    "name",
+    ["=1", "'=1", "''=1", "-1", "'-1", "-a", "@b", "plain", "'", "", "'quoted'", "a\rb", "a\\rb", "\\\r\\\\r\r", "\r"],
+)
 def test_names_in_cells_are_read_back(name):
     assert uncelled(cell(name)) == name and not cell(name).startswith(("=", "@", "-a"))
 
@@ -32,6 +35,15 @@ def test_splits_are_safe_for_a_spreadsheet_and_read_back(tmp_path):
     write_splits(tmp_path / SPLITS, catalog, made)
     first = {line.split(",")[0][:2] for line in (tmp_path / SPLITS).read_text().splitlines()[1:]}
     assert first == {"'=", "''", "'-"}, "a path that begins with -1 is no number"
+    assert read_splits(tmp_path / SPLITS, catalog, sha256=made.sha256).sha256 == made.sha256
+    assert set(sides_in(tmp_path / SPLITS)) == set(catalog.paths)
+
+
+def test_splits_of_folders_with_carriage_returns_are_read_back(tmp_path):
+    write_shapes(tmp_path / "data", images=8, classes=("a\rb", "a\\rb", "plain"))
+    catalog = open_source(tmp_path / "data")
+    made = make_splits(catalog, seed=0)
+    write_splits(tmp_path / SPLITS, catalog, made)
     assert read_splits(tmp_path / SPLITS, catalog, sha256=made.sha256).sha256 == made.sha256
     assert set(sides_in(tmp_path / SPLITS)) == set(catalog.paths)
 

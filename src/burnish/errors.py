@@ -129,13 +129,16 @@ _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")  # which is no formula: classe
 
 def cell(text: str) -> str:
     """`text` made safe for a spreadsheet: an apostrophe before what it would take for a formula (P10)."""
-    text = text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r")  # csv leaves a bare one unquoted
+    text = text.encode("utf-8", "backslashreplace").decode()
+    # csv leaves a bare carriage return unquoted; backslashes are doubled where one would be taken for its sign.
+    text = re.sub(r"(\\+)r|(\\*)\r", lambda found: found[1] * 2 + "r" if found[1] else found[2] * 2 + "\\r", text)
     return "'" + text if _is_formula(text.lstrip("'")) else text
 
 
 def uncelled(text: str) -> str:
-    """The inverse of `cell`, for names without bare carriage returns and bytes that are no characters."""
-    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
+    """The inverse of `cell`, for names without bytes that are no characters."""
+    text = text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
+    return re.sub(r"(\\+)r", lambda found: "\\" * (len(found[1]) // 2) + ("\r" if len(found[1]) % 2 else "r"), text)
 
 
 def _is_formula(text: str) -> bool:
