@@ -324,9 +324,9 @@ def expand(paths: Paths) -> list[Path | NotRead]:
         path = expanded(one)
         if os.path.isdir(path):
             inside = scan(path)
-            followed = [
+            followed = {
                 left.path for left in inside.named if left.reason == LINK_OUT and _is_image_file(path / left.path)
-            ]
+            }
             found = [path / name for name in sorted([*inside.images, *followed])]
             besides = [
                 NotRead(str(path / left.path), left.reason)
