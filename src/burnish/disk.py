@@ -297,12 +297,14 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def no_folder(path: Path) -> RunError | None:
-    """The error for a file where a folder was to be; None where there is no such file."""
-    there = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
+    """The error for a file, a device or a link to nothing where a folder was to be; None where there is none of them."""
+    there = next((one for one in (path, *path.parents) if os.path.lexists(one) and not os.path.isdir(one)), None)
     if there is None:
         return None
     lies = "" if there == path else f", so {shown(str(path))} cannot lie in it"
-    return RunError(f"{shown(str(there))} is a file{lies}; name a folder with --out")
+    return RunError(
+        f"{shown(str(there))} is {'a file' if os.path.isfile(there) else 'no folder'}{lies}; name a folder with --out"
+    )
 
 
 @contextmanager
