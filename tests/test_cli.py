@@ -90,6 +90,11 @@ def test_predict_leaves_with_1_when_an_image_is_unreadable_and_names_it(run, sha
     assert "1 of the images could not be read" in err
 
 
+def test_evaluate_says_of_one_file_that_it_could_not_be_used(run, images, capsys):
+    (images / "red" / "broken.png").write_bytes(b"none")
+    assert "\n1 file could not be used\n  red/broken.png: " in burnish("evaluate", run, images, capsys=capsys)[1]
+
+
 def test_evaluate_prints_scores(run, shapes, capsys):
     code, out, _ = burnish("evaluate", run, shapes, capsys=capsys)
     assert code == 0
@@ -149,6 +154,7 @@ BAD_INPUT = [
         ["fit", "{tmp}/good", "--out", "{tmp}/column.csv/a"],
         r"column\.csv is a file, so .*/a cannot lie in it; name a folder",
     ),
+    (["fit", "{tmp}/good", "--out", os.devnull], r"^burnish: /dev/null is no folder; name a folder with --out$"),
     (["audit", "{tmp}/good", "--out", "{tmp}/column.csv"], r"column\.csv is a file; name a folder with --out$"),
     (["fit", "{tmp}/good", "--model", "random"], r"random is said with a network, as in random:resnet50"),
     (["models", "zzzz"], r"no model matches 'zzzz', nor is like it$"),

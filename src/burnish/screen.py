@@ -259,7 +259,7 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
     for one in worst:
         print(f"  {shown(one.name)[:40]:<40} {one.hits:>5} of {one.n:<5} {one.recall.value:6.1%}")
     if found.named:
-        print(f"\n{len(found.named)} files could not be used")
+        print(f"\n{len(found.named)} file{'s' if len(found.named) > 1 else ''} could not be used")
         for named in found.named[:10]:
             print(f"  {shown(named['path'])}: {shown(named['reason'])}")
 
