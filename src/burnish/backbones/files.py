@@ -10,7 +10,18 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import checkpoint, cifar, file_images, opened, pickles, recognise, timmed, torchvisions, weights
+from burnish.backbones import (
+    checkpoint,
+    cifar,
+    file_images,
+    opened,
+    pickles,
+    recognise,
+    segmenting,
+    timmed,
+    torchvisions,
+    weights,
+)
 from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
@@ -125,7 +136,10 @@ def _filled(
 
     imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean.
     """
+    beside = list(state)
     state, told, prefix = _told_within(found, state, name)
+    if (of_maps := segmenting.made(beside, told.description, named=name is not None)) is not None:
+        told = replace(told, description=of_maps.description, notes=(*told.notes, of_maps.note))
     imagenets = imagenets or checkpoint.is_of_two(prefix)
     ready = file_images.prepared(
         told.name,

@@ -38,6 +38,7 @@ _OPTIONS = {
     "pad_type": lambda value: value == "same",  # as TensorFlow pads
     "global_pool": lambda value: value in POOLS,
     "in_chans": lambda value: value == 3,
+    "output_stride": lambda value: type(value) is int and value in (8, 16),  # dilated beyond
 }
 
 

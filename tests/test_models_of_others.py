@@ -1,0 +1,82 @@
+"""Files of networks that other libraries build on those we know: what was changed about them is obeyed, or said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from burnish.backbones.architectures import architecture_for_bundle, rebuild
+from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.zoo import load_backbone
+
+torch.set_num_threads(1)
+
+
+def settled(network):
+    """In eval mode, its statistics as after training."""
+    draws = torch.Generator().manual_seed(7)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_var"):
+            buffer.copy_(torch.rand(buffer.shape, generator=draws) + 0.5)
+        elif name.endswith("running_mean"):
+            buffer.copy_(torch.randn(buffer.shape, generator=draws) * 0.1)
+    return network.eval()
+
+
+def images(size=32):
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def seen(module, given):
+    with torch.no_grad():
+        return module(given)
+
+
+# ---- networks that segment -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["fcn_resnet50", "deeplabv3_resnet50"])
+def segmenting(request):
+    torch.manual_seed(0)
+    options = {"weights": None, "weights_backbone": None, "aux_loss": True}
+    return settled(torchvision.models.get_model(request.param, **options))
+
+
+def test_a_resnet_that_was_made_to_segment_is_dilated_as_it_was(segmenting, tmp_path):
+    torch.save(segmenting.state_dict(), tmp_path / "a.pth")
+    backbone, given = load_backbone(str(tmp_path / "a.pth")), images()
+    expected = seen(segmenting.backbone, given)["out"].mean((2, 3))
+    torch.testing.assert_close(seen(backbone.module, given), expected)
+    torch.testing.assert_close(seen(fold_for_inference(backbone.module, given), given), expected, rtol=1e-3, atol=1e-4)
+    assert any("dilated, as it was made to segment" in note for note in backbone.notes)
+    again = rebuild(architecture_for_bundle(backbone))
+    again.load_state_dict(backbone.module.state_dict())
+    torch.testing.assert_close(seen(again, given), expected)
+
+
+def test_one_that_is_named_is_read_as_named_and_said_to_be_made_otherwise(segmenting, tmp_path):
+    torch.save(segmenting.state_dict(), tmp_path / "a.pth")
+    backbone = load_backbone(str(tmp_path / "a.pth"), arch="resnet50")
+    assert backbone.architecture["kwargs"] == {}
+    assert any("was made to segment" in note and "read without" in note for note in backbone.notes)
+
+
+@pytest.mark.parametrize(
+    "head", ["decoder.aspp.convs.0.0.weight", "decoder.fpa.mid.0.conv.weight", "decode_head.a.weight"]
+)
+def test_a_network_beside_another_head_for_segmentation_is_said_to_be_read_without_dilation(head, tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    place = "backbone." if head.startswith("decode_") else "encoder."
+    torch.save({**{f"{place}{name}": one for name, one in state.items()}, head: torch.rand(3, 3)}, tmp_path / "a.pth")
+    backbone = load_backbone(str(tmp_path / "a.pth"))
+    assert any("was made to segment" in note and "read without" in note for note in backbone.notes)
+
+
+@pytest.mark.parametrize("beside", ["classifier.0.weight", "decoder.blocks.0.conv1.0.weight"])
+def test_a_network_beside_what_is_never_dilated_is_read_without_a_word_of_it(beside, tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(
+        {**{f"encoder.{name}": one for name, one in state.items()}, beside: torch.rand(3, 3)}, tmp_path / "a.pth"
+    )
+    assert not any("segment" in note for note in load_backbone(str(tmp_path / "a.pth")).notes)
