@@ -99,3 +99,33 @@ def test_a_network_with_two_outputs_says_how_to_save_its_trunk(tmp_path):
         zoo.load_backbone(str(tmp_path / "m.keras"), preprocess="none")
     keras.Model(network.inputs[0], network.get_layer("pool").output).save(tmp_path / "trunk.keras")
     assert zoo.load_backbone(str(tmp_path / "trunk.keras"), preprocess="none").width == 4
+
+
+@pytest.mark.parametrize("form", ["sequential", "functional", "subclass"])
+def test_of_weights_alone_a_network_within_a_model_with_a_head_of_ones_own_is_read(form, tmp_path):
+    network = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    given = keras.Input((32, 32, 3))
+    if form == "sequential":
+        whole = keras.Sequential(
+            [given, layers.Rescaling(1 / 127.5, offset=-1), network, layers.Dense(8), layers.Dense(3)]
+        )
+    elif form == "functional":
+        x = network(layers.Rescaling(1 / 127.5, offset=-1)(given), training=False)
+        whole = keras.Model(given, layers.Dense(3)(layers.Dropout(0.2)(x)))
+    else:
+
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.below, self.above = network, layers.Dense(3)
+
+            def call(self, inputs):
+                return self.above(self.below(inputs))
+
+        whole = Own()
+        whole(np.zeros((1, 32, 32, 3), np.float32))
+    whole.save_weights(tmp_path / "a.weights.h5")
+    backbone = zoo.load_backbone(str(tmp_path / "a.weights.h5"), preprocess="keras:mobilenet", image_size=32)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(seen(backbone, images), numbers(network, images / 127.5 - 1), rtol=1e-3, atol=1e-5)
+    assert any("the layers around that network are left out" in note for note in backbone.notes)

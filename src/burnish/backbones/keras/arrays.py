@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from burnish.errors import BadWeights, ModelError, shown
 _READER = hdf5.__file__
 _SECONDS, _SLOWEST = 60.0, 20e6  # and bytes a second; a file that takes longer is made to
 _LONGEST_VARIABLE = 4  # parts of a variable's name
+_NESTED = re.compile(r"(.+/)(?:layers|_layer_checkpoint_dependencies)/[^/]+/(?:.+/)?vars/\d+$")  # the layer of a layer
 _EXTRA = "pip install 'burnish[keras]'"
 
 
@@ -45,6 +49,10 @@ class Arrays:
             count = math.prod(shape)
             self.datasets[path] = np.frombuffer(numbers, np.float32, count, place).reshape(shape)
             place += 4 * count
+        self._index()
+
+    def _index(self) -> None:
+        """Make what datasets are found by."""
         # Paths by their last part, and by the last word of what stands before the last one, two and three of them.
         self._called: dict[tuple[int, str, str], list[str]] = {}
         for path in self.datasets:
@@ -55,6 +63,22 @@ class Arrays:
         heads = (path.split("/", 2) for path in self.datasets)
         # The outermost two
         self._groups = {group for head in heads for group in ("/".join(head[:1]), "/".join(head[:2]))[: len(head) - 1]}
+
+    def of_the_network(self) -> tuple[Arrays, str]:
+        """(the arrays of a network that is itself a layer of the file's model, where it lies: "layers/functional/"); (self, "")
+        where it is the model. So newer files of weights keep what is trained further below a head of one's own.
+        """
+        beginnings = Counter(told[1] if (told := _NESTED.match(path)) else "" for path in self.datasets)
+        place, count = beginnings.most_common(1)[0] if beginnings else ("", 0)
+        if not place or 2 * count <= len(self.datasets):
+            return self, ""
+        inner = copy(self)
+        inner.datasets = {
+            path.removeprefix(place): one for path, one in self.datasets.items() if path.startswith(place)
+        }
+        inner.names = {path.removeprefix(place): one for path, one in self.names.items() if path.startswith(place)}
+        inner._index()
+        return inner, place
 
     def layer_names(self) -> list[str]:
         """Layers that have weights, by name, whichever way the file is laid out; [] where it keeps no names."""

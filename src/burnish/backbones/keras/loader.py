@@ -48,6 +48,7 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     config, arrays, version = _parts(found)
     notes, alone = [], config is None
     if config is None:
+        arrays, place = arrays.of_the_network()
         application = _application(arrays, arch, found.label)
         config = applications.config_of(application, image_size or application.size, layers=arrays.layer_names())
         if application.name.startswith("efficientnetb") and arrays.hold(applications.MODES["torch"].mean):
@@ -55,6 +56,8 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
         notes.append(
             f"keras:{application.name}, told by its layers' names" if arch is None else f"keras:{application.name}"
         )
+        if place:
+            notes.append(f"of the file, what lies under {shown(place)}; the layers around that network are left out")
     elif arch is not None:
         raise RecipeError(f"{found.label}: holds its own network, so there is nothing for --arch to say; leave it out")
     whole = parsed(config, found.label)
