@@ -11,6 +11,7 @@ import pytest
 
 from burnish.backbones import zoo
 from burnish.backbones.keras import applications
+from burnish.errors import UnknownModel
 
 
 def _needs_keras() -> None:
@@ -36,7 +37,7 @@ def _kernels(backbone: Any) -> dict[str, dict[str, tuple[int, ...]]]:
 def test_networks_of_the_same_names_are_told_by_their_widths(width, name):
     _needs_keras()
     layers = _layers_of("efficientnetb1")
-    found = applications.recognised(layers, has_width=lambda layer, asked: (layer, asked) == ("top_conv", width))
+    found = applications.recognised(layers, widths=lambda layer: {width} if layer == "top_conv" else set())
     assert found is not None and found.name == name
 
 
@@ -83,3 +84,33 @@ def test_names_of_layers_do_not_depend_on_what_keras_made_before(name):
     mine = [keras.layers.Conv2D(1, 1).name for _ in range(2)]
     assert applications.config_of(applications.named(name), 96) == first
     assert keras.layers.Conv2D(1, 1).name not in mine
+
+
+@pytest.mark.parametrize(("name", "alpha", "width"), [("MobileNet", 0.5, 512), ("MobileNetV2", 0.35, 1280)])
+def test_a_narrower_mobilenets_weights_alone_are_read_at_their_width(name, alpha, width, tmp_path):
+    _needs_keras()
+    keras = applications.keras_module()
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), alpha=alpha)
+    model.save_weights(tmp_path / "a.weights.h5")
+    backbone = zoo.load_backbone(str(tmp_path / "a.weights.h5"), preprocess="tf", image_size=64)
+    assert backbone.width == width and f"{alpha} times as wide as usual (alpha)" in backbone.notes
+
+
+@pytest.mark.parametrize("outputs", [0, 3, 10**9])
+def test_a_width_that_no_mobilenet_has_is_not_built(outputs):
+    assert applications.scale_of(applications.named("mobilenetv2"), lambda layer: {outputs}) == 1.0
+
+
+def test_weights_alone_of_todays_keras_tell_networks_of_the_same_names_by_their_widths(tmp_path):
+    _needs_keras()
+    keras = applications.keras_module()
+    keras.applications.EfficientNetB1(weights=None, input_shape=(32, 32, 3)).save_weights(tmp_path / "a.weights.h5")
+    backbone = zoo.load_backbone(str(tmp_path / "a.weights.h5"), preprocess="none", image_size=32)
+    assert backbone.name == "keras_efficientnetb1"
+
+
+def test_a_network_that_keras_makes_with_tensorflow_alone_is_to_be_saved_whole():
+    with pytest.raises(UnknownModel, match=r"with TensorFlow alone.*model.save\('model.keras'\)"):
+        applications.named("NASNetMobile")
+    with pytest.raises(UnknownModel, match=r"burnish knows no network keras:resnet5000.*resnet50"):
+        applications.named("resnet5000")

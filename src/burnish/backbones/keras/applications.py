@@ -69,15 +69,25 @@ _TABLE = (
     ("InceptionResNetV2", "tf", 299),
 )  # fmt: skip
 _TOP_WIDTHS = {"efficientnetb1": 1280, "efficientnetb2": 1408}  # whose layers have the same names
+_NARROWEST, _WIDEST = 0.2, 2.0  # times the usual width: Keras has weights for 0.25 to 1.4
+_UNBUILT = {"nasnetmobile", "nasnetlarge"}  # on its torch backend Keras refuses to make these
+# A layer that tells how wide a MobileNet is, and its outputs at the usual width.
+_SCALED = {"mobilenet": ("conv_pw_13", 1024), "mobilenetv2": ("block_16_project", 320)}
 APPLICATIONS = {name.lower(): Application(name.lower(), name, mode, size) for name, mode, size in _TABLE}
 
 
 def named(name: str) -> Application:
     """The application of that name, "resnet50" or "ResNet50"; UnknownModel with the nearest ones."""
-    found = APPLICATIONS.get(name.lower().replace("-", "").replace("_", ""))
+    plainly = name.lower().replace("-", "").replace("_", "")
+    if plainly in _UNBUILT:
+        raise UnknownModel(
+            f"keras:{shown(name)}: Keras builds this network with TensorFlow alone, so of its weights burnish makes none; "
+            "save it whole:  model.save('model.keras')"
+        )
+    found = APPLICATIONS.get(plainly)
     if found is None:
         raise UnknownModel(
-            f"no network keras:{shown(name)} in keras.applications (nearest: {nearest(name.lower(), APPLICATIONS)})"
+            f"burnish knows no network keras:{shown(name)} (of keras.applications, nearest: {nearest(plainly, APPLICATIONS)})"
         )
     return found
 
@@ -98,11 +108,24 @@ def preprocess_for(mode: Mode, size: int) -> Preprocess:
     return Preprocess(size=size, crop=1.0, interpolation="bilinear", mean=mode.mean, std=mode.std, fit="squash")
 
 
-def config_of(application: Application, size: int, *, layers: Iterable[str] | None = None) -> dict[str, Any]:
+def scale_of(application: Application, widths: Callable[[str], set[int]]) -> float:
+    """How wide weights of a network are, as a multiple of the usual: `alpha` of a MobileNet, 1 for all else.
+
+    widths: how many outputs the arrays of a layer have.
+    """
+    layer, usual = _SCALED.get(application.name, ("", 1))
+    found = widths(layer) if layer else set()
+    scale = max(found, default=usual) / usual
+    return scale if _NARROWEST <= scale <= _WIDEST else 1.0  # another network's; its arrays are refused by their shapes
+
+
+def config_of(
+    application: Application, size: int, *, layers: Iterable[str] | None = None, scale: float = 1.0
+) -> dict[str, Any]:
     """The config that Keras gives the network, for images of that size.
 
     layers: those that have weights, where not all may; VGG's hidden layers are left out when they are not among them, and
-    ConvNeXt's last normalisation has the name that they have for it, where it has no classifier after it.
+    ConvNeXt's last normalisation has the name that they have for it, where it has no classifier after it. scale: of the widths.
     ModelError when Keras is not installed. Every global random generator is left as it was.
     """
     top, last = True, {"vgg": "fc1", "con": "head_layernorm"}.get(application.name[:3])
@@ -113,7 +136,8 @@ def config_of(application: Application, size: int, *, layers: Iterable[str] | No
         make: Callable[..., Any] = getattr(applications, application.attribute)
         try:
             without = {} if top or last == "fc1" else {"pooling": "avg"}  # as it was trained: the mean, then that layer
-            model = make(weights=None, include_top=top, input_shape=(size, size, 3), **without)
+            scaled = {} if scale == 1.0 else {"alpha": scale}
+            model = make(weights=None, include_top=top, input_shape=(size, size, 3), **without, **scaled)
             return _as_if_first(json.loads(model.to_json()))
         except ValueError as error:
             raise UnknownModel(f"keras:{application.name} for {size} px: {shown(str(error))[:160]}") from None
@@ -211,10 +235,10 @@ def _signatures() -> dict[str, str]:
     return json.loads(_SIGNATURES.read_bytes())
 
 
-def recognised(layer_names: Iterable[str], *, has_width: Callable[[str, int], bool]) -> Application | None:
+def recognised(layer_names: Iterable[str], *, widths: Callable[[str], set[int]]) -> Application | None:
     """The application whose layers have these names; None when there is none.
 
-    has_width: whether a layer gives so many channels, where networks have the same names.
+    widths: how many outputs the arrays of a layer have, where networks have the same names.
     """
     names = list(layer_names)
     if len(_telling(names)) <= 4:  # InceptionV3's layers have numbers alone
@@ -222,5 +246,5 @@ def recognised(layer_names: Iterable[str], *, has_width: Callable[[str, int], bo
     key = signature(names)
     known = [name for name, keys in _signatures().items() if key in keys]
     if len(known) > 1:
-        known = [name for name in known if has_width("top_conv", _TOP_WIDTHS[name])]
+        known = [name for name in known if _TOP_WIDTHS[name] in widths("top_conv")]
     return APPLICATIONS[known[0]] if known else None

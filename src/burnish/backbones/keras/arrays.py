@@ -96,9 +96,14 @@ class Arrays:
                 found[parts[-2]] = None
         return list(found)
 
-    def has_width(self, layer: str, width: int) -> bool:
-        """Whether an array of that layer has so many outputs."""
-        return any(layer in path.split("/") and one.shape[-1:] == (width,) for path, one in self.datasets.items())
+    def widths(self, layer: str) -> set[int]:
+        """How many outputs the arrays of that layer have, whichever way the file is laid out."""
+
+        def is_of(path: str) -> bool:
+            parts = path.split("/")
+            return layer in parts or self.names.get("/".join(parts[:-1])) == layer
+
+        return {one.shape[-1] for path, one in self.datasets.items() if one.ndim and is_of(path)}
 
     def hold(self, values: Sequence[float]) -> bool:
         """Whether one of the arrays is just these few numbers."""

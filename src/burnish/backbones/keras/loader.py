@@ -50,12 +50,15 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     if config is None:
         arrays, place = arrays.of_the_network()
         application = _application(arrays, arch, found.label)
-        config = applications.config_of(application, image_size or application.size, layers=arrays.layer_names())
+        scale, size = applications.scale_of(application, arrays.widths), image_size or application.size
+        config = applications.config_of(application, size, layers=arrays.layer_names(), scale=scale)
         if application.name.startswith("efficientnetb") and arrays.hold(applications.MODES["torch"].mean):
             config = applications.with_imagenet_scale(config)
         notes.append(
             f"keras:{application.name}, told by its layers' names" if arch is None else f"keras:{application.name}"
         )
+        if scale != 1.0:
+            notes.append(f"{scale:g} times as wide as usual (alpha)")
         if place:
             notes.append(f"of the file, what lies under {shown(place)}; the layers around that network are left out")
     elif arch is not None:
@@ -164,7 +167,7 @@ def _application(arrays: Arrays, arch: str | None, label: str) -> applications.A
             )
         return applications.named(arch.removeprefix("keras:"))
     names = arrays.layer_names()
-    found = applications.recognised(names, has_width=arrays.has_width)
+    found = applications.recognised(names, widths=arrays.widths)
     if found is None:
         raise UnknownModel(
             f"{label}: holds weights without a network, and its layers ({stacked(names)}) are those of none that burnish "
