@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from burnish.backbones.architectures import architecture_for_bundle, rebuild
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.zoo import load_backbone
+from burnish.errors import UnknownModel
 
 torch.set_num_threads(1)
 
@@ -80,3 +82,33 @@ def test_a_network_beside_what_is_never_dilated_is_read_without_a_word_of_it(bes
         {**{f"encoder.{name}": one for name, one in state.items()}, beside: torch.rand(3, 3)}, tmp_path / "a.pth"
     )
     assert not any("segment" in note for note in load_backbone(str(tmp_path / "a.pth")).notes)
+
+
+# ---- ResNets for small images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", [None, "resnet18"])
+@pytest.mark.parametrize("words", [("downsample", "fc"), ("shortcut", "linear")], ids=["torchvision", "others"])
+@pytest.mark.parametrize("prefix", ["", "model.backbone."])
+def test_a_resnet_with_the_first_layer_of_cifar_is_read_with_it(arch, words, prefix, tmp_path):
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=10)
+    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    state = settled(network).state_dict()
+    spelled = {name.replace("downsample", words[0]).replace("fc.", f"{words[1]}."): one for name, one in state.items()}
+    torch.save({f"{prefix}{name}": one for name, one in spelled.items()}, tmp_path / "a.pth")
+    network.fc = nn.Identity()
+    backbone = load_backbone(str(tmp_path / "a.pth"), arch=arch)
+    assert (backbone.name, backbone.preprocess.size) == ("resnet18", 32)
+    torch.testing.assert_close(seen(backbone.module, images()), seen(network, images()))
+    again = rebuild(architecture_for_bundle(backbone))
+    again.load_state_dict(backbone.module.state_dict())
+    torch.testing.assert_close(seen(again, images()), seen(network, images()))
+
+
+def test_such_a_file_does_not_make_another_network_of_the_one_that_is_named(tmp_path):
+    network = torchvision.models.resnet18()
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UnknownModel, match="no first layer of 7 × 7"):
+        load_backbone(str(tmp_path / "a.pth"), arch="test_vit")

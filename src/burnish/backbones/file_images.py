@@ -57,6 +57,10 @@ def prepared(
         description = torchvisions.described(name, preprocess.size)
         torchvisions.check(description["name"], description["kwargs"])
         return Prepared(preprocess, torchvisions.head_prefixes(name), description)
+    if "stem" in description["kwargs"]:
+        note = "its first layer 3 × 3 with stride 1 and no pooling after it, as for images of 32 pixels"
+        usual = timmed.told_by(found.config, cifar.PREPROCESS, image_size, name)
+        return Prepared(usual, (*timmed.head_prefixes(name), *HEADS), description, (note,))
     notes: tuple[str, ...] = ()
     preprocess = _torchvision_images(name, found, translated) or timmed.preprocess_of(name, found.config, image_size)
     untold = not found.config and not translated and name.startswith("vit_")

@@ -27,12 +27,12 @@ from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
 from burnish.backbones.spec import Backbone
-from burnish.backbones.torchvision_names import translated
+from burnish.backbones.torchvision_names import Options, translated
 from burnish.backbones.transformers import configs as transformers_configs
 from burnish.backbones.transformers import names as transformers_names
 from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 
-_Foreign = tuple[checkpoint.State, dict[str, float]]  # weights under timm's names, and options the network then needs
+_Foreign = tuple[checkpoint.State, Options]  # weights under timm's names, and options the network then needs
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
 
@@ -267,6 +267,8 @@ def _recognised(
             return small["name"], small, f"{small['name']}, told by names and shapes"
         if (of_torchvision := torchvisions.recognised(shapes)) is not None:
             return of_torchvision, torchvisions.described(of_torchvision), f"{of_torchvision}, told by names and shapes"
+        if foreign is not None and "stem" in foreign[1]:
+            shapes |= {name: (*shape[:2], 7, 7) for name, shape in shapes.items() if name == "conv1.weight"}
         names = recognise.recognised_without_head(shapes, file_images.HEADS)
         if not names and "fc_norm.weight" in shapes:  # the form that norms the mean of its patches (`_means_patches`)
             usual = {key.replace("fc_norm.", "norm."): shape for key, shape in shapes.items()}

@@ -38,6 +38,7 @@ _OPTIONS = {
     "pad_type": lambda value: value == "same",  # as TensorFlow pads
     "global_pool": lambda value: value in POOLS,
     "in_chans": lambda value: value == 3,
+    "stem": lambda value: value == "small",  # ours, see `_small_stem`
     "output_stride": lambda value: type(value) is int and value in (8, 16),  # dilated beyond
 }
 
@@ -124,11 +125,23 @@ def check(name: Any, kwargs: Any) -> None:
 def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Module:
     """The headless module in eval mode, its weights drawn from the global generator."""
     options = {**kwargs, **({"drop_path_rate": drop_path} if drop_path else {})}
+    small = options.pop("stem", None) is not None
     try:
-        return _uncached(timm.create_model(name, pretrained=False, num_classes=0, **options).eval())
+        module = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        return _uncached((_small_stem(module) if small else module).eval())
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
         size = f" for images of {kwargs['img_size']} pixels" if "img_size" in kwargs else ""
         raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
+
+
+def _small_stem(module: nn.Module) -> nn.Module:
+    """The ResNet with the first layer that images of 32 pixels get: 3 × 3 with stride 1, and no pooling after it."""
+    first = getattr(module, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or first.kernel_size != (7, 7) or not hasattr(module, "maxpool"):
+        raise ValueError("it has no first layer of 7 × 7 that could be one of 3 × 3")
+    module.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, 1, 1, bias=False)
+    module.maxpool = nn.Identity()
+    return module
 
 
 def _biases(layer: Any, device: torch.device) -> Tensor:

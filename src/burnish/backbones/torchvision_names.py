@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+Options = dict[str, float | str]
 
 
-def translated(state: Mapping[str, Tensor]) -> tuple[State, dict[str, float]] | None:
+def translated(state: Mapping[str, Tensor]) -> tuple[State, Options] | None:
     """The weights under timm's names with the options the network then needs; None when they are not torchvision's.
 
     Vision transformers, EfficientNets (V1 and V2), MobileNets (V2 and V3), ConvNeXt, Swin (V1), RegNet, VGG, DenseNets of
-    before 2018, and ResNets that are the children of one in a row.
+    before 2018, ResNets that are the children of one in a row, and those for images of 32 pixels.
     """
     for recognises, translate in _FAMILIES:
         if recognises(state):
@@ -56,7 +57,7 @@ def _among(name: str, words: Sequence[str], first: str) -> str:
     return re.sub(rf"\.attn\.({'|'.join(words)})\.", f".attn.{first}.", name)
 
 
-def _vit(state: State) -> tuple[State, dict[str, float]]:
+def _vit(state: State) -> tuple[State, Options]:
     rules = [
         (r"conv_proj\.", "patch_embed.proj."),
         (r"class_token$", "cls_token"),
@@ -73,7 +74,7 @@ def _vit(state: State) -> tuple[State, dict[str, float]]:
     return renamed(state, rules), {}
 
 
-def _children(state: State) -> tuple[State, dict[str, float]]:
+def _children(state: State) -> tuple[State, Options]:
     """A ResNet without its names: nn.Sequential(*model.children()), as feature extractors and fastai's bodies are made."""
     called = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
     found: State = {}
@@ -83,11 +84,22 @@ def _children(state: State) -> tuple[State, dict[str, float]]:
     return found, {}
 
 
-def _densenet(state: State) -> tuple[State, dict[str, float]]:
+def _is_small_resnet(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is a ResNet of four stages whose first layer is 3 × 3, as people make them for CIFAR."""
+    first = state.get("conv1.weight")
+    return first is not None and first.shape[2:] == (3, 3) and "layer4.0.conv1.weight" in state
+
+
+def _small_resnet(state: State) -> tuple[State, Options]:
+    found = {name.replace(".shortcut.", ".downsample."): tensor for name, tensor in state.items()}
+    return found, {"stem": "small"}
+
+
+def _densenet(state: State) -> tuple[State, Options]:
     return renamed(state, [(r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)$", r"\1\2")]), {}
 
 
-def _efficientnet(state: State) -> tuple[State, dict[str, float]]:
+def _efficientnet(state: State) -> tuple[State, Options]:
     """features.S.B.block.N.M: convolution and norm in turn, with squeeze and excitation where `fc1` is."""
     found: State = {}
     last = max(int(name.split(".")[1]) for name in state if name.startswith("features."))
@@ -130,7 +142,7 @@ def _layer_of_block(number: int, count: int, squeezes: bool, rest: list[str]) ->
     return (("conv_exp", "bn1"), ("conv_pwl", "bn2"))[number][norm]
 
 
-def _mobilenet_v2(state: State) -> tuple[State, dict[str, float]]:
+def _mobilenet_v2(state: State) -> tuple[State, Options]:
     repeats = (1, 2, 3, 4, 3, 3, 1)
     places = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]
     found: State = {}
@@ -150,7 +162,7 @@ def _mobilenet_v2(state: State) -> tuple[State, dict[str, float]]:
     return found, {}
 
 
-def _mobilenet_v3(state: State) -> tuple[State, dict[str, float]]:
+def _mobilenet_v3(state: State) -> tuple[State, Options]:
     last = max(int(name.split(".")[1]) for name in state if name.startswith("features."))
     repeats = (1, 2, 3, 4, 2, 3) if last == 16 else (1, 2, 3, 2, 3)
     places = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]
@@ -186,7 +198,7 @@ def _mobilenet_v3(state: State) -> tuple[State, dict[str, float]]:
     return found, {"bn_eps": 1e-3}
 
 
-def _convnext(state: State) -> tuple[State, dict[str, float]]:
+def _convnext(state: State) -> tuple[State, Options]:
     found: State = {}
     for name, tensor in state.items():
         parts = name.split(".")
@@ -206,7 +218,7 @@ def _convnext(state: State) -> tuple[State, dict[str, float]]:
     return found, {}
 
 
-def _vgg(state: State) -> tuple[State, dict[str, float]]:
+def _vgg(state: State) -> tuple[State, Options]:
     """The two hidden layers of the classifier are convolutions in timm: 7 × 7 over the last map, then 1 × 1."""
     found: State = {}
     for name, tensor in state.items():
@@ -222,7 +234,7 @@ def _vgg(state: State) -> tuple[State, dict[str, float]]:
     return found, {}
 
 
-def _swin(state: State) -> tuple[State, dict[str, float]]:
+def _swin(state: State) -> tuple[State, Options]:
     """Stages and the mergings before them take turns in one series; timm counts a merging to the stage that it begins."""
     found: State = {}
     for name, tensor in state.items():
@@ -241,7 +253,7 @@ def _swin(state: State) -> tuple[State, dict[str, float]]:
     return found, {}
 
 
-def _regnet(state: State) -> tuple[State, dict[str, float]]:
+def _regnet(state: State) -> tuple[State, Options]:
     parts = {"a.0": "conv1.conv", "a.1": "conv1.bn", "b.0": "conv2.conv", "b.1": "conv2.bn", "c": "conv3.conv",
              "d": "conv3.bn", "proj.0": "downsample.conv", "proj.1": "downsample.bn"}  # fmt: skip
     rules = [(r"stem\.0\.", "stem.conv."), (r"stem\.1\.", "stem.bn."), (r"fc\.", "head.fc.")]
@@ -262,12 +274,13 @@ def _regnet(state: State) -> tuple[State, dict[str, float]]:
     return found, {}
 
 
-_FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], tuple[State, dict[str, float]]]]] = [
+_FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], tuple[State, Options]]]] = [
     (lambda state: "encoder.pos_embedding" in state and "conv_proj.weight" in state, _vit),
     (
         lambda state: "0.weight" in state and state["0.weight"].shape[2:] == (7, 7) and "4.0.conv1.weight" in state,
         _children,
     ),
+    (_is_small_resnet, _small_resnet),
     (lambda state: any(re.match(r"features\.denseblock1\.denselayer1\.norm\.1\.", name) for name in state), _densenet),
     (lambda state: "features.1.0.block.0.0.weight" in state and "features.0.1.running_mean" in state, _efficientnet),
     (lambda state: "features.1.conv.0.0.weight" in state and "features.18.0.weight" in state, _mobilenet_v2),
