@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -112,3 +113,45 @@ def test_such_a_file_does_not_make_another_network_of_the_one_that_is_named(tmp_
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(UnknownModel, match="no first layer of 7 × 7"):
         load_backbone(str(tmp_path / "a.pth"), arch="test_vit")
+
+
+# ---- efficientnet_pytorch --------------------------------------------------------------------------------------------
+
+
+def as_efficientnet_pytorch(state):
+    """timm's tensors of an EfficientNet-B0 under the names of efficientnet_pytorch."""
+    outer = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    inner = {"conv_dw": "_depthwise_conv", "se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    first = {**inner, "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    rest = {
+        **inner,
+        "conv_pw": "_expand_conv",
+        "bn1": "_bn0",
+        "bn2": "_bn1",
+        "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+    }
+    begins, found = (0, 1, 3, 5, 8, 11, 15), {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            block = begins[int(parts[1])] + int(parts[2])
+            layer = (rest if int(parts[1]) else first)[".".join(parts[3:-1])]
+            found[f"_blocks.{block}.{layer}.{parts[-1]}"] = tensor
+        else:
+            found[f"{outer[parts[0]]}.{parts[1]}"] = tensor
+    return found
+
+
+@pytest.mark.parametrize("arch", [None, "tf_efficientnet_b0"])
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder."])
+def test_the_efficientnets_of_efficientnet_pytorch_are_read_with_the_padding_of_theirs(arch, prefix, tmp_path):
+    torch.manual_seed(0)
+    network = settled(timm.create_model("tf_efficientnet_b0", num_classes=7))
+    state = as_efficientnet_pytorch(network.state_dict())
+    decoder = {f"decoder.blocks.{number}.conv.weight": torch.rand(3, 3, 3, 3) for number in range(9)}
+    beside = decoder if prefix == "encoder." else {}
+    torch.save({**{f"{prefix}{name}": one for name, one in state.items()}, **beside}, tmp_path / "a.pth")
+    backbone, given = load_backbone(str(tmp_path / "a.pth"), arch=arch), images(64)
+    expected = seen(lambda given: network.forward_head(network.forward_features(given), pre_logits=True), given)
+    torch.testing.assert_close(seen(backbone.module, given), expected, rtol=1e-4, atol=1e-5)

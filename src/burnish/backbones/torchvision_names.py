@@ -1,4 +1,4 @@
-"""torchvision's names of weights in timm's words. ResNets and DenseNets have the same names in both."""
+"""The names that torchvision and efficientnet_pytorch give weights, in timm's words; of ResNets and DenseNets they are timm's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, Options] | None:
     """The weights under timm's names with the options the network then needs; None when they are not torchvision's.
 
     Vision transformers, EfficientNets (V1 and V2), MobileNets (V2 and V3), ConvNeXt, Swin (V1), RegNet, VGG, DenseNets of
-    before 2018, ResNets that are the children of one in a row, and those for images of 32 pixels.
+    before 2018, ResNets that are the children of one in a row, and those for images of 32 pixels;
+    the EfficientNets of efficientnet_pytorch.
     """
     for recognises, translate in _FAMILIES:
         if recognises(state):
@@ -126,6 +127,31 @@ def _efficientnet(state: State) -> tuple[State, Options]:
     widest = state[f"features.{last}.0.weight"].shape[0]
     # B5 to B7 (2,048 channels at the end and more) and all of V2 were trained with another epsilon.
     return found, {"bn_eps": 1e-3} if wide or widest >= 2048 else {}
+
+
+def _efficientnet_pytorch(state: State) -> tuple[State, Options]:
+    """The package efficientnet_pytorch, which counts blocks through; a stage begins where the number of channels changes."""
+    count = 1 + max(int(told[1]) for name in state if (told := re.match(r"_blocks\.(\d+)\.", name)))
+    widths = [len(state[f"_blocks.{block}._project_conv.weight"]) for block in range(count)]
+    begins = [0, *(block for block in range(1, count) if widths[block] != widths[block - 1])]
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    squeezes = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+    first = squeezes | {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    rest = squeezes | {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    }  # fmt: skip
+    found: State = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] != "_blocks":
+            found[f"{outer[parts[0]]}.{parts[1]}"] = tensor
+            continue
+        block = int(parts[1])
+        stage = sum(begin <= block for begin in begins) - 1
+        layers = rest if f"_blocks.{block}._expand_conv.weight" in state else first
+        found[f"blocks.{stage}.{block - begins[stage]}.{layers[parts[2]]}.{parts[3]}"] = tensor
+    return found, {"pad_type": "same", "bn_eps": 1e-3}  # as TensorFlow, from where its weights are
 
 
 def _layer_of_block(number: int, count: int, squeezes: bool, rest: list[str]) -> str:
@@ -281,6 +307,7 @@ _FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], 
         _children,
     ),
     (_is_small_resnet, _small_resnet),
+    (lambda state: {"_conv_stem.weight", "_blocks.0._se_reduce.weight"} <= set(state), _efficientnet_pytorch),
     (lambda state: any(re.match(r"features\.denseblock1\.denselayer1\.norm\.1\.", name) for name in state), _densenet),
     (lambda state: "features.1.0.block.0.0.weight" in state and "features.0.1.running_mean" in state, _efficientnet),
     (lambda state: "features.1.conv.0.0.weight" in state and "features.18.0.weight" in state, _mobilenet_v2),
