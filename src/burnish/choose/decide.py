@@ -114,7 +114,7 @@ def probe_decisions(probes: Probes, probed: Probed) -> list[Decision]:
     """Why this image size, where it is not the network's own, and why this head."""
     choice, how = probed.choice, probed.choice.how
     head = Decision(
-        f"head: {_told(how)}",
+        f"head: {_head_in_words(how)}",
         _right_on(choice),
         {
             "accuracy": choice.accuracy,
@@ -154,7 +154,7 @@ def _where(probed: Probed, told: dict[str, Any]) -> Decision:
     return Decision(what, f"{rule}: {found}, cross-validated on {told['n']} images", dict(told))
 
 
-def _told(how: HeadKind) -> str:
+def _head_in_words(how: HeadKind) -> str:
     """A kind of head in words."""
     if how.kind == NEIGHBOURS:
         return f"{how.kind}, {how.strength:g} {'neighbours' if how.strength > 1 else 'neighbour'}"

@@ -68,7 +68,7 @@ def learning_curve(
         return None
     if len({size for size, _ in points}) < 3:  # of one image a class all shares are the same images
         return None
-    return _told(points, of_val, seed)
+    return _curve_of(points, of_val, seed)
 
 
 def _sets(material: Material, rows: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def _sets(material: Material, rows: np.ndarray) -> np.ndarray:
     return np.arange(len(rows)) if tied is None else tied
 
 
-def _told(points: list[tuple[int, list[np.ndarray]]], tied: np.ndarray, seed: int) -> dict[str, Any]:
+def _curve_of(points: list[tuple[int, list[np.ndarray]]], tied: np.ndarray, seed: int) -> dict[str, Any]:
     """The curve and where it leads, from (training images, wrong [v] of each repeat); tied [v]: equal where drawn together."""
     n, count = len(tied), count_of(tied)
     sizes = np.log([size for size, _ in points])

@@ -199,7 +199,7 @@ class _Record:
         from optuna.storages.journal import JournalFileBackend
 
         backend = JournalFileBackend(str(self._file), lock_obj=_Held())  # type: ignore[arg-type]
-        backend.append_logs = _told(backend.append_logs, self._file, self._refused)  # type: ignore[method-assign]
+        backend.append_logs = _saying_refusals(backend.append_logs, self._file, self._refused)  # type: ignore[method-assign]
         return optuna.create_study(storage=JournalStorage(backend), study_name="burnish", load_if_exists=True)
 
 
@@ -220,7 +220,7 @@ def _mend(journal: Path) -> None:
         file.truncate(content.rfind(b"\n") + 1)
 
 
-def _told(append: Callable[[Any], None], journal: Path, refused: list[RunError]) -> Callable[[Any], None]:
+def _saying_refusals(append: Callable[[Any], None], journal: Path, refused: list[RunError]) -> Callable[[Any], None]:
     """The same writing, that says in a sentence what the disk refused, and keeps it."""
 
     def told(logs: Any) -> None:

@@ -164,11 +164,11 @@ class Tuning:
                 workers=self.bench.workers,
                 watcher=self.bench.watcher,
             ):
-                yield self._told(event) if isinstance(event, Epoch) else event
+                yield self._candidate_of(event) if isinstance(event, Epoch) else event
         except Diverged as error:
             self.diverged = str(error)
 
-    def _told(self, epoch: Epoch) -> tuple[Epoch, Candidate]:
+    def _candidate_of(self, epoch: Epoch) -> tuple[Epoch, Candidate]:
         """The epoch with its candidate."""
         # At the size of its last steps: a network that has seen 128 px alone fails at 192.
         self.latest, self.latest_size = (

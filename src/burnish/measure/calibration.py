@@ -72,7 +72,7 @@ def reliability(
     class counts, and what is right is that the image has the class; limits then count images, not pairs. groups: int64 [n], from
     0, of images that were drawn together, which limits count instead.
     """
-    confidence, hit = _told(probabilities, labels)
+    confidence, hit = _confidences_and_hits(probabilities, labels)
     edges, place = np.linspace(0.0, 1.0, bins + 1), _places(confidence, bins)
     pairs = len(hit) // len(labels)
     drawn = groups if groups is not None or pairs == 1 else np.arange(len(labels))
@@ -82,7 +82,7 @@ def reliability(
 
 def adaptive_ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
     """The expected calibration error with bins of equally many images (Nixon et al. 2019, arXiv:1904.01685), a fraction."""
-    confidence, hit = _told(probabilities, labels)
+    confidence, hit = _confidences_and_hits(probabilities, labels)
     order = np.argsort(confidence, kind="stable")
     _, tied, counts = np.unique(confidence, return_inverse=True, return_counts=True)
     hit = (np.bincount(tied, hit) / counts)[tied]  # which of equals come first must not matter
@@ -96,7 +96,7 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> flo
 
     Naeini et al. 2015 (AAAI); 15 bins as in arXiv:1706.04599. It is biased upwards when images are few.
     """
-    confidence, hit = _told(probabilities, labels)
+    confidence, hit = _confidences_and_hits(probabilities, labels)
     apart = np.bincount(_places(confidence, bins), hit - confidence)
     return float(np.abs(apart).sum() / len(hit))
 
@@ -107,7 +107,7 @@ def _places(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
 
 
-def _told(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _confidences_and_hits(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(confidence, whether right) of each answer; with several classes an image, of each pair of image and class."""
     rows, truth = checked(probabilities, labels, classes=np.asarray(probabilities).shape[-1])
     if several(truth):

@@ -51,13 +51,13 @@ def finding(
     if shows.any() and not shows.all():
         found |= _ranked(chances, shows, groups)
         found |= _curves(chances, shows)
-    found["likeliest"] = _told(probabilities.argmax(1) == sought, shows, groups)
+    found["likeliest"] = _operating_point(probabilities.argmax(1) == sought, shows, groups)
     found["points"], found["held_out"] = [], 0
     if held_out is None:
         return found
     for wanted in SENSITIVITIES:
         threshold = held_out.threshold_finding(sought, wanted)
-        at = None if threshold is None else _told(chances >= threshold, shows, groups)
+        at = None if threshold is None else _operating_point(chances >= threshold, shows, groups)
         found["points"].append({"wanted": wanted, "threshold": threshold, "test": at})
     return {**found, "held_out": len(held_out.shown_of(sought))}
 
@@ -94,7 +94,7 @@ def _curves(chances: np.ndarray, shows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _told(said: np.ndarray, shows: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
+def _operating_point(said: np.ndarray, shows: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
     """What answering the class for these images comes to: sensitivity, specificity and precision with their intervals."""
     return {
         "said": int(said.sum()),

@@ -68,7 +68,7 @@ def other_seeds(
     Each is a run of its own, on the splits of the first and a share of what is left of the clock, and goes on when it died.
     """
     fixed = _with_splits(catalog, folder, facts)
-    runs = [_told(recipe.seed, facts)]
+    runs = [_score_of(recipe.seed, facts)]
     places = [folder.path / FOLDER / str(recipe.seed + number) for number in range(1, recipe.seeds)]
     done = [_seconds_of(path) for path in places if (path / RESULT).is_file()]
     # What earlier sittings spent is not given back.
@@ -97,7 +97,7 @@ def other_seeds(
                     f"the weights of the network changed since the first training, so that of seed {seed} is not the same again; "
                     f"restore them and remove {shown(str(place.path))} to go on, or name another folder with --out"
                 )
-            runs.append(_told(seed, own_facts))
+            runs.append(_score_of(seed, own_facts))
     return summed_up(runs), clock.elapsed()
 
 
@@ -114,7 +114,7 @@ def summed_up(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"runs": runs, "model": model, "n": len(found), "mean": mean, "sd": sd}
 
 
-def _told(seed: int, facts: dict[str, Any]) -> dict[str, Any]:
+def _score_of(seed: int, facts: dict[str, Any]) -> dict[str, Any]:
     """What one training came to: its tuned model's score, the probe's where nothing was tuned."""
     scores = facts["scores"]
     own = scores.get("tuned") or scores["probe"]

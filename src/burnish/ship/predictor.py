@@ -114,7 +114,7 @@ class Predictor:
         """float64 [n k] in the order of `bundle.classes`, a batch at a time; raises UnreadableImage on the first bad image."""
         rows = [np.zeros((0, len(self.bundle.classes)))]
         for chunk in _chunks(listed(images), self._batch):
-            found, _, problems = self._told(chunk)
+            found, _, problems = self._answers(chunk)
             for problem in problems:
                 if problem is not None:
                     raise problem
@@ -144,7 +144,7 @@ class Predictor:
     ) -> Iterator[Prediction]:
         done = 0
         for chunk in _chunks(images, self._batch):
-            found, strange, problems = self._told(chunk)
+            found, strange, problems = self._answers(chunk)
             called = [name_of(image) for image in chunk] if names is None else names[done : done + len(chunk)]
             done += len(chunk)
             for at, (name, problem) in enumerate(zip(called, problems, strict=True)):
@@ -186,7 +186,9 @@ class Predictor:
         logits, features = np.split(told, [len(self.bundle.classes)], axis=1)
         return calibrated(logits, self.bundle.temperature, several=self.bundle.several), features
 
-    def _told(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray | None, list[UnreadableImage | None]]:
+    def _answers(
+        self, images: Sequence[ImageLike]
+    ) -> tuple[np.ndarray, np.ndarray | None, list[UnreadableImage | None]]:
         """Probabilities [b k] and strangeness beyond the limit [b], zero for images that could not be read; and the reasons."""
         read = self.pixels(images)
         problems = [one if isinstance(one, UnreadableImage) else None for one in read]
