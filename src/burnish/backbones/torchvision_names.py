@@ -1,4 +1,4 @@
-"""The names that torchvision and efficientnet_pytorch give weights, in timm's words; of ResNets and DenseNets they are the same."""
+"""What torchvision and efficientnet_pytorch call weights, in timm's words; of ResNets and DenseNets they are the same."""
 
 from __future__ import annotations
 
