@@ -15,8 +15,8 @@ from burnish.runtime import evenly
 
 _MOST = 5000  # images kept, spread over all
 _POINTS = 60  # of a curve
-# One-sided, of each test of `threshold`; of 5 to 6 % of packages with a confidence that says nothing it then shows what is not
-# so, where the lowest place at which enough are right was taken as it came 32 to 53 % (simulated, 50 to 5,000 images)
+# One-sided, of each test of `threshold`. Where the confidence says nothing and answers are too seldom right, a threshold is then
+# found in at most 6 % of draws; a lowest place at which enough are right was there in 23 to 53 % (simulated, 100 to 5,000)
 _LEVEL = 0.1
 _STEPS, _STARTS = 25, (0.0, 0.25, 0.5)
 COVERAGES = (0.9, 0.95, 0.99)  # of sets of classes, that a report shows
