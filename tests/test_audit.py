@@ -178,7 +178,10 @@ def test_suspects_are_those_of_confident_learning_written_plainly():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 300)
     probabilities = rng.dirichlet(np.full(4, 0.5), 300)
+    known = rng.random(300) < 0.8
+    probabilities[known] = 0.1 * probabilities[known] + 0.9 * np.eye(4)[labels[known]]
     wrong, margin = suspects(labels, probabilities)
+    assert wrong.any()
     usual = [probabilities[labels == j, j].mean() for j in range(4)]
     for row in range(300):
         claiming = [j for j in range(4) if probabilities[row, j] >= usual[j]]
@@ -187,6 +190,32 @@ def test_suspects_are_those_of_confident_learning_written_plainly():
         assert bool(wrong[row]) == expected
         others = max(probabilities[row, j] for j in range(4) if j != labels[row])
         assert margin[row] == pytest.approx(others - probabilities[row, labels[row]])
+
+
+def rare(separation: float, *, wrong: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(given labels, true ones, probabilities) of 970 sound parts and 30 defects; so many of the sound are labelled as defects.
+
+    Probabilities are those of a model that knows how both are spread, and the share of wrong labels.
+    """
+    rng = np.random.default_rng(0)
+    true = np.repeat([0, 1], [970, 30])
+    shown = rng.normal(size=1000) + separation * true
+    given = np.where(np.arange(1000) < wrong, 1, true)
+    lifted = 30 * np.exp(separation * (shown - separation / 2))  # how much likelier a defect looks so than a sound part
+    defect = (lifted + wrong) / (lifted + 970)
+    return given, true, np.stack([1 - defect, defect], 1)
+
+
+def test_images_of_a_rare_class_that_is_badly_recognised_are_not_called_wrongly_labelled():
+    given, _, probabilities = rare(2.0, wrong=0)
+    missed = (probabilities.argmax(1) != given)[given == 1].mean()
+    assert 0.4 < missed < 1.0 and not suspects(given, probabilities)[0][given == 1].any()
+
+
+def test_wrong_labels_in_a_rare_class_that_is_well_recognised_are_found():
+    given, true, probabilities = rare(6.0, wrong=12)
+    wrong, _ = suspects(given, probabilities)
+    assert wrong[given != true].sum() >= 8 and wrong[given == true].sum() <= 1
 
 
 def test_a_class_without_images_claims_none_and_one_class_has_no_suspects():

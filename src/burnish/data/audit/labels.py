@@ -11,6 +11,9 @@ from burnish.data.catalog import Catalog
 from burnish.labels import counts as images_of_each
 from burnish.runtime import evenly
 
+# Of a class's images without the suspect ones, and so many times as many images. Of 30 fine scratches on grey among 1,000 images,
+# of which 16 are recognised, 6 were called wrongly labelled, with this none
+_RECOGNISED, _COMMONER = 0.7, 3
 _NEIGHBOURS = 5
 _FAR = 6.0  # robust standard deviations of the distance to the neighbours
 _REFERENCES = 4096  # images that neighbours are looked for among
@@ -70,7 +73,9 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
     """(bool [n]: whether the label is likely wrong; float [n]: how much more probable another class is).
 
     Confident learning (Northcutt, Jiang and Chuang 2021, arXiv:1911.00068): a class claims an image whose probability of it
-    is at least what images labelled so have on average; an image claimed by another class than its label's is suspect.
+    is at least what images labelled so have on average; an image claimed by another class than its label's is suspect. But not
+    where it is a far commoner class that claims it, and the models miss many of the rare one's other images too: they take for
+    common whatever is not clear, which tells of them and not of its label.
     labels int [n], probabilities [n k] out of fold.
     """
     n, k = probabilities.shape
@@ -83,7 +88,11 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
     others = probabilities.copy()
     others[np.arange(n), labels] = -1.0
     margin = others.max(1) - own
-    return (claims.max(1) > 0) & (claimed != labels) & (margin > 0), margin
+    wrong = (claims.max(1) > 0) & (claimed != labels) & (margin > 0)
+    # Of the images that are not suspect, so that many wrong labels in a class do not hide themselves.
+    recall = np.bincount(labels, margin <= 0, k) / np.maximum(np.bincount(labels, ~wrong, k), 1)
+    unclear = (recall < _RECOGNISED)[labels] & (counts[claimed] > _COMMONER * counts[labels])
+    return wrong & ~unclear, margin
 
 
 def outlier_findings(catalog: Catalog, ids: np.ndarray, features: np.ndarray) -> Iterator[Finding]:
