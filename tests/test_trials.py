@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -253,6 +254,27 @@ def test_a_search_that_died_proposes_what_it_would_have_proposed(few, tmp_path, 
     assert told[0] == told[1] != []
     first, second = (next((run.folder / "packages").glob("*/weights.safetensors")) for run in (whole, again))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_clock_that_is_set_forward_makes_no_trial_longer(few, tmp_path, monkeypatch, brief):
+    """A search that goes on would end, for want of time for one more."""
+    optuna = pytest.importorskip("optuna")
+    dies_in_trial(2, few, tmp_path / "run", monkeypatch)
+    journal = tmp_path / "run" / "search.log"
+    ends, count = re.subn(r'("datetime_complete": ?")\d{4}', r"\g<1>2999", journal.read_text())
+    assert count
+    journal.write_text(ends)
+    images = SimpleNamespace(val_rows=np.arange(len(_losses(journal))))
+    record = search._Record(journal, SimpleNamespace(material=images, bench=SimpleNamespace(watcher=Nobody())))
+    (done,) = record.finished()
+    assert done.state == optuna.trial.TrialState.COMPLETE and done.duration.days > 300_000
+    assert 0.0 < record.longest_seconds() < 600.0
+
+
+def _losses(journal):
+    """Of the images in the first trial that a journal holds."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    return next(line["user_attr"]["losses"] for line in lines if "losses" in line.get("user_attr", {}))
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,9 @@ def search(trials: Trials, journal: str, *, on_state: Callable[[], None]) -> tup
         record.study.enqueue_trial(space.first())
 
     def one(trial: optuna.Trial) -> float:
-        values = space.drawn(trial)
+        values, began = space.drawn(trial), clock.elapsed()
         done = trials.run(space.recipe(values), named=values)
+        trial.set_user_attr("seconds", clock.elapsed() - began)
         trial.set_user_attr("losses", done.losses.tolist())
         number = len(record.finished()) + 1
         trials.bench.watcher.say(f"trial {number}: validation {done.accuracy:.1%}, {done.loss:.3f} nats")
@@ -174,8 +175,8 @@ class _Record:
         return [one for one in self.study.trials if one.value is not None]
 
     def longest_seconds(self) -> float:
-        """Of a trial so far."""
-        return max((one.duration.total_seconds() for one in self.finished() if one.duration is not None), default=0.0)
+        """Of a trial so far, by the run's clock: Optuna takes its own from the system's, which may be set meanwhile."""
+        return max((one.user_attrs.get("seconds", 0.0) for one in self.finished()), default=0.0)
 
     def add(self, one: Callable[[optuna.Trial], float], *, seed: int) -> None:
         """One more trial.
@@ -241,5 +242,7 @@ def _check_kept(study: Any, images: int) -> None:
         raise ValueError
     for trial in study.trials:
         losses = np.asarray(trial.user_attrs.get("losses", np.zeros(images)), np.float64)
+        if not isinstance(trial.user_attrs.get("seconds", 0.0), int | float):
+            raise ValueError
         if losses.shape != (images,) or not all(isinstance(one, float) for one in trial.params.values()):
             raise ValueError
