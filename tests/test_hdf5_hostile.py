@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from loading import refused
 from test_backbones_hostile import _chain, _conv, _keras, _layer
 
 from burnish.backbones import zoo
+from burnish.backbones.keras import arrays
 from burnish.backbones.keras.arrays import Arrays
 from burnish.backbones.keras.options import Variable
-from burnish.errors import BadWeights
+from burnish.errors import BadWeights, ModelError
 
 
 def _h5(path: Path, fill: Any, config: Any = None) -> Path:
@@ -31,6 +34,35 @@ POOL = ("GlobalAveragePooling2D", "pool")
 
 
 # ---- names and kinds of numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("sent", "kind", "sentence"),
+    [
+        (
+            signal.SIGKILL,
+            ModelError,
+            r"m\.h5: the process .* was ended from outside \(SIGKILL\), .* where memory runs out",
+        ),
+        (
+            signal.SIGSEGV,
+            BadWeights,
+            r"m\.h5: its HDF5 part makes the HDF5 library crash; it is damaged, or made to harm",
+        ),
+    ],
+)
+def test_a_file_is_blamed_for_a_crash_of_its_reader_and_not_for_what_ended_it(
+    sent, kind, sentence, tmp_path, monkeypatch
+):
+    pytest.importorskip("h5py")
+    (tmp_path / "reader.py").write_text(
+        f"import os, resource\nresource.setrlimit(4, (0, 0))\nos.kill(os.getpid(), {int(sent)})"
+    )
+    monkeypatch.setattr(arrays, "_READER", str(tmp_path / "reader.py"))
+    with pytest.raises(ModelError, match=sentence) as told:
+        Arrays(b"any", "m.h5")
+    assert type(told.value) is kind
 
 
 @pytest.mark.parametrize("name", ["a" * 1001, "/".join("b" * 340 for _ in range(3)), "c" * 60_000])

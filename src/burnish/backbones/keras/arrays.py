@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +22,10 @@ from burnish.errors import BadWeights, ModelError, shown
 
 _READER = hdf5.__file__
 _SECONDS, _SLOWEST = 60.0, 20e6  # and bytes a second; a file that takes longer is made to
+# By these signals no fault of a library ends a process: the system, a scheduler or a person sent them.
+_ENDED = [
+    getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU") if hasattr(signal, name)
+]
 _LONGEST_VARIABLE = 4  # parts of a variable's name
 _NESTED = re.compile(r"(.+/)(?:layers|_layer_checkpoint_dependencies)/[^/]+/(?:.+/)?vars/\d+$")  # the layer of a layer
 _EXTRA = "pip install 'burnish[keras]'"
@@ -180,6 +185,11 @@ def _read(data: bytes, label: str, packed: int) -> tuple[dict[str, Any], memoryv
         raise BadWeights(
             f"{label}: its HDF5 part was not read in {patience:.0f} s; it is damaged, or made to harm"
         ) from None
+    if -done.returncode in _ENDED:
+        raise ModelError(
+            f"{label}: the process that reads its HDF5 part was ended from outside ({signal.Signals(-done.returncode).name}), as "
+            "the system does where memory runs out. Close other programs, or run again where there is more."
+        )
     if done.returncode != 0 or len(done.stdout) < 8:
         raise BadWeights(f"{label}: its HDF5 part makes the HDF5 library crash; it is damaged, or made to harm")
     length = int.from_bytes(done.stdout[:8], "little")
