@@ -1,4 +1,4 @@
-"""What torchvision and efficientnet_pytorch call weights, in timm's words; of ResNets and DenseNets they are the same."""
+"""Names that torchvision and efficientnet_pytorch give weights, in timm's words; of ResNets and DenseNets they are timm's own."""
 
 from __future__ import annotations
 
