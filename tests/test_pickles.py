@@ -199,3 +199,20 @@ def test_what_fastai_saves_with_its_optimiser_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("program", [b"cfastcore.foundation\nL\nK\x01\x85R.", b"cfastcore.foundation\nL\n)\x81K\x01a."])
 def test_such_a_record_takes_no_arguments_and_no_members(program, tmp_path):
     assert "cannot be read without trusting it" in refused(_torch_zip(tmp_path, b"\x80\x02" + program))
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["zip", "older"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict"])
+def test_classes_among_the_settings_beside_a_state_are_left_behind_by_what_the_advice_says(key, older, tmp_path):
+    settings = {"optimizer": torch.optim.Adam, "loss": torch.nn.CrossEntropyLoss()}
+    content = {key: {"model.a.weight": torch.zeros(2)}, "hyper_parameters": settings}
+    torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=not older)
+    told = refused(tmp_path / "a.ckpt")
+    assert "asks for torch.optim.adam Adam" in told
+    advice = told.rpartition(":  ")[2]
+    assert advice == f"torch.save(torch.load(path, weights_only=False)['{key}'], 'weights.pth')"
+
+
+def test_a_whole_network_is_told_to_save_its_state(tmp_path):
+    torch.save({"net": torch.nn.Linear(2, 2)}, tmp_path / "a.pth")
+    assert refused(tmp_path / "a.pth").endswith("torch.save(model.state_dict(), 'weights.pth')")

@@ -102,6 +102,7 @@ _INERT: list[Any] = [
     (_Dropped, "fastcore.foundation.L"),
     *((_path, f"{module}.{kind}Path") for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
 ]  # fmt: skip
+_STATES = ("state_dict", "model_state_dict")  # where Lightning and others keep the weights beside what else they keep
 _ADVICE = "write the weights alone, on a machine where you trust it:  torch.save(model.state_dict(), 'weights.pth')"
 
 
@@ -247,7 +248,21 @@ def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
             asked_for = ", ".join(name.rpartition(" ")[2] for name in strangers[:3])
             raise BadWeights(f"{label}: is {' and '.join(odd)} ({asked_for}); save the weights dense in float32")
         listed = ", ".join(shown(name[:80]) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
-        raise BadWeights(f"{label}: asks for {listed}, which could run code, so it was not opened; {_ADVICE}")
+        raise BadWeights(f"{label}: asks for {listed}, which could run code, so it was not opened; {_advice_for(data)}")
+
+
+def _advice_for(data: bytes) -> str:
+    """How to write the weights alone: out of the file itself, where its pickle has them under a usual name."""
+    key = next((one for one in _STATES if any(begin + one.encode() in data for begin in _begins(len(one)))), None)
+    if key is None:
+        return _ADVICE
+    kept = f"torch.load(path, weights_only=False)['{key}']"
+    return f"write the weights alone, on a machine where you trust it:  torch.save({kept}, 'weights.pth')"
+
+
+def _begins(length: int) -> tuple[bytes, bytes]:
+    """How pickles of the usual protocols begin a text of so many letters."""
+    return b"X" + length.to_bytes(4, "little"), b"\x8c" + bytes([length])
 
 
 def _is_number_kind(name: str) -> bool:
