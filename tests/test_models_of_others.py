@@ -155,3 +155,23 @@ def test_the_efficientnets_of_efficientnet_pytorch_are_read_with_the_padding_of_
     backbone, given = load_backbone(str(tmp_path / "a.pth"), arch=arch), images(64)
     expected = seen(lambda given: network.forward_head(network.forward_features(given), pre_logits=True), given)
     torch.testing.assert_close(seen(backbone.module, given), expected, rtol=1e-4, atol=1e-5)
+
+
+# ---- OpenCLIP --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", [None, "convnext_atto"])
+def test_a_convnext_of_openclip_is_read_and_sees_the_colours_of_clip(arch, tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model("convnext_atto", num_classes=0).eval()
+    texts = {
+        "logit_scale": torch.tensor(1.0),
+        "text_projection": torch.rand(3, 3),
+        "visual.head.proj.weight": torch.rand(3, 3),
+    }
+    state = {**texts, **{f"visual.trunk.{name}": one for name, one in network.state_dict().items()}}
+    torch.save(state, tmp_path / "a.pt")
+    backbone, given = load_backbone(str(tmp_path / "a.pt"), arch=arch), images()
+    torch.testing.assert_close(seen(backbone.module, given), seen(network, given))
+    assert backbone.preprocess.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert backbone.preprocess.crop == 1.0 and any("OpenCLIP's image half" in note for note in backbone.notes)

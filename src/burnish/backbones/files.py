@@ -28,11 +28,13 @@ from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision_names import Options, translated
+from burnish.backbones.transformers import clip
 from burnish.backbones.transformers import configs as transformers_configs
 from burnish.backbones.transformers import names as transformers_names
 from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 
 _Foreign = tuple[checkpoint.State, Options]  # weights under timm's names, and options the network then needs
+_CLIPS = "visual.trunk."  # where OpenCLIP has a network of timm's
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
 
@@ -136,6 +138,7 @@ def _filled(
 
     imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean.
     """
+    state, found, of_clip = _trunk_of_clip(state, found)
     beside = list(state)
     state, told, prefix = _told_within(found, state, name)
     if (of_maps := segmenting.made(beside, told.description, named=name is not None)) is not None:
@@ -155,12 +158,27 @@ def _filled(
         timmed.check(ready.description["name"], ready.description["kwargs"])
     refuse_few(ready.description, checkpoint.numbers_in(state.values()), found.label)
     module, description, fit, adapted = _loaded(state, told, ready)
-    notes = [*told.notes, *ready.notes, checkpoint.report(fit, where), *adapted]
+    notes = [*of_clip, *told.notes, *ready.notes, checkpoint.report(fit, where), *adapted]
     if not told.found.config:
         notes.append(f"taken to have seen images of {file_images.in_words(ready.preprocess)}")
     backbone = assembled(told.name, module, ready.preprocess, description, source=source, sha256=found.sha256)
     licence = backbone.licence if "." in told.name else str(told.found.config.get("license") or "unknown")[:80]
     return replace(backbone, notes=tuple(notes), licence=licence)
+
+
+def _trunk_of_clip(
+    state: checkpoint.State, found: opened.Opened
+) -> tuple[checkpoint.State, opened.Opened, tuple[str, ...]]:
+    """(weights, what is told of them, a clause) of OpenCLIP's image half where that is a ConvNeXt of timm's; else as they are.
+
+    Its other trunks of timm's saw images of other colours, from network to network.
+    """
+    if "logit_scale" not in state or f"{_CLIPS}stages.0.blocks.0.conv_dw.weight" not in state:
+        return state, found, ()
+    images = {"mean": list(clip.MEAN), "std": list(clip.STD), "crop_pct": 1.0, "interpolation": "bicubic"}
+    config = found.config if isinstance(found.config.get("pretrained_cfg"), dict) else {"pretrained_cfg": images}
+    note = "OpenCLIP's image half, its images less the mean that CLIP's are"
+    return checkpoint.without_prefix(state, _CLIPS), replace(found, config=config), (note,)
 
 
 def _told_within(
