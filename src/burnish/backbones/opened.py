@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import safetensors.torch
+
 from burnish import archives
 from burnish.backbones import pickles, weights
 from burnish.disk import MAX_JSON_BYTES, read_plain_json
@@ -39,8 +41,13 @@ SUFFIXES = (
 )
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ALONE = {b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ\x00": ("xz", "unxz")}
+_PART = re.compile(r"[\w\-][\w.\-]{0,120}\.safetensors")  # a name in the same folder, no path
 _BEGIN = 512  # bytes by which a tar is told from other files
 _CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+_WHOLE, _PARTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+)  # of transformers: weights in one file, or in several
 PROCESSOR = "processor_config.json"  # where transformers 5 keeps the same of models for images and texts
 
 
@@ -73,6 +80,8 @@ def open_file(path: Path) -> Opened:
     Nothing in it is run or followed; it is held in memory whole.
     """
     if os.path.isdir(path):  # which says no, too, where a name is too long for any file
+        if (path / _PARTS).is_file() and not (path / _WHOLE).is_file():
+            return _of_parts(path)
         path = _only_one_in(path)
     data, label = weights.bytes_of(path), shown(str(path))
     digest = hashlib.sha256(data).hexdigest()
@@ -88,6 +97,36 @@ def open_file(path: Path) -> Opened:
     kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
     unknown = f"is no file of weights that burnish knows; expected {kinds}"
     raise BadWeights(f"{label}: {weights.what_it_is(data[:4096], len(data)) or unknown}")
+
+
+def _of_parts(folder: Path) -> Opened:
+    """The weights that an index says lie in several .safetensors files of its folder, as one; BadWeights, with what is amiss."""
+    label, index = shown(str(folder)), config_beside(folder / _WHOLE, _PARTS)
+    told = index.get("weight_map")
+    if not isinstance(told, dict) or not all(isinstance(one, str) and _PART.fullmatch(one) for one in told.values()):
+        raise BadWeights(
+            f"{label}: its {_PARTS} does not say in which .safetensors files beside it the weights lie; save the model again"
+        )
+    digest, tensors, size = hashlib.sha256(), {}, 0
+    for name in sorted(set(told.values())):
+        data = weights.bytes_of(folder / name)
+        size += len(data)
+        if size > weights.MAX_WEIGHTS_BYTES:
+            raise BadWeights(
+                f"{label}: its parts have more than {weights.MAX_WEIGHTS_BYTES:,} bytes, the most that is read"
+            )
+        weights.refuse_foreign(folder / name, data[:4096], len(data))
+        digest.update(data)
+        held = weights.tensors_of(data, shown(str(folder / name)))
+        tensors |= {key: one for key, one in held.items() if told.get(key) == name}
+    if lacking := [key for key in told if key not in tensors]:
+        raise BadWeights(
+            f"{label}: {len(lacking)} of the {len(told)} tensors that its {_PARTS} names are not in its files "
+            f"({shown(str(lacking[0])[:120])}, …); fetch all of its parts again"
+        )
+    images = partial(_told_of_images, partial(config_beside, folder / _WHOLE))
+    whole, config = safetensors.torch.save(tensors), config_beside(folder / _WHOLE)
+    return Opened("safetensors", whole, label, digest.hexdigest(), config, name=_WHOLE, packed=size, beside=images)
 
 
 def _refuse_packed_alone(data: bytes, label: str) -> None:
