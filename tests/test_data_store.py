@@ -17,7 +17,7 @@ from burnish.data.cache import read_pixels
 from burnish.data.catalog import Catalog
 from burnish.data.pixels import decode, view
 from burnish.data.store import Draft, PixelStore, blank
-from burnish.errors import UnreadableImage
+from burnish.errors import DataError, UnreadableImage
 from burnish.terms import Preprocess
 from images import noise
 
@@ -179,14 +179,14 @@ def test_two_files_of_the_same_content_each_have_their_row(tmp_path, kept, decod
 def test_kept_files_of_other_images_are_not_read_through(tmp_path, kept, monkeypatch):
     others, ours = (write_noise(tmp_path / name, range(low, low + 4)) for name, low in (("others", 0), ("ours", 10)))
     read(tmp_path / "others", others, kept)
-    real, checked = store.Mapped.checksums, []
+    real, checked = store.OnDisk.checksums, []
 
     def counted(self, places=None):
         checked.append(len(self) if places is None else len(places))
         return real(self, places)
 
     read(tmp_path / "ours", ours, kept)
-    monkeypatch.setattr(store.Mapped, "checksums", counted)
+    monkeypatch.setattr(store.OnDisk, "checksums", counted)
     read(tmp_path / "ours", ours[:1], kept)
     # Of the file that holds it, the row that is wanted in each of its renderings; no file of this one row is written.
     assert len(checked) == 4 and set(checked) == {1}
@@ -672,3 +672,25 @@ def test_the_content_told_is_that_of_the_files(tmp_path):
     noise(40, 36, seed=5).save(buffer, "PNG")
     (tmp_path / "set" / names[0]).write_bytes(buffer.getvalue())
     assert read(tmp_path / "set", names, None).content != before
+
+
+@pytest.mark.parametrize("harm", ["cut short", "written over"])
+@pytest.mark.parametrize("sitting", ["that wrote it", "that found it"])
+def test_a_kept_file_that_is_changed_while_it_is_used_is_said_and_not_read(harm, sitting, tmp_path, kept):
+    names = write_noise(tmp_path / "images", range(6))
+    found = read(tmp_path / "images", names, kept)
+    if sitting == "that found it":
+        found = read(tmp_path / "images", names, kept)
+    (file,) = kept.folder.glob("*.pixels")
+    before = file.stat()
+    if harm == "cut short":
+        os.truncate(file, 4096)
+    else:
+        with open(file, "r+b") as stream:
+            stream.seek(4096)
+            stream.write(bytes(before.st_size - 4096))
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for rows in (found.plain, found.stored):
+        with pytest.raises(DataError, match=r"changed or cut short while they were in use\. Say the same again"):
+            rows[np.array([3, 1])]
+    assert_same(read(tmp_path / "images", names, kept), read(tmp_path / "images", names, None))
