@@ -354,5 +354,5 @@ def _opened(path: Path, settings: str, wanted: Set[str]) -> Entry | None:
 
 
 def _rounded(size: int) -> int:
-    """Up to a whole number of pages, so that it can be mapped alone."""
+    """Up to a whole number of pages."""
     return -(-size // _PAGE) * _PAGE
