@@ -22,7 +22,26 @@ def test_numbers_are_no_formulas():
 
 @pytest.mark.parametrize(
     "name",
-    ["=1", "'=1", "''=1", "-1", "'-1", "-a", "@b", "plain", "'", "", "'quoted'", "a\rb", "a\\rb", "\\\r\\\\r\r", "\r"],
+    [
+        "=1",
+        "'=1",
+        "''=1",
+        "-1",
+        "'-1",
+        "-a",
+        "@b",
+        "plain",
+        "'",
+        "",
+        "'quoted'",
+        "a\rb",
+        "a\\rb",
+        "\\\r\\\\r\r",
+        "\r",
+        "\u240d",
+        "\u241b\u240d\r",
+        "\r\u241b",
+    ],
 )
 def test_names_in_cells_are_read_back(name):
     assert uncelled(cell(name)) == name and not cell(name).startswith(("=", "@", "-a"))
@@ -37,6 +56,10 @@ def test_splits_are_safe_for_a_spreadsheet_and_read_back(tmp_path):
     assert first == {"'=", "''", "'-"}, "a path that begins with -1 is no number"
     assert read_splits(tmp_path / SPLITS, catalog, sha256=made.sha256).sha256 == made.sha256
     assert set(sides_in(tmp_path / SPLITS)) == set(catalog.paths)
+
+
+def test_paths_of_windows_are_in_their_cells_as_they_are():
+    assert cell("C:\\red\\rose\\1.png") == uncelled("C:\\red\\rose\\1.png") == "C:\\red\\rose\\1.png"
 
 
 def test_splits_of_folders_with_carriage_returns_are_read_back(tmp_path):

@@ -123,22 +123,22 @@ def pasted(path: str | Path) -> str:
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 
-
+_RETURN, _LITERALLY = "\N{SYMBOL FOR CARRIAGE RETURN}", "\N{SYMBOL FOR ESCAPE}"
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")  # which is no formula: classes are called -1 and +1
 
 
 def cell(text: str) -> str:
     """`text` made safe for a spreadsheet: an apostrophe before what it would take for a formula (P10)."""
     text = text.encode("utf-8", "backslashreplace").decode()
-    # csv leaves a bare carriage return unquoted; backslashes are doubled where one would be taken for its sign.
-    text = re.sub(r"(\\+)r|(\\*)\r", lambda found: found[1] * 2 + "r" if found[1] else found[2] * 2 + "\\r", text)
+    # csv leaves a bare carriage return unquoted. Not as a backslash and an r, which paths of Windows hold.
+    text = re.sub(f"[{_RETURN}{_LITERALLY}]", lambda found: _LITERALLY + found[0], text).replace("\r", _RETURN)
     return "'" + text if _is_formula(text.lstrip("'")) else text
 
 
 def uncelled(text: str) -> str:
     """The inverse of `cell`, for names without bytes that are no characters."""
     text = text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
-    return re.sub(r"(\\+)r", lambda found: "\\" * (len(found[1]) // 2) + ("\r" if len(found[1]) % 2 else "r"), text)
+    return re.sub(f"{_LITERALLY}(.)|{_RETURN}", lambda found: found[1] or "\r", text)
 
 
 def _is_formula(text: str) -> bool:

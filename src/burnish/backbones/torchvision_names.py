@@ -132,7 +132,7 @@ def _efficientnet(state: State) -> tuple[State, Options]:
 def _efficientnet_pytorch(state: State) -> tuple[State, Options]:
     """The package efficientnet_pytorch, which counts blocks through; a stage begins where the number of channels changes."""
     count = 1 + max(int(told[1]) for name in state if (told := re.match(r"_blocks\.(\d+)\.", name)))
-    widths = [len(state[f"_blocks.{block}._project_conv.weight"]) for block in range(count)]
+    widths = [state[f"_blocks.{block}._project_conv.weight"].shape[0] for block in range(count)]
     begins = [0, *(block for block in range(1, count) if widths[block] != widths[block - 1])]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     squeezes = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
