@@ -92,7 +92,7 @@ def test_a_program_in_a_pytorch_file_is_named_and_never_runs_and_the_advice_work
     monkeypatch.chdir(tmp_path)
     advice = str(caught.value).split("trust it:  ", 1)[1]
     model = torch.nn.ModuleDict({"one": torch.nn.Linear(2, 3), "two": torch.nn.Linear(1, 2)})
-    exec(advice, {"torch": torch, "model": model})  # the advice itself is under test
+    exec(advice, {"torch": torch, "model": model, "path": path})  # the advice itself is under test
     with pytest.raises(BadWeights, match=r"0 of 100 tensors match"):
         zoo.load_backbone("resnet18=weights.pth")
 

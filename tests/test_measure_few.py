@@ -98,7 +98,7 @@ def test_what_is_declined_follows_groups_and_counts_what_is_unlike_the_training_
     truth = rng.integers(0, 2, 300)
     right = rng.random(300) < rng.beta(4.0, 0.5, 10)[groups]
     chances = sure(np.where(right, truth, 1 - truth))
-    held_out = HeldOut.of(sure(np.zeros(200, np.int64)), np.zeros(200, np.int64))
+    held_out = HeldOut.of(sure(np.zeros(300, np.int64)), np.zeros(300, np.int64))
     plain, by_group = declining(held_out, chances, truth), declining(held_out, chances, truth, groups=groups)
     for one, other in zip(plain["answers"], by_group["answers"], strict=True):
         assert one["answered"] == other["answered"] == 300

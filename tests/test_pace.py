@@ -265,12 +265,13 @@ def saves_of_a_run(tmp_path, monkeypatch, *, off):
         pace=lambda: pace,
         events=events,
         state=lambda: ({}, {}),
+        diverged=None,
         training=SimpleNamespace(steps=0, total=400),
     )
-    journal = SimpleNamespace(begin=lambda _: None, rows=[])
+    journal, folder = SimpleNamespace(begin=lambda _: None, rows=[]), SimpleNamespace(require_held=lambda: None)
     ledger = Ledger(tmp_path, tuning.bench.clock, Nobody())
     trained.train(
-        tuning, SimpleNamespace(val_right=np.ones(4)), SimpleNamespace(folder=None, ledger=ledger, journal=journal)
+        tuning, SimpleNamespace(val_right=np.ones(4)), SimpleNamespace(folder=folder, ledger=ledger, journal=journal)
     )
     return spans
 

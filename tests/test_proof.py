@@ -45,7 +45,7 @@ from burnish.reports.page import render
 from burnish.reports.rollout import rollout
 from burnish.result import RunFolder, read_facts, read_pictures
 from burnish.run import seeds
-from burnish.run.seeds import _told as seeds_told
+from burnish.run.seeds import _score_of as seeds_told
 from burnish.run.seeds import summed_up
 from burnish.ship.answering import Asked
 from burnish.ship.bundle import read_bundle, write_bundle

@@ -12,9 +12,8 @@ from burnish.measure.ood import Familiarity, entropies
 from burnish.runtime import evenly
 
 FEWEST = 40  # images
-_FEWEST_SETS = (
-    15  # of images that belong together; with a third of 10 held back up to 12 % of new ones look strange, of 15 8 %
-)
+# Of images that belong together; with a third of 10 held back up to 12 % of new ones look strange, of 15 8 %.
+_FEWEST_SETS = 15
 _MOST, _MOST_HELD = 4096, 1000  # images looked at, and those by which the limit is set
 
 
@@ -50,7 +49,7 @@ def set_apart(
     if len(val) >= least:
         some = evenly(len(val), most)
         return val[some], None if unsure is None else unsure[some]
-    tied = material.tied(material.train_rows)
+    tied = None if learnt else material.tied(material.train_rows)
     if learnt or (tied is not None and count_of(tied) < _FEWEST_SETS):
         return None
     sets = np.arange(len(material.train_rows)) if tied is None else tied
