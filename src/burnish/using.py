@@ -37,12 +37,10 @@ from burnish.result import (
     read_facts,
     read_pictures,
 )
-from burnish.ship.answering import Asked, Prediction
+from burnish.ship.answering import LIKELIEST, Asked, Prediction
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Images, Paths, Predictor, expand, listed, write_csv
-
-_LIKELIEST = Asked()
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def predict_stream(
     run: str | os.PathLike[str],
     images: Paths,
     *,
-    asked: Asked = _LIKELIEST,
+    asked: Asked = LIKELIEST,
     predictor: Predictor | None = None,
 ) -> Iterator[Prediction]:
     """`predict` one by one, in bounded memory; mistakes in the arguments are raised at once."""
@@ -165,7 +163,7 @@ def write_predictions(
     predictor: Predictor,
     images: Sequence[str],
     *,
-    asked: Asked = _LIKELIEST,
+    asked: Asked = LIKELIEST,
 ) -> int:
     """Write predictions as CSV; returns how many images could not be read.
 

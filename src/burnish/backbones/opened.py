@@ -44,10 +44,8 @@ _ALONE = {b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7
 _PART = re.compile(r"[\w\-][\w.\-]{0,120}\.safetensors")  # a name in the same folder, no path
 _BEGIN = 512  # bytes by which a tar is told from other files
 _CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-_WHOLE, _PARTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-)  # of transformers: weights in one file, or in several
+# Of transformers: weights in one file, or in several.
+_WHOLE, _PARTS = "model.safetensors", "model.safetensors.index.json"
 PROCESSOR = "processor_config.json"  # where transformers 5 keeps the same of models for images and texts
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.special import expit, logit, ndtr, ndtri, stdtr, stdtrit
@@ -296,11 +297,15 @@ class Ranking:
         # Few images of the kind: a comparison of each with all, so that a draw is a matrix product (10 times as fast).
         few = len(self.kind) <= _MOST_OF_KIND
         self.compares = few and len(self.kind) * len(self.scores) <= _MOST_COMPARED
-        self.ties = len(np.unique(self.scores)) < len(self.scores)
         if not self.compares:
             self.order = np.argsort(-self.scores, kind="stable")
             falling = self.scores[self.order]
             self.ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # the last of each run of equals
+
+    @cached_property
+    def ties(self) -> bool:
+        """Whether two images have one score."""
+        return len(np.unique(self.scores)) < len(self.scores)
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """The mean over the images of the kind of the precision at their place, without interpolation, [c] for weights [c n]."""

@@ -30,9 +30,8 @@ class HeldOut:
     confidence: np.ndarray  # float64 [n], probability of the likeliest class
     right: np.ndarray  # bool [n], whether it is the true one
     own: np.ndarray  # float64 [n], probability of the true class
-    label: np.ndarray = field(
-        default_factory=lambda: np.zeros(0, np.int64)
-    )  # [n], of the true class; older packages: empty
+    # int64 [n], which class is the true one; empty in packages of before it was kept
+    label: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> HeldOut:
@@ -62,9 +61,8 @@ class HeldOut:
         if least > n:
             return None
         counts = np.linspace(least, n, _STEPS).astype(np.int64)
-        counts = np.unique(
-            np.searchsorted(-falling, -falling[counts - 1], side="right")
-        )  # equals are answered together
+        # Equals are answered together.
+        counts = np.unique(np.searchsorted(-falling, -falling[counts - 1], side="right"))
         fails = bdtr(wrong[counts - 1], counts, 1.0 - accuracy) > _LEVEL + 1e-9
         shown = 0
         for start in (int(part * len(counts)) for part in _STARTS):

@@ -308,7 +308,7 @@ def prove(
     rate = probes.images_per_second * (material.preprocess.size / kept.preprocess.size) ** 2
     folder.write_json(PICTURES, pictures_of(of_kept, material, bench, sample, images_per_second=rate))
     cost = cost_of(kept, bench, package=package_folder(folder.path))
-    return {**facts, "cost": cost, "stages_seconds": watch.so_far(), "seconds": bench.clock.elapsed()}
+    return {**facts, "cost": cost, "stages_seconds": watch.so_far()}
 
 
 def finish(folder: RunFolder, facts: dict[str, Any]) -> None:

@@ -102,6 +102,9 @@ class Asked:
         return bundle.held_out
 
 
+LIKELIEST = Asked()
+
+
 @dataclass(frozen=True)
 class Answering:
     """`Asked`, with the limits that the package's held-out images set."""

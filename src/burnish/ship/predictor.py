@@ -31,7 +31,7 @@ from burnish.errors import BadWeights, DataError, UnreadableImage, cell, shown
 from burnish.labels import SEPARATOR
 from burnish.measure.calibration import calibrated
 from burnish.runtime import cores
-from burnish.ship.answering import Answering, Asked, Prediction
+from burnish.ship.answering import LIKELIEST, Answering, Asked, Prediction
 from burnish.ship.bundle import Bundle, read_bundle
 from burnish.train.around import enough_memory, pick_device, settled_torch
 from burnish.train.features import at_once, batched, outputs
@@ -43,7 +43,6 @@ _IMAGES = "a path, bytes, a Pillow image, or an array or tensor of uint8 or uint
 UNKNOWN = "unknown"  # shown in the place of an answer that is declined
 NO_NUMBER = "the network's answer to it is not a number"
 _MAKING = threading.Lock()
-_LIKELIEST = Asked()
 
 
 class Readable(Protocol):
@@ -125,7 +124,7 @@ class Predictor:
         self,
         images: Images,
         *,
-        asked: Asked = _LIKELIEST,
+        asked: Asked = LIKELIEST,
         names: Sequence[str] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction]:

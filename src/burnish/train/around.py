@@ -95,10 +95,8 @@ def enough_memory(model: str) -> Iterator[None]:
     """ModelError with what helps, where an accelerator, or this process, has too little memory."""
     try:
         yield
-    except (
-        RuntimeError,
-        MemoryError,
-    ) as error:  # torch.OutOfMemoryError is one, and the device's own libraries have others
+    # torch.OutOfMemoryError is one, and the device's own libraries have others.
+    except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or _NONE_HERE.search(str(error)):
             raise ModelError(
                 f"{shown(model)} needs more memory than this machine gives the process (ulimit -v tells a limit); take "
