@@ -65,7 +65,7 @@ def main() -> None:
     asked = sys.argv[1:] or list(PARTS)
     if set(asked) - set(PARTS):
         sys.exit(f"unknown part: {' '.join(asked)}; expected some of {', '.join(PARTS)}")
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     out: dict[str, Any] = {"benchmark": "audit", "machine": machine()}
     with tempfile.TemporaryDirectory(prefix="burnish-audit-") as folder:

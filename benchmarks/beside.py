@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--method", default="multiprobe")
     parser.add_argument("--n", type=int, default=2)
     asked = parser.parse_args()
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     forms = {

@@ -22,8 +22,8 @@ from burnish import api
 from burnish.choose.evidence import Evidence
 from burnish.choose.probing import plain_at
 from burnish.choose.tuning import Tuned, Tuning
-from burnish.facts import machine
 from burnish.labels import right
+from burnish.record.facts import machine
 from burnish.run import trained
 from burnish.runtime import evenly
 from burnish.train.features import batched, outputs

@@ -43,7 +43,7 @@ def main() -> None:
             json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"error": done.stderr[-300:]}
         )
         print(model, found[model], file=sys.stderr)
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     settings = {"size": asked.size, "batch": asked.batch, "repeats": asked.repeats}
     print(json.dumps({"benchmark": "families", **settings, "models": found, "machine": machine()}, indent=1))

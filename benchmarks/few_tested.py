@@ -10,10 +10,10 @@ import json
 
 import numpy as np
 
-from burnish.facts import machine
 from burnish.measure.bootstrap import paired_shares
 from burnish.measure.scores import score
 from burnish.measure.verdict import judge_several
+from burnish.record.facts import machine
 
 SCARCE = {  # images of each class, recall of each
     "300 + 5": ([300, 5], [0.95, 0.8]),

@@ -30,7 +30,7 @@ def main() -> None:
     for memory in ("returned", "kept"):
         command = [sys.executable, __file__, asked.model, "--sizes", asked.sizes, "--child", memory]
         found[memory] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     print(
         json.dumps(

@@ -17,7 +17,7 @@ BATCH = 32
 
 
 def main() -> None:
-    from burnish.facts import machine
+    from burnish.record.facts import machine
     from burnish.runtime import keep_freed_memory
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -22,8 +22,8 @@ from PIL import Image
 
 from burnish import api
 from burnish.data.sources import open_source
-from burnish.facts import machine
 from burnish.recipe import Recipe
+from burnish.record.facts import machine
 from burnish.runtime import draws
 
 CLASSES, EACH, SIDE, PARTS = 5, 60, 160, 4

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from burnish.facts import machine
 from burnish.measure.bootstrap import mean_interval, paired_shares, share
+from burnish.record.facts import machine
 
 SETS = ((20, 15), (60, 5), (10, 30), (200, 5))  # groups, images of each on average
 RHOS = (0.0, 0.1, 0.5)

@@ -15,7 +15,7 @@ import torch
 
 
 def main() -> None:
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     cases = [one(name) for name in sys.argv[1:]]
     print(json.dumps({"benchmark": "half", "machine": machine(), "cases": cases}, indent=1))

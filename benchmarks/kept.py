@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--size", default="128")
     asked = parser.parse_args()
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     rows = []
     for case in asked.sets:

@@ -223,7 +223,7 @@ def in_a_child(work: Callable[..., None], *words: Any, seconds: float) -> dict[s
 
 
 def main() -> None:
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     share = [N // len(ENCODINGS) + (place < N % len(ENCODINGS)) for place in range(len(ENCODINGS))]
     found = {

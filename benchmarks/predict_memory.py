@@ -26,7 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stder
 
 
 def main() -> None:
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     run, images = sys.argv[1], sorted(path for path in Path(sys.argv[2]).rglob("*") if path.is_file())
     found = []

@@ -32,8 +32,8 @@ from burnish.measure.held_out import HeldOut, declining
 from burnish.measure.intervals import paired, wilson
 from burnish.measure.scores import Statistics, score
 from burnish.measure.verdict import judge
+from burnish.record.folder import read_pictures
 from burnish.reports.page import render
-from burnish.result import read_pictures
 from burnish.run.insights import data_uri
 
 DATA = ("signs", "caltech101")

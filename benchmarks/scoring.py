@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 
-from burnish.facts import machine
 from burnish.measure import bootstrap
 from burnish.measure.scores import Statistics, score
+from burnish.record.facts import machine
 
 _SIZES = ((1_000, 10), (10_000, 10), (30_000, 10), (30_000, 50), (3_000, 1_000))
 _SHARES = {"even": np.full(10, 0.1), "unequal": np.array([0.5, 0.2, 0.1, 0.05, 0.05, 0.04, 0.03, 0.01, 0.01, 0.01])}

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--model", default="efficientnet_lite0")
     asked = parser.parse_args()
     from burnish.__main__ import wait_briefly
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     environment = dict(os.environ)
     wait_briefly(environment)

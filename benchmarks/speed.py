@@ -24,7 +24,7 @@ def main() -> None:
         print(json.dumps(FORMS[sys.argv[3]](sys.argv[2])))
         return
     from burnish.__main__ import wait_briefly
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     cases = []
     for model in sys.argv[1:] or MODELS:

@@ -58,7 +58,7 @@ def survive(asked: argparse.Namespace, home: Path) -> dict:
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
         if done.returncode:
             print(done.stderr, file=sys.stderr)
-    from burnish.facts import machine
+    from burnish.record.facts import machine
 
     return {
         "benchmark": "survival",

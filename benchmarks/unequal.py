@@ -28,10 +28,10 @@ from burnish.backbones.zoo import load_backbone
 from burnish.data.cache import read_pixels
 from burnish.data.sources import open_source
 from burnish.data.views import normalised
-from burnish.facts import machine
 from burnish.labels import cross_entropies
 from burnish.methods import folds, heads
 from burnish.methods.heads import choose_head
+from burnish.record.facts import machine
 from burnish.train.features import batched, outputs
 
 MOST, SINGLES = 30, (0.0, 0.4)  # training images of the largest class; the share of classes that have one

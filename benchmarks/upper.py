@@ -26,9 +26,9 @@ from burnish.choose.plan import Plan, settled
 from burnish.choose.probing import plain_at
 from burnish.choose.start import start_head
 from burnish.choose.tuning import Tuning, logits_of
-from burnish.facts import machine
 from burnish.labels import right
 from burnish.methods.base import Method, blank_tunable
+from burnish.record.facts import machine
 from burnish.run import trained
 from burnish.run.probed import Looked
 from burnish.train.loop import steps_an_epoch

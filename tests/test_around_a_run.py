@@ -22,8 +22,8 @@ from burnish import api, cli, doctor, watching
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.ledger import check_origin, origin_of, states_of_other_versions
 from burnish.errors import BurnishError, RecipeError, RunError
+from burnish.record.folder import RunFolder
 from burnish.reports.board import Board
-from burnish.result import RunFolder
 from burnish.run.journal import Journal
 from burnish.runtime import Nobody, process_began
 from burnish.train.checkpoint import write_checkpoint

@@ -14,7 +14,7 @@ from burnish.data.pixels import read_all
 from burnish.data.sources import open_source
 from burnish.data.store import PixelStore
 from burnish.errors import NotARun, NotEnoughData, RunError
-from burnish.result import IMAGES, SPLITS, sides_in
+from burnish.record.folder import IMAGES, SPLITS, sides_in
 from burnish.terms import Preprocess
 from conftest import Told
 from images import SMALL, read, write_images

@@ -22,12 +22,13 @@ import timm
 import torch
 from PIL import Image
 
-from burnish import api, cli, result, screen
+from burnish import api, cli, screen
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
 from burnish.errors import DataError, RecipeError, RunError
 from burnish.measure.intervals import paired, wilson
 from burnish.recipe import Recipe
+from burnish.record import folder as run_folder
 from burnish.reports.leaderboard import csv_of, page_of
 from burnish.run import planned
 from burnish.run.race import arms, frozen, rounds, tested
@@ -323,7 +324,7 @@ def test_multiprobe_of_a_network_without_depths_to_see_is_not_the_probe_once_mor
 
 
 def test_rounds_of_an_arm_with_a_long_name_have_folders_of_their_own(tmp_path):
-    with result.RunFolder.open(tmp_path / "race") as folder:
+    with run_folder.RunFolder.open(tmp_path / "race") as folder:
         race = SimpleNamespace(folder=folder)
         paths = []
         for end in ("", "-1", "-2"):

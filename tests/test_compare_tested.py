@@ -11,8 +11,8 @@ from test_compare import Lines, made_up, row
 from test_report_page import facts_of
 
 from burnish import api
-from burnish.answers import Answers
 from burnish.choose.evidence import Evidence
+from burnish.record.answers import Answers
 from burnish.reports.leaderboard import csv_of, round_numbers
 from burnish.reports.leaderboard import page_of as leaderboard_page
 from burnish.reports.page import render

@@ -20,7 +20,7 @@ from burnish.data.sources.folder import folders_within
 from burnish.data.sources.scan import RUN_FILE, RUN_LOCK
 from burnish.errors import DataError, NotEnoughData
 from burnish.recipe import Recipe
-from burnish.result import _LOCK, ASKED
+from burnish.record.folder import _LOCK, ASKED
 from images import noise, write_images
 
 

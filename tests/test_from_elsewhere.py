@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, result
+from burnish import api
 from burnish.backbones import pickles, timmed, weights
 from burnish.backbones.keras.arrays import Arrays
 from burnish.backbones.opened import open_file
 from burnish.choose.ledger import Ledger
 from burnish.disk import read_plain_json, write_bytes_whole, write_version
 from burnish.errors import BadWeights, NotARun, RunError
-from burnish.result import PICTURES, RESULT, RunFolder
+from burnish.record import folder as run_folder
+from burnish.record.folder import PICTURES, RESULT, RunFolder
 from burnish.run import seeds
 from burnish.run.race.state import ARMS, MODELS
 from burnish.runtime import Clock, Nobody
@@ -90,7 +91,7 @@ def test_a_link_in_the_place_of_a_run_within_a_run_is_refused(run, images, tmp_p
 
 
 def test_all_folders_of_a_run_are_looked_at():
-    assert set(result._FOLDERS) == {VERSIONS, STATE, result.BOARD, ARMS, MODELS, seeds.FOLDER}
+    assert set(run_folder._FOLDERS) == {VERSIONS, STATE, run_folder.BOARD, ARMS, MODELS, seeds.FOLDER}
 
 
 def test_a_pipe_among_a_state_is_not_waited_for(run, images, tmp_path):

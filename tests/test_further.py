@@ -8,9 +8,9 @@ import torch
 
 from burnish import api
 from burnish.errors import BadWeights, RecipeError
-from burnish.learnt import learnt_from
 from burnish.recipe import Recipe
-from burnish.result import sides_in
+from burnish.record.folder import sides_in
+from burnish.record.learnt import learnt_from
 from burnish.run.further import backbone_of_run, is_run
 from burnish.run.outset import backbone_for
 from burnish.ship.bundle import package_folder, read_bundle

@@ -28,7 +28,7 @@ from burnish.errors import DataError, RunError
 from burnish.methods.base import Head
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.result import RunFolder
+from burnish.record.folder import RunFolder
 from burnish.run import job, probed, trained
 from burnish.runtime import Nobody
 from burnish.ship.bundle import read_bundle, write_bundle

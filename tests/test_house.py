@@ -13,8 +13,8 @@ import burnish
 ROOT = Path(burnish.__file__).parent
 # Rooms from the ground up: a module may import from its own room and from those before it.
 ORDER = (
-    "errors", "archives", "disk", "imports", "uncompiled", "terms", "labels", "recipe", "settings", "runtime", "watching", "data", "backbones", "methods", "train", "measure", "choose", "cases", "facts",
-    "result", "learnt", "answers", "reports", "ship", "explaining", "evaluating", "using", "auditing", "run", "looking", "api", "sklearn", "doctor", "screen", "verbs", "cli", "__main__",
+    "errors", "archives", "disk", "imports", "uncompiled", "terms", "labels", "recipe", "settings", "runtime", "watching", "data", "backbones", "methods", "train", "measure", "choose", "record",
+    "reports", "ship", "use", "auditing", "run", "looking", "api", "sklearn", "doctor", "screen", "verbs", "cli", "__main__",
 )  # fmt: skip
 STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -22,7 +22,7 @@ from burnish.data.sources import open_source
 from burnish.data.sources.python import open_python
 from burnish.errors import DataError, RecipeError
 from burnish.measure.ood import Familiarity
-from burnish.result import is_of_a_run
+from burnish.record.folder import is_of_a_run
 from conftest import fit_in_a_process, write_shapes
 
 SETTINGS = {"model": "random:test_resnet", "image_size": 64, "budget": None, "cache": "off"}

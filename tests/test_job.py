@@ -225,9 +225,9 @@ def test_a_folder_with_other_things_in_it_is_refused(shapes, tmp_path):
 
 
 def test_a_folder_in_use_is_refused_naming_the_holder(tmp_path):
-    from burnish.result import RunFolder
+    from burnish.record.folder import RunFolder
 
-    code = "import sys,time\nfrom pathlib import Path\nfrom burnish.result import RunFolder\n"
+    code = "import sys,time\nfrom pathlib import Path\nfrom burnish.record.folder import RunFolder\n"
     code += "f=RunFolder.open(Path(sys.argv[1]))\nprint('held',flush=True)\ntime.sleep(30)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     try:
@@ -267,9 +267,10 @@ def test_changed_weights_are_refused(run, tmp_path, shapes):
 
 
 def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(shapes, tmp_path, monkeypatch):
-    from burnish import disk, result
+    from burnish import disk
+    from burnish.record import folder as run_folder
 
-    original = result.RunFolder.write_json
+    original = run_folder.RunFolder.write_json
 
     def full(self, name, value):
         raise OSError(28, "No space left on device")
@@ -280,10 +281,10 @@ def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(shapes, tmp_path, mo
         with disk.plain_disk_errors(self.path):
             full(self, name, value)
 
-    monkeypatch.setattr(result.RunFolder, "write_json", guarded)
+    monkeypatch.setattr(run_folder.RunFolder, "write_json", guarded)
     with pytest.raises(RunError, match="the disk is full"):
         api.fit(shapes, out=tmp_path / "run", method="probe", model="random:test_resnet", budget=None)
-    monkeypatch.setattr(result.RunFolder, "write_json", original)
+    monkeypatch.setattr(run_folder.RunFolder, "write_json", original)
     answers = api.predict(tmp_path / "run", [next(shapes.glob("red/*.png"))])
     assert answers[0].label in ("blue", "green", "red")
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import burnish
-from burnish.answers import read_answers
 from burnish.errors import NotEnoughData
 from burnish.measure.bootstrap import bootstrapped, mean_interval, paired_shares, resampled, share
 from burnish.measure.grouped import chance_of_signs, images_worth, paired_of_groups, wilson_of_groups
 from burnish.measure.intervals import paired, wilson
 from burnish.measure.scores import score
 from burnish.measure.verdict import Verdict, judge, judge_several
+from burnish.record.answers import read_answers
 from burnish.reports.runs import side_by_side
 from burnish.reports.words import verdict_in
 from conftest import write_shapes

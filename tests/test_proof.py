@@ -22,7 +22,6 @@ from test_report_page import HOSTILE, Page, facts_of
 from torch import nn
 
 from burnish import api
-from burnish.answers import read_answers
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.evidence import Evidence
@@ -38,12 +37,13 @@ from burnish.measure.intervals import holm
 from burnish.measure.ood import Familiarity, _principal, entropies
 from burnish.measure.scores import score
 from burnish.methods.heads import HeadKind
+from burnish.record.answers import read_answers
+from burnish.record.folder import RunFolder, read_facts, read_pictures
 from burnish.reports import explain as explain_module
 from burnish.reports.chinese import CHINESE, FINDINGS
 from burnish.reports.explain import grad_cam, maps, overlay, sanity
 from burnish.reports.page import render
 from burnish.reports.rollout import rollout
-from burnish.result import RunFolder, read_facts, read_pictures
 from burnish.run import seeds
 from burnish.run.seeds import _score_of as seeds_told
 from burnish.run.seeds import summed_up

@@ -16,7 +16,6 @@ import torch
 from burnish import api, imports, uncompiled
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.zoo import load_backbone
-from burnish.cases import Case, first_of_each
 from burnish.choose import probing, proof, survey, tuning
 from burnish.choose.ledger import Ledger
 from burnish.choose.probing import told_of_mirroring
@@ -25,6 +24,7 @@ from burnish.data.sample import Part, in_turn, is_late
 from burnish.data.sources import open_source
 from burnish.errors import RunError
 from burnish.measure.cost import latency
+from burnish.record.cases import Case, first_of_each
 from burnish.run import insights, job
 from burnish.runtime import Clock, Nobody
 from conftest import write_shapes

@@ -14,8 +14,8 @@ from burnish.choose.ledger import Ledger, states_of_other_versions
 from burnish.data import contents
 from burnish.data.contents import Spool
 from burnish.errors import RunError
+from burnish.record.folder import RunFolder
 from burnish.reports.board import Board
-from burnish.result import RunFolder
 from burnish.run import trained as trained_stage
 from burnish.runtime import Clock, Nobody
 from conftest import Told

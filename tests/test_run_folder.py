@@ -9,7 +9,7 @@ import pytest
 from burnish import api
 from burnish.disk import write_whole
 from burnish.errors import NotARun
-from burnish.result import PICTURES, PREDICTIONS, RESULT, SPLITS, RunFolder, read_facts, read_pictures, sides_in
+from burnish.record.folder import PICTURES, PREDICTIONS, RESULT, SPLITS, RunFolder, read_facts, read_pictures, sides_in
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
 

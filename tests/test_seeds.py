@@ -6,7 +6,7 @@ import pytest
 
 from burnish.errors import NotARun, RecipeError
 from burnish.recipe import Recipe
-from burnish.result import RunFolder
+from burnish.record.folder import RunFolder
 from burnish.run import seeds as seeds_module
 from burnish.run.seeds import _seconds_of, require_time_for_seeds
 from burnish.runtime import Clock, Nobody

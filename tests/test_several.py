@@ -29,8 +29,8 @@ from burnish.measure.verdict import Verdict, judge_several
 from burnish.methods import heads
 from burnish.methods.heads import choose_head
 from burnish.recipe import Recipe
+from burnish.record.folder import read_pictures
 from burnish.reports.runs import Compared
-from burnish.result import read_pictures
 from burnish.screen import print_runs, print_verdict
 from burnish.ship.bundle import read_bundle
 from burnish.train.objective import Objective

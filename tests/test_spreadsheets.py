@@ -10,7 +10,7 @@ from burnish.data.audit.quarantine import read_quarantine
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits, read_splits, write_splits
 from burnish.errors import cell, uncelled
-from burnish.result import SPLITS, sides_in
+from burnish.record.folder import SPLITS, sides_in
 from conftest import write_shapes
 
 

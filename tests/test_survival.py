@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from burnish import api, disk, result
+from burnish import api, disk
 from burnish.choose.ledger import Ledger
 from burnish.choose.tuning import Tuning
 from burnish.errors import NotEnoughData, RunError
+from burnish.record import folder as run_folder
 from burnish.reports import board
 from burnish.run import job
 from burnish.screen import print_verdict
@@ -294,7 +295,7 @@ def test_a_run_that_died_without_a_state_since_the_plan_comes_to_the_same_bits(s
 
 
 WRITES = {
-    "write_json": (result.RunFolder, "write_json"), "write": (result.RunFolder, "write"),
+    "write_json": (run_folder.RunFolder, "write_json"), "write": (run_folder.RunFolder, "write"),
     "write_version": (checkpoint, "write_version"), "sync_folder": (disk, "sync_folder"), "save": (job, "save"),
     "put_to_test": (job, "put_to_test"), "finish": (job, "finish"),
 }  # fmt: skip
@@ -398,7 +399,7 @@ def test_a_disk_that_refuses_the_history_costs_only_that(refused, shapes, tmp_pa
         raise RunError("cannot write: the disk is full")
 
     if refused == "history":
-        monkeypatch.setattr(result.RunFolder, "write_rows", full)
+        monkeypatch.setattr(run_folder.RunFolder, "write_rows", full)
     else:
         monkeypatch.setattr(board.Board, "_write", full)
     watcher = Lines()
@@ -890,12 +891,12 @@ def test_a_folder_where_the_very_first_write_was_torn_is_taken(tmp_path):
     folder.mkdir()
     (folder / ".run.json.abcdefgh").write_text("{")
     (folder / ".lock").write_text("123")
-    with result.RunFolder.open(folder) as held:
+    with run_folder.RunFolder.open(folder) as held:
         assert held.begin({"seed": 1}) is False
         assert {path.name for path in folder.iterdir()} == {".lock", "run.json"}
         assert (folder / ".lock").read_text() == f"{os.getpid()} on {platform.node()}"
         held.write("splits.csv", "")
-    with result.RunFolder.open(folder) as held:
+    with run_folder.RunFolder.open(folder) as held:
         assert held.begin({"seed": 1}) is True
 
 

@@ -16,14 +16,15 @@ import torch
 from PIL import Image
 
 import burnish
-from burnish import api, cli, disk, evaluating
+from burnish import api, cli, disk
 from burnish.data.catalog import Named
 from burnish.data.sources.scan import LINK_OUT, Scan
 from burnish.errors import DataError, NotARun, RunError, UnreadableImage
-from burnish.result import RunFolder
+from burnish.record.folder import RunFolder
 from burnish.ship import predictor
 from burnish.ship.predictor import NotRead, Predictor, expand, listed, opened
 from burnish.train.features import BATCH
+from burnish.use import evaluating
 from conftest import write_shapes
 from images import noise, quarters
 

@@ -22,13 +22,10 @@ from burnish.disk import (
     require_temporary_folder,
 )
 from burnish.errors import RecipeError, RunError, shown
-from burnish.evaluating import Evaluation, evaluate, ood
 from burnish.looking import anatomy, audit, methods, models
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, parse_budget, recipe_from
-from burnish.reports.board import board_of_compare
-from burnish.reports.leaderboard import csv_of, page_of
-from burnish.result import (
+from burnish.record.folder import (
     BOARD,
     COMPARED,
     IMAGES,
@@ -38,6 +35,8 @@ from burnish.result import (
     RunFolder,
     read_facts,
 )
+from burnish.reports.board import board_of_compare
+from burnish.reports.leaderboard import csv_of, page_of
 from burnish.run.again import call_of, command_of, leaving_out, settings_of
 from burnish.run.comparing import run_compare
 from burnish.run.job import finish, run_job
@@ -48,7 +47,8 @@ from burnish.runtime import Clock, Nobody, Watcher, cores
 from burnish.settings import Settings
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
-from burnish.using import (
+from burnish.use.evaluating import Evaluation, evaluate, ood
+from burnish.use.finished import (
     Result,
     as_written,
     board,

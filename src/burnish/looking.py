@@ -21,8 +21,8 @@ from burnish.errors import RunError, shown
 from burnish.methods.base import Method
 from burnish.methods.table import METHODS, method_named
 from burnish.recipe import recipe_from
+from burnish.record.folder import AUDIT_PAGE, AUDIT_TABLE, RESULT, plain
 from burnish.reports.findings import page_of
-from burnish.result import AUDIT_PAGE, AUDIT_TABLE, RESULT, plain
 from burnish.run.outset import backbone_for, store_of
 from burnish.runtime import Nobody, Watcher
 from burnish.train.around import settled_torch

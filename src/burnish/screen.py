@@ -19,19 +19,19 @@ from burnish.choose.signals import NOTHING
 from burnish.data.audit.findings import by_kind, in_words
 from burnish.doctor import Check
 from burnish.errors import pasted, shown
-from burnish.evaluating import Evaluation
-from burnish.explaining import Explained
 from burnish.measure.intervals import Interval
 from burnish.measure.scores import Scores
 from burnish.measure.verdict import chance, difference_in_words, percent
 from burnish.methods.base import Method, options_of
+from burnish.record.folder import AUDIT_PAGE, AUDIT_TABLE, LEADERBOARD
 from burnish.reports import leaderboard, runs
 from burnish.reports.explain import Sanity
 from burnish.reports.runs import Compared
-from burnish.result import AUDIT_PAGE, AUDIT_TABLE, LEADERBOARD
 from burnish.runtime import minutes
 from burnish.ship.answering import Prediction
-from burnish.using import Result
+from burnish.use.evaluating import Evaluation
+from burnish.use.explaining import Explained
+from burnish.use.finished import Result
 
 _WIDTH = 80  # columns, of text that is wrapped
 _AUTO = (

@@ -22,7 +22,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from burnish.errors import shown
 from burnish.measure.scores import matrix_from
 from burnish.measure.verdict import Verdict
-from burnish.result import plain, plain_disk_errors
+from burnish.record.folder import plain, plain_disk_errors
 
 _MATRIX_PIXELS = 640  # least side of the confusion image
 _MOST_COUNTED = 25  # classes; in a larger matrix a cell has no room for its count

@@ -21,9 +21,9 @@ from markupsafe import Markup
 from burnish.errors import NotARun, shown
 from burnish.measure.intervals import Interval, holm
 from burnish.measure.verdict import ACCURACY, Verdict, chance, percent, points
+from burnish.record.folder import plain
 from burnish.reports.drawn import calibration, charts, confusion, coverage, finding, more_data
 from burnish.reports.words import Say, verdict_in, words_in
-from burnish.result import plain
 
 _NAMED_SHOWN = 200
 _BASELINES = {"majority": "Commonest class", "scratch": "Trained from scratch"}
@@ -33,9 +33,9 @@ _PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}
 def render(facts: Mapping[str, Any], pictures: Mapping[str, Any] | None = None, *, lang: str = "en") -> str:
     """The page as HTML text; sections whose facts are missing are absent, only "verdict" must be there.
 
-    facts: the content of result.json, as `burnish.facts.facts_of` makes it; values may be numpy's. pictures: of pictures.json, as
-    `burnish.run.insights.pictures_of` makes it; each picture a data URI of a PNG, JPEG or WebP. lang: "en" or "zh"; what the run
-    itself wrote, such as its reasons, stays English. NotARun when the verdict is missing or damaged.
+    facts: the content of result.json, as `burnish.record.facts.facts_of` makes it; values may be numpy's. pictures: of
+    pictures.json, as `burnish.run.insights.pictures_of` makes it; each a data URI of a PNG, JPEG or WebP. lang: "en" or "zh";
+    what the run itself wrote, such as its reasons, stays English. NotARun when the verdict is missing or damaged.
     """
     values = _lenient(plain(dict(facts)))
     try:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from burnish.answers import Answers
 from burnish.errors import NotEnoughData, shown
 from burnish.labels import grouped
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import Interval, holm
 from burnish.measure.verdict import ACCURACY, chance, difference_in_words
+from burnish.record.answers import Answers
 from burnish.reports.plain import plain_page
 
 

@@ -22,11 +22,11 @@ from burnish.choose.tuning import Tuning
 from burnish.data.contents import is_redrawn
 from burnish.disk import expanded
 from burnish.errors import RecipeError, RunError, shown
-from burnish.facts import baseline
-from burnish.learnt import FURTHER, learnt_from
 from burnish.methods.base import Tunable, blank_head, blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe, recipe_from
+from burnish.record.facts import baseline
+from burnish.record.learnt import FURTHER, learnt_from
 from burnish.runtime import Clock
 from burnish.ship.bundle import Bundle, read_bundle
 

@@ -11,9 +11,9 @@ from typing import Any
 from burnish.choose.aim import balance_for
 from burnish.choose.ledger import Ledger
 from burnish.data.catalog import Catalog
-from burnish.facts import machine
 from burnish.recipe import Recipe
-from burnish.result import COMPARED, RunFolder
+from burnish.record.facts import machine
+from burnish.record.folder import COMPARED, RunFolder
 from burnish.run.outset import Facilities
 from burnish.run.race.arms import Arm
 from burnish.run.race.frozen import freeze

@@ -16,9 +16,9 @@ from burnish.data.contents import is_redrawn
 from burnish.data.looks import Dataset
 from burnish.disk import expanded
 from burnish.errors import BadWeights, BurnishError, ModelError, NotARun, RecipeError, shown
-from burnish.learnt import FURTHER, learnt_from
 from burnish.recipe import Recipe
-from burnish.result import read_facts
+from burnish.record.folder import read_facts
+from burnish.record.learnt import FURTHER, learnt_from
 from burnish.runtime import Watcher
 from burnish.ship.bundle import FACTS, POINTER, WEIGHTS, Bundle, package_folder, read_bundle
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.frozen import fold_for_inference
-from burnish.cases import cases_of, first_of_each, names_of, told
 from burnish.choose.limits import Sample, features_of
 from burnish.choose.material import Bench, Material
 from burnish.choose.probing import plain_at
@@ -23,6 +22,7 @@ from burnish.data.views import normalised
 from burnish.errors import ModelError, UnreadableImage
 from burnish.labels import classes_of
 from burnish.measure.cost import latency, peak_memory_bytes
+from burnish.record.cases import cases_of, first_of_each, names_of, told
 from burnish.reports.explain import maps, overlay, sanity
 
 _NEAR = 3  # training images beside a mistake

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from burnish.answers import table_of
 from burnish.choose.aim import balance_for
 from burnish.choose.decide import (
     Decision,
@@ -33,14 +32,13 @@ from burnish.data.looks import Dataset, write_digests
 from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
 from burnish.errors import RecipeError, shown
-from burnish.facts import facts_of, verdict_of
-from burnish.learnt import note_learnt
 from burnish.measure.cost import Energy
 from burnish.methods.base import Method, blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.reports.page import render
-from burnish.result import (
+from burnish.record.answers import table_of
+from burnish.record.facts import facts_of, verdict_of
+from burnish.record.folder import (
     IMAGES,
     PICTURES,
     PREDICTIONS,
@@ -52,6 +50,8 @@ from burnish.result import (
     RunFolder,
     read_pictures,
 )
+from burnish.record.learnt import note_learnt
+from burnish.reports.page import render
 from burnish.run.baselines import Earlier, earlier, earlier_baseline, earlier_contender, from_scratch, half_for
 from burnish.run.further import tuned_before
 from burnish.run.insights import cost_of, pictures_of

@@ -16,9 +16,9 @@ from burnish.choose.limits import Sample
 from burnish.choose.material import Material
 from burnish.choose.tuning import Candidate, Tuning
 from burnish.errors import RunError
+from burnish.record.folder import BOARD, HISTORY, RunFolder
 from burnish.reports.board import Board
 from burnish.reports.projector import write_projector
-from burnish.result import BOARD, HISTORY, RunFolder
 from burnish.runtime import Watcher
 from burnish.train.loop import Epoch
 

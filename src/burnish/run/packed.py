@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from burnish.choose.material import Material
 from burnish.choose.proof import Contender
-from burnish.learnt import FURTHER
-from burnish.result import RunFolder
+from burnish.record.folder import RunFolder
+from burnish.record.learnt import FURTHER
 from burnish.ship.bundle import Bundle, write_bundle
 
 

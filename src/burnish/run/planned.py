@@ -19,7 +19,7 @@ from burnish.choose.start import start_head
 from burnish.choose.trials import FACTORS, Trials, race, too_short
 from burnish.methods.base import Head, Method, Tunable, blank_tunable
 from burnish.recipe import recipe_from
-from burnish.result import SEARCH
+from burnish.record.folder import SEARCH
 from burnish.run.probed import Looked
 
 _PLAN = "plan"  # the part of the ledger with what is settled

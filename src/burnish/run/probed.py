@@ -20,7 +20,7 @@ from burnish.data.sample import Part, is_late, thinned
 from burnish.data.split import write_splits
 from burnish.errors import DataError, RunError, shown
 from burnish.recipe import Recipe
-from burnish.result import AUDIT_TABLE, SPLITS, RunFolder
+from burnish.record.folder import AUDIT_TABLE, SPLITS, RunFolder
 from burnish.run.packed import save
 from burnish.runtime import Watcher
 

@@ -17,7 +17,7 @@ from burnish.data.sources import without
 from burnish.data.split import read_splits
 from burnish.errors import NotARun, RecipeError, RunError, shown
 from burnish.recipe import Recipe
-from burnish.result import RESULT, SPLITS, RunFolder, read_facts, sides_in
+from burnish.record.folder import RESULT, SPLITS, RunFolder, read_facts, sides_in
 from burnish.runtime import Clock, Watcher
 from burnish.train.checkpoint import read_checkpoint
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.result import AUDIT_TABLE, PREDICTIONS, RECIPE, REPORT, RESULT
+from burnish.record.folder import AUDIT_TABLE, PREDICTIONS, RECIPE, REPORT, RESULT
 from burnish.runtime import Watcher
 
 VARIABLE = "MLFLOW_TRACKING_URI"

@@ -10,7 +10,7 @@ from burnish.choose.probing import Probed
 from burnish.choose.tuning import Candidate, Tuned, Tuning
 from burnish.errors import RunError
 from burnish.methods.base import Method
-from burnish.result import RECIPE, RunFolder
+from burnish.record.folder import RECIPE, RunFolder
 from burnish.run.journal import Record
 from burnish.run.packed import save
 from burnish.run.planned import planned

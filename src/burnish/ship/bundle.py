@@ -34,7 +34,7 @@ from burnish.disk import read_plain_json, write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
-from burnish.result import no_run
+from burnish.record.folder import no_run
 from burnish.terms import Preprocess
 
 FORMAT, FORMAT_VERSION = "burnish-package", 1

@@ -12,7 +12,7 @@ import typer
 
 from burnish.disk import expanded
 from burnish.recipe import Recipe, parse_budget
-from burnish.result import no_run, plain
+from burnish.record.folder import no_run, plain
 from burnish.runtime import Clock
 
 DEFAULT = Recipe()

@@ -140,7 +140,7 @@ def fit(
 ) -> None:
     """Tune a pretrained network on DATA, prove that it helped, save it."""
     settings = recipe_settings(locals())
-    from burnish.result import RunFolder
+    from burnish.record.folder import RunFolder
 
     # Held before torch is imported: a second run into the same folder leaves at once.
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
@@ -222,7 +222,7 @@ def compare(
 ) -> None:
     """Race models and methods on DATA under one budget; a leaderboard with paired differences."""
     settings = recipe_settings(locals())
-    from burnish.result import RunFolder
+    from burnish.record.folder import RunFolder
 
     folder = RunFolder.open(out) if out is not None else RunFolder.free(data)
     with folder, going_on(folder.path):

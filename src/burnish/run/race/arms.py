@@ -15,7 +15,7 @@ from burnish.choose.evidence import Evidence
 from burnish.disk import read_plain_json
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import holm
-from burnish.result import OUTCOME, RunFolder
+from burnish.record.folder import OUTCOME, RunFolder
 
 State = Literal["waiting", "frozen", "trained", "cut", "not tested", "failed"]
 

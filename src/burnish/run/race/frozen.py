@@ -17,10 +17,10 @@ from burnish.data.looks import write_digests
 from burnish.data.sample import thinned
 from burnish.data.split import write_splits
 from burnish.errors import BurnishError, DataError, NoKerasModel, RecipeError, RunError
-from burnish.learnt import note_learnt
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
-from burnish.result import IMAGES, SPLITS
+from burnish.record.folder import IMAGES, SPLITS
+from burnish.record.learnt import note_learnt
 from burnish.run.fetching import Fetching
 from burnish.run.further import tuned_before
 from burnish.run.outset import backbone_for, framing_for, taps_for, whitened

@@ -16,7 +16,7 @@ from burnish.choose.ledger import Ledger
 from burnish.errors import DataError, RunError
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.result import RunFolder
+from burnish.record.folder import RunFolder
 from burnish.run.journal import Record
 from burnish.run.packed import save
 from burnish.run.planned import is_whole

@@ -12,7 +12,7 @@ from burnish.choose.material import Material
 from burnish.data.catalog import Catalog
 from burnish.errors import BurnishError, shown
 from burnish.recipe import Recipe
-from burnish.result import RunFolder
+from burnish.record.folder import RunFolder
 from burnish.run.outset import Facilities
 from burnish.run.probed import Looked, looked_at
 from burnish.run.race.arms import Arm

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from burnish.backbones.hub import public
-from burnish.cases import cases_of, told
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
 from burnish.choose.proof import Contender, Tested
@@ -30,6 +29,7 @@ from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict, judge, judge_several
 from burnish.recipe import Recipe
+from burnish.record.cases import cases_of, told
 from burnish.runtime import cores
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors")

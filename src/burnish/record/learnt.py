@@ -14,7 +14,7 @@ from burnish.data.contents import is_redrawn
 from burnish.data.looks import look_at, read_digests
 from burnish.disk import read_plain_json
 from burnish.errors import NotARun, shown
-from burnish.result import IMAGES, LEARNT, SPLITS, RunFolder, sides_in
+from burnish.record.folder import IMAGES, LEARNT, SPLITS, RunFolder, sides_in
 from burnish.runtime import cores
 
 FURTHER = "tuned_further"  # among a package's facts: whether its network had been tuned before the run

@@ -16,19 +16,13 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
-from burnish.answers import read_answers
 from burnish.data.looks import read_digests
 from burnish.data.sources import Data
 from burnish.disk import expanded, plain_disk_errors, replacing, write_whole
 from burnish.errors import NotARun, RecipeError, shown
-from burnish.evaluating import Evaluation, evaluate
-from burnish.explaining import Explained, explained
 from burnish.measure.verdict import Verdict
-from burnish.reports.explain import Sanity
-from burnish.reports.page import render
-from burnish.reports.runs import Compared, side_by_side
-from burnish.reports.runs import page_of as page_of_runs
-from burnish.result import (
+from burnish.record.answers import read_answers
+from burnish.record.folder import (
     IMAGES,
     PICTURES,
     REPORT,
@@ -37,10 +31,16 @@ from burnish.result import (
     read_facts,
     read_pictures,
 )
+from burnish.reports.explain import Sanity
+from burnish.reports.page import render
+from burnish.reports.runs import Compared, side_by_side
+from burnish.reports.runs import page_of as page_of_runs
 from burnish.ship.answering import LIKELIEST, Asked, Prediction
 from burnish.ship.bundle import read_bundle
 from burnish.ship.keras import export_keras
 from burnish.ship.predictor import ImageLike, Images, Paths, Predictor, expand, listed, write_csv
+from burnish.use.evaluating import Evaluation, evaluate
+from burnish.use.explaining import Explained, explained
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from burnish.choose.proof import Contender, Tested
 from burnish.disk import text_of
 from burnish.errors import NotARun, cell, shown, uncelled
 from burnish.labels import SEPARATOR, several
-from burnish.result import PREDICTIONS
+from burnish.record.folder import PREDICTIONS
 
 _HEADER = ("path", "label", "answer", "confidence", "right", "probe_answer", "probe_confidence", "probe_right")
 _MOST_CLASSES = 100  # with a column of probabilities each

@@ -15,17 +15,17 @@ from burnish.data.sources.assemble import class_names
 from burnish.data.sources.scan import SUFFIXES, scan
 from burnish.disk import expanded
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, nearest, shown
-from burnish.explaining import strangers
 from burnish.labels import SEPARATOR, classes_of
-from burnish.learnt import FURTHER, learnt_among
 from burnish.measure.grouped import count_of
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import percent
+from burnish.record.learnt import FURTHER, learnt_among
 from burnish.runtime import Nobody, Watcher
 from burnish.ship.answering import Asked, Prediction
 from burnish.ship.bundle import Bundle
 from burnish.ship.predictor import ImageLike, Predictor
+from burnish.use.explaining import strangers
 
 _ALL_NAMED, _NAMED = 100, 5  # classes up to which `evaluate` keeps them all with each prediction; how many of more
 

@@ -1,0 +1,1 @@
+"""What is written down of a run: its facts, its folder, what it answered, what it learnt from."""

@@ -1,0 +1,1 @@
+"""A finished run in use: predictions, evaluation, explanation, export; nothing here trains."""
