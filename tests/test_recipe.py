@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 import burnish
+from burnish.elsewhere import _ELSEWHERE, _NEEDLESS
 from burnish.errors import RecipeError
-from burnish.recipe import _ELSEWHERE, _NEEDLESS, Recipe, parse_budget, recipe_from
-from burnish.settings import Settings
+from burnish.recipe import Recipe, Settings, parse_budget, recipe_from
 
 
 @pytest.mark.parametrize(

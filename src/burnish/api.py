@@ -24,7 +24,7 @@ from burnish.disk import (
 from burnish.errors import RecipeError, RunError, shown
 from burnish.looking import anatomy, audit, methods, models
 from burnish.methods.table import method_named
-from burnish.recipe import Recipe, parse_budget, recipe_from
+from burnish.recipe import SETTINGS, Recipe, Settings, parse_budget, recipe_from
 from burnish.record.folder import (
     BOARD,
     COMPARED,
@@ -44,7 +44,6 @@ from burnish.run.outset import Facilities
 from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.run.tracking import track
 from burnish.runtime import Clock, Nobody, Watcher, cores
-from burnish.settings import Settings
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.use.evaluating import Evaluation, evaluate, ood
@@ -249,7 +248,7 @@ def compare(
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
-    _refuse(settings, _NOT_OF_COMPARE)
+    _refuse(settings, {name: known.in_compare for name, known in SETTINGS.items() if known.in_compare})
     recipe = recipe_from({**settings, "budget_seconds": seconds})
     folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
     with folder:
@@ -315,14 +314,6 @@ def compare_catalog(
             command=shlex.join([*words, *settings_of(recipe), *leaving_out(quarantine)]),
         )
         return _shown(folder, facts)
-
-
-# Fields of `Recipe` that a comparison has no use for, and what to say instead.
-_NOT_OF_COMPARE = {
-    "budget_seconds": "say budget", "model": "say models", "method": "say methods",
-    "arch": "say NAME=FILE among the models", "taps": "say multiprobe or probe among the methods",
-    **dict.fromkeys(("seeds", "against", "baselines", "search"), "it is of fit alone"),
-}  # fmt: skip
 
 
 def _refuse(settings: Mapping[str, object], others: Mapping[str, str]) -> None:

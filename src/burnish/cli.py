@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 
 import burnish
+from burnish.elsewhere import known_elsewhere
 from burnish.errors import BurnishError, Interrupted, shown
-from burnish.recipe import known_elsewhere
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.looking import audit, doctor, methods, models
 from burnish.verbs.training import compare, fit
