@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import typer
 
 from burnish import cli
 from burnish.__main__ import wait_briefly
@@ -299,6 +300,16 @@ def test_a_closed_pipe_is_no_traceback(run, shapes):
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_a_name_of_a_model_is_never_broken_over_lines(capsys, monkeypatch):
+    """It is there to be copied."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = burnish("models", "vit_betwixt*", capsys=capsys)
+    names = [row["name"] for row in json.loads(burnish("models", "vit_betwixt*", "--json", capsys=capsys)[1])]
+    assert code == 0 and any(len(name) > 50 for name in names)
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("vit_")] == names
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
 ROOT = Path(__file__).parent.parent
 FENCE = r"```python\n(.*?)```"
 PAGES = [
@@ -307,6 +318,33 @@ PAGES = [
 ]
 BEGUN = ["docs/models.md"]  # opens the run that the examples of other pages begin
 WITHOUT_A_RUN = ["docs/data.md"]  # audits arrays, and writes nothing
+
+
+DOCS = ["README.md", "CHANGELOG.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_links_within_the_docs_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        name, _, place = target.partition("#")
+        there = (ROOT / page).parent / name if name else ROOT / page
+        assert there.exists(), f"{page} links to {target}"
+        if place:
+            titles = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert place in anchors, f"{page} links to {target}, which has {sorted(anchors)}"
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_options_that_the_docs_name_are_there(page):
+    verbs = typer.main.get_command(cli.app).commands.values()
+    known = {name for verb in verbs for option in verb.params for name in option.opts}
+    known |= {"--debug", "--version", "--help"}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = re.findall(r"`(burnish [^`]*|--[^`]*)`", text) + re.findall(r"^burnish [^#\n]*", text, re.MULTILINE)
+    of_others = {"--lr", "--imgsz"}  # named as what it is called elsewhere
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join(code)))
+    assert named - of_others <= known
 
 
 @pytest.mark.parametrize("page", PAGES)

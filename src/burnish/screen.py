@@ -289,17 +289,21 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
 
 
 def print_models(rows: Sequence[ModelRow], query: str) -> None:
-    """A table of models; the first forty when there is no query."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for title in ("model", "M par.", "GMACs", "px", "weights", "licence"):
-        justify = "right" if title in ("M par.", "GMACs", "px") else "left"
-        table.add_column(title, justify=justify, no_wrap=title not in ("model", "weights"), overflow="fold")
+    """A table of models; the first forty when there is no query. A name that its column cannot hold has a line of its own."""
     most = 40 if not query else 400
+    cells = [("model", "M par.", "GMACs", "px", "weights", "licence")]
     for row in rows[:most]:
         parameters = "" if row.parameters is None else _millions(row.parameters)
         macs = "" if row.macs is None else f"{row.macs / 1e9:.2f}"
-        table.add_row(Text(shown(row.name)), parameters, macs, str(row.size or ""), row.where, Text(row.licence))
-    Console(highlight=False).print(table)
+        cells.append((shown(row.name), parameters, macs, str(row.size or ""), row.where, shown(row.licence)))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    room = max(20, min(widths[0], Console().width - sum(widths[1:]) - 2 * len(widths[1:])))
+    for name, *numbers, where, licence in cells:
+        if len(name) > room:
+            print(name)
+            name = ""
+        right = "  ".join(text.rjust(width) for text, width in zip(numbers, widths[1:4], strict=True))
+        print(f"{name:<{room}}  {right}  {where:<{widths[4]}}  {licence}".rstrip())
     if len(rows) > most:
         print(f"… and {len(rows) - most} more; narrow it down: burnish models 'resnet*'")
     if query:
