@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import zipfile
@@ -19,22 +18,27 @@ from burnish.backbones.keras import applications, graph
 from burnish.backbones.keras.layers import DROPPING, KINDS, WITHOUT_EFFECT
 from burnish.backbones.surgery import DROP
 from burnish.backbones.taps import KIND as TAPS
-from burnish.disk import plain_disk_errors, read_plain_json, write_whole
-from burnish.errors import RecipeError, RunError, shown
+from burnish.disk import plain_disk_errors
+from burnish.errors import RecipeError, shown
 from burnish.ship.bundle import Bundle
+from burnish.ship.exported import (
+    PIXELS,
+    PREPARED,
+    noise,
+    require_equal,
+    require_input,
+    require_place,
+    write_meaning,
+)
 
-INPUTS = ("prepared", "pixels")
-_TOLERANCE = 1e-4  # of probabilities, between burnish and Keras, on images of noise
 _NAMES = ("images", "prepare", "taps", "hidden", "unit_length", "predictions")  # of the layers around the network
 _MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
            "op:Divide": "true_divide"}  # fmt: skip
 
 _IN_PUBLIC_LAYERS = ("LayerScale", "CustomScaleLayer")
 
-_ALWAYS_TOLD = {"classes", "input", "output", "preprocess"}  # in the .json beside an export
 
-
-def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path:
+def export_keras(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
     """Write the model to `path`, a .keras file, and what it means to the .json beside it; returns `path`.
 
     The file gives the probabilities that burnish gives, its temperature included. input "prepared": it takes what the
@@ -45,53 +49,34 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = "prepared") -> Path
     if bundle.architecture["library"] != graph.LIBRARY:
         raise RecipeError(
             f"the model was made from {shown(bundle.base_model)}, not from a Keras file; only those are written as .keras "
-            "(in PyTorch: burnish.open_run(RUN).predictor.bundle.classifier(), see docs/models.md)"
+            "(all are written with --to onnx; in PyTorch: burnish.open_run(RUN).predictor.bundle.classifier(), docs/models.md)"
         )
     if bundle.head.startswith(NEIGHBOURS):
         raise RecipeError(
             "a head of nearest neighbours is not written as Keras layers; make the run with a linear head"
         )
-    if input not in INPUTS:
-        raise RecipeError(f"input is {shown(input)!r}, expected {' or '.join(INPUTS)}")
-    if path.suffix != ".keras":
-        raise RecipeError(f"{shown(str(path))}: expected a file name that ends in .keras")
-    _refuse_other(path.with_suffix(".json"))
+    require_input(input)
+    require_place(path, ".keras")
     if path.is_file() and path.stat().st_size and not zipfile.is_zipfile(path):
         raise RecipeError(f"{shown(str(path))} is there and is no .keras file; name another file, or remove it")
     with applications.generators_untouched():
         keras = applications.keras_module()
-        model = _Writer(keras, bundle, pixels=input == "pixels").model()
-        _check(keras, model, bundle, pixels=input == "pixels")
+        model = _Writer(keras, bundle, pixels=input == PIXELS).model()
+        _check(keras, model, bundle, pixels=input == PIXELS)
         with plain_disk_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             draft = Path(folder) / path.name
             model.save(draft)
             os.replace(draft, path)
-    write_whole(path.with_suffix(".json"), json.dumps(_facts(bundle, input), indent=1) + "\n", follows=True)
+    write_meaning(path, bundle, _words(bundle, input))
     return path
 
 
-def _refuse_other(beside: Path) -> None:
-    """RecipeError where the file for what an export means is there, and is none."""
-    if not os.path.lexists(beside):
-        return
-    try:
-        if read_plain_json(beside).keys() >= _ALWAYS_TOLD:
-            return
-    except (OSError, ValueError):
-        pass
-    raise RecipeError(f"{shown(str(beside))} would be written over, and is no earlier export; choose another name")
-
-
-def _facts(bundle: Bundle, input: str) -> dict[str, Any]:
-    """What somebody who uses the file must know."""
-    preprocess = bundle.preprocess.to_json()
-    if input == "pixels":
-        words = "RGB, 0 to 255, resized as preprocess says; mean and std are applied inside"
-    else:
-        order = "BGR" if bundle.architecture["kwargs"]["bgr"] else "RGB"
-        words = f"(RGB / 255 - mean) / std, then channels in the order {order}, resized as preprocess says"
-    told = {"classes": list(bundle.classes), "input": words, "output": "probabilities", "preprocess": preprocess}
-    return told if bundle.thresholds is None else {**told, "thresholds": list(bundle.thresholds)}
+def _words(bundle: Bundle, input: str) -> str:
+    """What the file takes."""
+    if input == PIXELS:
+        return "RGB, 0 to 255, resized as preprocess says; mean and std are applied inside"
+    order = "BGR" if bundle.architecture["kwargs"]["bgr"] else "RGB"
+    return f"(RGB / 255 - mean) / std, then channels in the order {order}, resized as preprocess says"
 
 
 class _Writer:
@@ -304,17 +289,10 @@ def _cut(one: Any) -> Any:
 
 def _check(keras: Any, model: Any, bundle: Bundle, *, pixels: bool) -> None:
     """RunError unless Keras gives the probabilities that burnish gives, on images of noise."""
-    size, preprocess = bundle.preprocess.size, bundle.preprocess
-    draws = torch.Generator().manual_seed(0)
-    raw = torch.randint(0, 256, (4, size, size, 3), generator=draws).float()
-    images = (raw / 255 - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
-    with torch.no_grad():
-        logits = bundle.classifier()(images.permute(0, 3, 1, 2)) / bundle.temperature
-        expected = (logits.sigmoid() if bundle.several else logits.softmax(1)).numpy()
-    given = raw if pixels else images.flip(-1) if bundle.architecture["kwargs"]["bgr"] else images
-    found = np.asarray(keras.ops.convert_to_numpy(model(given.numpy(), training=False)))
-    difference = float(np.abs(found - expected).max())
-    if not difference <= _TOLERANCE:
-        raise RunError(
-            f"Keras gives other probabilities than burnish (by {difference:.2g}); nothing was written; please report it"
-        )
+    raw, prepared, expected = noise(bundle)
+    channels_last = prepared.transpose(0, 2, 3, 1)
+    given = raw.astype(np.float32) if pixels else channels_last
+    if bundle.architecture["kwargs"]["bgr"] and not pixels:
+        given = channels_last[..., ::-1]
+    found = keras.ops.convert_to_numpy(model(np.ascontiguousarray(given), training=False))
+    require_equal("Keras", np.asarray(found), expected)

@@ -37,7 +37,8 @@ from burnish.reports.runs import Compared, side_by_side
 from burnish.reports.runs import page_of as page_of_runs
 from burnish.ship.answering import LIKELIEST, Asked, Prediction
 from burnish.ship.bundle import read_bundle
-from burnish.ship.keras import export_keras
+from burnish.ship.exported import PREPARED
+from burnish.ship.formats import format_for
 from burnish.ship.predictor import ImageLike, Images, Paths, Predictor, expand, listed, write_csv
 from burnish.use.evaluating import Evaluation, evaluate
 from burnish.use.explaining import Explained, explained
@@ -193,16 +194,23 @@ def write_predictions(
 
 
 def export(
-    run: str | os.PathLike[str], out: str | os.PathLike[str], *, to: str = "keras", input: str = "prepared"
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    to: str = "auto",
+    input: str = PREPARED,
 ) -> Path:
-    """Write a run's model in another format; returns the file.
+    """Write a run's model in another format; returns the file. Its classes and preprocessing are in the .json beside it.
 
-    to: "keras", for models that came from a Keras file: a .keras file that Keras and TensorFlow open, its classes and
-    preprocessing in the .json beside it. input: what the file takes, "prepared" as the original did, or "pixels".
+    to: "onnx", which takes any number of images; "keras", for models that came from a Keras file: a .keras file that Keras and
+    TensorFlow open; "auto": as the name of `out` ends. out: by default the run's name, in the working folder. input: what the
+    file takes, "prepared" images as the network did, or "pixels" of 0 to 255. Either is written only where the other framework
+    gives the probabilities that burnish gives.
     """
-    if to != "keras":
-        raise RecipeError(f"export to {shown(to)!r} is not known; expected keras")
-    return export_keras(read_bundle(expanded(run)), expanded(out), input=input)
+    folder, path = expanded(run), None if out is None else expanded(out)
+    format = format_for(to, path)
+    path = path or Path(f"{folder.resolve().name}{format.suffix}")
+    return format.write(read_bundle(folder), path, input=input)
 
 
 def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathLike[str] | None = None) -> Path:

@@ -184,13 +184,17 @@ def board(
 
 def export(
     run: Run,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it, e.g. model.keras")],
-    to: Annotated[str, typer.Option(help="The format: keras")] = "keras",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write it, e.g. model.onnx (default: the run's name)")
+    ] = None,
+    to: Annotated[
+        str, typer.Option(help="The format: onnx; keras (of models that came from a Keras file); auto: as FILE ends")
+    ] = "auto",
     input: Annotated[
-        str, typer.Option(help="What the file takes: prepared (as the original did) or pixels (RGB, 0 to 255)")
+        str, typer.Option(help="What the file takes: prepared (as the network did) or pixels (RGB, 0 to 255)")
     ] = "prepared",
 ) -> None:
-    """Write a run's model for another framework (keras: for models that came from a Keras file)."""
+    """Write a run's model for another framework: ONNX, or Keras again."""
     from burnish import api
 
     typer.echo(shown(str(api.export(run, out, to=to, input=input))))

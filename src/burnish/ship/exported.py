@@ -1,0 +1,79 @@
+"""What exports to other formats have in common: where they go, what is written beside them, what they must answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from burnish.disk import read_plain_json, write_whole
+from burnish.errors import RecipeError, RunError, shown
+from burnish.ship.bundle import Bundle
+
+PREPARED, PIXELS = "prepared", "pixels"
+_ALWAYS_TOLD = {"classes", "input", "output", "preprocess"}  # in the .json beside an export
+_TOLERANCE = 1e-4  # of probabilities, between burnish and the other framework, on images of noise
+
+
+def require_input(given: str) -> None:
+    """RecipeError where that is not what a file can take."""
+    if given not in (PREPARED, PIXELS):
+        raise RecipeError(f"input is {shown(given)!r}, expected {PREPARED} or {PIXELS}")
+
+
+def require_place(path: Path, suffix: str) -> None:
+    """RecipeError where a file of that kind is not called so, or something would be written over that is no earlier export."""
+    if path.suffix != suffix:
+        raise RecipeError(f"{shown(str(path))}: expected a file name that ends in {suffix}")
+    if not path.parent.is_dir():
+        raise RecipeError(
+            f"{shown(str(path))}: there is no folder {shown(str(path.parent))}; make it, or name another file"
+        )
+    if path.is_dir():
+        raise RecipeError(f"{shown(str(path))} is a folder; name a file")
+    beside = path.with_suffix(".json")
+    if not os.path.lexists(beside):
+        return
+    try:
+        if read_plain_json(beside).keys() >= _ALWAYS_TOLD:
+            return
+    except (OSError, ValueError):
+        pass
+    raise RecipeError(f"{shown(str(beside))} would be written over, and is no earlier export; choose another name")
+
+
+def write_meaning(path: Path, bundle: Bundle, words: str) -> None:
+    """The .json beside an export: what somebody who uses it must know. words: of its input."""
+    write_whole(path.with_suffix(".json"), json.dumps(meaning(bundle, words), indent=1) + "\n", follows=True)
+
+
+def meaning(bundle: Bundle, words: str) -> dict[str, Any]:
+    """Classes, input, output and preprocessing as plain values."""
+    preprocess = bundle.preprocess.to_json()
+    told = {"classes": list(bundle.classes), "input": words, "output": "probabilities", "preprocess": preprocess}
+    return told if bundle.thresholds is None else {**told, "thresholds": list(bundle.thresholds)}
+
+
+def noise(bundle: Bundle, images: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images to compare by: (uint8 [n s s 3], the same prepared float32 [n 3 s s], what burnish answers float32 [n k])."""
+    size, preprocess = bundle.preprocess.size, bundle.preprocess
+    draws = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 256, (images, size, size, 3), generator=draws, dtype=torch.uint8)
+    prepared = ((raw.float() / 255 - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = bundle.classifier()(prepared) / bundle.temperature
+        answers = logits.sigmoid() if bundle.several else logits.softmax(1)
+    return raw.numpy(), prepared.contiguous().numpy(), answers.numpy()
+
+
+def require_equal(framework: str, found: np.ndarray, expected: np.ndarray) -> None:
+    """RunError unless these are the probabilities [n k] that burnish gives."""
+    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("nan")
+    if not difference <= _TOLERANCE:
+        raise RunError(
+            f"{framework} gives other probabilities than burnish (by {difference:.2g}); nothing was written; please report it"
+        )

@@ -1,0 +1,132 @@
+"""A tuned model as an ONNX file, which ONNX Runtime, OpenVINO, TensorRT and web browsers run without PyTorch and burnish."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from burnish.data.views import normalised
+from burnish.disk import plain_disk_errors, write_bytes_whole
+from burnish.errors import ModelError, RecipeError, RunError, shown
+from burnish.ship.bundle import Bundle
+from burnish.ship.exported import (
+    PIXELS,
+    PREPARED,
+    meaning,
+    noise,
+    require_equal,
+    require_input,
+    require_place,
+    write_meaning,
+)
+
+_EXTRA = "pip install 'burnish[onnx]'"
+_OPSET = 18  # that of ONNX 1.13 (December 2022), the first that PyTorch's exporter writes without converting
+_MOST_BYTES = 2**31 - 2**20  # of one protobuf file
+_IN, _OUT = "images", "probabilities"
+_WORDS = {
+    PREPARED: "float32 [n 3 size size], (RGB / 255 - mean) / std, resized as preprocess says",
+    PIXELS: "uint8 [n size size 3], RGB, resized as preprocess says; mean and std are applied inside",
+}
+
+
+def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
+    """Write the model to `path`, a .onnx file, and what it means into it and to the .json beside it; returns `path`.
+
+    It takes any number of images as its input "images": "prepared" float32 [n 3 s s], or "pixels" uint8 [n s s 3]; its output
+    "probabilities" [n k] is what burnish gives, the temperature included. RecipeError when the name or the input is none;
+    RunError when PyTorch cannot write the network, ONNX Runtime gives other probabilities, or the disk refuses; ModelError
+    without the packages for it. Nothing is written then.
+    """
+    require_input(input)
+    require_place(path, ".onnx")
+    if path.is_file() and path.stat().st_size and not path.with_suffix(".json").is_file():
+        raise RecipeError(f"{shown(str(path))} is there and is no earlier export; name another file, or remove it")
+    runtime = _libraries()
+    network = _Whole(bundle, pixels=input == PIXELS).eval()
+    raw, prepared, expected = noise(bundle)
+    images = raw if input == PIXELS else prepared
+    data = _written(network, torch.from_numpy(images[:2]), bundle, json.dumps(meaning(bundle, _WORDS[input])))
+    with _quiet():
+        session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        for few in (slice(0, 1), slice(None)):  # any number of images
+            require_equal("ONNX Runtime", session.run([_OUT], {_IN: images[few]})[0], expected[few])
+    with plain_disk_errors(path.parent):
+        write_bytes_whole(Path(os.path.realpath(path)), data)
+    write_meaning(path, bundle, _WORDS[input])
+    return path
+
+
+class _Whole(nn.Module):
+    """From what the file takes to probabilities [n k]."""
+
+    def __init__(self, bundle: Bundle, *, pixels: bool) -> None:
+        super().__init__()
+        self.classifier, self.preprocess = bundle.classifier(), bundle.preprocess
+        self.temperature, self.several, self.pixels = bundle.temperature, bundle.several, pixels
+        for module in self.modules():
+            # timm's attention as products of matrices: the fused one is taken apart for ONNX in a way that does not fit BEiT's.
+            if isinstance(getattr(module, "fused_attn", None), bool):
+                vars(module)["fused_attn"] = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.classifier(normalised(images, self.preprocess) if self.pixels else images) / self.temperature
+        return logits.sigmoid() if self.several else logits.softmax(1)
+
+
+def _libraries() -> Any:
+    """ONNX Runtime; ModelError where it or what PyTorch's exporter needs is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ModelError(f"this needs {error.name}; run: {_EXTRA}") from None
+    return onnxruntime
+
+
+def _written(network: nn.Module, example: Tensor, bundle: Bundle, told: str) -> bytes:
+    """The file's bytes; RunError where PyTorch cannot make one of the network."""
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},), opset_version=_OPSET,
+                input_names=[_IN], output_names=[_OUT], verbose=False,
+            )  # fmt: skip
+            assert program is not None
+            model = program.model_proto
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        reason = next(
+            (line for line in str(error.__cause__ or error).splitlines() if line.strip()), type(error).__name__
+        )
+        raise RunError(
+            f"PyTorch's exporter cannot write {shown(bundle.base_model)} as ONNX ({shown(reason)[:160]}); "
+            "bundle.classifier() is a plain torch module, see docs/models.md"
+        ) from error
+    for name, value in (("burnish", told), ("licence", bundle.licence)):
+        model.metadata_props.add(key=name, value=value)
+    if model.ByteSize() > _MOST_BYTES:
+        raise RunError(f"{shown(bundle.base_model)} has more than the 2 GB that one ONNX file can hold")
+    return model.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporter has to say of its own steps, in between, is for who works on it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(None):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
