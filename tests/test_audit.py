@@ -183,11 +183,12 @@ def test_suspects_are_those_of_confident_learning_written_plainly():
     wrong, margin = suspects(labels, probabilities)
     assert wrong.any()
     usual = [probabilities[labels == j, j].mean() for j in range(4)]
+    elsewhere = [probabilities[labels != j, j].mean() for j in range(4)]
     for row in range(300):
         claiming = [j for j in range(4) if probabilities[row, j] >= usual[j]]
         best = max(claiming, key=lambda j: probabilities[row, j], default=None)
         expected = best is not None and best != labels[row] and probabilities[row].argmax() != labels[row]
-        assert bool(wrong[row]) == expected
+        assert bool(wrong[row]) == (expected and probabilities[row, labels[row]] <= elsewhere[labels[row]])
         others = max(probabilities[row, j] for j in range(4) if j != labels[row])
         assert margin[row] == pytest.approx(others - probabilities[row, labels[row]])
 
@@ -216,6 +217,32 @@ def test_wrong_labels_in_a_rare_class_that_is_well_recognised_are_found():
     given, true, probabilities = rare(6.0, wrong=12)
     wrong, _ = suspects(given, probabilities)
     assert wrong[given != true].sum() >= 8 and wrong[given == true].sum() <= 1
+
+
+def graded(share_wrong: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(given labels, true ones, probabilities) of 1,000 images of five grades that a model tells apart half of the time.
+
+    Probabilities are those of a model that knows how the grades are spread, and the share of wrong labels.
+    """
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 5, 1000)
+    shown = true + rng.normal(size=1000)
+    likelihood = np.exp(-0.5 * (shown[:, None] - np.arange(5)) ** 2)
+    sound = likelihood / likelihood.sum(1, keepdims=True)
+    given = np.where(rng.random(1000) < share_wrong, (true + rng.integers(1, 5, 1000)) % 5, true)
+    return given, true, (1 - share_wrong) * sound + share_wrong * (1 - sound) / 4
+
+
+def test_sound_labels_of_grades_that_are_hard_to_tell_apart_are_not_called_wrong():
+    given, _, probabilities = graded(0.0)
+    assert 0.4 < (probabilities.argmax(1) == given).mean() < 0.6
+    assert suspects(given, probabilities)[0].mean() < 0.12
+
+
+def test_labels_of_another_grade_are_found_where_grades_are_hard_to_tell_apart():
+    given, true, probabilities = graded(0.1)
+    wrong, _ = suspects(given, probabilities)
+    assert wrong[given != true].mean() > 0.6 and (given != true)[wrong].mean() > 0.4
 
 
 def test_a_class_without_images_claims_none_and_one_class_has_no_suspects():

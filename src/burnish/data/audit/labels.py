@@ -74,8 +74,10 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
 
     Confident learning (Northcutt, Jiang and Chuang 2021, arXiv:1911.00068): a class claims an image whose probability of it
     is at least what images labelled so have on average; an image claimed by another class than its label's is suspect. But not
-    where it is a far commoner class that claims it, and the models miss many of the rare one's other images too: they take for
-    common whatever is not clear, which tells of them and not of its label.
+    while it resembles its label more than images of other classes do on average: where classes are hard to tell apart, most of
+    what the models mistake is labelled rightly (of 700 sound images of 38 typefaces, 49 % recognised, 295 were suspect, with
+    this 15). And not where it is a far commoner class that claims it, and the models miss many of the rare one's other images
+    too: they take for common whatever is not clear, which tells of them and not of its label.
     labels int [n], probabilities [n k] out of fold.
     """
     n, k = probabilities.shape
@@ -83,12 +85,14 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
     counts = np.bincount(labels, minlength=k)
     usual = np.bincount(labels, weights=own, minlength=k) / np.maximum(counts, 1)
     usual[counts == 0] = np.inf
+    elsewhere = (probabilities.sum(0) - np.bincount(labels, weights=own, minlength=k)) / np.maximum(n - counts, 1)
+    spurned = own <= elsewhere[labels]
     claims = np.where(probabilities >= usual, probabilities, -1.0)
     claimed = claims.argmax(1)
     others = probabilities.copy()
     others[np.arange(n), labels] = -1.0
     margin = others.max(1) - own
-    wrong = (claims.max(1) > 0) & (claimed != labels) & (margin > 0)
+    wrong = (claims.max(1) > 0) & (claimed != labels) & (margin > 0) & spurned
     # Of the images that are not suspect, so that many wrong labels in a class do not hide themselves.
     recall = np.bincount(labels, margin <= 0, k) / np.maximum(np.bincount(labels, ~wrong, k), 1)
     unclear = (recall < _RECOGNISED)[labels] & (counts[claimed] > _COMMONER * counts[labels])
