@@ -270,7 +270,7 @@ def test_too_little_data_says_what_came_and_what_to_do(tmp_path, counts, sentenc
 
 def test_what_was_set_aside_is_part_of_the_error(tmp_path):
     write_images(tmp_path, {"a": 3, ".b": 3})
-    with pytest.raises(NotEnoughData, match=r"Not used: 1 files or folders \(1 not an image: ignored, hidden\)"):
+    with pytest.raises(NotEnoughData, match=r"Not used: 1 file or folder \(1 not an image: ignored, hidden\)"):
         open_source(tmp_path)
 
 
@@ -651,7 +651,7 @@ def test_without_refuses_files_that_are_not_in_the_catalogue(tmp_path):
 def test_what_is_left_may_be_too_little_to_train_on(tmp_path):
     catalog = open_source(write_images(tmp_path, {"a": 3, "b": 3}))
     require_usable(catalog)
-    with pytest.raises(NotEnoughData, match=r"class 'a' has 2; .* Not used: 1 files or folders \(1 truncated\)"):
+    with pytest.raises(NotEnoughData, match=r"class 'a' has 2; .* Not used: 1 file or folder \(1 truncated\)"):
         require_usable(without(catalog, [Named("a/001.png", "truncated")]))
 
 

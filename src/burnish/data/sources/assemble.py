@@ -247,7 +247,7 @@ def _named_in_words(named: Sequence[Named]) -> str:
         return ""
     reasons = Counter(one.reason for one in named).most_common(3)
     return (
-        f" Not used: {len(named)} files or folders ("
+        f" Not used: {len(named)} {'file or folder' if len(named) == 1 else 'files or folders'} ("
         + "; ".join(f"{count} {reason}" for reason, count in reasons)
         + ")."
     )

@@ -91,7 +91,8 @@ def sorted_into_classes(root: Path, found: Scan, *, for_training: bool) -> Catal
 def _refuse_unsorted(root: Path, found: Scan) -> None:
     """NotEnoughData for a folder without images or without class folders."""
     if not found.images:
-        aside = f": {len(found.named)} other files or folders" if found.named else ""
+        what = "other file or folder" if len(found.named) == 1 else "other files or folders"
+        aside = f": {len(found.named)} {what}" if found.named else ""
         unread = next(
             (one for one in found.named if " is not read" in one.reason or "symbolic link" in one.reason), None
         )
