@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -63,6 +64,19 @@ def test_a_file_is_blamed_for_a_crash_of_its_reader_and_not_for_what_ended_it(
     with pytest.raises(ModelError, match=sentence) as told:
         Arrays(b"any", "m.h5")
     assert type(told.value) is kind
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN])
+def test_a_system_that_starts_no_reader_is_told_and_the_file_is_not_blamed(number, monkeypatch):
+    pytest.importorskip("h5py")
+
+    def refused(*words: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(arrays.subprocess, "run", refused)
+    with pytest.raises(ModelError, match=r"m\.h5: no process could be started .* memory") as told:
+        Arrays(b"any", "m.h5")
+    assert type(told.value) is ModelError
 
 
 @pytest.mark.parametrize("name", ["a" * 1001, "/".join("b" * 340 for _ in range(3)), "c" * 60_000])

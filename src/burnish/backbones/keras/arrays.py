@@ -185,6 +185,11 @@ def _read(data: bytes, label: str, packed: int) -> tuple[dict[str, Any], memoryv
         raise BadWeights(
             f"{label}: its HDF5 part was not read in {patience:.0f} s; it is damaged, or made to harm"
         ) from None
+    except OSError as error:
+        raise ModelError(
+            f"{label}: no process could be started that reads its HDF5 part ({error.strerror or error}). Close other programs, "
+            "or run again where there is more memory and more processes are allowed."
+        ) from None
     if -done.returncode in _ENDED:
         raise ModelError(
             f"{label}: the process that reads its HDF5 part was ended from outside ({signal.Signals(-done.returncode).name}), as "
