@@ -1,7 +1,9 @@
 """Promises of data.store and of reading through it: kept pixels are those decoding gives, and nothing kept can do harm."""
 
 import errno
+import hashlib
 import io
+import json
 import os
 import shutil
 import struct
@@ -352,6 +354,39 @@ def test_a_foreign_file_in_the_folder_is_harmless(content, tmp_path, kept):
     file.unlink()
     (kept.folder / f"{settings}-{'0' * 20}.pixels").write_bytes(content)
     assert_same(read(tmp_path / "set", names, kept), expected)
+
+
+FORGED = {
+    "no checksum": lambda table: table["crc"].update(plain=[]),
+    "a checksum too few": lambda table: table["crc"]["plain"].pop(),
+    "checksums of no rendering": lambda table: table["crc"].clear(),
+    "checksums by name": lambda table: table["crc"].update(plain={"0": 0}),
+    "checksums in lists": lambda table: table["crc"].update(plain=[[one] for one in table["crc"]["plain"]]),
+    "a size too few": lambda table: table["sizes"].pop(),
+    "sizes beyond int32": lambda table: table.update(sizes=[[10**30, 1]] * len(table["sizes"])),
+    "a side that is huge": lambda table: table["sides"].update(plain=2**32),
+    "a side that is infinite": lambda table: table["sides"].update(plain=float("inf")),
+    "a negative side": lambda table: table["sides"].update(plain=-8),
+    "no side": lambda table: table["sides"].clear(),
+    "lists in lists": lambda table: table.update(more=json.loads("[" * 500 + "]" * 500)),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
+def test_a_kept_file_whose_table_is_forged_and_whose_hash_fits_is_harmless(forge, tmp_path, kept):
+    names = write_noise(tmp_path / "set", range(3))
+    expected = read(tmp_path / "set", names, None, side=None)
+    read(tmp_path / "set", names, kept, side=None)
+    (file,) = files_of(kept)
+    data, head = file.read_bytes(), store._HEAD_BYTES
+    length = int.from_bytes(data[16:24], "little")
+    table = json.loads(data[head : head + length])
+    forge(table)
+    text = json.dumps(table).encode()
+    forged = store._MAGIC + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + text
+    file.write_bytes(forged + data[len(forged) :])
+    found = read(tmp_path / "set", names, kept, side=None)
+    assert np.array_equal(found.plain[:], expected.plain[:])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])

@@ -102,7 +102,8 @@ def read_pixels(
     looks = looks or look_at(catalog, ids, workers=workers)
     digests = looks.digests
     hashes = set(filter(is_hash, digests))  # what could not be read at that look is never taken for another's pixels
-    known = _known(store.entries(key, hashes) if store is not None else [], hashes)
+    sides = {name: form.side for name, form in forms.items()}
+    known = _known(store.entries(key, sides, hashes) if store is not None else [], hashes)
     places = np.flatnonzero([digest not in known for digest in digests])
     at_least = enough(preprocess)
     read = partial(read_all, catalog, at_least=at_least, workers=workers, on_progress=on_progress)

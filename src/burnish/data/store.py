@@ -160,13 +160,16 @@ class PixelStore:
     def __init__(self, folder: Path, *, limit_bytes: int | None = None) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
 
-    def entries(self, settings: str, wanted: Set[str]) -> list[Entry]:
-        """The sound files rendered so that hold any of the wanted rows, newest first; those rows alone are read and checked."""
+    def entries(self, settings: str, sides: Mapping[str, int], wanted: Set[str]) -> list[Entry]:
+        """The sound files rendered so that hold any of the wanted rows, newest first; those rows alone are read and checked.
+
+        sides: of each rendering, in pixels.
+        """
         try:
             found = sorted(self.folder.glob(f"{settings}-*{_SUFFIX}"), key=lambda path: -path.stat().st_mtime)
         except OSError:
             return []
-        return [entry for path in found if (entry := _opened(path, settings, wanted)) is not None]
+        return [entry for path in found if (entry := _opened(path, settings, sides, wanted)) is not None]
 
     def keep(self, draft: Draft, settings: str, digests: Sequence[str], sizes: np.ndarray) -> bool:
         """Give the draft a name, if there is room for it; False when there is none, or the disk refuses."""
@@ -313,7 +316,7 @@ def _unnamed(folder: Path, *, kept: bool) -> tuple[int, Path | None]:
     return number, Path(path)
 
 
-def _opened(path: Path, settings: str, wanted: Set[str]) -> Entry | None:
+def _opened(path: Path, settings: str, sides: Mapping[str, int], wanted: Set[str]) -> Entry | None:
     """The file's entry; wanted rows that fail their check are left out.
 
     None when it is not sound, rendered otherwise, or holds none of the wanted rows.
@@ -329,16 +332,16 @@ def _opened(path: Path, settings: str, wanted: Set[str]) -> Entry | None:
         if hashlib.sha256(text).digest() != head[len(_MAGIC) + 8 :]:
             return None
         table = json.loads(text)
-        if table["settings"] != settings:
+        if table["settings"] != settings or table["sides"] != sides:
             return None
-        sides, count = table["sides"], len(table["digests"])
+        count = len(table["digests"])
         places = np.flatnonzero([digest in wanted for digest in table["digests"]])
         if not len(places):
             return None
         draft_bytes = _rounded(_HEAD_BYTES + 4096 + count * (120 + 16 * len(sides)))
         rows, end = {}, draft_bytes
         for name, side in sides.items():
-            shape = (count, int(side), int(side), 3)
+            shape = (count, side, side, 3)
             rows[name] = OnDisk(descriptor, end, shape)
             end += _rounded(int(np.prod(shape)))
         if os.fstat(number).st_size < end:
@@ -349,7 +352,17 @@ def _opened(path: Path, settings: str, wanted: Set[str]) -> Entry | None:
             held.crc = table["crc"][name]
         digests = tuple(digest if fine else "" for digest, fine in zip(table["digests"], sound, strict=True))
         return Entry(path, digests, np.array(table["sizes"], np.int32).reshape(count, 2), rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, DataError):
+    except (
+        OSError,
+        DataError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):
         return None
 
 
