@@ -383,3 +383,10 @@ def test_what_a_device_has_no_memory_for_is_said_in_a_sentence(error):
 def test_what_this_machine_has_no_memory_for_is_said_in_a_sentence(asks):
     with pytest.raises(ModelError, match="needs more memory than this machine gives"), enough_memory("resnet"):
         asks()
+
+
+def test_what_onednn_has_no_memory_for_is_said_in_a_sentence():
+    with pytest.raises(ModelError, match="needs more memory than this machine gives"), enough_memory("resnet"):
+        raise RuntimeError("could not create a primitive")
+    with pytest.raises(RuntimeError, match="descriptor"), enough_memory("resnet"):
+        raise RuntimeError("could not create a primitive descriptor for a convolution")

@@ -1,6 +1,7 @@
 """The command line as a user types it: what is printed, where, and the exit code."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -255,6 +256,36 @@ def test_a_model_of_three_hundred_characters_is_one_sentence_on_the_command_line
     error = capsys.readouterr().err
     assert leaving.value.code == 2 and "Traceback" not in error
     assert "a" * 40 in error.replace("\n", "") and len(error) < 600
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("could not create a primitive"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=["python", "onednn", "library", "system"],
+)
+def test_a_process_that_gets_no_more_memory_says_so_whatever_it_was_at(error, monkeypatch, capsys):
+    def refused(**options):
+        raise error
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["report", "run"])
+    assert leaving.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("burnish: the system refused this process more memory (") and "ulimit -v" in told
+
+
+def test_evaluate_says_why_none_of_the_images_could_be_read(run, tmp_path, capsys):
+    for name in ("blue", "red"):
+        (tmp_path / "new" / name).mkdir(parents=True)
+        (tmp_path / "new" / name / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, _, err = burnish("evaluate", run, tmp_path / "new", capsys=capsys)
+    assert code == 2 and re.search(r"none of its 2 images could be read \(first: .*1\.png: [^)]+\)", err)
 
 
 def test_ctrl_c_leaves_with_130_and_a_package_that_predicts(shapes, tmp_path, capsys):

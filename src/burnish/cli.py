@@ -18,7 +18,7 @@ import typer
 
 import burnish
 from burnish.elsewhere import known_elsewhere
-from burnish.errors import BurnishError, Interrupted, shown
+from burnish.errors import BurnishError, Interrupted, is_short_of_memory, shown
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.looking import audit, doctor, methods, models
 from burnish.verbs.training import compare, fit
@@ -106,9 +106,12 @@ def main(argv: list[str] | None = None) -> None:
                 elsewhere = elsewhere.replace("--model", "--models")
             wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(str(complaint()), words)
             _leave(f"{wrong} (see: {verb} --help)", 2, error if debug else None)
+        came = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if is_short_of_memory(error):
+            remedy = "close other programs, or allow this one more (ulimit -v tells a limit), and say the same again"
+            _leave(f"the system refused this process more memory ({came}); {remedy}", 2, error if debug else None)
         if debug:
             raise
-        came = f"{type(error).__name__}: {error}"
         _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70)
 
 

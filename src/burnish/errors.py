@@ -21,6 +21,7 @@ BurnishError                      one sentence: what came, what was expected, wh
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import shlex
 from collections.abc import Iterable
@@ -93,6 +94,18 @@ class Interrupted(BurnishError):
     """The user or the system asked to stop; what was finished is kept."""
 
     exit_code = 130
+
+
+_REFUSED = re.compile(
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory|std::bad_alloc|could not (create|execute) a primitive$|"
+    "failed to map segment from shared object|can't start new thread"
+)  # torch on Linux and on Windows, C++, oneDNN, the loader of libraries, and threads, whose stacks are memory
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether the system refused this process memory, by what Python and the libraries below it say of that."""
+    numbered = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return numbered or isinstance(error, MemoryError) or _REFUSED.search(str(error)) is not None
 
 
 def nearest(name: str, choices: Iterable[str], *, limit: int = 5, alike: bool = False) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from burnish.errors import ModelError, RecipeError, shown
+from burnish.errors import ModelError, RecipeError, is_short_of_memory, shown
 from burnish.recipe import DEVICES, is_device
 
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
-_NONE_HERE = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")  # on Linux, on Windows
 
 _Setting = tuple[Any, str, Any]  # of torch: where it is, its name, its value
 # What each that is within them found: all are of the whole process, so the first one's is put back by the last.
@@ -97,7 +96,7 @@ def enough_memory(model: str) -> Iterator[None]:
         yield
     # torch.OutOfMemoryError is one, and the device's own libraries have others.
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or _NONE_HERE.search(str(error)):
+        if is_short_of_memory(error):
             raise ModelError(
                 f"{shown(model)} needs more memory than this machine gives the process (ulimit -v tells a limit); take "
                 "a smaller --image-size, --batch-size or model, or freeze more of it (--freeze N)"

@@ -93,7 +93,8 @@ def evaluate(
         predictions.append(one)
     good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
     if not good:
-        raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read")
+        first = f"first: {shown(names[0])}: {shown(str(predictions[0].problem))}"
+        raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read ({first})")
     probabilities = every[good]
     names = tuple(catalog.label(rows[place]) for place in good)
     told = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
