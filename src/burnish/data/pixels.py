@@ -28,6 +28,7 @@ from burnish.data.contents import Drawn, plain_grey
 from burnish.data.file import MAX_BYTES, TOO_LARGE, Refused, content_of, digest_of, is_hash
 from burnish.data.file import content as _content
 from burnish.data.formats import image_of, not_an_image
+from burnish.data.netpbm import whitened
 from burnish.data.slow import why_slow
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import WHITES, Preprocess
@@ -298,6 +299,7 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
     _require_size(image)
     if image.format == "TIFF" and _has_deep_planes(image.tag_v2):  # type: ignore[attr-defined]
         raise Refused("its colours lie apart, each of 16 bits: save it with 8 bits, or with its colours together")
+    image = whitened(image, data)
     _widen_colour_key(image)
     if at_least is not None and min(image.size) >= 2 * _DRAFT_MARGIN * at_least:
         side = _DRAFT_MARGIN * at_least
