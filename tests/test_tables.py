@@ -208,3 +208,15 @@ def test_columns_of_a_parquet_file_that_are_not_used_are_named(tmp_path):
     columns = {"image": pa.array(images, pa.binary()), "label": ["a", "b"] * 2, "patient": [1, 2, 3, 4]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     assert open_source(str(tmp_path / "a.parquet"), for_training=False).unused == ("patient",)
+
+
+@pytest.mark.parametrize("name", ["path", "label", "group"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_text_of_very_many_characters_is_refused_briefly_with_its_line(kind, name, tmp_path):
+    write_images(tmp_path, {"a": 3, "b": 3})
+    row = {"path": "a/000.png", "label": "a", "group": "g"} | {name: "x" * 100_000}
+    text = json.dumps(row) if kind == "jsonl" else f"path,label,group\n{','.join(row.values())}\n"
+    (tmp_path / f"list.{kind}").write_text(text)
+    with pytest.raises(DataError, match=r"'x{40}…' has 100,000 characters, expected 4,096 at most") as told:
+        open_source(tmp_path / f"list.{kind}")
+    assert len(str(told.value)) < 250

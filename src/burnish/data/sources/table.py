@@ -28,6 +28,7 @@ from burnish.labels import SEPARATOR
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are named and not used
 _MOST_UNUSED = 10  # of the others that are named
 _MOST_CELL_BYTES = 2**20
+_LONGEST = 4096  # characters of a path, a label or a group: as long as a path may be on Linux
 Label = str | tuple[str, ...]
 Values = dict[str, Any]  # column -> text, "" where there is none; a label may be a list of texts
 
@@ -267,6 +268,9 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
     if odd := next((text for text in texts if not is_utf8(text)), None):
         came = f"'{shown(odd)}' holds half a character"
         raise _bad(file, unit, line, came, "Write it anew.")
+    if long := next((text for text in texts if len(text) > _LONGEST), None):
+        came = f"'{shown(long[:40])}…' has {len(long):,} characters, expected {_LONGEST:,} at most"
+        raise _bad(file, unit, line, came, "Is it text for another column?")
     if isinstance(label, list) and any(not one.strip() for one in label):
         raise _bad(file, unit, line, "a label in its list is empty", "Fill it in or take it out of the list.")
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
