@@ -161,6 +161,14 @@ def test_a_network_of_a_fixed_size_takes_its_own_size_alone(tmp_path):
     assert [graph.takes_size("net", free, 16, size) for size in (224, 256, 448)] == [True, True, True]
 
 
+@pytest.mark.parametrize("units", [3, 10**12, -5])
+def test_a_classifier_on_bare_pixels_is_no_network_to_tune(units, tmp_path):
+    pytest.importorskip("h5py", reason="h5py is not installed: pip install 'burnish[keras]'")
+    net = _chain(_layer("Flatten", "flat"), _layer("Dense", "d", units=units, activation="softmax"))
+    assert "no layer below its classifier, the layer d, has weights" in refused(_keras(tmp_path, net))
+    assert "no layer has weights" in refused(_keras(tmp_path, _chain(_layer("GlobalAveragePooling2D", "pool"))))
+
+
 def test_images_of_a_size_that_a_keras_file_cannot_take_are_refused(tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed: pip install 'burnish[keras]'")
     small = _conv(strides=[32, 32], padding="same")

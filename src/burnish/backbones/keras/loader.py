@@ -82,6 +82,12 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
             raise RecipeError(f"{found.label}: this network takes images of {native} pixels only, not {size}")
         kwargs = {**kwargs, "size": size}
     blank = graph.blank(name, kwargs)
+    if next(blank.parameters(), None) is None:
+        below = f" below its classifier, the layer {shown(head)}," if head else ""
+        raise BadWeights(
+            f"{found.label}: no layer{below} has weights, so there is no network to tune; expected one with convolutions, "
+            "dense layers or the like. Give another file."
+        )
     own = [node.own_name for node in trunk if node.name in blank.parts]
     called = _called(own, arrays.layer_names()) if alone else {}
     filled = _found(blank, trunk, arrays, called)  # before weights are made for what the file lacks
