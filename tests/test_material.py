@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from burnish.backbones import zoo
-from burnish.choose import material
-from burnish.choose.material import Bench, _Reader, gather
+from burnish.choose import gathering
+from burnish.choose.gathering import _Reader, gather
+from burnish.choose.material import Bench
 from burnish.choose.probing import plain_at
 from burnish.data.looks import Dataset, look_at
 from burnish.data.sources import open_source
@@ -79,13 +80,13 @@ def test_an_image_that_changed_is_not_taken_at_another_size(images):
 def test_training_crops_are_cut_from_images_as_large_as_is_asked_for(tmp_path, monkeypatch, asked, side):
     """Else 384 px were enlarged from 256; a reduced JPEG holds twice the network's own size, not more."""
     wanted = []
-    monkeypatch.setattr(material, "stored_side", lambda catalog, pixels: wanted.append(pixels) or 64)
-    monkeypatch.setattr(material, "_fitting_images", lambda *rest: pytest.fail("seen enough"))
+    monkeypatch.setattr(gathering, "stored_side", lambda catalog, pixels: wanted.append(pixels) or 64)
+    monkeypatch.setattr(gathering, "_fitting_images", lambda *rest: pytest.fail("seen enough"))
     backbone = SimpleNamespace(preprocess=Preprocess(size=64, crop=1.0))
     bench = SimpleNamespace(backbone=backbone, recipe=Recipe(image_size=asked))
     write_images(tmp_path, {"a": 6, "b": 6})
     catalog = open_source(tmp_path)
     looks = look_at(catalog, np.arange(len(catalog)), workers=1)
     with pytest.raises(pytest.fail.Exception, match="seen enough"):
-        material.gather(Dataset(catalog, make_splits(catalog, seed=0), looks), bench, Preprocess(size=64), trains=True)
+        gathering.gather(Dataset(catalog, make_splits(catalog, seed=0), looks), bench, Preprocess(size=64), trains=True)
     assert wanted == [side]

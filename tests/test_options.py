@@ -176,9 +176,9 @@ def test_methods_say_what_they_cannot_train_of_networks_without_norms():
 def test_what_cannot_be_is_refused_before_anything_is_decoded_and_leaves_nothing(
     settings, sentence, shapes, tmp_path, monkeypatch
 ):
-    from burnish.choose import material
+    from burnish.choose import gathering
 
-    monkeypatch.setattr(material, "read_pixels", None)
+    monkeypatch.setattr(gathering, "read_pixels", None)
     with pytest.raises(RecipeError, match=sentence):
         api.fit(shapes, out=tmp_path / "run", **{**TINY, **settings})
     assert not (tmp_path / "run").exists()

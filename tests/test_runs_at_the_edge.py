@@ -127,11 +127,11 @@ def test_features_that_are_not_numbers_are_a_sentence_naming_the_image(shapes, t
 
 def test_one_thread_or_two_decode_to_the_same_weights(shapes, tmp_path, monkeypatch):
     """P7: the result does not depend on how many workers there are."""
-    from burnish.choose import material, probing
+    from burnish.choose import gathering, probing
 
     states = []
     for workers in (1, 4):
-        monkeypatch.setattr(material, "cores", lambda workers=workers: workers)
+        monkeypatch.setattr(gathering, "cores", lambda workers=workers: workers)
         monkeypatch.setattr(probing, "cores", lambda workers=workers: workers)
         run = api.fit(shapes, out=tmp_path / str(workers), method="full", **QUICK)
         states.append(run.predictor.bundle.state)

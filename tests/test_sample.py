@@ -11,8 +11,7 @@ import pytest
 
 from burnish import api
 from burnish.backbones.zoo import load_backbone
-from burnish.choose import material, probing, survey
-from burnish.choose import material as gathering
+from burnish.choose import holdout, probing, survey
 from burnish.choose.survey import most_within, part_for
 from burnish.data import looks as looking
 from burnish.data.cache import read_pixels
@@ -141,7 +140,7 @@ def test_of_a_table_that_names_its_splits_an_even_part_of_each_is_drawn(tmp_path
 def test_a_run_of_a_folder_with_splits_that_cannot_be_looked_at_in_time_goes_on(tmp_path, monkeypatch):
     for word, images in (("train", 30), ("test", 25)):
         write_shapes(tmp_path / "data" / word, images=images, classes=("a", "b"))
-    monkeypatch.setattr(material, "_looked_at_in_time", lambda catalog, budget: 80)
+    monkeypatch.setattr(holdout, "_looked_at_in_time", lambda catalog, budget: 80)
     result = api.fit(tmp_path / "data", out=tmp_path / "run", cache="off", budget="1m", **TINY)
     counts = result.facts["counts"]
     assert counts["skipped"] == 30 and counts["test"] == 36, counts
@@ -197,7 +196,7 @@ def test_without_a_budget_all_images_are_used(many, slow_to_decode, tmp_path):
 
 
 def test_more_files_than_can_be_looked_at_in_time_are_a_part(many, monkeypatch, tmp_path):
-    monkeypatch.setattr(material, "_looked_at_in_time", lambda catalog, budget: 150)
+    monkeypatch.setattr(holdout, "_looked_at_in_time", lambda catalog, budget: 150)
     run = api.fit(many, out=tmp_path / "run", budget=300, **TINY)
     assert run.facts["counts"]["used"] == 150 and run.facts["counts"]["skipped"] == 210
 
@@ -205,11 +204,11 @@ def test_more_files_than_can_be_looked_at_in_time_are_a_part(many, monkeypatch, 
 def test_several_trainings_look_at_images_for_the_time_of_one(monkeypatch, images):
     asked = []
     monkeypatch.setattr(
-        gathering, "_looked_at_in_time", lambda catalog, seconds: (asked.append(seconds), len(catalog))[1]
+        holdout, "_looked_at_in_time", lambda catalog, seconds: (asked.append(seconds), len(catalog))[1]
     )
     for count in (1, 5):
-        gathering.first_splits(open_source(images), Recipe(budget_seconds=100.0, seeds=count), Nobody())
-    gathering.first_splits(open_source(images), Recipe(budget_seconds=None, seeds=5), Nobody())
+        holdout.first_splits(open_source(images), Recipe(budget_seconds=100.0, seeds=count), Nobody())
+    holdout.first_splits(open_source(images), Recipe(budget_seconds=None, seeds=5), Nobody())
     assert asked == [100.0, 20.0, None]
 
 
@@ -226,7 +225,7 @@ def test_a_run_taken_up_again_goes_on_with_the_same_part(many, slow_to_decode, m
         with pytest.raises(Died):
             api.fit(many, out=tmp_path / "run", budget=60, **TINY)
     monkeypatch.setattr(survey, "sample_views", None)  # nothing is timed again
-    monkeypatch.setattr(material, "_looked_at_in_time", None)
+    monkeypatch.setattr(holdout, "_looked_at_in_time", None)
     splits = (tmp_path / "run" / "splits.csv").read_text()
     again = api.fit(many, out=tmp_path / "run", budget=60, **TINY)
     assert again.facts["sittings"] == 2

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, lo
 
 from burnish import api
 from burnish.choose.aim import balance_for
-from burnish.choose.material import require_trainable
+from burnish.choose.holdout import require_trainable
 from burnish.data.audit.labels import suspects_of_several
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.sources import open_source

@@ -1,0 +1,261 @@
+"""From splits of files to labelled pixels: decode, compare, audit, keep the same pictures on one side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from burnish.choose.holdout import require_trainable, seconds_of_one_training
+from burnish.choose.material import Bench, Material
+from burnish.data.audit.findings import in_a_sentence
+from burnish.data.audit.sameness import Sameness, leaked
+from burnish.data.audit.twins import Twins
+from burnish.data.audit.whole import audited, same_pictures
+from burnish.data.cache import Pixels, joined, read_pixels, typical_side
+from burnish.data.catalog import Catalog, Named, Splits
+from burnish.data.looks import Dataset, Looks
+from burnish.data.sample import first_of
+from burnish.data.sources import without
+from burnish.data.split import held_together, restricted, untorn
+from burnish.errors import shown
+from burnish.labels import counts
+from burnish.recipe import Recipe
+from burnish.runtime import Watcher, cores
+from burnish.terms import Preprocess
+
+
+def gather(
+    dataset: Dataset,
+    bench: Bench,
+    preprocess: Preprocess,
+    *,
+    trains: bool,
+    spare: int = 0,
+    early: int | None = None,
+    on_fitting: Callable[[Material], None] | None = None,
+    decoded_per_second: float | None = None,
+) -> tuple[Material, Splits]:
+    """Decode every image of the splits once, audit them, and keep same pictures on one side.
+
+    The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
+    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. spare: how
+    many of the test images plans do not count on. on_fitting: called with images to fit alone, before the others are decoded
+    and compared with them. early: with about so many of them; None: with all. decoded_per_second: images, as the survey timed it,
+    for where most pixels are kept ones and none are decoded.
+    Raises NotEnoughData when a class loses all its images, or too many for training.
+    """
+    catalog, splits, looks = dataset
+    native = bench.backbone.preprocess
+    side = stored_side(catalog, _largest_crop(native, bench.recipe) / native.crop) if trains else None
+    reader = _Reader(catalog, looks, bench, preprocess, decoded_per_second)
+    fitting = _fitting_images(reader, splits, side, early, on_fitting)
+    decoded = _Decoded(catalog, splits, fitting, reader.read(splits.test, None))
+    pixels = joined(decoded.fitting, decoded.test)
+    budget = seconds_of_one_training(bench.recipe)
+    same, note = same_pictures(pixels, catalog.labels[pixels.ids], budget_seconds=budget)
+    if note:
+        bench.watcher.say(note)
+    decoded = decoded.untorn(same, reader, side)
+    findings = audited(catalog, decoded.splits, same).findings
+    unread, copied = decoded.unread, decoded.copies_of_test(same)
+    _say_left_out(unread, copied, bench.watcher)
+    ties = _Ties.of(decoded, same, copied)
+    decoded = decoded.without([*unread, *copied])
+    require_trainable(decoded.catalog, decoded.splits, copied)
+    if said := in_a_sentence(findings):
+        bench.watcher.say(f"audit: {said}")
+    n_test = len(decoded.test.ids)
+    due = max(1, n_test - min(spare, n_test // 2))
+    material = _material(decoded, ties, preprocess, reader.rate)
+    return replace(material, findings=findings, search_note=note, due=due), decoded.splits
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Decoded images and the splits that they are of."""
+
+    catalog: Catalog
+    splits: Splits
+    fitting: Pixels  # train and val
+    test: Pixels
+
+    @property
+    def unread(self) -> list[Named]:
+        """Files that could not be decoded."""
+        return [*self.fitting.named, *self.test.named]
+
+    def untorn(self, same: Sameness, reader: _Reader, side: int | None) -> _Decoded:
+        """With the same pictures on one side; those that leave test are read again, as whole images of `side` pixels too."""
+        splits, moved = untorn(self.catalog, self.splits, same.together(self.catalog))
+        fitting, test = self.fitting, self.test
+        away = np.intersect1d(moved, test.ids)
+        if len(away):
+            fitting = joined(fitting, reader.read(away, side))
+            test = test.at(np.setdiff1d(test.ids, away))
+        return _Decoded(self.catalog, splits, fitting, test)
+
+    def copies_of_test(self, same: Sameness) -> list[Named]:
+        """Train and val images whose very bytes are in test: they can only be where the data gives the test split."""
+        paths, ids, copies = self.catalog.paths, same.pixels.ids, same.copies
+        in_test = np.isin(ids, self.splits.test)
+        tested = {int(copies[row]): paths[ids[row]] for row in np.flatnonzero(in_test)}
+        return [
+            Named(
+                paths[ids[row]],
+                f"the same bytes as {tested[int(copies[row])]}, which is in test: left out of the rest",
+            )
+            for row in np.flatnonzero(~in_test)
+            if int(copies[row]) in tested
+        ]
+
+    def without(self, named: list[Named]) -> _Decoded:
+        """Without these images; the others have new numbers in the smaller catalogue."""
+        if not named:
+            return self
+        catalog = without(self.catalog, named)
+        place, gone = {path: row for row, path in enumerate(catalog.paths)}, {image.path for image in named}
+
+        def kept(pixels: Pixels) -> Pixels:
+            paths = self.catalog.paths
+            pixels = pixels.at(np.array([entry for entry in pixels.ids if paths[entry] not in gone], np.int64))
+            return replace(pixels, ids=np.array([place[paths[entry]] for entry in pixels.ids], np.int64))
+
+        splits = restricted(self.splits, self.catalog, catalog)
+        return _Decoded(catalog, splits, kept(self.fitting), kept(self.test))
+
+
+@dataclass(frozen=True)
+class _Ties:
+    """Which images show the same; by path, for leaving some out gives the others new numbers in the catalogue."""
+
+    leaky: frozenset[str]  # test images that train or val nearly show too
+    together: dict[str, int]  # of each image to fit, equal for those of one group, or of the same picture
+
+    @classmethod
+    def of(cls, decoded: _Decoded, same: Sameness, copied: list[Named]) -> _Ties:
+        """copied: images that will be left out, so that nothing leaks through them."""
+        catalog, ids = decoded.catalog, decoded.fitting.ids
+        left_out = np.flatnonzero(np.isin(catalog.paths, [image.path for image in copied]))
+        leaky = leaked(catalog, decoded.splits, same, besides=left_out)
+        numbers = held_together(catalog, ids.tolist(), same.together(catalog))
+        together = {catalog.paths[entry]: number for entry, number in zip(ids, numbers, strict=True)}
+        return cls(frozenset(catalog.paths[entry] for entry in leaky), together)
+
+
+def _material(decoded: _Decoded, ties: _Ties, preprocess: Preprocess, decoded_per_second: float) -> Material:
+    """Material of these images, without findings; plans count on none of its test images yet."""
+    catalog, fitting, test = decoded.catalog, decoded.fitting, decoded.test
+    together = np.array([ties.together[catalog.paths[entry]] for entry in fitting.ids], np.int64)
+    return Material(
+        catalog=catalog,
+        fitting=fitting,
+        labels=catalog.labels[fitting.ids],
+        is_val=np.isin(fitting.ids, decoded.splits.val),
+        test=test,
+        test_labels=catalog.labels[test.ids],
+        preprocess=preprocess,
+        decoded_per_second=decoded_per_second,
+        findings=(),
+        leaky=np.array([catalog.paths[entry] in ties.leaky for entry in test.ids], bool),
+        search_note="",
+        due=0,
+        together=together if len(np.unique(together)) < len(together) else None,
+    )
+
+
+def _fitting_alone(catalog: Catalog, splits: Splits, fitting: Pixels, preprocess: Preprocess, rate: float) -> Material:
+    """Material without test images, not audited."""
+    decoded = _Decoded(catalog, splits, fitting, fitting.at(np.zeros(0, np.int64)))
+    same = Sameness.of(fitting, Twins.none())  # near-duplicates are not known yet
+    return _material(decoded, _Ties.of(decoded, same, []), preprocess, rate)
+
+
+def _say_left_out(unread: list[Named], copied: list[Named], watcher: Watcher) -> None:
+    if unread:
+        first = f"{shown(unread[0].path)}: {unread[0].reason}"
+        watcher.say(f"{len(unread)} images cannot be read and are left out; first: {first}")
+    if copied:
+        watcher.say(f"{len(copied)} training images are also in test and are left out; first: {shown(copied[0].path)}")
+
+
+class _Reader:
+    """Decodes images of a run and times it."""
+
+    def __init__(
+        self, catalog: Catalog, looks: Looks, bench: Bench, preprocess: Preprocess, usual: float | None
+    ) -> None:
+        """usual: images per second, where too few are decoded here to tell."""
+        self.catalog, self.looks, self.bench, self.preprocess, self._usual = catalog, looks, bench, preprocess, usual
+        self._seconds, self._images, self._decoded = 0.0, 0, 0
+
+    @property
+    def rate(self) -> float:
+        """Images per second that decoding does; of pixels that were kept nothing is to be learnt."""
+        if self._usual is not None and 2 * self._decoded < self._images:
+            return self._usual
+        return self._decoded / max(1e-3, self._seconds)
+
+    def read(self, wanted: np.ndarray, side: int | None) -> Pixels:
+        """Pixels of these catalogue entries; side: of the whole images kept for training crops, None for none."""
+        bench = self.bench
+        bench.watcher.stage("decode", total=len(wanted))
+        began, told = time.monotonic(), 0
+
+        def on_progress(done: int) -> None:
+            nonlocal told
+            bench.watcher.advance(done - told)
+            told = done
+            self._decoded += 1  # it is not called for kept ones
+
+        found = read_pixels(
+            self.catalog, wanted, preprocess=self.preprocess, stored_side=side, workers=cores(), store=bench.store,
+            looks=self.looks.at(wanted), on_progress=on_progress,
+        )  # fmt: skip
+        self._seconds += time.monotonic() - began
+        self._images += len(wanted)
+        return found
+
+
+def _fitting_images(
+    reader: _Reader,
+    splits: Splits,
+    side: int | None,
+    early: int | None,
+    on_fitting: Callable[[Material], None] | None,
+) -> Pixels:
+    """The images to fit; `on_fitting` is told of about `early` of them before the rest is read."""
+    catalog, ids = reader.catalog, splits.fitting
+
+    def tell(pixels: Pixels) -> bool:
+        if on_fitting is None:
+            return True
+        only = _fitting_alone(catalog, splits, pixels, reader.preprocess, reader.rate)
+        if not counts(only.labels[only.train_rows], len(catalog.classes)).all():  # the caller says what is lacking
+            return False
+        on_fitting(only)
+        return True
+
+    soon = (
+        ids if early is None or on_fitting is None else first_of(catalog, splits, early, seed=reader.bench.recipe.seed)
+    )
+    fitting = reader.read(soon, side)
+    told = tell(fitting)
+    if len(soon) < len(ids):
+        fitting = joined(fitting, reader.read(np.setdiff1d(ids, soon), side))
+        if not told:
+            tell(fitting)
+    return fitting
+
+
+def _largest_crop(native: Preprocess, recipe: Recipe) -> int:
+    """Pixels a side of the largest views that training may see; a reduced JPEG holds twice the network's own size (`enough`)."""
+    asked = 0 if recipe.image_size == "auto" else recipe.image_size
+    return max(native.size, min(asked, 2 * native.size))
+
+
+def stored_side(catalog: Catalog, wanted: float) -> int:
+    """Pixels a side of the images that training crops are cut from: no larger than the originals make sense of."""
+    return int(max(64, min(round(wanted), typical_side(catalog) or round(wanted))))
