@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.data.catalog import Catalog
 from burnish.data.sources import Data, called, open_source
 from burnish.data.sources.assemble import class_names
 from burnish.data.sources.scan import SUFFIXES, scan
@@ -66,57 +67,86 @@ def evaluate(
     many the five likeliest. device: as for `predict`.
     """
     predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
-    catalog = open_source(data, for_training=False)
-    classes = predictor.bundle.classes
-    parted = {name: _parts_known(name, predictor.bundle) for name in catalog.classes}
-    unknown = [name for name in catalog.classes if any(part not in classes for part in parted[name])]
-    if unknown:
-        raise NoSuchName(
-            f"the data has a class {shown(repr(unknown[0]))} that the model does not know "
-            f"(nearest: {nearest(unknown[0], classes)}); rename the folder or label, or leave those images out"
-        )
-    if catalog.several and not predictor.bundle.several:
+    bundle, catalog = predictor.bundle, open_source(data, for_training=False)
+    parts = {name: _parts_known(name, bundle) for name in catalog.classes}
+    _require_known(parts, bundle)
+    if catalog.several and not bundle.several:
         raise DataError(
             f"{shown(called(data))} has several classes an image, and the model was trained to tell one; "
             "give images with one class each, or train a model on such data with burnish fit"
         )
-    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
+    rows = _test_rows(catalog)
     watcher.stage("evaluate", total=len(rows))
-    images = [partial(catalog.image, row) for row in rows]
-    names = [catalog.name(row) for row in rows]
-    every, predictions = np.zeros((len(rows), len(classes))), list[Prediction]()
-    for one in predictor.stream(images, asked=Asked(top=len(classes)), names=names, on_progress=watcher.advance):
-        if one.problem is None:
-            every[len(predictions)] = _ordered(one, classes)
-        if len(classes) > _ALL_NAMED:
-            one = replace(one, classes=one.classes[:_NAMED], probabilities=one.probabilities[:_NAMED])
-        predictions.append(one)
-    good = [place for place, prediction in enumerate(predictions) if prediction.problem is None]
-    if not good:
-        first = f"first: {shown(names[0])}: {shown(str(predictions[0].problem))}"
+    probabilities, predictions = _answered(predictor, catalog, rows, watcher)
+    used = [row for row, prediction in zip(rows, predictions, strict=True) if prediction.problem is None]
+    if not used:
+        first = f"first: {shown(catalog.name(rows[0]))}: {shown(str(predictions[0].problem))}"
         raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read ({first})")
-    probabilities = every[good]
-    names = tuple(catalog.label(rows[place]) for place in good)
-    told = [[catalog.classes[one] for one in classes_of(catalog.labels, rows[place])] for place in good]
-    held = [[part for name in one for part in parted[name]] for one in told]
-    named = [{"path": named.path, "reason": named.reason} for named in catalog.named]
-    named += [
+    given = [[catalog.classes[index] for index in classes_of(catalog.labels, row)] for row in used]
+    truth = [[part for name in names for part in parts[name]] for names in given]
+    unread = [
         {"path": catalog.paths[row], "reason": prediction.problem}
         for row, prediction in zip(rows, predictions, strict=True)
         if prediction.problem is not None
     ]
-    answers = [predictions[place] for place in good]
-    groups = catalog.grouped([rows[place] for place in good])
-    further = bool(predictor.bundle.facts.get(FURTHER))
-    those = np.array([rows[place] for place in good], np.int64)
-    learnt, known = learnt_among(expanded(run), catalog, those, further=further)
-    if predictor.bundle.thresholds is not None:
-        truth = np.array([[name in one for name in classes] for one in held])
-        scores = score_several(probabilities, truth, classes, np.array(predictor.bundle.thresholds), groups)
-    else:
-        labels = np.array([classes.index(one[0]) for one in held])
-        scores = score(probabilities, labels, classes, groups)
-    return Evaluation(scores, answers, names, named, learnt, None if groups is None else count_of(groups), known)
+    groups = catalog.grouped(used)
+    learnt, learnt_known = learnt_among(
+        expanded(run), catalog, np.array(used, np.int64), further=bool(bundle.facts.get(FURTHER))
+    )
+    return Evaluation(
+        scores=_scores(probabilities, truth, bundle, groups),
+        predictions=[prediction for prediction in predictions if prediction.problem is None],
+        labels=tuple(catalog.label(row) for row in used),
+        named=[{"path": named.path, "reason": named.reason} for named in catalog.named] + unread,
+        learnt=learnt,
+        groups=None if groups is None else count_of(groups),
+        learnt_known=learnt_known,
+    )
+
+
+def _require_known(parts: dict[str, tuple[str, ...]], bundle: Bundle) -> None:
+    """NoSuchName for a class of the data that the model does not have; parts: the model's classes that each stands for (P2)."""
+    unknown = [name for name, own in parts.items() if not set(own) <= set(bundle.classes)]
+    if unknown:
+        raise NoSuchName(
+            f"the data has a class {shown(repr(unknown[0]))} that the model does not know "
+            f"(nearest: {nearest(unknown[0], bundle.classes)}); rename the folder or label, or leave those images out"
+        )
+
+
+def _test_rows(catalog: Catalog) -> list[int]:
+    """The test images of data that has splits, all of other data."""
+    return [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
+
+
+def _answered(
+    predictor: Predictor, catalog: Catalog, rows: list[int], watcher: Watcher
+) -> tuple[np.ndarray, list[Prediction]]:
+    """Probabilities float64 [n k] of the images that can be read, and a prediction of every one, naming no more than it keeps."""
+    classes = predictor.bundle.classes
+    images, names = [partial(catalog.image, row) for row in rows], [catalog.name(row) for row in rows]
+    probabilities, n = np.zeros((len(rows), len(classes))), 0
+    predictions: list[Prediction] = []
+    for prediction in predictor.stream(images, asked=Asked(top=len(classes)), names=names, on_progress=watcher.advance):
+        if prediction.problem is None:
+            probabilities[n] = _ordered(prediction, classes)
+            n += 1
+        if len(classes) > _ALL_NAMED:
+            likeliest, chances = prediction.classes[:_NAMED], prediction.probabilities[:_NAMED]
+            prediction = replace(prediction, classes=likeliest, probabilities=chances)
+        predictions.append(prediction)
+    return probabilities[:n], predictions
+
+
+def _scores(
+    probabilities: np.ndarray, truth: list[list[str]], bundle: Bundle, groups: np.ndarray | None
+) -> Scores | SeveralScores:
+    """Of probabilities [n k] against the true classes of each image; groups: int64 [n], as `Catalog.grouped` has them."""
+    classes = bundle.classes
+    if bundle.thresholds is not None:
+        labels = np.array([[name in names for name in classes] for names in truth])
+        return score_several(probabilities, labels, classes, np.array(bundle.thresholds), groups)
+    return score(probabilities, np.array([classes.index(names[0]) for names in truth]), classes, groups)
 
 
 def _ordered(prediction: Prediction, classes: tuple[str, ...]) -> list[float]:
@@ -150,8 +180,7 @@ def _images_of(data: Data) -> list[ImageLike]:
     if isinstance(data, (str, os.PathLike)) and (found := _bare_images(expanded(data))):
         return found
     catalog = open_source(data, for_training=False)
-    rows = [row for row in range(len(catalog)) if catalog.splits[row] == "test"] or list(range(len(catalog)))
-    return [partial(catalog.image, row) for row in rows]
+    return [partial(catalog.image, row) for row in _test_rows(catalog)]
 
 
 def _bare_images(path: Path) -> list[ImageLike]:
