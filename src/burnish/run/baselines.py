@@ -30,6 +30,7 @@ from burnish.record.learnt import FURTHER, learnt_from
 from burnish.runtime import Clock
 from burnish.ship.bundle import Bundle, read_bundle
 
+_SCRATCH = method_named("scratch")
 _NO_MEMORY = "the device has no memory for its batches"
 # Of the steps that fit: they are made without a look at the clock, so that a run taken up makes the same.
 _CAREFUL = 0.9
@@ -116,70 +117,79 @@ def half_for(clock: Clock, *, reserve_seconds: float) -> Clock:
     return replace(clock, budget_seconds=clock.budget_seconds - spare / 2)
 
 
-def from_scratch(
-    probes: Probes,
-    material: Material,
-    bench: Bench,
-    ledger: Ledger,
-) -> tuple[Contender | None, Decision]:
+def from_scratch(probes: Probes, material: Material, bench: Bench, ledger: Ledger) -> tuple[Contender | None, Decision]:
     """The network trained from random weights for what is left of the clock, and how that went.
 
     A run that is taken up makes the same steps again.
     """
-    method, classes = method_named("scratch"), len(material.catalog.classes)
     if not len(material.val_rows):
-        return None, Decision("not trained from scratch", "there are no validation images to choose by")
+        return _not_trained("there are no validation images to choose by")
     bench.watcher.stage("from scratch")
-    settings = {
-        "method": "scratch",
-        "learning_rate": "auto",
-        "freeze": 0,
-        "search": False,
-        "epochs": bench.recipe.epochs,
-    }
-    if bench.clock.budget_seconds is not None:
-        settings["epochs"] = "auto"
-    settings["balance"] = balance_for(bench.recipe, material.labels[material.train_rows], classes=classes)
-    bench = replace(bench, recipe=replace(bench.recipe, **{**settings, "image_size": "auto", "precision": "auto"}))
-
-    def blank(recipe: Recipe) -> Tunable:
-        return blank_tunable(method, bench.backbone, recipe, classes=classes)
-
-    known = ledger.get("scratch")
-    if known is not None:
-        made, recipe = Plan.from_json(known[0]["plan"]), recipe_from(known[0]["recipe"])
+    bench = replace(bench, recipe=_scratch_recipe(bench, material))
+    settled_before = ledger.get("scratch")
+    if settled_before is not None:
+        made, recipe = Plan.from_json(settled_before[0]["plan"]), recipe_from(settled_before[0]["recipe"])
     else:
-        rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
         try:
-            made = plan(lambda freeze: blank(replace(bench.recipe, freeze=freeze)), material, bench, rates)
+            made, recipe = _scratch_plan(probes, material, bench, ledger)
         except RecipeError as error:
-            return None, Decision("not trained from scratch", str(error))
+            return _not_trained(str(error))
         except torch.OutOfMemoryError:
-            return None, Decision("not trained from scratch", _NO_MEMORY)
-        made = replace(made, steps=int(made.steps * (_CAREFUL if made.timed else 1.0)))
-        peak = blank(bench.recipe).peak_learning_rate
-        recipe = settled(
-            bench.recipe, made, flip=probes.flip, peak=peak, half=False, device=bench.device, pretrained=False
-        )
-        ledger.put("scratch", {"plan": made.to_json(), "recipe": asdict(recipe)})
-        ledger.write()
+            return _not_trained(_NO_MEMORY)
     if not made.steps:
-        return None, Decision("not trained from scratch", made.reason)
+        return _not_trained(made.reason)
     bench = replace(bench, recipe=recipe)
-    zero = blank_head(bench.backbone, recipe, classes=classes)
-    tuning = Tuning(method.prepare(bench.backbone, zero, recipe), made, probes, material, bench)
+    zero = blank_head(bench.backbone, recipe, classes=len(material.catalog.classes))
+    tuning = Tuning(_SCRATCH.prepare(bench.backbone, zero, recipe), made, probes, material, bench)
     try:
         for _ in tuning.events():
             pass
     except torch.OutOfMemoryError:  # statistics of a part of a batch would be others
-        return None, Decision("not trained from scratch", _NO_MEMORY)
+        return _not_trained(_NO_MEMORY)
     if tuning.diverged is not None:
-        return None, Decision("not trained from scratch", tuning.diverged)
+        return _not_trained(tuning.diverged)
     best = tuning.best()
     if best is None:
-        return None, Decision(
-            "not trained from scratch", "the network gives no numbers with any of the trained weights"
-        )
+        return _not_trained("the network gives no numbers with any of the trained weights")
     contender = replace(tuned_contender(best, material, method="scratch"), role="scratch")
     why = f"{made.steps} steps at {made.final_size} px: validation {contender.validation_accuracy:.1%}"
     return contender, Decision("trained from scratch, as a baseline", why)
+
+
+def _not_trained(why: str) -> tuple[None, Decision]:
+    return None, Decision("not trained from scratch", why)
+
+
+def _scratch_recipe(bench: Bench, material: Material) -> Recipe:
+    """The run's recipe for random weights: all of the network learns, at a rate and size of its own."""
+    recipe, classes = bench.recipe, len(material.catalog.classes)
+    return replace(
+        recipe,
+        method="scratch",
+        learning_rate="auto",
+        freeze=0,
+        search=False,
+        epochs=recipe.epochs if bench.clock.budget_seconds is None else "auto",
+        balance=balance_for(recipe, material.labels[material.train_rows], classes=classes),
+        image_size="auto",
+        precision="auto",
+    )
+
+
+def _scratch_plan(probes: Probes, material: Material, bench: Bench, ledger: Ledger) -> tuple[Plan, Recipe]:
+    """The plan for what is left of the clock, and the recipe that it settles; made durable.
+
+    Raises RecipeError where the settings allow no training, torch.OutOfMemoryError where the device has no memory for it.
+    """
+
+    def blank(recipe: Recipe) -> Tunable:
+        return blank_tunable(_SCRATCH, bench.backbone, recipe, classes=len(material.catalog.classes))
+
+    rates = Rates(material, bench, forward_per_second=probes.images_per_second, at=probes.last.preprocess.size)
+    made = plan(lambda freeze: blank(replace(bench.recipe, freeze=freeze)), material, bench, rates)
+    made = replace(made, steps=int(made.steps * (_CAREFUL if made.timed else 1.0)))
+    peak = blank(bench.recipe).peak_learning_rate
+    recipe = settled(bench.recipe, made, flip=probes.flip, peak=peak, half=False, device=bench.device, pretrained=False)
+    ledger.put("scratch", {"plan": made.to_json(), "recipe": asdict(recipe)})
+    ledger.write()
+    return made, recipe
