@@ -20,14 +20,14 @@ from burnish.choose.decide import (
 from burnish.choose.ledger import Ledger
 from burnish.choose.limits import Sample, familiar_to, room_for_familiar
 from burnish.choose.material import Bench, Material
-from burnish.choose.proof import Contender, put_to_test
+from burnish.choose.proof import Contender, Tested, put_to_test
 from burnish.choose.rates import after_seconds
 from burnish.choose.search import require_optuna
 from burnish.choose.signals import NOTHING, Signals, worth_trying
 from burnish.choose.sizes import takes
 from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import in_order
-from burnish.data.catalog import Catalog
+from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Dataset, write_digests
 from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
@@ -258,35 +258,16 @@ def prove(
     by_clock: bool,
 ) -> dict[str, Any]:
     """The facts of the run: all models on the test images, looked at once; answers and pictures are written on the way."""
-    kept, bench, decisions, contenders = chosen.kept, chosen.bench, [*chosen.decisions], [*chosen.contenders]
-    material, splits, probes, folder, ledger = (
-        looked.material,
-        looked.splits,
-        looked.probes,
-        record.folder,
-        record.ledger,
-    )
-    if bench.recipe.baselines == "all":
-        others = [one.preprocess for one in contenders[1:]]
-        scratch, reason = from_scratch(probes, material, replace(bench, rivals=(*bench.rivals, *others)), ledger)
-        decisions.append(reason)
-        contenders += [scratch] if scratch is not None else []
-    contenders += [earlier_contender(rival, bench, material.catalog.classes)] if rival is not None else []
-    whole = material.content
-    known = ledger.noted(_TESTED, of=whole)
-    tested, material = put_to_test(contenders, material, bench, by_clock=by_clock, known=known)
-    ledger.note(_TESTED, len(material.test.ids), of=whole)  # a run that dies now has the same proof
-    if material.untested:
-        seen = only(material.catalog, np.union1d(material.fitting.ids, material.test.ids))
-        splits = restricted(splits, material.catalog, seen)
-        write_splits(folder.path / SPLITS, seen, splits)
+    kept, bench, probes, folder, ledger = chosen.kept, chosen.bench, looked.probes, record.folder, record.ledger
+    contenders, decisions = with_baselines(chosen, rival, looked, ledger)
+    tested, material, splits = tested_once(contenders, looked, bench, record, by_clock=by_clock)
     if material.skipped:
         decisions = [part_decision(material), *decisions]
-    of_kept = next(one for one in tested if one.contender is kept)
+    of_kept = next(model for model in tested if model.contender is kept)
     folder.write(PREDICTIONS, table_of(tested, kept, material))
     watch.stage("scores")
     verdict = verdict_of(tested, material, seconds=bench.clock.elapsed())
-    other = earlier_baseline(rival, tested[-1], of_kept, material) if rival is not None else None
+    against = None if rival is None else earlier_baseline(rival, tested[-1], of_kept, material)
     facts = facts_of(
         tested=tested,
         kept=kept,
@@ -297,7 +278,7 @@ def prove(
         sittings=ledger.sittings,
         material=material,
         findings=in_order([*material.findings, *probes.findings]),
-        baselines=[other] if other is not None else [],
+        baselines=[] if against is None else [against],
         more_data=probes.more_data,
         splits=splits,
         bench=bench,
@@ -309,6 +290,42 @@ def prove(
     folder.write_json(PICTURES, pictures_of(of_kept, material, bench, sample, images_per_second=rate))
     cost = cost_of(kept, bench, package=package_folder(folder.path))
     return {**facts, "cost": cost, "stages_seconds": watch.so_far()}
+
+
+def with_baselines(
+    chosen: Chosen, rival: Earlier | None, looked: Looked, ledger: Ledger
+) -> tuple[list[Contender], list[Decision]]:
+    """All that is to see the test images, the earlier run's model last where there is one, and what was decided so far."""
+    contenders, decisions = [*chosen.contenders], [*chosen.decisions]
+    bench, material = chosen.bench, looked.material
+    if bench.recipe.baselines == "all":
+        tuned = [contender.preprocess for contender in contenders[1:]]
+        bench_of_scratch = replace(bench, rivals=(*bench.rivals, *tuned))
+        scratch, reason = from_scratch(looked.probes, material, bench_of_scratch, ledger)
+        decisions.append(reason)
+        contenders += [] if scratch is None else [scratch]
+    if rival is not None:
+        contenders.append(earlier_contender(rival, bench, material.catalog.classes))
+    return contenders, decisions
+
+
+def tested_once(
+    contenders: list[Contender], looked: Looked, bench: Bench, record: Record, *, by_clock: bool
+) -> tuple[list[Tested], Material, Splits]:
+    """What all contenders answer, and the images and splits without those that the clock left no time for (P5).
+
+    A run that dies after it has the same proof: how many images were looked at is noted.
+    """
+    material, splits, ledger = looked.material, looked.splits, record.ledger
+    whole = material.content
+    known = ledger.noted(_TESTED, of=whole)
+    tested, material = put_to_test(contenders, material, bench, by_clock=by_clock, known=known)
+    ledger.note(_TESTED, len(material.test.ids), of=whole)
+    if material.untested:
+        seen = only(material.catalog, np.union1d(material.fitting.ids, material.test.ids))
+        splits = restricted(splits, material.catalog, seen)
+        write_splits(record.folder.path / SPLITS, seen, splits)
+    return tested, material, splits
 
 
 def finish(folder: RunFolder, facts: dict[str, Any]) -> None:
