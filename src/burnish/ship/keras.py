@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from burnish.backbones.head import NEIGHBOURS, CosineHead, LinearHead, MlpHead
-from burnish.backbones.keras import applications, graph
+from burnish.backbones.keras import applications, graph, network
 from burnish.backbones.keras.layers import DROPPING, KINDS, WITHOUT_EFFECT
 from burnish.backbones.surgery import DROP
 from burnish.backbones.taps import KIND as TAPS
@@ -98,7 +98,7 @@ class _Writer:
         keras, size = self.keras, self.bundle.preprocess.size
         taps = self._changes()
         images = keras.Input((size, size, 3), name="images")
-        self.values[graph.INPUT] = self._prepared(images) if self.pixels else images
+        self.values[network.INPUT] = self._prepared(images) if self.pixels else images
         for node in self.kwargs["nodes"]:
             if node["name"] not in self.values:
                 self.values[node["name"]] = self._node(node)
@@ -178,7 +178,7 @@ class _Writer:
     def _input(self, name: str) -> Any:
         if name not in self.kwargs["constants"]:
             return self.values[name]
-        value = next(one for key, one in self.state.items() if key.endswith(f"{graph.plain_name(name)}.value"))
+        value = next(one for key, one in self.state.items() if key.endswith(f"{network.plain_name(name)}.value"))
         return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy()
 
     def _array(self, name: str, variable: Any) -> np.ndarray:

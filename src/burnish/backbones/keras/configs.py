@@ -21,9 +21,9 @@ from burnish.backbones.keras.entries import (
     places_of,
     references,
 )
-from burnish.backbones.keras.graph import INPUT
 from burnish.backbones.keras.layers import WITHOUT_WEIGHTS
 from burnish.backbones.keras.moves import inward
+from burnish.backbones.keras.network import INPUT
 from burnish.backbones.keras.options import Unfit
 from burnish.errors import BadWeights, shown
 

@@ -6,29 +6,14 @@ rank 3 [b tokens c] and rank 2 [b c] lie as in Keras.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from burnish.backbones.keras import moves
-from burnish.backbones.keras.modules import (
-    Call,
-    Conv2dSame,
-    DropPath,
-    KerasAttention,
-    LayerScale,
-    Normalization,
-    PoolSame,
-    PositionLookup,
-    Scale,
-    Separable,
-    Shape,
-    Softmax,
-    TokenNorm,
-)
+from burnish.backbones.keras import convolutions, moves, norms
+from burnish.backbones.keras.modules import Call, DropPath, KerasAttention, PoolSame, PositionLookup, Shape, Softmax
 from burnish.backbones.keras.options import (
     Kind,
     Made,
@@ -36,185 +21,14 @@ from burnish.backbones.keras.options import (
     Unfit,
     Variable,
     activation,
-    channels,
     channels_last,
     pair,
     real,
     single,
     whole,
 )
-from burnish.backbones.layers import OnChannels
 
 # ---- how each is made ------------------------------------------------------------------------------------------------
-
-
-def _conv(options: Options, shapes: list[Shape]) -> Made:
-    channels_last(options)
-    inside = single(shapes, 4)[1]
-    outside, groups = whole(options["filters"], "filters"), whole(options["groups"], "groups")
-    if inside % groups or outside % groups:
-        raise Unfit(f"groups is {groups}, which does not divide {inside} and {outside} channels")
-    kernel = pair(options["kernel_size"], "kernel_size")
-    layer = _convolution(options, inside, outside, kernel, groups)
-    shape = (*kernel, inside // groups, outside)
-    variables = [Variable("kernel", "vars/0", "weight", shape, order=(3, 2, 0, 1))]
-    return Made(layer, _with_bias(variables, options, outside), activation(options["activation"]))
-
-
-def _depthwise(options: Options, shapes: list[Shape]) -> Made:
-    channels_last(options)
-    inside, times = single(shapes, 4)[1], whole(options["depth_multiplier"], "depth_multiplier", 1, 64)
-    kernel = pair(options["kernel_size"], "kernel_size")
-    layer = _convolution(options, inside, inside * times, kernel, inside)
-    variables = [Variable("depthwise_kernel|kernel", "vars/0", "weight", (*kernel, inside, times), order=(2, 3, 0, 1))]
-    return Made(layer, _with_bias(variables, options, inside * times), activation(options["activation"]))
-
-
-def _separable(options: Options, shapes: list[Shape]) -> Made:
-    channels_last(options)
-    inside, times = single(shapes, 4)[1], whole(options["depth_multiplier"], "depth_multiplier", 1, 64)
-    kernel, outside = pair(options["kernel_size"], "kernel_size"), whole(options["filters"], "filters")
-    first = _convolution({**options, "use_bias": False}, inside, inside * times, kernel, inside)
-    layer = Separable(first, nn.Conv2d(inside * times, outside, 1, bias=bool(options["use_bias"])))
-    variables = [
-        Variable("depthwise_kernel", "vars/0", "depthwise.weight", (*kernel, inside, times), order=(2, 3, 0, 1)),
-        Variable("pointwise_kernel", "vars/1", "pointwise.weight", (1, 1, inside * times, outside), order=(3, 2, 0, 1)),
-    ]
-    return Made(layer, _with_bias(variables, options, outside, "pointwise.bias"), activation(options["activation"]))
-
-
-def _convolution(options: Options, inside: int, outside: int, kernel: tuple[int, int], groups: int) -> nn.Conv2d:
-    stride = pair(options["strides"], "strides", high=64)
-    dilation = pair(options.get("dilation_rate", 1), "dilation_rate", high=64)
-    bias, padding = bool(options["use_bias"]), options["padding"]
-    if padding not in ("valid", "same"):
-        raise Unfit(f"padding is {str(padding)[:40]!r}, expected valid or same")
-    reach = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
-    odd = all((size - 1) * step % 2 == 0 for size, step in zip(kernel, dilation, strict=True))
-    if padding == "same" and stride == (1, 1) and odd:
-        return nn.Conv2d(inside, outside, kernel, stride, reach, dilation, groups, bias)
-    made = Conv2dSame if padding == "same" and max(*kernel, *stride) > 1 else nn.Conv2d
-    return made(inside, outside, kernel, stride, 0, dilation, groups, bias)
-
-
-def _transposed(options: Options, shapes: list[Shape]) -> Made:
-    channels_last(options)
-    inside, outside = single(shapes, 4)[1], whole(options["filters"], "filters")
-    kernel, stride = pair(options["kernel_size"], "kernel_size"), pair(options["strides"], "strides", high=64)
-    if pair(options.get("dilation_rate", 1), "dilation_rate") != (1, 1):
-        raise Unfit("a transposed convolution is read without dilation only")
-    if options["padding"] != "valid" or options["output_padding"] is not None or min(
-        size - step for size, step in zip(kernel, stride, strict=True)
-    ) < 0:  # fmt: skip
-        raise Unfit("a transposed convolution is read with padding valid and a kernel no smaller than its stride only")
-    layer = nn.ConvTranspose2d(inside, outside, kernel, stride, bias=bool(options["use_bias"]))
-    variables = [Variable("kernel", "vars/0", "weight", (*kernel, outside, inside), order=(3, 2, 0, 1))]
-    return Made(layer, _with_bias(variables, options, outside), activation(options["activation"]))
-
-
-def _with_bias(variables: list[Variable], options: Options, width: int, target: str = "bias") -> tuple[Variable, ...]:
-    if not options["use_bias"]:
-        return tuple(variables)
-    return (*variables, Variable("bias", f"vars/{len(variables)}", target, (width,)))
-
-
-def _dense(options: Options, shapes: list[Shape]) -> Made:
-    shape = single(shapes, 2, 3, 4)
-    inside, outside = channels(shape), whole(options["units"], "units")
-    linear = nn.Linear(inside, outside, bias=bool(options["use_bias"]))
-    layer = OnChannels(linear, 1) if len(shape) == 4 else linear
-    inner = "inner." if len(shape) == 4 else ""
-    variables = [Variable("kernel", "vars/0", f"{inner}weight", (inside, outside), order=(1, 0))]
-    return Made(layer, _with_bias(variables, options, outside, f"{inner}bias"), activation(options["activation"]))
-
-
-def _batch_norm(options: Options, shapes: list[Shape]) -> Made:
-    shape = single(shapes, 2, 3, 4)
-    width = channels(shape)
-    axis = options["axis"][0] if isinstance(options["axis"], list) and len(options["axis"]) == 1 else options["axis"]
-    if axis not in (-1, len(shape) - 1):
-        raise Unfit(f"axis is {str(axis)[:40]}, expected the last one")
-    # Keras says how much of the old statistics stays, torch how much of the new ones comes in.
-    eps, momentum = real(options["epsilon"], "epsilon"), 1 - real(options["momentum"], "momentum")
-    norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(width, eps=eps, momentum=momentum)
-    inner = "inner." if len(shape) == 3 else ""
-    names, variables = [], []
-    if options["scale"]:
-        names.append(("gamma", "weight"))
-    else:
-        norm.register_parameter("weight", None)
-    if options["center"]:
-        names.append(("beta", "bias"))
-    else:
-        norm.register_parameter("bias", None)
-    for number, (legacy, target) in enumerate(
-        [*names, ("moving_mean", "running_mean"), ("moving_variance", "running_var")]
-    ):
-        variables.append(Variable(legacy, f"vars/{number}", inner + target, (width,)))
-    return Made(TokenNorm(norm) if len(shape) == 3 else norm, tuple(variables))  # type: ignore[arg-type]
-
-
-def _layer_norm(options: Options, shapes: list[Shape]) -> Made:
-    shape = single(shapes, 2, 3, 4)
-    width = channels(shape)
-    axis = options["axis"][0] if isinstance(options["axis"], list) and len(options["axis"]) == 1 else options["axis"]
-    if axis not in (-1, len(shape) - 1) or options.get("rms_scaling"):
-        raise Unfit("layer normalisation is read over the last axis only, without rms_scaling")
-    if not (options["scale"] and options["center"]) and options["scale"] != options["center"]:
-        raise Unfit("layer normalisation is read with both scale and center, or neither")
-    norm = nn.LayerNorm(width, eps=real(options["epsilon"], "epsilon"), elementwise_affine=bool(options["scale"]))
-    inner = "inner." if len(shape) == 4 else ""
-    pairs = (("gamma", "weight"), ("beta", "bias")) if options["scale"] else ()
-    variables = tuple(
-        Variable(legacy, f"vars/{number}", inner + target, (width,)) for number, (legacy, target) in enumerate(pairs)
-    )
-    return Made(OnChannels(norm, 1) if len(shape) == 4 else norm, variables)
-
-
-def _group_norm(options: Options, shapes: list[Shape]) -> Made:
-    width = single(shapes, 4)[1]
-    groups = width if options["groups"] == -1 else whole(options["groups"], "groups")
-    if width % groups or options["axis"] not in (-1, 3) or not (options["scale"] and options["center"]):
-        raise Unfit("group normalisation is read over the last axis, with scale and center, in groups that divide it")
-    norm = nn.GroupNorm(groups, width, eps=real(options["epsilon"], "epsilon"))
-    return Made(norm, (Variable("gamma", "vars/0", "weight", (width,)), Variable("beta", "vars/1", "bias", (width,))))
-
-
-def _normalization(options: Options, shapes: list[Shape]) -> Made:
-    shape = single(shapes, 2, 3, 4)
-    width = channels(shape)
-    if options.get("invert") or options["axis"] not in (-1, [-1], [len(shape) - 1], len(shape) - 1):
-        raise Unfit("Normalization is read over the last axis only, not inverted")
-    if options["mean"] is not None or options["variance"] is not None:
-        mean, variance = (_numbers(options[key], key, width) for key in ("mean", "variance"))
-        scale = [1 / max(math.sqrt(value), 1e-7) for value in variance]
-        offset = [-value * factor for value, factor in zip(mean, scale, strict=True)]
-        return Made(Scale(scale, offset))
-    variables = (
-        Variable("mean", "vars/0", "mean", (width,)),
-        Variable("variance", "vars/1", "variance", (width,)),
-    )
-    return Made(Normalization(width), variables)
-
-
-def _numbers(value: Any, name: str, width: int) -> list[float]:
-    """One number a channel, from a number or a nested list that ends in one a channel."""
-    flat = [value]
-    while any(isinstance(one, (list, tuple)) for one in flat):
-        flat = [inner for one in flat for inner in (one if isinstance(one, (list, tuple)) else [one])]
-        if len(flat) > 65_536:
-            raise Unfit(f"{name} has more numbers than channels")
-    numbers = [real(one, name) for one in flat]
-    if len(numbers) not in (1, width):
-        raise Unfit(f"{name} has {len(numbers)} numbers for {width} channels")
-    return numbers if len(numbers) == width else numbers * width
-
-
-def _rescaling(options: Options, shapes: list[Shape]) -> Made:
-    shape = single(shapes, 2, 3, 4)
-    width = channels(shape)
-    scale, offset = (_numbers(options[key], key, width) for key in ("scale", "offset"))
-    return Made(Scale(scale, offset))
 
 
 def _attention(options: Options, shapes: list[Shape]) -> Made:
@@ -335,14 +149,6 @@ def _dropout(options: Options, shapes: list[Shape]) -> Made:
     return Made(nn.Dropout(min(max(real(options["rate"], "rate"), 0.0), 0.99)))
 
 
-def _layer_scale(options: Options, shapes: list[Shape]) -> Made:
-    shape = single(shapes, 2, 3, 4)
-    width = channels(shape)
-    if options["projection_dim"] != width or options["init_values"] is None:
-        raise Unfit(f"projection_dim is {str(options['projection_dim'])[:40]!r} for {width} channels")
-    return Made(LayerScale(width), (Variable("gamma|variable|Variable", "vars/0", "weight", (width,)),))
-
-
 def _stochastic_depth(options: Options, shapes: list[Shape]) -> Made:
     return Made(DropPath(min(max(real(options["drop_path_rate"], "drop_path_rate"), 0.0), 0.99)))
 
@@ -389,16 +195,16 @@ _POOL = {"pool_size": [2, 2], "strides": None, "padding": "valid", "data_format"
 _GLOBAL = {"data_format": None, "keepdims": False}
 
 KINDS: dict[str, Kind] = {
-    "Conv2D": Kind(_conv, {**_CONV, "filters": None, "groups": 1}),
-    "DepthwiseConv2D": Kind(_depthwise, {**_CONV, "depth_multiplier": 1}),
-    "SeparableConv2D": Kind(_separable, {**_CONV, "filters": None, "depth_multiplier": 1}),
-    "Conv2DTranspose": Kind(_transposed, {**_CONV, "filters": None, "output_padding": None}),
-    "Dense": Kind(_dense, {"units": None, "activation": None, "use_bias": True}),
-    "BatchNormalization": Kind(_batch_norm, {**_NORM, "momentum": 0.99}),
-    "LayerNormalization": Kind(_layer_norm, {**_NORM, "rms_scaling": False}),
-    "GroupNormalization": Kind(_group_norm, {**_NORM, "groups": 32}),
-    "Normalization": Kind(_normalization, {"axis": -1, "mean": None, "variance": None, "invert": False}),
-    "Rescaling": Kind(_rescaling, {"scale": 1.0, "offset": 0.0}),
+    "Conv2D": Kind(convolutions.conv, {**_CONV, "filters": None, "groups": 1}),
+    "DepthwiseConv2D": Kind(convolutions.depthwise, {**_CONV, "depth_multiplier": 1}),
+    "SeparableConv2D": Kind(convolutions.separable, {**_CONV, "filters": None, "depth_multiplier": 1}),
+    "Conv2DTranspose": Kind(convolutions.transposed, {**_CONV, "filters": None, "output_padding": None}),
+    "Dense": Kind(convolutions.dense, {"units": None, "activation": None, "use_bias": True}),
+    "BatchNormalization": Kind(norms.batch_norm, {**_NORM, "momentum": 0.99}),
+    "LayerNormalization": Kind(norms.layer_norm, {**_NORM, "rms_scaling": False}),
+    "GroupNormalization": Kind(norms.group_norm, {**_NORM, "groups": 32}),
+    "Normalization": Kind(norms.normalization, {"axis": -1, "mean": None, "variance": None, "invert": False}),
+    "Rescaling": Kind(norms.rescaling, {"scale": 1.0, "offset": 0.0}),
     "MultiHeadAttention": Kind(
         _attention,
         {"num_heads": None, "key_dim": None, "value_dim": None, "use_bias": True, "output_shape": None,
@@ -447,7 +253,7 @@ KINDS: dict[str, Kind] = {
     "op:GetItem": Kind(moves.op_get_item, {"key": None}),
     "op:Stack": Kind(moves.op_stack, {"axis": 0}),
     # of the modules of keras.applications, not of keras.layers
-    "LayerScale": Kind(_layer_scale, {"init_values": None, "projection_dim": None}),
+    "LayerScale": Kind(norms.layer_scale, {"init_values": None, "projection_dim": None}),
     "StochasticDepth": Kind(_stochastic_depth, {"drop_path_rate": 0.0}),
     "CustomScaleLayer": Kind(moves.scaled_sum, {"scale": 1.0}),
 }  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from burnish.archives import Zip
-from burnish.backbones.keras import applications, graph
+from burnish.backbones.keras import applications, graph, network
 from burnish.backbones.keras.arrays import Arrays, stacked
 from burnish.backbones.keras.configs import Node, Parsed, parsed
 from burnish.backbones.keras.layers import WITHOUT_EFFECT
@@ -199,7 +199,9 @@ def _unnumbered(name: str) -> str:
     return re.sub(r"_\d+$", "", name)
 
 
-def _found(blank: graph.KerasNet, trunk: list[Node], arrays: Arrays, called: dict[str, str]) -> dict[str, torch.Tensor]:
+def _found(
+    blank: network.KerasNet, trunk: list[Node], arrays: Arrays, called: dict[str, str]
+) -> dict[str, torch.Tensor]:
     """The file's arrays as the module holds them, by their names in its state dict. called: other names of layers there."""
     state, found = blank.state_dict(), {}
     by_name = {node.name: node for node in trunk}
@@ -213,13 +215,13 @@ def _found(blank: graph.KerasNet, trunk: list[Node], arrays: Arrays, called: dic
     return found
 
 
-def _fill(module: graph.KerasNet, filled: dict[str, torch.Tensor], whole: Parsed) -> int:
+def _fill(module: network.KerasNet, filled: dict[str, torch.Tensor], whole: Parsed) -> int:
     """Put the file's arrays, and the graph's constants, into the module; how many arrays there were."""
     state, constants = module.state_dict(), {}
     for path in state:
         owner = path.rpartition(".value")[0].rpartition(".")[2] if path.endswith(".value") else ""
         for name, tensor in whole.constants.items():
-            if owner and graph.plain_name(name) == owner:
+            if owner and network.plain_name(name) == owner:
                 constants[path] = tensor
     module.load_state_dict({**state, **filled, **constants})
     return len(filled)
@@ -260,8 +262,10 @@ def _without_head(whole: Parsed) -> tuple[list[Node], str | None]:
 
 def _seen_grey(trunk: list[Node]) -> list[Node]:
     """The same nodes behind the mean of three colours, which of an image without colour is the image."""
-    grey = Node("burnish_grey", "op:Mean", {"axis": -1, "keepdims": True}, [graph.INPUT])
-    behind = [replace(node, inputs=[grey.name if one == graph.INPUT else one for one in node.inputs]) for node in trunk]
+    grey = Node("burnish_grey", "op:Mean", {"axis": -1, "keepdims": True}, [network.INPUT])
+    behind = [
+        replace(node, inputs=[grey.name if one == network.INPUT else one for one in node.inputs]) for node in trunk
+    ]
     return [grey, *behind]
 
 
@@ -288,18 +292,18 @@ def _described(trunk: list[Node], whole: Parsed, size: int, *, bgr: bool) -> dic
     return {"nodes": [node.plain() for node in trunk], "constants": constants, "size": size, "bgr": bgr}
 
 
-def _built(name: str, kwargs: dict[str, Any], seed: int = 0) -> graph.KerasNet:
+def _built(name: str, kwargs: dict[str, Any], seed: int = 0) -> network.KerasNet:
     """The module; no global generator moves."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = graph.build(name, kwargs)
-    assert isinstance(module, graph.KerasNet)
+    assert isinstance(module, network.KerasNet)
     return module
 
 
 def _resized(trunk: list[Node]) -> int | None:
     """Pixels a side to which the network resizes its images itself, as a first step: what is given at that size is the same."""
-    given = {graph.INPUT}
+    given = {network.INPUT}
     for node in trunk:  # in the order in which they run
         if not given.issuperset(node.inputs):
             continue
