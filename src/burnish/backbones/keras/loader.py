@@ -47,26 +47,13 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     mode = applications.mode_named(preprocess)
     config, arrays, version = _parts(found)
     notes, alone = [], config is None
-    if config is None:
-        arrays, place = arrays.of_the_network()
-        application = _application(arrays, arch, found.label)
-        scale, size = applications.scale_of(application, arrays.widths), image_size or application.size
-        config = applications.config_of(application, size, layers=arrays.layer_names(), scale=scale)
-        if application.name.startswith("efficientnetb") and arrays.hold(applications.MODES["torch"].mean):
-            config = applications.with_imagenet_scale(config)
-        notes.append(
-            f"keras:{application.name}, told by its layers' names" if arch is None else f"keras:{application.name}"
-        )
-        if scale != 1.0:
-            notes.append(f"{scale:g} times as wide as usual (alpha)")
-        if place:
-            notes.append(f"of the file, what lies under {shown(place)}; the layers around that network are left out")
+    if alone:
+        config, arrays, notes = _of_weights_alone(arrays, arch, image_size, found.label)
     elif arch is not None:
         raise RecipeError(f"{found.label}: holds its own network, so there is nothing for --arch to say; leave it out")
     whole = parsed(config, found.label)
-    for node in whole.nodes:  # 0.2 x + 0.5 in Keras 2, x / 6 + 0.5 since
-        if node.options.get("activation") == "hard_sigmoid" and version.startswith(("1.", "2.")):
-            node.options["activation"] = "hard_sigmoid_2"
+    if version.startswith(("1.", "2.")):
+        _with_old_hard_sigmoid(whole)
     trunk, head = _without_head(whole)
     if not trunk:
         raise BadWeights(f"{found.label}: has no layers between its images and its output")
@@ -131,6 +118,31 @@ def pooling(backbone: Backbone, pool: str) -> Backbone:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _of_weights_alone(
+    arrays: Arrays, arch: str | None, image_size: int | None, label: str
+) -> tuple[dict[str, Any], Arrays, list[str]]:
+    """The config of the network of keras.applications that the weights are of, its arrays, and notes on how that was told."""
+    arrays, place = arrays.of_the_network()
+    application = _application(arrays, arch, label)
+    scale, size = applications.scale_of(application, arrays.widths), image_size or application.size
+    config = applications.config_of(application, size, layers=arrays.layer_names(), scale=scale)
+    if application.name.startswith("efficientnetb") and arrays.hold(applications.MODES["torch"].mean):
+        config = applications.with_imagenet_scale(config)
+    notes = [f"keras:{application.name}" + (", told by its layers' names" if arch is None else "")]
+    if scale != 1.0:
+        notes.append(f"{scale:g} times as wide as usual (alpha)")
+    if place:
+        notes.append(f"of the file, what lies under {shown(place)}; the layers around that network are left out")
+    return config, arrays, notes
+
+
+def _with_old_hard_sigmoid(whole: Parsed) -> None:
+    """0.2 x + 0.5, as Keras 2 has it, in place of x / 6 + 0.5."""
+    for node in whole.nodes:
+        if node.options.get("activation") == "hard_sigmoid":
+            node.options["activation"] = "hard_sigmoid_2"
 
 
 def _parts(found: Opened) -> tuple[Any, Arrays, str]:
