@@ -27,7 +27,7 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http, close_session
 from test_backbones_transformers import resnet_of_transformers, small_network
 
-from burnish.backbones import hub, weights
+from burnish.backbones import addresses, weights
 from burnish.backbones.zoo import load_backbone
 from burnish.disk import MAX_JSON_BYTES
 from burnish.errors import BadWeights, ModelError, UnknownModel, WeightsUnreachable
@@ -216,7 +216,7 @@ class Clock:
 def clock(monkeypatch):
     """Nobody waits before trying again."""
     clock = Clock()
-    for module in (hub, _http, file_download):
+    for module in (addresses, _http, file_download):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -829,7 +829,7 @@ def test_redirects_without_end_are_given_up(web, file):
     ],
 )
 def test_http_to_another_machine_is_refused_without_a_request(web, monkeypatch, host):
-    monkeypatch.setattr(hub.urllib.request, "build_opener", lambda *handlers: pytest.fail("asked the network"))
+    monkeypatch.setattr(addresses.urllib.request, "build_opener", lambda *handlers: pytest.fail("asked the network"))
     with pytest.raises(UnknownModel, match="https://") as error:
         load_backbone(f"http://{host}/file.safetensors#sha256={'0' * 64}")
     assert_a_sentence(error)
@@ -941,7 +941,7 @@ def test_two_at_once_both_get_the_file(web, file, source):
 
     web.troubles["GET", "/file.safetensors"] = iter([half, half])
     with ThreadPoolExecutor(2) as pool:
-        for path in [one.result() for one in [pool.submit(hub.download, file) for _ in range(2)]]:
+        for path in [one.result() for one in [pool.submit(addresses.download, file) for _ in range(2)]]:
             assert weights.sha256_of(path) == file[-64:]
 
 

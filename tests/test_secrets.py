@@ -18,7 +18,7 @@ from test_backbones_hub import (
 from test_servers import LENGTH, address_of, now_and_then
 
 from burnish import cli
-from burnish.backbones import hub, zoo
+from burnish.backbones import addresses, hub, zoo
 from burnish.errors import BurnishError, ModelError
 
 SECRET = "hunter2"  # of a test server that asks for none
@@ -37,11 +37,11 @@ def _trouble(answer: Any):
 
 
 def _too_large(server: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(hub, "MAX_WEIGHTS_BYTES", 10)
+    monkeypatch.setattr(addresses, "MAX_WEIGHTS_BYTES", 10)
 
 
 def _trickles(server: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(hub, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(hub, "SILENT_SECONDS", 0.2)
     _trouble(now_and_then(LENGTH, every=0.1, at_once=25))(server, monkeypatch)
 
 
@@ -69,7 +69,7 @@ def test_a_token_in_an_address_is_not_said_where_its_server_fails(how, web, monk
     address = address_of(web, bytes(1000), PATH)
     FAILS[how](web, monkeypatch)
     with pytest.raises(ModelError) as error:
-        hub.download(address)
+        addresses.download(address)
     assert_a_sentence(error)
     assert SECRET not in str(error.value) and f"{web.address}/file" in str(error.value)
 
@@ -77,10 +77,10 @@ def test_a_token_in_an_address_is_not_said_where_its_server_fails(how, web, monk
 def test_a_password_in_an_address_is_not_said(web, monkeypatch):  # noqa: F811
     address = address_of(web, bytes(1000), PATH).replace("http://", f"http://me:{SECRET}@")
     with pytest.raises(ModelError) as reached:
-        hub.download(address)
+        addresses.download(address)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError) as offline:
-        hub.download(address)
+        addresses.download(address)
     for error in (reached, offline):
         assert_a_sentence(error)
         assert SECRET not in str(error.value) and f"{web.address}/file" in str(error.value)
@@ -106,7 +106,7 @@ MISTAKEN = {
 @pytest.mark.parametrize("what", MISTAKEN)
 def test_a_secret_in_an_address_with_a_mistake_is_not_said(what, web):  # noqa: F811
     with pytest.raises(ModelError) as error:
-        hub.download(MISTAKEN[what])
+        addresses.download(MISTAKEN[what])
     assert SECRET not in str(error.value)
 
 

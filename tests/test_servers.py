@@ -20,7 +20,7 @@ from test_backbones_hub import (
     web,  # noqa: F401  (a fixture)
 )
 
-from burnish.backbones import hub, zoo
+from burnish.backbones import addresses, hub, zoo
 from burnish.data.sources import named, open_source
 from burnish.errors import BurnishError, DataError, UnknownModel, WeightsUnreachable
 
@@ -41,8 +41,8 @@ def now_and_then(beginning: bytes, *, every: float = 0.02, at_once: int = 1):
 @pytest.fixture
 def impatient(monkeypatch):
     """What a server must send in a while, and the while, made small."""
-    monkeypatch.setattr(hub, "_SILENT_SECONDS", 0.4)
-    monkeypatch.setattr(hub, "_PROGRESS", 100)
+    monkeypatch.setattr(hub, "SILENT_SECONDS", 0.4)
+    monkeypatch.setattr(addresses, "_PROGRESS", 100)
 
 
 def address_of(server: Any, content: bytes, path: str = "/file") -> str:
@@ -59,7 +59,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(begin, web, impatie
     web.troubles["GET", "/file"] = itertools.repeat(now_and_then(begin))
     began = time.monotonic()
     with pytest.raises(WeightsUnreachable, match=r"sends less than 100 bytes in 0\.4 s") as error:
-        hub.download(address)
+        addresses.download(address)
     assert time.monotonic() - began < 5
     assert_a_sentence(error)
     assert not [path for path in (tmp_path / "own").rglob("*") if path.is_file()]
@@ -73,12 +73,12 @@ EARLIER = {
 
 @pytest.mark.parametrize("what", EARLIER)
 def test_a_server_that_sends_other_things_than_content_now_and_then_is_given_up(what, web, impatient, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(hub, "_TRIES", 1)
+    monkeypatch.setattr(addresses, "_TRIES", 1)
     address = address_of(web, bytes(75))
     web.troubles["GET", "/file"] = itertools.repeat(now_and_then(EARLIER[what]))  # 1.5 s, and again where it is asked
     began = time.monotonic()
     with pytest.raises(WeightsUnreachable):
-        hub.download(address)
+        addresses.download(address)
     assert time.monotonic() - began < 1.2
 
 
@@ -88,8 +88,8 @@ def test_a_server_that_is_slow_and_steady_is_waited_for(web, impatient):  # noqa
     begin = LENGTH.replace(b"100000", str(len(content)).encode())
     web.troubles["GET", "/file"] = iter([now_and_then(begin, every=0.03, at_once=256)])
     began = time.monotonic()
-    assert hub.download(address).read_bytes() == content
-    assert time.monotonic() - began > 2 * hub._SILENT_SECONDS and len(web.seen) == 1
+    assert addresses.download(address).read_bytes() == content
+    assert time.monotonic() - began > 2 * hub.SILENT_SECONDS and len(web.seen) == 1
 
 
 def test_an_address_may_have_its_architecture_before_it(web, tmp_path, monkeypatch):  # noqa: F811
@@ -108,7 +108,7 @@ def test_a_full_disk_is_no_tampering(web, tmp_path):  # noqa: F811
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from burnish.backbones import hub; hub.download(sys.argv[1])"
+        "from burnish.backbones import addresses; addresses.download(sys.argv[1])"
     )
     environment = {**os.environ, "BURNISH_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from burnish.backbones import checkpoint, cifar, opened, timmed, torchvision_images, torchvisions
+from burnish.backbones import cifar, matching, opened, timmed, torchvision_images, torchvisions
 from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.
@@ -38,7 +38,7 @@ def prepared(
     name: str,
     description: dict[str, Any],
     found: opened.Opened,
-    states: Sequence[checkpoint.State],
+    states: Sequence[matching.State],
     *,
     translated: bool,
     image_size: int | None,
@@ -100,7 +100,7 @@ def _tells_size(config: dict[str, Any]) -> bool:
     return "input_size" in images if isinstance(images, dict) else bool(config)
 
 
-def size_of(state: checkpoint.State) -> int | None:
+def size_of(state: matching.State) -> int | None:
     """Pixels a side that a plain transformer's position embeddings are for; None where they do not tell.
 
     They do not where its patches are cut from another network's maps, or overlap: kernels of an odd width, as a Hiera's.

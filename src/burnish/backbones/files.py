@@ -14,6 +14,7 @@ from burnish.backbones import (
     checkpoint,
     cifar,
     file_images,
+    matching,
     opened,
     pickles,
     recognise,
@@ -33,7 +34,7 @@ from burnish.backbones.transformers import configs as transformers_configs
 from burnish.backbones.transformers import names as transformers_names
 from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 
-_Foreign = tuple[checkpoint.State, Options]  # weights under timm's names, and options the network then needs
+_Foreign = tuple[matching.State, Options]  # weights under timm's names, and options the network then needs
 _CLIPS = "visual.trunk."  # where OpenCLIP has a network of timm's
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
@@ -113,20 +114,20 @@ class _Told:
     found: opened.Opened  # its config.json as far as it speaks of this network
     name: str
     description: dict[str, Any]
-    bare: list[checkpoint.State]  # less the prefixes of what may wrap a network; at least one
+    bare: list[matching.State]  # less the prefixes of what may wrap a network; at least one
     foreign: _Foreign | None
     notes: tuple[str, ...]  # how it was told
     heads: int | None = None  # of its attentions, where a config.json of transformers says it
 
     @property
-    def others(self) -> list[checkpoint.State]:
+    def others(self) -> list[matching.State]:
         """The weights under timm's names, where they had another library's."""
         return [] if self.foreign is None else [self.foreign[0]]
 
 
 def _filled(
     found: opened.Opened,
-    state: checkpoint.State,
+    state: matching.State,
     where: str,
     name: str | None,
     image_size: int | None,
@@ -158,7 +159,7 @@ def _filled(
         timmed.check(ready.description["name"], ready.description["kwargs"])
     refuse_few(ready.description, checkpoint.numbers_in(state.values()), found.label)
     module, description, fit, adapted = _loaded(state, told, ready)
-    notes = [*of_clip, *told.notes, *ready.notes, checkpoint.report(fit, where), *adapted]
+    notes = [*of_clip, *told.notes, *ready.notes, matching.report(fit, where), *adapted]
     if not told.found.config:
         notes.append(f"taken to have seen images of {file_images.in_words(ready.preprocess)}")
     backbone = assembled(told.name, module, ready.preprocess, description, source=source, sha256=found.sha256)
@@ -167,8 +168,8 @@ def _filled(
 
 
 def _trunk_of_clip(
-    state: checkpoint.State, found: opened.Opened
-) -> tuple[checkpoint.State, opened.Opened, tuple[str, ...]]:
+    state: matching.State, found: opened.Opened
+) -> tuple[matching.State, opened.Opened, tuple[str, ...]]:
     """(weights, what is told of them, a clause) of OpenCLIP's image half where that is a ConvNeXt of timm's; else as they are.
 
     Its other trunks of timm's saw images of other colours, from network to network.
@@ -178,12 +179,10 @@ def _trunk_of_clip(
     images = {"mean": list(clip.MEAN), "std": list(clip.STD), "crop_pct": 1.0, "interpolation": "bicubic"}
     config = found.config if isinstance(found.config.get("pretrained_cfg"), dict) else {"pretrained_cfg": images}
     note = "OpenCLIP's image half, its images less the mean that CLIP's are"
-    return checkpoint.without_prefix(state, _CLIPS), replace(found, config=config), (note,)
+    return matching.without_prefix(state, _CLIPS), replace(found, config=config), (note,)
 
 
-def _told_within(
-    found: opened.Opened, state: checkpoint.State, name: str | None
-) -> tuple[checkpoint.State, _Told, str]:
+def _told_within(found: opened.Opened, state: matching.State, name: str | None) -> tuple[matching.State, _Told, str]:
     """(weights, whose network they are, ""): of all the file's, or where those tell none, of those under one beginning.
 
     So lie a backbone among other layers, an encoder before its decoder, a network beside its average.
@@ -202,7 +201,7 @@ def _told_within(
         raise
 
 
-def _told(found: opened.Opened, state: checkpoint.State, name: str | None) -> _Told:
+def _told(found: opened.Opened, state: matching.State, name: str | None) -> _Told:
     """Whose network it is: as it is named, else as its tensors tell. BadWeights, UnknownModel."""
     named, notes = found.config.get("architecture"), []
     if name and isinstance(named, str) and named.partition(".")[0] != name.partition(".")[0]:
@@ -235,8 +234,8 @@ def _told(found: opened.Opened, state: checkpoint.State, name: str | None) -> _T
 
 
 def _loaded(
-    state: checkpoint.State, told: _Told, ready: file_images.Prepared
-) -> tuple[nn.Module, dict[str, Any], checkpoint.Fit, list[str]]:
+    state: matching.State, told: _Told, ready: file_images.Prepared
+) -> tuple[nn.Module, dict[str, Any], matching.Fit, list[str]]:
     """(the network with the weights in it, its description, how they fit, clauses on what was done to make them fit)."""
     description, label = ready.description, told.found.label
     module, notes = built(description), list[str]()
@@ -254,18 +253,18 @@ def _loaded(
     def is_head(key: str) -> bool:
         return key.startswith(ready.heads)
 
-    fit = checkpoint.fitted(state, expected, is_head=is_head, others=others)
+    fit = matching.fitted(state, expected, is_head=is_head, others=others)
     if not fit.whole and description["library"] == timmed.LIBRARY:
         # Perhaps another image size, or an older layout: timm's own conversion for this architecture may help.
         more = [timmed.converted(module, base) for base in (*told.bare, *told.others)]
-        fit = checkpoint.fitted(state, expected, is_head=is_head, others=[*others, *more])
-    fit, adapted = checkpoint.with_colour(fit, [*told.others, *told.bare], expected)
-    checkpoint.check_share(fit, expected, label=label, arch=told.name, advice=_ADVICE)
+        fit = matching.fitted(state, expected, is_head=is_head, others=[*others, *more])
+    fit, adapted = matching.with_colour(fit, [*told.others, *told.bare], expected)
+    matching.check_share(fit, expected, label=label, arch=told.name, advice=_ADVICE)
     module.load_state_dict(fit.state, strict=False)
     return module, description, fit, [*notes, *adapted]
 
 
-def _means_patches(states: list[checkpoint.State], module: nn.Module, description: dict[str, Any]) -> bool:
+def _means_patches(states: list[matching.State], module: nn.Module, description: dict[str, Any]) -> bool:
     """Whether a transformer's weights are of its form that takes the mean of the patches and norms that, not its usual one."""
     norms = {"norm.weight", "fc_norm.weight"}
     told = next((found for one in states if (found := norms & one.keys())), set())
@@ -274,7 +273,7 @@ def _means_patches(states: list[checkpoint.State], module: nn.Module, descriptio
 
 
 def _recognised(
-    found: opened.Opened, bare: list[checkpoint.State], foreign: _Foreign | None
+    found: opened.Opened, bare: list[matching.State], foreign: _Foreign | None
 ) -> tuple[str, dict[str, Any], str]:
     """(name, description, how it was told) from the tensors; UnknownModel where they fit no known architecture."""
     names: list[str] = []
@@ -348,7 +347,7 @@ def _called(file: str, names: list[str]) -> str | None:
     return max(begun, key=len, default=None)
 
 
-def _described(name: str, bare: list[checkpoint.State], foreign: _Foreign | None) -> dict[str, Any]:
+def _described(name: str, bare: list[matching.State], foreign: _Foreign | None) -> dict[str, Any]:
     """The plain description of the architecture of that name, with the options that the file's tensors ask for."""
     if cifar.is_known(name):
         found = cifar.recognised({key: tuple(tensor.shape) for key, tensor in bare[-1].items()})

@@ -1,19 +1,13 @@
-"""Weights from the Hugging Face hub and from plain web addresses: cached, resumed where a connection broke, verified."""
+"""Weights from the Hugging Face hub: cached, verified; and what any download is watched by."""
 
 from __future__ import annotations
 
-import errno
-import http.client
-import io
 import os
 import re
-import tempfile
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +16,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import get_session, tqdm
 
 from burnish.backbones.weights import MAX_WEIGHTS_BYTES, brief, sha256_of
-from burnish.disk import MAX_JSON_BYTES, cache_folder, locked, plain_disk_errors
+from burnish.disk import MAX_JSON_BYTES
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, shown
 from burnish.runtime import Silent, TooMuch, unless_silent
 
@@ -32,19 +26,10 @@ OnBytes = Callable[[int, int], None]
 FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository may call its weights, the safer first
 _PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve fails in milliseconds
 _PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
-_TRIES = 5  # for a download, each going on where the last one broke off
-_CHUNK = 1 << 20
-_PROGRESS = 1 << 16  # bytes more that make a try worth another
-_TIMEOUT_SECONDS = 4.0  # of silence within one try
-_SILENT_SECONDS = 12.0  # without a byte more, then it is given up
-_ELSEWHERE = "set BURNISH_CACHE to a folder with room that can be written to"
-_A_DAY = 86_400.0  # seconds
-_PART_OF = ".part"  # the end of the name of a file that has not come whole
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SILENT_SECONDS = 12.0  # without a byte more, then it is given up
 _PART = r"[A-Za-z0-9_](?:[\w.\-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}(?<!\.git)(?:@{_PART}(?:/{_PART})*)?", re.ASCII)
 _ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
-_SHA256, _BEGINNING = re.compile(r"[0-9a-fA-F]{64}"), re.compile(r"[0-9a-f]{8,64}")
 
 
 class NotThere(WeightsUnreachable):
@@ -74,7 +59,7 @@ def fetch(repository: str, filename: str, on_bytes: OnBytes | None = None) -> Pa
             raise WeightsUnreachable("not in the cache, and HF_HUB_OFFLINE is set")
         if (reason := why_unreachable()) is not None:
             hub = huggingface_hub.constants.ENDPOINT
-            raise WeightsUnreachable(f"not in the cache, and {_shown(hub)} cannot be reached ({reason})")
+            raise WeightsUnreachable(f"not in the cache, and {shown_address(hub)} cannot be reached ({reason})")
         path = _download(repository, filename, on_bytes)
     blob = path.resolve()
     digest = blob.name  # a large file in the cache is named by its SHA-256
@@ -100,17 +85,19 @@ def _download(repository: str, filename: str, on_bytes: OnBytes | None) -> Path:
     )
 
     size = [0]
-    came = _telling(
-        lambda: sum(_size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0, size, on_bytes
+    came = telling(
+        lambda: sum(size_of(path) for path in blobs.glob("*.incomplete")) if blobs.is_dir() else 0, size, on_bytes
     )
 
     most = MAX_JSON_BYTES if filename.endswith(".json") else MAX_WEIGHTS_BYTES
     # The hub's client waits minutes for a server that hangs, and hours for one that asks it to.
-    silent = f"not here: the hub sent nothing for {_SILENT_SECONDS:g} s; try again"
-    return _unless_silent(lambda: _downloaded(repository, filename, size), came, least=1, silent=silent, most=most)
+    silent = f"not here: the hub sent nothing for {SILENT_SECONDS:g} s; try again"
+    return unless_server_is_silent(
+        lambda: _downloaded(repository, filename, size), came, least=1, silent=silent, most=most
+    )
 
 
-def _telling(came: Callable[[], int], size: list[int], on_bytes: OnBytes | None) -> Callable[[], int]:
+def telling(came: Callable[[], int], size: list[int], on_bytes: OnBytes | None) -> Callable[[], int]:
     """`came`, bytes so far, which whoever looks on is told of as well; size: holds the bytes in all, 0 until they are known."""
 
     def told() -> int:
@@ -122,15 +109,15 @@ def _telling(came: Callable[[], int], size: list[int], on_bytes: OnBytes | None)
     return told
 
 
-def _unless_silent(
+def unless_server_is_silent(
     work: Callable[[], T], came: Callable[[], int], *, least: int, silent: str, most: int = MAX_WEIGHTS_BYTES
 ) -> T:
     """What `work` gives or raises; WeightsUnreachable where hardly anything comes any more, or too much.
 
-    came: bytes so far, of which `least` more must come within _SILENT_SECONDS; else the sentence `silent` is said.
+    came: bytes so far, of which `least` more must come within SILENT_SECONDS; else the sentence `silent` is said.
     """
     try:
-        return unless_silent(work, came, least=least, most=most, seconds=_SILENT_SECONDS)
+        return unless_silent(work, came, least=least, most=most, seconds=SILENT_SECONDS)
     except Silent:
         raise WeightsUnreachable(silent) from None
     except TooMuch:
@@ -179,7 +166,7 @@ def _told_size(repository: str, filename: str, revision: str) -> int:
         return 0
 
 
-def _size_of(path: Path) -> int:
+def size_of(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:  # it was finished and renamed meanwhile
@@ -205,105 +192,13 @@ def why_unreachable() -> str | None:
     return None
 
 
-def download(address: str, *, beginning: bool = False, on_bytes: OnBytes | None = None) -> Path:
-    """The file behind "https://HOST/FILE#sha256=HEX": from the cache, else from the network, its hash verified.
-
-    beginning: the address has 8 or more digits of the hash, as the names of torchvision's files have. A connection that breaks
-    is taken up where it broke, also by a later process. UnknownModel without a hash, WeightsUnreachable when it cannot be had,
-    BadWeights when the hash is another one.
-    """
-    url, _, fragment = address.partition("#")
-    digest = fragment.removeprefix("sha256=").lower()
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port
-        if not host:
-            raise ValueError
-    except ValueError:
-        raise UnknownModel(f"{_shown(address)}: is not an address") from None
-    if not (_BEGINNING if beginning else _SHA256).fullmatch(digest):
-        raise UnknownModel(
-            f"{_shown(address)}: weights from the web need their SHA-256, so that nobody can change them on the way; "
-            f"say:  --model '{_shown(url)}#sha256=…'  (the page that offers the file gives it, or: sha256sum FILE)"
-        )
-    if parts.scheme != "https" and host not in _LOOPBACK:
-        raise UnknownModel(f"{_shown(address)}: expected an address that begins with https://")
-    if not url.isascii() or any(char.isspace() or not char.isprintable() for char in url):
-        raise UnknownModel(f"{_shown(address)}: is not an address (write spaces and other characters as %20 and so on)")
-    name = re.sub(r"[^\w.\-]", "_", urllib.parse.unquote(parts.path.rpartition("/")[2])).lstrip(".")[-120:]
-    name = "weights" if name in ("", "config.json") else name
-    path = cache_folder() / "models" / digest / name
-    if path.is_file():
-        if sha256_of(path).startswith(digest):
-            return path
-        with plain_disk_errors(path, _ELSEWHERE):
-            path.unlink()  # damaged in the cache
-    if told_offline():
-        raise WeightsUnreachable(f"{_shown(url)}: not in the cache, and HF_HUB_OFFLINE is set")
-    with plain_disk_errors(cache_folder(), _ELSEWHERE):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{name}.*"):  # by a process that was killed
-            if time.time() - left.stat().st_mtime > _A_DAY:
-                left.unlink(missing_ok=True)
-    with _part_of(path) as part:
-        before = part.stat().st_size
-        _fetch_into(part, url, on_bytes)
-        if before and not sha256_of(part).startswith(digest):  # what an earlier process left was not of this file
-            with plain_disk_errors(path, _ELSEWHERE):
-                os.truncate(part, 0)
-            _fetch_into(part, url, on_bytes)
-        if not (found := sha256_of(part)).startswith(digest):
-            part.unlink(missing_ok=True)
-            raise BadWeights(
-                f"{_shown(url)}: what came has SHA-256 {found}, expected {digest}; it was thrown away: the file changed, "
-                "or somebody changed it on the way"
-            )
-        with plain_disk_errors(path, _ELSEWHERE):
-            os.replace(part, path)
-    return path
-
-
-@contextmanager
-def _part_of(path: Path) -> Iterator[Path]:
-    """Where the file's bytes come to, beside it, for this process alone: what an earlier one left of them is gone on with.
-
-    Where another process is at it, a draft of its own, which is not kept.
-    """
-    part = path.with_name(f".{path.name}{_PART_OF}")
-    with plain_disk_errors(path, _ELSEWHERE):
-        held = _held(part)
-        if held is None:
-            held, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            part = Path(draft)
-    try:
-        yield part
-    finally:
-        os.close(held)
-        if part.suffix != _PART_OF or _size_of(part) < _PROGRESS:
-            part.unlink(missing_ok=True)
-
-
-def _held(part: Path) -> int | None:
-    """A descriptor on the file, locked; None where another process is at it or has just finished, or where it is a link."""
-    try:
-        held = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return None
-    if locked(held) and part.exists() and os.path.samestat(os.fstat(held), os.stat(part)):
-        return held
-    os.close(held)
-    return None
-
-
 def public(model: str) -> str:
     """A model's name as it may be written down: of an address no user, password, query or hash."""
     told = _ADDRESS.search(model)
-    return model if told is None else model[: told.start()] + _shown(model[told.start() :])
+    return model if told is None else model[: told.start()] + shown_address(model[told.start() :])
 
 
-def _shown(url: str) -> str:
+def shown_address(url: str) -> str:
     """An address as an error may say it, also one that is none: no user, password, query or hash."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -313,85 +208,6 @@ def _shown(url: str) -> str:
         pass
     scheme, _, rest = url.partition(":")
     return shown(f"{scheme}://{rest.lstrip('/').partition('?')[0].partition('#')[0].rpartition('@')[2]}")
-
-
-class _OnlySafer(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to http."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        there = urllib.parse.urlsplit(newurl)
-        plain = there.scheme == "http" and there.hostname in _LOOPBACK and not req.full_url.startswith("https://")
-        if there.scheme != "https" and not plain:
-            raise urllib.error.URLError("is sent on to an address without https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _fetch_into(part: Path, url: str, on_bytes: OnBytes | None) -> None:
-    """Download to the file; WeightsUnreachable when it breaks off `_TRIES` times, or is silent, without getting further."""
-    opener, left, most, last = urllib.request.build_opener(_OnlySafer), _TRIES, part.stat().st_size, time.monotonic()
-    size = [0]
-    came = _telling(lambda: part.stat().st_size, size, on_bytes)
-    while True:
-        have = part.stat().st_size
-        try:
-            slow = f"{_shown(url)}: the server sends less than {_PROGRESS:,} bytes in {_SILENT_SECONDS:g} s; try again"
-            reason = _unless_silent(
-                lambda have=have: _fetched(opener, part, url, have, size),
-                came,
-                least=_PROGRESS,
-                silent=slow,
-            )
-            if reason is None:
-                return
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and have:  # nothing is left to fetch
-                return
-            if error.code < 500 and error.code != 429:
-                # The server's own words may hold an address with a signature.
-                code = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
-                raise WeightsUnreachable(f"{_shown(url)}: the server answers {code}") from None
-            reason = f"the server answers {error.code}"
-        except http.client.InvalidURL:  # which says all of it
-            raise UnknownModel(f"{_shown(url)}: is not an address") from None
-        except (
-            OSError,
-            ValueError,
-            http.client.HTTPException,
-        ) as error:  # broken connections, no resolver, bad answers
-            reason = brief(error)
-        now = part.stat().st_size
-        if now >= most + _PROGRESS:
-            most, left, last = now, _TRIES, time.monotonic()
-        left -= 1
-        if left <= 0 or time.monotonic() - last >= _TIMEOUT_SECONDS:
-            raise WeightsUnreachable(f"{_shown(url)}: cannot be fetched ({reason})")
-        time.sleep(min(2.0, 0.1 * 2 ** (_TRIES - left)))
-
-
-def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: int, told: list[int]) -> str | None:
-    """Go on from `have` bytes; None when the whole file is there, else what is lacking. told: takes the bytes in all."""
-    headers = {"User-Agent": "burnish", **({"Range": f"bytes={have}-"} if have else {})}
-    with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
-        goes_on = bool(have) and answer.status == 206
-        expected, got = int(answer.headers.get("Content-Length") or -1), 0
-        with open(part, "ab" if goes_on else "wb", buffering=0) as file:  # its size tells how far this is
-            if file.tell() + expected > MAX_WEIGHTS_BYTES:
-                raise BadWeights(f"{_shown(url)}: has {expected:,} bytes, expected at most {MAX_WEIGHTS_BYTES:,}")
-            told[0] = file.tell() + max(0, expected)
-            while chunk := answer.read1(_CHUNK):
-                with plain_disk_errors(part.parent, _ELSEWHERE):
-                    _write(file, chunk)
-                got += len(chunk)
-                if file.tell() > MAX_WEIGHTS_BYTES:
-                    raise BadWeights(f"{_shown(url)}: more than {MAX_WEIGHTS_BYTES:,} bytes")
-    return None if expected in (-1, got) else f"{got:,} of {expected:,} bytes came"
-
-
-def _write(file: io.FileIO, chunk: bytes) -> None:
-    """All of it: a disk that is nearly full takes a part."""
-    left = memoryview(chunk)
-    while len(left):
-        left = left[file.write(left) or 0 :]
 
 
 def of_repository(name: str, on_bytes: OnBytes | None = None) -> tuple[Path, Path]:

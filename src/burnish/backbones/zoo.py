@@ -23,9 +23,10 @@ from pathlib import Path
 import torch
 
 from burnish.backbones import (
-    checkpoint,
+    addresses,
     cifar,
     hub,
+    matching,
     opened,
     recognise,
     timmed,
@@ -144,7 +145,7 @@ def _loaded(
         said, address = told[1] or None, told[2].strip()
         if said and arch and said != arch:
             raise RecipeError(f"the model names the architecture {shown(said)}, --arch says {shown(arch)}")
-        path = hub.download(address, on_bytes=on_bytes)
+        path = addresses.download(address, on_bytes=on_bytes)
         return replace(from_file(said or arch, path, {}, image_size, preprocess), source=hub.public(address))
     if name.startswith(("hf-hub:", "hf_hub:")):
         return _from_repository(name.partition(":")[2], image_size, arch, preprocess, on_bytes)
@@ -251,8 +252,8 @@ def _embedded(one: weights.Embedded, image_size: int | None) -> Backbone:
     headless = [name for name in state if not name.startswith("classifier.")]
     if headless != list(module.state_dict()):
         raise BadWeights(f"{one.name}: timm {timmed.VERSION} names its layers otherwise; please report it")
-    fit = checkpoint.fitted(state, module.state_dict(), is_head=lambda name: name.startswith("classifier."))
-    checkpoint.check_share(fit, module.state_dict(), label=one.name, arch=one.arch, advice="please report it")
+    fit = matching.fitted(state, module.state_dict(), is_head=lambda name: name.startswith("classifier."))
+    matching.check_share(fit, module.state_dict(), label=one.name, arch=one.arch, advice="please report it")
     module.load_state_dict(fit.state)
     preprocess = replace(_EMBEDDED_PREPROCESS, size=image_size or one.size, crop=one.crop)
     backbone = assembled(one.arch, module, preprocess, description, source="embedded", sha256=one.sha256)
@@ -283,7 +284,7 @@ def _from_torchvision(name: str, address: str, image_size: int | None, on_bytes:
     kept = _kept_by_torch(url)
     if kept is None or not weights.sha256_of(kept).startswith(digest):
         try:
-            kept = hub.download(address, beginning=True, on_bytes=on_bytes)
+            kept = addresses.download(address, beginning=True, on_bytes=on_bytes)
         except WeightsUnreachable as error:
             raise WeightsUnreachable(
                 f"torchvision's weights of {name}: {error}. Fetch that file on a machine with a network, bring it here "
