@@ -17,7 +17,7 @@ from burnish.data.file import MAX_BYTES
 from burnish.data.pixels import decode
 from burnish.data.sources import open_source
 from burnish.errors import DataError, UnreadableImage
-from burnish.ship.predictor import expand
+from burnish.ship.images import expand
 from images import write_images
 
 QUICK = {"model": "random:test_resnet", "budget": None, "image_size": 64, "seed": 0, "cache": "off"}

@@ -18,7 +18,7 @@ import burnish
 from burnish.data.pixels import decode
 from burnish.data.sources import open_source
 from burnish.errors import BurnishError, DataError, UnreadableImage
-from burnish.ship.predictor import opened
+from burnish.ship.images import opened
 from images import noise, png, read
 
 QUICK = {"model": "random:test_resnet", "budget": None, "image_size": 64, "seed": 0, "cache": "off"}

@@ -18,7 +18,7 @@ from burnish.data.contents import file_of
 from burnish.data.pixels import Need, decode
 from burnish.data.sources import open_source
 from burnish.errors import DataError, UnreadableImage
-from burnish.ship.predictor import opened
+from burnish.ship.images import opened
 from burnish.train.features import BATCH
 from images import quarters, read
 

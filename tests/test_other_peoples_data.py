@@ -15,7 +15,7 @@ from burnish.data.audit.classes import class_findings, divided_by
 from burnish.data.audit.findings import in_words
 from burnish.data.sources import open_source
 from burnish.errors import DataError, NotEnoughData
-from burnish.ship.predictor import expand
+from burnish.ship.images import expand
 from conftest import write_shapes
 from images import write_images
 

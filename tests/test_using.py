@@ -21,8 +21,8 @@ from burnish.data.catalog import Named
 from burnish.data.sources.scan import LINK_OUT, Scan
 from burnish.errors import DataError, NotARun, RunError, UnreadableImage
 from burnish.record.folder import RunFolder
-from burnish.ship import predictor
-from burnish.ship.predictor import NotRead, Predictor, expand, listed, opened
+from burnish.ship.images import NotRead, expand, listed, opened
+from burnish.ship.predictor import Predictor
 from burnish.train.features import BATCH
 from burnish.use import evaluating
 from conftest import write_shapes
@@ -449,8 +449,8 @@ def test_an_address_is_not_taken_for_a_file_that_is_missing():
 def test_a_folder_of_many_links_is_listed_in_a_time_that_grows_with_their_number(tmp_path, monkeypatch):
     """Not with its square, which is minutes for those that a tool made of a collection elsewhere."""
     links = [Named(f"{number:06d}.png", LINK_OUT) for number in range(30_000)]
-    monkeypatch.setattr(predictor, "scan", lambda _: Scan([], [], links))
-    monkeypatch.setattr(predictor, "_is_image_file", lambda _: True)
+    monkeypatch.setattr("burnish.ship.images.scan", lambda _: Scan([], [], links))
+    monkeypatch.setattr("burnish.ship.images._is_image_file", lambda _: True)
     began = time.process_time()
     assert len(expand([tmp_path])) == 30_000
     assert time.process_time() - began < 5.0

@@ -25,7 +25,8 @@ from burnish.record.learnt import FURTHER, learnt_among
 from burnish.runtime import Nobody, Watcher
 from burnish.ship.answering import Asked, Prediction
 from burnish.ship.bundle import Bundle
-from burnish.ship.predictor import ImageLike, Predictor
+from burnish.ship.images import ImageLike
+from burnish.ship.predictor import Predictor
 from burnish.use.explaining import strangers
 
 _ALL_NAMED, _NAMED = 100, 5  # classes up to which `evaluate` keeps them all with each prediction; how many of more

@@ -16,7 +16,8 @@ from burnish.disk import plain_disk_errors, write_bytes_whole
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, bootstrapped
 from burnish.reports.explain import WAYS, Sanity, maps, overlay, png, sanity
-from burnish.ship.predictor import NO_NUMBER, ImageLike, Predictor, name_of
+from burnish.ship.images import ImageLike, name_of
+from burnish.ship.predictor import NO_NUMBER, Predictor
 from burnish.train.features import BATCH
 
 

@@ -39,7 +39,8 @@ from burnish.ship.answering import LIKELIEST, Asked, Prediction
 from burnish.ship.bundle import read_bundle
 from burnish.ship.exported import PREPARED
 from burnish.ship.formats import format_for
-from burnish.ship.predictor import ImageLike, Images, Paths, Predictor, expand, listed, write_csv
+from burnish.ship.images import ImageLike, Images, Paths, expand, listed
+from burnish.ship.predictor import Predictor, write_csv
 from burnish.use.evaluating import Evaluation, evaluate
 from burnish.use.explaining import Explained, explained
 
