@@ -20,7 +20,7 @@ import torch
 
 from burnish import api
 from burnish.choose.evidence import Evidence
-from burnish.choose.probing import plain_at
+from burnish.choose.features import plain_at
 from burnish.choose.tuning import Tuned, Tuning
 from burnish.labels import right
 from burnish.record.facts import machine

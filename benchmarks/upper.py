@@ -22,10 +22,11 @@ from typing import Any
 from burnish import api
 from burnish.backbones.frozen import FastForm
 from burnish.choose import plan
+from burnish.choose.answers import logits_of
+from burnish.choose.features import plain_at
 from burnish.choose.plan import Plan, settled
-from burnish.choose.probing import plain_at
 from burnish.choose.start import start_head
-from burnish.choose.tuning import Tuning, logits_of
+from burnish.choose.tuning import Tuning
 from burnish.labels import right
 from burnish.methods.base import Method, blank_tunable
 from burnish.record.facts import machine

@@ -10,9 +10,9 @@ from PIL import Image
 
 from burnish.backbones import zoo
 from burnish.choose import gathering
+from burnish.choose.features import plain_at
 from burnish.choose.gathering import _Reader, gather
 from burnish.choose.material import Bench
-from burnish.choose.probing import plain_at
 from burnish.data.looks import Dataset, look_at
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits

@@ -16,9 +16,9 @@ import torch
 from burnish import api, imports, uncompiled
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.zoo import load_backbone
-from burnish.choose import probing, proof, survey, tuning
+from burnish.choose import answers, mirroring, proof, survey
 from burnish.choose.ledger import Ledger
-from burnish.choose.probing import told_of_mirroring
+from burnish.choose.mirroring import told_of_mirroring
 from burnish.choose.survey import images_per_second, with_more
 from burnish.data.sample import Part, in_turn, is_late
 from burnish.data.sources import open_source
@@ -310,13 +310,13 @@ def test_the_rate_is_the_one_in_the_middle(monkeypatch, ticks, budget, rate):
 def test_the_fast_form_of_the_kept_model_is_made_once(many, monkeypatch, tmp_path):
     """For what is familiar, the proof and the nearest images; what it costs is measured on the bare classifier."""
     made = []
-    real = tuning.fold_for_inference
+    real = answers.fold_for_inference
 
     def counted(module, *args, **options):
         made.append(type(module).__name__)
         return real(module, *args, **options)
 
-    monkeypatch.setattr(tuning, "fold_for_inference", counted)
+    monkeypatch.setattr(answers, "fold_for_inference", counted)
     run = api.fit(many, out=tmp_path / "run", budget=None, **TINY)
     assert made == ["Both"] and run.facts["familiarity"] is not None
     assert json.loads((run.folder / "pictures.json").read_text())["looked_among"] > 0
@@ -344,7 +344,7 @@ def refused(*args):
 
 
 def test_few_are_asked_about_mirroring_where_time_is_short():
-    assert [probing._asked(50.0, budget) for budget in (None, 30.0, 120.0, 1e4)] == [500, 64, 120, 500]
+    assert [mirroring.mirrored_at_most(50.0, budget) for budget in (None, 30.0, 120.0, 1e4)] == [500, 64, 120, 500]
 
 
 def test_a_single_image_does_not_forbid_mirroring_and_what_is_said_is_so():

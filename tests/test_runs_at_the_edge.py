@@ -110,9 +110,9 @@ def test_long_thin_and_tiny_images_run(tmp_path):
 
 
 def test_features_that_are_not_numbers_are_a_sentence_naming_the_image(shapes, tmp_path, monkeypatch):
-    from burnish.choose import probing
+    from burnish.choose import features
 
-    original = probing.outputs
+    original = features.outputs
 
     def broken(*args, **kwargs):
         found = original(*args, **kwargs)
@@ -120,19 +120,19 @@ def test_features_that_are_not_numbers_are_a_sentence_naming_the_image(shapes, t
             found[3] = np.nan
         return found
 
-    monkeypatch.setattr(probing, "outputs", broken)
+    monkeypatch.setattr(features, "outputs", broken)
     with pytest.raises(ModelError, match=r"not numbers for 1 of 4\d images \(first: blue/"):
         api.fit(shapes, out=tmp_path / "run", **QUICK)
 
 
 def test_one_thread_or_two_decode_to_the_same_weights(shapes, tmp_path, monkeypatch):
     """P7: the result does not depend on how many workers there are."""
-    from burnish.choose import gathering, probing
+    from burnish.choose import features, gathering
 
     states = []
     for workers in (1, 4):
         monkeypatch.setattr(gathering, "cores", lambda workers=workers: workers)
-        monkeypatch.setattr(probing, "cores", lambda workers=workers: workers)
+        monkeypatch.setattr(features, "cores", lambda workers=workers: workers)
         run = api.fit(shapes, out=tmp_path / str(workers), method="full", **QUICK)
         states.append(run.predictor.bundle.state)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

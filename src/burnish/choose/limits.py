@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from burnish.choose.answers import answers_in
 from burnish.choose.familiar import FEWEST, set_apart
+from burnish.choose.features import plain_at
 from burnish.choose.material import Bench, Material
-from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender
 from burnish.choose.rates import proof_seconds
-from burnish.choose.tuning import answers_in
 from burnish.data.cache import Rows
 from burnish.labels import leading
 from burnish.measure.ood import Familiarity

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,20 +12,18 @@ from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import KIND as TAPS
 from burnish.backbones.taps import flat, flat_width
 from burnish.choose.familiar import frozen_familiarity
+from burnish.choose.features import Seen, fitting_features
 from burnish.choose.material import Bench, Material
+from burnish.choose.mirroring import mirrored_at_most, settle_flip
 from burnish.choose.more_data import learning_curve
 from burnish.choose.rates import proof_seconds
 from burnish.choose.survey import Surveyed, first_model_due
 from burnish.choose.where import images_asked, pyramid_stays
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
-from burnish.data.cache import Rows, gone, read_pixels
 from burnish.data.sample import part_of
-from burnish.data.store import Picked
-from burnish.errors import ModelError, RecipeError, shown
+from burnish.errors import RecipeError
 from burnish.labels import right, several
-from burnish.measure.gains import beats
-from burnish.measure.grouped import count_of
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.measure.several import thresholds_for
@@ -36,15 +33,10 @@ from burnish.methods.pooled import mixed, mixture, pooled
 from burnish.methods.probe import heads_of
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.runtime import cores, evenly
 from burnish.terms import Preprocess
-from burnish.train.features import batched, outputs, takes_half
 
 _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
-_ASKED, _FEWEST_ASKED, _ASKING = 500, 64, 0.02  # val images, about mirroring, and the share of the budget for that
-_GROUPS_ASKED = 10  # of val images; where there are fewer, images are asked one by one
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
-_COPIED_AT_ONCE = 1024  # rows of features
 _WHERE_SHARE = 0.08  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 
@@ -101,15 +93,6 @@ class Probes:
         return replace(self, last=last, deep=deep, special=special)
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What the frozen trunk has told of some images already."""
-
-    features: np.ndarray  # float32 [n d]
-    digests: tuple[str, ...]  # [n], of their files
-    images_per_second: float  # in float32, as for scores
-
-
 def first_model(
     material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None
 ) -> tuple[Seen, Probed | None]:
@@ -154,7 +137,7 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
         base = backbone if deep is not None and on_all_depths(name, bench.recipe) else plain
         special[name] = _headed(name, base, features[:, : base.width], material, surveyed, bench, until)
     asked = deep or last
-    most = _asked(rate, bench.clock.budget_seconds)
+    most = mirrored_at_most(rate, bench.clock.budget_seconds)
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right, most=most)
     headed = [last, *([deep] if deep is not None else []), *special.values()]
     better = min(headed, key=lambda one: one.choice.loss)
@@ -305,110 +288,3 @@ def _averaged(last: Probed, deep: Probed, material: Material) -> Probed:
     head, logits = mixed(last.train_head, deep.train_head, share), mixture(last.val_logits, deep.val_logits, share)
     choice = choice.by_groups(material.together)
     return _told_of(deep.name, deep.backbone, deep.preprocess, choice, head, logits, material)
-
-
-def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None) -> Seen:
-    """Features of all train and val images; those `seen` before are not made again."""
-    digests = tuple(material.fitting.looks.digests)
-    if seen is None:
-        features, rate = _features_of(np.arange(len(digests)), material, surveyed, bench)
-        return Seen(features, digests, rate)
-    if digests == seen.digests:
-        return seen
-    place = {digest: row for row, digest in enumerate(seen.digests)}
-    new = np.flatnonzero([digest not in place for digest in digests])
-    if not len(new):
-        return Seen(seen.features[[place[digest] for digest in digests]], digests, seen.images_per_second)
-    told, rate = _features_of(new, material, surveyed, bench)
-    known = np.setdiff1d(np.arange(len(digests)), new)
-    features = np.empty((len(digests), told.shape[1]), told.dtype)
-    features[new] = told
-    for rows in np.array_split(known, len(known) // _COPIED_AT_ONCE + 1):
-        features[rows] = seen.features[[place[digests[row]] for row in rows]]
-    return Seen(features, digests, rate if len(new) > len(known) else seen.images_per_second)
-
-
-def _features_of(rows: np.ndarray, material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
-    """Features [n d] of these fitting images, and the images per second the trunk sees in float32."""
-    plain = material.fitting.plain
-    images = plain if len(rows) == len(plain) else Picked(plain, rows)
-    bench.watcher.stage(f"features, {material.preprocess.size} px", total=len(images))
-    began = time.monotonic()
-    features = outputs(
-        surveyed.trunk,
-        batched(images),
-        preprocess=material.preprocess,
-        device=bench.device,
-        half=takes_half(bench.recipe.precision, bench.device),
-        on_progress=bench.watcher.advance,
-    )
-    rate = len(images) / max(1e-9, time.monotonic() - began)
-    refuse_unreal(features, material.fitting.ids[rows], material, bench)
-    return features, rate * surveyed.scored_share
-
-
-def refuse_unreal(features: np.ndarray, ids: np.ndarray, material: Material, bench: Bench) -> None:
-    """ModelError naming the first image whose features are not finite numbers; ids: the images', [n]."""
-    bad = np.flatnonzero(~np.isfinite(features).all(1))
-    if len(bad):
-        path = material.catalog.paths[ids[bad[0]]]
-        raise ModelError(
-            f"{bench.backbone.name} gives features that are not numbers for {len(bad)} of {len(features)} images "
-            f"(first: {shown(path)}); its weights are damaged or do not fit its preprocessing: choose another model"
-        )
-
-
-def plain_at(material: Material, ids: np.ndarray, preprocess: Preprocess, bench: Bench) -> Rows:
-    """Plain views of some catalogue entries at another size, from the files: what `predict` would see (P1).
-
-    Of the bytes that the run began with: UnreadableImage for a file that changed since.
-    """
-    held = material.test if np.isin(ids, material.test.ids).all() else material.fitting
-    found = read_pixels(
-        material.catalog, ids, preprocess=preprocess, workers=cores(), store=bench.store, looks=held.at(ids).looks
-    )
-    if found.named:
-        raise gone(found.named[0].path, found.named[0].reason)
-    return found.plain
-
-
-def _asked(rate: float, budget_seconds: float | None) -> int:
-    """How many images may be asked about mirroring; rate: images per second."""
-    return _ASKED if budget_seconds is None else int(min(_ASKED, max(_FEWEST_ASKED, _ASKING * budget_seconds * rate)))
-
-
-def settle_flip(
-    material: Material, surveyed: Surveyed, bench: Bench, head: Fitted, plain_right: np.ndarray, *, most: int
-) -> tuple[bool, str]:
-    """Whether mirroring keeps the label, asked of the probe: is it as right on mirrored val images as on plain ones?
-
-    Mirrored hands, digits and letters lose far more than chance does; photographs of things lose nothing. most: images.
-    """
-    if bench.recipe.flip != "auto":
-        return bench.recipe.flip == "on", "as the recipe says"
-    asked, preprocess = evenly(len(material.val_rows), most), material.preprocess
-    rows, plain_right = material.val_rows[asked], plain_right[asked]
-    if len(rows) == 0:
-        return False, "no validation images to ask"
-    images = material.fitting.plain[rows]
-    mirrored = (np.ascontiguousarray(chunk[:, :, ::-1]) for chunk in batched(images))
-    half = takes_half(bench.recipe.precision, bench.device)
-    features = outputs(surveyed.trunk, mirrored, preprocess=preprocess, device=bench.device, half=half)
-    mirrored_right = right(head.logits(features[:, : head.width]), material.labels[rows])
-    return told_of_mirroring(plain_right, mirrored_right, material.tied(rows))
-
-
-def told_of_mirroring(plain: np.ndarray, mirrored: np.ndarray, groups: np.ndarray | None) -> tuple[bool, str]:
-    """Whether mirroring keeps the label, by how right the probe is on plain and mirrored images, bool or 0 to 1, [n]; and why.
-
-    A single image decides nothing: it refused mirroring where it was harmless 23 to 27 times of 100. Of few groups nothing is
-    ever clear, and signs that are mirrored by mistake cost more than mirroring brings: then each image counts by itself.
-    """
-    many = groups is not None and count_of(groups) >= _GROUPS_ASKED
-    changes = beats(plain, mirrored, groups=groups if many else None).clearly
-    less = float(mirrored.mean()) < float(plain.mean())
-    words = "changes the label" if changes else "is not shown to change the label" if less else "keeps the label"
-    return (
-        not changes,
-        f"mirroring {words}: the probe is right on {mirrored.mean():.1%} of mirrored and {plain.mean():.1%} of plain val images",
-    )

@@ -11,10 +11,10 @@ import numpy as np
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.spec import Backbone
+from burnish.choose.answers import Answers, answers_in
+from burnish.choose.features import plain_at
 from burnish.choose.material import Bench, Material
-from burnish.choose.probing import plain_at
 from burnish.choose.rates import after_seconds, page_seconds
-from burnish.choose.tuning import Answers, answers_in
 from burnish.data.cache import Rows
 from burnish.data.sample import in_turn
 from burnish.data.store import Picked

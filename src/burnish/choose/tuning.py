@@ -5,25 +5,25 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from burnish.backbones.classifier import Both, Classifier
-from burnish.backbones.frozen import FastForm, fold_for_inference
+from burnish.backbones.classifier import Classifier
+from burnish.backbones.frozen import FastForm
 from burnish.backbones.lowrank import DOWN, merged
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import objective_of
+from burnish.choose.answers import logits_of
 from burnish.choose.evidence import Evidence, clearly_best
+from burnish.choose.features import plain_at
 from burnish.choose.material import Bench, Material, views_of
 from burnish.choose.pace import Pace
 from burnish.choose.plan import Plan
-from burnish.choose.probing import Probes, plain_at
+from burnish.choose.probing import Probes
 from burnish.data.cache import Rows
 from burnish.data.store import Picked
 from burnish.data.views import normalised
@@ -33,19 +33,14 @@ from burnish.terms import Preprocess
 from burnish.train.activations import kept_or_live, live_activations, plain_activations
 from burnish.train.averaging import State, between
 from burnish.train.checkpoint import restore_training, training_state
-from burnish.train.features import BATCH, at_once, batched, outputs
+from burnish.train.features import at_once, batched
 from burnish.train.inputs import Inputs, batch_of
 from burnish.train.loop import Diverged, Epoch, Step, Training, steps_an_epoch, tune
 from burnish.train.objective import cuttable
 from burnish.train.parts import NotDivided, Parts, UpperForm, let_drop, parts_for_training
 
 _SOUP = 4  # epochs at most
-_FOLDED_FROM = 2000  # images on an accelerator, where folding saves little of a pass and takes up to half a second
-_BATCHES_AT_ONCE = 64  # whose features are in memory together
 _WISE_SHARES = (0.25, 0.5, 0.75)  # of the way from the pretrained weights to the tuned ones
-
-
-Answers = Callable[[Rows], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -375,33 +370,3 @@ def _standard_error(candidate: Candidate) -> float:
     n = len(candidate.logits)
     share = (candidate.accuracy * n + 1) / (n + 2)
     return float(np.sqrt(share * (1 - share) / n))
-
-
-def logits_of(classifier: Classifier, images: Rows, preprocess: Preprocess, bench: Bench, fast: FastForm) -> np.ndarray:
-    """Logits float32 [n k] of plain images, by the fast form of the network where that pays for making it."""
-    if len(images) == 0:
-        return np.zeros((0, classifier.classes), np.float32)
-    form: nn.Module = classifier.to(bench.device).eval()
-    if len(images) > (BATCH if bench.device.type == "cpu" else _FOLDED_FROM):
-        form = fast.of(form, normalised(images[:2], preprocess).to(bench.device))
-    return outputs(form, batched(images), preprocess=preprocess, device=bench.device)
-
-
-def answers_in(classifier: Classifier, preprocess: Preprocess, bench: Bench) -> Answers:
-    """What gives (logits [b k], features [b d]), float32, of plain images, a thousand at a time, and that time and again: the
-    fast form of the network is made once, by the first images; its weights must not change after that.
-    """
-    fast: nn.Module | None = None
-
-    def answers(images: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        nonlocal fast
-        if not len(images):
-            return
-        if fast is None:
-            example = normalised(images[:2], preprocess).to(bench.device)
-            fast = fold_for_inference(Both(classifier.to(bench.device)), example)
-        batches = batched(images)
-        while len(both := outputs(fast, islice(batches, _BATCHES_AT_ONCE), preprocess=preprocess, device=bench.device)):
-            yield both[:, : classifier.classes], both[:, classifier.classes :]
-
-    return answers

@@ -14,9 +14,9 @@ from PIL import Image
 
 from burnish.backbones.anatomy import macs_of
 from burnish.backbones.frozen import fold_for_inference
+from burnish.choose.features import plain_at
 from burnish.choose.limits import Sample, features_of
 from burnish.choose.material import Bench, Material
-from burnish.choose.probing import plain_at
 from burnish.choose.proof import Contender, Tested
 from burnish.data.views import normalised
 from burnish.errors import ModelError, UnreadableImage

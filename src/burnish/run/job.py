@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from burnish.choose.aim import balance_for
+from burnish.choose.answers import answers_in
 from burnish.choose.decide import (
     Decision,
     idle_in,
@@ -25,7 +26,6 @@ from burnish.choose.rates import after_seconds
 from burnish.choose.search import require_optuna
 from burnish.choose.signals import NOTHING, Signals, worth_trying
 from burnish.choose.sizes import takes
-from burnish.choose.tuning import answers_in
 from burnish.data.audit.findings import in_order
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Dataset, write_digests

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from burnish.auditing import strict_sentence
 from burnish.choose.decide import probe_contender
+from burnish.choose.features import Seen
 from burnish.choose.gathering import gather
 from burnish.choose.holdout import first_splits
 from burnish.choose.ledger import Ledger, check_origin, origin_of, probes_from, probes_parts
 from burnish.choose.material import Bench, Material
-from burnish.choose.probing import Probes, Seen, first_model, probe
+from burnish.choose.probing import Probes, first_model, probe
 from burnish.choose.survey import Surveyed, survey
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
