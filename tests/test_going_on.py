@@ -363,7 +363,7 @@ def test_a_tuned_model_judges_what_is_familiar_by_images_it_has_not_learnt():
         material = SimpleNamespace(
             train_rows=np.arange(vals, vals + 60), val_rows=np.arange(vals), labels=np.arange(vals + 60) % 3,
             preprocess=preprocess, fitting=SimpleNamespace(plain=draw.random((vals + 60, 5), np.float32)),
-            tied=lambda _: None,
+            tied=lambda _: None, sets=lambda rows: np.arange(len(rows)),
         )  # fmt: skip
         kept = SimpleNamespace(
             role=role, preprocess=preprocess, backbone=backbone, val_unsure=draw.random(vals), familiarity=familiarity,

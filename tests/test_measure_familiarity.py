@@ -76,6 +76,7 @@ def test_new_patients_are_no_stranger_than_promised_where_the_validation_images_
             val_rows=np.flatnonzero(val),
             train_rows=np.flatnonzero(~val),
             tied=lambda rows, patient=patient: numbered(patient[rows].tolist()),
+            sets=lambda rows, patient=patient: numbered(patient[rows].tolist()),
         )
         found = frozen_familiarity(features, np.zeros((16, 3), np.float32), held_in)
         new = of_patients(40, rng)[0]
@@ -90,5 +91,6 @@ def test_of_too_few_patients_no_limit_is_set():
         val_rows=np.arange(0),
         train_rows=np.arange(80),
         tied=lambda rows: numbered(patient[rows].tolist()),
+        sets=lambda rows: numbered(patient[rows].tolist()),
     )
     assert frozen_familiarity(features, np.zeros((0, 3), np.float32), material) is None

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from burnish.choose.more_data import learning_curve
-from burnish.labels import grouped
+from burnish.labels import numbered
 
 CLASSES, WIDTH = 4, 24
 
@@ -36,7 +36,7 @@ def told(seed: int, *, train: int, val: int, by_patient: bool = True):
         labels=kind,
         train_rows=np.flatnonzero(~is_val),
         val_rows=np.flatnonzero(is_val),
-        tied=lambda rows: grouped(patient[rows].tolist()) if by_patient else None,
+        sets=lambda rows: numbered(patient[rows].tolist()) if by_patient else np.arange(len(rows)),
     )
     whole = nearest_mean(features[~is_val], kind[~is_val]).logits(features[is_val]).argmax(1) == kind[is_val]
     curve = learning_curve(

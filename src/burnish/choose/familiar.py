@@ -52,6 +52,5 @@ def set_apart(
     tied = None if learnt else material.tied(material.train_rows)
     if learnt or (tied is not None and count_of(tied) < _FEWEST_SETS):
         return None
-    sets = np.arange(len(material.train_rows)) if tied is None else tied
-    others = material.train_rows[sets % 3 == 1]
+    others = material.train_rows[material.sets(material.train_rows) % 3 == 1]
     return others[evenly(len(others), most)], None

@@ -76,6 +76,11 @@ class Material:
         """
         return None if self.together is None else grouped(self.together[rows].tolist())
 
+    def sets(self, rows: np.ndarray) -> np.ndarray:
+        """For these rows of `fitting`, int64 [r] from 0, equal for images that were drawn together; each may be by itself."""
+        tied = self.tied(rows)
+        return np.arange(len(rows)) if tied is None else tied
+
     @property
     def val_groups(self) -> np.ndarray | None:
         """int64 [v], of the val images, as `tied` has them."""

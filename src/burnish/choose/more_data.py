@@ -43,7 +43,7 @@ def learning_curve(
     (seconds_left: None for no limit).
     """
     train, val, labels = material.train_rows, material.val_rows, material.labels
-    tied, of_val = _sets(material, train), _sets(material, val)
+    tied, of_val = material.sets(train), material.sets(val)
     few = min(count_of(tied), count_of(of_val)) < _FEWEST_SETS
     if len(train) < _FEWEST or len(val) < _FEWEST or few or seconds_left == 0.0:
         return None
@@ -69,12 +69,6 @@ def learning_curve(
     if len({size for size, _ in points}) < 3:  # of one image a class all shares are the same images
         return None
     return _curve_of(points, of_val, seed)
-
-
-def _sets(material: Material, rows: np.ndarray) -> np.ndarray:
-    """For these rows, int64 [r] from 0, equal where they were drawn together."""
-    tied = material.tied(rows)
-    return np.arange(len(rows)) if tied is None else tied
 
 
 def _curve_of(points: list[tuple[int, list[np.ndarray]]], tied: np.ndarray, seed: int) -> dict[str, Any]:
