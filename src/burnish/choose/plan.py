@@ -128,45 +128,58 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """What the clock has room for with one freeze point."""
+
+    material: Material
+    bench: Bench
+    rates: Rates
+    freeze: int
+    sizes: list[int]  # ascending
+    step_seconds: dict[int, float]  # by size; none where there is no clock, for then nothing may depend on it (P7)
+    epoch_steps: int
+    most_steps: int
+
+    def epochs(self, size: int, views: int) -> float:
+        """Epochs that fit when `size` is the final one and activations of so many views are made first."""
+        material, rates, freeze = self.material, self.rates, self.freeze
+        if not self.step_seconds:
+            return self.most_steps / self.epoch_steps
+        between = _epoch_seconds(material, rates, size, freeze) / self.epoch_steps
+        first = len(material.train_rows) * views * rates.keeping(size, freeze) if freeze else 0.0
+        # The val images are there at the probe's size; at others they are made from the files when first asked for.
+        others = {size, _smaller(self.sizes, size, freeze)} - {material.preprocess.size}
+        first += len(others) * len(material.val_rows) / material.decoded_per_second
+        left = self.bench.clock.left() - rates.reserve_seconds(material, size, freeze) - first
+        step = _mixed_step(self.step_seconds, self.sizes, size, freeze)
+        return min(left / (step + between) / self.epoch_steps, self.most_steps / self.epoch_steps)
+
+    def worth(self, size: int) -> tuple[float, int]:
+        """Epochs that fit, and the most views of which so many epochs make use."""
+        views = 1 if self.freeze else 0
+        while self.freeze and views < _views(self.epochs(size, views + 1)):
+            views += 1
+        return self.epochs(size, views), views
+
+
 def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rates: Rates) -> Plan:
     """The plan with this freeze point."""
     recipe, n = bench.recipe, len(material.train_rows)
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
     per_epoch = steps_an_epoch(n, batch)
-    if has_batch_norm(tunable.classifier) and tunable.moves_statistics and n // per_epoch < 2:
-        raise RecipeError(
-            f"{n} training images in batches of {batch} leave batches of one, of which BatchNorm can learn no statistics; "
-            "take a larger --batch-size"
-        )
+    _require_statistics(tunable, n, batch)
     sizes = _sizes(bench, rates) if recipe.image_size == "auto" else [recipe.image_size]
     endless = math.isinf(bench.clock.left())  # then nothing is timed, as nothing depends on it (P7)
     seconds = {} if endless else rates.steps(tunable, freeze, batch=batch, sizes=sizes)
-    step = seconds.get(sizes[0])
     wanted = EPOCHS_WANTED if recipe.epochs == "auto" else float(recipe.epochs)
     auto = unhurried_epochs(n) if endless else EPOCHS_AT_MOST
     most = (auto if recipe.epochs == "auto" else recipe.epochs) * per_epoch
-
-    def passes(size: int, views: int) -> float:
-        """Epochs that fit when `size` is the final one and activations of so many views are made first."""
-        if endless:
-            return most / per_epoch
-        between = _epoch_seconds(material, rates, size, freeze) / per_epoch
-        first = n * views * rates.keeping(size, freeze) if freeze else 0.0
-        # The val images are there at the probe's size; at others they are made from the files when first asked for.
-        others = {size, _smaller(sizes, size, freeze)} - {material.preprocess.size}
-        first += len(others) * len(material.val_rows) / material.decoded_per_second
-        left = bench.clock.left() - rates.reserve_seconds(material, size, freeze) - first
-        epochs = left / (_mixed_step(seconds, sizes, size, freeze) + between) / per_epoch
-        return min(epochs, most / per_epoch)
-
-    def worth(size: int) -> tuple[float, int]:
-        """Epochs that fit, and the most views of which so many epochs make use."""
-        views = 1 if freeze else 0
-        while freeze and views < _views(passes(size, views + 1)):
-            views += 1
-        return passes(size, views), views
-
-    fits = {size: worth(size) for size in sizes}
+    room = _Room(
+        material=material, bench=bench, rates=rates, freeze=freeze, sizes=sizes, step_seconds=seconds,
+        epoch_steps=per_epoch, most_steps=most,
+    )  # fmt: skip
+    fits = {size: room.worth(size) for size in sizes}
     final = max([size for size, (epochs, _) in fits.items() if epochs >= wanted], default=sizes[0])
     epochs, views = fits[final]
     timed = epochs < most / per_epoch
@@ -192,7 +205,16 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         left = max(0.0, bench.clock.left() - reserve)
         reason = f"training would have {left:.0f} s, less than half an epoch: the probe is kept"
         return replace(made, steps=0, reason=reason)
-    return replace(made, reason=_reason(made, step, sizes[0], bench))
+    return replace(made, reason=_reason(made, seconds.get(sizes[0]), sizes[0], bench))
+
+
+def _require_statistics(tunable: Tunable, images: int, batch: int) -> None:
+    """RecipeError where BatchNorm is to learn its statistics from batches of one image."""
+    if has_batch_norm(tunable.classifier) and tunable.moves_statistics and images // steps_an_epoch(images, batch) < 2:
+        raise RecipeError(
+            f"{images} training images in batches of {batch} leave batches of one, of which BatchNorm can learn no statistics; "
+            "take a larger --batch-size"
+        )
 
 
 def unhurried_epochs(images: int) -> int:
