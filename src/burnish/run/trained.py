@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from burnish.choose.decide import STOPPED, Decision, tuned_contender
+from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench
 from burnish.choose.probing import Probed
 from burnish.choose.tuning import Candidate, Tuned, Tuning
@@ -67,18 +68,11 @@ def train(tuning: Tuning, probed: Probed, record: Record) -> None:
     """Iterate the tuning to its end: journal, package and state between the steps."""
     folder, ledger, journal = record.folder, record.ledger, record.journal
     budget = tuning.bench.clock.budget_seconds
-    saved = float(probed.val_right.mean())
     tuning.divide()
-    known = ledger.get("tuning")
-    resumed = known is not None
-    if known is not None:
-        tuning.restore(known[0], known[1])
-        saved = known[0]["saved"]
-        facts, tensors = tuning.state()  # in place of what was read, which would stay in memory beside it
-        ledger.put("tuning", {**known[0], **facts}, tensors)
-        del known, tensors
+    saved_before = _taken_up(tuning, ledger)
+    saved = float(probed.val_right.mean()) if saved_before is None else saved_before
     # A run that was taken up follows the plan it saved, to the same bits; a new one is kept on the clock.
-    pace = tuning.pace() if budget is not None and not resumed else None
+    pace = tuning.pace() if budget is not None and saved_before is None else None
     off = max(_OFF_SECONDS, _OFF_SHARE * (budget or 0.0))
 
     def save_state() -> None:
@@ -89,11 +83,8 @@ def train(tuning: Tuning, probed: Probed, record: Record) -> None:
 
     journal.begin(tuning)
     stepped, refused = time.monotonic(), list[RunError]()
-    began, before, told = (
-        stepped,
-        tuning.training.steps,
-        budget is not None,
-    )  # how long it takes, which the clock bounds
+    began, before = stepped, tuning.training.steps
+    told = budget is not None  # how long it takes, which the clock bounds
     for event in tuning.events():
         if isinstance(event, Step):
             stepped = time.monotonic()
@@ -118,6 +109,18 @@ def train(tuning: Tuning, probed: Probed, record: Record) -> None:
     save_state()
     if tuning.diverged is not None:
         tuning.bench.watcher.say(f"{STOPPED}: {tuning.diverged}")
+
+
+def _taken_up(tuning: Tuning, ledger: Ledger) -> float | None:
+    """Stand where an earlier sitting stopped: how right the model that it had saved is on validation; None in a first sitting."""
+    known = ledger.get("tuning")
+    if known is None:
+        return None
+    before, tensors = known
+    tuning.restore(before, tensors)
+    facts, tensors = tuning.state()  # in place of what was read, which would stay in memory beside it
+    ledger.put("tuning", {**before, **facts}, tensors)
+    return before["saved"]
 
 
 def _what_is_left(tuning: Tuning, step_seconds: float, size: int) -> str:
