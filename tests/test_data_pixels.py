@@ -23,6 +23,7 @@ import burnish.data.pixels as pixels
 from burnish.data.looks import look_at
 from burnish.data.pixels import decode, read_all, stored, view
 from burnish.data.sources import open_source
+from burnish.data.upright import as_rgb
 from burnish.errors import UnreadableImage
 from burnish.terms import INTERPOLATIONS, Preprocess
 from images import BLACK, BLUE, GREEN, RED, WHITE, encoded, noise, quarters, write_images
@@ -209,7 +210,7 @@ def test_an_alpha_that_was_never_set_hides_nothing(format):
 
 def test_premultiplied_alpha_is_undone():
     image = Image.new("LA", (1, 1), (100, 128)).convert("La")
-    red, green, blue = pixels._rgb(image, 65535).getpixel((0, 0))
+    red, green, blue = as_rgb(image, 65535).getpixel((0, 0))
     assert red == green == blue
     assert abs(red - (100 * 128 + 255 * 127) / 255) <= 2
 
@@ -219,7 +220,7 @@ def test_palette_with_alpha_channel_is_composited_over_white():
     image.putpalette([*RED])
     image.putpixel((0, 0), (0, 0))
     image.putpixel((1, 0), (0, 255))
-    assert [pixels._rgb(image, 65535).getpixel((at, 0)) for at in range(2)] == [WHITE, RED]
+    assert [as_rgb(image, 65535).getpixel((at, 0)) for at in range(2)] == [WHITE, RED]
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
@@ -354,7 +355,7 @@ def test_one_bit_is_black_and_white():
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV"])
 def test_colour_spaces_are_converted(mode):
     image = Image.new("RGB", (1, 1), (200, 100, 50))
-    converted = np.array(pixels._rgb(image.convert(mode), 65535)).astype(int)
+    converted = np.array(as_rgb(image.convert(mode), 65535)).astype(int)
     assert np.abs(converted - np.array([200, 100, 50])).max() <= 3
 
 

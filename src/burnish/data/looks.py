@@ -16,8 +16,9 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.contents import is_redrawn
 from burnish.data.file import MAX_BYTES, UNREAD, content_of, digest_of, is_hash
 from burnish.data.formats import FORMATS, image_of
-from burnish.data.pixels import one_by_one, orientation_of, quiet
+from burnish.data.pixels import one_by_one, quiet
 from burnish.data.slow import why_slow
+from burnish.data.upright import orientation_of
 from burnish.disk import text_of, write_whole
 from burnish.errors import NotARun, UnreadableImage, cell, shown, uncelled
 from burnish.runtime import evenly

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from burnish.data.catalog import Catalog, Named
 from burnish.data.contents import Drawn, plain_grey
@@ -30,6 +30,7 @@ from burnish.data.file import content as _content
 from burnish.data.formats import image_of, not_an_image
 from burnish.data.netpbm import whitened
 from burnish.data.slow import why_slow
+from burnish.data.upright import as_rgb, orientation_of, upright, widen_colour_key
 from burnish.errors import UnreadableImage, shown
 from burnish.terms import WHITES, Preprocess
 
@@ -44,23 +45,12 @@ _DRAFT_MARGIN = 2
 
 Rendering = Callable[[Image.Image], np.ndarray]
 
-# What the eight values of the EXIF orientation tag ask for; 1 is upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_NARROW = {"1": 255, "L;2": 85, "L;4": 17}  # Pillow's word for how greys are packed -> white over the largest number
 # An image longer than this many times its width is cut to its centre before it is enlarged: the plain view shows only
 # the middle square, and a strip of 1 x 1,000,000 pixels would otherwise be enlarged to 256 x 256,000,000.
 _LONGEST = 64
@@ -113,7 +103,7 @@ def decode_picture(picture: Image.Image, name: str, *, at_least: Need | None = N
     try:
         _require_size(picture)
         with quiet(), _room_for(picture.width * picture.height):
-            return _rgb(picture, WHITES[-1] if at_least is None else at_least.white)
+            return as_rgb(picture, WHITES[-1] if at_least is None else at_least.white)
     except Exception as error:  # as in `decode_aloud`
         raise UnreadableImage(name, _reason(error, b"")) from None
 
@@ -259,7 +249,7 @@ def decode_aloud(source: Path | bytes, label: str, at_least: Need | None) -> Ima
         with _room_for(image.width * image.height):
             image.load()
             white = WHITES[-1] if at_least is None else at_least.white
-            return _upright(_rgb(image, white), orientation_of(image))
+            return upright(as_rgb(image, white), orientation_of(image))
     except Exception as error:  # a codec may raise anything on hostile bytes; all of it means the same to the user
         raise UnreadableImage(label, _reason(error, data)) from None
 
@@ -300,7 +290,7 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
     if image.format == "TIFF" and _has_deep_planes(image.tag_v2):  # type: ignore[attr-defined]
         raise Refused("its colours lie apart, each of 16 bits: save it with 8 bits, or with its colours together")
     image = whitened(image, data)
-    _widen_colour_key(image)
+    widen_colour_key(image)
     if at_least is not None and min(image.size) >= 2 * _DRAFT_MARGIN * at_least:
         side = _DRAFT_MARGIN * at_least
         # JPEG alone knows how; of the scales it takes the least that leaves `side` both ways
@@ -323,16 +313,6 @@ def _has_deep_planes(tags: Mapping[int, Any]) -> bool:
     return apart and len(bits) > 1 and max(bits) > 8
 
 
-def _widen_colour_key(image: Any) -> None:
-    """The transparent colour of a PNG in 8 bits, as Pillow gives pixels of 1, 2 and 4 bits, and of 16 of each colour."""
-    key = image.info.get("transparency")
-    packing = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
-    if isinstance(key, int) and packing in _NARROW:
-        image.info["transparency"] = key * _NARROW[packing]
-    elif isinstance(key, tuple) and packing == "RGB;16B":
-        image.info["transparency"] = tuple(value >> 8 for value in key)
-
-
 def _reason(error: Exception, data: bytes) -> str:
     """Why these bytes are not read, in plain words."""
     if isinstance(error, Refused):
@@ -347,63 +327,6 @@ def _reason(error: Exception, data: bytes) -> str:
     if "truncated" in text.lower():
         return "truncated: the image data ends too early"
     return f"damaged: it cannot be decoded ({text or type(error).__name__})"
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    """An image turned as its EXIF says."""
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; damaged EXIF counts as upright, as in every viewer."""
-    try:
-        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1
-    return found if 1 <= found <= 8 else 1
-
-
-def _rgb(image: Image.Image, white: int) -> Image.Image:
-    """Any mode as plain RGB, without metadata: transparency over white, deep greys scaled and not clipped."""
-    plain = Image.new("RGB", image.size, "white")
-    if image.mode == "F" or image.mode.startswith("I"):
-        plain.paste(_grey_from_deep(image, white))
-    elif image.mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        plain = ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
-    elif image.has_transparency_data:
-        # La is grey with premultiplied alpha, which Pillow undoes only on the way to LA.
-        colours = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        if colours.getchannel("A").getextrema() == (0, 0):  # a byte that was never set, as many a BMP has it
-            return colours.convert("RGB")
-        plain = Image.alpha_composite(plain.convert("RGBA"), colours).convert("RGB")
-    else:
-        plain.paste(image.convert("RGB"))
-    return plain
-
-
-def _grey_from_deep(image: Image.Image, white: int) -> Image.Image:
-    """8-bit grey of integers 0 to 65535, of which `white` and what is above it are white, or of floats 0 to 1.
-
-    Other ranges are refused: stretching each image to its own extremes would make brightness depend on the image.
-    """
-    values = np.asarray(image)
-    lowest, highest = values.min(), values.max()
-    if image.mode == "F":
-        if not (lowest >= 0.0 and highest <= 1.0):  # also refuses not-a-number
-            raise Refused(f"float pixels from {lowest:g} to {highest:g}, expected 0 to 1: save it with 8 or 16 bits")
-        return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
-    if lowest < 0 or highest > 65535:
-        raise Refused(f"integer pixels from {lowest} to {highest}, expected 0 to 65535: save it with 8 or 16 bits")
-    plain = plain_grey(image, getattr(image, "tag_v2", {}))
-    white, values = white if plain is image else WHITES[-1], np.asarray(plain)  # which its header has told
-    scaled = (np.minimum(values.astype(np.uint32), white) * 255 + white // 2) // white  # to the nearest
-    grey = scaled.astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey)
 
 
 def _centre_of_strip(image: Image.Image) -> Image.Image:
