@@ -76,6 +76,18 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_and_a_function_are_short_enough_to_be_read(path):
+    """Growth is noticed while it is small: 420 lines, and 60 of a function beside its docstring and arguments."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 420, "split it by meaning"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = node.body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 60, f"{node.name} has {lines} lines: give its stages names"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_timmed_imports_timm_and_nothing_runs_foreign_code(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
