@@ -156,7 +156,13 @@ def test_a_run_on_grouped_images_is_proved_by_group(table, tmp_path, capsys):
     assert n == 4 * count and rows[1].difference["groups"] == count
     assert rows[0].accuracy.to_json() == pytest.approx(kept)
 
+    held = run.predictor.bundle.held_out
+    assert held is not None and np.bincount(held.groups).tolist() == [4] * (len(held) // 4)
+    assert run.facts["declining"]["held_out_groups"] == len(held) // 4
+    assert "each of which counts as one" in run.report.read_text(encoding="utf-8")
+
     plain = burnish.fit(table / "plain.csv", out=tmp_path / "plain", **settings)
+    assert plain.predictor.bundle.held_out is not None and not len(plain.predictor.bundle.held_out.groups)
     assert plain.verdict.groups is None and read_answers(plain.folder).groups is None
     pages = [(one.folder / "report.html").read_text(encoding="utf-8") for one in (run, plain)]
     assert ["count images, not groups" in page for page in pages] == [True, False]

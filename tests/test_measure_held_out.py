@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from burnish.errors import RecipeError
-from burnish.measure.held_out import HeldOut
+from burnish.measure.held_out import HeldOut, sets
 
 
 def held_with(confidence):
@@ -91,3 +91,68 @@ def test_a_few_hundred_images_that_are_all_right_show_99_of_100_and_one_wrong_on
     assert HeldOut(sure[:229], np.ones(229, bool), sure[:229]).threshold(0.99) is None
     many = np.linspace(0.999, 0.9, 3000)
     assert HeldOut(many, np.arange(3000) != 5, many).threshold(0.99) == many[-1]
+
+
+# ---- images that were drawn by groups -----------------------------------------------------------------------------------
+
+
+def of_patients(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(probabilities [n 2], labels, groups) of 10 to 30 images of each patient, some of whom are harder than others."""
+    sizes = rng.integers(10, 31, count)
+    groups = np.repeat(np.arange(count), sizes)
+    labels = rng.integers(0, 2, len(groups))
+    sure = 2.0 + rng.normal(0.0, 1.5, count)[groups] + rng.normal(0.0, 1.0, len(groups))
+    second = 1.0 / (1.0 + np.exp(-(2 * labels - 1) * sure))
+    return np.stack([1.0 - second, second], 1), labels, groups
+
+
+def test_what_is_promised_of_30_groups_of_alike_images_holds_for_images_of_new_groups():
+    rng = np.random.default_rng(0)
+    chances, labels, _ = of_patients(5000, rng)
+    found: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
+    for _ in range(150):
+        held, truth, groups = of_patients(30, rng)
+        for by in found:
+            known = HeldOut.of(held, truth, groups if by else None)
+            covered = sets(chances, known.cut(0.95))[np.arange(len(labels)), labels].mean()
+            sought, least = known.threshold_finding(1, 0.9), known.threshold(0.9)
+            answered = chances.max(1) >= (1.0 if least is None else least)
+            right = (chances.argmax(1) == labels)[answered].mean() if answered.any() else 1.0
+            found[by].append((covered, (chances[labels == 1, 1] >= sought).mean(), right))
+    covered, sought, right = np.array(found[True]).T
+    assert covered.mean() >= 0.95 and sought.mean() >= 0.9 and (right < 0.9).mean() < 0.1
+    covered, sought, right = np.array(found[False]).T  # which is why images are not counted
+    assert covered.mean() < 0.95 and (right < 0.9).mean() > 0.2
+
+
+def test_images_that_are_each_a_group_of_their_own_are_as_those_without_groups():
+    chances = np.random.default_rng(2).dirichlet([8.0, 0.5, 0.5], 400)
+    labels = np.random.default_rng(3).integers(0, 2, 400) * (np.arange(400) % 9 == 0)
+    plain, alone = HeldOut.of(chances, labels), HeldOut.of(chances, labels, np.arange(400))
+    for one in (0.7, 0.8, 0.9, 0.95):
+        assert plain.threshold(one) == alone.threshold(one) and plain.cut(one) == alone.cut(one)
+        assert plain.threshold_finding(0, one) == alone.threshold_finding(0, one)
+
+
+def test_too_few_groups_are_said_whatever_the_number_of_their_images():
+    sure = np.linspace(0.999, 0.9, 600)
+    known = HeldOut(sure, np.ones(600, bool), sure, np.zeros(600, np.int64), np.arange(600) % 30)
+    with pytest.raises(
+        RecipeError, match=r"600 held-out images \(30 groups\).*can show 92\.6% at the most.*more groups"
+    ):
+        known.rejecting(0.95)
+    with pytest.raises(RecipeError, match=r"600 held-out images of cat \(30 groups\).*96\.7% at the most.*more groups"):
+        known.finding(0, 0.99, "cat")
+    assert known.rejecting(0.926) and known.finding(0, 0.967, "cat")
+
+
+def test_groups_are_kept_as_numbers_and_packages_without_them_open():
+    chances = np.random.default_rng(2).dirichlet([8.0, 0.5, 0.5], 40)
+    held = HeldOut.of(chances, np.zeros(40, np.int64), np.arange(40) // 4 + 7)
+    assert held.to_json()["groups"] == (np.arange(40) // 4).tolist()
+    assert np.array_equal(written(held).groups, held.groups)
+    plain = HeldOut.of(chances, np.zeros(40, np.int64))
+    assert "groups" not in plain.to_json() and not len(written(plain).groups)
+    for wrong in ([0] * 39, [-1] * 40, [0.5] * 40, [40] * 40, "no"):
+        with pytest.raises(ValueError, match="held_out"):
+            HeldOut.from_json({**held.to_json(), "groups": wrong}, classes=3)

@@ -65,7 +65,11 @@ def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contend
     labels, logits = material.labels[material.val_rows], tuned.best.logits
     t = temperature(logits, labels)
     chances, best = calibrated(logits, t, several=several(labels)), tuned.best
-    held_out, cut = (None, thresholds_for(chances, labels)) if several(labels) else (HeldOut.of(chances, labels), None)
+    held_out, cut = None, None
+    if several(labels):
+        cut = thresholds_for(chances, labels)
+    else:
+        held_out = HeldOut.of(chances, labels, material.catalog.grouped(material.val_ids))
     return Contender(
         name=method,
         role="tuned",

@@ -275,7 +275,7 @@ def _told_of(
     elif choice.asked:
         # Of a class of one image no head has answered that had seen another, unless one stands for it.
         judged = choice.judged
-        held_out = HeldOut.of(known[judged], labels[judged])
+        held_out = HeldOut.of(known[judged], labels[judged], material.catalog.grouped(material.fitting.ids[judged]))
     return Probed(name, backbone, preprocess, choice, train_head, val_right, val_logits, held_out, cut)
 
 

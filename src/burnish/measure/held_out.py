@@ -1,16 +1,21 @@
-"""What a model knows of its own limits, from images that it was not trained on: when to decline, and sets of classes."""
+"""What a model knows of its own limits, from images that it was not trained on: when to decline, and sets of classes.
+
+Where those images come in groups that were drawn whole (patients, films, sites), each group counts as one, whose images share
+its place: what is promised is then of images of new groups. Where each image is by itself it is its own group.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr
+from scipy.special import betainc
 
 from burnish.errors import RecipeError, shown
 from burnish.measure.bootstrap import share, share_among
+from burnish.measure.grouped import count_of
 from burnish.runtime import evenly
 
 _MOST = 5000  # images kept, spread over all
@@ -32,17 +37,25 @@ class HeldOut:
     own: np.ndarray  # float64 [n], probability of the true class
     # int64 [n], which class is the true one; empty in packages of before it was kept
     label: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    # int64 [n] from 0 without gaps, equal for images that were drawn together; empty where each is by itself
+    groups: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> HeldOut:
-        """Of probabilities [n k] and labels int64 [n]; at most 5,000 images spread over all."""
+    def of(cls, probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> HeldOut:
+        """Of probabilities [n k], labels and groups int64 [n]; at most 5,000 images spread over all."""
         rows = evenly(len(labels), _MOST)
-        chances = np.asarray(probabilities, np.float64)[rows]
-        own = chances[np.arange(len(rows)), labels[rows]]
-        return cls(chances.max(1), chances.argmax(1) == labels[rows], own, np.asarray(labels, np.int64)[rows])
+        chances, truth = np.asarray(probabilities, np.float64)[rows], np.asarray(labels, np.int64)[rows]
+        own = chances[np.arange(len(rows)), truth]
+        held = cls(chances.max(1), chances.argmax(1) == truth, own, truth)
+        return held if groups is None else replace(held, groups=np.unique(groups[rows], return_inverse=True)[1])
 
     def __len__(self) -> int:
         return len(self.right)
+
+    @property
+    def by_group(self) -> np.ndarray:
+        """int64 [n]: the group of each image, which may be of its own."""
+        return self.groups if len(self.groups) else np.arange(len(self))
 
     def threshold(self, accuracy: float) -> float | None:
         """The least confidence from which answers are right so often; None when these images cannot show that.
@@ -51,19 +64,21 @@ class HeldOut:
         surest images, as few as could show it if all were right, then more of them in 24 even steps, each time by a binomial
         test, up to the first that fails; what comes after a failure would be chance that was waited for. Begun anew at a quarter
         and at half of the steps, so that one wrong answer among the surest does not end it. 99 of 100 needs 230 images that are
-        all right.
+        all right, or 230 groups. Of a group the share of its answers that is wrong is what the test counts: shares vary less
+        than whole ones of the same mean, so that it errs to the careful side.
         """
         if not 0.0 < accuracy < 1.0:
             raise RecipeError(f"reject is {accuracy!r}, expected the accuracy wanted of the answers, such as 0.99")
         order, n = np.argsort(-self.confidence, kind="stable"), len(self)
-        falling, wrong = self.confidence[order], np.cumsum(~self.right[order])
-        least = math.ceil(math.log(_LEVEL) / math.log(accuracy) - 1e-9)
-        if least > n:
+        falling, wrong, groups = self.confidence[order], ~self.right[order], self.by_group[order]
+        fewest = _enough_for(groups, math.ceil(math.log(_LEVEL) / math.log(accuracy) - 1e-9))
+        if fewest is None:
             return None
-        counts = np.linspace(least, n, _STEPS).astype(np.int64)
+        counts = np.linspace(fewest, n, _STEPS).astype(np.int64)
         # Equals are answered together.
         counts = np.unique(np.searchsorted(-falling, -falling[counts - 1], side="right"))
-        fails = bdtr(wrong[counts - 1], counts, 1.0 - accuracy) > _LEVEL + 1e-9
+        asked = [_by_groups(wrong[:count], groups[:count]) for count in counts]
+        fails = np.array([_chance_of_so_few(*one, 1.0 - accuracy) > _LEVEL + 1e-9 for one in asked])
         shown = 0
         for start in (int(part * len(counts)) for part in _STARTS):
             failed = np.flatnonzero(fails[start:])
@@ -79,8 +94,8 @@ class HeldOut:
             best = next((one / 1e3 for one in thousandths if self.threshold(one / 1e3) is not None), 0.0)
             most = "no share at all" if best <= 0.0 else f"{best:.1%} at the most"
             raise RecipeError(
-                f"reject {accuracy:g}: the {len(self)} held-out images of this package can show {most}; ask for less, or "
-                "train with more images"
+                f"reject {accuracy:g}: the {_counted(self.by_group)} of this package can show {most}; ask for less, or "
+                f"train with {'images of more groups' if len(self.groups) else 'more images'}"
             )
         return found
 
@@ -88,40 +103,43 @@ class HeldOut:
         """The probability from which a class belongs to the set, so that sets hold the true class so often.
 
         Split conformal prediction with the probability of the true class (Sadinle, Lei and Wasserman 2019, JASA 114:223; Vovk et
-        al. 2005): 0 where the images are too few for the coverage, and every class is in the set.
+        al. 2005; of groups, Lee, Barber and Willett 2023, arXiv:2306.06342): 0 where the images, or their groups, are too few for
+        the coverage, and every class is in the set.
         """
         if not 0.0 < coverage < 1.0:
             raise RecipeError(f"sets is {coverage!r}, expected how often a set must hold the true class, such as 0.95")
-        rank = math.ceil((len(self) + 1) * coverage)
-        return 0.0 if rank > len(self) else float(np.sort(self.own)[len(self) - rank])
+        return _at_rank(self.own, self.by_group, coverage) or 0.0
 
     def shown_of(self, index: int) -> np.ndarray:
         """The probability of a class on the held-out images that show it, float64 [m]; m is 0 where that was not kept."""
         return self.own[: len(self.label)][self.label == index]
+
+    def _groups_of(self, index: int) -> np.ndarray:
+        """The groups of those images, int64 [m]."""
+        return self.by_group[: len(self.label)][self.label == index]
 
     def threshold_finding(self, index: int, sensitivity: float) -> float | None:
         """The probability of a class from which on so large a share of its images is found; None where too few can show that.
 
         Split conformal within the class (Vovk 2012, arXiv:1209.2673): of the m held-out images that show it, the one at rank
         ceil((m + 1) · sensitivity) from the surest on. On average over draws of images a new one is found at least so often;
-        0.95 needs 19 of them.
+        0.95 needs 19 of them, or of the groups that show it.
         """
         if not 0.0 < sensitivity < 1.0:
             raise RecipeError(f"find is {sensitivity!r}, expected the share of the class to be found, such as 0.95")
-        falling = np.sort(self.shown_of(index))[::-1]
-        rank = math.ceil((len(falling) + 1) * sensitivity - 1e-9)
-        return float(falling[rank - 1]) if 0 < rank <= len(falling) else None
+        return _at_rank(self.shown_of(index), self._groups_of(index), sensitivity)
 
     def finding(self, index: int, sensitivity: float, name: str) -> float:
         """`threshold_finding`, or RecipeError that says what share of that class these images can show."""
         found = self.threshold_finding(index, sensitivity)
         if found is None:
-            count = len(self.shown_of(index))
+            groups = self._groups_of(index)
+            count = len(np.unique(groups))
             best = math.floor(1e3 * count / (count + 1)) / 1e3  # what is said can be asked for
             most = f"{best:.1%} at the most" if best > 0 else "no share at all"
             raise RecipeError(
-                f"find {shown(name)}={sensitivity:g}: the {count} held-out images of {shown(name)} in this package can show "
-                f"{most}; ask for less, or train with more images of it"
+                f"find {shown(name)}={sensitivity:g}: the {_counted(groups, f' of {shown(name)}')} in this package can show "
+                f"{most}; ask for less, or train with {'more groups that show' if len(self.groups) else 'more images of'} it"
             )
         return found
 
@@ -133,18 +151,19 @@ class HeldOut:
             "right": [int(one) for one in self.right],
             "own": [_rounded_down(float(one)) for one in self.own],
             "label": self.label.tolist(),
+            **({"groups": self.groups.tolist()} if len(self.groups) else {}),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any], *, classes: int) -> HeldOut:
         """The inverse of `to_json`; ValueError when it is not."""
         names = ("confidence", "right", "own")
-        known = {"label": [], **values}  # older packages have none
-        if set(known) != {*names, "label"} or not all(isinstance(known[name], list) for name in known):
-            raise ValueError(f"held_out: expected lists {', '.join(names)}, label")
+        known = {"label": [], "groups": [], **values}  # older packages have neither
+        if set(known) != {*names, "label", "groups"} or not all(isinstance(known[name], list) for name in known):
+            raise ValueError(f"held_out: expected lists {', '.join(names)}, label, groups")
         try:
             columns = [np.array(values[name], np.float64) for name in names]
-            label = np.array(known["label"], np.float64)
+            label, groups = (np.array(known[name], np.float64) for name in ("label", "groups"))
         except (TypeError, ValueError, OverflowError):
             raise ValueError("held_out: expected numbers") from None
         if any(one.ndim != 1 or len(one) != len(columns[0]) for one in columns):
@@ -153,7 +172,48 @@ class HeldOut:
             raise ValueError("held_out: expected numbers of 0 to 1")
         if label.shape not in ((0,), columns[0].shape) or not np.isin(label, np.arange(classes)).all():
             raise ValueError(f"held_out: expected a label of 0 to {classes - 1} for each image")
-        return cls(columns[0], columns[1] > 0.5, columns[2], label.astype(np.int64))
+        if groups.shape not in ((0,), columns[0].shape) or not np.isin(groups, np.arange(len(columns[0]))).all():
+            raise ValueError("held_out: expected a group for each image, numbered from 0")
+        numbered = np.unique(groups, return_inverse=True)[1]
+        return cls(columns[0], columns[1] > 0.5, columns[2], label.astype(np.int64), numbered)
+
+
+def _at_rank(values: np.ndarray, groups: np.ndarray, portion: float) -> float | None:
+    """Of values float64 [m], the one at rank ceil((g + 1) · portion) of g groups from the largest on; None beyond the last.
+
+    A group's values share its one place.
+    """
+    if not len(values):
+        return None
+    numbers, sizes = np.unique(groups, return_inverse=True)[1], np.unique(groups, return_counts=True)[1]
+    order = np.argsort(-values, kind="stable")
+    reached = np.cumsum(1.0 / sizes[numbers[order]])
+    at = int(np.searchsorted(reached, (len(sizes) + 1) * portion - 1e-9))
+    return float(values[order[at]]) if at < len(values) else None
+
+
+def _enough_for(groups: np.ndarray, wanted: int) -> int | None:
+    """How many of the first images, of groups int64 [n], are of so many groups; None where all are of fewer."""
+    firsts = np.sort(np.unique(groups, return_index=True)[1])
+    return int(firsts[wanted - 1]) + 1 if wanted <= len(firsts) else None
+
+
+def _by_groups(wrong: np.ndarray, groups: np.ndarray) -> tuple[float, int]:
+    """The sum of the groups' wrong shares, of bool [n], and how many groups there are."""
+    sizes = np.bincount(groups)
+    there = sizes > 0
+    return float((np.bincount(groups, wrong)[there] / sizes[there]).sum()), int(there.sum())
+
+
+def _chance_of_so_few(wrong: float, count: int, share: float) -> float:
+    """How likely so few of a count are wrong, where so large a share is meant to be: binomial, parts of one in between."""
+    return float(betainc(max(count - wrong, 1e-9), wrong + 1.0, 1.0 - share))
+
+
+def _counted(groups: np.ndarray, of: str = "") -> str:
+    """How many held-out images there are, of how many groups."""
+    count = len(np.unique(groups))
+    return f"{len(groups)} held-out images{of}{f' ({count} groups)' if count < len(groups) else ''}"
 
 
 def _rounded_down(value: float) -> float:
@@ -212,6 +272,7 @@ def declining(
     shown = evenly(n, _POINTS)
     return {
         "held_out": len(held_out),
+        "held_out_groups": count_of(held_out.groups) or None,
         "answers": answers,
         "sets": sized,
         "curve": [[float((at + 1) / n), float(accuracy[at])] for at in shown],

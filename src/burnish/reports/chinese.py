@@ -188,6 +188,9 @@ CHINESE = {
     "Thresholds come from %(n)s held-out images and travel in the package; what they do was measured on the test images.": (
         "阈值来自 %(n)s 张留出图像并随模型包保存；其效果在测试图像上测得。"
     ),
+    "They are of %(n)s groups, each of which counts as one: what is promised is of images of new groups.": (
+        "它们来自 %(n)s 个组，每组按一个计；所作的保证针对新的组的图像。"
+    ),
     "Answering only what is sure": "只回答有把握的",
     "Wanted": "要求",
     "Answered": "作答",
