@@ -272,9 +272,9 @@ def test_a_table_in_memory_is_taken_as_one_in_a_file(tmp_path, monkeypatch):
         open_source(Frame(path=PATHS, label=[0, 1, 0], split=["train", None, "test"]))
 
 
-def test_a_tensor_of_floats_is_told_with_the_shape_that_was_given():
-    with pytest.raises(UnreadableImage, match=r"is float32 \[3, 20, 30\]"):
-        opened(torch.zeros(3, 20, 30))
+def test_a_tensor_of_other_numbers_is_told_with_the_shape_that_was_given():
+    with pytest.raises(UnreadableImage, match=r"is int64 \[3, 20, 30\]"):
+        opened(torch.zeros(3, 20, 30, dtype=torch.int64))
 
 
 def test_a_data_set_without_a_single_image_is_refused_by_an_audit_as_by_a_run(tmp_path):
@@ -285,7 +285,7 @@ def test_a_data_set_without_a_single_image_is_refused_by_an_audit_as_by_a_run(tm
             return 12
 
         def __getitem__(self, at):
-            return torch.zeros(3, 8, 8), self.targets[at]
+            return torch.full((3, 8, 8), float("nan")), self.targets[at]
 
-    with pytest.raises(BurnishError, match=r"All 6 images of class '0' cannot be used .*is float32"):
+    with pytest.raises(BurnishError, match=r"All 6 images of class '0' cannot be used .*NaN"):
         burnish.audit(Set(), model=None)

@@ -550,7 +550,8 @@ def test_a_data_set_and_paths_are_taken(folder):
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ((ARRAY.astype(np.float32), LABELS), r"float32 \[8, 10, 12, 3\], expected uint8"),
+        ((ARRAY.astype(np.float32), LABELS), r"is float32 from 0 to 255, expected floats from 0 to 1, or uint8"),
+        ((ARRAY.astype(np.int64), LABELS), r"int64 \[8, 10, 12, 3\], expected uint8"),
         ((ARRAY, LABELS[:3]), "8 images and 3 labels"),
         ((ARRAY, [0.5] * 8), "does not fit numbers"),
         ((ARRAY, LABELS, LABELS), "a tuple of 3"),

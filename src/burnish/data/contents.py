@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from burnish.archives import Zip
+from burnish.data.unit import as_bytes, in_other_units, trouble_of
 from burnish.errors import DataError, UnreadableImage, shown
 
 IN_MEMORY_BYTES = 2**28  # of unpacked archives and tables; what is more goes to an unnamed temporary file
@@ -139,7 +140,7 @@ class Drawn:
         *,
         fixed: bool = False,
     ):
-        """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], a path, or a file's bytes.
+        """drawn: item number -> a Pillow image, uint8 [h w 3], [h w 4] or [h w], the same of floats, a path, or a file's bytes.
 
         fixed: always the same, as of arrays.
         """
@@ -147,6 +148,7 @@ class Drawn:
         self._places, self._drawn, self._turn = places, drawn, threading.Lock()
 
     def image(self, path: str) -> Path | bytes:
+        """As `Contents` has it; DataError where floats are in other units than 0 to 1, for then all are that the set gives."""
         try:
             # Nothing says that a data set may be asked by several threads: one that seeks in a file would mix its images up.
             with self._turn:
@@ -160,6 +162,8 @@ class Drawn:
             return Path(item)
         if isinstance(item, bytes):
             return item
+        if trouble := in_other_units(item):
+            raise DataError(f"Image {self._places[path]} {trouble}.")
         return file_of(item, path)
 
 
@@ -250,12 +254,15 @@ def _from_array(array: np.ndarray, name: str, given: list[int]) -> Image.Image:
         return Image.fromarray(_of_eight_bits(array, name) if colours else array.astype(np.uint16))
     if kind == np.bool_ and array.ndim == 2:
         return Image.fromarray(array)
-    more = {
-        "f": " (give it as it is before ToTensor and Normalize; numbers from 0 to 1 are made so by (image * 255).round())",
-        "i": " (numbers from 0 to 255 are made so by image.astype('uint8'))",
-    }.get(kind.kind, "")
+    if kind.kind == "f" and (array.ndim == 2 or colours):
+        if trouble := trouble_of(array):
+            raise UnreadableImage(name, trouble)
+        return Image.fromarray(as_bytes(array))
+    more = " (numbers from 0 to 255 are made so by image.astype('uint8'))" if kind.kind == "i" else ""
     raise UnreadableImage(
-        name, f"is {kind} {given}, expected uint8 or uint16 [h w 3], [3 h w], [h w 4] or [h w], or bool [h w]{more}"
+        name,
+        f"is {kind} {given}, expected uint8, uint16 or floats from 0 to 1, [h w 3], [3 h w], [h w 4] or [h w], or bool [h w]"
+        f"{more}",
     )
 
 

@@ -14,16 +14,17 @@ import torch
 from PIL import Image
 
 from burnish.data.catalog import Named
-from burnish.data.contents import picture_of
+from burnish.data.contents import picture_of, plain_array
 from burnish.data.pixels import Need, decode, decode_picture
 from burnish.data.sources.python import image_of, paths_of
 from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
+from burnish.data.unit import require_units
 from burnish.disk import expanded
 from burnish.errors import DataError, UnreadableImage, shown
 
 _CHANNELS = (1, 3, 4)
 _LONGEST_NAME = 4096  # bytes of a path, as Linux has it
-_IMAGES = "a path, bytes, a Pillow image, or an array or tensor of uint8 or uint16"
+_IMAGES = "a path, bytes, a Pillow image, or an array or tensor of uint8, uint16 or floats from 0 to 1"
 
 
 class Readable(Protocol):
@@ -48,8 +49,8 @@ Images = ImageLike | Iterable[ImageLike] | Items
 def opened(image: ImageLike, *, at_least: Need | None = None) -> Image.Image:
     """The upright RGB image of a path, of the bytes of a file, of a Pillow image, or of an array or tensor.
 
-    Arrays are those that `fit` takes: uint8 or uint16 [h w 3], [h w 4], [h w 1], [h w] or [3 h w], bool [h w]. What they hold
-    is read as a file of the same picture is.
+    Arrays are those that `fit` takes: uint8, uint16 or floats from 0 to 1, [h w 3], [h w 4], [h w 1], [h w] or [3 h w], bool
+    [h w]. What they hold is read as a file of the same picture is.
     """
     if callable(image):
         image = image()
@@ -103,6 +104,8 @@ def listed(images: Any) -> Iterable[Any]:
         )
     if alone:
         return [images]
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim > 2:
+        require_units(map(plain_array, images), settled=True)
     if isinstance(images, (Sequence, np.ndarray, torch.Tensor)):
         return images
     if hasattr(images, "columns") and hasattr(images, "__getitem__"):

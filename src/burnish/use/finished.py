@@ -124,8 +124,8 @@ def predict(
 ) -> list[Prediction]:
     """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`.
 
-    images: one or several, of those that `fit` takes: paths, bytes or open files, Pillow images, arrays or tensors of uint8 or
-    uint16 [h w 3], [3 h w] or [h w]; a data set or a table too. A generator is asked for a batch at a time.
+    images: one or several, of those that `fit` takes: paths, bytes or open files, Pillow images, arrays or tensors of uint8,
+    uint16 or floats from 0 to 1, [h w 3], [3 h w] or [h w]; a data set or a table too. A generator is drawn a batch at a time.
     device: what computes, of a predictor that is not given: "cpu", "auto", "cuda", …
     reject: the accuracy wanted of the answers, such as 0.99; what is less sure, or unlike the training images, is `declined`.
     sets: how often the `set` of classes must hold the true one, such as 0.95.

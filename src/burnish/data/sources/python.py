@@ -23,10 +23,11 @@ from burnish.data.sources.assemble import (
 )
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.scan import is_utf8
+from burnish.data.unit import FLOATS, require_units
 from burnish.errors import DataError, NotEnoughData, nearest, shown
 
 TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
-_WORDS = "(images, labels): a list of paths or of images, or a uint8 array [n h w 3], and a label for each"
+_WORDS = "(images, labels): a list of paths or images, or an array [n h w 3] of uint8 or floats from 0 to 1, and a label for each"
 _NUMBERS = ("uint8", "uint16", "bool")  # that arrays hold
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")  # names of entries and columns
 _MOST_BITS = 1024  # of a whole number that is a class
@@ -39,8 +40,8 @@ def open_python(data: Any) -> Catalog:
     Items of a data set are (image, label), or mappings with such names, as those of Hugging Face `datasets`.
 
     labels: a class name or number for each image, or, where it may have several, a list of them or a row of 0 and 1 [n k].
-    images: paths, or uint8 or uint16 [n h w 3], [n 3 h w], [n h w], of NumPy or torch. Of a list or a data set each is a Pillow
-    image, such an array, a path, or a file's bytes. DataError when it is something else.
+    images: paths, or uint8, uint16 or floats from 0 to 1, [n h w 3], [n 3 h w], [n h w], of NumPy or torch. Of a list or a data
+    set each is a Pillow image, such an array, a path, or a file's bytes. DataError when it is something else.
     """
     if isinstance(data, tuple):
         if len(data) != 2:
@@ -308,18 +309,27 @@ def _one_of(images: Any) -> Callable[[int], Any]:
     for at, one in enumerate(images):
         if not _is_image(one) and not isinstance(one, (str, os.PathLike)):
             raise DataError(f"Image {at} is {_kind(one)}, expected {_WORDS}.")
+    require_units(map(_plain, images))
     return lambda index: plain_array(images[index])
 
 
 def _hwc(images: Any) -> Callable[[int], np.ndarray]:
     """Item number -> [h w 3] or [h w], of an array of any layout."""
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
-    if kind not in _NUMBERS or len(shape) not in (3, 4):
-        more = "; numbers from 0 to 1 are made so by (images * 255).round()" if "float" in kind else ""
-        raise DataError(
-            f"The images are {kind} {list(shape)}, expected uint8 or uint16 [n h w 3], [n 3 h w] or [n h w]{more}."
-        )
+    if kind not in (*_NUMBERS, *FLOATS) or len(shape) not in (3, 4):
+        expected = "uint8, uint16 or float32 from 0 to 1, [n h w 3], [n 3 h w] or [n h w]"
+        raise DataError(f"The images are {kind} {list(shape)}, expected {expected}.")
+    if kind in FLOATS:
+        require_units(map(_plain, images))
     return lambda index: plain_array(images[index])
+
+
+def _plain(image: Any) -> Any:
+    """`plain_array`; of what has no form in NumPy nothing: it is named when it is read."""
+    try:
+        return plain_array(image)
+    except TypeError:
+        return None
 
 
 def _is_list_of(value: Any, count: int) -> bool:
