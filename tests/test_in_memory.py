@@ -74,7 +74,10 @@ def test_a_mask_is_black_and_white():
 def test_colours_of_8_bits_in_a_wider_type_are_not_taken_for_black():
     with pytest.raises(UnreadableImage, match=r"no number over 255.*astype\('uint8'\)"):
         opened(np.full((SIDE, SIDE, 3), 200, np.uint16))
-    with pytest.raises(UnreadableImage, match=r"is int64 \[24, 24, 3\], expected uint8, uint16 or floats from 0 to 1.*astype\('uint8'\)"):
+    with pytest.raises(
+        UnreadableImage,
+        match=r"is int64 \[24, 24, 3\], expected uint8, uint16 or floats from 0 to 1.*astype\('uint8'\)",
+    ):
         opened(np.full((SIDE, SIDE, 3), 200))
 
 

@@ -8,14 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, SkipTestWarning
 from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 from test_result import copied_by_joblib
 
 from burnish.errors import BurnishError
+from burnish.recipe import Recipe
 from burnish.sklearn import ImageClassifier
+from burnish.watching import Lines
 from images import write_images
 
 QUICK = {"model": "random:test_resnet", "method": "probe", "budget": None}
@@ -74,13 +82,13 @@ def test_fit_returns_itself_and_changes_no_parameter(fitted):
 
 def test_bad_input_is_an_error_not_a_guess(data):
     paths, labels = data
-    with pytest.raises(ValueError, match="one class for each path"):
+    with pytest.raises(ValueError, match="one class for each image"):
         ImageClassifier(**QUICK).fit(paths, labels[:-1])
     with pytest.raises(ValueError, match="divided by bars"):
         ImageClassifier(**QUICK).fit(paths[:6], ["a", "b", "a|b", "a", "b", "a"])
     with pytest.raises(BurnishError, match="expected at least two"):
         ImageClassifier(**QUICK).fit(paths[:5], ["a"] * 5)
-    with pytest.raises(BurnishError, match="expected a list of image paths"):
+    with pytest.raises(BurnishError, match="expected paths"):
         ImageClassifier(**QUICK).fit(np.zeros((4, 3)), [0, 1, 0, 1])
     with pytest.raises(BurnishError, match="X is empty"):
         ImageClassifier(**QUICK).fit([], [])
@@ -109,6 +117,11 @@ def test_scikit_learns_own_checks_that_need_no_numbers(name):
     if check is None:
         pytest.skip(f"this scikit-learn has no {name}")
     check("ImageClassifier", ImageClassifier())
+
+
+def test_scikit_learns_check_of_a_whole_estimator_passes():
+    with pytest.warns(SkipTestWarning, match="requires input"):  # it has tables of numbers alone to try
+        check_estimator(ImageClassifier())
 
 
 @pytest.mark.parametrize(
@@ -173,3 +186,64 @@ def test_the_estimator_is_found_without_an_import_of_its_own():
     code = "import burnish; print(burnish.sklearn.ImageClassifier(budget='1m'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "ImageClassifier(budget='1m')", done.stderr
+
+
+# ---- images in memory, and all settings -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def arrays(data):
+    return np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32))) for path in data[0]]), data[1]
+
+
+def test_images_in_memory_are_learnt_from_as_their_bytes_are_however_they_are_given(arrays):
+    images, labels = arrays
+    quick = {**QUICK, "image_size": 32, "cache": "off"}
+    told = ImageClassifier(**quick).fit(images, labels).predict_proba(images)
+    pictures = [Image.fromarray(one) for one in images]
+    floats = torch.from_numpy(images / np.float32(255)).permute(0, 3, 1, 2)
+    for given in (pictures, floats, list(images)):
+        fitted = ImageClassifier(**quick).fit(given, labels)
+        assert np.array_equal(fitted.predict_proba(given), told)
+    greys = images.mean(3).astype(np.uint8)
+    assert len(fitted.predict(greys[:3])) == 3  # not one in colour
+
+
+def test_every_setting_of_fit_is_a_parameter_of_the_estimator():
+    names = {name.removesuffix("_seconds") for name in vars(Recipe())} | {
+        "out",
+        "cache",
+        "workers",
+        "strict",
+        "watcher",
+    }
+    assert set(ImageClassifier().get_params()) == names
+    one = ImageClassifier(method="lora:rank=2", epochs=3, mixup=0.2, image_size=96, workers=1, watcher=Lines())
+    again = clone(one)
+    assert again.get_params() | {"watcher": None} == one.get_params() | {"watcher": None}
+    assert "epochs=3" in repr(again) and "dropout" not in repr(again)
+    with pytest.raises(TypeError, match=r"no setting 'lr' \(here it is learning_rate\)"):
+        ImageClassifier(lr=1e-3)
+    with pytest.raises(BurnishError, match="epochs"):
+        ImageClassifier(**{**QUICK, "epochs": -1}).fit([np.zeros((8, 8), np.uint8)] * 4, [0, 1, 0, 1])
+
+
+def test_settings_are_searched_over_and_images_go_through_a_pipeline(arrays):
+    images, labels = arrays
+    quick = ImageClassifier(model="random:test_resnet", budget=None, image_size=32, cache="off", epochs=1)
+    search = GridSearchCV(quick, {"method": ["probe", "probe:head=knn"]}, cv=2).fit(images, labels)
+    assert search.best_score_ > 0.6 and search.best_params_["method"].startswith("probe")
+    smaller = make_pipeline(FunctionTransformer(lambda X: X[:, ::2, ::2]), clone(quick).set_params(method="probe"))
+    assert cross_val_score(smaller, images, labels, cv=2).mean() > 0.6
+
+
+def test_one_image_or_rows_of_pixels_are_told_how_to_be_given(fitted):
+    with pytest.raises(ValueError, match=r"X has shape \(32, 32, 3\), as one image has.*X\[None\]"):
+        fitted.predict(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(BurnishError, match=r"X has shape \(20, 64\).*X.reshape\(len\(X\), height, width\)"):
+        ImageClassifier(**QUICK).fit(np.zeros((20, 64)), [0, 1] * 10)
+
+
+def test_the_report_tells_the_call_that_does_it_again(fitted):
+    page = fitted.result_.report.read_text(encoding="utf-8")
+    assert "ImageClassifier(budget=None" in page and ".fit(X, y)" in page and "burnish fit &" not in page
