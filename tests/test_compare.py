@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -106,6 +107,19 @@ def race(unclear, tmp_path_factory):
     folder, watcher = tmp_path_factory.mktemp("races") / "race", Lines()
     facts = api.compare(unclear, models=MODELS, methods=METHODS, out=folder, watcher=watcher, **SMALL)
     return facts, folder, watcher.said
+
+
+def test_a_notebook_shows_a_comparison_as_a_table_and_it_knows_its_folder(race):
+    facts, folder, _ = race
+    assert (
+        json.loads(json.dumps(facts)) == json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+        and facts.folder == folder
+    )
+    page = facts._repr_html_()
+    assert page.count("<tr>") == 1 + len(facts["rows"]) and "leaderboard.html" in page
+    odd = api.Leaderboard({**facts, "rows": [{**facts["rows"][0], "model": "<b>"}]}, folder)
+    assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
+    assert pickle.loads(pickle.dumps(facts)).folder == folder
 
 
 def contents(folder):

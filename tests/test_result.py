@@ -84,6 +84,32 @@ def test_what_is_shown_of_a_result_is_short_and_safe(run, shapes):
     assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
 
 
+def test_answers_and_audits_are_shown_in_a_line_each(run, shapes):
+    files = sorted(shapes.rglob("*.png"))[:2]
+    sure, other = run.predict(files, top=2, sets=0.5)
+    assert repr(sure).startswith(f"Prediction({files[0]}: {sure.classes[0]} ") and f"set: {sure.set[0]}" in repr(sure)
+    assert len(repr([sure, other])) < 150 + 2 * len(str(files[0])) and "None" not in repr(sure)
+    assert "declined, unsure: 40.0 %" in repr(replace(sure, declined="unsure: 40.0 %"))
+    broken = run.predict([b"nothing", files[0]])[0]
+    assert str(broken.problem) in repr(broken)
+    assert "\x1b" not in repr(replace(sure, path="a\x1b[31m", classes=("\x1b", "b")))
+    found = burnish.audit(shapes, model=None)
+    assert repr(found).startswith("Audit(60 images: ") and len(repr(found)) < 200
+
+
+def test_a_call_that_is_interrupted_tells_how_it_goes_on(shapes, tmp_path):
+    class Impatient(burnish.Lines):
+        def say(self, text):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        burnish.fit(shapes, out=tmp_path / "run", watcher=Impatient(), **TINY)
+    assert stopped.value.__notes__ == [
+        f"burnish: the same call with out={str(tmp_path / 'run')!r} goes on where this one stopped"
+    ]
+    assert burnish.fit(shapes, out=tmp_path / "run", **TINY).classes
+
+
 @pytest.mark.parametrize("change", [{"value": "x"}, {"low": None}, {"n": "many"}, {"value": [1]}])
 def test_a_verdict_that_was_changed_by_hand_is_a_sentence_where_the_run_is_shown(change, run):
     verdict = run.facts["verdict"]

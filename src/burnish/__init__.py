@@ -19,8 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from burnish import sklearn as sklearn
     from burnish.api import (
+        Audit,
         Evaluation,
+        Leaderboard,
+        Prediction,
         Result,
+        Verdict,
         audit,
         compare,
         evaluate,
@@ -44,11 +48,15 @@ began: float | None = None  # when that program began, by time.monotonic()
 _HOMES = {"BurnishError": "burnish.errors", "Lines": "burnish.watching", "Recipe": "burnish.recipe"}
 _MODULES = ("api", "sklearn")
 __all__ = [
+    "Audit",
     "BurnishError",
     "Evaluation",
+    "Leaderboard",
     "Lines",
+    "Prediction",
     "Recipe",
     "Result",
+    "Verdict",
     "audit",
     "compare",
     "evaluate",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Unpack
 
+from burnish.auditing import Audit
 from burnish.backbones import zoo
 from burnish.backbones.hub import public
 from burnish.choose.ledger import states_of_other_versions
@@ -23,6 +24,7 @@ from burnish.disk import (
 )
 from burnish.errors import RecipeError, RunError, shown
 from burnish.looking import anatomy, audit, methods, models
+from burnish.measure.verdict import Verdict
 from burnish.methods.table import method_named
 from burnish.recipe import SETTINGS, Recipe, Settings, parse_budget, recipe_from
 from burnish.record.folder import (
@@ -36,7 +38,7 @@ from burnish.record.folder import (
     read_facts,
 )
 from burnish.reports.board import board_of_compare
-from burnish.reports.leaderboard import csv_of, page_of
+from burnish.reports.leaderboard import Leaderboard, csv_of, page_of
 from burnish.run.again import call_of, command_of, leaving_out, settings_of
 from burnish.run.comparing import run_compare
 from burnish.run.job import finish, run_job
@@ -44,6 +46,7 @@ from burnish.run.outset import Facilities
 from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.run.tracking import track
 from burnish.runtime import Clock, Nobody, Watcher, cores
+from burnish.ship.answering import Prediction
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.use.evaluating import Evaluation, evaluate, ood
@@ -63,9 +66,10 @@ from burnish.use.finished import (
 
 # Verbs are made in `looking`, here, in `using` and `evaluating`.
 __all__ = [
-    "Data", "Evaluation", "Result", "anatomy", "audit", "board", "called", "compare", "compare_catalog", "evaluate",
-    "explain", "export", "fit", "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict",
-    "predict_stream", "report", "report_runs", "write_predictions",
+    "Audit", "Data", "Evaluation", "Leaderboard", "Prediction", "Result", "Verdict", "anatomy", "audit", "board",
+    "called", "compare", "compare_catalog", "evaluate", "explain", "export", "fit", "fit_catalog", "fit_recipe",
+    "methods", "models", "ood", "open_run", "opened", "predict", "predict_stream", "report", "report_runs",
+    "write_predictions",
 ]  # fmt: skip
 
 
@@ -236,15 +240,16 @@ def compare(
     watcher: Watcher | None = None,
     clock: Clock | None = None,
     **settings: Unpack[Settings],
-) -> dict[str, Any]:
-    """Race all combinations of models and methods under one budget; the leaderboard as plain values.
+) -> Leaderboard:
+    """Race all combinations of models and methods under one budget; the leaderboard, a dictionary of plain values.
 
     models, methods: as for `fit`; local files too. What costs least is asked first, losers are cut on the validation
     images, and the finalists are scored once on the test images, with paired differences to the chosen one. The folder
     holds compare.json, leaderboard.csv, leaderboard.html and, under arms/, a package for each combination. A comparison
     that died goes on with the same call. out, cache, workers, strict, quarantine: as for `fit`. settings: fields of `Recipe` that
     all combinations share, such as seed, epochs, image_size, mixup; those that a comparison has no use for are a RecipeError,
-    as are an unknown method and when nothing can run. The keys are those of compare.json: rows, chosen, decisions, counts, …
+    as are an unknown method and when nothing can run. The keys are those of compare.json: rows, chosen, decisions, counts, …; the
+    packages lie under its attribute `folder`.
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
@@ -282,7 +287,7 @@ def compare_catalog(
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
     watcher: Watcher | None = None,
-) -> dict[str, Any]:
+) -> Leaderboard:
     """`compare` on a catalogue that is open; data, quarantine: what the page says it is of, and does it again."""
     names, kinds = list(dict.fromkeys(models)), list(dict.fromkeys(methods))
     if not names or not kinds:
@@ -323,11 +328,11 @@ def _refuse(settings: Mapping[str, object], others: Mapping[str, str]) -> None:
             raise RecipeError(f"{name} is no setting of this call: {others[name]}")
 
 
-def _shown(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
+def _shown(folder: RunFolder, facts: dict[str, Any]) -> Leaderboard:
     """What follows from a comparison's facts alone; its state is no longer needed."""
     folder.write(TABLE, csv_of(facts))
     folder.write(LEADERBOARD, page_of(facts))
     if not (folder.path / BOARD).exists():
         board_of_compare(folder.path / BOARD, facts)
     drop_checkpoints(folder.path)
-    return facts
+    return Leaderboard(facts, folder.path)

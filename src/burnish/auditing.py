@@ -14,7 +14,7 @@ from PIL import Image
 
 from burnish.backbones.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.data.audit.findings import Finding, counted, in_order
+from burnish.data.audit.findings import Finding, counted, in_order, in_words
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, read_pixels
@@ -42,13 +42,17 @@ _CASES_SHOWN = 60  # of a kind, with thumbnails
 _FEWEST = 8  # images of a class that labels are doubted from: fewer say nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """What is wrong with labelled images; `findings` has the worst first."""
 
     findings: tuple[Finding, ...]
     facts: dict[str, Any]  # counts, seconds, machine: the content of result.json
     thumbnails: dict[str, str]  # path -> data URI, of the images in the cases that are shown
+
+    def __repr__(self) -> str:
+        found = in_words(counted(self.findings)) or "nothing found that must be dealt with"
+        return f"Audit({self.facts['counts']['scanned']:,} images: {found})"
 
     def of(self, kind: str) -> list[Finding]:
         """The findings of one kind, such as "leak" or "label_error"."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
@@ -88,7 +89,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = 1
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """float64 [n k], columns in the order of classes_."""
         if not hasattr(self, "result_"):
             raise NotFittedError("this ImageClassifier is not fitted yet; call fit first")

@@ -204,6 +204,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(value, KeyboardInterrupt) and self._lock >= 0 and (self.path / ASKED).is_file():
+            # Without `out` a cell of a notebook that is run again would begin anew, in a folder of its own.
+            value.add_note(f"burnish: the same call with out={os.fspath(self.path)!r} goes on where this one stopped")
         self.close()
 
     def close(self) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from burnish.errors import cell
+from burnish.errors import cell, shown
 from burnish.measure.intervals import Interval
-from burnish.measure.verdict import chance, difference_in_words
+from burnish.measure.verdict import chance, difference_in_words, percent
+from burnish.record.folder import LEADERBOARD
 from burnish.reports.plain import plain_page
 
 _COLUMNS = (
@@ -19,6 +22,28 @@ _COLUMNS = (
     "images_per_second", "parameters", "package",
 )  # fmt: skip
 _WIDTH, _HEIGHT, _MARGIN = 460, 280, 46  # pixels, of a plot
+
+
+class Leaderboard(dict[str, Any]):
+    """The facts of a comparison, the content of compare.json; in a notebook a table of them. folder: where it was made."""
+
+    def __init__(self, facts: Mapping[str, Any], folder: Path) -> None:
+        super().__init__(facts)
+        self.folder = folder
+
+    def _repr_html_(self) -> str:
+        names = ("model", "method", "test", "95 % interval", "against the chosen", "validation")
+        rows = [[f"<th>{name}</th>" for name in names]]
+        for row in self["rows"]:
+            test, told = row["test"], row["validation"]
+            score = (
+                [percent(test["value"]), f"{percent(test['low'])} to {percent(test['high'])}"] if test else ["-", "-"]
+            )
+            cells = [row["model"], row["method"], *score, sentence(row), "-" if told is None else percent(told)]
+            rows.append([f"<td>{html.escape(shown(str(one)))}</td>" for one in cells])
+        table = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+        words = (f"{self['chosen']} was chosen", str(self.folder / LEADERBOARD))
+        return f"<p>{'<br>'.join(html.escape(shown(one)) for one in words)}</p><table>{table}</table>"
 
 
 def csv_of(facts: Mapping[str, Any]) -> str:

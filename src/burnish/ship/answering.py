@@ -12,10 +12,11 @@ from burnish.errors import NoSuchName, RecipeError, nearest, shown
 from burnish.labels import SEPARATOR
 from burnish.measure.held_out import HeldOut
 from burnish.measure.held_out import sets as sets_of
+from burnish.measure.verdict import percent
 from burnish.ship.bundle import Bundle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The answer for one image, or why there is none."""
 
@@ -28,6 +29,15 @@ class Prediction:
     declined: str | None = None  # with `reject`: why no answer is given
     # With `sets`: classes that hold the true one as often as was asked, likeliest first
     set: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        """In short, for lists of many: what `to_json` tells, of what is there."""
+        told = [f"{shown(name)} {percent(one)}" for name, one in zip(self.classes, self.probabilities, strict=True)]
+        told += [] if self.labels is None else [f"said: {shown(SEPARATOR.join(self.labels)) or 'none'}"]
+        told += [] if self.set is None else [f"set: {shown(SEPARATOR.join(self.set))}"]
+        told += ["unlike the training images"] if self.unfamiliar and self.declined is None else []
+        told += [f"declined, {self.declined}"] if self.declined is not None else []
+        return f"Prediction({shown(self.path)}: {', '.join(told) or shown(str(self.problem))})"
 
     @property
     def label(self) -> str | None:

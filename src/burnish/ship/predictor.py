@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from burnish.backbones.classifier import Both
@@ -81,7 +82,7 @@ class Predictor:
         """
         return list(self.stream(images, asked=Asked(top, reject, sets, find or {})))
 
-    def probabilities(self, images: Images) -> np.ndarray:
+    def probabilities(self, images: Images) -> NDArray[np.float64]:
         """float64 [n k] in the order of `bundle.classes`, a batch at a time; raises UnreadableImage on the first bad image."""
         rows = [np.zeros((0, len(self.bundle.classes)))]
         for chunk in _chunks(listed(images), self._batch):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
+from numpy.typing import NDArray
 
 from burnish.data.looks import read_digests
 from burnish.data.sources import Data
@@ -95,7 +96,7 @@ class Result:
         """
         return predict(self.folder, images, top=top, reject=reject, sets=sets, find=find, predictor=self.predictor)
 
-    def predict_proba(self, images: Images) -> np.ndarray:
+    def predict_proba(self, images: Images) -> NDArray[np.float64]:
         """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
         return self.predictor.probabilities(images)
 
