@@ -22,10 +22,10 @@ from burnish.data.sources import require_usable
 from burnish.data.sources.assemble import class_name
 from burnish.data.sources.python import open_python
 from burnish.data.sources.scan import is_utf8
+from burnish.elsewhere import known_elsewhere
 from burnish.errors import DataError, NotEnoughData, shown
-from burnish.recipe import Recipe, known_elsewhere, parse_budget, recipe_from
+from burnish.recipe import Recipe, Settings, parse_budget, recipe_from
 from burnish.runtime import Watcher
-from burnish.settings import Settings
 
 _SETTINGS = [field for field in fields(Recipe) if field.name != "budget_seconds"]
 _IMAGES = "paths [n], or images: arrays [n h w 3] or [n h w] of uint8 or of floats from 0 to 1, or a list of them or of Pillow's"
