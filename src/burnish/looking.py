@@ -128,7 +128,7 @@ def anatomy(model: str, **settings: Any) -> Anatomy:
     settings: of the network alone, as for `fit`: arch, preprocess, image_size, pool, depth, remove, insert.
     """
     recipe = recipe_from({"model": model, **settings})
-    return taken_apart(backbone_for(recipe, sized=True))
+    return taken_apart(backbone_for(recipe))
 
 
 def methods(name: str | None = None) -> list[Method]:

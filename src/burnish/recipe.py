@@ -333,15 +333,9 @@ def recipe_from(values: dict[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
-def unused_in(recipe: Recipe, *, one_size: bool = True) -> list[str]:
-    """Settings of training that are not at their defaults, as options: of no use where nothing is trained.
-
-    one_size: whether the network is built for the image size that is asked for; else that is one of them.
-    """
-    usual, names = (
-        Recipe(),
-        [name for name in SETTINGS if SETTINGS[name].trains or (name == "image_size" and not one_size)],
-    )
+def unused_in(recipe: Recipe) -> list[str]:
+    """Settings of training that are not at their defaults, as options: of no use where nothing is trained."""
+    usual, names = Recipe(), [name for name in SETTINGS if SETTINGS[name].trains]
     return [f"--{name.replace('_', '-')}" for name in names if getattr(recipe, name) != getattr(usual, name)]
 
 

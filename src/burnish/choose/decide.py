@@ -95,10 +95,10 @@ def part_decision(material: Material) -> Decision:
     return Decision("a part of the images", why, {"used": used, "skipped": skipped})
 
 
-def idle_in(recipe: Recipe, method: Method, *, one_size: bool) -> Decision | None:
-    """Settings of the recipe that its method has no use for; one_size: whether the network is built for its image size."""
+def idle_in(recipe: Recipe, method: Method) -> Decision | None:
+    """Settings of the recipe that its method has no use for."""
     if not method.trains:
-        idle, why = unused_in(recipe, one_size=one_size), f"{recipe.method} trains nothing of the network"
+        idle, why = unused_in(recipe), f"{recipe.method} trains nothing of the network"
     elif recipe.stage_decay != Recipe().stage_decay and not learns_by_stage(method):
         idle, why = ["--stage-decay"], f"{recipe.method} has one learning rate for all stages"
     else:

@@ -22,9 +22,10 @@ from burnish.data.sources import without
 from burnish.data.split import held_together, restricted, untorn
 from burnish.errors import shown
 from burnish.labels import counts
-from burnish.recipe import Recipe
 from burnish.runtime import Watcher, cores
 from burnish.terms import Preprocess
+
+_SHARP = 224  # pixels a side of views, from which on images are kept no finer than the whole of them is seen
 
 
 def gather(
@@ -49,7 +50,7 @@ def gather(
     """
     catalog, splits, looks = dataset
     native = bench.backbone.preprocess
-    side = stored_side(catalog, _largest_crop(native, bench.recipe) / native.crop) if trains else None
+    side = stored_side(catalog, _sharp(native.size) / native.crop) if trains else None
     reader = _Reader(catalog, looks, bench, preprocess, decoded_per_second)
     fitting = _fitting_images(reader, splits, side, early, on_fitting)
     decoded = _Decoded(catalog, splits, fitting, reader.read(splits.test, None))
@@ -250,10 +251,9 @@ def _fitting_images(
     return fitting
 
 
-def _largest_crop(native: Preprocess, recipe: Recipe) -> int:
-    """Pixels a side of the largest views that training may see; a reduced JPEG holds twice the network's own size (`enough`)."""
-    asked = 0 if recipe.image_size == "auto" else recipe.image_size
-    return max(native.size, min(asked, 2 * native.size))
+def _sharp(size: int) -> int:
+    """Pixels a side of whole images for views of `size`: of small ones twice as many, since a crop shows a part of the image."""
+    return max(size, min(2 * size, _SHARP))
 
 
 def stored_side(catalog: Catalog, wanted: float) -> int:

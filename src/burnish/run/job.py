@@ -153,7 +153,7 @@ def begun(
     bench = replace(bench, rivals=() if rival is None else (rival.bundle.preprocess,))
     blank_tunable(method, bench.backbone, bench.recipe, classes=len(catalog.classes))
     balance_for(bench.recipe, catalog.labels, classes=len(catalog.classes))
-    if recipe.image_size not in ("auto", bench.backbone.preprocess.size) and not takes(bench, recipe.image_size):
+    if recipe.image_size != "auto" and not takes(bench, recipe.image_size):
         raise RecipeError(
             f"{shown(bench.backbone.name)} does not take images of {recipe.image_size} pixels; say --image-size auto"
         )
@@ -162,7 +162,7 @@ def begun(
     bench, framing = framing_for(dataset, bench, ledger)
     decisions = [*decisions, *white, *framing]
     trains = method.trains or recipe.baselines == "all"
-    idle = idle_in(recipe, method, one_size=bench.backbone.one_size)
+    idle = idle_in(recipe, method)
     if idle is not None and (method.trains or not trains):
         decisions = [*decisions, idle]
         watch.say(f"{idle.what}: {idle.why}")

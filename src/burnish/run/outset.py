@@ -188,11 +188,8 @@ def taps_for(recipe: Recipe) -> Literal["auto", "on", "off"]:
     return "on" if on_all_depths(recipe.method, recipe) else "off"
 
 
-def backbone_for(recipe: Recipe, *, sized: bool = False, on_bytes: OnBytes | None = None) -> Backbone:
-    """The pretrained network; one that takes a single image size, and with `sized` any, is made for the recipe's.
-
-    on_bytes: as for `load_backbone`.
-    """
+def backbone_for(recipe: Recipe, *, on_bytes: OnBytes | None = None) -> Backbone:
+    """The pretrained network, for images of the recipe's size if that is named; on_bytes: as for `load_backbone`."""
     settings = {
         "seed": recipe.seed,
         "drop_path": recipe.drop_path,
@@ -205,7 +202,10 @@ def backbone_for(recipe: Recipe, *, sized: bool = False, on_bytes: OnBytes | Non
     }
     tuned = is_run(recipe.model)
     backbone = backbone_of_run(recipe) if tuned else load_backbone(recipe.model, on_bytes=on_bytes, **settings)
-    resized = not tuned and (backbone.one_size or sized)
-    if resized and recipe.image_size not in ("auto", backbone.preprocess.size):
-        backbone = load_backbone(recipe.model, image_size=recipe.image_size, **settings)
+    size = recipe.image_size
+    if size not in ("auto", backbone.preprocess.size):
+        if backbone.one_size:  # is built for it
+            backbone = load_backbone(recipe.model, image_size=size, **settings)
+        else:
+            backbone = replace(backbone, preprocess=replace(backbone.preprocess, size=size))
     return backbone if recipe.crop_mode == "auto" else framed(backbone, recipe.crop_mode)

@@ -80,9 +80,7 @@ def _fits(race: Race, arm: Arm) -> bool:
 
 def _tell_idle(race: Race, arm: Arm) -> None:
     """Settings of the command that this arm has no use for."""
-    idle = idle_in(
-        race.recipe_of(arm), method_named(arm.method), one_size=race.looked[arm.model].bench.backbone.one_size
-    )
+    idle = idle_in(race.recipe_of(arm), method_named(arm.method))
     arm.idle = [] if idle is None else [idle]  # in its row: the other arms may have a use for them
 
 
