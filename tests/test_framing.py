@@ -13,7 +13,7 @@ from PIL import Image
 
 from burnish import api
 from burnish.backbones import zoo
-from burnish.choose import framing, material
+from burnish.choose import asking, material
 from burnish.choose.framing import Framing, framed, settle_framing
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench
@@ -158,15 +158,15 @@ def test_images_are_asked_while_a_small_part_of_the_time_lasts_and_as_many_as_ar
 ):
     """Of a network that takes 0.6 s for each batch, whatever its size: 2, 2, 4, 8, … images, twice each."""
     now, told = [0.0], Told()
-    real = framing.outputs
+    real = asking.outputs
 
     def slow(*args, **options):
         now[0] += 0.6
         return real(*args, **options)
 
     clock = SimpleNamespace(budget_seconds=budget, elapsed=lambda: now[0], left=lambda: budget - now[0])
-    monkeypatch.setattr(framing, "outputs", slow)
-    monkeypatch.setattr(framing, "least_seconds", lambda *_, **__: 0.0)
+    monkeypatch.setattr(asking, "outputs", slow)
+    monkeypatch.setattr(asking, "least_seconds", lambda *_, **__: 0.0)
     found, _ = asked(ends, told=told, clock=clock)
     assert found.crop_mode == mode and now[0] >= 1.2
     assert now[0] <= 0.08 * budget or (
@@ -176,7 +176,7 @@ def test_images_are_asked_while_a_small_part_of_the_time_lasts_and_as_many_as_ar
 
 
 def test_what_the_heads_will_take_is_kept_back(ends, monkeypatch):
-    monkeypatch.setattr(framing, "least_seconds", lambda *_, **__: 1e6)
+    monkeypatch.setattr(asking, "least_seconds", lambda *_, **__: 1e6)
     assert asked(ends, budget=600.0)[0] == Framing("center")
 
 
@@ -232,7 +232,7 @@ def test_classes_of_one_image_and_several_classes_an_image(ends):
 
 
 def test_weights_that_give_no_numbers_are_left_to_those_who_refuse_them(ends, monkeypatch):
-    monkeypatch.setattr(framing, "outputs", lambda trunk, images, **_: np.full((len(images[0]), 8), np.nan, np.float32))
+    monkeypatch.setattr(asking, "outputs", lambda trunk, images, **_: np.full((len(images[0]), 8), np.nan, np.float32))
     told = Told()
     assert asked(ends, told=told)[0] == Framing("center") and not told.lines
 
@@ -248,7 +248,7 @@ def test_weights_that_give_no_numbers_are_left_to_those_who_refuse_them(ends, mo
     ],
 )
 def test_what_can_be_compared(labels, classes):
-    rows, told, found = framing._comparable(labels)
+    rows, told, found = asking._comparable(labels)
     assert found == classes and len(told) == len(rows)
     assert told.ndim == 2 or not classes or set(told.tolist()) == set(range(classes))
 
