@@ -25,7 +25,7 @@ from burnish.train.features import outputs, takes_half
 
 _SHARE, _UTMOST = 0.08, 0.2  # of the time left, the second for as many images as are needed
 _FEWEST, _ENOUGH = 64, 0.5  # images, or such a share of all where there are fewer
-_AT_ONCE = 32  # images
+_AT_ONCE, _TELLING = 32, 8  # images; after how many it is known what one takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def seen_both_ways(
         now, few = bench.clock.elapsed(), len(rows) < needed(len(splits.fitting))
         took = (now - began) * min(_AT_ONCE, done) / len(chunk)  # by the next ones
         heads = 2 * least_seconds(len(rows) + _AT_ONCE, [bench.backbone.width], flop, classes=classes)
-        late = now + took + heads > (utmost if few else until) or (done >= _AT_ONCE and taken > most_seconds)
+        late = now + took + heads > (utmost if few else until) or (done >= _TELLING and taken > most_seconds)
     first, second = (np.concatenate(one) if one else np.zeros((0, 1), np.float32) for one in found)
     return Seen(np.array(rows, np.int64), first, second, late, until if now + 2 * heads < until else utmost, taken)
 

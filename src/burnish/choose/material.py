@@ -118,6 +118,7 @@ class Bench:
     store: PixelStore | None = None  # where decoded pixels are kept between runs
     heads: tuple[str, ...] = ()  # frozen methods that name a kind of head, fitted besides the usual ones
     deep: bool = False  # whether heads on all depths were asked for by name, so that memory does not forbid them
+    fine: bool = False  # whether images were asked, and want to be seen at the network's whole size
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
     # Of other models, besides the probe and the tuned one, that are to see the test images too: how they see them.
     rivals: tuple[Preprocess, ...] = ()

@@ -91,7 +91,9 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
     )
     count = fitting + test * trunks.rate / trunks.scored  # what is scored is seen in float32
     left = bench.clock.left() - costs.comparing - costs.decoding * (fitting + test) - costs.heads(fitting)
-    size = _settled_size(bench, trunks.rate, count, left, train=len(dataset.splits.train) if trains else 0)
+    size = _settled_size(
+        bench, trunks.rate, count, left, train=len(dataset.splits.train) if trains and not bench.fine else 0
+    )
     reason, spare = "", max(0.0, left)
     if size != native.size:
         reason = f"at {native.size} px all images would take {count / trunks.rate:.0f} s, and there are {spare:.0f} s for them"

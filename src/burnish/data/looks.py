@@ -151,6 +151,12 @@ def share_seen(headers: np.ndarray, preprocess: Preprocess) -> float:
     return float(np.median(np.minimum(width, height) / np.maximum(width, height))) * preprocess.crop**2
 
 
+def short_side(headers: np.ndarray) -> float:
+    """Pixels of the short side of the middle one of these images, HEADER [n]; 0 where none is known."""
+    known = headers[(headers["width"] > 0) & (headers["height"] > 0)]
+    return float(np.median(np.minimum(known["width"], known["height"]))) if len(known) else 0.0
+
+
 def seconds_a_file(catalog: Catalog, ids: np.ndarray, *, workers: int) -> float:
     """What `look_at` takes for one of many files, timed on these: by one thread and, where that is slow, by several."""
     alone, together = ids[::2], ids[1::2]

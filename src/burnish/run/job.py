@@ -56,7 +56,7 @@ from burnish.run.baselines import Earlier, earlier, earlier_baseline, earlier_co
 from burnish.run.further import tuned_before
 from burnish.run.insights import cost_of, pictures_of
 from burnish.run.journal import Record
-from burnish.run.outset import Facilities, bench_for, framing_for, taps_for, whitened
+from burnish.run.outset import Facilities, bench_for, detail_for, framing_for, taps_for, whitened
 from burnish.run.packed import save
 from burnish.run.probed import Looked, look, looked_at
 from burnish.run.trained import tune_on_the_clock
@@ -160,7 +160,8 @@ def begun(
     decisions = [*decisions, *tuned_before(bench.backbone, dataset, watch)]
     bench, white = whitened(dataset, bench, ledger)
     bench, framing = framing_for(dataset, bench, ledger)
-    decisions = [*decisions, *white, *framing]
+    bench, detail = detail_for(dataset, bench, ledger)
+    decisions = [*decisions, *white, *framing, *detail]
     trains = method.trains or recipe.baselines == "all"
     idle = idle_in(recipe, method)
     if idle is not None and (method.trains or not trains):

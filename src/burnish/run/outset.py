@@ -13,6 +13,7 @@ from burnish.backbones.hub import OnBytes, public
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.decide import Decision
+from burnish.choose.detail import Detail, as_fine, settle_detail
 from burnish.choose.framing import Framing, framed, settle_framing
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Bench
@@ -149,6 +150,19 @@ def framing_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, 
         ledger.put("framing", found.to_json())
     mode = found.crop_mode
     bench = replace(bench, backbone=framed(bench.backbone, mode), recipe=replace(bench.recipe, crop_mode=mode))
+    return bench, [] if found.decision is None else [found.decision]
+
+
+def detail_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, list[Decision]]:
+    """The bench with a network that sees images as fine as the recipe says, or as a part of them tells. Settled once (P7)."""
+    known = ledger.get("detail")
+    if known is not None:
+        found = Detail.from_json(known[0])
+    else:
+        found = settle_detail(dataset, bench)
+        ledger.put("detail", found.to_json())
+    fine = found.size > bench.backbone.preprocess.size
+    bench = replace(bench, backbone=as_fine(bench.backbone, found.size), fine=fine)
     return bench, [] if found.decision is None else [found.decision]
 
 

@@ -23,7 +23,7 @@ from burnish.record.folder import IMAGES, SPLITS
 from burnish.record.learnt import note_learnt
 from burnish.run.fetching import Fetching
 from burnish.run.further import tuned_before
-from burnish.run.outset import backbone_for, framing_for, taps_for, whitened
+from burnish.run.outset import backbone_for, detail_for, framing_for, taps_for, whitened
 from burnish.run.packed import save
 from burnish.run.probed import Looked, look, part_in
 from burnish.run.race.arms import Arm
@@ -96,7 +96,8 @@ def _look(race: Race, model: str, number: int) -> Looked:
         ledger.clock = bench.clock  # seconds of earlier sittings are counted once, by the race's own ledger
         bench, white = whitened(race.dataset, bench, ledger)
         bench, framing = framing_for(race.dataset, bench, ledger)
-        race.decisions += [replace(one, what=f"{public(model)}: {one.what}") for one in framing]
+        bench, detail = detail_for(race.dataset, bench, ledger)
+        race.decisions += [replace(one, what=f"{public(model)}: {one.what}") for one in (*framing, *detail)]
         race.decisions += white if not race.looked else []  # the same for all
         trains = any(method_named(arm.method).trains for arm in own)
         # All models see the same images: where there is no time for all of them, those that the first has time for.
