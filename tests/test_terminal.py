@@ -26,7 +26,7 @@ import burnish
 from burnish import api, cli, watching
 from burnish.choose.decide import ASKED_FOR
 from burnish.doctor import Check
-from burnish.errors import Interrupted
+from burnish.errors import Interrupted, brief
 from burnish.methods.table import METHODS
 from burnish.run import job
 from burnish.screen import print_doctor, print_methods, print_verdict
@@ -386,3 +386,12 @@ def test_methods_and_checks_fit_80_columns(capsys):
     print_doctor([Check("versions", ", ".join(f"package{number} 1.2.3" for number in range(12)))])
     told = capsys.readouterr().out.splitlines()
     assert max(map(len, told)) <= 80 and sum("package" in line for line in told) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("\n\nno kernel\nTraceback", "no kernel"), ("bad\x1b[2J device", "bad\\x1b[2J device"), (" \n", "RuntimeError")],
+)
+def test_of_an_error_of_another_library_the_first_line_stands_in_a_sentence(text, said):
+    assert brief(RuntimeError(text)) == said
+    assert len(brief(RuntimeError("long " * 100))) <= 160

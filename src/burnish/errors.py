@@ -129,6 +129,12 @@ def shown(text: str) -> str:
     )
 
 
+def brief(error: BaseException) -> str:
+    """The first line of an error of another library, short enough for a sentence, and safe in it."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0][:160]) if lines else type(error).__name__
+
+
 def pasted(path: str | Path) -> str:
     """A path as it stands in a command that is printed to be copied: quoted where a shell would take it apart."""
     return shlex.quote(shown(str(path)))

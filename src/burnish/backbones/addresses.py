@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.backbones import hub
-from burnish.backbones.weights import MAX_WEIGHTS_BYTES, brief, sha256_of
+from burnish.backbones.weights import MAX_WEIGHTS_BYTES, sha256_of
 from burnish.disk import cache_folder, locked, plain_disk_errors
-from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable
+from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, brief
 
 _TRIES = 5  # for a download, each going on where the last one broke off
 _CHUNK = 1 << 20

@@ -17,8 +17,7 @@ from burnish.backbones.graphs import Shape, channel_of, passed
 from burnish.backbones.layers import OnChannels, replace
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.stages import steps_of
-from burnish.backbones.weights import brief
-from burnish.errors import BurnishError, NoSuchName, RecipeError, nearest, shown
+from burnish.errors import BurnishError, NoSuchName, RecipeError, brief, nearest, shown
 
 DROP, INSERT = "drop", "insert"
 _FUNCTIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from burnish.errors import BadWeights, WeightsUnreachable, shown
+from burnish.errors import BadWeights, WeightsUnreachable, brief, shown
 
 MOST_TENSORS = 50_000  # no network has so many
 MAX_WEIGHTS_BYTES = 8 * 2**30  # far above any image classifier, far below what fills a disk unnoticed
@@ -234,9 +234,3 @@ def bytes_of(path: Path) -> bytes:
         return data
     except OSError as error:
         raise BadWeights(f"{shown(str(path))}: cannot be read ({error.strerror or error})") from None
-
-
-def brief(error: BaseException) -> str:
-    """The first line of an error, short enough for a sentence."""
-    text = str(error).strip() or type(error).__name__
-    return shown(text.splitlines()[0][:160])

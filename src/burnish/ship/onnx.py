@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from burnish.data.views import normalised
 from burnish.disk import plain_disk_errors, write_bytes_whole
-from burnish.errors import ModelError, RecipeError, RunError, shown
+from burnish.errors import ModelError, RecipeError, RunError, brief, shown
 from burnish.ship.bundle import Bundle
 from burnish.ship.exported import (
     PIXELS,
@@ -105,11 +105,8 @@ def _written(network: nn.Module, example: Tensor, bundle: Bundle, told: str) -> 
             assert program is not None
             model = program.model_proto
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        reason = next(
-            (line for line in str(error.__cause__ or error).splitlines() if line.strip()), type(error).__name__
-        )
         raise RunError(
-            f"PyTorch's exporter cannot write {shown(bundle.base_model)} as ONNX ({shown(reason)[:160]}); "
+            f"PyTorch's exporter cannot write {shown(bundle.base_model)} as ONNX ({brief(error.__cause__ or error)}); "
             "bundle.classifier() is a plain torch module, see docs/models.md"
         ) from error
     for name, value in (("burnish", told), ("licence", bundle.licence)):

@@ -21,7 +21,7 @@ from burnish.backbones.classifier import Both
 from burnish.backbones.frozen import fold_for_inference
 from burnish.data.pixels import enough, view
 from burnish.data.views import normalised
-from burnish.errors import BadWeights, UnreadableImage, cell, shown
+from burnish.errors import BadWeights, UnreadableImage, brief, cell
 from burnish.labels import SEPARATOR
 from burnish.measure.calibration import calibrated
 from burnish.runtime import cores
@@ -190,10 +190,9 @@ class Predictor:
             except (torch.OutOfMemoryError, torch.AcceleratorError):  # of which the package is not to blame
                 raise
             except RuntimeError as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise BadWeights(
                     f"the package's network cannot be run on its images of {self.bundle.preprocess.size} pixels "
-                    f"({shown(reason)[:160]}); it is damaged, make it again with burnish fit"
+                    f"({brief(error)}); it is damaged, make it again with burnish fit"
                 ) from None
         return self._fast
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from burnish.errors import ModelError, RecipeError, is_short_of_memory, shown
+from burnish.errors import ModelError, RecipeError, brief, is_short_of_memory, shown
 from burnish.recipe import DEVICES, is_device
 
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
@@ -128,8 +128,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         _try(device)
     except (RuntimeError, AssertionError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"device {name!r} cannot be used ({first}); see: burnish doctor") from None
+        raise RecipeError(f"device {name!r} cannot be used ({brief(error)}); see: burnish doctor") from None
     return device
 
 

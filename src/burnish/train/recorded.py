@@ -17,6 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from burnish.errors import brief
+
 VARIABLE = "BURNISH_CUDA_GRAPHS"  # "off": as usual, in each step
 _SINCE = (2, 12)  # torch's version
 _WARM_UPS = 3  # before recording: libraries choose and set up their kernels in the first ones
@@ -127,7 +129,7 @@ class Recordings:
         except torch.OutOfMemoryError:
             return self._stop("the device has no memory to record them")
         except RuntimeError as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = brief(error)
             self.refused[self._of] = why
             return self._stop(why)
         return found if same else self._stop("what was recorded gives another gradient")

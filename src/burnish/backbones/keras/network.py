@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from burnish.backbones.keras.layers import KINDS
 from burnish.backbones.keras.modules import KerasAttention, Shape
 from burnish.backbones.keras.options import Made, Unfit, Variable
+from burnish.errors import brief
 
 INPUT = "input"  # what nodes call the images
 _MOST_VALUES, _MOST_A_PIXEL = 2**25, 256  # in what one layer gives: more than both is no network for images
@@ -162,8 +163,7 @@ def steps_of(kwargs: Mapping[str, Any]) -> tuple[list[LayerStep], dict[str, tupl
                 values[own] = made.activation(given)
                 steps.append(LayerStep(outputs[own], made.activation, (own,), tuple(values[own].shape)))
         except (Unfit, RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Unfit(f"its layer {own} ({node['kind']}) {reason[:200]}") from None
+            raise Unfit(f"its layer {own} ({node['kind']}) {brief(error)}") from None
         if (
             not isinstance(values[own], Tensor)
             or values[own].ndim > 4

@@ -11,7 +11,7 @@ from burnish.archives import MAX_DATA_BYTES
 from burnish.data.catalog import Catalog
 from burnish.data.sources.python import TARGETS, open_dataset
 from burnish.disk import cache_folder
-from burnish.errors import DataError, nearest, shown
+from burnish.errors import DataError, brief, nearest, shown
 from burnish.runtime import Silent, TooMuch, unless_silent
 
 _REPOSITORY = re.compile(r"[\w\-.]{1,96}(/[\w\-.]{1,96})?")
@@ -70,7 +70,7 @@ def fetched(name: str) -> Path:
         raise DataError(f"The hub has no data set {shown(repository)}, or it needs a login (HF_TOKEN).") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise DataError(
-            f"hf:{shown(name)} is not in the cache and cannot be fetched ({_first_line(error)}). Connect to the network, or "
+            f"hf:{shown(name)} is not in the cache and cannot be fetched ({brief(error)}). Connect to the network, or "
             "give a folder."
         ) from None
 
@@ -95,7 +95,7 @@ def open_torchvision(name: str) -> Catalog:
         }
     except Exception as error:  # the network's, the disk's, the archive's
         raise DataError(
-            f"torchvision:{name} is not in {shown(str(root))} and cannot be fetched ({_first_line(error)}). Connect to the "
+            f"torchvision:{name} is not in {shown(str(root))} and cannot be fetched ({brief(error)}). Connect to the "
             "network, or give a folder."
         ) from None
     whole = ConcatDataset(list(parts.values()))
@@ -108,8 +108,3 @@ def open_torchvision(name: str) -> Catalog:
         whole.classes = list(first.classes)  # type: ignore[attr-defined]
     splits = [split for split, part in parts.items() for _ in range(len(part))]
     return open_dataset(whole, splits=splits if len(parts) > 1 else None, source=f"torchvision:{name}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return shown(lines[0])[:160] if lines else type(error).__name__

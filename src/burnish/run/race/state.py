@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from burnish.backbones.weights import brief
 from burnish.choose.decide import Decision
 from burnish.choose.ledger import Ledger
 from burnish.choose.material import Material
 from burnish.data.catalog import Catalog
-from burnish.errors import BurnishError, shown
+from burnish.errors import BurnishError, brief, shown
 from burnish.recipe import Recipe
 from burnish.record.folder import RunFolder
 from burnish.run.outset import Facilities

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from burnish.backbones.frozen import fold_for_inference
-from burnish.backbones.weights import brief
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second
 from burnish.data.views import normalised
-from burnish.errors import DataError, RecipeError, RunError, shown
+from burnish.errors import DataError, RecipeError, RunError, brief, shown
 from burnish.measure.scores import in_brief
 from burnish.run.race.arms import Arm, Score, leaderboard, simplest_of_the_best, why_chosen
 from burnish.run.race.state import Race
