@@ -35,7 +35,7 @@ from test_backbones_hostile import (
 )
 
 from burnish.archives import Zip
-from burnish.backbones.pickles import _instructions, read_torch
+from burnish.backbones.reading.pickles import _instructions, read_torch
 from burnish.errors import BadWeights
 
 # ---- the files -------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_torch_writes_such_archives_as_are_read(tmp_path):
 
 
 def test_numbers_that_tensors_share_count_once():
-    from burnish.backbones.checkpoint import numbers_in
+    from burnish.backbones.reading.checkpoint import numbers_in
 
     one = torch.zeros(10)
     assert numbers_in([one, one, torch.zeros(5)]) == 15

@@ -25,8 +25,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from burnish.backbones import weights, zoo
+from burnish.backbones import zoo
 from burnish.backbones.architectures import architecture_for_bundle, rebuild
+from burnish.backbones.reading import weights
 from burnish.backbones.torchvision_images import preprocess_of
 from burnish.backbones.torchvision_names import translated
 from burnish.data.pixels import decode, view
@@ -275,7 +276,7 @@ def test_of_two_equal_encoders_the_first_is_taken_in_every_process(tmp_path, res
     backbone = zoo.load_backbone(f"resnet18={tmp_path / 'model.pth'}")
     assert torch.equal(next(backbone.module.parameters()), resnet18.conv1.weight)
     code = (
-        "import sys, torch; from burnish.backbones import checkpoint\n"
+        "import sys, torch; from burnish.backbones.reading import checkpoint\n"
         "state, _ = checkpoint.weights_in(torch.load(sys.argv[1], weights_only=True), 'it')\n"
         "wanted = {name[17:]: value for name, value in state.items() if '_q.' in name and '_q.fc.' not in name}\n"
         "first, *rest = checkpoint.unwrapped(state)\n"

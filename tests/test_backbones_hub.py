@@ -27,7 +27,7 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http, close_session
 from test_backbones_transformers import resnet_of_transformers, small_network
 
-from burnish.backbones import addresses, weights
+from burnish.backbones.reading import addresses, weights
 from burnish.backbones.zoo import load_backbone
 from burnish.disk import MAX_JSON_BYTES
 from burnish.errors import BadWeights, ModelError, UnknownModel, WeightsUnreachable

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from burnish.backbones import hub, weights, zoo
+from burnish.backbones import zoo
+from burnish.backbones.reading import hub, weights
 from burnish.disk import read_plain_json
 from burnish.errors import BadWeights, WeightsUnreachable
 

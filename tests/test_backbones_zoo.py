@@ -15,7 +15,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from burnish.backbones import cifar, hub, timmed, weights, zoo
+from burnish.backbones import cifar, timmed, zoo
+from burnish.backbones.reading import hub, weights
 from burnish.backbones.stages import stages_of, steps_of
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights, BurnishError, ModelError, RecipeError, UnknownModel, WeightsUnreachable

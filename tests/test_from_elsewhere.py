@@ -19,9 +19,10 @@ import pytest
 import torch
 
 from burnish import api
-from burnish.backbones import pickles, timmed, weights
+from burnish.backbones import timmed
 from burnish.backbones.keras.arrays import Arrays
-from burnish.backbones.opened import open_file
+from burnish.backbones.reading import pickles, weights
+from burnish.backbones.reading.opened import open_file
 from burnish.choose.ledger import Ledger
 from burnish.disk import read_plain_json, write_bytes_whole, write_version
 from burnish.errors import BadWeights, NotARun, RunError

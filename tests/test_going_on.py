@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from burnish import api
-from burnish.backbones import weights
+from burnish.backbones.reading import weights
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import tuning as tunings
 from burnish.choose.ledger import check_origin, origin_of

@@ -13,8 +13,9 @@ from loading import features, refused
 from safetensors.torch import save_file
 from test_backbones_hostile import _small
 
-from burnish.backbones import file_images, files, recognise, zoo
+from burnish.backbones import file_images, files, zoo
 from burnish.backbones.keras import entries
+from burnish.backbones.reading import recognise
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights
 

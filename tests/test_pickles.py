@@ -16,7 +16,7 @@ from loading import features, refused, saved
 from test_backbones_hostile import _legacy, _small, _text, _torch_zip, _written
 
 from burnish.backbones import zoo
-from burnish.backbones.pickles import read_torch
+from burnish.backbones.reading.pickles import read_torch
 
 # ---- tuples and numbers ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from test_backbones_hub import (
 from test_servers import LENGTH, address_of, now_and_then
 
 from burnish import cli
-from burnish.backbones import addresses, hub, zoo
+from burnish.backbones import zoo
+from burnish.backbones.reading import addresses, hub
 from burnish.errors import BurnishError, ModelError
 
 SECRET = "hunter2"  # of a test server that asks for none

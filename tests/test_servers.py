@@ -20,7 +20,8 @@ from test_backbones_hub import (
     web,  # noqa: F401  (a fixture)
 )
 
-from burnish.backbones import addresses, hub, zoo
+from burnish.backbones import zoo
+from burnish.backbones.reading import addresses, hub
 from burnish.data.sources import named, open_source
 from burnish.errors import BurnishError, DataError, UnknownModel, WeightsUnreachable
 
@@ -108,7 +109,7 @@ def test_a_full_disk_is_no_tampering(web, tmp_path):  # noqa: F811
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from burnish.backbones import addresses; addresses.download(sys.argv[1])"
+        "from burnish.backbones.reading import addresses; addresses.download(sys.argv[1])"
     )
     environment = {**os.environ, "BURNISH_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 
 from burnish.auditing import Audit
 from burnish.backbones import zoo
-from burnish.backbones.hub import public
+from burnish.backbones.reading.hub import public
 from burnish.choose.ledger import states_of_other_versions
 from burnish.data.audit.quarantine import opened
 from burnish.data.catalog import Catalog

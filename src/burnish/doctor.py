@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from burnish.backbones.hub import told_offline, why_unreachable
+from burnish.backbones.reading.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder, require_temporary_folder
 from burnish.errors import BurnishError, RunError, shown

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from burnish.backbones import cifar, recognise, timmed, torchvisions
+from burnish.backbones import cifar, timmed, torchvisions
 from burnish.backbones.changes import changed, check_changes, numbers_in
 from burnish.backbones.keras import graph as keras
+from burnish.backbones.reading import recognise
 from burnish.backbones.spec import Backbone
 from burnish.errors import ModelError, UnknownModel, nearest, shown
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from burnish.backbones import cifar, matching, opened, timmed, torchvision_images, torchvisions
+from burnish.backbones import cifar, timmed, torchvision_images, torchvisions
+from burnish.backbones.reading import matching, opened
 from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.

@@ -10,23 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import (
-    checkpoint,
-    cifar,
-    file_images,
-    matching,
-    opened,
-    pickles,
-    recognise,
-    segmenting,
-    timmed,
-    torchvisions,
-    weights,
-)
+from burnish.backbones import cifar, file_images, segmenting, timmed, torchvisions
 from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
+from burnish.backbones.reading import checkpoint, matching, opened, pickles, recognise, weights
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision_names import Options, translated
 from burnish.backbones.transformers import clip

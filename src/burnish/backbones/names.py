@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from burnish.backbones import timmed, torchvisions, weights
+from burnish.backbones import timmed, torchvisions
+from burnish.backbones.reading import weights
 from burnish.errors import UnknownModel, nearest, shown
 
 EMBEDDED_NAMES = {

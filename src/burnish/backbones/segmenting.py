@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from burnish.backbones import recognise, timmed
+from burnish.backbones import timmed
+from burnish.backbones.reading import recognise
 
 _STRIDE = {"output_stride": 8}  # timm's word for how torchvision dilates the last two stages
 # torchvision's FCN, whose weights are at 0, 1 and 4, and DeepLab.

@@ -22,18 +22,7 @@ from pathlib import Path
 
 import torch
 
-from burnish.backbones import (
-    addresses,
-    cifar,
-    hub,
-    matching,
-    opened,
-    recognise,
-    timmed,
-    torchvision_images,
-    torchvisions,
-    weights,
-)
+from burnish.backbones import cifar, timmed, torchvision_images, torchvisions
 from burnish.backbones.architectures import (
     architecture_for_bundle,
     built,
@@ -45,6 +34,7 @@ from burnish.backbones.assembly import assembled, dropping, pooling
 from burnish.backbones.files import from_file
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
+from burnish.backbones.reading import addresses, hub, matching, opened, recognise, weights
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import operated
 from burnish.backbones.transformers import names as transformers_names

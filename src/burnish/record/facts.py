@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from burnish.backbones.hub import public
+from burnish.backbones.reading.hub import public
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench, Material
 from burnish.choose.proof import Contender, Tested

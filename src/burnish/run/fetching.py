@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from burnish.backbones.hub import public
+from burnish.backbones.reading.hub import public
 from burnish.errors import WeightsUnreachable, shown
 from burnish.runtime import Clock, Watcher, minutes
 

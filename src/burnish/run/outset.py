@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from burnish.backbones.hub import OnBytes, public
+from burnish.backbones.reading.hub import OnBytes, public
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
 from burnish.choose.decide import Decision

@@ -25,10 +25,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from burnish.backbones import weights, zoo
+from burnish.backbones import zoo
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.head import FORMS, LINEAR, is_form
 from burnish.backbones.head import made as made_head
+from burnish.backbones.reading import weights
 from burnish.backbones.spec import Backbone
 from burnish.disk import read_plain_json, write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown

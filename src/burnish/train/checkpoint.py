@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from burnish.backbones.weights import tensors_of
+from burnish.backbones.reading.weights import tensors_of
 from burnish.disk import plain_disk_errors, read_plain_json, versions_of, write_version
 from burnish.errors import BadWeights, RunError, shown
 from burnish.train.loop import Training

@@ -16,7 +16,7 @@ from burnish.backbones.keras import applications, graph, network
 from burnish.backbones.keras.arrays import Arrays, stacked
 from burnish.backbones.keras.configs import Node, Parsed, parsed
 from burnish.backbones.keras.layers import WITHOUT_EFFECT
-from burnish.backbones.opened import Opened
+from burnish.backbones.reading.opened import Opened
 from burnish.backbones.spec import Backbone
 from burnish.backbones.stages import stages_of, steps_of
 from burnish.disk import MAX_JSON_BYTES

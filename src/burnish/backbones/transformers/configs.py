@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from burnish.backbones import recognise
+from burnish.backbones.reading import recognise
 from burnish.backbones.transformers import clip, images, siglip
 from burnish.errors import UnknownModel, shown
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burnish.backbones.hub import public
+from burnish.backbones.reading.hub import public
 from burnish.choose.decide import Decision
 from burnish.choose.evidence import Evidence
 from burnish.disk import read_plain_json

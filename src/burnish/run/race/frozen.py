@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import replace
 
-from burnish.backbones.hub import public
+from burnish.backbones.reading.hub import public
 from burnish.choose.decide import idle_in, part_decision, probe_contender
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger

@@ -9,7 +9,7 @@ import math
 import time
 from dataclasses import replace
 
-from burnish.backbones.hub import public
+from burnish.backbones.reading.hub import public
 from burnish.choose.decide import Decision, tuned_contender
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger

@@ -15,7 +15,7 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import get_session, tqdm
 
-from burnish.backbones.weights import MAX_WEIGHTS_BYTES, sha256_of
+from burnish.backbones.reading.weights import MAX_WEIGHTS_BYTES, sha256_of
 from burnish.disk import MAX_JSON_BYTES
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, brief, shown
 from burnish.runtime import Silent, TooMuch, unless_silent

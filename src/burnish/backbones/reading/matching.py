@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from burnish.backbones.parts import refuse_parts
+from burnish.backbones.reading.parts import refuse_parts
 from burnish.errors import BadWeights, shown
 
 State = dict[str, Tensor]

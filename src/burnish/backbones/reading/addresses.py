@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish.backbones import hub
-from burnish.backbones.weights import MAX_WEIGHTS_BYTES, sha256_of
+from burnish.backbones.reading import hub
+from burnish.backbones.reading.weights import MAX_WEIGHTS_BYTES, sha256_of
 from burnish.disk import cache_folder, locked, plain_disk_errors
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, brief
 

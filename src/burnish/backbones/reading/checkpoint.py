@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.backbones.matching import State, without_prefix
-from burnish.backbones.weights import MOST_TENSORS
+from burnish.backbones.reading.matching import State, without_prefix
+from burnish.backbones.reading.weights import MOST_TENSORS
 from burnish.errors import BadWeights, shown
 
 # Averaged weights before the last ones: they are what such scripts evaluate.

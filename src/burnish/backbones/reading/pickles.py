@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from burnish.archives import Zip
-from burnish.backbones.instructions import LONG_TEXT, Uncallable, Unusual, globals_in
+from burnish.backbones.reading.instructions import LONG_TEXT, Uncallable, Unusual, globals_in
 from burnish.errors import BadWeights, shown
 
 # What tensors that are no plain numbers in memory ask for, and what those are.

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import safetensors.torch
 
 from burnish import archives
-from burnish.backbones import pickles, weights
+from burnish.backbones.reading import pickles, weights
 from burnish.disk import MAX_JSON_BYTES, read_plain_json
 from burnish.errors import BadWeights, UnknownModel, shown
 
