@@ -69,8 +69,8 @@ def ours(model: str, size: int, batch: int):
     import torch
 
     from burnish.backbones.classifier import Classifier
-    from burnish.backbones.fold import fold_trainable
-    from burnish.backbones.frozen import fold_for_inference
+    from burnish.backbones.fast.fold import fold_trainable
+    from burnish.backbones.fast.frozen import fold_for_inference
     from burnish.backbones.zoo import load_backbone
     from burnish.runtime import keep_freed_memory
 

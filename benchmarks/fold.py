@@ -44,8 +44,8 @@ def measure(model: str, sizes: list[int], *, keep: bool) -> dict:
     """Medians over 7 repeats after 2 warm-ups, by size and form."""
     import torch
 
-    from burnish.backbones.fold import fold_trainable
-    from burnish.backbones.frozen import fold_for_inference
+    from burnish.backbones.fast.fold import fold_trainable
+    from burnish.backbones.fast.frozen import fold_for_inference
     from burnish.backbones.zoo import load_backbone
     from burnish.runtime import keep_freed_memory
 

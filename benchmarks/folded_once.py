@@ -36,7 +36,7 @@ def measured(model: str, size: int, steps: int) -> dict:
     import torch
     from torch import nn
 
-    from burnish.backbones.fold import fold_trainable
+    from burnish.backbones.fast.fold import fold_trainable
     from burnish.backbones.zoo import load_backbone
     from burnish.train import objective as steps_of
 

@@ -23,7 +23,7 @@ def main() -> None:
 
 def one(name: str) -> dict:
     """Cross-validated and test accuracy by the precision of the features that the head was fitted on."""
-    from burnish.backbones.frozen import fold_for_inference, is_half
+    from burnish.backbones.fast.frozen import fold_for_inference, is_half
     from burnish.backbones.zoo import load_backbone
     from burnish.data.cache import read_pixels
     from burnish.data.sources import open_source

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.where import images_asked, pyramid_stays

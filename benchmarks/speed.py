@@ -81,7 +81,7 @@ def plain_training(model: str) -> dict:
 def burnish(model: str) -> dict:
     import torch
 
-    from burnish.backbones.frozen import fold_for_inference
+    from burnish.backbones.fast.frozen import fold_for_inference
     from burnish.runtime import keep_freed_memory
     from burnish.train.features import takes_half
     from burnish.train.parts import parts_for_training

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped
 from burnish.backbones.zoo import load_backbone

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish import api
-from burnish.backbones.frozen import FastForm
+from burnish.backbones.fast.frozen import FastForm
 from burnish.choose import plan
 from burnish.choose.answers import logits_of
 from burnish.choose.features import plain_at

@@ -1,4 +1,4 @@
-"""Promises of backbones.cut: two halves that are the whole, made of the trunk's own layers, or None."""
+"""Promises of backbones.fast.cut: two halves that are the whole, made of the trunk's own layers, or None."""
 
 import copy
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from burnish.backbones.classifier import Classifier
-from burnish.backbones.cut import Cut, cut
+from burnish.backbones.fast.cut import Cut, cut
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.zoo import load_backbone
 from burnish.train.parts import UpperForm, parts_for_training

@@ -1,4 +1,4 @@
-"""Promises of backbones.fold: the same function, the same gradients, the same names; only faster."""
+"""Promises of backbones.fast.fold: the same function, the same gradients, the same names; only faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from burnish.backbones import fold, frozen, zoo
+from burnish.backbones import zoo
+from burnish.backbones.fast import fold, frozen
 
 torch.set_num_threads(1)
 

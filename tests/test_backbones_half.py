@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from burnish.backbones import half
-from burnish.backbones.frozen import fold_for_inference, is_half
-from burnish.backbones.half import HALF_TOLERANCE, Depthwise, FoldedDepthwise, fold_trainable_half, has_fast_half
+from burnish.backbones.fast import half
+from burnish.backbones.fast.frozen import fold_for_inference, is_half
+from burnish.backbones.fast.half import HALF_TOLERANCE, Depthwise, FoldedDepthwise, fold_trainable_half, has_fast_half
 from burnish.backbones.zoo import load_backbone
 
 needs_half = pytest.mark.skipif(not has_fast_half(), reason="this processor does not multiply bfloat16 in hardware")
@@ -66,7 +66,7 @@ def test_half_features_are_near_float32_at_every_size_and_batch(name):
 
 
 def test_without_the_hardware_nothing_is_half(monkeypatch):
-    from burnish.backbones import frozen
+    from burnish.backbones.fast import frozen
 
     monkeypatch.setattr(frozen, "has_fast_half", lambda: False)
     monkeypatch.setattr(half, "has_fast_half", lambda: False)
@@ -79,7 +79,7 @@ def test_without_the_hardware_nothing_is_half(monkeypatch):
 
 @needs_half
 def test_a_half_form_that_is_wrong_is_not_used(monkeypatch):
-    from burnish.backbones import frozen
+    from burnish.backbones.fast import frozen
 
     backbone = load_backbone("random:test_efficientnet")
     images = torch.rand(2, 3, 64, 64)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from burnish import api
 from burnish.backbones import zoo
-from burnish.backbones.cut import cut
-from burnish.backbones.fold import fold_trainable, folded_count
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.cut import cut
+from burnish.backbones.fast.fold import fold_trainable, folded_count
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.keras import applications
 from burnish.backbones.keras.layers import KINDS, WITHOUT_WEIGHTS
 from burnish.backbones.taps import tapped

@@ -11,8 +11,8 @@ from torch import nn
 from burnish.backbones import architectures, zoo
 from burnish.backbones.blocks import blocks_of
 from burnish.backbones.changes import changed, check_changes
-from burnish.backbones.fold import TOLERANCE, agree
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.fold import TOLERANCE, agree
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.taps import Taps, tapped, tapped_as, with_taps
 from burnish.errors import ModelError, UnknownModel

@@ -16,8 +16,8 @@ from torch import nn
 import burnish
 from burnish.backbones import torchvision_images, torchvisions
 from burnish.backbones.architectures import architecture_for_bundle, rebuild
-from burnish.backbones.cut import cut
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.cut import cut
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.zoo import load_backbone, models
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable
 

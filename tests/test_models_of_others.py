@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from burnish.backbones.architectures import architecture_for_bundle, rebuild
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights, UnknownModel
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.data.audit.findings import Finding, counted, in_order, in_words
 from burnish.data.audit.labels import label_findings, outlier_findings

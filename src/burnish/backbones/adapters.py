@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from burnish.backbones.graphs import graphed
+from burnish.backbones.fast.graphs import graphed
 
 ADAPTERS, PROMPTS = "adapters", "prompts"
 FORMS = ("post", "parallel")

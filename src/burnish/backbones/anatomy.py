@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from burnish.backbones.fold import evaluated
-from burnish.backbones.graphs import shapes_of
+from burnish.backbones.fast.fold import evaluated
+from burnish.backbones.fast.graphs import shapes_of
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import depths, removable
 from burnish.uncompiled import DispatchMode

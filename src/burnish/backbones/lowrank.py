@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.backbones.fold import convolved, emptied
+from burnish.backbones.fast.fold import convolved, emptied
 from burnish.backbones.layers import replace
 
 DOWN = ".low_down"  # how the names of A end

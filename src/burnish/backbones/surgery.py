@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.backbones.blocks import blocks_of
-from burnish.backbones.graphs import Shape, channel_of, passed
+from burnish.backbones.fast.graphs import Shape, channel_of, passed
 from burnish.backbones.layers import OnChannels, replace
 from burnish.backbones.spec import Backbone, Stage
 from burnish.backbones.stages import steps_of

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from burnish.backbones.blocks import blocks_above
-from burnish.backbones.fold import agree, evaluated
-from burnish.backbones.graphs import channel_of, graphed, shapes_of
+from burnish.backbones.fast.fold import agree, evaluated
+from burnish.backbones.fast.graphs import channel_of, graphed, shapes_of
 from burnish.backbones.spec import Backbone
 
 KIND = "taps"

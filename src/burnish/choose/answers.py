@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from burnish.backbones.classifier import Both, Classifier
-from burnish.backbones.frozen import FastForm, fold_for_inference
+from burnish.backbones.fast.frozen import FastForm, fold_for_inference
 from burnish.choose.material import Bench
 from burnish.data.cache import Rows
 from burnish.data.views import normalised

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import tapped
 from burnish.choose.decide import Decision

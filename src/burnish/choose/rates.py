@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import objective_of
 from burnish.choose.material import Bench, Material, views_of

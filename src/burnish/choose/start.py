@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.choose.material import Bench, Material, views_of
 from burnish.choose.plan import EPOCHS_WANTED, Plan
 from burnish.choose.probing import Probes

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.backbones.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat_width, tapped
 from burnish.choose.material import Bench

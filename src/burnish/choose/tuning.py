@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from burnish.backbones.classifier import Classifier
-from burnish.backbones.frozen import FastForm
+from burnish.backbones.fast.frozen import FastForm
 from burnish.backbones.lowrank import DOWN, merged
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import objective_of

@@ -11,7 +11,7 @@ from torch import nn
 from burnish.backbones.adapters import ADAPTERS, FORMS
 from burnish.backbones.blocks import blocks_above, blocks_of
 from burnish.backbones.changes import changed
-from burnish.backbones.graphs import channel_of, passed
+from burnish.backbones.fast.graphs import channel_of, passed
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.spec import Backbone
 from burnish.errors import ModelError, RecipeError, shown

@@ -10,7 +10,7 @@ import torch
 from burnish.backbones.adapters import PROMPTS
 from burnish.backbones.blocks import blocks_above
 from burnish.backbones.changes import changed
-from burnish.backbones.graphs import passed
+from burnish.backbones.fast.graphs import passed
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.spec import Backbone
 from burnish.errors import ModelError, RecipeError

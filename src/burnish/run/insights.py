@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from burnish.backbones.anatomy import macs_of
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.choose.features import plain_at
 from burnish.choose.limits import Sample, features_of
 from burnish.choose.material import Bench, Material

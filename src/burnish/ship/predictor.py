@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from burnish.backbones.classifier import Both
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.data.pixels import enough, view
 from burnish.data.views import normalised
 from burnish.errors import BadWeights, UnreadableImage, brief, cell

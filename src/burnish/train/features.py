@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from burnish.backbones.half import has_fast_half
+from burnish.backbones.fast.half import has_fast_half
 from burnish.data.cache import Rows
 from burnish.data.views import normalised
 from burnish.terms import Preprocess
@@ -93,7 +93,7 @@ def batched(images: Rows, *, batch: int = BATCH) -> Iterator[np.ndarray]:
 
 
 def autocast(device: torch.device, half: bool) -> torch.autocast:
-    """bfloat16 for what gains by it, with float32 weights. On a CPU this is for training alone: see `backbones.half`."""
+    """bfloat16 for what gains by it, with float32 weights. On a CPU this is for training alone: see `backbones.fast.half`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from burnish.backbones.fold import folded_once
+from burnish.backbones.fast.fold import folded_once
 from burnish.backbones.layers import is_drop_path
 from burnish.runtime import draws
 from burnish.train.features import autocast

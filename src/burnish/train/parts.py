@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from burnish.backbones.classifier import Classifier
-from burnish.backbones.cut import cut
-from burnish.backbones.fold import fold_trainable
-from burnish.backbones.frozen import FastForm, fold_for_inference
-from burnish.backbones.half import fold_trainable_half
+from burnish.backbones.fast.cut import cut
+from burnish.backbones.fast.fold import fold_trainable
+from burnish.backbones.fast.frozen import FastForm, fold_for_inference
+from burnish.backbones.fast.half import fold_trainable_half
 from burnish.backbones.layers import is_drop_path
 from burnish.backbones.spec import Backbone
 from burnish.backbones.surgery import InsertedDropout

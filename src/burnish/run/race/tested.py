@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.choose.proof import Contender, put_to_test
 from burnish.choose.survey import images_per_second
 from burnish.data.views import normalised

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from burnish.backbones.fold import TOLERANCE
-from burnish.backbones.graphs import defaults
+from burnish.backbones.fast.fold import TOLERANCE
+from burnish.backbones.fast.graphs import defaults
 from burnish.backbones.spec import Stage
 
 

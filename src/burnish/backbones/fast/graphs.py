@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from burnish.backbones.fold import evaluated
+from burnish.backbones.fast.fold import evaluated
 
 
 class _Tracer(fx.Tracer):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.backbones.fold import (
+from burnish.backbones.fast.fold import (
     FUSED,
     Pair,
     convolved,
@@ -25,7 +25,7 @@ from burnish.backbones.fold import (
     pairs_of,
     same,
 )
-from burnish.backbones.half import HALF_TOLERANCE, has_fast_half
+from burnish.backbones.fast.half import HALF_TOLERANCE, has_fast_half
 from burnish.backbones.layers import replace
 
 _SCALARS = {"hardtanh": [0.0, 6.0]}  # what oneDNN's activations take besides the value

@@ -1,0 +1,6 @@
+"""The same function sooner: how a network is folded, packed, traced and cut; no value that it gives changes beyond rounding.
+
+fold    frozen BatchNorm inside the convolution before it    frozen  the fast form for the CPU, weights packed once
+half    bfloat16, and where the processor has it             graphs  a forward pass as a graph of chosen layers
+cut     what is frozen runs once an image, what learns runs each step
+"""
