@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from burnish.backbones.changing.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.fast.frozen import fold_for_inference
-from burnish.backbones.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.where import pyramid_stays
 from burnish.data.cache import Rows, read_pixels

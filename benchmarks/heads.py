@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from burnish.backbones.changing.taps import tapped
 from burnish.backbones.fast.frozen import fold_for_inference
-from burnish.backbones.taps import tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.data.cache import Rows, read_pixels
 from burnish.data.sources import open_source

@@ -1,4 +1,4 @@
-"""Heads that see where in the image something is (the pyramid of `backbones.taps`), against heads that do not.
+"""Heads that see where in the image something is (the pyramid of `backbones.changing.taps`), against heads that do not.
 
     python benchmarks/pyramid.py signs.csv caltech101.csv [--sizes 224 128] [--moved] > benchmarks/results/pyramid.json
 
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from burnish.backbones.changing.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.fast.frozen import fold_for_inference
-from burnish.backbones.taps import PYRAMID_AT_MOST, flat_width, tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.where import images_asked, pyramid_stays
 from burnish.data.cache import Rows, read_pixels

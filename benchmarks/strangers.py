@@ -29,8 +29,8 @@ from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from burnish.backbones.changing.taps import tapped
 from burnish.backbones.fast.frozen import fold_for_inference
-from burnish.backbones.taps import tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.data.cache import Rows, read_pixels
 from burnish.data.catalog import Catalog

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from burnish.backbones.changing.taps import tapped
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.data.cache import read_pixels
 from burnish.data.sources import open_source

@@ -14,7 +14,7 @@ from pretended import pretended
 
 import burnish
 from burnish import api
-from burnish.backbones import taps
+from burnish.backbones.changing import taps
 from burnish.backbones.zoo import load_backbone
 from burnish.choose.rates import Rates
 from burnish.data.views import Augmentation

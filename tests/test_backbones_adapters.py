@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from burnish.backbones import lowrank
-from burnish.backbones.adapters import Bottleneck, with_adapters, with_prompts
-from burnish.backbones.lowrank import LowRank, merged
+from burnish.backbones.changing import lowrank
+from burnish.backbones.changing.adapters import Bottleneck, with_adapters, with_prompts
+from burnish.backbones.changing.lowrank import LowRank, merged
 from burnish.train.averaging import between
 
 

@@ -8,7 +8,7 @@ from test_methods import a_head, images_for, trained
 from torch import nn
 
 from burnish.backbones import zoo
-from burnish.backbones.surgery import operated
+from burnish.backbones.changing.surgery import operated
 from burnish.errors import RecipeError
 from burnish.methods.table import METHODS
 from burnish.recipe import Recipe

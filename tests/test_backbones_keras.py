@@ -14,12 +14,12 @@ from PIL import Image
 
 from burnish import api
 from burnish.backbones import zoo
+from burnish.backbones.changing.taps import tapped
 from burnish.backbones.fast.cut import cut
 from burnish.backbones.fast.fold import fold_trainable, folded_count
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.keras import applications
 from burnish.backbones.keras.layers import KINDS, WITHOUT_WEIGHTS
-from burnish.backbones.taps import tapped
 from burnish.data.pixels import decode, view
 from burnish.data.views import normalised
 from burnish.errors import BadWeights, ModelError, RecipeError, UnknownModel

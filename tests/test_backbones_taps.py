@@ -1,4 +1,4 @@
-"""Promises of backbones.taps, and of the changes that travel with a package."""
+"""Promises of backbones.changing.taps, and of the changes that travel with a package."""
 
 import copy
 from dataclasses import replace
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from burnish.backbones import architectures, zoo
-from burnish.backbones.blocks import blocks_of
-from burnish.backbones.changes import changed, check_changes
+from burnish.backbones.changing.blocks import blocks_of
+from burnish.backbones.changing.changes import changed, check_changes
+from burnish.backbones.changing.taps import Taps, tapped, tapped_as, with_taps
 from burnish.backbones.fast.fold import TOLERANCE, agree
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone, Stage
-from burnish.backbones.taps import Taps, tapped, tapped_as, with_taps
 from burnish.errors import ModelError, UnknownModel
 from burnish.terms import Preprocess
 

@@ -10,11 +10,11 @@ import timm
 import torch
 from torch import nn
 
-from burnish.backbones.blocks import blocks_of
+from burnish.backbones.changing.blocks import blocks_of
+from burnish.backbones.changing.lowrank import LowRank, merged
+from burnish.backbones.changing.taps import tapped
 from burnish.backbones.classifier import Classifier
-from burnish.backbones.lowrank import LowRank, merged
 from burnish.backbones.spec import Backbone, Stage
-from burnish.backbones.taps import tapped
 from burnish.backbones.zoo import load_backbone
 from burnish.data.views import Augmentation
 from burnish.errors import RecipeError

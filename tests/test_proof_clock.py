@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from burnish import api, imports, uncompiled
-from burnish.backbones.anatomy import macs_of
+from burnish.backbones.changing.anatomy import macs_of
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import answers, mirroring, proof, survey
 from burnish.choose.ledger import Ledger

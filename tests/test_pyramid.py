@@ -10,10 +10,10 @@ from PIL import Image
 
 from burnish import api
 from burnish.backbones import zoo
-from burnish.backbones.changes import changed, check_changes
+from burnish.backbones.changing.changes import changed, check_changes
+from burnish.backbones.changing.taps import PYRAMID_AT_MOST, differences, flat, flat_width, tapped, tapped_as
 from burnish.backbones.fast.fold import TOLERANCE, agree
 from burnish.backbones.fast.frozen import fold_for_inference
-from burnish.backbones.taps import PYRAMID_AT_MOST, differences, flat, flat_width, tapped, tapped_as
 from burnish.choose.decide import probe_decisions
 from burnish.choose.probing import settle_where
 from burnish.choose.where import worse_by

@@ -17,7 +17,8 @@ import pytest
 
 import burnish
 from burnish import api
-from burnish.backbones import taps, zoo
+from burnish.backbones import zoo
+from burnish.backbones.changing import taps
 from burnish.choose.ledger import probes_from
 from burnish.errors import NotARun, UnknownModel
 

@@ -13,10 +13,10 @@ from torch import nn
 from burnish import api, cli
 from burnish.backbones import head as heads
 from burnish.backbones import zoo
-from burnish.backbones.anatomy import anatomy
-from burnish.backbones.changes import check_changes
+from burnish.backbones.changing.anatomy import anatomy
+from burnish.backbones.changing.changes import check_changes
+from burnish.backbones.changing.surgery import InsertedDropout, depths, operated, removable
 from burnish.backbones.classifier import Classifier
-from burnish.backbones.surgery import InsertedDropout, depths, operated, removable
 from burnish.errors import ModelError, NoSuchName, NotARun, RecipeError, RunError, UnknownModel
 from burnish.methods.base import Head
 from burnish.methods.table import METHODS

@@ -10,8 +10,8 @@ from typing import Any
 
 from burnish.auditing import Audit, run_audit
 from burnish.backbones import zoo
-from burnish.backbones.anatomy import Anatomy
-from burnish.backbones.anatomy import anatomy as taken_apart
+from burnish.backbones.changing.anatomy import Anatomy
+from burnish.backbones.changing.anatomy import anatomy as taken_apart
 from burnish.backbones.zoo import ModelRow
 from burnish.data.audit.findings import csv_of
 from burnish.data.audit.quarantine import opened

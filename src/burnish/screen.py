@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish.auditing import Audit
-from burnish.backbones.anatomy import Anatomy
+from burnish.backbones.changing.anatomy import Anatomy
 from burnish.backbones.zoo import ModelRow
 from burnish.choose.decide import ASKED_FOR, STOPPED
 from burnish.choose.signals import NOTHING

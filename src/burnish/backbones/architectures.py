@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.backbones import cifar, timmed, torchvisions
-from burnish.backbones.changes import changed, check_changes, numbers_in
+from burnish.backbones.changing.changes import changed, check_changes, numbers_in
 from burnish.backbones.keras import graph as keras
 from burnish.backbones.reading import recognise
 from burnish.backbones.spec import Backbone

@@ -31,12 +31,12 @@ from burnish.backbones.architectures import (
     refuse_few,
 )
 from burnish.backbones.assembly import assembled, dropping, pooling
+from burnish.backbones.changing.surgery import operated
 from burnish.backbones.files import from_file
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
 from burnish.backbones.reading import addresses, hub, matching, opened, recognise, weights
 from burnish.backbones.spec import Backbone
-from burnish.backbones.surgery import operated
 from burnish.backbones.transformers import names as transformers_names
 from burnish.disk import expanded, read_plain_json
 from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown

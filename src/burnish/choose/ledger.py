@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from burnish.backbones.changes import check_changes
+from burnish.backbones.changing.changes import check_changes
+from burnish.backbones.changing.taps import tapped_as
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import tapped_as
 from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
 from burnish.disk import read_plain_json, write_whole

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from burnish.backbones.changing.taps import tapped
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import tapped
 from burnish.choose.decide import Decision
 from burnish.choose.material import Bench
 from burnish.choose.survey import images_per_second

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from burnish.backbones.changing.taps import KIND as TAPS
+from burnish.backbones.changing.taps import flat, flat_width
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import KIND as TAPS
-from burnish.backbones.taps import flat, flat_width
 from burnish.choose.familiar import frozen_familiarity
 from burnish.choose.features import Seen, fitting_features
 from burnish.choose.material import Bench, Material

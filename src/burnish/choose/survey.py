@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from burnish.backbones.changing.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat_width, tapped
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.backbones.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat_width, tapped
 from burnish.choose.material import Bench
 from burnish.choose.sizes import sizes_up_to, takes
 from burnish.choose.where import images_asked

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from burnish.backbones.changing.lowrank import DOWN, merged
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.fast.frozen import FastForm
-from burnish.backbones.lowrank import DOWN, merged
 from burnish.backbones.spec import Backbone
 from burnish.choose.aim import objective_of
 from burnish.choose.answers import logits_of

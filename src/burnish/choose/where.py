@@ -1,4 +1,4 @@
-"""Whether heads are to see where in the image something is: the pyramid of `backbones.taps`, asked of some of the images."""
+"""Whether heads are to see where in the image something is: the pyramid of `changing.taps`, asked of some of the images."""
 
 from __future__ import annotations
 

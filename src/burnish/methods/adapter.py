@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from burnish.backbones.adapters import ADAPTERS, FORMS
-from burnish.backbones.blocks import blocks_above, blocks_of
-from burnish.backbones.changes import changed
+from burnish.backbones.changing.adapters import ADAPTERS, FORMS
+from burnish.backbones.changing.blocks import blocks_above, blocks_of
+from burnish.backbones.changing.changes import changed
 from burnish.backbones.fast.graphs import channel_of, passed
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.spec import Backbone

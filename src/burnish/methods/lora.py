@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from burnish.backbones.changing.lowrank import LowRank
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.layers import replace
-from burnish.backbones.lowrank import LowRank
 from burnish.backbones.spec import Backbone
 from burnish.errors import RecipeError, nearest, shown
 from burnish.methods.base import (

@@ -45,7 +45,7 @@ class MultiProbe:
     Head2Toe, Evci et al. 2022, arXiv:2201.03529, with principal coordinates and cross-validated shrinkage in place of
     its group lasso. It costs one pass as the probe does; of networks wider than 10,240 features in all, every second,
     third, … block is used. The maps of the last blocks are also compared by halves and quarters, unless cross-validation on
-    some of the images finds that clearly worse (`backbones.taps`). It is averaged with the head of `probe` where cross-validation
+    some of the images finds that clearly worse (`changing.taps`). It is averaged with the head of `probe` where cross-validation
     likes that better (`methods.pooled`). keep: a linear head looks at this share of the features, those that one on all of
     them leans on most; with shrinkage all of them have done better (docs/methods.md).
     """

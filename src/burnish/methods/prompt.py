@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from burnish.backbones.adapters import PROMPTS
-from burnish.backbones.blocks import blocks_above
-from burnish.backbones.changes import changed
+from burnish.backbones.changing.adapters import PROMPTS
+from burnish.backbones.changing.blocks import blocks_above
+from burnish.backbones.changing.changes import changed
 from burnish.backbones.fast.graphs import passed
 from burnish.backbones.layers import freeze as freeze_layers
 from burnish.backbones.spec import Backbone

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from burnish.backbones import adapters, taps
 from burnish.backbones.assembly import assembled, dropping, pooling
+from burnish.backbones.changing import adapters, taps
+from burnish.backbones.changing.surgery import operated
 from burnish.backbones.reading.weights import sha256_of
 from burnish.backbones.spec import Backbone
-from burnish.backbones.surgery import operated
 from burnish.backbones.zoo import is_name
 from burnish.choose.decide import Decision
 from burnish.data.contents import is_redrawn

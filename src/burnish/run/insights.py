@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from burnish.backbones.anatomy import macs_of
+from burnish.backbones.changing.anatomy import macs_of
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.choose.features import plain_at
 from burnish.choose.limits import Sample, features_of

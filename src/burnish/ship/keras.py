@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from burnish.backbones.changing.surgery import DROP
+from burnish.backbones.changing.taps import KIND as TAPS
 from burnish.backbones.head import NEIGHBOURS, CosineHead, LinearHead, MlpHead
 from burnish.backbones.keras import applications, graph, network
 from burnish.backbones.keras.layers import DROPPING, KINDS, WITHOUT_EFFECT
-from burnish.backbones.surgery import DROP
-from burnish.backbones.taps import KIND as TAPS
 from burnish.disk import plain_disk_errors
 from burnish.errors import RecipeError, shown
 from burnish.ship.bundle import Bundle
@@ -219,7 +219,7 @@ class _Writer:
         return result
 
     def _tapped(self, features: Any, taps: Mapping[str, Any]) -> Any:
-        """Features and the pooled outputs of blocks, as `backbones.taps` joins them."""
+        """Features and the pooled outputs of blocks, as `changing.taps` joins them."""
         layers, parts, where = self.keras.layers, [features], []
         by_segment = {place.segment: place.leaves for place in self.given.values()}
         pyramid = taps.get("pyramid") or [0] * len(taps["layers"])
@@ -235,7 +235,7 @@ class _Writer:
         return layers.Concatenate(name="taps")([*parts, *where])
 
     def _differences(self, maps: Any, name: str, scale: float) -> list[Any]:
-        """Halves and diagonals of maps [b h w c] against each other, as `backbones.taps.differences` has them, times scale."""
+        """Halves and diagonals of maps [b h w c] against each other, as `changing.taps.differences` has them, times scale."""
         layers = self.keras.layers
         height, width = maps.shape[1:3]
         above, beside = (height // 2, width // 2)  # what is cut off: halves of an odd side share its middle

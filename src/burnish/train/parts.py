@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from burnish.backbones.changing.surgery import InsertedDropout
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.fast.cut import cut
 from burnish.backbones.fast.fold import fold_trainable
@@ -14,7 +15,6 @@ from burnish.backbones.fast.frozen import FastForm, fold_for_inference
 from burnish.backbones.fast.half import fold_trainable_half
 from burnish.backbones.layers import is_drop_path
 from burnish.backbones.spec import Backbone
-from burnish.backbones.surgery import InsertedDropout
 
 
 @dataclass(frozen=True)

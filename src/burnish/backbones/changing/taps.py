@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from burnish.backbones.blocks import blocks_above
+from burnish.backbones.changing.blocks import blocks_above
 from burnish.backbones.fast.fold import agree, evaluated
 from burnish.backbones.fast.graphs import channel_of, graphed, shapes_of
 from burnish.backbones.spec import Backbone

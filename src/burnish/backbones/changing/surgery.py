@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from burnish.backbones.blocks import blocks_of
+from burnish.backbones.changing.blocks import blocks_of
 from burnish.backbones.fast.graphs import Shape, channel_of, passed
 from burnish.backbones.layers import OnChannels, replace
 from burnish.backbones.spec import Backbone, Stage

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import adapters, surgery, taps
+from burnish.backbones.changing import adapters, surgery, taps
 from burnish.errors import ModelError, UnknownModel, nearest, shown
 
 _MOST_LAYERS = 4096

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from burnish.backbones.changing.surgery import depths, removable
 from burnish.backbones.fast.fold import evaluated
 from burnish.backbones.fast.graphs import shapes_of
 from burnish.backbones.spec import Backbone
-from burnish.backbones.surgery import depths, removable
 from burnish.uncompiled import DispatchMode
 
 
