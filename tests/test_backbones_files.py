@@ -28,8 +28,8 @@ from torch import nn
 from burnish.backbones import zoo
 from burnish.backbones.architectures import architecture_for_bundle, rebuild
 from burnish.backbones.reading import weights
-from burnish.backbones.torchvision_images import preprocess_of
-from burnish.backbones.torchvision_names import translated
+from burnish.backbones.torchvision.images import preprocess_of
+from burnish.backbones.torchvision.names import translated
 from burnish.data.pixels import decode, view
 from burnish.data.views import normalised
 from burnish.errors import BadWeights, RecipeError, UnknownModel

@@ -14,10 +14,11 @@ from test_backbones_hub import web as web
 from torch import nn
 
 import burnish
-from burnish.backbones import torchvision_images, torchvisions
 from burnish.backbones.architectures import architecture_for_bundle, rebuild
 from burnish.backbones.fast.cut import cut
 from burnish.backbones.fast.frozen import fold_for_inference
+from burnish.backbones.torchvision import images as torchvision_images
+from burnish.backbones.torchvision import networks as torchvisions
 from burnish.backbones.zoo import load_backbone, models
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable
 

@@ -17,6 +17,15 @@ ORDER = (
     "reports", "ship", "use", "auditing", "run", "looking", "api", "sklearn", "doctor", "screen", "verbs", "cli", "__main__",
 )  # fmt: skip
 STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}
+# The same inside backbones, whose own rooms and modules these are.
+ORDER_OF_BACKBONES = (
+    "spec", "layers", "stages", "head", "classifier", "reading", "fast", "changing", "timmed", "cifar", "torchvision",
+    "transformers", "keras", "architectures", "assembly", "names", "segmenting", "file_images", "files", "zoo",
+)  # fmt: skip
+STRANGERS_OF_BACKBONES = {
+    frozenset({"reading", "fast"}), frozenset({"reading", "changing"}), frozenset({"torchvision", "keras"}),
+    frozenset({"transformers", "keras"}),
+}  # fmt: skip
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -24,16 +33,17 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def own_imports(tree: ast.AST) -> set[str]:
-    found = set()
+def own_imports(tree: ast.AST, of: str = "burnish") -> set[str]:
+    """The rooms of that package, and modules that are in none, that are imported anywhere in a module."""
+    rooms = set()
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module] if node.module != "burnish" else [f"burnish.{alias.name}" for alias in node.names]
+            names = [node.module] if node.module != of else [f"{of}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("burnish.")}
-    return found - {"__version__"}
+        rooms |= {name.removeprefix(f"{of}.").split(".")[0] for name in names if name.startswith(f"{of}.")}
+    return rooms - {"__version__"}
 
 
 def wanted(path: Path) -> set[str]:
@@ -53,6 +63,30 @@ def test_imports_go_down_the_list_of_rooms(path):
     for other in own_imports(ast.parse(path.read_text(encoding="utf-8"))):
         assert ORDER.index(other) <= ORDER.index(here), f"{here} imports {other}"
         assert frozenset({here, other}) not in STRANGERS, f"{here} must not know {other}"
+
+
+OF_BACKBONES = sorted(path for path in (ROOT / "backbones").rglob("*.py") if path != ROOT / "backbones/__init__.py")
+
+
+@pytest.mark.parametrize("path", OF_BACKBONES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_inside_backbones_imports_go_down_the_list_of_its_rooms(path):
+    here = path.relative_to(ROOT / "backbones").parts[0].removesuffix(".py")
+    for other in own_imports(ast.parse(path.read_text(encoding="utf-8")), "burnish.backbones"):
+        assert ORDER_OF_BACKBONES.index(other) <= ORDER_OF_BACKBONES.index(here), f"{here} imports {other}"
+        assert frozenset({here, other}) not in STRANGERS_OF_BACKBONES, f"{here} must not know {other}"
+
+
+def test_each_room_says_what_it_is_for_and_names_its_modules():
+    """The list of a room's modules is the first that a reader sees of it, and is kept by hand."""
+    told = {
+        path: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for path in ROOT.glob("backbones/**/__init__.py")
+    }
+    for path, words in told.items():
+        inside = {one.stem for one in path.parent.glob("*.py")} | {
+            one.parent.name for one in path.parent.glob("*/__init__.py")
+        }
+        assert not [name for name in inside - {"__init__"} if name not in words.split()], path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

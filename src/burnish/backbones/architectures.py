@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from burnish.backbones import cifar, timmed, torchvisions
+from burnish.backbones import cifar, timmed
 from burnish.backbones.changing.changes import changed, check_changes, numbers_in
 from burnish.backbones.keras import graph as keras
 from burnish.backbones.reading import recognise
 from burnish.backbones.spec import Backbone
+from burnish.backbones.torchvision import networks as torchvisions
 from burnish.errors import ModelError, UnknownModel, nearest, shown
 
 _SMALL_PIXELS = 64  # enough for all but fixed-size networks, and quick

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from burnish.backbones import cifar, timmed, torchvision_images, torchvisions
+from burnish.backbones import cifar, timmed
 from burnish.backbones.reading import matching, opened
+from burnish.backbones.torchvision import images as torchvision_images
+from burnish.backbones.torchvision import networks as torchvisions
 from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.

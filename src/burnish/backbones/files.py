@@ -10,14 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import cifar, file_images, segmenting, timmed, torchvisions
+from burnish.backbones import cifar, file_images, segmenting, timmed
 from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
 from burnish.backbones.reading import checkpoint, matching, opened, pickles, recognise, weights
 from burnish.backbones.spec import Backbone
-from burnish.backbones.torchvision_names import Options, translated
+from burnish.backbones.torchvision import networks as torchvisions
+from burnish.backbones.torchvision.names import Options, translated
 from burnish.backbones.transformers import clip
 from burnish.backbones.transformers import configs as transformers_configs
 from burnish.backbones.transformers import names as transformers_names

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from burnish.backbones import timmed, torchvisions
+from burnish.backbones import timmed
 from burnish.backbones.reading import weights
+from burnish.backbones.torchvision import networks as torchvisions
 from burnish.errors import UnknownModel, nearest, shown
 
 EMBEDDED_NAMES = {

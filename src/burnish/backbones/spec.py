@@ -41,7 +41,7 @@ class Backbone:
     source: str  # "embedded", "hub", "file PATH" or "random"
     architecture: dict[str, Any] = field(default_factory=dict)  # what `architectures.built` makes the module from
     one_size: bool = False  # whether it takes images of preprocess.size alone, as most transformers do
-    changes: tuple[dict[str, Any], ...] = ()  # what was done to the architecture, as `backbones.changing.changes` reads it
+    changes: tuple[dict[str, Any], ...] = ()  # what was done to the architecture, as `changing.changes` reads it
     plain: Backbone | None = None  # the network before these changes; they share its weights
     uncut: nn.Module | None = None  # the network before layers were taken out or put in
     learnt: Learnt | None = None  # of a network that a run has tuned; None: as it was published

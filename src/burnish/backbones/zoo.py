@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from burnish.backbones import cifar, timmed, torchvision_images, torchvisions
+from burnish.backbones import cifar, timmed
 from burnish.backbones.architectures import (
     architecture_for_bundle,
     built,
@@ -37,6 +37,8 @@ from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import EMBEDDED_NAMES, all_names, checked_name, unaliased
 from burnish.backbones.reading import addresses, hub, matching, opened, recognise, weights
 from burnish.backbones.spec import Backbone
+from burnish.backbones.torchvision import images as torchvision_images
+from burnish.backbones.torchvision import networks as torchvisions
 from burnish.backbones.transformers import names as transformers_names
 from burnish.disk import expanded, read_plain_json
 from burnish.errors import BadWeights, NoKerasModel, RecipeError, UnknownModel, WeightsUnreachable, nearest, shown

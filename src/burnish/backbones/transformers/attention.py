@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from burnish.backbones.torchvision_names import joined, renamed
+from burnish.backbones.torchvision.names import joined, renamed
 from burnish.backbones.transformers.layers import OF_SWIN, OF_VIT
 
 State = dict[str, Tensor]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from burnish.backbones.torchvision_names import joined, renamed
+from burnish.backbones.torchvision.names import joined, renamed
 
 State = dict[str, Tensor]
 KINDS = ("clip", "clip_vision_model")  # what a config.json of transformers calls them

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from burnish.backbones.torchvision_names import joined, renamed
+from burnish.backbones.torchvision.names import joined, renamed
 
 State = dict[str, Tensor]
 # Blocks of each stage of MobileNet V2 after the first stage, which is of the stem there; and of all stages of V1.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from burnish.backbones.torchvision_names import joined, renamed
+from burnish.backbones.torchvision.names import joined, renamed
 from burnish.backbones.transformers import attention, clip, convolutions, siglip
 from burnish.backbones.transformers.layers import OF_SWIN, OF_VIT
 

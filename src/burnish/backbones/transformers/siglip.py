@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from burnish.backbones.torchvision_names import joined, renamed
+from burnish.backbones.torchvision.names import joined, renamed
 
 State = dict[str, Tensor]
 KINDS = (
