@@ -15,24 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile.keras import chained, conv, keras_file, layer, put_in_place
+from hostile.kinds import SCALED_MEGABYTES, preprocess_of, written
+from hostile.pickles import old_file, text_of, torch_zip
+from hostile.safetensors import safetensors_file, tensor_entry
+from hostile.smallest import smallest_network
 from loading import features, refused
-from test_backbones_hostile import (
-    SCALED_MEGABYTES,
-    _chain,
-    _conv,
-    _keras,
-    _layer,
-    _legacy,
-    _preprocess,
-    _replace,
-    _safetensors,
-    _small,
-    _tensor,
-    _text,
-    _torch_zip,
-    _written,
-    reader,  # noqa: F401  (a fixture)
-)
+from watched import reader as reader  # a fixture
 
 from burnish.archives import Zip
 from burnish.backbones.reading.pickles import _instructions, read_torch
@@ -41,7 +30,7 @@ from burnish.errors import BadWeights
 # ---- the files -------------------------------------------------------------------------------------------------------
 
 
-ENCODE, LATIN = b"c_codecs\nencode\n", _text("latin1")
+ENCODE, LATIN = b"c_codecs\nencode\n", text_of("latin1")
 
 
 def two_tables_of_contents(folder: Path) -> Path:
@@ -55,48 +44,50 @@ def two_tables_of_contents(folder: Path) -> Path:
     whole = bytearray(first[:-22] + second)
     struct.pack_into("<I", whole, len(whole) - 6, at)
     assert len(first) == len(second)
-    return _written(folder, "hostile.pth", bytes(whole))
+    return written(folder, "hostile.pth", bytes(whole))
 
 
 def _encoded(codec: str, text: str = "x" * 2048) -> bytes:
-    return b"\x80\x02" + ENCODE + _text(text) + _text(codec) + b"\x86R."
+    return b"\x80\x02" + ENCODE + text_of(text) + text_of(codec) + b"\x86R."
 
 
 def a_text_doubled_under_another_name_of_its_codec(folder: Path) -> Path:
-    calls, ends = ENCODE * 17, (_text("hex-codec") + b"\x86R") * 16
-    return _torch_zip(folder, b"\x80\x02" + calls + _text("x" * 2048) + LATIN + b"\x86R" + ends + b".")
+    calls, ends = ENCODE * 17, (text_of("hex-codec") + b"\x86R") * 16
+    return torch_zip(folder, b"\x80\x02" + calls + text_of("x" * 2048) + LATIN + b"\x86R" + ends + b".")
 
 
 def a_text_in_a_coding_that_takes_hours(folder: Path) -> Path:
-    return _torch_zip(folder, _encoded("punycode", "".join(map(chr, range(0x4E00, 0x9000)))))
+    return torch_zip(folder, _encoded("punycode", "".join(map(chr, range(0x4E00, 0x9000)))))
 
 
 def a_codec_whose_name_is_put_together(folder: Path) -> Path:
     """rot13 of urk is hex."""
-    name = ENCODE + _text("urk") + _text("rot13") + b"\x86R"
-    return _torch_zip(folder, b"\x80\x02" + ENCODE + _text("ab") + name + b"\x86R.")
+    name = ENCODE + text_of("urk") + text_of("rot13") + b"\x86R"
+    return torch_zip(folder, b"\x80\x02" + ENCODE + text_of("ab") + name + b"\x86R.")
 
 
 def the_function_that_makes_bytes_put_into_a_list(folder: Path) -> Path:
-    return _torch_zip(folder, b"\x80\x02](" + ENCODE + b"e.")
+    return torch_zip(folder, b"\x80\x02](" + ENCODE + b"e.")
 
 
 def one_dictionary_copied_into_many_records(folder: Path) -> Path:
     table = b"}q\x01(" + b"".join(b"J" + struct.pack("<i", number) + b"N" for number in range(20_000)) + b"u0"
     once = b"h\x00)Rh\x01b0"
-    return _torch_zip(folder, b"\x80\x02ccollections\nOrderedDict\nq\x000" + table + once * 2000 + b"N.")
+    return torch_zip(folder, b"\x80\x02ccollections\nOrderedDict\nq\x000" + table + once * 2000 + b"N.")
 
 
 def numbers_out_of_nothing(folder: Path) -> Path:
-    return _torch_zip(folder, b"\x80\x02ctorch.storage\nTypedStorage\nJ\x00\x00\x00\x7f\x85R.")
+    return torch_zip(folder, b"\x80\x02ctorch.storage\nTypedStorage\nJ\x00\x00\x00\x7f\x85R.")
 
 
 def an_old_file_whose_storages_are_not_in_it(folder: Path) -> Path:
-    storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"J\x00\x00\x00\x02NtQ"
+    storage = (
+        b"(" + text_of("storage") + b"ctorch\nFloatStorage\n" + text_of("0") + text_of("cpu") + b"J\x00\x00\x00\x02NtQ"
+    )
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00J\x00\x00\x00\x02\x85K\x01\x85\x89"
     tensor += b"ccollections\nOrderedDict\n)RtR"
-    named = b"}(" + _text("a.b") + tensor + _text("a.c") + tensor + b"u"
-    return _written(folder, "hostile.pth", _legacy(folder, b"\x80\x02" + named + b"."))
+    named = b"}(" + text_of("a.b") + tensor + text_of("a.c") + tensor + b"u"
+    return written(folder, "hostile.pth", old_file(folder, b"\x80\x02" + named + b"."))
 
 
 def a_cifar_network_of_thousands_of_blocks(folder: Path) -> Path:
@@ -105,9 +96,9 @@ def a_cifar_network_of_thousands_of_blocks(folder: Path) -> Path:
     header, at = {}, 0
     for name, shape in shapes.items():
         size = 4 * int(np.prod(shape))
-        header[name] = _tensor(shape, at, at + size)
+        header[name] = tensor_entry(shape, at, at + size)
         at += size
-    return _safetensors(folder, header, bytes(at))
+    return safetensors_file(folder, header, bytes(at))
 
 
 def few_numbers_under_the_names_of_a_giant(folder: Path) -> Path:
@@ -121,7 +112,7 @@ def few_numbers_under_the_names_of_a_giant(folder: Path) -> Path:
 
 def _with_config(folder: Path, config: dict[str, Any]) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
-    return _safetensors(folder, {"a.b": _tensor([1], 0, 4), "a.c": _tensor([1], 4, 8)}, bytes(8))
+    return safetensors_file(folder, {"a.b": tensor_entry([1], 0, 4), "a.c": tensor_entry([1], 4, 8)}, bytes(8))
 
 
 def a_config_that_asks_for_a_table_of_all_pairs(folder: Path) -> Path:
@@ -136,19 +127,19 @@ def a_config_that_asks_for_sixty_thousand_patches(folder: Path) -> Path:
 
 
 def names_within_names_within_names(folder: Path) -> Path:
-    header = {"0." * 240 + str(number): _tensor([1], 4 * number, 4 * number + 4) for number in range(2000)}
-    return _safetensors(folder, header, bytes(4 * 2000))
+    header = {"0." * 240 + str(number): tensor_entry([1], 4 * number, 4 * number + 4) for number in range(2000)}
+    return safetensors_file(folder, header, bytes(4 * 2000))
 
 
 def keras_of_few_weights_and_many_pixels(folder: Path) -> Path:
     kernel = np.zeros((1, 1, 3, 256), np.float32)
 
     def fill(file: Any) -> None:
-        _replace(file, "layers/conv2d/vars/0", kernel)
-        _replace(file, "layers/conv2d/vars/1", np.zeros(256, np.float32))
+        put_in_place(file, "layers/conv2d/vars/0", kernel)
+        put_in_place(file, "layers/conv2d/vars/1", np.zeros(256, np.float32))
 
-    wide = _conv(filters=256, kernel_size=[1, 1])
-    return _keras(folder, _chain(wide, _layer("GlobalAveragePooling2D", "pool"), size=4096), fill)
+    wide = conv(filters=256, kernel_size=[1, 1])
+    return keras_file(folder, chained(wide, layer("GlobalAveragePooling2D", "pool"), size=4096), fill)
 
 
 def h5_that_lists_one_layer_without_end(folder: Path) -> Path:
@@ -183,9 +174,9 @@ CASES = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
-def test_it_is_refused_in_a_sentence_soon_and_takes_little(make, tmp_path, reader):  # noqa: F811
+def test_it_is_refused_in_a_sentence_soon_and_takes_little(make, tmp_path, reader):
     path = make(tmp_path)
-    answer = reader.ask(path, preprocess=_preprocess(path))
+    answer = reader.ask(path, preprocess=preprocess_of(path))
     assert answer["outcome"] == "refused" and not answer["seen"], answer
     assert answer["seconds"] < 5.0 and answer["megabytes"] < 3 * SCALED_MEGABYTES, answer
     assert answer["message"].isprintable() and len(answer["message"]) < 1200
@@ -255,7 +246,7 @@ def test_a_member_that_some_readers_call_otherwise_is_two_names_for_one_member(f
 
 
 def test_members_with_other_extra_fields_are_read(tmp_path):
-    state = _small(tmp_path)
+    state = smallest_network(tmp_path)
     torch.save(state, tmp_path / "a.pth")
     with zipfile.ZipFile(tmp_path / "a.pth") as whole, zipfile.ZipFile(tmp_path / "b.pth", "w") as copy:
         for name in whole.namelist():

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile.keras import chained, conv, keras_file, layer
 from loading import refused
-from test_backbones_hostile import _chain, _conv, _keras, _layer
 
 from burnish.backbones import zoo
 from burnish.backbones.keras import arrays
@@ -86,7 +86,7 @@ def test_a_path_of_thousands_of_characters_in_hdf5_is_refused(name, tmp_path):
         file["conv/conv/bias:0"] = np.zeros(4, np.float32)
         file[name] = np.zeros(2, np.float32)
 
-    sentence = refused(_h5(tmp_path / "a.h5", fill, _chain(_conv(), _layer(*POOL))))
+    sentence = refused(_h5(tmp_path / "a.h5", fill, chained(conv(), layer(*POOL))))
     assert re.search(r"a name of [\d,]{5,} characters", sentence)
     with pytest.raises(BadWeights, match="a name of"):
         Arrays(_h5(tmp_path / "b.h5", fill).read_bytes(), "x")
@@ -106,9 +106,9 @@ def _bfloat16(file: Any, name: str, shape: tuple[int, ...]) -> None:
 
 
 def test_bfloat16_in_hdf5_is_called_by_its_name(tmp_path):
-    net = _chain(_conv(), _layer(*POOL))
+    net = chained(conv(), layer(*POOL))
     pytest.importorskip("h5py", reason="h5py is not installed: pip install 'burnish[keras]'")
-    newer = _keras(tmp_path, net, lambda file: _bfloat16(file, "layers/conv2d/vars/0", (3, 3, 3, 4)))
+    newer = keras_file(tmp_path, net, lambda file: _bfloat16(file, "layers/conv2d/vars/0", (3, 3, 3, 4)))
     assert "layers/conv2d/vars/0 holds bfloat16" in refused(newer) and "float32" in refused(newer)
     older = _h5(tmp_path / "a.h5", lambda file: _bfloat16(file, "model_weights/conv/conv/kernel:0", (3, 3, 3, 4)), net)
     assert "kernel:0 holds bfloat16" in refused(older)
@@ -151,8 +151,8 @@ def test_the_arrays_of_a_layer_are_found_without_going_through_all(tmp_path):
 
 
 def test_a_model_of_many_layers_under_other_groups_has_the_numbers_of_each(tmp_path):
-    norms = [_layer("BatchNormalization", f"b{number}") for number in range(50)]
-    path = _h5(tmp_path / "a.h5", lambda file: many(file, 50), _chain(*norms, _layer(*POOL), size=8))
+    norms = [layer("BatchNormalization", f"b{number}") for number in range(50)]
+    path = _h5(tmp_path / "a.h5", lambda file: many(file, 50), chained(*norms, layer(*POOL), size=8))
     state = zoo.load_backbone(str(path), preprocess="none").module.state_dict()
     means = [tensor for name, tensor in state.items() if name.endswith("running_mean")]
     assert [tensor.tolist() for tensor in means] == [[number + 0.5] * 3 for number in range(50)]

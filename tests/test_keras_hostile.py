@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile.keras import chained, conv, images_of_size, keras_file, layer, model_of, put_in_place
 from loading import GIVEN, refused
-from test_backbones_hostile import _chain, _conv, _images, _keras, _layer, _model, _replace
 from test_hdf5_hostile import POOL
 
 from burnish.backbones import zoo
@@ -34,21 +34,21 @@ def _net(*nodes: tuple[str, str, dict[str, Any], list[str]], size: int = 224) ->
 
 
 def _wide(file: Any) -> None:
-    _replace(file, "layers/conv2d/vars/0", np.zeros((1, 1, 3, 512), np.float32))
-    _replace(file, "layers/conv2d/vars/1", np.zeros(512, np.float32))
+    put_in_place(file, "layers/conv2d/vars/0", np.zeros((1, 1, 3, 512), np.float32))
+    put_in_place(file, "layers/conv2d/vars/1", np.zeros(512, np.float32))
 
 
 def _branches(count: int) -> dict[str, Any]:
-    wide = _conv(filters=512, kernel_size=[1, 1]) | {"inbound_nodes": [[["images", 0, 0, {}]]]}
-    arms = [_layer("ReLU", f"arm{number}", "conv") for number in range(count)]
-    add = _layer("Add", "add")
+    wide = conv(filters=512, kernel_size=[1, 1]) | {"inbound_nodes": [[["images", 0, 0, {}]]]}
+    arms = [layer("ReLU", f"arm{number}", "conv") for number in range(count)]
+    add = layer("Add", "add")
     add["inbound_nodes"] = [[[one["name"], 0, 0, {}] for one in arms]]
-    return _model(_images(224), wide, *arms, add, _layer("GlobalAveragePooling2D", "pool", "add"))
+    return model_of(images_of_size(224), wide, *arms, add, layer("GlobalAveragePooling2D", "pool", "add"))
 
 
 def test_branches_that_are_all_kept_at_one_time_are_refused(tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed: pip install 'burnish[keras]'")
-    sentence = refused(_keras(tmp_path, _branches(30), _wide))
+    sentence = refused(keras_file(tmp_path, _branches(30), _wide))
     assert "536,870,912 numbers to be kept at one time" in sentence and "arm" in sentence
 
 
@@ -69,9 +69,9 @@ def test_a_convolution_as_wide_as_the_images_is_refused_for_its_work(tmp_path):
         graph.blank("net", _net(("conv", "Conv2D", options, ["input"]), pool, size=4096))
 
     def fill(file: Any) -> None:
-        _replace(file, "layers/conv2d/vars/0", np.zeros((511, 511, 3, 1), np.float32))
+        put_in_place(file, "layers/conv2d/vars/0", np.zeros((511, 511, 3, 1), np.float32))
 
-    sentence = refused(_keras(tmp_path, _chain(_conv(**options), _layer(*POOL), size=4096), fill))
+    sentence = refused(keras_file(tmp_path, chained(conv(**options), layer(*POOL), size=4096), fill))
     assert re.search(r"the work for one image to \S+ multiply-adds, expected at most", sentence)
 
 
@@ -126,25 +126,25 @@ def test_a_layer_may_have_the_name_of_what_a_network_of_torch_has_itself(name, p
     given = {"inbound_nodes": [[["images" if name != "images" else "input_1", 0, 0, {}]]]}
 
     def named(own: str) -> dict[str, Any]:
-        first, images = _conv("conv", padding="same") | given, _images(name=given["inbound_nodes"][0][0][0])
+        first, images = conv("conv", padding="same") | given, images_of_size(name=given["inbound_nodes"][0][0][0])
         if place == "alone":
-            layers = [_conv(own, padding="same") | given, _layer("ReLU", "last", own)]
+            layers = [conv(own, padding="same") | given, layer("ReLU", "last", own)]
         elif place == "in a block":
-            layers = [first, _layer("ReLU", own, "conv"), _layer("Add", "last", "conv", own)]
+            layers = [first, layer("ReLU", own, "conv"), layer("Add", "last", "conv", own)]
         else:
             layers = [
                 first,
-                _layer("ReLU", "relu", "conv"),
-                _layer("Add", own, "conv", "relu"),
-                _layer("ReLU", "last", own),
+                layer("ReLU", "relu", "conv"),
+                layer("Add", own, "conv", "relu"),
+                layer("ReLU", "last", own),
             ]
-        net = _model(images, *layers, _layer("GlobalAveragePooling2D", "pool", "last"))
+        net = model_of(images, *layers, layer("GlobalAveragePooling2D", "pool", "last"))
         net["config"]["input_layers"] = [[images["name"], 0, 0]]
         return net
 
     found = []
     for own in (name, "plain"):
-        backbone = zoo.load_backbone(str(_keras(tmp_path, named(own))), preprocess="none")
+        backbone = zoo.load_backbone(str(keras_file(tmp_path, named(own))), preprocess="none")
         with torch.no_grad():
             found.append(backbone.module(GIVEN))
             assert torch.equal(backbone.module.train()(GIVEN), found[-1]) and backbone.module.training
@@ -164,16 +164,16 @@ def test_a_network_of_a_fixed_size_takes_its_own_size_alone(tmp_path):
 @pytest.mark.parametrize("units", [3, 10**12, -5])
 def test_a_classifier_on_bare_pixels_is_no_network_to_tune(units, tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed: pip install 'burnish[keras]'")
-    net = _chain(_layer("Flatten", "flat"), _layer("Dense", "d", units=units, activation="softmax"))
-    assert "no layer below its classifier, the layer d, has weights" in refused(_keras(tmp_path, net))
-    assert "no layer has weights" in refused(_keras(tmp_path, _chain(_layer("GlobalAveragePooling2D", "pool"))))
+    net = chained(layer("Flatten", "flat"), layer("Dense", "d", units=units, activation="softmax"))
+    assert "no layer below its classifier, the layer d, has weights" in refused(keras_file(tmp_path, net))
+    assert "no layer has weights" in refused(keras_file(tmp_path, chained(layer("GlobalAveragePooling2D", "pool"))))
 
 
 def test_images_of_a_size_that_a_keras_file_cannot_take_are_refused(tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed: pip install 'burnish[keras]'")
-    small = _conv(strides=[32, 32], padding="same")
-    net = _chain(small, _layer("AveragePooling2D", "pool", pool_size=[7, 7]), _layer("Flatten", "flat"), size=224)
-    path = _keras(tmp_path, net)
+    small = conv(strides=[32, 32], padding="same")
+    net = chained(small, layer("AveragePooling2D", "pool", pool_size=[7, 7]), layer("Flatten", "flat"), size=224)
+    path = keras_file(tmp_path, net)
     assert zoo.load_backbone(str(path), preprocess="none").width == 4
     assert "448" in refused(path, image_size=448)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hostile.smallest import smallest_network
 from loading import features, refused
 from safetensors.torch import save_file
-from test_backbones_hostile import _small
 
 from burnish.backbones import file_images, files, zoo
 from burnish.backbones.keras import entries
@@ -266,7 +266,7 @@ ALTERED = {
 @pytest.mark.parametrize("how", ALTERED)
 @pytest.mark.parametrize("arch", [None, "test_resnet"], ids=["told by its tensors", "named"])
 def test_weights_altered_entry_by_entry_load_with_the_counters_of_batches_left_out(how, arch, tmp_path):
-    state = zoo.load_backbone(f"random:{arch}").module.state_dict() if arch else _small(tmp_path)
+    state = zoo.load_backbone(f"random:{arch}").module.state_dict() if arch else smallest_network(tmp_path)
     altered = {name: ALTERED[how](tensor) for name, tensor in state.items()}
     counters = [name for name in state if name.endswith("num_batches_tracked")]
     assert counters and all(altered[name].is_floating_point() or altered[name].shape == (1,) for name in counters)
@@ -278,7 +278,7 @@ def test_weights_altered_entry_by_entry_load_with_the_counters_of_batches_left_o
 
 
 def test_weights_of_another_kind_or_shape_are_refused_all_the_same(tmp_path):
-    state = _small(tmp_path)
+    state = smallest_network(tmp_path)
     torch.save({**state, "conv1.weight": state["conv1.weight"].to(torch.int8)}, tmp_path / "a.pth")
     assert "conv1.weight" in refused(tmp_path / "a.pth")
     torch.save({**state, "bn1.weight": state["bn1.weight"][None]}, tmp_path / "b.pth")
@@ -289,7 +289,7 @@ def test_weights_of_another_kind_or_shape_are_refused_all_the_same(tmp_path):
     "beside", ["training_args.bin", "optimizer.bin", "scheduler.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"]
 )
 def test_what_a_trainer_writes_beside_the_weights_is_not_taken_for_them(beside, tmp_path):
-    torch.save(_small(tmp_path), tmp_path / "pytorch_model.bin")
+    torch.save(smallest_network(tmp_path), tmp_path / "pytorch_model.bin")
     expected = features(tmp_path / "pytorch_model.bin")
     torch.save({"lr": 0.1}, tmp_path / beside)
     assert torch.equal(features(tmp_path), expected)
@@ -297,7 +297,7 @@ def test_what_a_trainer_writes_beside_the_weights_is_not_taken_for_them(beside, 
 
 @pytest.mark.parametrize("name", ["MODEL.SAFETENSORS", "Model.Safetensors", "MODEL.PTH"])
 def test_weights_are_found_in_a_folder_whatever_the_case_of_their_name(name, tmp_path):
-    state = _small(tmp_path)
+    state = smallest_network(tmp_path)
     torch.save(state, tmp_path / "plain.pth")
     expected = features(tmp_path / "plain.pth")
     (tmp_path / "folder").mkdir()

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hostile.kinds import written
+from hostile.pickles import old_file, text_of, torch_zip
+from hostile.smallest import smallest_network
 from loading import features, refused, saved
-from test_backbones_hostile import _legacy, _small, _text, _torch_zip, _written
 
 from burnish.backbones import zoo
 from burnish.backbones.reading.pickles import read_torch
@@ -35,7 +37,7 @@ DEEP = {
 @pytest.mark.parametrize("older", [False, True], ids=["zip", "before 1.6"])
 def test_tuples_in_tuples_without_end_are_no_key_of_a_dictionary(how, older, tmp_path):
     program = b"\x80\x02}" + DEEP[how] + b"K\x01s."
-    path = _written(tmp_path, "a.pth", _legacy(tmp_path, program)) if older else _torch_zip(tmp_path, program)
+    path = written(tmp_path, "a.pth", old_file(tmp_path, program)) if older else torch_zip(tmp_path, program)
     assert re.search(r"tuples in tuples, over \d+ deep", refused(path))
 
 
@@ -58,7 +60,7 @@ DOUBLED = {
 @pytest.mark.parametrize("older", [False, True], ids=["zip", "before 1.6"])
 def test_tuples_that_hold_others_twice_and_twice_again_are_no_key_of_a_dictionary(how, older, tmp_path):
     program = b"\x80\x02}" + DOUBLED[how] + b"K\x01s."
-    path = _written(tmp_path, "a.pth", _legacy(tmp_path, program)) if older else _torch_zip(tmp_path, program)
+    path = written(tmp_path, "a.pth", old_file(tmp_path, program)) if older else torch_zip(tmp_path, program)
     assert "tuples that hold others again and again" in refused(path)
 
 
@@ -86,42 +88,42 @@ WRITTEN_OUT = {
 def test_lists_that_hold_others_twice_and_twice_again_are_not_written_out(how, older, tmp_path):
     asked, found = WRITTEN_OUT[how]
     program = b"\x80\x02" + LISTS + asked + b"."
-    path = _written(tmp_path, "a.pth", _legacy(tmp_path, program)) if older else _torch_zip(tmp_path, program)
+    path = written(tmp_path, "a.pth", old_file(tmp_path, program)) if older else torch_zip(tmp_path, program)
     assert found in refused(path)
 
 
-KIND = b"cnumpy\ndtype\n(" + _text("%s") + b"\x89\x88tRq\x05"
+KIND = b"cnumpy\ndtype\n(" + text_of("%s") + b"\x89\x88tRq\x05"
 MINUS = b"J\xff\xff\xff\xff"
 
 
 def numpy_kind(name: str) -> bytes:
-    return KIND.replace(_text("%s"), _text(name))
+    return KIND.replace(text_of("%s"), text_of(name))
 
 
 def of_itself() -> bytes:
     """The state says that the kind is a pair of itself."""
-    return numpy_kind("V16") + b"(K\x03" + _text("|") + b"h\x05K\x02\x85\x86NN" + MINUS + MINUS + b"K\x00tb"
+    return numpy_kind("V16") + b"(K\x03" + text_of("|") + b"h\x05K\x02\x85\x86NN" + MINUS + MINUS + b"K\x00tb"
 
 
 def of_another() -> bytes:
     """The state says that a field of it is of another kind, far behind its end."""
-    fields = b"}" + _text("a") + b"cnumpy\ndtype\n" + _text("f8") + b"\x85RJ\xff\xff\xff\x7f\x86s"
-    return numpy_kind("V8") + b"(K\x03" + _text("|") + b"N" + _text("a") + b"\x85" + fields + b"K\x08K\x01K\x00tb"
+    fields = b"}" + text_of("a") + b"cnumpy\ndtype\n" + text_of("f8") + b"\x85RJ\xff\xff\xff\x7f\x86s"
+    return numpy_kind("V8") + b"(K\x03" + text_of("|") + b"N" + text_of("a") + b"\x85" + fields + b"K\x08K\x01K\x00tb"
 
 
 def of_a_state_that_was_kept() -> bytes:
     """The same state, made before and fetched again."""
-    state = b"(K\x03" + _text("|") + b"h\x05K\x02\x85\x86NN" + MINUS + MINUS + b"K\x00tq\x060"
+    state = b"(K\x03" + text_of("|") + b"h\x05K\x02\x85\x86NN" + MINUS + MINUS + b"K\x00tq\x060"
     return numpy_kind("V16") + b"0" + state + b"h\x05h\x06b"
 
 
 def called_with_a_list() -> bytes:
-    return b"cnumpy\ndtype\n](" + _text("a") + _text("f4") + b"J\x00\x00\x00\x03\x87e\x85R"
+    return b"cnumpy\ndtype\n](" + text_of("a") + text_of("f4") + b"J\x00\x00\x00\x03\x87e\x85R"
 
 
 @pytest.mark.parametrize("make", [of_itself, of_another, of_a_state_that_was_kept, called_with_a_list])
 def test_a_kind_of_numbers_that_is_told_by_another_is_refused(make, tmp_path):
-    path = _torch_zip(tmp_path, b"\x80\x02}" + _text("a") + make() + b"s.")
+    path = torch_zip(tmp_path, b"\x80\x02}" + text_of("a") + make() + b"s.")
     assert "put together of others" in refused(path)
 
 
@@ -131,13 +133,13 @@ def test_numbers_of_numpy_beside_the_weights_are_read(older, tmp_path):
         "loss": np.float64(0.5), "best": np.float64(0.25), "accuracies": [np.float64(0.1), np.float64(0.2)],
         "lr": np.float32(0.125), "epoch": np.int64(7), "step": np.int32(70), "done": np.bool_(True),
     }  # fmt: skip
-    whole = {"state_dict": _small(tmp_path), **kept}
+    whole = {"state_dict": smallest_network(tmp_path), **kept}
     data = saved(whole, _use_new_zipfile_serialization=not older)
     found = read_torch(data, "x")
     assert {key: found[key] for key in kept} == kept
     plain = tmp_path / "plain.pth"
-    torch.save(_small(tmp_path), plain)
-    assert torch.equal(features(_written(tmp_path, "a.pth", data)), features(plain))
+    torch.save(smallest_network(tmp_path), plain)
+    assert torch.equal(features(written(tmp_path, "a.pth", data)), features(plain))
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------
@@ -146,13 +148,13 @@ def test_numbers_of_numpy_beside_the_weights_are_read(older, tmp_path):
 @pytest.mark.parametrize("kind", ["PosixPath", "WindowsPath"])
 @pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
 def test_a_path_beside_the_weights_is_read_as_a_text(module, kind, tmp_path):
-    path = f"c{module}\n{kind}\n".encode() + b"(" + _text("/") + _text("data") + _text("flowers") + b"tR"
-    found = read_torch(_torch_zip(tmp_path, b"\x80\x02}" + _text("data") + path + b"s.").read_bytes(), "x")
+    path = f"c{module}\n{kind}\n".encode() + b"(" + text_of("/") + text_of("data") + text_of("flowers") + b"tR"
+    found = read_torch(torch_zip(tmp_path, b"\x80\x02}" + text_of("data") + path + b"s.").read_bytes(), "x")
     assert found == {"data": "/data/flowers"} and type(found["data"]) is str
 
 
 def test_paths_and_versions_beside_the_weights_do_not_hinder(tmp_path):
-    state = _small(tmp_path)
+    state = smallest_network(tmp_path)
     torch.save(state, tmp_path / "plain.pth")
     more = {"output": pathlib.PosixPath("/data/runs/7"), "here": pathlib.PosixPath("."), "torch": torch.__version__}
     torch.save({"state_dict": state, **more}, tmp_path / "a.pth")
@@ -162,15 +164,15 @@ def test_paths_and_versions_beside_the_weights_do_not_hinder(tmp_path):
 
 
 LONG_PATHS = {
-    "one text": _text("x" * 4097) + b"\x85",
-    "of two parts": _text("x" * 2100) + _text("y" * 2100) + b"\x86",
+    "one text": text_of("x" * 4097) + b"\x85",
+    "of two parts": text_of("x" * 2100) + text_of("y" * 2100) + b"\x86",
     "of no texts": b"K\x01\x85",
 }
 
 
 @pytest.mark.parametrize("how", LONG_PATHS)
 def test_a_path_that_can_be_none_is_refused(how, tmp_path):
-    path = _torch_zip(tmp_path, b"\x80\x02}" + _text("a") + b"cpathlib\nPosixPath\n" + LONG_PATHS[how] + b"Rs.")
+    path = torch_zip(tmp_path, b"\x80\x02}" + text_of("a") + b"cpathlib\nPosixPath\n" + LONG_PATHS[how] + b"Rs.")
     assert "a path that is none" in refused(path)
 
 
@@ -198,7 +200,7 @@ def test_what_fastai_saves_with_its_optimiser_is_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("program", [b"cfastcore.foundation\nL\nK\x01\x85R.", b"cfastcore.foundation\nL\n)\x81K\x01a."])
 def test_such_a_record_takes_no_arguments_and_no_members(program, tmp_path):
-    assert "cannot be read without trusting it" in refused(_torch_zip(tmp_path, b"\x80\x02" + program))
+    assert "cannot be read without trusting it" in refused(torch_zip(tmp_path, b"\x80\x02" + program))
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["zip", "older"])
