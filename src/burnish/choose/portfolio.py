@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,11 @@ class Asked:
         """Of the network without a head."""
         return sum(one.numel() for one in self.backbone.module.parameters())
 
+    @property
+    def accuracy(self) -> str:
+        """In words, with its standard error."""
+        return f"{self.choice.accuracy:.1%} ± {self.choice.standard_error:.1%}"
+
 
 def pick_backbone(
     names: list[str], load: Callable[[str], Backbone], dataset: Dataset, bench: Bench
@@ -64,58 +69,73 @@ def pick_backbone(
     network that cannot see all images in time is not asked, and after its share of the clock no further one is.
     """
     if len(names) == 1:
-        return (
-            names[0],
-            load(names[0]),
-            Decision(f"model: {names[0]}", f"no other pretrained network is at hand; {ELSEWHERE}"),
-        )
+        only = Decision(f"model: {names[0]}", f"no other pretrained network is at hand; {ELSEWHERE}")
+        return names[0], load(names[0]), only
+    asked = _ask_all(names, load, dataset, bench)
+    if not asked.answers and not asked.slow:
+        assert asked.failed is not None
+        raise asked.failed
+    if not asked.answers:
+        slow = asked.slow[0]
+        return slow, load(slow), Decision(f"model: {slow}", "the budget allows no other to be asked")
+    best = max(asked.answers, key=lambda one: one.choice.accuracy)
+    close = [one for one in asked.answers if not _better(best, one)]
+    # Without a budget nothing may depend on the clock, so that a run that died comes to the same network (P7).
+    timed = bench.clock.budget_seconds is not None
+    chosen = max(close, key=lambda one: one.images_per_second if timed else -one.parameters)
+    return chosen.name, chosen.backbone, asked.decision(chosen)
+
+
+@dataclass
+class _Poll:
+    """What came of asking all networks."""
+
+    images: int = 0  # the same for all
+    answers: list[Asked] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # names, each with the reason
+    slow: list[str] = field(default_factory=list)  # names of those that the budget has no time for
+    failed: BurnishError | None = None  # the first of those that could not be loaded
+
+    def decision(self, chosen: Asked) -> Decision:
+        """The choice with the numbers of all."""
+        words = ", ".join(f"{one.name} {one.accuracy} at {one.images_per_second:.0f} images/s" for one in self.answers)
+        rest = f"; not asked: {', '.join(self.left_out)}" if self.left_out else ""
+        numbers = {
+            one.name: {"accuracy": one.choice.accuracy, "images_per_second": one.images_per_second}
+            for one in self.answers
+        }
+        return Decision(f"model: {chosen.name}", f"cross-validated on {self.images} images: {words}{rest}", numbers)
+
+
+def _ask_all(names: list[str], load: Callable[[str], Backbone], dataset: Dataset, bench: Bench) -> _Poll:
+    """Each network in turn, on the same images, until their share of the clock is over."""
     catalog, splits, _ = dataset
     ids, total = _part(catalog, splits, bench.recipe.seed), len(splits.train) + len(splits.val) + len(splits.test)
     until = bench.clock.elapsed() + _SHARE * (bench.clock.budget_seconds or math.inf)
-    asked: list[Asked] = []
-    left_out: list[str] = []
-    slow: list[str] = []
-    failed: BurnishError | None = None
+    poll = _Poll()
     for name in names:
-        if asked and bench.clock.elapsed() >= until:
-            left_out.append(f"{name} (no time)")
+        if poll.answers and bench.clock.elapsed() >= until:
+            poll.left_out.append(f"{name} (no time)")
             continue
         try:
             backbone = load(name)
         except BurnishError as error:  # of another make than the recipe needs, or damaged
-            left_out.append(f"{name} ({error})")
-            failed = failed or error
+            poll.left_out.append(f"{name} ({error})")
+            poll.failed = poll.failed or error
             continue
-        if not asked and bench.clock.budget_seconds is not None:  # all are asked of the same images
+        if not poll.answers and bench.clock.budget_seconds is not None:
             most = _affordable(backbone, ids, catalog, bench, seconds=(until - bench.clock.elapsed()) / 2)
             ids = _part(catalog, splits, bench.recipe.seed, most=most)
         bench.watcher.stage(f"asking {name}", total=len(ids))
-        found = _ask(name, backbone, ids, catalog, bench, total=total)
-        if found is None:
-            slow.append(name)
-            left_out.append(f"{name} (too slow for the budget)")
+        answer = _ask(name, backbone, ids, catalog, bench, total=total)
+        if answer is None:
+            poll.slow.append(name)
+            poll.left_out.append(f"{name} (too slow for the budget)")
             continue
-        asked.append(found)
-        bench.watcher.say(
-            f"{name}: {found.choice.accuracy:.1%} ± {found.choice.standard_error:.1%} on {len(ids)} images"
-        )
-    if not asked and not slow:
-        assert failed is not None
-        raise failed
-    if not asked:
-        return slow[0], load(slow[0]), Decision(f"model: {slow[0]}", "the budget allows no other to be asked")
-    best = max(asked, key=lambda one: one.choice.accuracy)
-    close = [one for one in asked if not _better(best, one)]
-    # Without a budget nothing may depend on the clock, so that a run that died comes to the same network (P7).
-    timed = bench.clock.budget_seconds is not None
-    chosen = max(close, key=lambda one: one.images_per_second if timed else -one.parameters)
-    words = ", ".join(
-        f"{one.name} {one.choice.accuracy:.1%} ± {one.choice.standard_error:.1%} at {one.images_per_second:.0f} images/s"
-        for one in asked
-    )
-    why = f"cross-validated on {len(ids)} images: {words}" + (f"; not asked: {', '.join(left_out)}" if left_out else "")
-    numbers = {one.name: {"accuracy": one.choice.accuracy, "images_per_second": one.images_per_second} for one in asked}
-    return chosen.name, chosen.backbone, Decision(f"model: {chosen.name}", why, numbers)
+        poll.answers.append(answer)
+        bench.watcher.say(f"{name}: {answer.accuracy} on {len(ids)} images")
+    poll.images = len(ids)
+    return poll
 
 
 def _better(one: Asked, other: Asked) -> bool:
