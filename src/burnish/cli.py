@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -66,53 +66,67 @@ def main(argv: list[str] | None = None) -> None:
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
-        code = app(args=words, standalone_mode=False)
-        if sys.stdout is not None:  # closed, or of a program without a console
-            sys.stdout.flush()  # so that what the system refuses is told here
-        if code == Interrupted.exit_code:  # typer has caught the KeyboardInterrupt
-            raise KeyboardInterrupt
-        if isinstance(code, int) and code:  # a verb that left with typer.Exit
-            sys.exit(code)
+        _run(words)
     except BurnishError as error:
         _leave(str(error), error.exit_code, error if debug else None)
     except KeyboardInterrupt:
         said = "interrupted; what was saved is kept: a run folder that has a package can predict and evaluate"
         _leave(said, Interrupted.exit_code)
     except BrokenPipeError:
-        _no_more_output()
-        sys.exit(141)
+        _leave_unread()
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # typer has caught it
-            _no_more_output()
-            sys.exit(141)
+            _leave_unread()
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _no_more_output()
-            _leave("the output could not be written: the disk is full; make room and say the same again", 2)
-        # A terminal that is gone
-        if isinstance(error, OSError) and error.errno == errno.EIO and error.filename is None:
-            _no_more_output()
-            sys.exit(141)
-        complaint = getattr(error, "format_message", None)  # typer's own errors: a wrong option, a missing argument
-        if callable(complaint):
-            context = getattr(error, "ctx", None)
-            verb = "burnish" if context is None else context.command_path
-            if not complaint():  # the program's name alone: its help was shown
-                sys.exit(2)
-            option = str(getattr(error, "option_name", ""))
-            elsewhere = known_elsewhere(option, option=True) if verb.endswith((" fit", " compare")) else ""
-            if verb.endswith(" compare"):
-                elsewhere = elsewhere.replace("--model", "--models")
-            wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(str(complaint()), words)
-            _leave(f"{wrong} (see: {verb} --help)", 2, error if debug else None)
-        came = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        if is_short_of_memory(error):
-            remedy = "close other programs, or allow this one more (ulimit -v tells a limit), and say the same again"
-            _leave(f"the system refused this process more memory ({came}); {remedy}", 2, error if debug else None)
-        if debug:
-            raise
-        _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70)
+        _leave_for(error, words, debug=debug)
+
+
+def _run(words: list[str]) -> None:
+    """The verb of these words, to the end of what it prints."""
+    code = app(args=words, standalone_mode=False)
+    if sys.stdout is not None:  # closed, or of a program without a console
+        sys.stdout.flush()  # so that what the system refuses is told here
+    if code == Interrupted.exit_code:  # typer has caught the KeyboardInterrupt
+        raise KeyboardInterrupt
+    if isinstance(code, int) and code:  # a verb that left with typer.Exit
+        sys.exit(code)
+
+
+def _leave_for(error: Exception, words: list[str], *, debug: bool) -> NoReturn:
+    """Leave because of what is no error of burnish: what typer complains of, what the system refuses, what nobody foresaw."""
+    traced, refused = error if debug else None, error.errno if isinstance(error, OSError) else None
+    if refused in (errno.ENOSPC, errno.EDQUOT):
+        _no_more_output()
+        _leave("the output could not be written: the disk is full; make room and say the same again", 2)
+    if refused == errno.EIO and getattr(error, "filename", None) is None:  # a terminal that is gone
+        _leave_unread()
+    if callable(getattr(error, "format_message", None)):  # typer's own errors: a wrong option, a missing argument
+        complaint = _complaint(error, words)
+        if not complaint:  # the program's name alone: its help was shown
+            sys.exit(2)
+        _leave(complaint, 2, traced)
+    came = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if is_short_of_memory(error):
+        remedy = "close other programs, or allow this one more (ulimit -v tells a limit), and say the same again"
+        _leave(f"the system refused this process more memory ({came}); {remedy}", 2, traced)
+    if debug:
+        raise error
+    _leave(f"something unforeseen happened ({came}); run again with --debug and report it", 70)
+
+
+def _complaint(error: Any, words: list[str]) -> str:
+    """What typer complains of, with what a word of other tools is here; "" where it has nothing to say."""
+    complaint, context = str(error.format_message()), getattr(error, "ctx", None)
+    if not complaint:
+        return ""
+    verb = "burnish" if context is None else context.command_path
+    option = str(getattr(error, "option_name", ""))
+    elsewhere = known_elsewhere(option, option=True) if verb.endswith((" fit", " compare")) else ""
+    if verb.endswith(" compare"):
+        elsewhere = elsewhere.replace("--model", "--models")
+    wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(complaint, words)
+    return f"{wrong} (see: {verb} --help)"
 
 
 _VERBS_ELSEWHERE = {
@@ -133,6 +147,12 @@ def _of_verbs(complaint: str, words: list[str]) -> str:
     return complaint if here is None else f"No such command {said!r}; here it is: burnish {here}"
 
 
+def _leave_unread() -> NoReturn:
+    """Nobody reads the output any more."""
+    _no_more_output()
+    sys.exit(141)
+
+
 def _no_more_output() -> None:
     """What is still to be written to stdout goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
@@ -150,7 +170,7 @@ def _filled(text: str) -> str:
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
-def _leave(text: str, code: int, error: BaseException | None = None) -> None:
+def _leave(text: str, code: int, error: BaseException | None = None) -> NoReturn:
     """Print one sentence to stderr and leave; where an error is given, its traceback before it."""
     if burnish.own_process:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses Ctrl-C twice has left already
