@@ -228,6 +228,16 @@ def test_every_setting_of_fit_is_a_parameter_of_the_estimator():
         ImageClassifier(**{**QUICK, "epochs": -1}).fit([np.zeros((8, 8), np.uint8)] * 4, [0, 1, 0, 1])
 
 
+def test_all_settings_that_there_are_none_of_are_named_at_once_with_the_nearest():
+    with pytest.raises(TypeError) as error:
+        ImageClassifier(epoch=3, lr=1e-3, budget_seconds=60)  # pyright: ignore
+    sentence = str(error.value)
+    assert (
+        "no setting 'epoch' (nearest: epochs" in sentence and "no setting 'lr' (here it is learning_rate)" in sentence
+    )
+    assert "no setting 'budget_seconds' (nearest: budget" in sentence
+
+
 def test_settings_are_searched_over_and_images_go_through_a_pipeline(arrays):
     images, labels = arrays
     quick = ImageClassifier(model="random:test_resnet", budget=None, image_size=32, cache="off", epochs=1)

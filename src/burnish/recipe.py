@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypedDict
 
@@ -322,15 +323,19 @@ SETTINGS: dict[str, Setting] = {field.name: field.metadata["setting"] for field 
 
 def recipe_from(values: dict[str, Any]) -> Recipe:
     """A recipe from keyword values; an unknown key is an error that names the nearest ones."""
-    said = [name.removesuffix("_seconds") for name in SETTINGS]  # the budget is given under that name, with its unit
-    unknown = [
-        f"no setting {shown(key)!r} ({known_elsewhere(key) or f'nearest: {nearest(key, said, limit=3)}'})"
-        for key in values
-        if key not in SETTINGS
-    ]
-    if unknown:
-        raise RecipeError("; ".join(unknown))
+    if unknown := unknown_among(values):
+        raise RecipeError(unknown)
     return Recipe(**values)
+
+
+def unknown_among(names: Iterable[str], known: Collection[str] = SETTINGS) -> str:
+    """Each of these that is no setting, with what it is here or the nearest ones, as a clause; "" where all are known."""
+    said = [name.removesuffix("_seconds") for name in SETTINGS]  # the budget is given under that name, with its unit
+    return "; ".join(
+        f"no setting {shown(name)!r} ({known_elsewhere(name) or f'nearest: {nearest(name, said, limit=3)}'})"
+        for name in names
+        if name not in known
+    )
 
 
 def unused_in(recipe: Recipe) -> list[str]:

@@ -22,9 +22,8 @@ from burnish.data.sources import require_usable
 from burnish.data.sources.assemble import class_name
 from burnish.data.sources.python import open_python
 from burnish.data.sources.scan import is_utf8
-from burnish.elsewhere import known_elsewhere
 from burnish.errors import DataError, NotEnoughData, shown
-from burnish.recipe import Recipe, Settings, parse_budget, recipe_from
+from burnish.recipe import Recipe, Settings, parse_budget, recipe_from, unknown_among
 from burnish.runtime import Watcher
 
 _SETTINGS = [field for field in fields(Recipe) if field.name != "budget_seconds"]
@@ -57,9 +56,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.workers: int | Literal["auto"] = workers
         self.strict, self.watcher = strict, watcher
         known = {field.name: field.default for field in _SETTINGS}
-        for name in settings.keys() - known.keys():
-            meant = known_elsewhere(name)
-            raise TypeError(f"ImageClassifier has no setting {shown(name)!r}{f' ({meant})' if meant else ''}")
+        if unknown := unknown_among(settings, known):
+            raise TypeError(f"ImageClassifier: {unknown}")
         for name, usual in known.items():
             setattr(self, name, settings.get(name, usual))
 
