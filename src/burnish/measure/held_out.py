@@ -79,12 +79,12 @@ class HeldOut:
         counts = np.unique(np.searchsorted(-falling, -falling[counts - 1], side="right"))
         asked = [_by_groups(wrong[:count], groups[:count]) for count in counts]
         fails = np.array([_chance_of_so_few(*one, 1.0 - accuracy) > _LEVEL + 1e-9 for one in asked])
-        shown = 0
+        proven = 0  # of the surest images, so many
         for start in (int(part * len(counts)) for part in _STARTS):
             failed = np.flatnonzero(fails[start:])
             end = start + int(failed[0]) if len(failed) else len(counts)
-            shown = max(shown, int(counts[end - 1]) if end > start else 0)
-        return float(falling[shown - 1]) if shown else None
+            proven = max(proven, int(counts[end - 1]) if end > start else 0)
+        return float(falling[proven - 1]) if proven else None
 
     def rejecting(self, accuracy: float) -> float:
         """`threshold`, or RecipeError that says what these images can show."""
@@ -269,12 +269,12 @@ def declining(
         )
     order = np.argsort(-sure, kind="stable")
     accuracy = np.cumsum(right[order]) / np.arange(1, n + 1)
-    shown = evenly(n, _POINTS)
+    points = evenly(n, _POINTS)
     return {
         "held_out": len(held_out),
         "held_out_groups": count_of(held_out.groups) or None,
         "answers": answers,
         "sets": sized,
-        "curve": [[float((at + 1) / n), float(accuracy[at])] for at in shown],
+        "curve": [[float((at + 1) / n), float(accuracy[at])] for at in points],
         "aurc": float(1.0 - accuracy.mean()),
     }
