@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from burnish.errors import BurnishError
 from burnish.methods.base import Tunable
@@ -71,6 +71,13 @@ class Training:
         """Whether the last step was made and its epoch told."""
         return self.steps >= self.total and not self.losses
 
+    def stepped(self, loss: float, share: float) -> None:
+        """A step was made, which was that share of the whole run."""
+        self.average.follow(self.tunable)
+        self.steps, self.position = self.steps + 1, self.position + 1
+        self.progress = 1.0 if self.steps >= self.total else self.progress + share
+        self.losses.append(loss)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -124,30 +131,21 @@ def tune(
     """
     peak = training.tunable.peak_learning_rate
     recordings = Recordings.on(device, watcher.say, of=training.tunable.backbone.name)
-    following: list[np.ndarray] = []
     with Ahead(inputs, device, workers) as ahead:
+        feed = _Feed(ahead, inputs, schedule, objective.seed, device)
         while not training.over:
-            batches, following = following or _batches(inputs.labels, objective.seed, training.epoch, schedule), []
+            batches = feed.batches(training.epoch)
             watcher.stage("tune", total=sum(map(len, batches)), detail=f"epoch {training.epoch}")
             watcher.advance(sum(map(len, batches[: training.position])))
             seconds, seen = 0.0, 0
             training.size = training.size or schedule.size_at(min(training.progress, 1.0))
             while training.position < len(batches) and training.steps < training.total:
                 began, rows = time.monotonic() - recordings.seconds, batches[training.position]
-                size = training.size = schedule.size_at(training.progress)
+                training.size = schedule.size_at(training.progress)
                 share = (1.0 - training.progress) / (training.total - training.steps)
                 # The rate of a step is the schedule's mean over it, so the last one is small but not zero.
                 factor = learning_rate_factor(training.progress + 0.5 * share)
-                after = min(ahead.reach, training.total - training.steps - 1) - (len(batches) - training.position - 1)
-                if after > 0:  # the next epoch's first ones are made while the network is validated
-                    following = following or _batches(inputs.labels, objective.seed, training.epoch + 1, schedule)
-                views = ahead.get(
-                    batches, training.position, epoch=training.epoch, size=size, following=following[: max(0, after)]
-                )
-                # A few bytes, which CUDA has copied aside when it returns: no reason to wait for the card.
-                labels = torch.from_numpy(inputs.labels[rows % len(inputs)]).to(
-                    device, non_blocking=device.type == "cuda"
-                )
+                views, labels = feed.due(training)
                 _wake(training)
                 if training.tunable.by_gradient and training.position == 0:
                     backward(module, training.optimiser, views, labels, objective, training.steps)
@@ -159,22 +157,41 @@ def tune(
                 )
                 if not math.isfinite(loss):
                     raise Diverged(_what_diverged(loss, training, peak * factor, inputs, rows))
-                training.average.follow(training.tunable)
-                training.steps, training.position = training.steps + 1, training.position + 1
-                training.progress = 1.0 if training.steps >= training.total else training.progress + share
-                training.losses.append(loss)
+                training.stepped(loss, share)
                 taken = time.monotonic() - recordings.seconds - began
                 seconds, seen = seconds + taken, seen + len(rows)
                 watcher.advance(len(rows))
-                yield Step(size, len(rows), taken)
+                yield Step(training.size, len(rows), taken)
             if training.steps >= training.total:
                 training.progress = 1.0
             yield _end_epoch(training, peak, seconds, seen)
 
 
-def _batches(labels: np.ndarray, seed: int, epoch: int, schedule: Schedule) -> list[np.ndarray]:
-    """The batches of an epoch, in their order."""
-    return _slices(_order(labels, seed, epoch, balanced=schedule.balanced), schedule.batch)
+class _Feed:
+    """What the steps are given; an epoch's first views are made while the network is validated after the one before."""
+
+    def __init__(self, ahead: Ahead, inputs: Inputs, schedule: Schedule, seed: int, device: torch.device) -> None:
+        self.ahead, self.inputs, self.schedule, self.seed, self.device = ahead, inputs, schedule, seed, device
+        self._drawn: dict[int, list[np.ndarray]] = {}  # by epoch: the running one, and the next where it is begun
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch, in their order."""
+        if epoch not in self._drawn:
+            order = _order(self.inputs.labels, self.seed, epoch, balanced=self.schedule.balanced)
+            self._drawn = {at: kept for at, kept in self._drawn.items() if at == epoch - 1}
+            self._drawn[epoch] = _slices(order, self.schedule.batch)
+        return self._drawn[epoch]
+
+    def due(self, training: Training) -> tuple[Tensor, Tensor]:
+        """Views and labels [b] of the step that is due, on the device."""
+        batches, position = self.batches(training.epoch), training.position
+        left = len(batches) - position - 1
+        beyond = max(0, min(self.ahead.reach, training.total - training.steps - 1) - left)
+        following = self.batches(training.epoch + 1)[:beyond] if beyond else []
+        views = self.ahead.get(batches, position, epoch=training.epoch, size=training.size, following=following)
+        labels = torch.from_numpy(self.inputs.labels[batches[position] % len(self.inputs)])
+        # A few bytes, which CUDA has copied aside when it returns: no reason to wait for the card.
+        return views, labels.to(self.device, non_blocking=self.device.type == "cuda")
 
 
 def _order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool) -> np.ndarray:
