@@ -68,7 +68,6 @@ def run_audit(
     catalog: Catalog, backbone: Backbone | None, *, data: str, seed: int, store: PixelStore | None, watcher: Watcher
 ) -> Audit:
     """Everything that can be told; without a backbone all but likely label errors and images unlike all others."""
-
     began, ids = time.monotonic(), np.arange(len(catalog))
     watcher.stage("decode", total=len(ids))
     told = 0
@@ -96,28 +95,32 @@ def run_audit(
         together = np.array(held_together(catalog, pixels.ids.tolist(), same.together(catalog)), np.int64)
         findings += _told_by_features(catalog, pixels, backbone, together, seed, pick_device("auto"), watcher)
     ordered = in_order(findings)
-    used = len(pixels.ids)
     facts = {
         "kind": "audit",
         "data": data,
         "source": catalog.source,
         "model": None if backbone is None else backbone.name,
-        "counts": {
-            "scanned": catalog.scanned,
-            "used": used,
-            "named": len(catalog.named) + len(pixels.named),
-            "classes": len(catalog.classes),
-        },
+        "counts": _counts(catalog, pixels),
         "splits": None if splits is None else {word: len(getattr(splits, word)) for word in ("train", "val", "test")},
         "found": counted(ordered),
         "findings": [one.to_json() for one in ordered],
-        "seconds": time.monotonic() - began,
-        "decode_seconds": decoded,
-        "images_per_second": used / max(1e-9, time.monotonic() - began),
+        **_speed(len(pixels.ids), began, decoded),
         "machine": machine(),
         "burnish": version_of("burnish"),
     }
     return Audit(ordered, facts, _thumbnails(catalog, pixels, ordered))
+
+
+def _counts(catalog: Catalog, pixels: Pixels) -> dict[str, int]:
+    """How many images there are, of those that were used and those that were named; and classes."""
+    named = len(catalog.named) + len(pixels.named)
+    return {"scanned": catalog.scanned, "used": len(pixels.ids), "named": named, "classes": len(catalog.classes)}
+
+
+def _speed(images: int, began: float, decode_seconds: float) -> dict[str, float]:
+    """How long it took, in all and to decode, and how many images a second that is."""
+    seconds = time.monotonic() - began
+    return {"seconds": seconds, "decode_seconds": decode_seconds, "images_per_second": images / max(1e-9, seconds)}
 
 
 def given_splits(catalog: Catalog) -> Splits | None:
