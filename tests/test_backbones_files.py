@@ -276,11 +276,11 @@ def test_of_two_equal_encoders_the_first_is_taken_in_every_process(tmp_path, res
     backbone = zoo.load_backbone(f"resnet18={tmp_path / 'model.pth'}")
     assert torch.equal(next(backbone.module.parameters()), resnet18.conv1.weight)
     code = (
-        "import sys, torch; from burnish.backbones.reading import checkpoint\n"
+        "import sys, torch; from burnish.backbones.reading import checkpoint, matching\n"
         "state, _ = checkpoint.weights_in(torch.load(sys.argv[1], weights_only=True), 'it')\n"
         "wanted = {name[17:]: value for name, value in state.items() if '_q.' in name and '_q.fc.' not in name}\n"
         "first, *rest = checkpoint.unwrapped(state)\n"
-        "found = checkpoint.fitted(first, wanted, is_head=lambda name: name.startswith('fc.'), others=rest)\n"
+        "found = matching.fitted(first, wanted, is_head=lambda name: name.startswith('fc.'), others=rest)\n"
         "print(found.prefix, found.matched == found.expected, float(found.state['conv1.weight'].double().sum()))"
     )
     found = {
