@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from burnish.backbones.frozen import fold_for_inference
+from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.choose.material import Bench
 from burnish.choose.where import images_asked, quick_choice, worse_by
 from burnish.data.catalog import Catalog, Splits
