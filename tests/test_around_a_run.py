@@ -266,6 +266,8 @@ def test_an_empty_name_is_not_the_current_folder(run, shapes, tmp_path, monkeypa
         lambda: api.predict(run.folder, ""),
         lambda: api.evaluate(run.folder, ""),
         lambda: api.fit(shapes, out="", **TINY),
+        lambda: api.fit(shapes, out=tmp_path / "run", **{**TINY, "cache": ""}),
+        lambda: api.fit(shapes, out=tmp_path / "run", **TINY, quarantine=""),
     ):
         with pytest.raises(BurnishError, match=r"(?i)name .*is empty"):
             call()
@@ -285,6 +287,19 @@ def test_an_empty_name_on_the_command_line_is_not_the_current_folder(verb, shape
     with pytest.raises(SystemExit) as leaving:
         cli.main([verb, str(shapes), *words, "--out", ""])
     assert leaving.value.code == 2 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--cache", "--against", "--quarantine", "--arch", "--pool"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_variable_of_the_shell_that_is_not_set_is_told_and_not_passed_over(
+    option, joined, shapes, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    said = [f"{option}="] if joined else [option, ""]
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["fit", str(shapes), "--quiet", *said])
+    assert leaving.value.code == 2 and not list(tmp_path.iterdir())
+    assert f"what is said after {option} is empty" in capsys.readouterr().err
 
 
 def test_an_audit_without_a_name_is_not_written_to_the_current_folder(shapes, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_predict_writes_csv_to_the_standard_output(run, shapes, capsys):
     rows = list(csv.DictReader(io.StringIO(out)))
     assert (code, err, len(rows)) == (0, "", 20) and list(rows[0]) == ["path", "label", "probability", "problem"]
     code, out, err = burnish("predict", run, shapes / "red", "--csv", "", capsys=capsys)
-    assert (code, out) == (2, "") and "the name of the CSV is empty" in err
+    assert (code, out) == (2, "") and "what is said after --csv is empty" in err
 
 
 def test_predict_prints_a_line_an_image_and_writes_csv(run, shapes, tmp_path, capsys):

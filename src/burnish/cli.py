@@ -60,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         _leave("the folder that this was started in is gone; change to another one and say the same again", 2)
     keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
-    if "--out=" in words or ("--out", "") in itertools.pairwise(words):
-        _leave("the name after --out is empty; name a folder, or leave --out away", 2)
+    if empty := _empty(words):
+        _leave(f"what is said after {empty} is empty; say something, or leave {empty} away", 2)
     debug = "--debug" in words or bool(os.environ.get("BURNISH_DEBUG"))
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]
@@ -127,6 +127,16 @@ def _complaint(error: Any, words: list[str]) -> str:
         elsewhere = elsewhere.replace("--model", "--models")
     wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(complaint, words)
     return f"{wrong} (see: {verb} --help)"
+
+
+def _empty(words: list[str]) -> str | None:
+    """The first option whose value is empty: a variable of the shell that is not set, never what is meant.
+
+    As a folder it would be the one that this was started in, and as an earlier run none at all, without a word.
+    """
+    pairs = itertools.pairwise([*words, "more"])
+    said = (word[:-1] if word.endswith("=") else word if after == "" else "" for word, after in pairs)
+    return next((option for option in said if option.startswith("--") and "=" not in option), None)
 
 
 _VERBS_ELSEWHERE = {

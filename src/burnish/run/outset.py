@@ -55,9 +55,11 @@ class Facilities:
 
 
 def store_of(cache: str | os.PathLike[str]) -> PixelStore | None:
-    """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file."""
+    """Where decoded pixels are kept: "auto", "off", or a folder. RecipeError when that is a file, or without a name."""
     if cache == "off":
         return None
+    if not os.fspath(cache):  # as a path it is the working folder
+        raise RecipeError("the name of the cache folder is empty; expected a folder, auto or off")
     try:
         folder = cache_folder() / "pixels" if cache == "auto" else expanded(cache)
         is_file = folder.exists() and not folder.is_dir()

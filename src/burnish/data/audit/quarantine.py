@@ -23,6 +23,8 @@ def opened(data: Any, quarantine: str | os.PathLike[str] | None = None, *, for_t
     catalog = open_source(data, for_training=for_training)
     if quarantine is None:
         return catalog
+    if not os.fspath(quarantine):  # as a path it is the working folder
+        raise DataError("The name of the list of images to leave out is empty. Expected a file such as audit.csv.")
     catalog = quarantined(catalog, expanded(quarantine))
     if for_training:
         require_usable(catalog)
