@@ -74,6 +74,23 @@ def test_predict_writes_csv_to_the_standard_output(run, shapes, capsys):
     assert (code, out) == (2, "") and "what is said after --csv is empty" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fit", "photos", "--seed", "abc"], "'--seed': 'abc', expected a whole number"),
+        (["fit", "photos", "--mixup", "much"], "'--mixup': 'much', expected a number"),
+        (["board", "run", "--port", "99999"], "'--port': '99999', expected less than or equal to 65535"),
+        (
+            ["fit", "photos", "--seed", "99999999999999999999"],
+            "expected a whole number from 0 to 9,223,372,036,854,775,807",
+        ),
+    ],
+)
+def test_a_number_that_is_none_or_beyond_its_range_is_told_with_what_came_and_what_was_expected(words, told, capsys):
+    code, _, err = burnish(*words, capsys=capsys)
+    assert code == 2 and told in err
+
+
 def test_predict_prints_a_line_an_image_and_writes_csv(run, shapes, tmp_path, capsys):
     code, out, _ = burnish("predict", run, shapes / "red", "--top", "2", capsys=capsys)
     assert code == 0

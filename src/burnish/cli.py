@@ -125,7 +125,7 @@ def _complaint(error: Any, words: list[str]) -> str:
     elsewhere = known_elsewhere(option, option=True) if verb.endswith((" fit", " compare")) else ""
     if verb.endswith(" compare"):
         elsewhere = elsewhere.replace("--model", "--models")
-    wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(complaint, words)
+    wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(_of_values(error, complaint), words)
     return f"{wrong} (see: {verb} --help)"
 
 
@@ -137,6 +137,20 @@ def _empty(words: list[str]) -> str | None:
     pairs = itertools.pairwise([*words, "more"])
     said = (word[:-1] if word.endswith("=") else word if after == "" else "" for word, after in pairs)
     return next((option for option in said if option.startswith("--") and "=" not in option), None)
+
+
+_NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number"}
+
+
+def _of_values(error: Exception, complaint: str) -> str:
+    """The complaint; of a value that is no number, or beyond its range, with what came beside what was expected."""
+    told = getattr(error.__cause__, "errors", None)  # typer has its options read by pydantic
+    if not callable(told):
+        return complaint
+    first: Any = told()
+    first = first[0]
+    wanted = _NUMBERS.get(first["type"]) or first["msg"].removeprefix("Input should be ")
+    return f"{complaint.partition(': ')[0]}: {shown(str(first['input']))!r}, expected {wanted}"
 
 
 _VERBS_ELSEWHERE = {

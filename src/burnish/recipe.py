@@ -69,9 +69,7 @@ class Recipe:
         "Passes over the training images, or auto: as many as the budget holds",
         trains=True,
     )
-    seed: int = setting(
-        0, whole(0, 2**63 - 1, "a whole number from 0"), "Seed of the random splits, order and augmentation"
-    )
+    seed: int = setting(0, whole(0, 2**63 - 1), "Seed of the random splits, order and augmentation")
     image_size: int | Auto = setting(  # of the training crops
         "auto", either(_AUTO, whole(16, 1024, "16 to 1024 pixels")), "Side of the images in pixels, or auto"
     )
@@ -93,7 +91,7 @@ class Recipe:
     )
     freeze: int | Auto = setting(
         "auto",
-        either(_AUTO, whole(0, 1000, "a whole number of stages from 0")),
+        either(_AUTO, whole(0, 1000, "a whole number of stages from 0 to 1,000")),
         "Number of leading stages to keep frozen, or auto: as the budget asks",
         trains=True,
     )
