@@ -223,3 +223,12 @@ def test_a_file_as_text_is_a_short_sentence_and_a_home_is_found(run, shapes, tmp
     monkeypatch.setenv("HOME", str(shapes))
     file = min(shapes.rglob("*.png"))
     assert run.predict(f"~/{file.relative_to(shapes)}")[0].label == run.predict(file)[0].label
+
+
+def test_a_data_loader_is_refused_and_its_data_set_named(run):
+    pictures, labels = torch.zeros(8, 3, 16, 16), torch.arange(8) % 2
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(pictures, labels), batch_size=4)
+    for asked in (lambda: burnish.fit(loader), lambda: run.predict(loader)):
+        with pytest.raises(DataError, match=r"DataLoader, which gives batches\. Give its data set: loader\.dataset"):
+            asked()
+    assert len(run.predict(loader.dataset)) == 8

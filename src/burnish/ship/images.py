@@ -16,7 +16,7 @@ from PIL import Image
 from burnish.data.catalog import Named
 from burnish.data.contents import picture_of, plain_array
 from burnish.data.pixels import Need, decode, decode_picture
-from burnish.data.sources.python import image_of, paths_of
+from burnish.data.sources.python import gives_batches, image_of, paths_of
 from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
 from burnish.data.unit import require_units
 from burnish.disk import expanded
@@ -114,6 +114,10 @@ def listed(images: Any) -> Iterable[Any]:
     if hasattr(images, "__getitem__") and hasattr(images, "__len__") and not by_name:
         items: Any = images
         return (image_of(items, index) for index in range(len(items)))
+    if gives_batches(images):
+        raise DataError(
+            f"The images are a {type(images).__name__}, which gives batches. Give its data set: loader.dataset."
+        )
     if not isinstance(images, Iterable):
         raise DataError(f"The images are of the type {type(images).__name__}, expected {_IMAGES}, or several of them.")
     return images

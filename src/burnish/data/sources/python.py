@@ -64,7 +64,14 @@ def open_python(data: Any) -> Catalog:
     by_name = isinstance(data, Mapping) or hasattr(data, "iloc")  # a dictionary, a column of pandas
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not by_name:
         return open_dataset(data)
+    if gives_batches(data):
+        raise DataError(f"The data is {_kind(data)}, which gives batches. Give its data set: loader.dataset.")
     raise DataError(f"The data is {_kind(data)}, expected a path, {_WORDS}, or a data set with len() and items.")
+
+
+def gives_batches(data: Any) -> bool:
+    """Whether it is a data loader, torch's or one like it: what is drawn from it are many images at a time."""
+    return hasattr(data, "dataset") and hasattr(data, "batch_size")
 
 
 def _open_frame(table: Any) -> Catalog:
