@@ -434,6 +434,14 @@ def test_an_unknown_method_is_refused_with_the_nearest_name_before_anything_runs
     assert not (tmp_path / "race").exists()
 
 
+@pytest.mark.parametrize("alone", [{"models": MODELS[0]}, {"methods": "probe"}])
+def test_a_name_alone_is_not_taken_for_its_letters(alone, shapes, tmp_path):
+    ((called, name),) = alone.items()
+    with pytest.raises(RecipeError, match=rf"{called} is '{name}', expected a list: {called}=\['{name}'\]"):
+        api.compare(shapes, **{"models": MODELS, "methods": ["probe"], **alone}, out=tmp_path / "race", **SMALL)
+    assert not (tmp_path / "race").exists()
+
+
 @pytest.mark.parametrize("missing", [{"models": []}, {"methods": []}])
 def test_a_race_of_nothing_is_refused(missing, shapes, tmp_path):
     with pytest.raises(RecipeError, match="at least one model and one method"):

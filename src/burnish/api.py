@@ -289,6 +289,11 @@ def compare_catalog(
     watcher: Watcher | None = None,
 ) -> Leaderboard:
     """`compare` on a catalogue that is open; data, quarantine: what the page says it is of, and does it again."""
+    for called_so, given in (("models", models), ("methods", methods)):
+        if isinstance(given, str):  # whose letters would be the names
+            raise RecipeError(
+                f"{called_so} is {shown(repr(given))}, expected a list: {called_so}=[{shown(repr(given))}]"
+            )
     names, kinds = list(dict.fromkeys(models)), list(dict.fromkeys(methods))
     if not names or not kinds:
         raise RecipeError("compare needs at least one model and one method; see: burnish models, burnish methods")
