@@ -608,6 +608,13 @@ def test_a_race_killed_when_time_was_short_goes_on(shapes, tmp_path, monkeypatch
     assert sorted(row["state"] for row in facts["rows"]) == ["cut: no time was left to train it", "trained"]
 
 
+def test_an_arm_that_was_not_trained_says_how_much_time_was_too_little_for_it(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "_LEAST_SECONDS", 1000.0)  # of 300
+    facts = api.compare(shapes, models=MODELS[:1], methods=["probe", "full"], out=tmp_path / "race", **SMALL)
+    (cut,) = (row["state"] for row in facts["rows"] if row["state"].startswith("cut"))
+    assert re.fullmatch(r"cut: 2\d\d s were left, too few to train it", cut)
+
+
 def test_a_race_killed_as_its_leaderboard_was_written_writes_it_when_called_again(shapes, tmp_path, monkeypatch):
     asked = {"models": MODELS[:1], "methods": ["probe"], "out": tmp_path / "race", **SMALL}
     with monkeypatch.context() as patched:

@@ -48,7 +48,11 @@ def train(race: Race) -> None:
         seconds, count = _allotted(race, number, rounds, len(field))
         for arm in field[count:]:
             if not arm.rounds:
-                arm.becomes("cut", "no time was left to train it")
+                # What is left is too little for any, or goes to those before it.
+                arm.becomes(
+                    "cut",
+                    "no time was left to train it" if count else f"{seconds:.0f} s were left, too few to train it",
+                )
         for arm in field[:count]:
             try:
                 with enough_memory(arm.called):
