@@ -480,6 +480,7 @@ def test_hostile_names_are_text_on_the_page_and_in_the_list(tmp_path):
     elements = Elements()
     elements.feed(page)
     assert "script" not in elements.tags and elements.tags.count("img") == 2 * len(names)
+    assert "white-space: nowrap" in page  # a level, a number and their headings are not broken within a word
     assert "{{ 7 * 7 }}" in page and "http:" not in page and "https:" not in page
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "audit.csv").read_text(encoding="utf-8"))))
     assert not any(value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
