@@ -29,7 +29,7 @@ from burnish.doctor import Check
 from burnish.errors import Interrupted, brief
 from burnish.methods.table import METHODS
 from burnish.run import job
-from burnish.screen import print_doctor, print_methods, print_verdict
+from burnish.screen import print_doctor, print_evaluation, print_methods, print_verdict
 from burnish.verbs import stopping
 from burnish.verbs.options import print_json
 
@@ -317,6 +317,22 @@ def test_a_method_kept_because_it_was_asked_for_is_told_in_80_columns(shapes, tm
     out = capsys.readouterr().out
     assert "because --method asked for it: on the validation images it was not better" in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines() if str(tmp_path) not in line)
+
+
+def test_what_other_seeds_came_to_is_told_where_they_took_their_time(shapes, tmp_path, capsys):
+    found = api.fit(shapes, out=tmp_path / "run", **TINY)
+    seeds = {"runs": [], "model": "tuned", "n": 3, "mean": 0.951, "sd": 0.0123}
+    for told, spread in ((seeds, True), ({**seeds, "model": None, "mean": None, "sd": None}, False)):
+        print_verdict(replace(found, facts={**found.facts, "seeds": told}))
+        out = capsys.readouterr().out
+        assert ("seeds   3 trainings: 95.1 % on average, standard deviation 1.2 points" in out) == spread
+
+
+def test_an_evaluation_by_groups_fits_80_columns(shapes, tmp_path, capsys):
+    run = api.fit(shapes, out=tmp_path / "run", **TINY)
+    print_evaluation(replace(api.evaluate(run.folder, shapes), groups=1234))
+    out = capsys.readouterr().out
+    assert "1,234" in out and max(map(len, out.splitlines())) <= 80
 
 
 def defects(root, sound, spoilt):

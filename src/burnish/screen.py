@@ -21,7 +21,7 @@ from burnish.doctor import Check
 from burnish.errors import pasted, shown
 from burnish.measure.intervals import Interval
 from burnish.measure.scores import Scores
-from burnish.measure.verdict import chance, difference_in_words, percent
+from burnish.measure.verdict import chance, difference_in_words, percent, spread_in_words
 from burnish.methods.base import Method, options_of
 from burnish.record.folder import AUDIT_PAGE, AUDIT_TABLE, LEADERBOARD
 from burnish.reports import leaderboard, runs
@@ -79,6 +79,8 @@ def print_verdict(result: Result) -> None:
             _row("", shown(f"{STOPPED}: {decision['why']}"))
     if found := facts.get("finding"):
         _row("finds", _in_short(found))
+    if (seeds := facts.get("seeds")) and seeds["model"]:
+        _row("seeds", spread_in_words(seeds))
     _row("images", f"{counts['train']} train, {counts['val']} val, {counts['test']} test{left_out}")
     _print_data(result)
     budget = facts["budget_seconds"]
@@ -225,17 +227,17 @@ def print_explained(rows: Sequence[Explained], check: Sanity | None) -> None:
 def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) -> None:
     """Scores, how well images of another kind are told apart, and the classes that are recognised worst."""
     scores = found.scores
-    images = f"{scores.n:,} images" + (f" of {found.groups:,} groups" if found.groups is not None else "")
     if isinstance(scores, Scores):
-        print(f"accuracy           {_interval(scores.accuracy)}  ({images})")
+        print(f"accuracy           {_interval(scores.accuracy)}  ({scores.n:,} images)")
         for name, title in (("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1")):
             print(f"{title:<18} {_interval(scores.intervals[name])}")
     else:
-        print(f"mAP                {_interval(scores.mean_average_precision)}  ({images})")
-        print(f"macro F1           {_interval(scores.macro_f1)}")
-        print(f"micro F1           {_interval(scores.micro_f1)}")
-        print(f"Jaccard, by image  {_interval(scores.accuracy)}")
-        print(f"all classes right  {_interval(scores.exact)}")
+        print(f"mAP                {_interval(scores.mean_average_precision)}  ({scores.n:,} images)")
+        rows = {"macro F1": scores.macro_f1, "micro F1": scores.micro_f1, "Jaccard, by image": scores.accuracy}
+        for title, one in {**rows, "all classes right": scores.exact}.items():
+            print(f"{title:<18} {_interval(one)}")
+    if found.groups is not None:
+        print(f"groups             {found.groups:>8,}   whole ones are what the intervals are of")
     print(f"log loss           {scores.log_loss:.3f} nats")
     # Of data of one class it is no number.
     if isinstance(scores, Scores) and "auroc" in scores.intervals and scores.intervals["auroc"].value >= 0:

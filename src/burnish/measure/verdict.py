@@ -150,6 +150,13 @@ def difference_in_words(facts: Mapping[str, Any]) -> str:
     return f"{difference} points ({low} to {high})"
 
 
+def spread_in_words(facts: Mapping[str, Any]) -> str:
+    """What several trainings came to, as plain values, as '3 trainings: 97.1 % on average, standard deviation 0.4 points'."""
+    what = "trainings" if facts["model"] == "tuned" else "looks without a training"
+    spread = points(facts["sd"]).removeprefix("+")
+    return f"{facts['n']} {what}: {percent(facts['mean'])} on average, standard deviation {spread} points"
+
+
 def chance(p: float) -> str:
     """A p value as 'p < 0.001', 'p = 0.0496' or 'p = 0.45'."""
     if p < 0.001:
