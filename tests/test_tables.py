@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import json
 import struct
 import subprocess
@@ -198,6 +199,58 @@ def test_of_very_many_columns_some_are_named(tmp_path, images):
     row = {"path": "blue/000.png", "label": "blue", **{f"x{number}": "1" for number in range(1000)}}
     (images / "wide.jsonl").write_text(json.dumps(row))
     assert len(open_source(str(images / "wide.jsonl"), for_training=False).unused) == 10
+
+
+@pytest.mark.parametrize("kind", ["timestamp[ns]", "date32[day]", "duration[ns]", "decimal128(3, 1)"])
+def test_a_column_of_a_type_that_is_no_name_is_told_by_its_type(kind, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    kinds = [pa.timestamp("ns"), pa.date32(), pa.duration("ns"), pa.decimal128(3, 1)]
+    wanted = next(one for one in kinds if str(one) == kind)
+    # 1.5 µs, which no datetime of Python can hold
+    labels = pa.array([1500 + number % 2 for number in range(8)]).cast(
+        pa.int32() if kind == "date32[day]" else pa.int64()
+    )
+    cast = (
+        pa.array([decimal.Decimal(number) for number in [1, 2] * 4], wanted)
+        if kind.startswith("decimal")
+        else labels.cast(wanted)
+    )
+    columns = {"image": pa.array([png(at) for at in range(8)], pa.binary()), "label": ["a", "b"] * 4}
+    for column in ("label", "group"):
+        pq.write_table(pa.table(columns | {column: cast}), tmp_path / "t.parquet")
+        with pytest.raises(DataError) as error:
+            open_source(tmp_path / "t.parquet")
+        assert str(error.value) == (
+            f"t.parquet: its column {column} is of type {kind}, expected text or whole numbers. Convert the column to text."
+        )
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "view"])
+def test_images_in_a_dictionary_or_a_view_are_read_each_as_large_as_it_is(kind, tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [png(at) for at in range(8)]
+    monkeypatch.setattr(columnar, "MAX_BYTES", max(map(len, images)))
+    monkeypatch.setattr(columnar, "_LONGEST_TEXT", 64)  # so that all of them together are too large
+    column = pa.array([*images, images[0], None], pa.binary())
+    column = column.dictionary_encode() if kind == "dictionary" else column.cast(pa.binary_view())
+    pq.write_table(pa.table({"image": column, "label": ["a", "b"] * 5}), tmp_path / "t.parquet")
+    catalog = open_source(tmp_path / "t.parquet")
+    found = read(catalog)
+    assert [(one.path, one.reason) for one in found.named] == [("t.parquet#000010", "the row holds no image")]
+    assert len(found.ids) == 9
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_utf_16_without_its_mark_is_told_and_not_its_columns(kind, encoding, images):
+    text = "path,label\n" if kind == "csv" else '{"path": "blue/000.png", "label": "a"}\n'
+    (images / f"t.{kind}").write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=rf"t\.{kind} is not UTF-8 \(byte [01]\)\. Save it as 'CSV UTF-8'"):
+        open_source(images / f"t.{kind}")
 
 
 def test_columns_of_a_parquet_file_that_are_not_used_are_named(tmp_path):

@@ -123,9 +123,10 @@ def _rows_of(
     word = _split_word(root, file)
     below = file.relative_to(root).as_posix() if root != file else file.name
     wanted = list(dict.fromkeys(columns.values()))
+    copies = "image" in columns and _inner(kind := schema.field(columns["image"]).type) is kind
     row = labelled = 0
     try:
-        for batch in batches(wanted, _ROWS_OF_IMAGES if "image" in columns else _ROWS):
+        for batch in batches(wanted, _ROWS_OF_IMAGES if copies else _ROWS):
             for name, column in columns.items():
                 if name != "image":
                     _refuse_long_texts(file, column, batch.column(column))
@@ -138,8 +139,9 @@ def _rows_of(
                 labelled += values["label"] != ""
                 if pictures is not None:
                     path = values["path"] = f"{below}#{row:06d}"
-                    large = pictures.slice(at, 1).nbytes > MAX_BYTES + _LONGEST_TEXT  # with its path
-                    held = None if large else pictures[at].as_py()
+                    one = _alone(pictures, at)
+                    large = one.nbytes > MAX_BYTES + _LONGEST_TEXT  # with its path
+                    held = None if large else one[0].as_py()
                     data = held.get("bytes") if isinstance(held, dict) else held
                     if large or (isinstance(data, bytes) and len(data) > MAX_BYTES):
                         absent[path] = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
@@ -161,6 +163,16 @@ def _rows_of(
         raise
     except Exception as error:  # pyarrow's errors are many
         raise DataError(f"{shown(file.name)}: damaged after row {row} ({_said(error)}). Fetch it again.") from None
+
+
+def _alone(column: Any, at: int) -> Any:
+    """A cell as an array of one, out of the dictionary where the column has one: of that all would be counted, not this."""
+    import pyarrow.types as types
+
+    if not types.is_dictionary(column.type):
+        return column.slice(at, 1)
+    index = column.indices.slice(at, 1)
+    return index if index.null_count else column.dictionary.slice(index[0].as_py(), 1)
 
 
 def _why_absent(held: Any) -> str:
@@ -212,7 +224,10 @@ def _opened(file: Path, most: int = 0) -> tuple[Any, Any]:
             table = pq.ParquetFile(file)
 
             def of_parquet(wanted: list[str], rows: int) -> Iterator[Any]:
-                largest = _refuse_bombs(file, table.metadata, wanted, most)
+                _refuse_bombs(file, table.metadata, wanted, most)
+                # A dictionary comes with each batch, however few its rows are.
+                plain = [name for name in wanted if _inner(kind := table.schema_arrow.field(name).type) is kind]
+                largest = _refuse_bombs(file, table.metadata, plain, most)
                 for batch in table.iter_batches(max(1, min(rows, _BATCH_BYTES // max(1, largest))), columns=wanted):
                     batch.validate(full=True)
                     yield batch
@@ -263,10 +278,11 @@ def _columns(file: Path, schema: Any) -> dict[str, str]:
     by_name = {name.strip().lower(): name for name in schema.names}
     found = {}
     for name in _BYTES:
-        kind = schema.field(by_name[name]).type if name in by_name else None
-        binary = kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
-        inner = kind is not None and types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-        if binary or inner:
+        kind = _inner(schema.field(by_name[name]).type) if name in by_name else None
+        if kind is None:
+            continue
+        binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+        if binary or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
             found["image"] = by_name[name]
             break
     if "image" not in found and "path" in by_name:
@@ -278,7 +294,35 @@ def _columns(file: Path, schema: Any) -> dict[str, str]:
             "or the images themselves as bytes or image. Rename them."
         )
     found["label"] = by_name[label]
-    return found | {name: by_name[name] for name in ("split", "group") if name in by_name}
+    found |= {name: by_name[name] for name in ("split", "group") if name in by_name}
+    _refuse_other_kinds(file, schema, {name: column for name, column in found.items() if name != "image"})
+    return found
+
+
+def _inner(kind: Any) -> Any:
+    """The type of the values of a column that has a dictionary of them; else its own."""
+    import pyarrow.types as types
+
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _refuse_other_kinds(file: Path, schema: Any, columns: dict[str, str]) -> None:
+    """DataError where a column is of a type that is never a name: some of them cannot even be asked for a value."""
+    import pyarrow.types as types
+
+    tests = (
+        types.is_string, types.is_large_string, types.is_string_view, types.is_integer, types.is_floating,
+        types.is_boolean, types.is_null,
+    )  # fmt: skip
+    for name, column in columns.items():
+        kind = _inner(schema.field(column).type)
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list) if name == "label" else ()
+        inner = _inner(kind.value_type) if any(test(kind) for test in lists) else kind
+        if not any(test(inner) for test in tests):
+            raise DataError(
+                f"{shown(file.name)}: its column {shown(column)} is of type {shown(str(kind))[:80]}, expected text or whole "
+                "numbers. Convert the column to text."
+            )
 
 
 def _class_names(schema: Any, column: str) -> list[str]:

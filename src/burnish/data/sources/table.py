@@ -131,6 +131,8 @@ def _cell_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             first = stream.readline(_MOST_CELL_BYTES)
+            if "\0" in first:  # every other byte of UTF-16
+                raise _not_utf8(file)
             delimiter = "\t" if file.suffix.lower() == ".tsv" else separator_of(first, names_path_and_label)
             stream.seek(0)
             reader = csv.reader(stream, strict=True, delimiter=delimiter)
@@ -160,6 +162,8 @@ def _json_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
             for line, text in enumerate(stream, start=1):
                 if not text.strip():
                     continue
+                if "\0" in text:
+                    raise _not_utf8(file)
                 try:
                     values = json.loads(text)
                 except (ValueError, RecursionError) as error:
@@ -223,10 +227,11 @@ def _kind(value: Any) -> str:
 
 
 def _not_utf8(file: Path) -> DataError:
-    """The error, with the first byte that is not."""
+    """The error, with the first byte that is not, or that is zero."""
+    data = file.read_bytes()
     try:
-        file.read_bytes().decode("utf-8-sig")
-        at = 0
+        data.decode("utf-8-sig")
+        at = max(0, data.find(0))
     except UnicodeDecodeError as error:
         at = error.start
     return DataError(f"{shown(file.name)} is not UTF-8 (byte {at}). Save it as 'CSV UTF-8', comma-separated.")
