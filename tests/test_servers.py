@@ -23,7 +23,7 @@ from test_backbones_hub import (
 from burnish.backbones import zoo
 from burnish.backbones.reading import addresses, hub
 from burnish.data.sources import named, open_source
-from burnish.errors import BurnishError, DataError, UnknownModel, WeightsUnreachable
+from burnish.errors import BurnishError, DataError, UnknownModel, WeightsUnreachable, brief
 
 
 def now_and_then(beginning: bytes, *, every: float = 0.02, at_once: int = 1):
@@ -81,6 +81,31 @@ def test_a_server_that_sends_other_things_than_content_now_and_then_is_given_up(
     with pytest.raises(WeightsUnreachable):
         addresses.download(address)
     assert time.monotonic() - began < 1.2
+
+
+GARBAGE = bytes(range(1, 10)) + bytes(range(14, 256))
+
+
+@pytest.mark.parametrize("begin", [GARBAGE, b"HTTP/1.0 " + GARBAGE], ids=["at once", "after its version"])
+def test_a_server_that_answers_no_http_is_told_so_briefly(begin, web, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(addresses, "_TRIES", 1)
+    address = address_of(web, b"")
+    web.troubles["GET", "/file"] = itertools.repeat(now_and_then(begin * 4 + b"\r\n\r\n"))
+    with pytest.raises(WeightsUnreachable, match=r"cannot be fetched \(it answers no HTTP\)$"):
+        addresses.download(address)
+
+
+def test_a_reason_of_bytes_that_are_escaped_is_as_short_as_another():
+    assert len(brief(ValueError("\x01" * 1000))) <= 160
+
+
+@pytest.mark.parametrize("length", [b"-5", b"many", b"9" * 5000])
+def test_a_length_that_is_none_is_not_waited_for(length, web):  # noqa: F811
+    content = bytes(5000)
+    address = address_of(web, content)
+    head = b"HTTP/1.0 200 OK\r\nContent-Length: " + length + b"\r\n\r\n"
+    web.troubles["GET", "/file"] = itertools.repeat(now_and_then(head, every=0.0, at_once=5000))
+    assert addresses.download(address).read_bytes() == content
 
 
 def test_a_server_that_is_slow_and_steady_is_waited_for(web, impatient):  # noqa: F811

@@ -132,7 +132,8 @@ def shown(text: str) -> str:
 def brief(error: BaseException) -> str:
     """The first line of an error of another library, short enough for a sentence, and safe in it."""
     lines = str(error).strip().splitlines()
-    return shown(lines[0][:160]) if lines else type(error).__name__
+    # Cut again: escaped, a byte is four characters.
+    return shown(lines[0][:160])[:160] if lines else type(error).__name__
 
 
 def pasted(path: str | Path) -> str:

@@ -190,7 +190,7 @@ def _fetch_into(part: Path, url: str, on_bytes: hub.OnBytes | None) -> None:
             ValueError,
             http.client.HTTPException,
         ) as error:  # broken connections, no resolver, bad answers
-            reason = brief(error)
+            reason = "it answers no HTTP" if type(error) is http.client.BadStatusLine else brief(error)
         now = part.stat().st_size
         if now >= most + _PROGRESS:
             most, left, last = now, _TRIES, time.monotonic()
@@ -205,7 +205,8 @@ def _fetched(opener: urllib.request.OpenerDirector, part: Path, url: str, have: 
     headers = {"User-Agent": "burnish", **({"Range": f"bytes={have}-"} if have else {})}
     with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
         goes_on = bool(have) and answer.status == 206
-        expected, got = int(answer.headers.get("Content-Length") or -1), 0
+        # Content-Length as Python reads it, None where it is none: a text, or below nothing.
+        expected, got = -1 if answer.length is None else answer.length, 0
         with open(part, "ab" if goes_on else "wb", buffering=0) as file:  # its size tells how far this is
             if file.tell() + expected > MAX_WEIGHTS_BYTES:
                 raise BadWeights(

@@ -161,7 +161,8 @@ def _told_size(repository: str, filename: str, revision: str) -> int:
     """Bytes, as the hub tells before they come; 0 where it does not."""
     try:
         url = huggingface_hub.hf_hub_url(repository, filename, revision=revision or None)
-        return huggingface_hub.get_hf_file_metadata(url, timeout=_PROBE_SECONDS).size or 0
+        told = huggingface_hub.get_hf_file_metadata(url, timeout=_PROBE_SECONDS).size
+        return max(0, told or 0)
     except Exception:  # the download meets it again, tries anew where that helps, and says what it was
         return 0
 
