@@ -1,6 +1,8 @@
 """Promises of exported ONNX files: ONNX Runtime gives the probabilities that burnish gives, or nothing is written."""
 
+import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.data.views import normalised
 from burnish.errors import ModelError, RecipeError, RunError
 from burnish.ship import exported
-from burnish.ship.bundle import Bundle, read_bundle
+from burnish.ship.bundle import Bundle, read_bundle, write_bundle
 from burnish.ship.onnx import export_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'burnish[onnx]'")
@@ -157,6 +159,48 @@ def test_a_file_that_answers_otherwise_is_not_written(runs, tmp_path, monkeypatc
     with pytest.raises(RunError, match="other probabilities than burnish"):
         api.export(runs("taps"), tmp_path / "one.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_death_between_its_two_files_the_same_export_is_written(runs, tmp_path, monkeypatch):
+    class Died(BaseException):
+        pass
+
+    def dies_after(number):
+        done = itertools.count(1)
+
+        def replace(*paths, real=os.replace):
+            real(*paths)
+            if next(done) == number:
+                raise Died
+
+        return replace
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(os, "replace", dies_after(1))
+        api.export(runs("taps"), tmp_path / "one.onnx")
+    assert len(list(tmp_path.iterdir())) == 1
+    api.export(runs("taps"), tmp_path / "one.onnx")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["one.json", "one.onnx"]
+
+
+def test_a_model_whose_own_answers_are_no_numbers_is_told_so_and_no_other_framework_is_blamed(tmp_path):
+    backbone = zoo.load_backbone("random:test_resnet")
+    made = Bundle.of(backbone, Classifier.over(backbone, classes=2), classes=("a", "b"), method="full")
+    state = {name: -one if name.endswith("running_var") else one for name, one in made.state.items()}
+    write_bundle(tmp_path / "run", Bundle(**{**vars(made), "state": state}))
+    with pytest.raises(RunError, match=r"own answers .* are no numbers"):
+        api.export(tmp_path / "run", tmp_path / "one.onnx")
+    assert not list(tmp_path.glob("one.*"))
+
+
+def test_a_licence_of_bytes_that_are_no_characters_is_written_escaped(tmp_path):
+    backbone = zoo.load_backbone("random:test_resnet")
+    made = Bundle.of(backbone, Classifier.over(backbone, classes=2), classes=("a", "b\udcff"), method="full")
+    write_bundle(tmp_path / "run", Bundle(**{**vars(made), "licence": "mine \udcff"}))
+    api.export(tmp_path / "run", tmp_path / "one.onnx")
+    told = {one.key: one.value for one in onnx.load(tmp_path / "one.onnx").metadata_props}
+    assert told["licence"] == r"mine \udcff"
+    assert json.loads(told["burnish"])["classes"] == ["a", "b\udcff"]
 
 
 def test_a_network_that_the_exporter_cannot_write_is_told_in_a_sentence(runs, tmp_path, monkeypatch):

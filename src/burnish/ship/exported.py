@@ -59,7 +59,10 @@ def meaning(bundle: Bundle, words: str) -> dict[str, Any]:
 
 
 def noise(bundle: Bundle, images: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images to compare by: (uint8 [n s s 3], the same prepared float32 [n 3 s s], what burnish answers float32 [n k])."""
+    """Images to compare by: (uint8 [n s s 3], the same prepared float32 [n 3 s s], what burnish answers float32 [n k]).
+
+    RunError where that is no number: the other framework would be blamed for it.
+    """
     size, preprocess = bundle.preprocess.size, bundle.preprocess
     draws = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 256, (images, size, size, 3), generator=draws, dtype=torch.uint8)
@@ -67,6 +70,11 @@ def noise(bundle: Bundle, images: int = 4) -> tuple[np.ndarray, np.ndarray, np.n
     with torch.no_grad():
         logits = bundle.classifier()(prepared) / bundle.temperature
         answers = logits.sigmoid() if bundle.several else logits.softmax(1)
+    if not answers.isfinite().all():
+        raise RunError(
+            "the model's own answers to images of noise are no numbers: its weights, its BatchNorm statistics or its temperature "
+            "are out of range; nothing was written; fit it again, or ask whoever made the package"
+        )
     return raw.numpy(), prepared.contiguous().numpy(), answers.numpy()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.data.views import normalised
-from burnish.disk import plain_disk_errors, write_bytes_whole
+from burnish.disk import plain_disk_errors, replacing
 from burnish.errors import ModelError, RecipeError, RunError, brief, shown
 from burnish.ship.bundle import Bundle
 from burnish.ship.exported import (
@@ -60,9 +59,11 @@ def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
         session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
         for few in (slice(0, 1), slice(None)):  # any number of images
             require_equal("ONNX Runtime", session.run([_OUT], {_IN: images[few]})[0], expected[few])
-    with plain_disk_errors(path.parent):
-        write_bytes_whole(Path(os.path.realpath(path)), data)
-    write_meaning(path, bundle, _WORDS[input])
+    with plain_disk_errors(path.parent), replacing(path) as file:
+        file.buffer.write(data)
+        file.flush()
+        # Before the file is there: without its .json it would not be known again as an export after a death in between.
+        write_meaning(path, bundle, _WORDS[input])
     return path
 
 
@@ -110,7 +111,7 @@ def _written(network: nn.Module, example: Tensor, bundle: Bundle, told: str) -> 
             "bundle.classifier() is a plain torch module, see docs/models.md"
         ) from error
     for name, value in (("burnish", told), ("licence", bundle.licence)):
-        model.metadata_props.add(key=name, value=value)
+        model.metadata_props.add(key=name, value=value.encode("utf-8", "backslashreplace").decode())
     if model.ByteSize() > _MOST_BYTES:
         raise RunError(f"{shown(bundle.base_model)} has more than the 2 GB that one ONNX file can hold")
     return model.SerializeToString()

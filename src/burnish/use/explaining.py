@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from burnish.data.views import normalised
-from burnish.disk import plain_disk_errors, write_bytes_whole
+from burnish.disk import plain_disk_errors, replacing
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError, UnreadableImage, nearest, shown
 from burnish.measure.bootstrap import Ranking, bootstrapped
 from burnish.reports.explain import WAYS, Sanity, maps, overlay, png, sanity
@@ -95,8 +95,9 @@ def explained(
                 rows.append(Explained(name_of(image), None, None, None, NO_NUMBER))
                 continue
             file = folder / f"{number:04d}-{_plain(Path(name_of(image)).stem)}-{_plain(bundle.classes[label])}.png"
-            with plain_disk_errors(file):
-                write_bytes_whole(file, png(picture))
+            # With a draft of its own: two may explain into one folder.
+            with plain_disk_errors(file), replacing(file, follows=False) as stream:
+                stream.buffer.write(png(picture))
             rows.append(Explained(name_of(image), str(file), bundle.classes[label], chance))
     return rows, check
 
