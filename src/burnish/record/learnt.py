@@ -38,7 +38,7 @@ def _learnt_before(home: Path, *, further: bool) -> Learnt:
     """What the network had learnt from when the run in this folder began; further: whether it had been tuned at all."""
     try:
         told = read_plain_json(home / LEARNT)
-        hashes, known = told["hashes"], told["known"]
+        hashes, known = told.get("hashes"), told.get("known")
         if (
             not isinstance(hashes, list)
             or not all(isinstance(one, str) for one in hashes)
@@ -48,8 +48,11 @@ def _learnt_before(home: Path, *, further: bool) -> Learnt:
         return Learnt(frozenset(hashes), known)
     except FileNotFoundError:
         return Learnt(frozenset(), not further)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotARun(f"{shown(str(home / LEARNT))} is damaged ({shown(str(error))[:80]})") from None
+    except (OSError, ValueError) as error:
+        raise NotARun(
+            f"{shown(str(home / LEARNT))} is damaged ({shown(str(error))[:80]}), so that nobody can say what the network had "
+            "learnt from before the run; remove that file to do without"
+        ) from None
 
 
 def learnt_among(run: Path, catalog: Catalog, rows: np.ndarray, *, further: bool) -> tuple[int, bool]:
