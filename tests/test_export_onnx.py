@@ -213,6 +213,16 @@ def test_a_network_that_the_exporter_cannot_write_is_told_in_a_sentence(runs, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_onnx_runtime_cannot_run_is_told_in_a_sentence_and_not_written(runs, tmp_path, monkeypatch):
+    def refuses(*_, **__):
+        raise KeyError("no kernel for Erf(18)")
+
+    monkeypatch.setattr(runtime, "InferenceSession", refuses)
+    with pytest.raises(RunError, match=r"ONNX Runtime cannot run .*no kernel for Erf"):
+        api.export(runs("taps"), tmp_path / "one.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_the_packages_what_to_install_is_said(runs, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ModelError, match=r"needs onnxruntime; run: pip install 'burnish\[onnx\]'"):

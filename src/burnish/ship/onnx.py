@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,10 +56,8 @@ def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
     raw, prepared, expected = noise(bundle)
     images = raw if input == PIXELS else prepared
     data = _written(network, torch.from_numpy(images[:2]), bundle, json.dumps(meaning(bundle, _WORDS[input])))
-    with _quiet():
-        session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        for few in (slice(0, 1), slice(None)):  # any number of images
-            require_equal("ONNX Runtime", session.run([_OUT], {_IN: images[few]})[0], expected[few])
+    for few in (slice(0, 1), slice(None)):  # any number of images
+        require_equal("ONNX Runtime", _answers(runtime, data, images[few], bundle), expected[few])
     with plain_disk_errors(path.parent), replacing(path) as file:
         file.buffer.write(data)
         file.flush()
@@ -115,6 +114,18 @@ def _written(network: nn.Module, example: Tensor, bundle: Bundle, told: str) -> 
     if model.ByteSize() > _MOST_BYTES:
         raise RunError(f"{shown(bundle.base_model)} has more than the 2 GB that one ONNX file can hold")
     return model.SerializeToString()
+
+
+def _answers(runtime: Any, data: bytes, images: np.ndarray, bundle: Bundle) -> np.ndarray:
+    """What ONNX Runtime makes of the images [n k]; RunError where it cannot run the file."""
+    try:
+        with _quiet():
+            session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            return session.run([_OUT], {_IN: images})[0]
+    except Exception as error:  # it has classes of its own for each reason
+        raise RunError(
+            f"ONNX Runtime cannot run what PyTorch's exporter made of {shown(bundle.base_model)} ({brief(error)}); nothing was written"
+        ) from error
 
 
 @contextmanager
