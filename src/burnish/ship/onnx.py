@@ -124,7 +124,8 @@ def _answers(runtime: Any, data: bytes, images: np.ndarray, bundle: Bundle) -> n
             return session.run([_OUT], {_IN: images})[0]
     except Exception as error:  # it has classes of its own for each reason
         raise RunError(
-            f"ONNX Runtime cannot run what PyTorch's exporter made of {shown(bundle.base_model)} ({brief(error)}); nothing was written"
+            f"ONNX Runtime cannot run what PyTorch's exporter made of {shown(bundle.base_model)} ({brief(error)}); nothing was "
+            "written"
         ) from error
 
 
