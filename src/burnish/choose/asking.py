@@ -56,17 +56,21 @@ def seen_both_ways(
     bench: Bench,
     ways: tuple[Preprocess, Preprocess],
     *,
+    most_images: int | None = None,
     most_seconds: float = math.inf,
+    longer: bool = True,
 ) -> Seen:
     """Features of train and val images in turn, while a small part of the time lasts, or a larger one until there are enough.
 
-    most_seconds: that an image may take the second way; where it takes longer, nothing more is asked.
+    most_images: to ask, instead of the usual number. most_seconds: that an image may take the second way; where it takes longer,
+    nothing more is asked. longer: whether the time may be extended.
     """
     classes = len(catalog.classes)
-    order = splits.fitting[in_turn(catalog, splits.fitting, seed=bench.recipe.seed)][: images_asked(classes)]
+    order = splits.fitting[in_turn(catalog, splits.fitting, seed=bench.recipe.seed)]
+    order = order[: images_asked(classes) if most_images is None else most_images]
     half, flop = takes_half(bench.recipe.precision, bench.device), seconds_a_flop()
     now, left, heads = bench.clock.elapsed(), bench.clock.left(), 0.0
-    until, utmost = now + _SHARE * left, now + _UTMOST * left
+    until, utmost = now + _SHARE * left, now + (_UTMOST if longer else _SHARE) * left
     trunk: nn.Module | None = None
     rows: list[int] = []
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])

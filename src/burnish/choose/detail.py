@@ -15,6 +15,7 @@ from burnish.data.looks import Dataset, short_side
 _FINER, _AT_LEAST = (2.0, 1.5), 1.4  # times the network's own size: what is tried, and what is worth trying
 _STEP = 32  # pixels, the stride of the usual trunks
 _CLEAR = 2.0  # standard errors: finer images take as many times the time as they have pixels
+_IMAGES, _A_CLASS = 160, 4  # that are asked, or so many of each class: finer ones take long
 _MOST = 0.35  # of the time left, for seeing all images so fine
 
 
@@ -84,7 +85,10 @@ def _asked(dataset: Dataset, bench: Bench, sizes: list[int]) -> tuple[int, Seen,
     native, (finest, *coarser) = bench.backbone.preprocess, sizes
     most = _MOST * bench.clock.left() / (len(dataset.splits.fitting) + len(dataset.splits.test))
     ways = native, replace(native, size=finest)
-    seen = seen_both_ways(dataset.catalog, dataset.splits, bench, ways, most_seconds=most)
+    images = max(_IMAGES, _A_CLASS * len(dataset.catalog.classes))
+    seen = seen_both_ways(
+        dataset.catalog, dataset.splits, bench, ways, most_images=images, most_seconds=most, longer=False
+    )
     if seen.seconds > most and coarser:
         return _asked(dataset, bench, coarser)
     return finest, seen, seen.seconds <= most
