@@ -76,13 +76,14 @@ def test_an_image_that_changed_is_not_taken_at_another_size(images):
     assert len(plain_at(material, material.test.ids, Preprocess(size=48), bench)) == len(material.test.ids)
 
 
-@pytest.mark.parametrize(("asked", "side"), [("auto", 64), (96, 96), (500, 128)])
+@pytest.mark.parametrize(("asked", "side"), [("auto", 64), (96, 192), (150, 224), (500, 500)])
 def test_training_crops_are_cut_from_images_as_large_as_is_asked_for(tmp_path, monkeypatch, asked, side):
-    """Else 384 px were enlarged from 256; a reduced JPEG holds twice the network's own size, not more."""
+    """Of small ones twice as many pixels: a crop shows a part of the image."""
     wanted = []
     monkeypatch.setattr(gathering, "stored_side", lambda catalog, pixels: wanted.append(pixels) or 64)
     monkeypatch.setattr(gathering, "_fitting_images", lambda *rest: pytest.fail("seen enough"))
-    backbone = SimpleNamespace(preprocess=Preprocess(size=64, crop=1.0))
+    size = 64 if asked == "auto" else asked
+    backbone = SimpleNamespace(preprocess=Preprocess(size=size, crop=1.0))
     bench = SimpleNamespace(backbone=backbone, recipe=Recipe(image_size=asked))
     write_images(tmp_path, {"a": 6, "b": 6})
     catalog = open_source(tmp_path)

@@ -163,8 +163,8 @@ def old(kind, name, *calls, **config):
     return {"class_name": kind, "config": {"name": name, **config}, "name": name, "inbound_nodes": list(calls)}
 
 
-def old_model(path, *layers):
-    """A file of Keras 2 for images of 8 pixels, of layers without weights."""
+def old_model(path, *layers, weights=()):
+    """A file of Keras 2 for images of 8 pixels; weights: of the last of these layers that has some, by their names."""
     h5py = pytest.importorskip("h5py")
     images = old("InputLayer", "images", batch_input_shape=[None, 8, 8, 3])
     ends = {"input_layers": [["images", 0, 0]], "output_layers": [[layers[-1]["name"], 0, 0]]}
@@ -172,7 +172,16 @@ def old_model(path, *layers):
     with h5py.File(path, "w") as file:
         file.attrs["keras_version"], file.attrs["backend"] = "2.15.0", "tensorflow"
         file.attrs["model_config"] = json.dumps(config)
-        file.create_group("model_weights").attrs["layer_names"] = [one["name"].encode() for one in [images, *layers]]
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = [one["name"].encode() for one in [images, *layers]]
+        for layer in layers:
+            own = group.create_group(layer["name"])
+            names = (
+                [f"{layer['name']}/{name}" for name in weights] if layer["class_name"] == "BatchNormalization" else []
+            )
+            own.attrs["weight_names"] = [name.encode() for name in names]
+            for name in names:
+                own[name] = np.full(3, weights[name.partition("/")[2]], np.float32)
     return str(path)
 
 
@@ -182,14 +191,16 @@ def test_a_number_less_a_tensor_of_keras_2_has_the_right_values(tmp_path, value)
     path = old_model(
         tmp_path / "m.h5",
         old("TFOpLambda", "less", call, function="math.subtract"),
-        old("GlobalAveragePooling2D", "pool", [["less", 0, 0, {}]]),
+        old("BatchNormalization", "bn", [["less", 0, 0, {}]], epsilon=0.0),
+        old("GlobalAveragePooling2D", "pool", [["bn", 0, 0, {}]]),
+        weights={"gamma:0": 2.0, "beta:0": 1.0, "moving_mean:0": 0.0, "moving_variance:0": 1.0},
     )
     found = zoo.load_backbone(path, preprocess="none")
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
     mean, std = np.float32(found.preprocess.mean), np.float32(found.preprocess.std)
     with torch.no_grad():
         features = found.module(torch.from_numpy((pixels / 255 - mean) / std).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(features.numpy(), (value - pixels).mean((1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(features.numpy(), (2 * (value - pixels) + 1).mean((1, 2)), rtol=1e-4)
 
 
 def test_a_layer_with_weights_called_on_its_own_output_is_refused_as_called_twice(tmp_path):

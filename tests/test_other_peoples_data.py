@@ -256,10 +256,12 @@ def test_lists_of_images_and_bytes_are_data(tmp_path):
 
 
 def test_floats_are_told_what_to_do():
-    with pytest.raises(DataError, match=r"\(images \* 255\)"):
+    with pytest.raises(DataError, match=r"Give them as uint8: images \* 255 if 1 is white"):
         open_source((np.zeros((4, 8, 8, 3), np.float32), list("abab")))
-    items = [(np.zeros((3, 8, 8), np.float32), label) for label in "aabbaabb"]
-    with pytest.raises(NotEnoughData, match=r"before ToTensor and Normalize.*Mend what the data set gives"):
+    items = [(np.full((3, 8, 8), -1.0, np.float32), label) for label in "aabbaabb"]
+    with pytest.raises(
+        DataError, match=r"from -1 to -1, expected floats from 0 to 1, or uint8; give it as it is before Normalize"
+    ):
         api.fit(items, **TINY)
 
 

@@ -305,7 +305,7 @@ def write_spots(root, *, where, images=24):
 
 def test_a_run_whose_classes_are_places_sees_them_says_so_and_its_package_does(tmp_path):
     data = write_spots(tmp_path / "data", where=True, images=48)
-    settings = {"model": "random:test_resnet", "image_size": 64, "method": "multiprobe", "budget": None}
+    settings = {"model": "random:test_resnet", "method": "multiprobe", "budget": None}
     run = api.fit(data, out=tmp_path / "run", **settings)
     (told,) = (one for one in run.facts["decisions"] if "where something is" in one["what"])
     assert told["what"].startswith("heads see where") and "cross-validated on" in told["why"]

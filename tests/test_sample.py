@@ -345,7 +345,7 @@ def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_
         runs.append(api.fit(many, out=tmp_path / "whole", budget=None, cache="off", watcher=hears[1], **TINY))
     finally:
         (many / "red" / "bad.png").unlink()
-    assert {"decode: 40", "features, 160 px: 40"} <= {*hears[0].said} and "decode: 40" not in hears[1].said
+    assert {"decode: 40", "features, 64 px: 40"} <= {*hears[0].said} and "decode: 40" not in hears[1].said
     for heard in hears:
         assert sum(line.startswith("a first model is saved") for line in heard.said) == 1
     part, whole = (run.facts for run in runs)

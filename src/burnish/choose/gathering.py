@@ -50,7 +50,8 @@ def gather(
     """
     catalog, splits, looks = dataset
     native = bench.backbone.preprocess
-    side = stored_side(catalog, _sharp(native.size) / native.crop) if trains else None
+    wanted = native.size if bench.recipe.image_size == "auto" else _sharp(native.size)
+    side = stored_side(catalog, wanted / native.crop) if trains else None
     reader = _Reader(catalog, looks, bench, preprocess, decoded_per_second)
     fitting = _fitting_images(reader, splits, side, early, on_fitting)
     decoded = _Decoded(catalog, splits, fitting, reader.read(splits.test, None))
@@ -252,7 +253,7 @@ def _fitting_images(
 
 
 def _sharp(size: int) -> int:
-    """Pixels a side of whole images for views of `size`: of small ones twice as many, since a crop shows a part of the image."""
+    """Pixels a side of whole images for views of a named size: of small ones twice as many, for a crop is a part of one."""
     return max(size, min(2 * size, _SHARP))
 
 
