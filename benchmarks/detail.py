@@ -3,8 +3,8 @@
     BURNISH_TEST_DATA=… python benchmarks/detail.py [--draws 3] > benchmarks/results/detail.json
 
 Squares of 900 pixels. In "small" the class is that of an image of Caltech-101 that is 90 pixels wide and lies anywhere on another
-image, of no class; in "enlarged" an image of the class fills the square, so that nothing is gained by seeing it finer. Five
-classes, 60 images each, half of them tested; frozen heads, no clock. One JSON object on stdout.
+image, of no class of these; in "enlarged" an image of the class fills the square, so that nothing is gained by seeing it finer. Eight
+classes, 40 images each, half of them tested; frozen heads, no clock. One JSON object on stdout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from burnish.record.facts import machine
 from burnish.runtime import draws
 from burnish.ship.bundle import read_bundle
 
-CLASSES, EACH, SIDE, SMALL = 5, 60, 900, 90
+CLASSES, EACH, SIDE, SMALL = 8, 40, 900, 90
 KINDS = ("small", "enlarged")
 SIZES: dict[str, int | Auto] = {"own": 224, "finer": 448, "auto": "auto"}
 
