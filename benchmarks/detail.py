@@ -2,9 +2,9 @@
 
     BURNISH_TEST_DATA=… python benchmarks/detail.py [--draws 3] > benchmarks/results/detail.json
 
-Squares of 900 pixels. In "small" the class is that of an image of Caltech-101 that is 90 pixels wide and lies anywhere on another
-image, of no class of these; in "enlarged" an image of the class fills the square, so that nothing is gained by seeing it finer. Eight
-classes, 40 images each, half of them tested; frozen heads, no clock. One JSON object on stdout.
+Squares of 900 pixels. In "small" the class is that of an image of Caltech-101 that is 90 pixels wide and lies anywhere on
+another image, of no class of these; in "enlarged" an image of the class fills the square, so that nothing is gained by seeing
+it finer. Eight classes, 40 images each, half of them tested; frozen heads, no clock. One JSON object on stdout.
 """
 
 from __future__ import annotations
