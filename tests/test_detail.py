@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_framing
 from PIL import Image
 from test_framing import Told
 
@@ -14,15 +15,10 @@ from burnish.backbones import zoo
 from burnish.choose import asking
 from burnish.choose.detail import Detail, settle_detail
 from burnish.choose.ledger import Ledger
-from burnish.choose.material import Bench
-from burnish.data.looks import Dataset, look_at
-from burnish.data.sources import open_source
-from burnish.data.split import make_splits
 from burnish.recipe import Recipe
 from burnish.run.outset import detail_for
-from burnish.runtime import Clock, Nobody
+from burnish.runtime import Nobody
 from burnish.ship.bundle import read_bundle
-from burnish.train.around import pick_device
 
 TINY = {"model": "random:test_resnet", "method": "probe"}
 OWN = 160  # pixels, of that network
@@ -55,13 +51,8 @@ def colours(tmp_path_factory):
 
 
 def benched(data, *, told=None, clock=None, **recipe):
-    catalog = open_source(data)
-    looks = look_at(catalog, np.arange(len(catalog)), workers=2)
-    splits = make_splits(catalog, seed=0, content=looks.digests)
     recipe = Recipe(**{**TINY, **recipe})
-    clock = clock or Clock.start(None, from_process_start=False)
-    bench = Bench(recipe, zoo.load_backbone(recipe.model), pick_device("cpu"), clock, told or Nobody())
-    return Dataset(catalog, splits, looks), bench
+    return test_framing.benched(data, recipe, zoo.load_backbone(recipe.model), told=told, clock=clock)
 
 
 def test_where_only_finer_images_tell_the_classes_they_are_seen_finer_and_the_package_keeps_that(stripes, tmp_path):

@@ -72,17 +72,23 @@ def middle(tmp_path_factory):
     return drawn(tmp_path_factory.mktemp("framing") / "middle", "middle", size=(320, 32))
 
 
-def asked(data, *, told=None, budget=None, started=0.0, clock=None, **recipe):
-    """(what `settle_framing` finds, the bench)."""
+def benched(data, recipe, backbone, *, told=None, clock=None):
+    """(the data set of a source or a catalogue, a bench)."""
     catalog = open_source(data) if not hasattr(data, "classes") else data
     looks = look_at(catalog, np.arange(len(catalog)), workers=2)
     splits = make_splits(catalog, seed=0, content=looks.digests)
+    clock = clock or Clock.start(None, from_process_start=False)
+    return Dataset(catalog, splits, looks), Bench(recipe, backbone, pick_device("cpu"), clock, told or Nobody())
+
+
+def asked(data, *, told=None, budget=None, started=0.0, clock=None, **recipe):
+    """(what `settle_framing` finds, the bench)."""
     if clock is None:
         clock = Clock.start(budget, from_process_start=False)
         clock = replace(clock, started=clock.started - started)
     backbone = zoo.load_backbone("random:test_resnet", image_size=64)
-    bench = Bench(Recipe(**{**TINY, **recipe}), backbone, pick_device("cpu"), clock, told or Nobody())
-    return settle_framing(Dataset(catalog, splits, looks), bench), bench
+    dataset, bench = benched(data, Recipe(**{**TINY, **recipe}), backbone, told=told, clock=clock)
+    return settle_framing(dataset, bench), bench
 
 
 # ---- what is chosen ----------------------------------------------------------------------------------------------------

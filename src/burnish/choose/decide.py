@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import numpy as np
 
@@ -93,6 +93,21 @@ def part_decision(material: Material) -> Decision:
         tested = len(material.test_labels)
         why += f"; the clock ended the proof at {tested:,} of {tested + material.untested:,} test images"
     return Decision("a part of the images", why, {"used": used, "skipped": skipped})
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A choice that is made once, before all that depends on it, and kept for when the run is taken up: its fields, its decision."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        told = values["decision"]
+        return cls(**{**values, "decision": None if told is None else Decision(**told)})
 
 
 def idle_in(recipe: Recipe, method: Method) -> Decision | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from burnish.backbones.spec import Backbone
 from burnish.choose.asking import Seen, compared, needed, seen_both_ways
-from burnish.choose.decide import Decision
+from burnish.choose.decide import Decision, Settled
 from burnish.choose.material import Bench
 from burnish.choose.sizes import takes
 from burnish.data.looks import Dataset, short_side
@@ -20,21 +19,11 @@ _MOST = 0.35  # of the time left, for seeing all images so fine
 
 
 @dataclass(frozen=True)
-class Detail:
+class Detail(Settled):
     """The largest size that images are seen at, and why where that was a choice."""
 
     size: int  # pixels
     decision: Decision | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Detail:
-        """The inverse of `to_json`."""
-        told = values["decision"]
-        return cls(values["size"], None if told is None else Decision(**told))
 
 
 def as_fine(backbone: Backbone, size: int) -> Backbone:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from burnish.backbones.spec import Backbone
 from burnish.choose.asking import compared, needed, seen_both_ways
-from burnish.choose.decide import Decision
+from burnish.choose.decide import Decision, Settled
 from burnish.choose.material import Bench
 from burnish.choose.sizes import sizes_up_to, takes
 from burnish.data.looks import Dataset, share_seen
@@ -18,7 +17,7 @@ _ASKED_BELOW = 0.5  # of its area that is seen of the middle image; of photograp
 
 
 @dataclass(frozen=True)
-class Framing:
+class Framing(Settled):
     """How long images are framed, and why where that was a choice."""
 
     crop_mode: str  # CENTER or SQUASH
@@ -28,16 +27,6 @@ class Framing:
     def of(cls, preprocess: Preprocess) -> Framing:
         """As this preprocessing has it."""
         return cls(SQUASH if preprocess.fit == "squash" else CENTER)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Framing:
-        """The inverse of `to_json`."""
-        told = values["decision"]
-        return cls(values["crop_mode"], None if told is None else Decision(**told))
 
 
 def framed(backbone: Backbone, crop_mode: str) -> Backbone:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from burnish.backbones.reading.hub import OnBytes, public
 from burnish.backbones.spec import Backbone
 from burnish.backbones.zoo import DEFAULT_PACKAGE, load_backbone, portfolio
-from burnish.choose.decide import Decision
+from burnish.choose.decide import Decision, Settled
 from burnish.choose.detail import Detail, as_fine, settle_detail
 from burnish.choose.framing import Framing, framed, settle_framing
 from burnish.choose.ledger import Ledger
@@ -36,6 +37,7 @@ from burnish.terms import WHITES
 from burnish.train.around import accelerated, pick_device
 
 _WHITE = "white"  # the part of the ledger
+Choice = TypeVar("Choice", bound=Settled)
 
 
 @dataclass(frozen=True)
@@ -123,20 +125,28 @@ def bench_for(
 
 def whitened(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, list[Decision]]:
     """The bench with what is white in greys of more than 8 bits, as a part of the images to fit tells. Settled once (P7)."""
-    known = ledger.get(_WHITE)
-    if known is not None:
-        white, decision = known[0]["white"], known[0]["decision"]
-    else:
-        white, largest, asked = white_of(dataset.catalog, dataset.looks, dataset.splits.fitting)
-        what = f"in greys of more than 8 bits {white} is white"
-        why = f"the largest number in {asked} of the images is {largest}, and {white} is the most that so many bits can say"
-        decision = Decision(what, why, {"largest": largest, "n": asked}).to_json() if white < WHITES[-1] else None
-        ledger.put(_WHITE, {"white": white, "decision": decision})
-        if decision is not None:
-            bench.watcher.say(f"{what}: {why}")
-    preprocess = replace(bench.backbone.preprocess, white=white)
+    found = _settled_once(ledger, _WHITE, _White, lambda: _settle_white(dataset, bench))
+    preprocess = replace(bench.backbone.preprocess, white=found.white)
     bench = replace(bench, backbone=replace(bench.backbone, preprocess=preprocess))
-    return bench, [] if decision is None else [Decision(**decision)]
+    return bench, [] if found.decision is None else [found.decision]
+
+
+@dataclass(frozen=True)
+class _White(Settled):
+    """What is white in greys of more than 8 bits, and why where it is not the most that 16 bits can say."""
+
+    white: int
+    decision: Decision | None = None
+
+
+def _settle_white(dataset: Dataset, bench: Bench) -> _White:
+    white, largest, asked = white_of(dataset.catalog, dataset.looks, dataset.splits.fitting)
+    if white == WHITES[-1]:
+        return _White(white)
+    what = f"in greys of more than 8 bits {white} is white"
+    why = f"the largest number in {asked} of the images is {largest}, and {white} is the most that so many bits can say"
+    bench.watcher.say(f"{what}: {why}")
+    return _White(white, Decision(what, why, {"largest": largest, "n": asked}))
 
 
 def framing_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, list[Decision]]:
@@ -144,12 +154,7 @@ def framing_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, 
 
     Settled once (P7): it is made durable with the first that depends on it, the frozen heads.
     """
-    known = ledger.get("framing")
-    if known is not None:
-        found = Framing.from_json(known[0])
-    else:
-        found = settle_framing(dataset, bench)
-        ledger.put("framing", found.to_json())
+    found = _settled_once(ledger, "framing", Framing, lambda: settle_framing(dataset, bench))
     mode = found.crop_mode
     bench = replace(bench, backbone=framed(bench.backbone, mode), recipe=replace(bench.recipe, crop_mode=mode))
     return bench, [] if found.decision is None else [found.decision]
@@ -157,15 +162,20 @@ def framing_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, 
 
 def detail_for(dataset: Dataset, bench: Bench, ledger: Ledger) -> tuple[Bench, list[Decision]]:
     """The bench with a network that sees images as fine as the recipe says, or as a part of them tells. Settled once (P7)."""
-    known = ledger.get("detail")
-    if known is not None:
-        found = Detail.from_json(known[0])
-    else:
-        found = settle_detail(dataset, bench)
-        ledger.put("detail", found.to_json())
+    found = _settled_once(ledger, "detail", Detail, lambda: settle_detail(dataset, bench))
     fine = found.size > bench.backbone.preprocess.size
     bench = replace(bench, backbone=as_fine(bench.backbone, found.size), fine=fine)
     return bench, [] if found.decision is None else [found.decision]
+
+
+def _settled_once(ledger: Ledger, name: str, kind: type[Choice], settle: Callable[[], Choice]) -> Choice:
+    """What an earlier sitting of the run settled under that name, or what is settled now."""
+    known = ledger.get(name)
+    if known is not None:
+        return kind.from_json(known[0])
+    found = settle()
+    ledger.put(name, found.to_json())
+    return found
 
 
 def _first_of(names: list[str]) -> Backbone:
@@ -223,5 +233,5 @@ def backbone_for(recipe: Recipe, *, on_bytes: OnBytes | None = None) -> Backbone
         if backbone.one_size:  # is built for it
             backbone = load_backbone(recipe.model, image_size=size, **settings)
         else:
-            backbone = replace(backbone, preprocess=replace(backbone.preprocess, size=size))
+            backbone = as_fine(backbone, size)
     return backbone if recipe.crop_mode == "auto" else framed(backbone, recipe.crop_mode)
