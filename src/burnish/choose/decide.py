@@ -97,7 +97,7 @@ def part_decision(material: Material) -> Decision:
 
 @dataclass(frozen=True)
 class Settled:
-    """A choice that is made once, before all that depends on it, and kept for when the run is taken up: its fields, its decision."""
+    """A choice that is made once, before all that depends on it, and kept for when the run is taken up."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
