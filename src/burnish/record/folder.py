@@ -62,7 +62,8 @@ _OURS = (
     IMAGES,
     LEARNT,
 )
-_FOLDERS = ("packages", "state", BOARD, "models", "arms", "seeds")
+_ARMS = "arms"
+_FOLDERS = ("packages", "state", BOARD, "models", _ARMS, "seeds")
 _READ_BACK = ("packages", "state")
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
 _DEVICE = "device"  # where a run is done is not what it is asked to do; a state of another kind of device is refused by itself
@@ -285,6 +286,11 @@ def read_facts(path: Path) -> dict[str, Any]:
 def no_run(folder: Path, what: str = "no such folder") -> NotARun:
     """That a folder is not, or holds none of, what was asked for."""
     return NotARun(f"{shown(str(folder))}: {what}; expected the folder of a run that burnish fit finished or began")
+
+
+def home_of(run: Path) -> Path:
+    """Where what several arms share lies: of an arm of a comparison the comparison's folder, else the run's own."""
+    return run.parent.parent if run.parent.name == _ARMS and not os.path.lexists(run / SPLITS) else run
 
 
 def sides_in(splits: Path) -> dict[str, str]:

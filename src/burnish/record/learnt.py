@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from burnish.data.contents import is_redrawn
 from burnish.data.looks import look_at, read_digests
 from burnish.disk import read_plain_json
 from burnish.errors import NotARun, shown
-from burnish.record.folder import IMAGES, LEARNT, SPLITS, RunFolder, sides_in
+from burnish.record.folder import IMAGES, LEARNT, SPLITS, RunFolder, home_of, sides_in
 from burnish.runtime import cores
 
 FURTHER = "tuned_further"  # among a package's facts: whether its network had been tuned before the run
@@ -26,7 +25,7 @@ def learnt_from(run: Path, *, further: bool = False) -> tuple[set[str], Learnt]:
     With those that the network had learnt from before the run, where it was itself an earlier run's (`further`: it was, so that
     there must be a note of them). Of an arm of a comparison the comparison's folder tells. NotARun where what tells is damaged.
     """
-    home = run.parent.parent if run.parent.name == "arms" and not os.path.lexists(run / SPLITS) else run
+    home = home_of(run)
     paths = {path for path, side in sides_in(home / SPLITS).items() if side in ("train", "val")}
     digests = read_digests(home / IMAGES) if paths else {}
     before = _learnt_before(home, further=further)
