@@ -40,6 +40,20 @@ def drawn(root, what, *, side=400, images=24):
     return root
 
 
+def spotted(root, *, side=400, spot=10, images=24):
+    """Squares of grey noise with a small square of stripes that lie as the class does, anywhere in the middle."""
+    for number in range(3 * images):
+        kind, rng = number % 3, np.random.default_rng(number)
+        pixels = rng.integers(100, 156, (side, side, 3), np.uint8)
+        rows, columns = np.indices((spot, spot)) % 2
+        top, left = rng.integers(side // 4, 3 * side // 4 - spot, 2)
+        pixels[top : top + spot, left : left + spot] = 255 * (rows, columns, rows ^ columns)[kind][..., None]
+        folder = root / "abc"[kind]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory):
     return drawn(tmp_path_factory.mktemp("detail") / "stripes", "stripes")
@@ -70,6 +84,15 @@ def test_where_finer_images_tell_no_more_the_networks_own_size_stays(colours):
     told = Told()
     found = settle_detail(*benched(colours, told=told))
     assert found.size == OWN and found.decision is not None and "images are seen at 160 px" in told.lines[0]
+
+
+def test_what_is_small_in_an_image_is_found_by_heads_on_all_depths(tmp_path):
+    """In the means of the last layer it is lost; the maxima of the maps before it have it."""
+    found = settle_detail(*benched(spotted(tmp_path / "data")))
+    assert found.size == 320 and found.decision is not None
+    last = settle_detail(*benched(tmp_path / "data", taps="off"))
+    assert last.size == OWN and last.decision is not None
+    assert found.decision.numbers["finer"] < 0.5 * last.decision.numbers["finer"]
 
 
 @pytest.mark.parametrize(("side", "asked"), [(200, False), (230, False), (280, True)])

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
+from burnish.backbones.changing.taps import tapped
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.choose.material import Bench
 from burnish.choose.where import images_asked, quick_choice, worse_by
@@ -59,11 +60,13 @@ def seen_both_ways(
     most_images: int | None = None,
     most_seconds: float = math.inf,
     longer: bool = True,
+    deep: bool = False,
 ) -> Seen:
     """Features of train and val images in turn, while a small part of the time lasts, or a larger one until there are enough.
 
     most_images: to ask, instead of the usual number. most_seconds: that an image may take the second way; where it takes longer,
-    nothing more is asked. longer: whether the time may be extended.
+    nothing more is asked. longer: whether the time may be extended. deep: of all depths, where heads may see them, not of
+    the last layer alone.
     """
     classes = len(catalog.classes)
     order = splits.fitting[in_turn(catalog, splits.fitting, seed=bench.recipe.seed)]
@@ -81,7 +84,7 @@ def seen_both_ways(
         for place, (way, pixels) in enumerate(zip(ways, views, strict=False)):
             if trunk is None:  # on images, for its fast form is compared with the plain one on them
                 example = normalised(pixels[np.arange(2) % len(pixels)], way).to(bench.device)
-                trunk = fold_for_inference(bench.backbone.module.to(bench.device), example, half=half)
+                trunk = fold_for_inference(_trunk(bench, example, deep=deep), example, half=half)
             start = bench.clock.elapsed()
             found[place].append(outputs(trunk, [pixels], preprocess=way, device=bench.device, half=half))
             if place == 1:  # the quickest, since the first ones also choose and pack
@@ -90,7 +93,8 @@ def seen_both_ways(
         done += len(chunk)
         now, few = bench.clock.elapsed(), len(rows) < needed(len(splits.fitting))
         took = (now - began) * min(_AT_ONCE, done) / len(chunk)  # by the next ones
-        heads = 2 * least_seconds(len(rows) + _AT_ONCE, [bench.backbone.width], flop, classes=classes)
+        width = max((part.shape[1] for part in found[0]), default=bench.backbone.width)
+        heads = 2 * least_seconds(len(rows) + _AT_ONCE, [width], flop, classes=classes)
         late = now + took + heads > (utmost if few else until) or (done >= _TELLING and taken > most_seconds)
     first, second = (np.concatenate(one) if one else np.zeros((0, 1), np.float32) for one in found)
     return Seen(np.array(rows, np.int64), first, second, late, until if now + 2 * heads < until else utmost, taken)
@@ -115,6 +119,13 @@ def compared(seen: Seen, catalog: Catalog, bench: Bench) -> tuple[HeadChoice, He
     if min(first.asked, second.asked) < needed(len(seen.rows)):
         return None
     return first, second, *worse_by(first, second, groups)
+
+
+def _trunk(bench: Bench, example: Tensor, *, deep: bool) -> nn.Module:
+    """The network to its features; of all depths, where that is asked for and can be had."""
+    module = bench.backbone.module.to(bench.device)
+    with_depths = tapped(bench.backbone, example) if deep and bench.recipe.taps != "off" else None
+    return module if with_depths is None else with_depths.module.to(bench.device)
 
 
 def _views(
