@@ -328,6 +328,6 @@ def test_a_name_with_an_empty_tag_is_not_known(name):
 
 def test_large_images_go_through_in_turn(run):
     predictor = Predictor.open(run.folder)
-    assert predictor._batch == BATCH
+    assert predictor.batch == BATCH
     large = replace(predictor.bundle, preprocess=replace(predictor.bundle.preprocess, size=2048))
-    assert Predictor(large)._batch == max(1, BATCH // 16)
+    assert Predictor(large).batch == max(1, BATCH // 16)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         predict,
         report,
         report_runs,
+        serve,
     )
     from burnish.errors import BurnishError
     from burnish.recipe import Recipe
@@ -69,6 +70,7 @@ __all__ = [
     "predict",
     "report",
     "report_runs",
+    "serve",
 ]
 
 

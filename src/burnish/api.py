@@ -63,13 +63,14 @@ from burnish.use.finished import (
     report_runs,
     write_predictions,
 )
+from burnish.use.serving import serve
 
 # Verbs are made in `looking`, here, in `using` and `evaluating`.
 __all__ = [
     "Audit", "Data", "Evaluation", "Leaderboard", "Prediction", "Result", "Verdict", "anatomy", "audit", "board",
     "called", "compare", "compare_catalog", "evaluate", "explain", "export", "fit", "fit_catalog", "fit_recipe",
     "methods", "models", "ood", "open_run", "opened", "predict", "predict_stream", "report", "report_runs",
-    "write_predictions",
+    "serve", "write_predictions",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from burnish.elsewhere import known_elsewhere
 from burnish.errors import BurnishError, Interrupted, is_short_of_memory, shown
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.looking import audit, doctor, methods, models
+from burnish.verbs.serving import serve
 from burnish.verbs.training import compare, fit
 from burnish.verbs.using import board, evaluate, explain, export, predict, report
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (fit, compare, audit, evaluate, predict, report, explain, board, export, models, methods, doctor):
+for _verb in (fit, compare, audit, evaluate, predict, report, explain, board, export, serve, models, methods, doctor):
     app.command()(_verb)
 
 

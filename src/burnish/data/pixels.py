@@ -108,6 +108,16 @@ def decode_picture(picture: Image.Image, name: str, *, at_least: Need | None = N
         raise UnreadableImage(name, _reason(error, b"")) from None
 
 
+def count_pixels(data: bytes, *, name: str = "image in memory") -> int:
+    """How many pixels the header of an image's bytes tells of, without decoding them; UnreadableImage."""
+    try:
+        with quiet():
+            image = _opened(data, None)
+            return image.width * image.height
+    except Exception as error:  # as in `decode_aloud`
+        raise UnreadableImage(name, _reason(error, data)) from None
+
+
 def enough(preprocess: Preprocess) -> Need:
     """What the plain view is made from.
 

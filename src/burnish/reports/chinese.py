@@ -362,3 +362,30 @@ FINDINGS = {
     "Other files": "其他文件",
     "Nothing, if they are no images.": "若不是图像则无需处理。",
 }
+
+# Of the page of `burnish serve`.
+SERVED = {
+    "Ask the model": "询问模型",
+    "What is on your photograph?": "照片上是什么？",
+    "The model says which of %(n)s classes an image has.": "模型会说出图像属于 %(n)s 个类别中的哪些。",
+    "The model names one of %(n)s classes.": "模型会给出 %(n)s 个类别中的一个。",
+    "and %(n)s more": "等，另有 %(n)s 个",
+    "Drop photographs here, or choose them": "把照片拖到这里，或点击选择",
+    "or paste one; up to %(n)s MB each. They are sent to this service alone, and not kept.": (
+        "也可以粘贴；每张不超过 %(n)s MB。照片只发送到本服务，不会保存。"
+    ),
+    "Decline to answer unless so many answers are right:": "只在回答的正确率能达到以下水平时作答：",
+    "always answer": "总是作答",
+    "Send": "发送",
+    "Unlike the training images: the answer may mean nothing.": "与训练图像不同：答案可能没有意义。",
+    "No answer:": "不作答：",
+    "none of the classes": "不属于任何类别",
+    "Waiting for the answer …": "正在等待答案……",
+    "The service cannot be reached. Is it still running?": "无法连接服务。它还在运行吗？",
+    "Model": "模型",
+    "licence of the pretrained weights": "预训练权重的许可证",
+    "On %(n)s test images: %(value)s (95 %% interval %(low)s to %(high)s).": (
+        "在 %(n)s 张测试图像上：%(value)s（95 %% 区间 %(low)s 至 %(high)s）。"
+    ),
+    "For programs:": "供程序使用：",
+}

@@ -45,7 +45,7 @@ def render(facts: Mapping[str, Any], pictures: Mapping[str, Any] | None = None, 
             f"the run's facts hold no readable verdict ({shown(repr(error))}), expected those that burnish fit writes; "
             "run it again"
         ) from None
-    template, policy = _template(lang)
+    template, policy = template_of("page.html", lang)
     say = words_in(lang)
     scores = values.get("scores") or {}
     kept = scores.get(_kept_role(values)) or scores.get("probe")
@@ -99,9 +99,9 @@ def duration(seconds: float) -> str:
 
 
 @cache
-def _template(lang: str) -> tuple[Template, str]:
-    """The compiled page and the content policy that lets its own style and script run, and nothing else."""
-    source = files("burnish.reports").joinpath("page.html").read_text(encoding="utf-8")
+def template_of(name: str, lang: str, *more: str) -> tuple[Template, str]:
+    """The compiled page and the content policy that lets its own style and script run, and nothing else but `more`."""
+    source = files("burnish.reports").joinpath(name).read_text(encoding="utf-8")
     room = Environment(
         loader=PackageLoader("burnish", "reports"), extensions=["jinja2.ext.i18n"], autoescape=True,
         undefined=StrictUndefined, finalize=_text, trim_blocks=True, lstrip_blocks=True,
@@ -117,8 +117,8 @@ def _template(lang: str) -> tuple[Template, str]:
     }
     room.filters |= {key: _or_dash(form) for key, form in forms.items()}
     rules = [f"{tag}-src '{_fingerprint(source, tag)}'" for tag in ("style", "script")]
-    policy = ["default-src 'none'", *rules, "img-src data:", "base-uri 'none'", "form-action 'none'"]
-    return room.get_template("page.html"), "; ".join(policy)
+    policy = ["default-src 'none'", *rules, "base-uri 'none'", *(more or ("img-src data:", "form-action 'none'"))]
+    return room.get_template(name), "; ".join(policy)
 
 
 def _fingerprint(source: str, tag: str) -> str:

@@ -115,6 +115,22 @@ class Asked:
 LIKELIEST = Asked()
 
 
+def shares(find: Sequence[str]) -> dict[str, float]:
+    """The share wanted of each class, from CLASS=SHARE; RecipeError."""
+    found: dict[str, float] = {}
+    for one in find:
+        name, _, share = one.rpartition("=")
+        try:
+            found[name] = float(share)
+        except ValueError:
+            name = ""
+        if not name:
+            raise RecipeError(
+                f"find is {shown(one)!r}, expected a class and the share of it to be found, as crack=0.95"
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class Answering:
     """`Asked`, with the limits that the package's held-out images set."""

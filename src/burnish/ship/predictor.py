@@ -46,7 +46,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
         self.bundle, self.device = bundle, pick_device(device)
         together = at_once(self.device)
-        self._batch = max(
+        self.batch = max(
             1, min(together, together * _USUAL_PIXELS // bundle.preprocess.size**2)
         )  # large images in turn
         self._fast: nn.Module | None = None
@@ -85,7 +85,7 @@ class Predictor:
     def probabilities(self, images: Images) -> NDArray[np.float64]:
         """float64 [n k] in the order of `bundle.classes`, a batch at a time; raises UnreadableImage on the first bad image."""
         rows = [np.zeros((0, len(self.bundle.classes)))]
-        for chunk in _chunks(listed(images), self._batch):
+        for chunk in _chunks(listed(images), self.batch):
             found, _, problems = self._answers(chunk)
             for problem in problems:
                 if problem is not None:
@@ -115,7 +115,7 @@ class Predictor:
         on_progress: Callable[[int], None] | None,
     ) -> Iterator[Prediction]:
         done = 0
-        for chunk in _chunks(images, self._batch):
+        for chunk in _chunks(images, self.batch):
             found, strange, problems = self._answers(chunk)
             called = [name_of(image) for image in chunk] if names is None else names[done : done + len(chunk)]
             done += len(chunk)
@@ -147,6 +147,15 @@ class Predictor:
         with settled_torch(cuda=self.device.type == "cuda"), enough_memory(self.bundle.base_model):
             return self._of_pixels(pixels)
 
+    def judged(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(probabilities float64 [n k], whether each is unlike the training images bool [n]) of plain views uint8 [n s s 3].
+
+        The second is None where the package cannot tell.
+        """
+        found, features = self.of_pixels(pixels)
+        familiarity = self.bundle.familiarity
+        return found, None if familiarity is None else familiarity.strange(features, found)
+
     def _of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Forked: the parent's threads are not here, and OpenMP would wait for them for ever.
         if self._process != os.getpid():
@@ -169,9 +178,9 @@ class Predictor:
         strange = None if self.bundle.familiarity is None else np.zeros(len(images), bool)
         if good:
             batch = np.stack([one for one in read if not isinstance(one, UnreadableImage)])
-            found[good], features = self.of_pixels(batch)
-            if strange is not None and self.bundle.familiarity is not None:
-                strange[good] = self.bundle.familiarity.strange(features, found[good])
+            found[good], unlike = self.judged(batch)
+            if strange is not None and unlike is not None:
+                strange[good] = unlike
             for row in np.array(good)[~np.isfinite(found[good]).all(1)]:
                 problems[row] = UnreadableImage(name_of(images[row]), NO_NUMBER)
         return found, strange, problems

@@ -76,12 +76,12 @@ def predict(
     from burnish import api
     from burnish.disk import expanded
     from burnish.screen import print_predictions
-    from burnish.ship.answering import Asked
+    from burnish.ship.answering import Asked, shares
     from burnish.ship.predictor import Predictor
 
     if csv is not None and json_:
         raise RecipeError("predict writes its answers as CSV or as JSON: say --csv FILE or --json")
-    unreadable, asked = 0, Asked(top, reject, sets, _shares(find or []))
+    unreadable, asked = 0, Asked(top, reject, sets, shares(find or []))
     predictor = Predictor.open(expanded(run), device)
     if csv is not None:
         unreadable = api.write_predictions(csv, predictor, images, asked=asked)
@@ -95,22 +95,6 @@ def predict(
     if unreadable:
         typer.echo(f"{unreadable} of the images could not be read", err=True)
         raise typer.Exit(1)
-
-
-def _shares(find: list[str]) -> dict[str, float]:
-    """The share wanted of each class, from CLASS=SHARE."""
-    found = {}
-    for one in find:
-        name, _, share = one.rpartition("=")
-        try:
-            found[name] = float(share)
-        except ValueError:
-            name = ""
-        if not name:
-            raise RecipeError(
-                f"find is {shown(one)!r}, expected a class and the share of it to be found, as crack=0.95"
-            )
-    return found
 
 
 def report(

@@ -1,0 +1,124 @@
+"""Connections: how many, and how long one may take to say what it wants; uvicorn limits neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from burnish.ship.serve.guard import with_own
+from burnish.ship.serve.limits import Limits
+from burnish.ship.serve.refusal import Refusal
+
+HEADER_BYTES = 16_384  # of a request's first line and headers; browsers send a tenth of that
+_LINGER_SECONDS = 3.0  # in which the rest of a refused body is thrown away, so that the sender comes to read why
+_LONGEST_ANSWER_SECONDS = 600.0  # of a request, with its wait and with who does not take the answer
+_NO_HTTP = f"what came is no HTTP request, or has more than {HEADER_BYTES:,} bytes of headers; see GET /"
+_REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+
+
+def connections_within(limits: Limits) -> Any:
+    """uvicorn's HTTP/1.1 connection with the limits of `Watched`."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    return type("Connection", (Watched, H11Protocol), {"limits": limits})
+
+
+class Watched:
+    """What a connection of uvicorn has besides: one timer.
+
+    Headers must have come within a third of the time of a body, however they are dripped. Of a body that is refused three more
+    seconds are thrown away, so that its sender comes to read why. One connection too many is told so, one of twice as many is
+    closed; who does not take an answer is dropped.
+    """
+
+    limits: Limits
+    conn: Any  # of h11: what either side is at
+    cycle: Any  # the last request, None before the first
+    connections: set[Any]
+    loop: Any
+    transport: Any
+    _timer: Any = None
+    _state = ""  # what the timer is for
+    _one_too_many = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)  # type: ignore[misc]
+        open_now, most = len(self.connections), self.limits.connections
+        if open_now > 2 * most:
+            transport.abort()
+            return
+        self._one_too_many = open_now > most
+        self._time("headers", self.limits.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._time("", None)
+        super().connection_lost(exc)  # type: ignore[misc]
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._one_too_many:
+            most = self.limits.connections
+            self._leave(503, f"{most} connections are open, the most at a time; ask again in a second")
+            return
+        super().data_received(data)  # type: ignore[misc]
+        self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()  # type: ignore[misc]
+        self._look()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():  # it has asked, and does not read
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()  # type: ignore[misc]
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP; uvicorn's own words are plain text."""
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if begun or repr(self.conn.our_state) not in ("IDLE", "SEND_RESPONSE"):
+            self.transport.abort()  # in the midst of a body whose answer has begun
+        else:
+            self._leave(400, _NO_HTTP)
+
+    def _leave(self, status: int, sentence: str) -> None:
+        self.transport.write(_written(status, sentence))
+        self.transport.close()
+
+    def _look(self) -> None:
+        """Set the timer for what is waited for now."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._time("answer", _LONGEST_ANSWER_SECONDS)
+        elif repr(self.conn.their_state) == "SEND_BODY" or self.transport.get_write_buffer_size():
+            self._time("rest", _LINGER_SECONDS)
+        elif self.cycle is None or self.conn.trailing_data[0]:
+            self._time("headers", self.limits.header_seconds)
+        else:
+            self._time("", None)  # between requests, where uvicorn waits for five seconds
+
+    def _time(self, state: str, seconds: float | None) -> None:
+        """One timer, begun when a state is entered: what comes drop by drop does not begin it anew."""
+        if state == self._state:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._state = state
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        if self._state == "headers" and not self.transport.is_closing():
+            self._leave(
+                408, f"the headers had not come whole after {self.limits.header_seconds:g} s; send them at once"
+            )
+            self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+        else:
+            self.transport.abort()
+
+
+def _written(status: int, sentence: str) -> bytes:
+    """A refusal as it goes over the wire, with which the connection ends."""
+    refusal = Refusal(status, sentence)
+    headers = {"content-type": "application/json", "connection": "close", **refusal.headers}
+    own = [(name.encode(), value.encode()) for name, value in headers.items()]
+    lines = [name + b": " + value for name, value in with_own([*own, (b"content-length", b"%d" % len(refusal.body))])]
+    return b"\r\n".join([f"HTTP/1.1 {status} {_REASONS[status]}".encode(), *lines, b"", refusal.body])

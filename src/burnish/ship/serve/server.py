@@ -1,0 +1,76 @@
+"""From the open port to the last answer: uvicorn, and the signals that stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import burnish
+from burnish.errors import Interrupted
+from burnish.ship.serve.connection import HEADER_BYTES, connections_within
+from burnish.ship.serve.guard import Guard
+from burnish.ship.serve.limits import Limits
+from burnish.ship.serve.listening import refused
+
+_BACKLOG = 128  # connections that the system takes before they are looked at
+_PATIENCE_SECONDS = 7  # for what is in work when the service is stopped, of the ten in which it must have left
+_HARD_SECONDS = 9.5
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def answer_until_stopped(app: Guard, door: socket.socket, *, limits: Limits, host: str) -> None:
+    """Listen on a bound socket, and answer until SIGINT or SIGTERM; what is in work then is finished within seven seconds.
+
+    A second signal ends it at once. Beside the main thread no signals come; there it goes on as long as the process. RunError
+    where another program began to listen on the port meanwhile.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """With signals that end it and nothing more: uvicorn's own raises them once more when it has left."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            before = {number: signal.signal(number, self.handle_exit) for number in _STOPS}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.should_exit:
+                _leave_at_once()
+            self.should_exit = True
+            if burnish.own_process:
+                last = threading.Timer(_HARD_SECONDS, os._exit, (Interrupted.exit_code,))
+                last.daemon = True
+                last.start()
+
+    try:
+        door.listen(_BACKLOG)
+    except OSError as error:
+        raise refused(error, host, door.getsockname()[1]) from None
+    config = uvicorn.Config(
+        app, loop="asyncio", http=connections_within(limits), ws="none", lifespan="off", log_config=None,
+        log_level="critical", access_log=False, proxy_headers=False, server_header=False, backlog=_BACKLOG,
+        h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=_PATIENCE_SECONDS,
+    )  # fmt: skip
+    with door, asyncio.Runner() as runner:
+        runner.run(Server(config).serve(sockets=[door]))
+
+
+def _leave_at_once() -> None:
+    """End this process, or raise KeyboardInterrupt in one that is not burnish's own."""
+    if burnish.own_process:
+        os._exit(Interrupted.exit_code)
+    raise KeyboardInterrupt
