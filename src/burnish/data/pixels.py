@@ -109,11 +109,18 @@ def decode_picture(picture: Image.Image, name: str, *, at_least: Need | None = N
 
 
 def count_pixels(data: bytes, *, name: str = "image in memory") -> int:
-    """How many pixels the header of an image's bytes tells of, without decoding them; UnreadableImage."""
+    """How many pixels the header of an image's bytes tells of, without decoding them; some number beyond `MAX_PIXELS` for more.
+
+    Raises UnreadableImage for what is none or is not read anyway.
+    """
     try:
+        if (reason := why_slow(data)) is not None:
+            raise Refused(reason)
         with quiet():
-            image = _opened(data, None)
+            image = image_of(data)
             return image.width * image.height
+    except Image.DecompressionBombError:
+        return MAX_PIXELS + 1
     except Exception as error:  # as in `decode_aloud`
         raise UnreadableImage(name, _reason(error, data)) from None
 

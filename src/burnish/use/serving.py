@@ -12,7 +12,7 @@ from burnish.errors import shown
 from burnish.runtime import Nobody, Watcher
 from burnish.ship.predictor import Predictor
 from burnish.ship.serve.limits import Limits
-from burnish.ship.serve.listening import bound, own_names
+from burnish.ship.serve.listening import bound, listen, own_names
 from burnish.ship.serve.server import answer_until_stopped
 from burnish.ship.serve.service import Service, record_of, require_extra
 
@@ -52,13 +52,14 @@ def serve(
         classes, where = len(service.predictor.bundle.classes), door.getsockname()
         hosts = own_names(door, host, tuple(allow_host))
         app = service.guarded(hosts=hosts, watcher=watcher if log else Nobody())
+        listen(door, host)
         name = f"[{where[0]}]" if ":" in where[0] else where[0]
         watcher.say(
             f"http://{name}:{where[1]}/  {classes:,} classes, {shown(service.predictor.bundle.method)}; loaded and warmed in "
             f"{time.monotonic() - began:.1f} s (Ctrl-C ends it)"
         )
         try:
-            answer_until_stopped(app, door, limits=limits, host=host)
+            answer_until_stopped(app, door, limits=limits)
         finally:
             service.close()
     watcher.say("stopped")

@@ -30,7 +30,7 @@ def asked_of(query: Sequence[tuple[str, str]]) -> Asked:
     """What the query asks; Refusal 400 for what is no question, or is asked twice."""
     for name, _ in query:
         if name not in _QUESTIONS:
-            raise Refusal(400, f"{shown(name[:80])!r} is no question, expected one of {', '.join(_QUESTIONS)}")
+            raise Refusal(400, f"{name[:80]!r} is no question, expected one of {', '.join(_QUESTIONS)}")
     once = {name: value for name, value in query if name != "find"}
     if len(once) < sum(name != "find" for name, _ in query):
         raise Refusal(400, f"one of {', '.join(once)} is asked twice; ask once")
@@ -52,21 +52,21 @@ def _number(once: dict[str, str], name: str, *, whole: bool = False) -> float | 
     except ValueError:
         number = math.nan
     if not (number >= 1 if whole else 0.0 < number < 1.0):
-        raise Refusal(400, f"{name} is {shown(text)!r}, expected {wanted}")
+        raise Refusal(400, f"{name} is {text!r}, expected {wanted}")
     return number
 
 
 def kind_of(content_type: str, encoding: str) -> str | None:
     """The boundary of a multipart body, None of a body that is one image; Refusal 415 for another."""
     if encoding.strip().lower() not in ("", "identity"):
-        raise Refusal(415, f"the body is encoded as {shown(encoding[:40])!r}, expected it as it is; {_SEND}")
+        raise Refusal(415, f"the body is encoded as {encoding[:40]!r}, expected it as it is; {_SEND}")
     kind, _, rest = content_type.partition(";")
     kind = kind.strip().lower()
     if kind == _MULTIPART:
         return rest
     if kind in _RAW or kind.startswith("image/"):
         return None
-    raise Refusal(415, f"the body is of the type {shown(kind[:80])!r}, expected an image or {_MULTIPART}; {_SEND}")
+    raise Refusal(415, f"the body is of the type {kind[:80]!r}, expected an image or {_MULTIPART}; {_SEND}")
 
 
 def raw_image(body: bytes) -> list[Sent]:

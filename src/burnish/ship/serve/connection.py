@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from burnish.ship.serve.guard import with_own
+from burnish.ship.serve.guard import HEADER_BYTES, with_own
 from burnish.ship.serve.limits import Limits
 from burnish.ship.serve.refusal import Refusal
 
-HEADER_BYTES = 16_384  # of a request's first line and headers; browsers send a tenth of that
 _LINGER_SECONDS = 3.0  # in which the rest of a refused body is thrown away, so that the sender comes to read why
 _LONGEST_ANSWER_SECONDS = 600.0  # of a request, with its wait and with who does not take the answer
 _NO_HTTP = f"what came is no HTTP request, or has more than {HEADER_BYTES:,} bytes of headers; see GET /"

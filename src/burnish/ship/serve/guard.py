@@ -14,6 +14,7 @@ from burnish.ship.serve.bodies import Gone
 from burnish.ship.serve.refusal import HEADERS, Refusal, length
 
 _LONGEST_TARGET = 200  # characters of an address in the log
+HEADER_BYTES = 16_384  # of a request's headers; browsers send a tenth of that
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -60,12 +61,16 @@ class Guard:
     def _require_own(self, scope: Any) -> None:
         """Refusal of a request that a page of another site has made."""
         headers = [(name.lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        if (
+            sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES
+        ):  # that came at once, before any server counts
+            raise Refusal(400, f"the headers have more than {HEADER_BYTES:,} bytes, the most; send fewer")
         named = [value for name, value in headers if name == b"host"]
         host = named[0] if len(named) == 1 else ""
         if self._hosts is not None and _name_of(host) not in self._hosts:
             raise Refusal(
                 400,
-                f"the host {shown(host[:80])!r} is no name of this service; ask for one that is, or start it with --allow-host",
+                f"the host {host[:80]!r} is no name of this service; ask for one that is, or start it with --allow-host",
             )
         if scope["method"] in ("GET", "HEAD"):
             return

@@ -10,6 +10,10 @@ import socket
 from burnish.errors import RecipeError, RunError, shown
 from burnish.ship.serve.guard import LOOPBACK
 
+BACKLOG = (
+    1024  # connections that the system takes before they are looked at; one it drops is tried again after a second
+)
+
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that holds the port and does not listen yet: 0 is any free one. RecipeError, RunError where it cannot be had."""
@@ -18,7 +22,7 @@ def bound(host: str, port: int) -> socket.socket:
         family, _, _, _, address = found[0]
     except (OSError, UnicodeError, OverflowError):
         raise RecipeError(
-            f"host is {shown(host)!r}, expected an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all"
+            f"host is {host!r}, expected an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all"
         ) from None
     door = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -33,6 +37,14 @@ def bound(host: str, port: int) -> socket.socket:
     return door
 
 
+def listen(door: socket.socket, host: str) -> None:
+    """Open the door; RunError where another program began to listen on the port since it was bound."""
+    try:
+        door.listen(BACKLOG)
+    except OSError as error:
+        raise refused(error, host, door.getsockname()[1]) from None
+
+
 def refused(error: OSError, host: str, port: int) -> RecipeError | RunError:
     """Why a port cannot be had, as an error."""
     where = f"{shown(host)}:{port}"
@@ -42,7 +54,7 @@ def refused(error: OSError, host: str, port: int) -> RecipeError | RunError:
         return RunError(f"{where} is not given to this user; name a port from 1024 on with --port")
     if error.errno == errno.EADDRNOTAVAIL:
         return RecipeError(
-            f"host is {shown(host)!r}, which is no address of this machine; 127.0.0.1 is, and 0.0.0.0 for all"
+            f"host is {host!r}, which is no address of this machine; 127.0.0.1 is, and 0.0.0.0 for all"
         )
     return RunError(f"{where} cannot be listened on ({error.strerror or error}); name another with --port or --host")
 

@@ -13,22 +13,20 @@ from typing import Any
 
 import burnish
 from burnish.errors import Interrupted
-from burnish.ship.serve.connection import HEADER_BYTES, connections_within
-from burnish.ship.serve.guard import Guard
+from burnish.ship.serve.connection import connections_within
+from burnish.ship.serve.guard import HEADER_BYTES, Guard
 from burnish.ship.serve.limits import Limits
-from burnish.ship.serve.listening import refused
+from burnish.ship.serve.listening import BACKLOG
 
-_BACKLOG = 128  # connections that the system takes before they are looked at
 _PATIENCE_SECONDS = 7  # for what is in work when the service is stopped, of the ten in which it must have left
 _HARD_SECONDS = 9.5
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def answer_until_stopped(app: Guard, door: socket.socket, *, limits: Limits, host: str) -> None:
-    """Listen on a bound socket, and answer until SIGINT or SIGTERM; what is in work then is finished within seven seconds.
+def answer_until_stopped(app: Guard, door: socket.socket, *, limits: Limits) -> None:
+    """Answer on a socket that listens, until SIGINT or SIGTERM; what is in work then is finished within seven seconds.
 
-    A second signal ends it at once. Beside the main thread no signals come; there it goes on as long as the process. RunError
-    where another program began to listen on the port meanwhile.
+    A second signal ends it at once. Beside the main thread no signals come; there it goes on as long as the process.
     """
     import uvicorn
 
@@ -56,13 +54,9 @@ def answer_until_stopped(app: Guard, door: socket.socket, *, limits: Limits, hos
                 last.daemon = True
                 last.start()
 
-    try:
-        door.listen(_BACKLOG)
-    except OSError as error:
-        raise refused(error, host, door.getsockname()[1]) from None
     config = uvicorn.Config(
         app, loop="asyncio", http=connections_within(limits), ws="none", lifespan="off", log_config=None,
-        log_level="critical", access_log=False, proxy_headers=False, server_header=False, backlog=_BACKLOG,
+        log_level="critical", access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
         h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=_PATIENCE_SECONDS,
     )  # fmt: skip
     with door, asyncio.Runner() as runner:

@@ -32,7 +32,6 @@ T = TypeVar("T")
 
 _EXTRA = "pip install 'burnish[serve]'"
 _KEPT_QUESTIONS = 64  # of which the limits are kept: to find those of one takes up to a second
-_TOO_MANY_PIXELS = "pixels, {most:,} are the most; send a smaller image"
 
 
 def application(
@@ -123,7 +122,9 @@ class Service:
             HTTPException: _unknown,
             Exception: _unforeseen,
         }
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts=hosts, watcher=watcher)
+        inner = Starlette(routes=routes, exception_handlers=handlers)
+        inner.router.redirect_slashes = False  # to an address made of what the request says its host is
+        return Guard(inner, hosts=hosts, watcher=watcher)
 
     def close(self) -> None:
         """Take no more images; what is in work is answered."""
@@ -222,9 +223,8 @@ class Service:
     def _read(self, sent: Sent) -> np.ndarray | Refusal:
         """The plain view uint8 [s s 3] of an image, or why there is none."""
         try:
-            pixels = count_pixels(sent.content)
-            if pixels > self.limits.pixels:
-                return Refusal(413, f"{pixels:,} {_TOO_MANY_PIXELS.format(most=self.limits.pixels)}")
+            if count_pixels(sent.content) > self.limits.pixels:
+                return Refusal(413, f"more pixels than the {self.limits.pixels:,} that are taken; send a smaller image")
         except UnreadableImage as error:
             return Refusal(422, error.reason)
         read = self.predictor.pixels([sent.content])[0]
