@@ -364,7 +364,7 @@ PAGES = [
     "README.md",
     *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")) if "```python" in page.read_text("utf-8")),
 ]
-BEGUN = ["docs/models.md"]  # opens the run that the examples of other pages begin
+BEGUN = ["docs/models.md", "docs/serve.md"]  # open the run that the examples of other pages begin
 WITHOUT_A_RUN = ["docs/data.md"]  # audits arrays, and writes nothing
 
 

@@ -25,8 +25,8 @@ class Watched:
     """What a connection of uvicorn has besides: one timer.
 
     Headers must have come within a third of the time of a body, however they are dripped. Of a body that is refused three more
-    seconds are thrown away, so that its sender comes to read why. One connection too many is told so, one of twice as many is
-    closed; who does not take an answer is dropped.
+    seconds are thrown away, so that its sender comes to read why. One connection too many is told so, one of four times as many
+    is closed; who does not take an answer is dropped.
     """
 
     limits: Limits
@@ -42,7 +42,7 @@ class Watched:
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[misc]
         open_now, most = len(self.connections), self.limits.connections
-        if open_now > 2 * most:
+        if open_now > 4 * most:
             transport.abort()
             return
         self._one_too_many = open_now > most

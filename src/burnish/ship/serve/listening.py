@@ -53,9 +53,7 @@ def refused(error: OSError, host: str, port: int) -> RecipeError | RunError:
     if error.errno == errno.EACCES:
         return RunError(f"{where} is not given to this user; name a port from 1024 on with --port")
     if error.errno == errno.EADDRNOTAVAIL:
-        return RecipeError(
-            f"host is {host!r}, which is no address of this machine; 127.0.0.1 is, and 0.0.0.0 for all"
-        )
+        return RecipeError(f"host is {host!r}, which is no address of this machine; 127.0.0.1 is, and 0.0.0.0 for all")
     return RunError(f"{where} cannot be listened on ({error.strerror or error}); name another with --port or --host")
 
 
