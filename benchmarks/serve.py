@@ -3,7 +3,8 @@
 usage: serve.py RUN IMAGES [--seconds 5] [--rounds 5]
 Each request is one image, over a connection that is kept. Clients and service share the machine, as threads of two processes.
 `predict` is asked in this process: for one image after another, and for all of them together. All take turns, round after round,
-so that what else the machine does meets each of them. One JSON object on stdout.
+so that what else the machine does meets each of them; the processor's time of a request is told too, which it meets least. One
+JSON object on stdout.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +31,16 @@ from burnish.ship.images import expand
 from burnish.ship.predictor import Predictor
 
 _CLIENTS, _MOST_IMAGES = (1, 8), 256
+
+
+class Round(NamedTuple):
+    """One turn of one way of asking."""
+
+    taken: list[
+        float
+    ]  # seconds of each answer; of images that go through together of each batch's first, and the others none
+    seconds: float
+    processor_seconds: float  # of the process that answers
 
 
 def main() -> None:
@@ -52,11 +64,13 @@ def main() -> None:
             for way in ways.values():
                 way(1.0)
             load = os.getloadavg()[0]
-            rounds = {name: list[tuple[list[float], float]]() for name in ways}
+            rounds = {name: list[Round]() for name in ways}
             for _ in range(asked.rounds):
                 for name, way in ways.items():
-                    began = time.perf_counter()
-                    rounds[name].append((way(asked.seconds), time.perf_counter() - began))
+                    of = process.pid if name.startswith("serve") else os.getpid()
+                    began, spent = time.perf_counter(), processor_seconds(of)
+                    taken = way(asked.seconds)
+                    rounds[name].append(Round(taken, time.perf_counter() - began, processor_seconds(of) - spent))
         finally:
             process.terminate()
     told = {"images": len(images), "mean_bytes": float(np.mean([len(one) for one in images])), "load_before": load}
@@ -119,14 +133,22 @@ def clients(count: int, port: int, images: list[bytes], seconds: float) -> list[
     return [second for each in taken for second in each]
 
 
-def summary(rounds: list[tuple[list[float], float]]) -> dict[str, object]:
-    """Of rounds of requests that took so many seconds each, within so many."""
-    p50, p99 = np.quantile([second for taken, _ in rounds for second in taken], (0.5, 0.99))
+def processor_seconds(process: int) -> float:
+    """What a process has had of the processors so far; of Linux."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def summary(rounds: list[Round]) -> dict[str, object]:
+    """Of the rounds of one way of asking."""
+    p50, p99 = np.quantile([second for one in rounds for second in one.taken], (0.5, 0.99))
+    answers = sum(len(one.taken) for one in rounds)
     return {
-        "requests": sum(len(taken) for taken, _ in rounds),
-        "requests_per_second": [len(taken) / seconds for taken, seconds in rounds],
+        "requests": answers,
+        "requests_per_second": [len(one.taken) / one.seconds for one in rounds],
         "p50_milliseconds": 1e3 * float(p50),
         "p99_milliseconds": 1e3 * float(p99),
+        "processor_milliseconds": 1e3 * sum(one.processor_seconds for one in rounds) / answers,
     }
 
 
