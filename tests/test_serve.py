@@ -1,5 +1,6 @@
 """`burnish serve`: a run's model over HTTP, asked by real clients on loopback, and by hostile ones."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -26,9 +27,14 @@ from burnish.reports.chinese import SERVED
 from burnish.ship.predictor import Predictor
 from burnish.ship.serve.batches import Batches
 from burnish.ship.serve.limits import Limits
-from burnish.ship.serve.listening import bound
+from burnish.ship.serve.listening import bound, own_names
 from burnish.ship.serve.refusal import Refusal
 from images import noise
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 QUICK = {"model": "random:test_resnet", "method": "probe", "budget": None, "image_size": 64, "seed": 0}
 SMALL = ["--most-bytes", "400000", "--most-images", "20", "--most-pixels", "1000000", "--most-seconds", "3"]
@@ -42,11 +48,14 @@ def run(shapes, tmp_path_factory):
 class Server:
     """The program, on a port of its own."""
 
-    def __init__(self, folder, *words):
+    def __init__(self, folder, *words, fewest_files=None):
         command = [sys.executable, "-m", "burnish", "serve", str(folder), "--port", "0", *words]
         plain = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many as in the tests, for the same bits
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=plain)
         self.lines = [self.process.stdout.readline()]
+        if fewest_files is not None:  # besides those that it has open
+            most = len(os.listdir(f"/proc/{self.process.pid}/fd")) + fewest_files
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (most, most))
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.lines[0])
         assert found, self.lines[0] + self.process.stdout.read()
         self.port = int(found[1])
@@ -594,6 +603,82 @@ def test_without_its_packages_it_says_how_to_install_them(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(burnish.BurnishError, match=r"serving needs uvicorn, .*run: pip install 'burnish\[serve\]'"):
         burnish.serve(run.folder, port=0)
+
+
+def test_a_stopped_service_leaves_no_answer_half_said(run, photos):
+    """SIGTERM in the midst of batches: whoever was heard has a whole answer, the others none."""
+    one = Server(run.folder, "--quiet")
+    whole, none, broken = [], [], []
+
+    def client():
+        while not none and not broken:
+            try:
+                status, value, _ = one.ask("POST", "/predict", photos[0])
+                (whole if status == 200 and len(value) == 1 else broken).append(status)
+            except ConnectionError:  # refused, or reset before a byte of an answer came
+                none.append(1)
+            except (http.client.HTTPException, ValueError) as error:
+                broken.append(error)
+
+    try:
+        clients = [threading.Thread(target=client) for _ in range(8)]
+        for each in clients:
+            each.start()
+        time.sleep(1.0)
+        code, seconds = one.stop()
+        for each in clients:
+            each.join(20)
+        assert code == 0 and seconds < 10 and len(whole) > 8 and not broken, broken
+    finally:
+        one.process.kill()
+
+
+def test_in_a_thread_it_goes_on_until_it_is_told_to_stop(run, photos):
+    stop, lines = threading.Event(), []
+    watcher = type("Told", (burnish.Lines,), {"say": lambda self, text: lines.append(text)})()
+    thread = threading.Thread(
+        target=burnish.serve, args=[run.folder], kwargs={"port": 0, "stop": stop, "watcher": watcher, "log": False}
+    )
+    thread.start()
+    while not lines:
+        time.sleep(0.05)
+    connection = http.client.HTTPConnection("127.0.0.1", int(re.search(r":(\d+)/", lines[0])[1]), timeout=30)
+    connection.request("POST", "/predict?top=3", photos[0])
+    assert json.loads(connection.getresponse().read()) == told(run, [photos[0]], ["image"], top=3)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive() and lines[1:] == ["stopped"]
+
+
+def test_where_an_event_loop_runs_it_says_how_to_start_it_beside(run):
+    async def cell():
+        burnish.serve(run.folder, port=0)
+
+    with pytest.raises(RunError, match=r"as in a notebook; start it beside: .*kwargs=\{'stop': stop\}"):
+        asyncio.run(cell())
+
+
+def test_whoever_may_ask_is_said_where_it_is_not_this_machine_alone(run):
+    with bound("0.0.0.0", 0) as everywhere, bound("127.0.0.1", 0) as here:
+        assert own_names(everywhere, "0.0.0.0", ()) is None and own_names(everywhere, "0.0.0.0", ("a.example",)) == (
+            "a.example",
+        )
+        assert {"localhost", "127.0.0.1", "::1", "b.example"} <= set(own_names(here, "127.0.0.1", ("b.example",)))
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the limit of another process is Linux's to set")
+def test_a_system_that_gives_no_more_connections_is_a_line_and_the_service_goes_on(run, photos):
+    one = Server(run.folder, fewest_files=40)
+    try:
+        idle = [socket.create_connection(("127.0.0.1", one.port), timeout=8) for _ in range(60)]
+        time.sleep(1.0)
+        for client in idle:
+            client.close()
+        time.sleep(1.5)
+        assert one.ask("POST", "/predict", photos[0])[0] == 200
+        assert "Traceback" not in "".join(one.lines) and any("Too many open files" in line for line in one.lines)
+    finally:
+        one.process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -57,8 +57,13 @@ def refused(error: OSError, host: str, port: int) -> RecipeError | RunError:
     return RunError(f"{where} cannot be listened on ({error.strerror or error}); name another with --port or --host")
 
 
+def is_of_this_machine(door: socket.socket) -> bool:
+    """Whether none but this machine can reach it."""
+    return ipaddress.ip_address(door.getsockname()[0].partition("%")[0]).is_loopback
+
+
 def own_names(door: socket.socket, host: str, more: tuple[str, ...]) -> tuple[str, ...] | None:
     """The names that a request may ask for: those of this machine where none other can ask, and `more`; else None, any."""
-    if ipaddress.ip_address(door.getsockname()[0].partition("%")[0]).is_loopback:
+    if is_of_this_machine(door):
         return (*LOOPBACK, host, door.getsockname()[0], *more)
     return more or None

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import burnish
-from burnish.errors import Interrupted
+from burnish.errors import Interrupted, RunError
+from burnish.runtime import Watcher
 from burnish.ship.serve.connection import connections_within
 from burnish.ship.serve.guard import HEADER_BYTES, Guard
 from burnish.ship.serve.limits import Limits
@@ -23,10 +24,13 @@ _HARD_SECONDS = 9.5
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def answer_until_stopped(app: Guard, door: socket.socket, *, limits: Limits) -> None:
-    """Answer on a socket that listens, until SIGINT or SIGTERM; what is in work then is finished within seven seconds.
+def answer_until_stopped(
+    app: Guard, door: socket.socket, *, limits: Limits, stop: threading.Event | None, watcher: Watcher
+) -> None:
+    """Answer on a socket that listens, until SIGINT, SIGTERM or `stop`; what is in work then is finished within seven seconds.
 
-    A second signal ends it at once. Beside the main thread no signals come; there it goes on as long as the process.
+    A second signal ends it at once. Signals come to the main thread alone; in another, `stop` is the way to end it. watcher: told
+    of what goes wrong beside all requests, such as that the system gives no more connections.
     """
     import uvicorn
 
@@ -45,6 +49,10 @@ def answer_until_stopped(app: Guard, door: socket.socket, *, limits: Limits) -> 
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
+        async def on_tick(self, counter: int) -> bool:
+            self.should_exit = self.should_exit or (stop is not None and stop.is_set())
+            return await super().on_tick(counter)
+
         def handle_exit(self, sig: int, frame: Any) -> None:
             if self.should_exit:
                 _leave_at_once()
@@ -60,7 +68,25 @@ def answer_until_stopped(app: Guard, door: socket.socket, *, limits: Limits) -> 
         h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=_PATIENCE_SECONDS,
     )  # fmt: skip
     with door, asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(lambda loop, what: watcher.say(_beside_requests(what)))
         runner.run(Server(config).serve(sockets=[door]))
+
+
+def _beside_requests(what: dict[str, Any]) -> str:
+    """What asyncio tells of an error that belongs to no request, in one line."""
+    return f"{what.get('message', 'an error')}: {what.get('exception', '')!r}"[:300]
+
+
+def require_no_loop() -> None:
+    """RunError in a thread that has an event loop, which answering would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RunError(
+        "an event loop runs in this thread, as in a notebook; start it beside: stop = threading.Event(); "
+        "threading.Thread(target=burnish.serve, args=[run], kwargs={'stop': stop}).start(), and stop.set() ends it"
+    )
 
 
 def _leave_at_once() -> None:
