@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Leaderboard,
         Prediction,
         Result,
+        Slimmed,
         Verdict,
         audit,
         compare,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         report,
         report_runs,
         serve,
+        slim,
     )
     from burnish.errors import BurnishError
     from burnish.recipe import Recipe
@@ -57,6 +59,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Result",
+    "Slimmed",
     "Verdict",
     "audit",
     "compare",
@@ -71,6 +74,7 @@ __all__ = [
     "report",
     "report_runs",
     "serve",
+    "slim",
 ]
 
 

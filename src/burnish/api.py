@@ -64,13 +64,14 @@ from burnish.use.finished import (
     write_predictions,
 )
 from burnish.use.serving import serve
+from burnish.use.slimming import Slimmed, slim
 
-# Verbs are made in `looking`, here, in `using` and `evaluating`.
+# Verbs are made in `looking`, here, and in the modules of `use`.
 __all__ = [
-    "Audit", "Data", "Evaluation", "Leaderboard", "Prediction", "Result", "Verdict", "anatomy", "audit", "board",
-    "called", "compare", "compare_catalog", "evaluate", "explain", "export", "fit", "fit_catalog", "fit_recipe",
-    "methods", "models", "ood", "open_run", "opened", "predict", "predict_stream", "report", "report_runs",
-    "serve", "write_predictions",
+    "Audit", "Data", "Evaluation", "Leaderboard", "Prediction", "Result", "Slimmed", "Verdict", "anatomy",
+    "audit", "board", "called", "compare", "compare_catalog", "evaluate", "explain", "export", "fit",
+    "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict",
+    "predict_stream", "report", "report_runs", "serve", "slim", "write_predictions",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from burnish.errors import BurnishError, Interrupted, is_short_of_memory, shown
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.looking import audit, doctor, methods, models
 from burnish.verbs.serving import serve
+from burnish.verbs.slimming import slim
 from burnish.verbs.training import compare, fit
 from burnish.verbs.using import board, evaluate, explain, export, predict, report
 
@@ -33,7 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (fit, compare, audit, evaluate, predict, report, explain, board, export, serve, models, methods, doctor):
+_VERBS = (
+    fit, compare, audit, evaluate, predict, report, explain, board, export, slim, serve, models, methods, doctor,
+)  # fmt: skip
+for _verb in _VERBS:
     app.command()(_verb)
 
 

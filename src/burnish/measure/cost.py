@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,27 @@ def latency(call: Callable[[], object], *, seconds: float = _LATENCY_SECONDS, le
         call()
         taken.append(time.perf_counter() - began)
     return Latency(float(np.quantile(taken, 0.5)), float(np.quantile(taken, 0.99)), len(taken))
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], *, seconds: float = _LATENCY_SECONDS) -> dict[str, Latency]:
+    """Seconds of several calls, one after the other in turn, so that what else the machine does meets all of them alike.
+
+    Of about so many seconds for each; at least five rounds and at most a hundred, after two to warm up.
+    """
+    for call in [*calls.values(), *calls.values()]:
+        call()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    until, rounds = time.perf_counter() + len(calls) * seconds, 0
+    while rounds < _LEAST_RUNS or (rounds < _LATENCY_RUNS and time.perf_counter() < until):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            taken[name].append(time.perf_counter() - began)
+        rounds += 1
+    return {
+        name: Latency(float(np.quantile(each, 0.5)), float(np.quantile(each, 0.99)), rounds)
+        for name, each in taken.items()
+    }
 
 
 def peak_memory_bytes() -> int:

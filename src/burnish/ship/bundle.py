@@ -15,7 +15,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +36,7 @@ from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunErro
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.record.folder import no_run
+from burnish.ship.slim_weights import FULL, HALF, packed, stored_as, unpacked
 from burnish.terms import Preprocess
 
 FORMAT, FORMAT_VERSION = "burnish-package", 1
@@ -70,6 +71,7 @@ class Bundle:
     burnish_version: str = ""
     created: str = ""  # ISO 8601, UTC
     facts: dict[str, Any] = field(default_factory=dict)  # anything else worth keeping, plain JSON values
+    stored: str = FULL  # how the weights lie on the disk, as `slim_weights` has it; `state` is float32 in any case
 
     @classmethod
     def of(
@@ -144,11 +146,11 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     folder = Path(folder)
     if problems := _problems(bundle):
         raise RunError(f"{shown(str(folder))}: the package would not be sound: {'; '.join(problems)}")
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bundle.state.items()}
+    state = packed({name: one.detach().cpu().contiguous().clone() for name, one in bundle.state.items()}, bundle.stored)
     if bundle.familiarity is not None:
-        state |= {
-            _FAMILIAR + name: torch.from_numpy(array.copy()) for name, array in bundle.familiarity.arrays().items()
-        }
+        known = {_FAMILIAR + name: torch.from_numpy(one.copy()) for name, one in bundle.familiarity.arrays().items()}
+        axes = {name: known.pop(name) for name in [f"{_FAMILIAR}axes"]}  # the rest is small, and its range is wide
+        state |= known | packed(axes, FULL if bundle.stored == FULL else HALF)
     data = safetensors.torch.save(state)
     facts = _facts(bundle, data)
     try:
@@ -219,7 +221,8 @@ def _read(package: Path) -> Bundle:
     if path.stat().st_size != member["bytes"]:
         size = path.stat().st_size
         raise BadWeights(f"{shown(str(path))}: {size:,} bytes, expected {member['bytes']:,}; copy the file again")
-    bundle = _bundle(values, package, weights.read_safetensors(path, sha256=member["sha256"]))
+    tensors = weights.read_safetensors(path, sha256=member["sha256"])
+    bundle = replace(_bundle(values, package, unpacked(tensors)), stored=stored_as(tensors))
     if problems := _problems(bundle):
         raise BadWeights(f"{shown(str(package))}: the package is not sound: {'; '.join(problems)}")
     return bundle

@@ -32,7 +32,7 @@ from burnish.ship.exported import (
 _EXTRA = "pip install 'burnish[onnx]'"
 _OPSET = 18  # that of ONNX 1.13 (December 2022), the first that PyTorch's exporter writes without converting
 _MOST_BYTES = 2**31 - 2**20  # of one protobuf file
-_IN, _OUT = "images", "probabilities"
+IN, OUT = "images", "probabilities"
 _WORDS = {
     PREPARED: "float32 [n 3 size size], (RGB / 255 - mean) / std, resized as preprocess says",
     PIXELS: "uint8 [n size size 3], RGB, resized as preprocess says; mean and std are applied inside",
@@ -51,19 +51,29 @@ def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
     require_place(path, ".onnx")
     if path.is_file() and path.stat().st_size and not path.with_suffix(".json").is_file():
         raise RecipeError(f"{shown(str(path))} is there and is no earlier export; name another file, or remove it")
-    runtime = _libraries()
+    write_onnx(path, onnx_of(bundle, input=input), bundle, input=input)
+    return path
+
+
+def onnx_of(bundle: Bundle, *, input: str = PREPARED) -> bytes:
+    """The file's bytes, once ONNX Runtime gives the probabilities that burnish gives; errors as in `export_onnx`."""
+    runtime = onnx_runtime()
     network = _Whole(bundle, pixels=input == PIXELS).eval()
     raw, prepared, expected = noise(bundle)
     images = raw if input == PIXELS else prepared
     data = _written(network, torch.from_numpy(images[:2]), bundle, json.dumps(meaning(bundle, _WORDS[input])))
     for few in (slice(0, 1), slice(None)):  # any number of images
         require_equal("ONNX Runtime", _answers(runtime, data, images[few], bundle), expected[few])
+    return data
+
+
+def write_onnx(path: Path, data: bytes, bundle: Bundle, *, input: str = PREPARED) -> None:
+    """The bytes to a file, and what they mean to the .json beside it. RunError where the disk refuses."""
     with plain_disk_errors(path.parent), replacing(path) as file:
         file.buffer.write(data)
         file.flush()
         # Before the file is there: without its .json it would not be known again as an export after a death in between.
         write_meaning(path, bundle, _WORDS[input])
-    return path
 
 
 class _Whole(nn.Module):
@@ -83,7 +93,7 @@ class _Whole(nn.Module):
         return logits.sigmoid() if self.several else logits.softmax(1)
 
 
-def _libraries() -> Any:
+def onnx_runtime() -> Any:
     """ONNX Runtime; ModelError where it or what PyTorch's exporter needs is not installed."""
     try:
         import onnx  # noqa: F401
@@ -97,10 +107,10 @@ def _libraries() -> Any:
 def _written(network: nn.Module, example: Tensor, bundle: Bundle, told: str) -> bytes:
     """The file's bytes; RunError where PyTorch cannot make one of the network."""
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 network, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},), opset_version=_OPSET,
-                input_names=[_IN], output_names=[_OUT], verbose=False,
+                input_names=[IN], output_names=[OUT], verbose=False,
             )  # fmt: skip
             assert program is not None
             model = program.model_proto
@@ -119,9 +129,9 @@ def _written(network: nn.Module, example: Tensor, bundle: Bundle, told: str) -> 
 def _answers(runtime: Any, data: bytes, images: np.ndarray, bundle: Bundle) -> np.ndarray:
     """What ONNX Runtime makes of the images [n k]; RunError where it cannot run the file."""
     try:
-        with _quiet():
+        with quiet():
             session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-            return session.run([_OUT], {_IN: images})[0]
+            return session.run([OUT], {IN: images})[0]
     except Exception as error:  # it has classes of its own for each reason
         raise RunError(
             f"ONNX Runtime cannot run what PyTorch's exporter made of {shown(bundle.base_model)} ({brief(error)}); nothing was "
@@ -130,7 +140,7 @@ def _answers(runtime: Any, data: bytes, images: np.ndarray, bundle: Bundle) -> n
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What the exporter has to say of its own steps, in between, is for who works on it."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

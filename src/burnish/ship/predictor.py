@@ -144,8 +144,8 @@ class Predictor:
 
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities float64 [n k], features float32 [n d]) of plain views uint8 [n s s 3]."""
-        with settled_torch(cuda=self.device.type == "cuda"), enough_memory(self.bundle.base_model):
-            return self._of_pixels(pixels)
+        logits, features = self.logits_of(pixels)
+        return calibrated(logits, self.bundle.temperature, several=self.bundle.several), features
 
     def judged(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(probabilities float64 [n k], whether each is unlike the training images bool [n]) of plain views uint8 [n s s 3].
@@ -156,16 +156,18 @@ class Predictor:
         familiarity = self.bundle.familiarity
         return found, None if familiarity is None else familiarity.strange(features, found)
 
-    def _of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Forked: the parent's threads are not here, and OpenMP would wait for them for ever.
-        if self._process != os.getpid():
-            torch.set_num_threads(1)
-            self._process = os.getpid()
-        told = outputs(
-            self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=self.device
-        )
+    def logits_of(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(logits float32 [n k], features float32 [n d]) of plain views uint8 [n s s 3]: before the temperature."""
+        with settled_torch(cuda=self.device.type == "cuda"), enough_memory(self.bundle.base_model):
+            # Forked: the parent's threads are not here, and OpenMP would wait for them for ever.
+            if self._process != os.getpid():
+                torch.set_num_threads(1)
+                self._process = os.getpid()
+            told = outputs(
+                self._module(pixels), list(batched(pixels)), preprocess=self.bundle.preprocess, device=self.device
+            )
         logits, features = np.split(told, [len(self.bundle.classes)], axis=1)
-        return calibrated(logits, self.bundle.temperature, several=self.bundle.several), features
+        return logits, features
 
     def _answers(
         self, images: Sequence[ImageLike]
