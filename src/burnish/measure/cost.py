@@ -49,10 +49,13 @@ def latency(call: Callable[[], object], *, seconds: float = _LATENCY_SECONDS, le
     return Latency(float(np.quantile(taken, 0.5)), float(np.quantile(taken, 0.99)), len(taken))
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], *, seconds: float = _LATENCY_SECONDS) -> dict[str, Latency]:
-    """Seconds of several calls, one after the other in turn, so that what else the machine does meets all of them alike.
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, seconds: float = _LATENCY_SECONDS
+) -> dict[str, np.ndarray]:
+    """Seconds float64 [r] of several calls that take turns, so that what else the machine does meets all of them alike.
 
-    Of about so many seconds for each; at least five rounds and at most a hundred, after two to warm up.
+    Of about so many seconds for each; at least five rounds and at most a hundred, after two to warm up. Other work only ever
+    makes a call slower: the least tells what is faster, the median what it takes.
     """
     for call in [*calls.values(), *calls.values()]:
         call()
@@ -64,10 +67,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], *, seconds: float = _
             call()
             taken[name].append(time.perf_counter() - began)
         rounds += 1
-    return {
-        name: Latency(float(np.quantile(each, 0.5)), float(np.quantile(each, 0.99)), rounds)
-        for name, each in taken.items()
-    }
+    return {name: np.array(each) for name, each in taken.items()}
 
 
 def peak_memory_bytes() -> int:

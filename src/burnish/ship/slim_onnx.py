@@ -21,6 +21,7 @@ from burnish.errors import RunError, brief, shown
 from burnish.ship.onnx import IN, OUT, onnx_runtime, quiet
 
 _AT_ONCE = 16  # images of a calibration batch
+_ALL = "all layers but the head"
 _ENDS = "all layers but the first and the head"
 _PRODUCTS = "convolutions and products of matrices but the first and the head"
 _DENSE = "the same but depthwise convolutions"
@@ -38,13 +39,15 @@ def int8_forms(data: bytes, calibration: np.ndarray, *, base_model: str) -> Iter
 
     with tempfile.TemporaryDirectory() as folder:
         plain = _prepared(data, Path(folder), base_model)
-        model = onnx.load(plain)
-        products = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-        ends = [products[0].name, products[-1].name] if len(products) > 1 else []
-        depthwise = [node.name for node in products if _group_of(node) > 1]
-        kinds = sorted({node.op_type for node in products})
+        nodes = onnx.load(plain).graph.node
+        products = [at for at, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")]
+        # Of 8 bits probabilities would be multiples of 1/255, and logits near each other the same.
+        head = [node.name for node in nodes[products[-1] :]]
+        ends = [nodes[products[0]].name, *head]
+        depthwise = [nodes[at].name for at in products if _groups_of(nodes[at]) > 1]
+        kinds = sorted({nodes[at].op_type for at in products})
         forms: list[tuple[str, dict[str, Any]]] = [
-            ("all layers", {}),
+            (_ALL, {"nodes_to_exclude": head}),
             (_ENDS, {"nodes_to_exclude": ends}),
             (_PRODUCTS, {"nodes_to_exclude": ends, "op_types_to_quantize": kinds}),
         ]
@@ -121,6 +124,6 @@ def _told(base_model: str) -> Iterator[None]:
         raise RunError(f"ONNX Runtime cannot make an int8 file of {shown(base_model)} ({brief(error)})") from error
 
 
-def _group_of(node: Any) -> int:
+def _groups_of(node: Any) -> int:
     """Groups of a convolution; 1 of anything else."""
     return next((one.i for one in node.attribute if one.name == "group"), 1)
