@@ -143,7 +143,9 @@ def answers(n, wrong):
 @pytest.mark.parametrize(("n", "rules_out"), [(764, False), (765, True)])
 def test_half_a_point_is_ruled_out_by_765_images_that_are_all_right(n, rules_out):
     right = answers(n, [])
-    assert (judge_kept(right, right, right, lose=0.005).word == "kept") == rules_out
+    found = judge_kept(right, right, right, lose=0.005)
+    assert (found.word == "kept") == rules_out == (not found.few)
+    assert ("so few could not rule out 0.5 points of any model" in found.sentence()) == (not rules_out)
 
 
 def test_a_loss_beyond_the_margin_is_lost_and_what_is_not_ruled_out_is_not_proven():
@@ -281,6 +283,11 @@ def test_a_slim_package_made_smaller_again_keeps_its_history(slims, photos, tmp_
     again = api.slim(made.folder, photos, tmp_path / "again", lose=20, onnx="off")
     history = read_bundle(again.folder).facts["slim"]
     assert history["of"]["run"] == str(made.folder) and history["before"] == read_bundle(made.folder).facts["slim"]
+
+
+def test_what_it_is_not_is_said(slims):
+    with pytest.raises(NotARun, match="it is what burnish slim made of a run: its package can predict"):
+        api.open_run(slims["tuned"][1].folder)
 
 
 class Pulled(Nobody):

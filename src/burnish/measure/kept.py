@@ -30,6 +30,7 @@ class Kept:
     paired: Paired  # slim minus original
     agreement: Interval  # the share of images on which both say the same
     lose: float  # the margin, a fraction
+    few: bool  # whether these images could not rule out a loss beyond it even of a model of the very same answers
 
     def sentence(self) -> str:
         """The verdict in plain words, ASCII only."""
@@ -43,10 +44,11 @@ class Kept:
             "not proven": "Not proven that nothing was lost",
         }[self.word]
         facts = self.paired
+        few = f", and so few could not rule out {margin} of any model" if self.few and self.word == "not proven" else ""
         return (
             f"{opening}: {percent(self.slim.value)} against {percent(self.original.value)} for the original on the same "
             f"{images} ({points(facts.difference)} points, 95 % interval {points(facts.low)} to {points(facts.high)}, "
-            f"{chance(facts.p)}); both say the same of {percent(self.agreement.value)}."
+            f"{chance(facts.p)}); both say the same of {percent(self.agreement.value)}{few}."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Kept:
             "paired": asdict(self.paired),
             "agreement": self.agreement.to_json(),
             "lose": self.lose,
+            "few": self.few,
         }
 
 
@@ -82,7 +85,8 @@ def judge_kept(
         word = "kept"
     elif facts.p < 0.05 and facts.high < 0.0:
         word = "lost"
-    return Kept(word, share(original_right, groups), share(slim_right, groups), facts, share(same, groups), lose)
+    few = paired_shares(original_right, original_right, groups).low < -lose
+    return Kept(word, share(original_right, groups), share(slim_right, groups), facts, share(same, groups), lose, few)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ _SIDES = ("train", "val", "test")  # in splits.csv
 SEARCH = "search.log"
 AUDIT_TABLE, AUDIT_PAGE = "audit.csv", "audit.html"
 PICTURES, PREDICTIONS, IMAGES, LEARNT = "pictures.json", "predictions.csv", "images.csv", "learnt.json"
+SLIM = "slim.json"
 COMPARED, OUTCOME, LEADERBOARD, TABLE = "compare.json", "outcome.json", "leaderboard.html", "leaderboard.csv"
 _OURS = (
     ASKED,
@@ -273,6 +274,8 @@ def read_facts(path: Path) -> dict[str, Any]:
             if (path / "package.json").exists()
             else ""
         )
+        if (path / SLIM).exists():
+            hint = f"it is what burnish slim made of a run: its package can predict and evaluate, {SLIM} tells what it cost"
         raise NotARun(f"{shown(str(path))} has no {RESULT}; {hint or 'expected a folder that burnish fit wrote'}")
     try:
         facts = json.loads(text_of(file))

@@ -25,7 +25,7 @@ from burnish.measure.calibration import calibrated
 from burnish.measure.cost import interleaved
 from burnish.measure.kept import Kept, judge_kept, may_take
 from burnish.record.facts import machine
-from burnish.record.folder import IMAGES, LEARNT, SPLITS, home_of, plain
+from burnish.record.folder import IMAGES, LEARNT, SLIM, SPLITS, home_of, plain
 from burnish.runtime import Nobody, Watcher, evenly
 from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle, write_bundle
 from burnish.ship.onnx import onnx_of, onnx_runtime, write_onnx
@@ -34,7 +34,7 @@ from burnish.ship.slim_onnx import Answers, int8_forms, session
 from burnish.use.own import own_images
 from burnish.use.slim_ways import Asking, Chosen, choose, is_frozen, judged_rows, with_familiarity
 
-SLIM, MODEL = "slim.json", "model.onnx"
+MODEL = "model.onnx"
 _FORMAT, _VERSION = "burnish-slim", 1
 _CALIBRATED_BY = 96  # training images that show the range of activations
 _MOST_JUDGED = 1000  # images that an int8 file is chosen by
