@@ -36,10 +36,14 @@ def main() -> None:
     rows = json.loads(asked.into.read_text())["rows"] if asked.into is not None and asked.into.exists() else []
     for name in asked.cases.split(","):
         rows = [row for row in rows if row["case"] != name] + [row_of(name)]
-        told = json.dumps({"benchmark": "slim", "lose": POINTS, "rows": rows, "machine": machine()}, indent=1)
         if asked.into is not None:
-            asked.into.write_text(told + "\n")
-    print(told)
+            asked.into.write_text(told(rows) + "\n")
+    print(told(rows))
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """The JSON object."""
+    return json.dumps({"benchmark": "slim", "lose": POINTS, "rows": rows, "machine": machine()}, indent=1)
 
 
 def row_of(name: str) -> dict[str, Any]:

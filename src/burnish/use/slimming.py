@@ -105,20 +105,12 @@ def slim(
     made, notes = _ready(bundle, chosen, asking, folder)
     file = _int8_of(made, asking, lose=lose / 100.0, onnx=onnx)
     with _draft(place) as draft:
-        write_bundle(draft, made)
-        for name in _COPIED:
-            if (home_of(folder) / name).is_file():
-                shutil.copyfile(home_of(folder) / name, draft / name)
-        if file.data:
-            write_onnx(draft / MODEL, file.data, made)
-        facts = _proved(bundle, read_bundle(draft), file, asking, lose=lose / 100.0)
-        facts["bytes"] = {"original": _bytes_in(folder), "slim": _bytes_in(draft), **_bytes_of(file)}
-        history = made.facts["slim"]
-        told = {"of": history["of"], "slim": {key: history[key] for key in ("weights", "size")}, "lose": lose}
-        told |= {"steps": chosen.steps, "notes": notes}
-        head = {"format": _FORMAT, "version": _VERSION, "created": _now(), **told}
-        write_whole(draft / SLIM, json.dumps(plain({**head, **facts, "machine": machine()}), indent=1) + "\n")
-    return Slimmed(place, plain({**head, **facts}))
+        _write_package(draft, made, file, folder)
+        proof = _proved(bundle, read_bundle(draft), file, asking, lose=lose / 100.0)
+        sizes = {"original": _bytes_in(folder), "slim": _bytes_in(draft), **_bytes_of(file)}
+        facts = _facts(made, chosen, {"lose": lose, "notes": notes, **proof, "bytes": sizes})
+        write_whole(draft / SLIM, json.dumps(facts, indent=1) + "\n")
+    return Slimmed(place, facts)
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------
@@ -126,8 +118,8 @@ def slim(
 
 def _require(lose: float, onnx: str) -> None:
     """RecipeError for settings that cannot be; ModelError for a file that cannot be made."""
-    if not 0.0 < lose < 100.0:
-        raise RecipeError(f"lose is {lose!r}, expected percentage points above 0 and below 100, such as 0.5")
+    if not isinstance(lose, (int, float)) or not 0.0 < lose < 100.0:
+        raise RecipeError(f"lose is {shown(repr(lose))}, expected percentage points above 0 and below 100, such as 0.5")
     if onnx not in _ONNX:
         raise RecipeError(f"onnx is {shown(repr(onnx))}, expected one of {', '.join(_ONNX)}")
     if onnx == "on":
@@ -206,6 +198,24 @@ def _ready(bundle: Bundle, chosen: Chosen, asking: Asking, folder: Path) -> tupl
         **({"before": earlier} if earlier is not None else {}),
     }
     return replace(made, created=_now(), facts={**bundle.facts, "slim": history}), notes
+
+
+def _write_package(draft: Path, made: Bundle, file: _Int8, folder: Path) -> None:
+    """The package, what its model learnt from, and the ONNX file."""
+    write_bundle(draft, made)
+    for name in _COPIED:
+        if (home_of(folder) / name).is_file():
+            shutil.copyfile(home_of(folder) / name, draft / name)
+    if file.data:
+        write_onnx(draft / MODEL, file.data, made)
+
+
+def _facts(made: Bundle, chosen: Chosen, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of slim.json, plain values."""
+    history = made.facts["slim"]
+    last = {key: history[key] for key in ("weights", "size")}
+    head = {"format": _FORMAT, "version": _VERSION, "created": made.created, "of": history["of"], "slim": last}
+    return plain({**head, "steps": chosen.steps, **found, "machine": machine()})
 
 
 def _now() -> str:
