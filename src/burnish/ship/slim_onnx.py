@@ -58,12 +58,15 @@ def int8_forms(data: bytes, calibration: np.ndarray, *, base_model: str) -> Iter
 
 
 def session(data: bytes) -> Answers:
-    """What answers with an ONNX file, on as many threads as torch has."""
+    """What answers with an ONNX file, on as many threads as torch has; RunError where it cannot be run."""
     runtime = onnx_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    ready = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        ready = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has classes of its own for each reason
+        raise RunError(f"ONNX Runtime cannot run the file that it made ({brief(error)})") from error
     return lambda images: ready.run([OUT], {IN: images})[0]
 
 

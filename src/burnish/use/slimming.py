@@ -20,7 +20,7 @@ from burnish.data.sources import Data
 from burnish.data.views import normalised
 from burnish.disk import expanded, plain_disk_errors, sync_folder, write_whole
 from burnish.errors import ModelError, NotEnoughData, RecipeError, RunError, shown
-from burnish.labels import cross_entropies, log_losses, right
+from burnish.labels import log_losses, right
 from burnish.measure.calibration import calibrated
 from burnish.measure.cost import interleaved
 from burnish.measure.kept import Kept, judge_kept, may_take
@@ -103,7 +103,7 @@ def slim(
     watcher.say(f"{len(judged_rows(bundle, splits)):,} images to choose by, {len(splits.test):,} to prove it on")
     chosen = choose(bundle, asking, lose=lose / 100.0)
     made, notes = _ready(bundle, chosen, asking, folder)
-    file = _int8_of(made, asking, lose=lose / 100.0, onnx=onnx)
+    file = _int8_of(made, chosen, asking, lose=lose / 100.0, onnx=onnx)
     with _draft(place) as draft:
         _write_package(draft, made, file, folder)
         proof = _proved(bundle, read_bundle(draft), file, asking, lose=lose / 100.0)
@@ -234,12 +234,8 @@ def _bytes_of(file: _Int8) -> dict[str, int]:
 # ---- an int8 ONNX file -----------------------------------------------------------------------------------------------
 
 
-def _int8_of(bundle: Bundle, asking: Asking, *, lose: float, onnx: str) -> _Int8:
-    """The fastest form of the file that may be taken, judged against the package that it is made of.
-
-    A frozen head has learnt from the images that it is judged by, the rounding of activations from none: what it loses is a
-    little understated then, and the test images tell.
-    """
+def _int8_of(bundle: Bundle, chosen: Chosen, asking: Asking, *, lose: float, onnx: str) -> _Int8:
+    """The fastest form of the file that may be taken."""
     if onnx == "off":
         return _Int8([], "it was not asked for")
     try:
@@ -250,23 +246,15 @@ def _int8_of(bundle: Bundle, asking: Asking, *, lose: float, onnx: str) -> _Int8
         if onnx == "on":
             raise
         return _Int8([], str(error))
-    rows = judged_rows(bundle, asking.splits)
-    rows = rows[evenly(len(rows), _MOST_JUDGED)]
-    labels, groups, cut = asking.catalog.labels[rows], asking.catalog.grouped(rows), _cut(bundle)
-    logits, _ = asking.answered(bundle, rows, "answers, the package")
-    before = calibrated(logits, bundle.temperature, several=bundle.several)
+    rows, hits, losses = _known(bundle, chosen, asking)
+    labels, groups, steps = asking.catalog.labels[rows], asking.catalog.grouped(rows), list[dict[str, Any]]()
     train = asking.splits.train[evenly(len(asking.splits.train), _CALIBRATED_BY)]
     calibration = np.concatenate([_prepared(one, bundle) for one in asking.seen(bundle, train, "calibration")])
-    steps: list[dict[str, Any]] = []
     try:
         for words, made in int8_forms(data, calibration, base_model=bundle.base_model):
             after = _answered(session(made), bundle, asking, rows, f"answers, ONNX: {words}")
-            step = may_take(
-                (right(before, labels, cut), right(after, labels, cut)),
-                (cross_entropies(logits / bundle.temperature, labels), log_losses(after, labels)),
-                lose=lose,
-                groups=groups,
-            )
+            pairs = (hits, right(after, labels, _cut(bundle))), (losses, log_losses(after, labels))
+            step = may_take(*pairs, lose=lose, groups=groups)
             steps.append({"int8": words, "bytes": len(made), **step.to_json()})
             asking.watcher.say(f"int8 ONNX, {words}: {'taken' if step.allowed else 'not taken'}, {step.why}")
             if step.allowed:
@@ -274,6 +262,22 @@ def _int8_of(bundle: Bundle, asking: Asking, *, lose: float, onnx: str) -> _Int8
     except RunError as error:
         return _Int8(steps, str(error))
     return _Int8(steps, "every form of it lost too much")
+
+
+def _known(bundle: Bundle, chosen: Chosen, asking: Asking) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(entries, how right, log losses [n]) of what an ONNX file is judged against: what the original said of validation images.
+
+    Of a frozen head that is the package itself, on images that it has learnt from, for its cross-validated answers are those of
+    other heads. The rounding of activations has learnt from none; what it costs is a little understated all the same.
+    """
+    rows = judged_rows(bundle, asking.splits)
+    if not is_frozen(bundle):
+        return rows, chosen.original.right, chosen.original.losses
+    rows = rows[evenly(len(rows), _MOST_JUDGED)]
+    labels = asking.catalog.labels[rows]
+    logits, _ = asking.answered(bundle, rows, "answers, the package")
+    chances = calibrated(logits, bundle.temperature, several=bundle.several)
+    return rows, right(chances, labels, _cut(bundle)), log_losses(chances, labels)
 
 
 def _cut(bundle: Bundle) -> float | np.ndarray:
