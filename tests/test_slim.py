@@ -278,6 +278,8 @@ def test_where_nothing_may_be_taken_the_package_is_the_runs_own(tuned, tmp_path,
 
 def test_a_slim_package_made_smaller_again_keeps_its_history(slims, photos, tmp_path):
     _, made = slims["tuned"]
+    with pytest.raises(RecipeError, match=r"is a slim package itself.*name the data"):
+        api.slim(made.folder, out=tmp_path / "again")
     again = api.slim(made.folder, photos, tmp_path / "again", lose=20, onnx="off")
     history = read_bundle(again.folder).facts["slim"]
     assert history["of"]["run"] == str(made.folder) and history["before"] == read_bundle(made.folder).facts["slim"]
@@ -314,6 +316,12 @@ def test_a_place_that_is_taken_is_left_alone(slims, tuned, tmp_path):
     with pytest.raises(RunError, match="is there already"):
         api.slim(tuned, out=tmp_path / "mine")
     assert [one.name for one in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(tuned, tmp_path):
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(RunError, match="name a folder with --out"):
+        api.slim(tuned, out=tmp_path / "file/slim", watcher=Pulled("validation"))
 
 
 @pytest.mark.parametrize(

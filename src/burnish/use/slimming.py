@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -94,19 +95,19 @@ def slim(
     is "on" and its packages are missing. Nothing is left of a call that was interrupted.
     """
     watcher, folder = watcher or Nobody(), expanded(run)
-    _require(lose, onnx)
+    _require(folder, data, lose=lose, onnx=onnx)
     place = _free(folder.resolve().with_name(f"{folder.resolve().name}-slim") if out is None else expanded(out))
-    bundle = read_bundle(folder)
+    bundle, margin = read_bundle(folder), lose / 100.0
     catalog, splits = own_images(folder, data)
     _require_test(splits.test)
     asking = Asking(catalog, splits, watcher)
     watcher.say(f"{len(judged_rows(bundle, splits)):,} images to choose by, {len(splits.test):,} to prove it on")
-    chosen = choose(bundle, asking, lose=lose / 100.0)
-    made, notes = _ready(bundle, chosen, asking, folder)
-    file = _int8_of(made, chosen, asking, lose=lose / 100.0, onnx=onnx)
-    with _draft(place) as draft:
+    with _draft(place) as draft:  # from here on, so that a place that cannot be written to is told before the work
+        chosen = choose(bundle, asking, lose=margin)
+        made, notes = _ready(bundle, chosen, asking, folder)
+        file = _int8_of(made, chosen, asking, lose=margin, onnx=onnx)
         _write_package(draft, made, file, folder)
-        proof = _proved(bundle, read_bundle(draft), file, asking, lose=lose / 100.0)
+        proof = _proved(bundle, read_bundle(draft), file, asking, lose=margin)
         sizes = {"original": _bytes_in(folder), "slim": _bytes_in(draft), **_bytes_of(file)}
         facts = _facts(made, chosen, {"lose": lose, "notes": notes, **proof, "bytes": sizes})
         write_whole(draft / SLIM, json.dumps(facts, indent=1) + "\n")
@@ -116,8 +117,13 @@ def slim(
 # ---- what is asked ---------------------------------------------------------------------------------------------------
 
 
-def _require(lose: float, onnx: str) -> None:
+def _require(folder: Path, data: Data | None, *, lose: float, onnx: str) -> None:
     """RecipeError for settings that cannot be; ModelError for a file that cannot be made."""
+    if data is None and (folder / SLIM).is_file():
+        raise RecipeError(
+            f"{shown(str(folder))} is a slim package itself, which does not say where its images are; to make it smaller still, "
+            "name the data that its run was made from after it"
+        )
     if not isinstance(lose, (int, float)) or not 0.0 < lose < 100.0:
         raise RecipeError(f"lose is {shown(repr(lose))}, expected percentage points above 0 and below 100, such as 0.5")
     if onnx not in _ONNX:
@@ -142,28 +148,22 @@ def _require_test(rows: np.ndarray) -> None:
         )
 
 
-class _draft:
+@contextmanager
+def _draft(place: Path) -> Iterator[Path]:
     """A folder to write in, which takes its place whole at the end, and of which nothing is left after an error (P9)."""
-
-    def __init__(self, place: Path) -> None:
-        self._place, self._made = place, place.with_name(f".{place.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        with plain_disk_errors(self._place):
-            self._made.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._made, ignore_errors=True)
-            self._made.mkdir()
-        return self._made
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                with plain_disk_errors(self._place):
-                    sync_folder(self._made)
-                    os.replace(self._made, _free(self._place))
-                    sync_folder(self._place.parent)
-        finally:
-            shutil.rmtree(self._made, ignore_errors=True)
+    made = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    with plain_disk_errors(place):
+        made.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+    try:
+        yield made
+        with plain_disk_errors(place):
+            sync_folder(made)
+            os.replace(made, _free(place))
+            sync_folder(place.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 # ---- the package -----------------------------------------------------------------------------------------------------
