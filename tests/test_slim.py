@@ -396,6 +396,14 @@ def test_images_handed_over_in_python_are_handed_over_again(photos, tmp_path):
     assert api.predict(made.folder, data[0][:1])[0].label == "blue"
 
 
+def test_an_arm_of_a_comparison_is_made_smaller_beside_the_comparison(photos, tmp_path):
+    race = api.compare(photos, models=[TINY["model"]], methods=["probe"], out=tmp_path / "race",
+                       budget=None, image_size=64, cache="off")  # fmt: skip
+    (arm,) = (race.folder / "arms").iterdir()
+    made = api.slim(arm, photos, lose=30, onnx="off")
+    assert made.folder == tmp_path / f"race-{arm.name}-slim" and list((race.folder / "arms").iterdir()) == [arm]
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ def slim(
     """
     watcher, folder = watcher or Nobody(), expanded(run)
     _require(folder, data, lose=lose, onnx=onnx)
-    place = _free(folder.resolve().with_name(f"{folder.resolve().name}-slim") if out is None else expanded(out))
+    place = _free(_beside(folder) if out is None else expanded(out))
     bundle, margin = read_bundle(folder), lose / 100.0
     catalog, splits = own_images(folder, data)
     _require_test(splits.test)
@@ -130,6 +130,13 @@ def _require(folder: Path, data: Data | None, *, lose: float, onnx: str) -> None
         raise RecipeError(f"onnx is {shown(repr(onnx))}, expected one of {', '.join(_ONNX)}")
     if onnx == "on":
         onnx_runtime()
+
+
+def _beside(folder: Path) -> Path:
+    """RUN-slim, where RUN is; of an arm of a comparison COMPARISON-ARM-slim, for the arms' folder is the comparison's own."""
+    run = folder.resolve()
+    home = home_of(run)
+    return home.with_name(f"{home.name}-slim" if home == run else f"{home.name}-{run.name}-slim")
 
 
 def _free(place: Path) -> Path:
