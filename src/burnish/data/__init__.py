@@ -5,4 +5,5 @@ contents  where images lie that are no files       looks     hashes and headers 
 pixels    the one decoder                          split     which images train, choose and prove
 cache     decoded pixels, each file read once      views     augmented and plain network inputs
 audit     what is wrong with the images            ties      rows that belong together
+corruptions  what befalls photographs, in severities
 """
