@@ -101,6 +101,18 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> flo
     return float(np.abs(apart).sum() / len(hit))
 
 
+def gaps_of_bins(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> np.ndarray:
+    """What each image adds to the gaps of the bins, float64 [n bins]: `ece` is the sum over bins of |the mean over images|.
+
+    So it can be computed for any weights of the images, as a bootstrap asks.
+    """
+    confidence, hit = _confidences_and_hits(probabilities, labels)
+    n, place = len(labels), _places(confidence, bins)
+    pairs = len(hit) // n
+    cells = np.repeat(np.arange(n), pairs) * bins + place
+    return np.bincount(cells, hit - confidence, minlength=n * bins).reshape(n, bins) / pairs
+
+
 def _places(confidence: np.ndarray, bins: int) -> np.ndarray:
     """The range of each confidence, from 0; an edge belongs to the range it ends."""
     edges = np.linspace(0.0, 1.0, bins + 1)

@@ -68,23 +68,14 @@ def evaluate(
     many the five likeliest. device: as for `predict`.
     """
     predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
-    bundle, catalog = predictor.bundle, open_source(data, for_training=False)
-    parts = {name: _parts_known(name, bundle) for name in catalog.classes}
-    _require_known(parts, bundle)
-    if catalog.several and not bundle.several:
-        raise DataError(
-            f"{shown(called(data))} has several classes an image, and the model was trained to tell one; "
-            "give images with one class each, or train a model on such data with burnish fit"
-        )
-    rows = _test_rows(catalog)
+    bundle = predictor.bundle
+    catalog, rows, named = labelled(data, bundle)
     watcher.stage("evaluate", total=len(rows))
     probabilities, predictions = _answered(predictor, catalog, rows, watcher)
     used = [row for row, prediction in zip(rows, predictions, strict=True) if prediction.problem is None]
     if not used:
         first = f"first: {shown(catalog.name(rows[0]))}: {shown(str(predictions[0].problem))}"
         raise NotEnoughData(f"{shown(called(data))}: none of its {len(rows)} images could be read ({first})")
-    given = [[catalog.classes[index] for index in classes_of(catalog.labels, row)] for row in used]
-    truth = [[part for name in names for part in parts[name]] for names in given]
     unread = [
         {"path": catalog.paths[row], "reason": prediction.problem}
         for row, prediction in zip(rows, predictions, strict=True)
@@ -95,7 +86,7 @@ def evaluate(
         expanded(run), catalog, np.array(used, np.int64), further=bool(bundle.facts.get(FURTHER))
     )
     return Evaluation(
-        scores=_scores(probabilities, truth, bundle, groups),
+        scores=_scores(probabilities, numbers_of([named[row] for row in used], bundle), bundle, groups),
         predictions=[prediction for prediction in predictions if prediction.problem is None],
         labels=tuple(catalog.label(row) for row in used),
         named=[{"path": named.path, "reason": named.reason} for named in catalog.named] + unread,
@@ -103,6 +94,28 @@ def evaluate(
         groups=None if groups is None else count_of(groups),
         learnt_known=learnt_known,
     )
+
+
+def labelled(data: Data, bundle: Bundle) -> tuple[Catalog, list[int], dict[int, list[str]]]:
+    """(the catalogue, its rows that are scored, by row the model's classes that are true); errors as `evaluate` has them."""
+    catalog = open_source(data, for_training=False)
+    parts = {name: _parts_known(name, bundle) for name in catalog.classes}
+    _require_known(parts, bundle)
+    if catalog.several and not bundle.several:
+        raise DataError(
+            f"{shown(called(data))} has several classes an image, and the model was trained to tell one; "
+            "give images with one class each, or train a model on such data with burnish fit"
+        )
+    rows = _test_rows(catalog)
+    given = {row: [catalog.classes[index] for index in classes_of(catalog.labels, row)] for row in rows}
+    return catalog, rows, {row: [part for name in names for part in parts[name]] for row, names in given.items()}
+
+
+def numbers_of(truth: list[list[str]], bundle: Bundle) -> np.ndarray:
+    """The true classes of each image as the model numbers them: int64 [n], or bool [n k] where it tells several."""
+    if bundle.several:
+        return np.array([[name in names for name in bundle.classes] for names in truth])
+    return np.array([bundle.classes.index(names[0]) for names in truth])
 
 
 def _require_known(parts: dict[str, tuple[str, ...]], bundle: Bundle) -> None:
@@ -140,14 +153,12 @@ def _answered(
 
 
 def _scores(
-    probabilities: np.ndarray, truth: list[list[str]], bundle: Bundle, groups: np.ndarray | None
+    probabilities: np.ndarray, labels: np.ndarray, bundle: Bundle, groups: np.ndarray | None
 ) -> Scores | SeveralScores:
-    """Of probabilities [n k] against the true classes of each image; groups: int64 [n], as `Catalog.grouped` has them."""
-    classes = bundle.classes
+    """Of probabilities [n k] against labels as `numbers_of` has them; groups: int64 [n], as `Catalog.grouped` has them."""
     if bundle.thresholds is not None:
-        labels = np.array([[name in names for name in classes] for names in truth])
-        return score_several(probabilities, labels, classes, np.array(bundle.thresholds), groups)
-    return score(probabilities, np.array([classes.index(names[0]) for names in truth]), classes, groups)
+        return score_several(probabilities, labels, bundle.classes, np.array(bundle.thresholds), groups)
+    return score(probabilities, labels, bundle.classes, groups)
 
 
 def _ordered(prediction: Prediction, classes: tuple[str, ...]) -> list[float]:

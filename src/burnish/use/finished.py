@@ -177,7 +177,7 @@ def write_predictions(
     to_stdout = os.fspath(path) == "-"
     path, files, top = expanded(path), expand(images), min(asked.top, len(predictor.bundle.classes))
     if not to_stdout:
-        _refuse_others(path, b"path,", inputs=[one for one in files if isinstance(one, Path)])
+        refuse_others(path, b"path,", inputs=[one for one in files if isinstance(one, Path)])
     unreadable, predictions = 0, predictor.stream(files, asked=asked)
 
     def counted() -> Iterator[Prediction]:
@@ -225,7 +225,7 @@ def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathL
         page = render(read_facts(folder), read_pictures(folder), lang=lang)
     path = folder / REPORT if out is None else expanded(out)
     if path.name != REPORT:
-        _refuse_others(path, b"<!doctype html")
+        refuse_others(path, b"<!doctype html")
     write_whole(path, page, follows=out is not None)
     return path
 
@@ -262,12 +262,12 @@ def report_runs(
     with as_written(*folders):
         rows, n = side_by_side(named)
         page = page_of_runs(rows, n)
-    _refuse_others(expanded(out), b"<!doctype html")
+    refuse_others(expanded(out), b"<!doctype html")
     write_whole(expanded(out), page, follows=True)
     return expanded(out), rows, n
 
 
-def _refuse_others(path: Path, begins: bytes, *, inputs: Sequence[Path] = ()) -> None:
+def refuse_others(path: Path, begins: bytes, *, inputs: Sequence[Path] = ()) -> None:
     """RecipeError where a file of that name is there and is none of this kind, or is one of the images.
 
     begins: what one of the kind begins with; an empty file is of any.
