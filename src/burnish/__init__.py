@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Leaderboard,
         Prediction,
         Result,
+        Robustness,
         Slimmed,
         Verdict,
         audit,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         predict,
         report,
         report_runs,
+        robustness,
         serve,
         slim,
     )
@@ -59,6 +61,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Result",
+    "Robustness",
     "Slimmed",
     "Verdict",
     "audit",
@@ -73,6 +76,7 @@ __all__ = [
     "predict",
     "report",
     "report_runs",
+    "robustness",
     "serve",
     "slim",
 ]

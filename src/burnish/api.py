@@ -65,13 +65,14 @@ from burnish.use.finished import (
 )
 from burnish.use.serving import serve
 from burnish.use.slimming import Slimmed, slim
+from burnish.use.stressing import Robustness, robustness
 
-# Verbs are made in `looking`, here, and in the modules of `use`.
+# Verbs are made in `looking`, here, in `run.hardening`, and in the modules of `use`.
 __all__ = [
-    "Audit", "Data", "Evaluation", "Leaderboard", "Prediction", "Result", "Slimmed", "Verdict", "anatomy",
-    "audit", "board", "called", "compare", "compare_catalog", "evaluate", "explain", "export", "fit",
-    "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict",
-    "predict_stream", "report", "report_runs", "serve", "slim", "write_predictions",
+    "Audit", "Data", "Evaluation", "Leaderboard", "Prediction", "Result", "Robustness", "Slimmed", "Verdict",
+    "anatomy", "audit", "board", "called", "compare", "compare_catalog", "evaluate", "explain", "export", "fit",
+    "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict", "predict_stream",
+    "report", "report_runs", "robustness", "serve", "slim", "write_predictions",
 ]  # fmt: skip
 
 

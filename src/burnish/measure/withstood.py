@@ -131,6 +131,7 @@ class Robustness:
     named: list[dict[str, str]]  # files that could not be used, with the reason
     groups: bool  # whether intervals are of groups that the data names
     reject: float | None = None  # the accuracy that was wanted of answers
+    learnt: int = 0  # of all the images, those that the run is known to have learnt from
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -142,6 +143,7 @@ class Robustness:
             "score": self.score,
             "groups": self.groups,
             "reject": self.reject,
+            "learnt": self.learnt,
             **told,
             "named": self.named,
         }

@@ -15,7 +15,7 @@ from burnish.data.catalog import Catalog
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
 from burnish.data.sample import in_turn
 from burnish.data.sources import Data, called
-from burnish.disk import expanded
+from burnish.disk import expanded, write_whole
 from burnish.errors import NotEnoughData, RecipeError, UnreadableImage, shown
 from burnish.measure.attack import EPSILONS, FAR, Ball, Target, apgd, fgsm, signs, strongest
 from burnish.measure.calibration import calibrated
@@ -23,12 +23,15 @@ from burnish.measure.intervals import Interval, wilson
 from burnish.measure.robustness import State, Subjects, Told, state_of
 from burnish.measure.verdict import ACCURACY, MEAN_AP
 from burnish.measure.withstood import Attacked, Controls, Corrupted, Robustness, Struck
+from burnish.record.learnt import FURTHER, learnt_among
+from burnish.reports.robust import BEGINS, csv_of, page_of
 from burnish.runtime import Nobody, Watcher
 from burnish.ship.answering import Asked
 from burnish.ship.predictor import NO_NUMBER, Predictor
 from burnish.train.around import enough_memory, settled_torch
 from burnish.train.features import BATCH
 from burnish.use.evaluating import labelled, numbers_of
+from burnish.use.finished import refuse_others
 
 SECONDS = 300.0  # for either, where it is not said how many images; a batch is finished
 _LARGEST = 64.0  # of 255: beyond that an image is another one
@@ -40,10 +43,12 @@ def robustness(
     *,
     corrupted: bool = True,
     attacked: bool = False,
-    epsilons: Sequence[float] = EPSILONS,
+    epsilons: Sequence[float] | None = None,
     most: int | None = None,
     reject: float | None = None,
     seed: int = 0,
+    table: str | os.PathLike[str] | None = None,
+    page: str | os.PathLike[str] | None = None,
     watcher: Watcher | None = None,
     device: str = "cpu",
     predictor: Predictor | None = None,
@@ -51,14 +56,18 @@ def robustness(
     """What is left of a run's score where labelled images are damaged, each paired with itself undamaged.
 
     corrupted: by what befalls photographs, in five severities (`data.corruptions`). attacked: by changes of at most `epsilons`,
-    of 255, in each value, that make the model err (`measure.attack`). Of data with splits the test images are taken, else all; of
-    them an even part of each class: `most`, or as many as five minutes allow for either. reject: the accuracy wanted of answers,
-    as for `predict`: what is then still answered, and how much of that is right. Errors as for `evaluate`; RecipeError where the
-    package cannot say what is asked, or nothing is.
+    of 255 (None: 0.5, 1, 2, 4), in each value, that make the model err (`measure.attack`). Of data with splits the test images
+    are taken, else all; of them an even part of each class: `most`, or as many as five minutes allow for either. reject: the
+    accuracy wanted of answers, as for `predict`: what is then still answered, and how much of that is right. table, page: files
+    to be written, CSV and HTML.
+    Errors as for `evaluate`; RecipeError where the package cannot say what is asked, or nothing is.
     """
-    asked = _asked(epsilons, most)
+    asked = _asked(EPSILONS if epsilons is None else epsilons, most)
     if not corrupted and not attacked:
         raise RecipeError("nothing is asked: corrupted and attacked are both False, expected one of them or both")
+    for file, begins in ((table, BEGINS.encode()), (page, b"<!doctype html")):
+        if file is not None:
+            refuse_others(expanded(file), begins)
     predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
     bundle = predictor.bundle
     threshold = _threshold(predictor, reject, corrupted=corrupted)
@@ -69,7 +78,7 @@ def robustness(
     images = _Images(predictor, catalog, order, truth, most, called(data))
     damaged = _corrupted(images, threshold, seed, watcher) if corrupted else None
     struck = _attacked(images, asked, seed, watcher) if attacked else None
-    return Robustness(
+    found = Robustness(
         data=called(data),
         score=MEAN_AP if bundle.several else ACCURACY,
         corrupted=damaged,
@@ -78,7 +87,14 @@ def robustness(
         + [{"path": path, "reason": reason} for path, reason in images.named.items()],
         groups=catalog.grouped(rows) is not None,
         reject=reject,
+        learnt=learnt_among(expanded(run), catalog, np.array(rows, np.int64), further=bool(bundle.facts.get(FURTHER)))[
+            0
+        ],
     )
+    for file, made in ((table, csv_of), (page, page_of)):
+        if file is not None:
+            write_whole(expanded(file), made(found), follows=True)
+    return found
 
 
 def _asked(epsilons: Sequence[float], most: int | None) -> list[float]:

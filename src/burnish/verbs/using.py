@@ -11,6 +11,17 @@ import typer
 
 from burnish.errors import RecipeError, shown
 from burnish.verbs.options import DATA, Device, Json, Quiet, Run, clock_for, print_json
+from burnish.verbs.stressing import (
+    Attacked,
+    Corrupted,
+    Epsilon,
+    Most,
+    Page,
+    Reject,
+    Table,
+    print_robustness,
+    require_damage,
+)
 
 
 def evaluate(
@@ -20,11 +31,19 @@ def evaluate(
         str | None,
         typer.Option(metavar="OTHER", help="Images of another kind: how well are they told from DATA? (AUROC)"),
     ] = None,
+    corrupted: Corrupted = False,
+    attacked: Attacked = False,
+    epsilon: Epsilon = None,
+    most: Most = None,
+    reject: Reject = None,
+    csv: Table = None,
+    page: Page = None,
     device: Device = "cpu",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Score a run's model on other labelled images."""
+    """Score a run's model on other labelled images; with --corrupted or --attacked on damaged ones too."""
+    require_damage(corrupted, attacked, epsilon=epsilon, most=most, reject=reject, csv=csv, page=page)
     from burnish import api
     from burnish.disk import expanded
     from burnish.screen import print_evaluation
@@ -35,6 +54,12 @@ def evaluate(
         predictor = Predictor.open(expanded(run), device)
         told = None if ood is None else api.ood(run, data, ood, predictor=predictor)
         found = api.evaluate(run, data, watcher=watcher, predictor=predictor)
+        robust = None
+        if corrupted or attacked:
+            robust = api.robustness(
+                run, data, corrupted=corrupted, attacked=attacked, epsilons=epsilon, most=most, reject=reject,
+                table=csv, page=page, watcher=watcher, predictor=predictor,
+            )  # fmt: skip
     if json_:
         print_json(
             {
@@ -44,10 +69,13 @@ def evaluate(
                 "learnt_known": found.learnt_known,
                 "groups": found.groups,
                 "ood": told,
+                **({} if robust is None else {"robustness": robust.to_json()}),
             }
         )
     else:
         print_evaluation(found, told)
+        if robust is not None:
+            print_robustness(robust, csv, page)
 
 
 def predict(
