@@ -1,7 +1,7 @@
 """What is left of the frozen probe and of the tuned network on corrupted and on attacked images; one JSON object on stdout.
 
 usage: robust.py DATA [--corrupted 160] [--attacked 48] [--size 128] [--epochs 6] [--runs probe=FOLDER,tuned=FOLDER]
-Both are fitted on DATA (Lite0, the frozen heads on all depths, and all of the network trained), unless --runs names two that were.
+Both are fitted on DATA (Lite0: frozen heads on all depths; all of the network trained), unless --runs names two that were.
 Each is then asked about the same even parts of the test images. A line a run on stderr.
 """
 

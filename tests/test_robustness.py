@@ -1,0 +1,287 @@
+"""What is left on corrupted and attacked images: the shares, their intervals, how they are told."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from test_several import coloured
+
+import burnish
+from burnish import api, cli
+from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
+from burnish.data.pixels import decode, view
+from burnish.errors import NoSuchName, NotEnoughData, RecipeError
+from burnish.labels import probabilities as softmaxed
+from burnish.measure.calibration import ece, gaps_of_bins
+from burnish.measure.intervals import Interval, wilson
+from burnish.measure.robustness import Subjects, Told, state_of
+from burnish.measure.several import score_several
+from burnish.measure.withstood import Controls
+from burnish.reports.robust import control_sentence, csv_of, lines, page_of
+from burnish.use import stressing
+from images import write_images
+
+QUICK = {"model": "random:test_resnet", "method": "probe", "budget": None, "image_size": 64, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    return burnish.fit(shapes, out=tmp_path_factory.mktemp("runs") / "shapes", cache="off", **QUICK)
+
+
+@pytest.fixture(scope="module")
+def found(run, shapes):
+    return burnish.robustness(run.folder, shapes, attacked=True, epsilons=[0.5, 8], most=12, seed=3)
+
+
+def chances(n=200, k=4, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    logits = rng.standard_normal((n, k))
+    logits[np.arange(n), labels] += 1.5
+    return softmaxed(logits, several=False), labels
+
+
+# ---- measure ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_calibration_error_is_that_of_calibration_and_so_are_its_parts():
+    rows, labels = chances()
+    assert np.abs(gaps_of_bins(rows, labels).mean(0)).sum() == pytest.approx(ece(rows, labels), abs=1e-12)
+    truth = np.random.default_rng(1).random((50, 3)) < 0.4
+    several = np.random.default_rng(2).random((50, 3))
+    assert np.abs(gaps_of_bins(several, truth).mean(0)).sum() == pytest.approx(ece(several, truth), abs=1e-12)
+    state = state_of([Told.of(rows, labels)], Subjects(labels, None))
+    assert state.ece.value == pytest.approx(ece(rows, labels), abs=1e-6)
+    assert state.ece.low < state.ece.value < state.ece.high and state.ece.n == 200
+
+
+def test_one_state_has_the_exact_interval_and_is_paired_image_by_image():
+    rows, labels = chances()
+    worse, _ = chances(seed=0)
+    worse[:40] = np.roll(worse[:40], 1, axis=1)
+    clean, after = Told.of(rows, labels), Told.of(worse, labels)
+    state = state_of([after], Subjects(labels, None), clean=clean)
+    hits = worse.argmax(1) == labels
+    assert state.score == wilson(int(hits.sum()), 200)
+    assert state.drop is not None and state.drop.n == 200
+    assert state.drop.only_first == ((rows.argmax(1) == labels) & ~hits).sum()
+    assert state.drop.difference == pytest.approx(hits.mean() - clean.right.mean())
+
+
+def test_a_mean_over_states_is_of_as_many_images_as_one_of_them():
+    """Eighty states of 200 images are no 16,000 images: alike in all states, they are as sure as one."""
+    rows, labels = chances()
+    one = Told.of(rows, labels)
+    single, many = (state_of([one] * times, Subjects(labels, None), clean=one) for times in (1, 80))
+    assert many.score.value == pytest.approx(single.score.value)
+    wide = [state.score.high - state.score.low for state in (single, many)]
+    assert wide[1] == pytest.approx(wide[0], rel=0.1)
+    assert many.drop is not None and many.drop.difference == 0.0 and many.drop.p == 1.0
+
+
+def test_groups_make_intervals_wider():
+    rows, labels = chances()
+    groups = np.arange(200) // 20
+    rows[:100] = np.roll(rows[:100], 1, axis=1)
+    alone, together = (state_of([Told.of(rows, labels)], Subjects(labels, one)) for one in (None, groups))
+    assert together.score.high - together.score.low > 1.5 * (alone.score.high - alone.score.low)
+
+
+def test_with_several_classes_the_score_is_the_mean_average_precision():
+    rng = np.random.default_rng(0)
+    truth = rng.random((80, 3)) < 0.4
+    rows = np.clip(0.5 * truth + rng.random((80, 3)) * 0.5, 0, 1)
+    worse = rng.random((80, 3))
+    clean = Told.of(rows, truth)
+    state = state_of([Told.of(worse, truth)], Subjects(truth, None), clean=clean)
+    expected = score_several(worse, truth, ["a", "b", "c"]).mean_average_precision
+    assert state.score.value == pytest.approx(expected.value, abs=1e-6)
+    assert state.drop is not None and state.drop.high < 0
+
+
+def test_what_is_declined_is_what_is_unsure_or_strange():
+    rows, labels = chances()
+    strange = np.arange(200) % 2 == 0
+    state = state_of([Told.of(rows, labels, strange)], Subjects(labels, None), threshold=0.6)
+    answered = (rows.max(1) >= 0.6) & ~strange
+    assert state.unfamiliar == wilson(100, 200) and state.answered == wilson(int(answered.sum()), 200)
+    right = (rows.argmax(1) == labels) & answered
+    assert state.right_of_answered == wilson(int(right.sum()), int(answered.sum()))
+    none = state_of([Told.of(rows, labels, strange)] * 2, Subjects(labels, None), threshold=1.1)
+    assert none.right_of_answered is not None and none.right_of_answered.n == 0
+
+
+@pytest.mark.parametrize(
+    ("flat", "far", "by_less", "passed"),
+    [
+        (0, (0, 20), 0, True),
+        (30, (0, 20), 0, False),
+        (0, (10, 20), 0, False),
+        (0, (0, 20), 20, False),
+        (0, (3, 3), 0, True),
+    ],
+)
+def test_an_attack_that_gradients_do_not_lead_says_so(flat, far, by_less, passed):
+    controls = Controls(wilson(flat, 100), wilson(*far), by_less)
+    assert controls.passed is passed
+    assert control_sentence(controls).startswith(
+        "Controls of the attack passed" if passed else "Careful, gradients may be"
+    )
+    assert f"{flat} of 100 images have no slope, {far[0]} of {far[1]} withstand 32/255" in control_sentence(controls)
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_corruption_has_its_share_of_the_same_images_as_predict_gives_it(run, shapes, found):
+    assert set(found.corrupted.states) == {(name, severity) for name in CORRUPTIONS for severity in SEVERITIES}
+    assert {one.score.n for one in found.corrupted.states.values()} == {12} and found.corrupted.of == 60
+    catalog = api.opened(shapes, None)
+    images = burnish.robustness(run.folder, shapes, most=60, seed=3).corrupted
+    plain = np.stack([view(decode(catalog.image(row)), run.predictor.bundle.preprocess) for row in range(60)])
+    fog = CORRUPTIONS["fog"](plain, catalog.paths, severity=2, seed=3)
+    answers = run.predictor.of_pixels(fog)[0].argmax(1)
+    truth = [run.classes.index(catalog.label(row)) for row in range(60)]
+    assert images.states["fog", 2].score.value == np.mean(answers == truth)
+    lowest = min(one.score.value for one in images.states.values())
+    assert images.states[images.worst].score.value == lowest
+    assert images.mean.score.value == pytest.approx(np.mean([one.score.value for one in images.states.values()]))
+
+
+def test_a_part_is_an_even_one_and_the_same_call_gives_the_same_numbers(run, shapes, found):
+    again = burnish.robustness(run.folder, shapes, attacked=True, epsilons=[8, 0.5, 8], most=12, seed=3)
+    told = [json.dumps(one.to_json(), allow_nan=False, sort_keys=True) for one in (found, again)]
+    without = [re.sub(r'"seconds": [\d.e-]+', "", one) for one in told]
+    assert without[0] == without[1]
+
+
+def test_time_ends_at_a_batch_where_it_is_not_said_how_many(run, shapes, monkeypatch):
+    monkeypatch.setattr(stressing, "SECONDS", 0.0)
+    part = burnish.robustness(run.folder, shapes).corrupted
+    assert part.clean.score.n == 16 and part.of == 60
+    assert "an even part, 16 of 60 (--most N takes more)" in "\n".join(lines(burnish.robustness(run.folder, shapes)))
+
+
+def test_the_images_of_an_attack_fool_the_packaged_model_too(run, found):
+    row = found.attacked.rows[-1]
+    assert (row.epsilon, row.whole) == (8.0, True) and not found.attacked.rows[0].whole
+    assert row.apgd.score.value < found.attacked.clean.score.value == found.corrupted.clean.score.value
+    assert row.all.score.value <= min(row.noise.score.value, row.fgsm.score.value, row.apgd.score.value)
+    clean, struck = found.attacked.example
+    assert 0 < np.abs(struck.astype(int) - clean).max() <= 8
+    assert found.attacked.controls.far.n == 12 and found.attacked.controls.passed
+
+
+def test_what_is_told_fits_the_terminal_and_the_table_holds_every_state(found):
+    assert max(map(len, lines(found))) <= 80
+    rows = list(csv.DictReader(io.StringIO(csv_of(found))))
+    assert len(rows) == 1 + 80 + 16 + 1 + 1 + 2 * 4
+    fog = next(row for row in rows if (row["name"], row["severity"]) == ("fog", "5"))
+    state = found.corrupted.states["fog", 5]
+    assert float(fog["score"]) == state.score.value and float(fog["drop_low"]) == state.drop.low
+    assert (fog["score_n"], fog["unfamiliar"]) == ("12", "")
+
+
+def test_the_page_stands_alone_and_shows_every_severity(found):
+    page = page_of(found)
+    assert page.count("data:image/png;base64,") == 1 + 80 + 3
+    assert "<script" not in page and not re.search(r'(?:src|href)="(?!data:)', page)
+    assert "fog, severity 3" in page and "what was added" in page
+
+
+def test_several_classes_an_image_are_corrupted_and_attacked(tmp_path):
+    table = coloured(tmp_path / "images", 30)
+    several = burnish.fit(table, out=tmp_path / "run", cache="off", **QUICK)
+    told = burnish.robustness(several.folder, table, attacked=True, epsilons=[4], most=20)
+    assert told.score == "mAP" and 0 < told.corrupted.mean.score.value <= 1
+    assert told.attacked.rows[0].apgd.score.value <= told.attacked.clean.score.value
+    assert told.attacked.controls.far is None and max(map(len, lines(told))) <= 80
+    page_of(told)
+    with pytest.raises(RecipeError, match="reject cannot be had: the model tells several classes"):
+        burnish.robustness(several.folder, table, reject=0.9)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_none_is_an_error(run, tmp_path):
+    for name in ("red", "blue"):
+        (tmp_path / "bad" / name).mkdir(parents=True)
+        (tmp_path / "bad" / name / "one.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(NotEnoughData, match="none of its 2 images could be read"):
+        burnish.robustness(run.folder, tmp_path / "bad")
+
+
+# ---- what may be asked -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"corrupted": False}, "nothing is asked: corrupted and attacked are both False"),
+        (
+            {"attacked": True, "epsilons": [0]},
+            "epsilon is 0, expected by how much of 255 each value may change, above 0",
+        ),
+        ({"attacked": True, "epsilons": [float("nan")]}, "epsilon is nan"),
+        ({"attacked": True, "epsilons": []}, "epsilon is empty"),
+        ({"most": 0}, "most is 0, expected how many images to ask about, 1 or more"),
+        ({"corrupted": False, "attacked": True, "reject": 0.9}, "reject is of corrupted images"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_looked_at(run, asked, says):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        burnish.robustness(run.folder, "nowhere", **asked)
+
+
+def test_an_unknown_class_is_told_as_evaluate_tells_it(run, tmp_path):
+    write_images(tmp_path / "other", {"purple": 2, "blue": 2})
+    with pytest.raises(NoSuchName, match="purple"):
+        burnish.robustness(run.folder, tmp_path / "other")
+
+
+def say(*words, capsys):
+    code = 0
+    try:
+        cli.main([str(word) for word in words])
+    except SystemExit as left:
+        code = left.code
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_evaluate_tells_what_damage_leaves_and_writes_what_it_is_asked_to(run, shapes, tmp_path, capsys):
+    table, page = tmp_path / "a.csv", tmp_path / "a.html"
+    code, out, err = say("evaluate", run.folder, shapes, "--corrupted", "--attacked", "--epsilon", "4", "--most", "6",
+                         "--csv", table, "--page", page, "--quiet", capsys=capsys)  # fmt: skip
+    assert code == 0, err
+    assert "accuracy on corrupted images: an even part, 6 of 60" in out and "Controls of the attack" in out
+    assert max(map(len, out.replace(str(tmp_path), "").splitlines())) <= 80
+    assert table.read_text().startswith("kind,name,severity") and page.read_text().startswith("<!doctype html")
+    code, out, err = say(
+        "evaluate", run.folder, shapes, "--corrupted", "--most", "6", "--json", "--quiet", capsys=capsys
+    )
+    assert code == 0 and json.loads(out)["robustness"]["corrupted"]["images"] == 6
+    assert json.loads(out)["robustness"]["attacked"] is None
+    (tmp_path / "notes.csv").write_text("mine")
+    code, _, err = say("evaluate", run.folder, shapes, "--corrupted", "--csv", tmp_path / "notes.csv", capsys=capsys)
+    assert code == 2 and "is there and is another file" in err and (tmp_path / "notes.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--most", "5"], "--most is of damaged images; say --corrupted or --attacked with it"),
+        (["--corrupted", "--epsilon", "2"], "--epsilon is of attacked images; say --attacked with it"),
+        (["--attacked", "--reject", "0.9"], "--reject is of corrupted images here; say --corrupted with it"),
+        (["--attacked", "--epsilon", "-1"], "epsilon is -1, expected by how much of 255"),
+    ],
+)
+def test_options_that_say_how_need_what(run, shapes, words, says, capsys):
+    code, _, err = say("evaluate", run.folder, shapes, *words, capsys=capsys)
+    assert code == 2 and says in " ".join(err.split())
+
+
+def test_an_interval_of_nothing_is_shown_as_none():
+    assert Interval(float("nan"), 0.0, 1.0, 0).to_json()["value"] is None
