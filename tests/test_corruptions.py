@@ -76,6 +76,14 @@ def test_a_severity_means_about_the_same_at_any_size(name):
     assert 0.5 < found / damage(CORRUPTIONS[name], small, 4) < 1.5
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_pixels_that_cannot_be_written_to_are_corrupted_too(name):
+    clean = photographs(count=1)
+    clean.flags.writeable = False
+    assert CORRUPTIONS[name](clean, [0], severity=2).flags.writeable
+
+
 def test_blurs_leave_an_even_image_as_it_is():
     even = np.full((1, 48, 48, 3), 117, np.uint8)
     for name in ("defocus_blur", "motion_blur", "zoom_blur", "elastic", "pixelate", "rotation"):

@@ -19,7 +19,7 @@ from burnish.measure.calibration import ece, gaps_of_bins
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.robustness import Subjects, Told, state_of
 from burnish.measure.several import score_several
-from burnish.measure.withstood import Controls
+from burnish.measure.withstood import Controls, Corrupted, Robustness
 from burnish.reports.robust import control_sentence, csv_of, lines, page_of
 from burnish.use import stressing
 from images import write_images
@@ -35,6 +35,12 @@ def run(shapes, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(run, shapes):
     return burnish.robustness(run.folder, shapes, attacked=True, epsilons=[0.5, 8], most=12, seed=3)
+
+
+def corrupted(told: Robustness) -> Corrupted:
+    """What was found on corrupted images, as was asked."""
+    assert told.corrupted is not None
+    return told.corrupted
 
 
 def chances(n=200, k=4, seed=0):
@@ -141,7 +147,7 @@ def test_every_corruption_has_its_share_of_the_same_images_as_predict_gives_it(r
     assert set(found.corrupted.states) == {(name, severity) for name in CORRUPTIONS for severity in SEVERITIES}
     assert {one.score.n for one in found.corrupted.states.values()} == {12} and found.corrupted.of == 60
     catalog = api.opened(shapes, None)
-    images = burnish.robustness(run.folder, shapes, most=60, seed=3).corrupted
+    images = corrupted(burnish.robustness(run.folder, shapes, most=60, seed=3))
     plain = np.stack([view(decode(catalog.image(row)), run.predictor.bundle.preprocess) for row in range(60)])
     fog = CORRUPTIONS["fog"](plain, catalog.paths, severity=2, seed=3)
     answers = run.predictor.of_pixels(fog)[0].argmax(1)
@@ -161,7 +167,7 @@ def test_a_part_is_an_even_one_and_the_same_call_gives_the_same_numbers(run, sha
 
 def test_time_ends_at_a_batch_where_it_is_not_said_how_many(run, shapes, monkeypatch):
     monkeypatch.setattr(stressing, "SECONDS", 0.0)
-    part = burnish.robustness(run.folder, shapes).corrupted
+    part = corrupted(burnish.robustness(run.folder, shapes))
     assert part.clean.score.n == 16 and part.of == 60
     assert "an even part, 16 of 60 (--most N takes more)" in "\n".join(lines(burnish.robustness(run.folder, shapes)))
 
@@ -197,8 +203,8 @@ def test_several_classes_an_image_are_corrupted_and_attacked(tmp_path):
     table = coloured(tmp_path / "images", 30)
     several = burnish.fit(table, out=tmp_path / "run", cache="off", **QUICK)
     told = burnish.robustness(several.folder, table, attacked=True, epsilons=[4], most=20)
-    assert told.score == "mAP" and 0 < told.corrupted.mean.score.value <= 1
-    assert told.attacked.rows[0].apgd.score.value <= told.attacked.clean.score.value
+    assert told.score == "mAP" and 0 < corrupted(told).mean.score.value <= 1
+    assert told.attacked is not None and told.attacked.rows[0].apgd.score.value <= told.attacked.clean.score.value
     assert told.attacked.controls.far is None and max(map(len, lines(told))) <= 80
     page_of(told)
     with pytest.raises(RecipeError, match="reject cannot be had: the model tells several classes"):

@@ -238,7 +238,7 @@ def _moved(image: np.ndarray, matrix: np.ndarray, field: np.ndarray | None = Non
     grid = F.affine_grid(torch.tensor(np.c_[matrix, [0, 0]][None], dtype=torch.float32), [1, 3, side, side], False)
     if field is not None:
         grid = grid + torch.from_numpy(field).permute(1, 2, 0)[None] * (2.0 / side)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()  # a copy: kept pixels cannot be written to
     return _bytes(F.grid_sample(pixels, grid, "bilinear", "reflection", False)[0].permute(1, 2, 0).numpy())
 
 

@@ -24,7 +24,7 @@ from burnish.reports.explain import png
 from burnish.reports.plain import plain_page
 
 _WIDTH = 80  # columns
-_PICTURE = 128  # pixels, side of a picture on the page
+_SMALL, _LARGE = 96, 256  # pixels: up to the first every one is kept, beyond the second a picture is made smaller
 BEGINS = "kind,name,severity"  # what the CSV begins with
 _INTERVALS = ("score", "ece", "unfamiliar", "answered", "right_of_answered")
 
@@ -52,13 +52,14 @@ def _corrupted_lines(part: Corrupted, found: Robustness) -> list[str]:
     told += ["", f"{'clean':<16}{_interval(part.clean.score)}", f"{'mean of all':<16}{_interval(part.mean.score)}"]
     told += [f"{'':<16}{_drop(part.mean)} points to clean"]
     told += [f"{'lowest':<16}{_interval(worst.score)}", f"{'':<16}{part.worst[0]}, severity {part.worst[1]}"]
-    told += [f"{'calibration':<16}error {_both(part.clean.ece, part.mean.ece)}"]
+    told += [f"{'ECE, %':<16}{_both(part.clean.ece, part.mean.ece)}"]
     if part.clean.unfamiliar is not None and part.mean.unfamiliar is not None:
-        told += [f"{'unfamiliar':<16}told of {_both(part.clean.unfamiliar, part.mean.unfamiliar)}"]
+        told += [f"{'unfamiliar, %':<16}{_both(part.clean.unfamiliar, part.mean.unfamiliar)}"]
     if part.clean.answered is not None and part.mean.answered is not None:
-        told += [f"{f'reject {found.reject:g}':<16}answers {_both(part.clean.answered, part.mean.answered)}"]
+        told += [f"{'answered, %':<16}{_both(part.clean.answered, part.mean.answered)}"]
     if part.clean.right_of_answered is not None and part.mean.right_of_answered is not None:
-        told += [f"{'':<16}right of those {_both(part.clean.right_of_answered, part.mean.right_of_answered)}"]
+        told += [f"{'  right, %':<16}{_both(part.clean.right_of_answered, part.mean.right_of_answered)}"]
+        told += _wrapped(f"answered is what predict --reject {found.reject:g} answers, right the share of that")
     return told
 
 
@@ -67,12 +68,12 @@ def _attacked_lines(part: Attacked, found: Robustness) -> list[str]:
     told += _wrapped(
         f"each value changed by at most epsilon of 255; APGD: {STEPS} steps, {STARTS} starts; noise: as large, a control"
     )
-    told += ["", f"{'epsilon':>8}{'noise':>8}{'FGSM':>8}{'APGD':>8}  {'under all, %':<22}  points to clean"]
+    told += ["", f"{'epsilon':>7} {'noise':>7}{'FGSM':>7}{'APGD':>7}  {'under all, %':<22} points to clean"]
     for row in part.rows:
         mark = " " if row.whole else "*"
-        each = "".join(_short(one.score, 8) for one in (row.noise, row.fgsm, row.apgd))
+        each = "".join(_short(one.score, 7) for one in (row.noise, row.fgsm, row.apgd))
         limits = f"{_bare(row.all.score.value)} ({_bare(row.all.score.low)} to {_bare(row.all.score.high)})"
-        told.append(f"{row.epsilon:>7g}{mark}{each}  {limits:<22}  {_drop(row.all)}".rstrip())
+        told.append(f"{row.epsilon:>7g}{mark}{each}  {limits:<22} {_drop(row.all)}".rstrip())
     told += ["", f"{'clean':<16}{_interval(part.clean.score)}"]
     if not all(row.whole for row in part.rows):
         told += _wrapped(
@@ -169,11 +170,14 @@ def _difference(clean: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _picture(pixels: np.ndarray) -> str:
-    """A view as an address that holds it; small ones with their pixels to be seen, large ones cut from the middle."""
-    side = pixels.shape[0]
-    if side > 2 * _PICTURE:
-        pixels = np.asarray(Image.fromarray(pixels).resize((2 * _PICTURE, 2 * _PICTURE), Image.Resampling.BOX))
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+    """A view as an address that holds it: of a small one every pixel, else a JPEG, half a PNG of noise."""
+    if len(pixels) <= _SMALL:
+        return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    if len(pixels) > _LARGE:
+        image = image.resize((_LARGE, _LARGE), Image.Resampling.BOX)
+    image.save(file, "JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _count(clean: State, of: int) -> str:
@@ -200,7 +204,7 @@ def _drop(state: State) -> str:
 
 def _both(clean: Interval, mean: Interval) -> str:
     def one(interval: Interval) -> str:
-        return f"{_bare(interval.value)} % ({_bare(interval.low)} to {_bare(interval.high)})"
+        return f"{_bare(interval.value)} ({_bare(interval.low)} to {_bare(interval.high)})"
 
     return f"{one(clean)} clean, {one(mean)} corrupted"
 

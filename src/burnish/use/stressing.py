@@ -186,7 +186,7 @@ def _corrupted(images: _Images, threshold: float | None, seed: int, watcher: Wat
     clean, parts = list[Told](), {(name, severity): list[Told]() for name in CORRUPTIONS for severity in SEVERITIES}
     example: np.ndarray | None = None
     for batch in images.batches(BATCH, watcher, "corrupted images"):
-        example = batch.pixels[0] if example is None else example
+        example = batch.pixels[0].copy() if example is None else example
         clean += _told(images.predictor, [batch.pixels], batch.labels)
         for name, one in CORRUPTIONS.items():
             damaged = [one(batch.pixels, batch.ids, severity=severity, seed=seed) for severity in SEVERITIES]
@@ -227,8 +227,8 @@ def _told(predictor: Predictor, states: Sequence[np.ndarray], labels: np.ndarray
 
 
 def _without_pixels(batch: _Batch) -> _Batch:
-    """So that memory stays bounded."""
-    return _Batch(batch.rows, batch.ids, batch.pixels[:0], batch.labels)
+    """So that memory stays bounded; no view of the pixels, which would hold them."""
+    return _Batch(batch.rows, batch.ids, np.zeros((0, 0, 0, 3), np.uint8), batch.labels)
 
 
 @dataclass
@@ -253,7 +253,7 @@ def _attacked(images: _Images, epsilons: list[float], seed: int, watcher: Watche
             clean.append(_said(target, points, batch, images.predictor))
             worst = _strike(target, points, labels, batch, struck, images.predictor, seed)
             if example is None:
-                example = batch.pixels[0], worst[0].round().to(torch.uint8).cpu().numpy()
+                example = batch.pixels[0].copy(), worst[0].round().to(torch.uint8).cpu().numpy()
                 far = None if bundle.several else _far(target, points, labels, batch, seed)
             batches.append(_without_pixels(batch))
     subjects, before = images.subjects(batches), Told.joined(clean)
