@@ -241,6 +241,16 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_looked_at(run, asked
         burnish.robustness(run.folder, "nowhere", **asked)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("nowhere/a.csv", "has no folder"), (".", "is a folder"), ("-", "name a file")]
+)
+def test_where_nothing_can_be_written_is_told_before_minutes_of_work(run, name, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("table", "page"):
+        with pytest.raises(RecipeError, match=says):
+            burnish.robustness(run.folder, "not looked at", **{kind: name})
+
+
 def test_an_unknown_class_is_told_as_evaluate_tells_it(run, tmp_path):
     write_images(tmp_path / "other", {"purple": 2, "blue": 2})
     with pytest.raises(NoSuchName, match="purple"):

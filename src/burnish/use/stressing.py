@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def robustness(
         raise RecipeError("nothing is asked: corrupted and attacked are both False, expected one of them or both")
     for file, begins in ((table, BEGINS.encode()), (page, b"<!doctype html")):
         if file is not None:
-            refuse_others(expanded(file), begins)
+            _require_place(expanded(file), begins)
     predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
     bundle = predictor.bundle
     threshold = _threshold(predictor, reject, corrupted=corrupted)
@@ -95,6 +96,17 @@ def robustness(
         if file is not None:
             write_whole(expanded(file), made(found), follows=True)
     return found
+
+
+def _require_place(file: Path, begins: bytes) -> None:
+    """RecipeError where a file cannot be written in the end: it is told before minutes of work."""
+    refuse_others(file, begins)
+    folder = file.absolute().parent
+    if file == Path("-"):
+        raise RecipeError("the name of the file is -; name a file, what goes to the standard output is --json")
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "is a folder" if file.is_dir() else f"has no folder {shown(str(folder))} that can be written to"
+        raise RecipeError(f"{shown(str(file))} {why}; name another file")
 
 
 def _asked(epsilons: Sequence[float], most: int | None) -> list[float]:

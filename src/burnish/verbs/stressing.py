@@ -21,7 +21,9 @@ Attacked = Annotated[
 ]
 Epsilon = Annotated[
     list[float] | None,
-    typer.Option(metavar="VALUE", help="With --attacked: by how much of 255; may be said again.  [default: 0.5 1 2 4]"),
+    typer.Option(
+        metavar="VALUE", help="With --attacked: by how much of 255; may be said again (default: 0.5, 1, 2, 4)."
+    ),
 ]
 Most = Annotated[
     int | None,

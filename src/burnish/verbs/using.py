@@ -53,13 +53,13 @@ def evaluate(
     with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         predictor = Predictor.open(expanded(run), device)
         told = None if ood is None else api.ood(run, data, ood, predictor=predictor)
-        found = api.evaluate(run, data, watcher=watcher, predictor=predictor)
-        robust = None
+        robust = None  # first, so that what it cannot be asked is told at once
         if corrupted or attacked:
             robust = api.robustness(
                 run, data, corrupted=corrupted, attacked=attacked, epsilons=epsilon, most=most, reject=reject,
                 table=csv, page=page, watcher=watcher, predictor=predictor,
             )  # fmt: skip
+        found = api.evaluate(run, data, watcher=watcher, predictor=predictor)
     if json_:
         print_json(
             {
