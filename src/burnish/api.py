@@ -41,6 +41,7 @@ from burnish.reports.board import board_of_compare
 from burnish.reports.leaderboard import Leaderboard, csv_of, page_of
 from burnish.run.again import call_of, command_of, leaving_out, settings_of
 from burnish.run.comparing import run_compare
+from burnish.run.hardening import Hardened, harden
 from burnish.run.job import finish, run_job
 from burnish.run.outset import Facilities
 from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
@@ -69,10 +70,10 @@ from burnish.use.stressing import Robustness, robustness
 
 # Verbs are made in `looking`, here, in `run.hardening`, and in the modules of `use`.
 __all__ = [
-    "Audit", "Data", "Evaluation", "Leaderboard", "Prediction", "Result", "Robustness", "Slimmed", "Verdict",
-    "anatomy", "audit", "board", "called", "compare", "compare_catalog", "evaluate", "explain", "export", "fit",
-    "fit_catalog", "fit_recipe", "methods", "models", "ood", "open_run", "opened", "predict", "predict_stream",
-    "report", "report_runs", "robustness", "serve", "slim", "write_predictions",
+    "Audit", "Data", "Evaluation", "Hardened", "Leaderboard", "Prediction", "Result", "Robustness", "Slimmed",
+    "Verdict", "anatomy", "audit", "board", "called", "compare", "compare_catalog", "evaluate", "explain",
+    "export", "fit", "fit_catalog", "fit_recipe", "harden", "methods", "models", "ood", "open_run", "opened",
+    "predict", "predict_stream", "report", "report_runs", "robustness", "serve", "slim", "write_predictions",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import burnish
 from burnish.elsewhere import known_elsewhere
 from burnish.errors import BurnishError, Interrupted, is_short_of_memory, shown
 from burnish.runtime import keep_freed_memory
+from burnish.verbs.hardening import harden
 from burnish.verbs.looking import audit, doctor, methods, models
 from burnish.verbs.serving import serve
 from burnish.verbs.slimming import slim
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _VERBS = (
-    fit, compare, audit, evaluate, predict, report, explain, board, export, slim, serve, models, methods, doctor,
+    fit, compare, audit, evaluate, predict, report, explain, board, export, harden, slim, serve, models, methods, doctor,
 )  # fmt: skip
 for _verb in _VERBS:
     app.command()(_verb)

@@ -23,11 +23,11 @@ _BILINEAR = InterpolationMode.BILINEAR
 # Each takes uint8 [3 h w] and a strength from -1 to 1; the ranges are the paper's "wide" ones.
 _OPERATIONS: tuple[Callable[[torch.Tensor, float], torch.Tensor], ...] = (
     lambda image, _: image,
-    lambda image, s: _affine(image, shear=(99.0 * s, 0.0)),
-    lambda image, s: _affine(image, shear=(0.0, 99.0 * s)),
-    lambda image, s: _affine(image, translate=(round(32 / 224 * image.shape[-1] * s), 0)),
-    lambda image, s: _affine(image, translate=(0, round(32 / 224 * image.shape[-2] * s))),
-    lambda image, s: _affine(image, angle=135.0 * s),
+    lambda image, s: affine(image, shear=(99.0 * s, 0.0)),
+    lambda image, s: affine(image, shear=(0.0, 99.0 * s)),
+    lambda image, s: affine(image, translate=(round(32 / 224 * image.shape[-1] * s), 0)),
+    lambda image, s: affine(image, translate=(0, round(32 / 224 * image.shape[-2] * s))),
+    lambda image, s: affine(image, angle=135.0 * s),
     lambda image, s: F.adjust_brightness(image, 1.0 + 0.99 * s),
     lambda image, s: F.adjust_saturation(image, 1.0 + 0.99 * s),
     lambda image, s: F.adjust_contrast(image, 1.0 + 0.99 * s),
@@ -45,7 +45,7 @@ def trivial(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return operation(image, float(rng.uniform(-1.0, 1.0)))
 
 
-def _affine(
+def affine(
     image: torch.Tensor,
     *,
     angle: float = 0.0,

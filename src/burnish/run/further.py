@@ -80,13 +80,19 @@ def _refuse_unfit(bundle: Bundle, recipe: Recipe) -> None:
     if taps.KIND in kinds or bundle.method.partition(":")[0] in ("probe", "multiprobe"):
         began = shown(_began_with(Path(expanded(recipe.model)), bundle))
         raise RecipeError(f"{called} kept frozen heads on {began}, whose weights are as they were; name that model")
-    if added := next((words for kind, words in _ADDED.items() if kind in kinds), ""):
+    if added := added_to(bundle):
         raise RecipeError(
             f"{called} holds a network with {added} beside its layers, which cannot be tuned further; tune with full or lora"
         )
     for name in ("arch", "preprocess"):
         if getattr(recipe, name):
             raise RecipeError(f"{name} is for files of weights; {called} says itself what its network is")
+
+
+def added_to(bundle: Bundle) -> str:
+    """What a package's network has beside its layers, in a word; "" where nothing."""
+    kinds = [change["kind"] for change in bundle.architecture.get("changes", [])]
+    return next((words for kind, words in _ADDED.items() if kind in kinds), "")
 
 
 def _began_with(folder: Path, bundle: Bundle) -> str:

@@ -1,0 +1,52 @@
+"""What hardening came to, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from burnish.measure.verdict import chance, difference_in_words, percent
+
+_OPENINGS = {
+    "more robust": "More robust",
+    "not proven": "Not proven that it is more robust",
+    "less robust": "Less robust",
+}
+STAYS = "original stays"
+
+
+def sentence_of(facts: Mapping[str, Any]) -> str:
+    """The verdict with its numbers."""
+    if facts["word"] == STAYS:
+        return (
+            "The run's own weights stay: on perturbed validation images nothing was clearly better that keeps what plain ones "
+            "have; the test images were not looked at."
+        )
+    found, clean = facts["corrupted"]["all"], facts["clean"]
+    images = f"{facts['n']:,} test images" + ("" if facts["groups"] is None else f" of {facts['groups']:,} groups")
+    return (
+        f"{_OPENINGS[facts['word']]}: {percent(found['after']['value'])} right under {len(facts['kinds'])} kinds of corruption, "
+        f"{percent(found['before']['value'])} before ({difference_in_words(found['paired'])}, {chance(found['paired']['p'])}; "
+        f"{images}); as they are {percent(clean['after']['value'])}, {percent(clean['before']['value'])} before "
+        f"({difference_in_words(clean['paired'])}): a loss of more than {100 * facts['lose']:g} points is "
+        f"{'ruled out' if facts['loss_ruled_out'] else 'not ruled out'}."
+    )
+
+
+def lines_of(facts: Mapping[str, Any]) -> list[str]:
+    """A table of what was right before and after, in shares of the images, with 95 % intervals of the difference."""
+    if facts["word"] == STAYS:
+        return []
+    rows = [("as they are", facts["clean"]), ("corrupted", facts["corrupted"]["all"])]
+    titles = (("unlike", "kinds unlike any trained on"), ("akin", "kinds akin to those trained on"))
+    rows += [(title, facts["corrupted"][name]) for name, title in titles if name in facts["corrupted"]]
+    rows += [(f"  {kind}", told) for kind, told in facts["kinds"].items()]
+    head = f"{'':<32}{'before':>8}  {'after':>8}   difference, points"
+    return [
+        head,
+        *(
+            f"{title:<32}{percent(told['before']['value']):>8}  {percent(told['after']['value']):>8}   "
+            f"{difference_in_words(told['paired']).replace(' points', '')}"
+            for title, told in rows
+        ),
+    ]

@@ -1,0 +1,108 @@
+"""Which weights are kept: by validation images, as they are and perturbed in ways that the proof does not use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from burnish.data.perturbations import perturbed
+from burnish.labels import right, several
+from burnish.measure.calibration import calibrated, temperature
+from burnish.measure.gains import beats
+from burnish.measure.several import thresholds_for
+from burnish.run.harden.ground import Ground
+from burnish.runtime import evenly
+
+VIEWS, _MOST = 3, 1000  # perturbed views of each validation image, and images at most
+SHARES = (0.25, 0.5, 0.75)  # of the way from the run's weights to the hardened ones
+ORIGINAL, HARDENED = "the run's own", "hardened"
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one set of weights says of the validation images."""
+
+    name: str
+    share: float  # of the way from the run's weights to the hardened ones; 0 is the run's own
+    plain: np.ndarray  # float32 [v k], logits of the images as they are
+    perturbed: np.ndarray  # float32 [VIEWS w k], logits of some of them, perturbed
+
+
+def name_of(share: float) -> str:
+    """What the weights so far from the run's own are called."""
+    return ORIGINAL if share == 0.0 else HARDENED if share == 1.0 else f"{share:.2f} of the way"
+
+
+def asked_of(ground: Ground) -> np.ndarray:
+    """Places among the validation images, int64 [w], of those that are looked at perturbed."""
+    return evenly(len(ground.material.val_rows), _MOST)
+
+
+def perturbed_val(ground: Ground) -> np.ndarray:
+    """Some validation images perturbed, plain views uint8 [VIEWS w s s 3]; drawn apart from training's perturbations."""
+    rows = ground.material.val_rows[asked_of(ground)]
+    plain = torch.from_numpy(np.ascontiguousarray(ground.material.fitting.plain[rows]))
+    seed = ground.bench.recipe.seed
+    return np.stack([perturbed(plain, rows, seed=seed, epoch=view, purpose="choose").numpy() for view in range(VIEWS)])
+
+
+def choose(looks: Sequence[Look], ground: Ground, *, lose: float) -> tuple[Look, list[dict[str, Any]]]:
+    """The weights to keep, the first being the run's own; and what each does, as plain values.
+
+    Of those that have no more than `lose` (a fraction) fewer of the images right as they are, the one with most right perturbed,
+    where that is clearly more than the run's own: by more than a standard error of the paired difference (`measure.gains`).
+    Images of a group count together.
+    """
+    scored = [_Scored.of(look, ground) for look in looks]
+    first, groups = scored[0], ground.material.val_groups
+    tied = None if groups is None else np.unique(groups[asked_of(ground)], return_inverse=True)[1]
+    told, best = list[dict[str, Any]](), 0
+    for place, (look, one) in enumerate(zip(looks, scored, strict=True)):
+        gain = beats(one.perturbed, first.perturbed, groups=tied)
+        allowed = bool(one.plain.mean() >= first.plain.mean() - lose - _ROUNDING)
+        if place and allowed and gain.clearly and one.perturbed.mean() > scored[best].perturbed.mean():
+            best = place
+        told.append(
+            {
+                "name": look.name,
+                "share": look.share,
+                "clean": float(one.plain.mean()),
+                "perturbed": float(one.perturbed.mean()),
+                "gain": gain.difference,
+                "standard_error": gain.error,
+                "clear": gain.clearly,
+                "allowed": allowed,
+                "n": len(one.plain),
+                "n_perturbed": len(one.perturbed),
+            }
+        )
+    return looks[best], told
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """How right one set of weights is."""
+
+    plain: np.ndarray  # [v], bool or 0 to 1
+    perturbed: np.ndarray  # float64 [w], the mean over the views of an image
+
+    @classmethod
+    def of(cls, look: Look, ground: Ground) -> _Scored:
+        labels, some = ground.val_labels, asked_of(ground)
+        t, cut = read_off(look.plain, labels)
+        chances = calibrated(look.plain, t, several=several(labels))
+        views = [calibrated(one, t, several=several(labels)) for one in look.perturbed]
+        return cls(right(chances, labels, cut), np.mean([right(one, labels[some], cut) for one in views], axis=0))
+
+
+def read_off(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float | np.ndarray]:
+    """(the temperature, from which probability on one of several classes is said: a number or [k]) by logits [v k]."""
+    t = temperature(logits, labels)
+    if not several(labels):
+        return t, 0.5
+    return t, thresholds_for(calibrated(logits, t, several=True), labels)

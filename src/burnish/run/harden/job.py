@@ -1,0 +1,141 @@
+"""The job of hardening, stage by stage: train, choose, prove, write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.backbones.classifier import Classifier
+from burnish.data.sources import Data
+from burnish.disk import plain_disk_errors, sync_folder, write_whole
+from burnish.labels import several
+from burnish.measure.calibration import calibrated
+from burnish.measure.held_out import HeldOut
+from burnish.record.folder import IMAGES, LEARNT, SPLITS, home_of, plain, require_free
+from burnish.run.harden.chosen import Look, choose, read_off
+from burnish.run.harden.ground import Ground, ground_of
+from burnish.run.harden.heads import Heads
+from burnish.run.harden.proven import Reading, prove
+from burnish.run.outset import Facilities
+from burnish.runtime import Clock, Watcher, keep_freed_memory
+from burnish.ship.bundle import Bundle, write_bundle
+from burnish.train.around import settled_torch
+
+HARDENED = "hardened.json"
+_STAYS = "original stays"
+
+
+@settled_torch()
+def run_harden(
+    run: Path,
+    data: Data | None,
+    out: Path,
+    *,
+    lose: float,
+    seed: int | None,
+    device: str,
+    clock: Clock,
+    watcher: Watcher,
+    facilities: Facilities,
+) -> dict[str, Any]:
+    """Harden the run's model into the package folder `out`, which is whole at the end or not there; the facts of it."""
+    keep_freed_memory()
+    ground = ground_of(run, data, seed=seed, device=device, clock=clock, watcher=watcher, facilities=facilities)
+    hardening = Heads(ground)
+    watcher.say(hardening.note)
+    looks = hardening.looks()
+    chosen, candidates = choose(looks, ground, lose=lose)
+    watcher.say(_said(chosen, candidates))
+    facts: dict[str, Any] = {
+        "run": str(run), "method": ground.bundle.method, "training": hardening.note, "chosen": chosen.name,
+        "candidates": candidates, "lose": lose, "seed": ground.bench.recipe.seed,
+    }  # fmt: skip
+    if chosen is looks[0]:
+        facts |= {"word": _STAYS, "seconds": clock.elapsed()}
+        _write(out, ground, ground.bundle, facts)
+        return facts
+    classifier = hardening.classifier(chosen)
+    bundle = _bundle(ground, chosen, classifier, hardening)
+    own = ground.bundle
+    readings = [
+        Reading(one.temperature, 0.5 if one.thresholds is None else np.array(one.thresholds)) for one in (own, bundle)
+    ]
+    facts |= prove(ground, hardening.answering([ground.classifier, classifier]), readings, lose=lose)
+    facts["seconds"] = clock.elapsed()
+    _write(out, ground, bundle, facts)
+    return facts
+
+
+def _said(chosen: Look, candidates: list[dict[str, Any]]) -> str:
+    """The choice in a sentence."""
+    first, told = candidates[0], next(one for one in candidates if one["name"] == chosen.name)
+    if told is first:
+        return "the run's own weights stay: none are clearly better on perturbed validation images without a loss on plain ones"
+    return (
+        f"{told['name']} is kept: {told['perturbed']:.1%} of perturbed validation images right against {first['perturbed']:.1%}, "
+        f"of plain ones {told['clean']:.1%} against {first['clean']:.1%}"
+    )
+
+
+def _bundle(ground: Ground, chosen: Look, classifier: Classifier, hardening: Heads) -> Bundle:
+    """The run's package with other weights; what it knows of itself is of the validation images, as they were looked at."""
+    labels, own = ground.val_labels, ground.bundle
+    t, cut = read_off(chosen.plain, labels)
+    many = several(labels)
+    chances = calibrated(chosen.plain, t, several=many)
+    groups = ground.material.catalog.grouped(ground.material.val_ids)
+    return replace(
+        own,
+        state={name: tensor.detach().cpu().clone() for name, tensor in classifier.state_dict().items()},
+        head=classifier.form,
+        temperature=t,
+        thresholds=tuple(float(one) for one in np.asarray(cut)) if many else None,
+        held_out=None if many else HeldOut.of(chances, labels, groups),
+        familiarity=hardening.familiarity(chosen, classifier),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        facts={**own.facts, "hardened": {"share": chosen.share}},
+    )
+
+
+def _write(out: Path, ground: Ground, bundle: Bundle, facts: dict[str, Any]) -> None:
+    """The package, what it learnt from, and the facts, under another name first."""
+    home = home_of(ground.run)
+    with _in_one_step(out) as draft:
+        write_bundle(draft, bundle)
+        for name in (SPLITS, IMAGES, LEARNT):  # so that whoever scores or tunes it knows what it has seen
+            if (home / name).is_file():
+                shutil.copyfile(home / name, draft / name)
+        write_whole(draft / HARDENED, json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def _in_one_step(out: Path) -> Iterator[Path]:
+    """A folder to write into, in the end renamed to `out`."""
+    with plain_disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        with plain_disk_errors(out):
+            yield draft
+            os.chmod(draft, 0o777 & ~_mask())
+            require_free(out)
+            os.rename(draft, out)
+            sync_folder(out.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _mask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,83 @@
+"""A finished run's model, made more robust against what befalls photographs; with the proof that it became so, and the price."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.data.sources import Data
+from burnish.disk import expanded, require_temporary_folder
+from burnish.errors import RecipeError, shown
+from burnish.recipe import parse_budget
+from burnish.record.folder import place_beside
+from burnish.reports.hardening import sentence_of
+from burnish.run.harden.job import run_harden
+from burnish.run.outset import Facilities
+from burnish.runtime import Clock, Nobody, Watcher
+from burnish.ship.predictor import Predictor
+from burnish.train.around import enough_memory
+
+LOSE_POINTS = 0.5
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """What came of hardening: a package of its own, and the facts of its proof."""
+
+    folder: Path
+    facts: dict[str, Any]  # the content of hardened.json
+    predictor: Predictor
+
+    def __repr__(self) -> str:
+        return f"Hardened({shown(str(self.folder))}: {self.sentence()})"
+
+    def sentence(self) -> str:
+        """What was proven, with its numbers."""
+        return sentence_of(self.facts)
+
+
+def harden(
+    run: str | os.PathLike[str],
+    data: Data | None = None,
+    *,
+    budget: str | float | None = "5m",
+    out: str | os.PathLike[str] | None = None,
+    lose: float = LOSE_POINTS,
+    seed: int | None = None,
+    device: str = "cpu",
+    cache: str | os.PathLike[str] = "auto",
+    watcher: Watcher | None = None,
+    clock: Clock | None = None,
+) -> Hardened:
+    """A package like the run's whose answers withstand noise, blur, weather and poor files better; and the proof.
+
+    The run's own images train it, on its own sides of the split: train and val views are perturbed (`data.perturbations`), val
+    images choose between the run's weights, the hardened ones and what lies between, test images prove it, under kinds of
+    corruption (`data.corruptions`) that neither training nor the choice has met.
+    data: the images, by default where the run's record says they are. budget: wall clock, as for `fit`. out: a folder that is not
+    there yet, by default the run's with "-hard" behind its name. lose: points of clean accuracy that the choice may cost. seed:
+    by default the run's. The run is only read. Where nothing is clearly better on the validation images, the package holds the
+    run's own weights, and its word is "original stays".
+    Raises a BurnishError: NotARun, DataError or RecipeError where the run, its images or its network are not fit for it.
+    """
+    seconds = parse_budget(budget)
+    clock = clock or Clock.start(seconds, from_process_start=False)
+    require_temporary_folder()
+    folder = expanded(run)
+    place = place_beside(folder, out, "hard")
+    lost = _share_of(lose)
+    with enough_memory(str(run)):
+        facts = run_harden(
+            folder, data, place, lose=lost, seed=seed, device=device, clock=clock, watcher=watcher or Nobody(),
+            facilities=Facilities.of("auto", cache, device, strict=False),
+        )  # fmt: skip
+    return Hardened(place, facts, Predictor.open(place))
+
+
+def _share_of(points: float) -> float:
+    """As a fraction; RecipeError for what is no loss."""
+    if isinstance(points, bool) or not isinstance(points, (int, float)) or not 0.0 <= points <= 100.0:
+        raise RecipeError(f"lose is {shown(repr(points))}, expected percentage points from 0 to 100, such as 0.5")
+    return points / 100.0

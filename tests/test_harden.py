@@ -1,0 +1,176 @@
+"""A run's model made more robust: the run stays, what is trained on is not what is proven on, and the package can be used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import burnish
+from burnish import api
+from burnish.data.catalog import Splits
+from burnish.data.corruptions import CORRUPTIONS
+from burnish.data.perturbations import PERTURBATIONS, UNLIKE, perturbed
+from burnish.errors import NotARun, NotEnoughData, RecipeError, RunError
+from burnish.run.harden import job
+from burnish.run.harden.chosen import Look, choose
+from burnish.run.harden.ground import _require_sides
+from burnish.run.harden.proven import CELLS, _cell, judged
+from burnish.ship.bundle import read_bundle
+
+TINY = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, "cache": "off"}
+HARDEN = {"budget": None, "cache": "off"}
+
+
+@pytest.fixture(scope="module")
+def probe(shapes, tmp_path_factory):
+    return api.fit(shapes, out=tmp_path_factory.mktemp("runs") / "probe", method="probe", **TINY).folder
+
+
+@pytest.fixture
+def better(monkeypatch):
+    """Hardened weights look clearly better, whatever a tiny network comes to."""
+    monkeypatch.setattr(job, "choose", lambda looks, *given, **more: (looks[-1], choose(looks, *given, **more)[1]))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def views(count=3, side=48):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_perturbation_keeps_the_shape_and_changes_more_with_its_strength(name):
+    image, rng = views(1)[0].permute(2, 0, 1).float(), np.random.default_rng
+    away = [(PERTURBATIONS[name](image, strength, rng(1)) - image).abs().mean().item() for strength in (0.3, 1.0)]
+    assert PERTURBATIONS[name](image, 0.5, rng(1)).shape == image.shape and 0.0 < away[0] < away[1]
+
+
+def test_a_view_is_perturbed_alike_in_any_batch_and_otherwise_in_another_epoch():
+    some = views()
+    whole = perturbed(some, np.arange(3), seed=0, epoch=1)
+    assert whole.dtype == torch.uint8 and torch.equal(whole[1:2], perturbed(some[1:2], np.array([1]), seed=0, epoch=1))
+    others = torch.stack([perturbed(some, np.arange(3), seed=0, epoch=epoch) for epoch in range(2, 6)])
+    assert not any(torch.equal(whole, one) for one in others)
+    assert not torch.equal(whole, perturbed(some, np.arange(3), seed=0, epoch=1, purpose="choose"))
+
+
+def test_none_of_the_kinds_of_the_proof_is_trained_on():
+    assert set(CORRUPTIONS) > UNLIKE and not set(CORRUPTIONS) & {name.replace(" ", "_") for name in PERTURBATIONS}
+
+
+def test_the_head_of_a_frozen_run_is_hardened_and_the_run_stays(probe, better, tmp_path):
+    before = contents(probe)
+    found = burnish.harden(probe, out=tmp_path / "hard", **HARDEN)
+    assert contents(probe) == before
+    old, new = read_bundle(probe), read_bundle(found.folder)
+    assert new.classes == old.classes and new.preprocess == old.preprocess
+    assert all(torch.equal(new.state[name], one) for name, one in old.state.items() if name.startswith("trunk."))
+    assert not torch.equal(new.state["head.weight"], old.state["head.weight"])
+    assert found.facts["word"] in ("more robust", "not proven", "less robust") and set(found.facts["kinds"]) == set(
+        CORRUPTIONS
+    )
+    assert found.facts["n"] == 15 and found.facts["views"] == 15 * len(CORRUPTIONS)
+    assert json.loads((found.folder / "hardened.json").read_text())["word"] == found.facts["word"]
+    assert str(found.facts["n"]) in found.sentence() and found.sentence() in repr(found)
+
+
+def test_the_package_predicts_scores_explains_and_tells_what_it_has_learnt_from(probe, better, shapes, tmp_path):
+    package = burnish.harden(probe, out=tmp_path / "hard", **HARDEN).folder
+    image = next(shapes.rglob("*.png"))
+    assert api.predict(package, [str(image)], top=3)[0].problem is None
+    assert api.evaluate(package, shapes).learnt == api.evaluate(probe, shapes).learnt > 0
+    rows, _ = api.explain(package, [image], out=tmp_path / "explained")
+    assert rows[0].problem is None
+    assert read_bundle(package).held_out is not None
+
+
+def test_the_same_seed_gives_the_same_package(probe, better, tmp_path):
+    one, two = (burnish.harden(probe, out=tmp_path / name, **HARDEN) for name in ("one", "two"))
+    first, second = (read_bundle(found.folder).state for found in (one, two))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert {**one.facts, "seconds": 0} == {**two.facts, "seconds": 0}
+
+
+def test_the_runs_own_weights_stay_where_nothing_is_clearly_better(probe, monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "choose", lambda looks, *given, **more: (looks[0], choose(looks, *given, **more)[1]))
+    monkeypatch.setattr(job, "prove", lambda *given, **more: pytest.fail("the test images were looked at"))
+    found = burnish.harden(probe, out=tmp_path / "hard", **HARDEN)
+    old, new = read_bundle(probe), read_bundle(found.folder)
+    assert found.facts["word"] == "original stays" and "The run's own weights stay" in found.sentence()
+    assert all(torch.equal(new.state[name], one) for name, one in old.state.items())
+
+
+@pytest.mark.parametrize("clean, kept", [(0.0, 1), (0.25, 0)])
+def test_weights_that_lose_more_than_is_allowed_on_clean_images_are_not_chosen(probe, clean, kept, monkeypatch):
+    from burnish.run.harden import chosen, ground
+    from burnish.run.outset import Facilities
+    from burnish.runtime import Clock, Nobody
+
+    stands = ground.ground_of(
+        probe, None, seed=None, device="cpu", clock=Clock.start(None, from_process_start=False), watcher=Nobody(),
+        facilities=Facilities(),
+    )  # fmt: skip
+    labels, some = stands.val_labels, chosen.asked_of(stands)
+    right = 10.0 * np.eye(3, dtype=np.float32)[labels]
+    wrong = 10.0 * np.eye(3, dtype=np.float32)[(labels + 1) % 3]
+    lost = right.copy()
+    lost[: round(clean * len(labels))] = wrong[: round(clean * len(labels))]
+    own = Look("own", 0.0, right, np.stack([wrong[some]] * chosen.VIEWS))
+    hard = Look("hard", 1.0, lost, np.stack([right[some]] * chosen.VIEWS))
+    best, told = choose([own, hard], stands, lose=0.005)
+    assert best is (own, hard)[kept] and told[1]["clear"] and told[1]["allowed"] is bool(kept)
+
+
+@pytest.mark.parametrize("n", [1, 7, 15, 80, 100, 1562])
+def test_an_image_meets_no_corruption_twice_and_all_come_as_often(n):
+    cells = np.array([[_cell(at, turn, n) for at in range(n)] for turn in range(len(CELLS))])
+    assert all(len(set(of_image)) == len(CELLS) for of_image in cells.T)
+    often = np.bincount(cells[:16].ravel(), minlength=len(CELLS))
+    assert often.max() - often.min() <= (1 if 16 * n < len(CELLS) else 2 + 16 * n // len(CELLS) // 50)
+
+
+def test_the_word_needs_an_interval_without_zero_and_a_loss_is_ruled_out_by_its_limit():
+    def word(difference, low, high, p, clean_low):
+        paired = {"difference": difference, "low": low, "high": high, "p": p}
+        told = {"corrupted": {"all": {"paired": paired}}, "clean": {"paired": {"low": clean_low}}}
+        found = judged(told, lose=0.005)
+        return found["word"], found["loss_ruled_out"]
+
+    assert word(0.1, 0.05, 0.15, 0.001, -0.004) == ("more robust", True)
+    assert word(0.1, -0.01, 0.2, 0.06, -0.006) == ("not proven", False)
+    assert word(-0.1, -0.2, -0.05, 0.001, -0.2) == ("less robust", False)
+
+
+def test_a_death_leaves_no_package_behind(probe, better, monkeypatch, tmp_path):
+    def die(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "write_whole", die)
+    with pytest.raises(KeyboardInterrupt):
+        burnish.harden(probe, out=tmp_path / "hard", **HARDEN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_hardened_is_said(probe, shapes, tmp_path):
+    with pytest.raises(NotARun, match="no such folder"):
+        burnish.harden(tmp_path / "nothing")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RunError, match="is there already; name another folder with --out"):
+        burnish.harden(probe, out=tmp_path / "there")
+    with pytest.raises(RecipeError, match="lose is -1, expected percentage points from 0 to 100"):
+        burnish.harden(probe, out=tmp_path / "hard", lose=-1)
+    alone = tmp_path / "alone"
+    shutil.copytree(probe / "packages", alone / "packages")
+    shutil.copy(probe / "package.json", alone)
+    with pytest.raises(NotARun, match=r"holds no splits\.csv"):
+        burnish.harden(alone)
+    nothing, some = np.zeros(0, np.int64), np.arange(3)
+    with pytest.raises(NotEnoughData, match="has no validation images"):
+        _require_sides(probe, Splits(some, nothing, some, "", ""))
+    with pytest.raises(NotEnoughData, match="has no test images"):
+        _require_sides(probe, Splits(some, some, nothing, "", ""))
