@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_further import kept_tuned
 
 import burnish
 from burnish import api
@@ -14,10 +15,12 @@ from burnish.data.catalog import Splits
 from burnish.data.corruptions import CORRUPTIONS
 from burnish.data.perturbations import PERTURBATIONS, UNLIKE, perturbed
 from burnish.errors import NotARun, NotEnoughData, RecipeError, RunError
+from burnish.recipe import Recipe
 from burnish.run.harden import job
 from burnish.run.harden.chosen import Look, choose
 from burnish.run.harden.ground import _require_sides
 from burnish.run.harden.proven import CELLS, _cell, judged
+from burnish.run.outset import backbone_for
 from burnish.ship.bundle import read_bundle
 
 TINY = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, "cache": "off"}
@@ -27,6 +30,13 @@ HARDEN = {"budget": None, "cache": "off"}
 @pytest.fixture(scope="module")
 def probe(shapes, tmp_path_factory):
     return api.fit(shapes, out=tmp_path_factory.mktemp("runs") / "probe", method="probe", **TINY).folder
+
+
+@pytest.fixture(scope="module")
+def tuned(shapes, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        kept_tuned(patched)
+        return api.fit(shapes, out=tmp_path_factory.mktemp("runs") / "tuned", method="full", **TINY).folder
 
 
 @pytest.fixture
@@ -89,7 +99,44 @@ def test_the_package_predicts_scores_explains_and_tells_what_it_has_learnt_from(
     assert read_bundle(package).held_out is not None
 
 
-def test_the_same_seed_gives_the_same_package(probe, better, tmp_path):
+def test_the_network_of_a_tuned_run_is_hardened_from_its_own_weights(tuned, better, shapes, tmp_path):
+    before = contents(tuned)
+    found = burnish.harden(tuned, out=tmp_path / "hard", **HARDEN)
+    assert contents(tuned) == before and "20 steps or 10.0 epochs on perturbed views" in found.facts["training"]
+    old, new = read_bundle(tuned).state, read_bundle(found.folder).state
+    moved = {name for name, one in old.items() if not torch.equal(new[name], one)}
+    parameters = {name for name, one in old.items() if one.is_floating_point() and "running" not in name}
+    assert moved == parameters
+    away = max((new[name] - old[name]).abs().max().item() for name in moved)
+    assert away < 0.02  # of 20 steps at a small rate
+    assert api.evaluate(found.folder, shapes).learnt == 48
+    assert backbone_for(Recipe(model=str(found.folder))).name == "test_resnet"
+
+
+def test_what_lies_between_is_what_its_validation_answers_were_of(tuned, monkeypatch, tmp_path):
+    looked = []
+
+    def middle(looks, *given, **more):
+        looked.extend(looks)
+        return looks[1], choose(looks, *given, **more)[1]
+
+    monkeypatch.setattr(job, "choose", middle)
+    found = burnish.harden(tuned, out=tmp_path / "hard", **HARDEN)
+    assert [look.share for look in looked] == [0.0, 0.5, 1.0] and found.facts["chosen"] == "0.50 of the way"
+    held = read_bundle(found.folder).held_out
+    assert held is not None and len(held) == len(looked[1].plain)
+
+
+def test_a_network_with_adapters_is_refused(shapes, monkeypatch, tmp_path):
+    kept_tuned(monkeypatch)
+    run = api.fit(shapes, out=tmp_path / "run", method="adapter", **TINY).folder
+    with pytest.raises(RecipeError, match="a network with adapters beside its layers, which cannot be trained further"):
+        burnish.harden(run, **HARDEN)
+
+
+@pytest.mark.parametrize("kind", ["probe", "tuned"])
+def test_the_same_seed_gives_the_same_package(kind, request, better, tmp_path):
+    probe = request.getfixturevalue(kind)
     one, two = (burnish.harden(probe, out=tmp_path / name, **HARDEN) for name in ("one", "two"))
     first, second = (read_bundle(found.folder).state for found in (one, two))
     assert all(torch.equal(first[name], second[name]) for name in first)

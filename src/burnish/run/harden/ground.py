@@ -96,8 +96,8 @@ def _require_sides(run: Path, splits: Splits) -> None:
     ):
         if not len(side):
             raise NotEnoughData(
-                f"{shown(str(run))} has no {what}; expected a run with train, val and test images, as burnish fit draws them where "
-                "the classes have some images each"
+                f"{shown(str(run))} has no {what}; expected a run with train, val and test images, as burnish fit draws "
+                "them where each class has some images"
             )
 
 

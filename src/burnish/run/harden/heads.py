@@ -46,7 +46,12 @@ class Heads:
         self.plain = self._features(ground.material.fitting.plain, "features")
         self.perturbed = self._perturbed()
         views = "one perturbed view" if len(self.perturbed) == 1 else f"{len(self.perturbed)} perturbed views"
-        self.note = f"a head on features of each image and of {views} of it"
+        self._note = f"a head on features of each image and of {views} of it"
+
+    @property
+    def note(self) -> str:
+        """What was done, in words."""
+        return self._note
 
     def looks(self) -> list[Look]:
         """The run's own kind of head, fitted without the validation images, the hardened one, and what lies between.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,11 +21,13 @@ from burnish.disk import plain_disk_errors, sync_folder, write_whole
 from burnish.labels import several
 from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import HeldOut
+from burnish.measure.ood import Familiarity
 from burnish.record.folder import IMAGES, LEARNT, SPLITS, home_of, plain, require_free
 from burnish.run.harden.chosen import Look, choose, read_off
 from burnish.run.harden.ground import Ground, ground_of
 from burnish.run.harden.heads import Heads
-from burnish.run.harden.proven import Reading, prove
+from burnish.run.harden.network import Network
+from burnish.run.harden.proven import Answering, Reading, prove
 from burnish.run.outset import Facilities
 from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import Bundle, write_bundle
@@ -33,6 +35,28 @@ from burnish.train.around import settled_torch
 
 HARDENED = "hardened.json"
 _STAYS = "original stays"
+
+
+class Hardening(Protocol):
+    """Other weights for a run's model, at work since it was made."""
+
+    @property
+    def note(self) -> str: ...  # what was done, in words
+    def looks(self) -> list[Look]:
+        """Sets of weights, the run's own first, and what each says of the validation images."""
+        ...
+
+    def classifier(self, look: Look) -> Classifier:
+        """The model with those weights."""
+        ...
+
+    def familiarity(self, look: Look, classifier: Classifier) -> Familiarity | None:
+        """What is like the training images to it."""
+        ...
+
+    def answering(self, classifiers: list[Classifier]) -> Answering:
+        """What gives the logits of several models of one view."""
+        ...
 
 
 @settled_torch()
@@ -51,7 +75,7 @@ def run_harden(
     """Harden the run's model into the package folder `out`, which is whole at the end or not there; the facts of it."""
     keep_freed_memory()
     ground = ground_of(run, data, seed=seed, device=device, clock=clock, watcher=watcher, facilities=facilities)
-    hardening = Heads(ground)
+    hardening: Hardening = Heads(ground) if ground.frozen else Network(ground)
     watcher.say(hardening.note)
     looks = hardening.looks()
     chosen, candidates = choose(looks, ground, lose=lose)
@@ -87,7 +111,7 @@ def _said(chosen: Look, candidates: list[dict[str, Any]]) -> str:
     )
 
 
-def _bundle(ground: Ground, chosen: Look, classifier: Classifier, hardening: Heads) -> Bundle:
+def _bundle(ground: Ground, chosen: Look, classifier: Classifier, hardening: Hardening) -> Bundle:
     """The run's package with other weights; what it knows of itself is of the validation images, as they were looked at."""
     labels, own = ground.val_labels, ground.bundle
     t, cut = read_off(chosen.plain, labels)
