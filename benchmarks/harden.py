@@ -2,9 +2,9 @@
 
     BURNISH_TEST_DATA=… python benchmarks/harden.py [--budget 2m] > benchmarks/results/harden.json
 
-Hand signs with EfficientNet-Lite0: a run of frozen heads (multiprobe) and one of the whole network (full), each made once and then
-hardened by `burnish harden` in a process of its own, whose wall time from start to exit is held against the budget. One JSON object
-on stdout.
+Hand signs with EfficientNet-Lite0: a run of frozen heads (multiprobe) and one of the whole network (full), each made once and
+then hardened by `burnish harden` in a process of its own, whose wall time from start to exit is held against the budget. One JSON
+object on stdout.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ from burnish.run.harden.ground import _require_sides
 from burnish.run.harden.proven import CELLS, _cell, judged
 from burnish.run.outset import backbone_for
 from burnish.ship.bundle import read_bundle
+from burnish.terms import Preprocess
+from burnish.train.adversary import Adversary
 
 TINY = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, "cache": "off"}
 HARDEN = {"budget": None, "cache": "off"}
@@ -125,6 +127,54 @@ def test_what_lies_between_is_what_its_validation_answers_were_of(tuned, monkeyp
     assert [look.share for look in looked] == [0.0, 0.5, 1.0] and found.facts["chosen"] == "0.50 of the way"
     held = read_bundle(found.folder).held_out
     assert held is not None and len(held) == len(looked[1].plain)
+
+
+def test_a_network_is_hardened_against_attacks_and_proven_by_a_stronger_one(tuned, better, tmp_path):
+    found = burnish.harden(tuned, out=tmp_path / "hard", against="attacks", epsilon=2, **HARDEN)
+    attacked = found.facts["attacked"]
+    assert attacked["epsilon"] == 2.0 and attacked["n"] == 15 and attacked["steps"] > 1
+    assert (
+        "views attacked within 2 of 255" in found.facts["training"]
+        and "under attacks within 2 of 255" in found.sentence()
+    )
+
+
+def adversary(module, **more):
+    return Adversary(module, Preprocess(size=8), **{"epsilon": 2.0, "several": False, "seed": 0, **more})
+
+
+def test_an_adversary_stays_within_epsilon_and_raises_the_loss_of_what_learns():
+    torch.manual_seed(0)
+    seen, images = [], torch.randn(4, 3, 8, 8)
+
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(3 * 64, 5)
+
+        def forward(self, x):
+            seen.append(x.detach())
+            return self.inner(x.flatten(1))
+
+    module = Linear()
+    logits = adversary(module)(images)
+    logits.sum().backward()
+    away = (seen[-1] - images).abs() * torch.tensor(Preprocess(size=8).std).reshape(1, 3, 1, 1) * 255
+    assert 1.9 < away.max().item() <= 2.001 and module.inner.weight.grad is not None
+    labels = module(images).argmax(1)
+    losses = [torch.nn.functional.cross_entropy(one, labels).item() for one in (module(images), logits)]
+    assert losses[1] > losses[0]
+    with torch.no_grad():
+        assert torch.equal(adversary(module)(images), module(images))
+
+
+def test_a_frozen_network_is_not_hardened_against_attacks_and_unknown_aims_are_told(probe, tuned):
+    with pytest.raises(RecipeError, match="attacks come through the network"):
+        burnish.harden(probe, against="attacks", **HARDEN)
+    with pytest.raises(RecipeError, match=r"against is 'attack', expected corruptions or attacks \(nearest: attacks"):
+        burnish.harden(tuned, against="attack", **HARDEN)
+    with pytest.raises(RecipeError, match="epsilon is 0, expected more than 0 and at most 16, of 255"):
+        burnish.harden(tuned, against="attacks", epsilon=0, **HARDEN)
 
 
 def test_a_network_with_adapters_is_refused(shapes, monkeypatch, tmp_path):

@@ -17,15 +17,19 @@ STAYS = "original stays"
 
 def sentence_of(facts: Mapping[str, Any]) -> str:
     """The verdict with its numbers."""
+    attacked = facts.get("epsilon") is not None
     if facts["word"] == STAYS:
         return (
-            "The run's own weights stay: on perturbed validation images nothing was clearly better that keeps what plain ones "
-            "have; the test images were not looked at."
+            f"The run's own weights stay: on {'attacked' if attacked else 'perturbed'} validation images nothing was clearly "
+            "better that keeps what plain ones have; the test images were not looked at."
         )
-    found, clean = facts["corrupted"]["all"], facts["clean"]
+    found, clean = facts["attacked"] if attacked else facts["corrupted"]["all"], facts["clean"]
+    under = f"under {len(facts['kinds'])} kinds of corruption"
+    if attacked:
+        under = f"under attacks within {facts['epsilon']:g} of 255 ({found['n']:,} images)"
     images = f"{facts['n']:,} test images" + ("" if facts["groups"] is None else f" of {facts['groups']:,} groups")
     return (
-        f"{_OPENINGS[facts['word']]}: {percent(found['after']['value'])} right under {len(facts['kinds'])} kinds of corruption, "
+        f"{_OPENINGS[facts['word']]}: {percent(found['after']['value'])} right {under}, "
         f"{percent(found['before']['value'])} before ({difference_in_words(found['paired'])}, {chance(found['paired']['p'])}; "
         f"{images}); as they are {percent(clean['after']['value'])}, {percent(clean['before']['value'])} before "
         f"({difference_in_words(clean['paired'])}): a loss of more than {100 * facts['lose']:g} points is "
@@ -37,7 +41,10 @@ def lines_of(facts: Mapping[str, Any]) -> list[str]:
     """A table of what was right before and after, in shares of the images, with 95 % intervals of the difference."""
     if facts["word"] == STAYS:
         return []
-    rows = [("as they are", facts["clean"]), ("corrupted", facts["corrupted"]["all"])]
+    rows = [("as they are", facts["clean"])]
+    if "attacked" in facts:
+        rows.append((f"attacked within {facts['epsilon']:g} of 255", facts["attacked"]))
+    rows += [("corrupted", facts["corrupted"]["all"])]
     titles = (("unlike", "kinds unlike any trained on"), ("akin", "kinds akin to those trained on"))
     rows += [(title, facts["corrupted"][name]) for name, title in titles if name in facts["corrupted"]]
     rows += [(f"  {kind}", told) for kind, told in facts["kinds"].items()]

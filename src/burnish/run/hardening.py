@@ -9,7 +9,7 @@ from typing import Any
 
 from burnish.data.sources import Data
 from burnish.disk import expanded, require_temporary_folder
-from burnish.errors import RecipeError, shown
+from burnish.errors import RecipeError, nearest, shown
 from burnish.recipe import parse_budget
 from burnish.record.folder import place_beside
 from burnish.reports.hardening import sentence_of
@@ -19,7 +19,9 @@ from burnish.runtime import Clock, Nobody, Watcher
 from burnish.ship.predictor import Predictor
 from burnish.train.around import enough_memory
 
-LOSE_POINTS = 0.5
+LOSE_POINTS, EPSILON = 0.5, 1.0
+_MOST_EPSILON = 16.0  # of 255; beyond that people see other images too
+CORRUPTIONS, ATTACKS = "corruptions", "attacks"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def harden(
     *,
     budget: str | float | None = "5m",
     out: str | os.PathLike[str] | None = None,
+    against: str = CORRUPTIONS,
+    epsilon: float = EPSILON,
     lose: float = LOSE_POINTS,
     seed: int | None = None,
     device: str = "cpu",
@@ -56,6 +60,8 @@ def harden(
     The run's own images train it, on its own sides of the split: train and val views are perturbed (`data.perturbations`), val
     images choose between the run's weights, the hardened ones and what lies between, test images prove it, under kinds of
     corruption (`data.corruptions`) that neither training nor the choice has met.
+    against: "corruptions", or "attacks": then a tuned network learns from images changed within epsilon (of 255, in each value)
+    so that it errs, and the proof is by a stronger attack on either model; corruptions are looked at all the same.
     data: the images, by default where the run's record says they are. budget: wall clock, as for `fit`. out: a folder that is not
     there yet, by default the run's with "-hard" behind its name. lose: points of clean accuracy that the choice may cost. seed:
     by default the run's. The run is only read. Where nothing is clearly better on the validation images, the package holds the
@@ -67,10 +73,10 @@ def harden(
     require_temporary_folder()
     folder = expanded(run)
     place = place_beside(folder, out, "hard")
-    lost = _share_of(lose)
+    lost, within = _share_of(lose), _epsilon_of(against, epsilon)
     with enough_memory(str(run)):
         facts = run_harden(
-            folder, data, place, lose=lost, seed=seed, device=device, clock=clock, watcher=watcher or Nobody(),
+            folder, data, place, lose=lost, epsilon=within, seed=seed, device=device, clock=clock, watcher=watcher or Nobody(),
             facilities=Facilities.of("auto", cache, device, strict=False),
         )  # fmt: skip
     return Hardened(place, facts, Predictor.open(place))
@@ -81,3 +87,17 @@ def _share_of(points: float) -> float:
     if isinstance(points, bool) or not isinstance(points, (int, float)) or not 0.0 <= points <= 100.0:
         raise RecipeError(f"lose is {shown(repr(points))}, expected percentage points from 0 to 100, such as 0.5")
     return points / 100.0
+
+
+def _epsilon_of(against: str, epsilon: float) -> float | None:
+    """The reach of attacks, None where it is not against those; RecipeError for what cannot be."""
+    if against not in (CORRUPTIONS, ATTACKS):
+        raise RecipeError(
+            f"against is {shown(repr(against))}, expected {CORRUPTIONS} or {ATTACKS} "
+            f"(nearest: {nearest(str(against), (CORRUPTIONS, ATTACKS))})"
+        )
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0.0 < epsilon <= _MOST_EPSILON:
+        raise RecipeError(
+            f"epsilon is {shown(repr(epsilon))}, expected more than 0 and at most {_MOST_EPSILON:g}, of 255"
+        )
+    return float(epsilon) if against == ATTACKS else None

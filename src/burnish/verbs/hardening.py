@@ -20,6 +20,10 @@ def harden(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The package, in a folder of its own (default: RUN-hard)")
     ] = None,
+    against: Annotated[
+        str, typer.Option(help="corruptions; or attacks: changes too small to see, made to mislead (of tuned networks)")
+    ] = "corruptions",
+    epsilon: Annotated[float, typer.Option(help="How far attacks may change each value, of 255")] = 1.0,
     lose: Annotated[float, typer.Option(help="Points of accuracy on clean images that the choice may cost")] = 0.5,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn (default: the run's)")] = None,
     device: Device = "cpu",
@@ -43,7 +47,8 @@ def harden(
     try:
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             found = api.harden(
-                run, data, budget=budget, out=place, lose=lose, seed=seed, device=device, cache=cache, watcher=watcher,
+                run, data, budget=budget, out=place, against=against, epsilon=epsilon, 
+                lose=lose, seed=seed, device=device, cache=cache, watcher=watcher,
                 clock=clock,
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from burnish.backbones.classifier import Classifier
+from burnish.data.cache import Rows
 from burnish.data.perturbations import perturbed
 from burnish.labels import right, several
+from burnish.measure.attack import Ball, Target, apgd
 from burnish.measure.calibration import calibrated, temperature
 from burnish.measure.gains import beats
 from burnish.measure.several import thresholds_for
@@ -18,6 +23,7 @@ from burnish.run.harden.ground import Ground
 from burnish.runtime import evenly
 
 VIEWS, _MOST = 3, 1000  # perturbed views of each validation image, and images at most
+_ATTACKED, _STEPS = 64, 5  # images at most that are attacked, and steps: more than the one that was trained on
 SHARES = (0.25, 0.5, 0.75)  # of the way from the run's weights to the hardened ones
 ORIGINAL, HARDENED = "the run's own", "hardened"
 _ROUNDING = 1e-9
@@ -30,7 +36,7 @@ class Look:
     name: str
     share: float  # of the way from the run's weights to the hardened ones; 0 is the run's own
     plain: np.ndarray  # float32 [v k], logits of the images as they are
-    perturbed: np.ndarray  # float32 [VIEWS w k], logits of some of them, perturbed
+    perturbed: np.ndarray  # float32 [views w k], logits of some of them, perturbed or attacked
 
 
 def name_of(share: float) -> str:
@@ -40,7 +46,7 @@ def name_of(share: float) -> str:
 
 def asked_of(ground: Ground) -> np.ndarray:
     """Places among the validation images, int64 [w], of those that are looked at perturbed."""
-    return evenly(len(ground.material.val_rows), _MOST)
+    return evenly(len(ground.material.val_rows), _MOST if ground.epsilon is None else _ATTACKED)
 
 
 def perturbed_val(ground: Ground) -> np.ndarray:
@@ -49,6 +55,46 @@ def perturbed_val(ground: Ground) -> np.ndarray:
     plain = torch.from_numpy(np.ascontiguousarray(ground.material.fitting.plain[rows]))
     seed = ground.bench.recipe.seed
     return np.stack([perturbed(plain, rows, seed=seed, epoch=view, purpose="choose").numpy() for view in range(VIEWS)])
+
+
+def attacked_val(ground: Ground, classifier: Classifier) -> np.ndarray:
+    """What a network says of some validation images that were changed against itself, logits float32 [1 w k].
+
+    By several steps: a network may have learnt to mislead the single one that it was trained on (catastrophic overfitting).
+    """
+    assert ground.epsilon is not None
+    rows = ground.material.val_rows[asked_of(ground)]
+    return attacked(
+        classifier,
+        ground,
+        ground.material.fitting.plain,
+        rows,
+        ground.material.labels[rows],
+        epsilon=ground.epsilon,
+        steps=_STEPS,
+    )[None]
+
+
+def attacked(
+    classifier: Classifier,
+    ground: Ground,
+    plain: Rows,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    *,
+    epsilon: float,
+    steps: int,
+) -> np.ndarray:
+    """Logits float32 [r k] of these plain views, changed within epsilon so that this very network errs (`measure.attack`)."""
+    target = Target(copy.deepcopy(classifier), ground.bundle.preprocess, ground.bench.device)
+    found = []
+    for part in np.array_split(np.arange(len(rows)), math.ceil(len(rows) / target.at_once)):
+        clean = torch.from_numpy(np.ascontiguousarray(plain[rows[part]])).float().to(ground.bench.device)
+        truth = torch.from_numpy(labels[part]).to(ground.bench.device)
+        seed = ground.bench.recipe.seed
+        points = apgd(target, Ball(clean, epsilon), truth, rows[part].tolist(), steps=steps, seed=seed)
+        found.append(target.logits(points).cpu().numpy())
+    return np.concatenate(found)
 
 
 def choose(looks: Sequence[Look], ground: Ground, *, lose: float) -> tuple[Look, list[dict[str, Any]]]:

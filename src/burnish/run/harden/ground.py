@@ -39,6 +39,9 @@ class Ground:
     material: Material
     bench: Bench
     frozen: bool  # whether the run fitted a head alone
+    epsilon: float | None = (
+        None  # of 255, where it is hardened against small changes made to mislead it, not corruptions
+    )
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -55,6 +58,7 @@ def ground_of(
     run: Path,
     data: Data | None,
     *,
+    epsilon: float | None = None,
     seed: int | None,
     device: str,
     clock: Clock,
@@ -69,6 +73,11 @@ def ground_of(
             f"{shown(str(run))} holds a network with {added} beside its layers, which cannot be trained further; "
             "harden a run of full, lora or a frozen method"
         )
+    if frozen and epsilon is not None:
+        raise RecipeError(
+            f"{shown(str(run))} fitted a head to a network that stayed as it was, and attacks come through the network; "
+            "harden it against corruptions, or a run of --method full against attacks"
+        )
     watcher.stage("images")
     catalog, splits = own_images(run, data)
     _require_sides(run, splits)
@@ -77,7 +86,7 @@ def ground_of(
         recipe, _backbone_of(run, bundle, frozen=frozen), pick_device(device), clock, watcher, facilities.workers,
         facilities.store,
     )  # fmt: skip
-    return Ground(run, bundle, _material(catalog, splits, bundle, bench, crops=not frozen), bench, frozen)
+    return Ground(run, bundle, _material(catalog, splits, bundle, bench, crops=not frozen), bench, frozen, epsilon)
 
 
 def _is_frozen(bundle: Bundle) -> bool:

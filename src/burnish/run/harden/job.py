@@ -66,6 +66,7 @@ def run_harden(
     out: Path,
     *,
     lose: float,
+    epsilon: float | None,
     seed: int | None,
     device: str,
     clock: Clock,
@@ -74,15 +75,17 @@ def run_harden(
 ) -> dict[str, Any]:
     """Harden the run's model into the package folder `out`, which is whole at the end or not there; the facts of it."""
     keep_freed_memory()
-    ground = ground_of(run, data, seed=seed, device=device, clock=clock, watcher=watcher, facilities=facilities)
+    ground = ground_of(
+        run, data, epsilon=epsilon, seed=seed, device=device, clock=clock, watcher=watcher, facilities=facilities
+    )
     hardening: Hardening = Heads(ground) if ground.frozen else Network(ground)
     watcher.say(hardening.note)
     looks = hardening.looks()
     chosen, candidates = choose(looks, ground, lose=lose)
-    watcher.say(_said(chosen, candidates))
+    watcher.say(_said(chosen, candidates, "perturbed" if epsilon is None else "attacked"))
     facts: dict[str, Any] = {
         "run": str(run), "method": ground.bundle.method, "training": hardening.note, "chosen": chosen.name,
-        "candidates": candidates, "lose": lose, "seed": ground.bench.recipe.seed,
+        "candidates": candidates, "lose": lose, "epsilon": epsilon, "seed": ground.bench.recipe.seed,
     }  # fmt: skip
     if chosen is looks[0]:
         facts |= {"word": _STAYS, "seconds": clock.elapsed()}
@@ -94,19 +97,20 @@ def run_harden(
     readings = [
         Reading(one.temperature, 0.5 if one.thresholds is None else np.array(one.thresholds)) for one in (own, bundle)
     ]
-    facts |= prove(ground, hardening.answering([ground.classifier, classifier]), readings, lose=lose)
+    models = [ground.classifier, classifier]
+    facts |= prove(ground, models, hardening.answering(models), readings, lose=lose)
     facts["seconds"] = clock.elapsed()
     _write(out, ground, bundle, facts)
     return facts
 
 
-def _said(chosen: Look, candidates: list[dict[str, Any]]) -> str:
-    """The choice in a sentence."""
+def _said(chosen: Look, candidates: list[dict[str, Any]], kind: str) -> str:
+    """The choice in a sentence; kind: of the validation images that it was made by."""
     first, told = candidates[0], next(one for one in candidates if one["name"] == chosen.name)
     if told is first:
-        return "the run's own weights stay: none are clearly better on perturbed validation images without a loss on plain ones"
+        return f"the run's own weights stay: none are clearly better on {kind} validation images and keep what plain ones have"
     return (
-        f"{told['name']} is kept: {told['perturbed']:.1%} of perturbed validation images right against {first['perturbed']:.1%}, "
+        f"{told['name']} is kept: {told['perturbed']:.1%} of {kind} validation images right against {first['perturbed']:.1%}, "
         f"of plain ones {told['clean']:.1%} against {first['clean']:.1%}"
     )
 

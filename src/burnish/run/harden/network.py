@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from burnish.backbones.classifier import Classifier
 from burnish.backbones.fast.frozen import FastForm
@@ -27,8 +28,9 @@ from burnish.measure.calibration import calibrated
 from burnish.measure.ood import Familiarity, entropies
 from burnish.methods.base import Tunable, peak_of, stage_groups
 from burnish.recipe import Recipe
-from burnish.run.harden.chosen import VIEWS, Look, name_of, perturbed_val, read_off
+from burnish.run.harden.chosen import VIEWS, Look, attacked_val, name_of, perturbed_val, read_off
 from burnish.run.harden.ground import Ground
+from burnish.train.adversary import Adversary
 from burnish.train.averaging import State, between
 from burnish.train.features import takes_half
 from burnish.train.inputs import batch_of
@@ -44,6 +46,9 @@ _LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both g
 _FAMILIAR = 300  # training images by which it is known what is familiar
 _FEWEST_STEPS = 5
 _SHARES = (0.0, 0.5, 1.0)  # of the way to the hardened weights: each is a pass over validation images
+_ATTACKED_IMAGES = (
+    2000  # plainly looked at, that the attacks on validation images of one set of weights take as long as
+)
 _TIMED = 16  # images of a step that is timed
 _FORWARD = 6  # times as fast as training: what only looks, in its fast form
 
@@ -61,7 +66,8 @@ class Network:
         peak = _PEAK * peak_of(Recipe(), bench.backbone.module)
         self.tunable = Tunable(classifier, bench.backbone, groups, peak)
         self.start = {name: one.detach().clone() for name, one in self.tunable.moving().items()}
-        self.inputs = Perturbed(views_of(ground.material, bench, flip=recipe.flip == "on"))
+        views = views_of(ground.material, bench, flip=recipe.flip == "on")
+        self.inputs = Perturbed(views) if ground.epsilon is None else views
         self.batch = min(BATCH, len(self.inputs))
         self.schedule = Schedule(self.batch, ((0.0, ground.bundle.preprocess.size),), recipe.balance == "sampling")
         self._shell, self._fast = copy.deepcopy(ground.classifier), FastForm()
@@ -71,8 +77,10 @@ class Network:
     @property
     def note(self) -> str:
         """What was done, in words."""
+        epsilon = self.ground.epsilon
+        what = "perturbed views" if epsilon is None else f"views attacked within {epsilon:g} of 255"
         epochs = self.steps / steps_an_epoch(len(self.inputs), self.batch)
-        return f"the whole network, {self.steps} steps or {epochs:.1f} epochs on perturbed views"
+        return f"the whole network, {self.steps} steps or {epochs:.1f} epochs on {what}"
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -99,8 +107,8 @@ class Network:
         bench.watcher.stage("tune")
         try:
             for event in tune(
-                training, self.inputs, self.schedule, module=parts.trained, device=bench.device, objective=objective,
-                workers=bench.workers, watcher=bench.watcher,
+                training, self.inputs, self.schedule, module=self._trained(parts.trained), device=bench.device,
+                objective=objective, workers=bench.workers, watcher=bench.watcher,
             ):  # fmt: skip
                 if isinstance(event, Step) and pace is not None:
                     pace.saw_step(event.size, event.seconds)
@@ -110,12 +118,22 @@ class Network:
             bench.watcher.say(f"training stopped early: {error}")
         self.steps, self.end = training.steps, training.average.state()
 
+    def _trained(self, module: nn.Module) -> nn.Module:
+        """What steps are made with: the network, or where it is hardened against attacks what attacks it first."""
+        ground = self.ground
+        if ground.epsilon is None:
+            return module
+        return Adversary(
+            module, ground.bundle.preprocess, epsilon=ground.epsilon, several=ground.material.several,
+            seed=ground.bench.recipe.seed,
+        )  # fmt: skip
+
     def _step_seconds(self, example: torch.Tensor) -> float:
         """Seconds of a training step, its views included: the better of two after a warm-up, on a copy."""
         bench = self.ground.bench
         twin = replace(self.tunable, classifier=copy.deepcopy(self.tunable.classifier), peak_learning_rate=0.0)
         parts = parts_for_training(twin.classifier, twin.backbone, 0, example, half=self.half)
-        step = training_step(twin, parts.trained, objective_of(bench.recipe, half=self.half))
+        step = training_step(twin, self._trained(parts.trained), objective_of(bench.recipe, half=self.half))
         rows, taken = np.arange(min(_TIMED, self.batch)), list[float]()
         for _ in range(3):
             began = time.monotonic()
@@ -128,6 +146,8 @@ class Network:
         """What keeps training on its deadline; kept back are the looks at validation images, and the proof."""
         clock = self.ground.bench.clock
         images = len(self.ground.material.val_rows) * len(_SHARES) * (1 + VIEWS) + _FAMILIAR
+        if self.ground.epsilon is not None:  # through the plain network, forward and backward, in each of a few steps
+            images += _ATTACKED_IMAGES * len(_SHARES)
         reserve = (
             _PROOF * (clock.budget_seconds or 0.0) + _AFTER_SECONDS + images * step_seconds / (_FORWARD * self.batch)
         )
@@ -147,20 +167,21 @@ class Network:
     def looks(self) -> list[Look]:
         """The run's own weights, the moving average at the end, and what lies between (WiSE-FT, arXiv:2109.01903)."""
         self.ground.bench.watcher.stage("validation")
-        views = perturbed_val(self.ground)
+        views = perturbed_val(self.ground) if self.ground.epsilon is None else None
         shares = _SHARES if self.steps else _SHARES[:1]
         looks = [self._look(share, views) for share in shares]
         finite = [look for look in looks if np.isfinite(look.plain).all() and np.isfinite(look.perturbed).all()]
         return [looks[0], *(look for look in finite if look is not looks[0])]
 
-    def _look(self, share: float, views: np.ndarray) -> Look:
+    def _look(self, share: float, views: np.ndarray | None) -> Look:
         self._shell.load_state_dict({**self._shell.state_dict(), **self._state(share)})
         material, bench, preprocess = self.ground.material, self.ground.bench, self.ground.bundle.preprocess
         plain = Picked(material.fitting.plain, material.val_rows)
-        return Look(
-            name_of(share), share, logits_of(self._shell, plain, preprocess, bench, self._fast),
-            np.stack([logits_of(self._shell, view, preprocess, bench, self._fast) for view in views]),
-        )  # fmt: skip
+        answers = logits_of(self._shell, plain, preprocess, bench, self._fast)
+        if views is None:
+            return Look(name_of(share), share, answers, attacked_val(self.ground, self._shell))
+        told = [logits_of(self._shell, view, preprocess, bench, self._fast) for view in views]
+        return Look(name_of(share), share, answers, np.stack(told))
 
     def _state(self, share: float) -> State:
         return self.start if share == 0.0 else between(self.start, self.end, share)

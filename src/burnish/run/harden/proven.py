@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.backbones.classifier import Classifier
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
 from burnish.data.perturbations import UNLIKE
 from burnish.data.sample import in_turn
@@ -24,6 +25,7 @@ from burnish.measure.bootstrap import Bootstrapped, bootstrapped, paired_shares,
 from burnish.measure.calibration import calibrated
 from burnish.measure.grouped import count_of
 from burnish.measure.intervals import Paired, holm
+from burnish.run.harden.chosen import attacked
 from burnish.run.harden.ground import Ground
 from burnish.runtime import cores, draws
 
@@ -35,6 +37,8 @@ _UNHURRIED = len(CORRUPTIONS)  # corruptions of each image, without a budget
 _AT_ONCE = 64  # views in memory
 _FEWEST = 30  # test images, whatever the clock says
 _CLEAN_SHARE = 0.4  # of what the clock leaves, for the images as they are
+_STEPS, _AT_A_TIME = 10, 8  # of an attack; images attacked before the clock is looked at
+_ATTACKED_SHARE, _UNHURRIED_ATTACKED = 0.7, 200  # of what the clock leaves then, for attacks; images without a budget
 _TAIL_SECONDS = 1.0  # scores, writing the package, leaving
 _ALL, _LIKE, _NEW = "all", "akin", "unlike"
 
@@ -51,13 +55,16 @@ class Reading:
         return right(calibrated(logits, self.temperature, several=several(labels)), labels, self.cut)
 
 
-def prove(ground: Ground, answering: Answering, readings: Sequence[Reading], *, lose: float) -> dict[str, Any]:
+def prove(
+    ground: Ground, models: Sequence[Classifier], answering: Answering, readings: Sequence[Reading], *, lose: float
+) -> dict[str, Any]:
     """Both models on as many test images and corruptions of them as the clock leaves time for, as plain values."""
     material, bench = ground.material, ground.bench
     order = in_turn(material.catalog, material.test.ids, seed=bench.recipe.seed)
     bench.watcher.stage("test", total=len(order))
     clean = _clean(ground, order, answering, readings)
     order = order[: clean.shape[1]]
+    attacks = {} if ground.epsilon is None else {"attacked": _attacked(ground, order, models, readings)}
     bench.watcher.stage("test, corrupted")
     seen = list(_corrupted(ground, order, answering, readings))
     groups = material.catalog.grouped(material.test.ids[order])
@@ -71,6 +78,7 @@ def prove(ground: Ground, answering: Answering, readings: Sequence[Reading], *, 
             "after": share(whole[1], groups).to_json(),
             "paired": asdict(paired_shares(whole[0], whole[1], groups)),
         },
+        **attacks,
         **_scores(seen, len(order), groups),
     }
     return {**facts, **judged(facts, lose=lose)}
@@ -78,7 +86,7 @@ def prove(ground: Ground, answering: Answering, readings: Sequence[Reading], *, 
 
 def judged(facts: Mapping[str, Any], *, lose: float) -> dict[str, Any]:
     """What that proves: whether it is more robust, and whether a loss of more than `lose` on clean images is ruled out."""
-    found, clean = facts["corrupted"][_ALL]["paired"], facts["clean"]["paired"]
+    found, clean = facts.get("attacked", facts["corrupted"][_ALL])["paired"], facts["clean"]["paired"]
     if found["p"] >= 0.05 or found["low"] <= 0.0 <= found["high"]:
         word = "not proven"
     else:
@@ -97,6 +105,37 @@ def _clean(ground: Ground, order: np.ndarray, answering: Answering, readings: Se
         ground.bench.watcher.advance(len(rows))
         done += len(rows)
     return np.concatenate(found, axis=1).astype(np.float64)
+
+
+def _attacked(
+    ground: Ground, order: np.ndarray, models: Sequence[Classifier], readings: Sequence[Reading]
+) -> dict[str, Any]:
+    """How right both are on test images that were changed against each by itself, of as many as the clock allows."""
+    material, bench = ground.material, ground.bench
+    assert ground.epsilon is not None
+    some = order if bench.clock.budget_seconds is not None else order[:_UNHURRIED_ATTACKED]
+    until, found, done = bench.clock.elapsed() + _ATTACKED_SHARE * bench.clock.left(), list[np.ndarray](), 0
+    bench.watcher.stage("test, attacked", total=len(some))
+    while done < len(some) and (done < _AT_A_TIME or bench.clock.elapsed() < until):
+        rows = some[done : done + _AT_A_TIME]
+        labels = material.test_labels[rows]
+        told = [
+            attacked(one, ground, material.test.plain, rows, labels, epsilon=ground.epsilon, steps=_STEPS)
+            for one in models
+        ]
+        found.append(np.stack([one.right(logits, labels) for one, logits in zip(readings, told, strict=True)]))
+        bench.watcher.advance(len(rows))
+        done += len(rows)
+    before, after = np.concatenate(found, axis=1)
+    groups = material.catalog.grouped(material.test.ids[some[:done]])
+    return {
+        "epsilon": ground.epsilon,
+        "steps": _STEPS,
+        "n": len(before),
+        "before": share(before, groups).to_json(),
+        "after": share(after, groups).to_json(),
+        "paired": asdict(paired_shares(before, after, groups)),
+    }
 
 
 @dataclass(frozen=True)
