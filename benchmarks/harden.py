@@ -21,26 +21,39 @@ from typing import Any
 
 from burnish.record.facts import machine
 
-METHODS = {"multiprobe": "45s", "full": "3m"}  # and what the run itself is given
+METHODS = {
+    "multiprobe": ("--budget", "45s"),
+    "full": ("--budget", "none", "--epochs", "6", "--image-size", "128"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", default="2m")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--run", type=Path, help="harden this run of hand signs, and make none")
     asked = parser.parse_args()
     data = Path(os.environ["BURNISH_TEST_DATA"]) / "signs.csv"
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row_of(method, data, asked.budget, Path(folder)) for method in asked.methods.split(",")]
-    print(json.dumps({"benchmark": "harden", "budget": asked.budget, "rows": rows, "machine": machine()}, indent=1))
+        runs = (
+            [made(method, data, Path(folder)) for method in asked.methods.split(",")]
+            if asked.run is None
+            else [asked.run]
+        )
+        rows = [row_of(run, asked.budget, Path(folder) / f"{run.name}-hard") for run in runs]
+    print(json.dumps({"benchmark": "harden", "rows": rows, "machine": machine()}, indent=1))
 
 
-def row_of(method: str, data: Path, budget: str, folder: Path) -> dict[str, Any]:
-    """A run of this method, hardened."""
-    run = folder / method
-    told("fit", str(data), "--method", method, "--budget", METHODS[method], "--out", str(run))
+def made(method: str, data: Path, folder: Path) -> Path:
+    """A run of this method."""
+    told("fit", str(data), "--method", method, *METHODS[method], "--out", str(folder / method))
+    return folder / method
+
+
+def row_of(run: Path, budget: str, out: Path) -> dict[str, Any]:
+    """A run, hardened."""
     began = time.monotonic()
-    facts = told("harden", str(run), "--budget", budget)
+    facts = told("harden", str(run), "--budget", budget, "--out", str(out))
     seconds = time.monotonic() - began
     kept = (
         "word",
@@ -55,7 +68,7 @@ def row_of(method: str, data: Path, budget: str, folder: Path) -> dict[str, Any]
         "severities",
         "seconds",
     )
-    return {"method": method, "wall_seconds": seconds, **{name: facts[name] for name in kept if name in facts}}
+    return {"budget": budget, "wall_seconds": seconds, **{name: facts[name] for name in kept if name in facts}}
 
 
 def told(*words: str) -> dict[str, Any]:

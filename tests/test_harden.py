@@ -16,6 +16,7 @@ from burnish.data.corruptions import CORRUPTIONS
 from burnish.data.perturbations import PERTURBATIONS, UNLIKE, perturbed
 from burnish.errors import NotARun, NotEnoughData, RecipeError, RunError
 from burnish.recipe import Recipe
+from burnish.reports.hardening import sentence_of
 from burnish.run.harden import job
 from burnish.run.harden.chosen import Look, choose
 from burnish.run.harden.ground import _require_sides
@@ -93,6 +94,8 @@ def test_the_head_of_a_frozen_run_is_hardened_and_the_run_stays(probe, better, t
 
 def test_the_package_predicts_scores_explains_and_tells_what_it_has_learnt_from(probe, better, shapes, tmp_path):
     package = burnish.harden(probe, out=tmp_path / "hard", **HARDEN).folder
+    with pytest.raises(RecipeError, match="was made by burnish harden, and its test images have told"):
+        burnish.harden(package)
     image = next(shapes.rglob("*.png"))
     assert api.predict(package, [str(image)], top=3)[0].problem is None
     assert api.evaluate(package, shapes).learnt == api.evaluate(probe, shapes).learnt > 0
@@ -271,3 +274,36 @@ def test_what_cannot_be_hardened_is_said(probe, shapes, tmp_path):
         _require_sides(probe, Splits(some, nothing, some, "", ""))
     with pytest.raises(NotEnoughData, match="has no test images"):
         _require_sides(probe, Splits(some, some, nothing, "", ""))
+
+
+def several_of(shapes, folder, *, groups=False):
+    """A table of the shapes with one or two labels an image, and pairs of images of one group."""
+    folder.mkdir()
+    rows = ["path,label,group" if groups else "path,label"]
+    for number, file in enumerate(sorted(shapes.rglob("*.png"))):
+        label = file.parent.name if groups or number % 3 else f"{file.parent.name}|striped"
+        shutil.copy(file, folder / f"{number}.png")
+        rows.append(f"{number}.png,{label}" + (f",g{number // 2}" if groups else ""))
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    return folder / "table.csv"
+
+
+@pytest.mark.parametrize("method", ["probe", "full"])
+def test_several_labels_an_image_are_hardened_with_thresholds_of_their_own(
+    method, shapes, better, monkeypatch, tmp_path
+):
+    kept_tuned(monkeypatch)
+    run = api.fit(several_of(shapes, tmp_path / "data"), out=tmp_path / "run", method=method, **TINY).folder
+    found = burnish.harden(run, **HARDEN)
+    bundle = read_bundle(found.folder)
+    assert found.folder == tmp_path / "run-hard" and bundle.several and bundle.held_out is None
+    assert len(bundle.thresholds or ()) == 4 and 0.0 <= found.facts["clean"]["after"]["value"] <= 1.0
+
+
+def test_intervals_are_of_whole_groups_where_the_data_names_them(shapes, better, tmp_path):
+    run = api.fit(
+        several_of(shapes, tmp_path / "data", groups=True), out=tmp_path / "run", method="probe", **TINY
+    ).folder
+    facts = burnish.harden(run, **HARDEN).facts
+    assert facts["groups"] is not None and facts["groups"] < facts["n"]
+    assert f"of {facts['groups']} groups" in sentence_of(facts)

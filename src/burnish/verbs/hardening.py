@@ -56,12 +56,7 @@ def harden(
     if json_:
         print_json({"package": str(found.folder), **found.facts})
         return
-    typer.echo(shown(found.sentence()))
-    for line in [
-        "",
-        *lines_of(found.facts),
-        "",
-        f"package  {found.folder}",
-        f"time     {found.facts['seconds']:.0f} s",
-    ]:
+    typer.echo(shown(found.sentence()) + "\n")
+    for line in lines_of(found.facts):
         typer.echo(shown(line))
+    typer.echo(f"\npackage  {shown(str(found.folder))}\ntime     {found.facts['seconds']:.0f} s")

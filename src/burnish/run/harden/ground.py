@@ -29,6 +29,8 @@ from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle
 from burnish.train.around import pick_device
 from burnish.use.own import own_images
 
+HARDENED = "hardened.json"  # in a package that was made here: the facts of it
+
 
 @dataclass(frozen=True)
 class Ground:
@@ -66,6 +68,11 @@ def ground_of(
     facilities: Facilities,
 ) -> Ground:
     """The ground of a finished run; NotARun, DataError or RecipeError where it, its images or its network are not fit for it."""
+    if (run / HARDENED).is_file():
+        raise RecipeError(
+            f"{shown(str(run))} was made by burnish harden, and its test images have told what that came to; harden the run that "
+            "it was made of, with more time or another --seed"
+        )
     bundle = read_bundle(run)
     frozen = _is_frozen(bundle)
     if not frozen and (added := added_to(bundle)):

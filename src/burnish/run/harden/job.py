@@ -24,7 +24,7 @@ from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.record.folder import IMAGES, LEARNT, SPLITS, home_of, plain, require_free
 from burnish.run.harden.chosen import Look, choose, read_off
-from burnish.run.harden.ground import Ground, ground_of
+from burnish.run.harden.ground import HARDENED, Ground, ground_of
 from burnish.run.harden.heads import Heads
 from burnish.run.harden.network import Network
 from burnish.run.harden.proven import Answering, Reading, prove
@@ -33,7 +33,6 @@ from burnish.runtime import Clock, Watcher, keep_freed_memory
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.train.around import settled_torch
 
-HARDENED = "hardened.json"
 _STAYS = "original stays"
 
 
@@ -91,6 +90,10 @@ def run_harden(
         facts |= {"word": _STAYS, "seconds": clock.elapsed()}
         _write(out, ground, ground.bundle, facts)
         return facts
+    if clock.left() <= 0:
+        watcher.say(
+            "the budget is used up before the proof, which is therefore late and of few images; give it more time"
+        )
     classifier = hardening.classifier(chosen)
     bundle = _bundle(ground, chosen, classifier, hardening)
     own = ground.bundle

@@ -46,9 +46,8 @@ _LATE_SECONDS, _LATE_SHARE = 1.0, 0.01  # of the budget: a run later than both g
 _FAMILIAR = 300  # training images by which it is known what is familiar
 _FEWEST_STEPS = 5
 _SHARES = (0.0, 0.5, 1.0)  # of the way to the hardened weights: each is a pass over validation images
-_ATTACKED_IMAGES = (
-    2000  # plainly looked at, that the attacks on validation images of one set of weights take as long as
-)
+# In steps against attacks, that attacks on validation images of one set of weights take as long as
+_ATTACKED_IMAGES = 150
 _TIMED = 16  # images of a step that is timed
 _FORWARD = 6  # times as fast as training: what only looks, in its fast form
 
@@ -145,12 +144,11 @@ class Network:
     def _pace(self, step_seconds: float, per_epoch: int) -> Pace:
         """What keeps training on its deadline; kept back are the looks at validation images, and the proof."""
         clock = self.ground.bench.clock
-        images = len(self.ground.material.val_rows) * len(_SHARES) * (1 + VIEWS) + _FAMILIAR
-        if self.ground.epsilon is not None:  # through the plain network, forward and backward, in each of a few steps
-            images += _ATTACKED_IMAGES * len(_SHARES)
-        reserve = (
-            _PROOF * (clock.budget_seconds or 0.0) + _AFTER_SECONDS + images * step_seconds / (_FORWARD * self.batch)
-        )
+        looked = len(self.ground.material.val_rows) * len(_SHARES) * (1 + VIEWS) + _FAMILIAR
+        steps = looked / (_FORWARD * self.batch)
+        if self.ground.epsilon is not None:  # whose steps take three times as long, and so do looks at attacked images
+            steps = steps / 3 + len(_SHARES) * _ATTACKED_IMAGES / self.batch
+        reserve = _PROOF * (clock.budget_seconds or 0.0) + _AFTER_SECONDS + steps * step_seconds
         return Pace(
             self.schedule, until=time.monotonic() + clock.left() - reserve, most=_MOST_EPOCHS * per_epoch,
             step_seconds={self.schedule.size_at(0.0): step_seconds}, epoch_seconds=0.0, epoch_steps=per_epoch,
