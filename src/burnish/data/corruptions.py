@@ -1,7 +1,7 @@
 """What befalls photographs, in five severities (Hendrycks & Dietterich 2019, arXiv:1903.12261), and what cameras do besides.
 
 Each takes a plain view and gives one of the same size, by random numbers with an address (P7): a pure function of seed, image,
-corruption and severity, whatever the batch. The figures are the authors' own for 224 px where they have one. Lengths grow with
+corruption and severity, whatever the batch. The figures are the authors' own for 224 px, or nearly so. Lengths grow with
 the side; what is of single pixels (noise, pixelate) grows with its square root, about where the authors' own figures for 32 px
 lie (CIFAR-10-C: noise 0.26 to 0.5 of that at 224 px, 0.38 by this rule). Of their fifteen, glass blur, snow and frost are not
 here: the last is pasted from photographs, which are not ours to ship.
@@ -123,7 +123,10 @@ def _zoom_blur(image: np.ndarray, largest: float, rng: np.random.Generator) -> n
 
 
 def _fog(image: np.ndarray, thickness: float, rng: np.random.Generator) -> np.ndarray:
-    """Clouds of six octaves, each half as high as the one before, over an image whose light is dimmed by as much."""
+    """Clouds of six octaves, each half as high as the one before, over an image whose light is dimmed by as much.
+
+    The authors' clouds are rougher from severity 3 on.
+    """
     clouds = torch.zeros(1, 1, *image.shape[:2])
     for octave in range(1, 7):
         grid = torch.from_numpy(rng.random((1, 1, 2**octave + 1, 2**octave + 1), np.float32))
