@@ -196,7 +196,7 @@ def test_the_page_stands_alone_and_shows_every_severity(found):
     page = page_of(found)
     assert page.count("data:image/png;base64,") == 1 + 80 + 3
     assert "<script" not in page and not re.search(r'(?:src|href)="(?!data:)', page)
-    assert "fog, severity 3" in page and "what was added" in page
+    assert "fog, severity 3" in page and "what was added" in page and "each value changed by at most 8" in page
 
 
 def test_several_classes_an_image_are_corrupted_and_attacked(tmp_path):

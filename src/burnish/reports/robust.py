@@ -156,7 +156,7 @@ def page_of(found: Robustness) -> str:
         "pictures": [_picture(one) for one in (*found.attacked.example, _difference(*found.attacked.example))],
         "controls": control_sentence(found.attacked.controls),
         "rows": [{"row": row, "drop": _drop(row.all)} for row in found.attacked.rows],
-        "part": found.attacked, "largest": found.attacked.rows[-1].epsilon,
+        "part": found.attacked, "largest": int(np.abs(np.subtract(*found.attacked.example, dtype=np.int64)).max()),
     }  # fmt: skip
     return plain_page("robust.html").render(
         found=found, corrupted=corrupted, attacked=attacked, severities=SEVERITIES, steps=STEPS, starts=STARTS
