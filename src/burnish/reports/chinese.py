@@ -384,8 +384,8 @@ SERVED = {
     "The service cannot be reached. Is it still running?": "无法连接服务。它还在运行吗？",
     "Model": "模型",
     "licence of the pretrained weights": "预训练权重的许可证",
-    "On %(n)s test images: %(value)s (95 %% interval %(low)s to %(high)s).": (
-        "在 %(n)s 张测试图像上：%(value)s（95 %% 区间 %(low)s 至 %(high)s）。"
+    "%(score)s on %(n)s test images: %(value)s (95 %% interval %(low)s to %(high)s).": (
+        "%(n)s 张测试图像上的%(score)s：%(value)s（95 %% 区间 %(low)s 至 %(high)s）。"
     ),
     "For programs:": "供程序使用：",
 }

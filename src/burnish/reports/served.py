@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from burnish.measure.verdict import percent
+from burnish.measure.verdict import ACCURACY, percent
 from burnish.reports.page import template_of
+from burnish.reports.words import words_in
 
 _FEW = 12  # classes that are listed
+_SEVERAL = "Mean average precision (mAP)"  # the score where an image may have several
 
 
 def page(model: Mapping[str, Any], most: Mapping[str, int], lang: str) -> str:
@@ -21,6 +23,7 @@ def page(model: Mapping[str, Any], most: Mapping[str, int], lang: str) -> str:
         most=most,
         few=model["classes"][:_FEW],
         more=max(0, len(model["classes"]) - _FEW),
+        score=words_in(lang)("Accuracy" if record is None or record["score"] == ACCURACY else _SEVERAL),
         right=None if record is None else percent(record["test"]["value"]),
         low=None if record is None else percent(record["test"]["low"]),
         high=None if record is None else percent(record["test"]["high"]),

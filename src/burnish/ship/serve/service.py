@@ -101,8 +101,8 @@ class Service:
     def warm(self) -> None:
         """Make the fast form of the network, and have it answer one image and a full batch; what is wrong with it is told now.
 
-        By the thread that is going to compute: torch's own threads are others for each that asks, and the first request took four
-        times as long as the second (79 and 20 ms) where another had warmed up.
+        By the thread that is going to compute: torch's own threads are others for each that asks, and where another had warmed up
+        the first request took 115 to 136 ms, the second mostly 60.
         """
         side = self.predictor.bundle.preprocess.size
         for count in (1, self._together):
