@@ -56,6 +56,7 @@ def row_of(run: Path, budget: str, out: Path) -> dict[str, Any]:
     facts = told("harden", str(run), "--budget", budget, "--out", str(out))
     seconds = time.monotonic() - began
     kept = (
+        "method",
         "word",
         "training",
         "chosen",
