@@ -246,6 +246,14 @@ def test_the_word_needs_an_interval_without_zero_and_a_loss_is_ruled_out_by_its_
     assert word(-0.1, -0.2, -0.05, 0.001, -0.2) == ("less robust", False)
 
 
+def test_the_head_of_neighbours_gives_way_to_a_linear_one(shapes, better, tmp_path):
+    run = api.fit(shapes, out=tmp_path / "run", method="probe:head=knn", **TINY).folder
+    found = burnish.harden(run, **HARDEN)
+    assert read_bundle(run).head.startswith("knn:") and read_bundle(found.folder).head == "linear"
+    assert [one["share"] for one in found.facts["candidates"]] == [0.0, 1.0]
+    assert api.predict(found.folder, [str(next(shapes.rglob("*.png")))])[0].problem is None
+
+
 def test_a_death_leaves_no_package_behind(probe, better, monkeypatch, tmp_path):
     def die(*given, **more):
         raise KeyboardInterrupt
@@ -262,6 +270,9 @@ def test_what_cannot_be_hardened_is_said(probe, shapes, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(RunError, match="is there already; name another folder with --out"):
         burnish.harden(probe, out=tmp_path / "there")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="is a file, so"):
+        burnish.harden(probe, out=tmp_path / "file" / "hard", **HARDEN)
     with pytest.raises(RecipeError, match="lose is -1, expected percentage points from 0 to 100"):
         burnish.harden(probe, out=tmp_path / "hard", lose=-1)
     alone = tmp_path / "alone"

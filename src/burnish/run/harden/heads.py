@@ -21,7 +21,7 @@ from burnish.data.perturbations import perturbed
 from burnish.data.views import normalised
 from burnish.measure.ood import Familiarity
 from burnish.methods.base import Fitted, Head
-from burnish.methods.heads import HeadChoice, choose_head
+from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
 from burnish.run.harden.chosen import SHARES, Look, name_of, perturbed_val
 from burnish.run.harden.ground import Ground
 from burnish.train.features import batched, outputs
@@ -63,7 +63,8 @@ class Heads:
         self.how = hard.how
         self.ground.bench.watcher.stage("validation")
         views = [self._seen(view) for view in perturbed_val(self.ground)]
-        shares = (0.0, *(SHARES if _mixable(own.head, hard.head) else ()), 1.0)
+        mixable = _head_in(self.ground.classifier) is not None and _mixable(own.head, hard.head)
+        shares = (0.0, *(SHARES if mixable else ()), 1.0)
         looks = []
         for share in shares:
             head = _between(own.head, hard.head, share)
@@ -144,6 +145,7 @@ class Heads:
         return choose_head(
             features, labels, classes=self._classes, seed=bench.recipe.seed,
             seconds_left=lambda: self._heads_until - bench.clock.elapsed(), form=_form_of(self.ground.classifier),
+            kinds=LINEAR_KINDS if views or not _is_neighbours(self.ground.classifier) else (forms.NEIGHBOURS,),
             together=np.tile(material.sets(rows), 1 + len(self.perturbed)) if views else material.tied(rows),
         )  # fmt: skip
 
@@ -158,6 +160,11 @@ def _fast_trunk(ground: Ground) -> nn.Module:
 def _form_of(classifier: Classifier) -> str:
     """The form of a head that is fitted in the place of its own."""
     return forms.COSINE if classifier.form == forms.COSINE else forms.LINEAR
+
+
+def _is_neighbours(classifier: Classifier) -> bool:
+    """Whether its head asks the nearest training images; a hardened one is linear, else all views would travel with it."""
+    return classifier.form.startswith(forms.NEIGHBOURS)
 
 
 def _head_in(classifier: Classifier) -> Head | None:

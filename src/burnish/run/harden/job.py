@@ -74,6 +74,7 @@ def run_harden(
 ) -> dict[str, Any]:
     """Harden the run's model into the package folder `out`, which is whole at the end or not there; the facts of it."""
     keep_freed_memory()
+    _require_writable(out)
     ground = ground_of(
         run, data, epsilon=epsilon, seed=seed, device=device, clock=clock, watcher=watcher, facilities=facilities
     )
@@ -149,11 +150,17 @@ def _write(out: Path, ground: Ground, bundle: Bundle, facts: dict[str, Any]) -> 
         write_whole(draft / HARDENED, json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def _require_writable(out: Path) -> None:
+    """RunError where no folder can be made at `out`: that is told before the work, not after it."""
+    with plain_disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.").cleanup()
+
+
 @contextmanager
 def _in_one_step(out: Path) -> Iterator[Path]:
     """A folder to write into, in the end renamed to `out`."""
     with plain_disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         with plain_disk_errors(out):
