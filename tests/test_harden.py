@@ -96,6 +96,10 @@ def test_the_package_predicts_scores_explains_and_tells_what_it_has_learnt_from(
     package = burnish.harden(probe, out=tmp_path / "hard", **HARDEN).folder
     with pytest.raises(RecipeError, match="was made by burnish harden, and its test images have told"):
         burnish.harden(package)
+    with pytest.raises(
+        NotARun, match=r"a package that burnish harden made, and what that came to is in its hardened\.json"
+    ):
+        api.report(package)
     image = next(shapes.rglob("*.png"))
     assert api.predict(package, [str(image)], top=3)[0].problem is None
     assert api.evaluate(package, shapes).learnt == api.evaluate(probe, shapes).learnt > 0

@@ -41,6 +41,7 @@ ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
 )
 _SIDES = ("train", "val", "test")  # in splits.csv
 SEARCH = "search.log"
+HARDENED = "hardened.json"  # in a package that was made of a run by hardening it: the facts of that
 AUDIT_TABLE, AUDIT_PAGE = "audit.csv", "audit.html"
 PICTURES, PREDICTIONS, IMAGES, LEARNT = "pictures.json", "predictions.csv", "images.csv", "learnt.json"
 SLIM = "slim.json"
@@ -276,6 +277,8 @@ def read_facts(path: Path) -> dict[str, Any]:
         )
         if (path / SLIM).exists():
             hint = f"it is what burnish slim made of a run: its package can predict and evaluate, {SLIM} tells what it cost"
+        if (path / HARDENED).exists():
+            hint = f"it is a package that burnish harden made, and what that came to is in its {HARDENED}"
         raise NotARun(f"{shown(str(path))} has no {RESULT}; {hint or 'expected a folder that burnish fit wrote'}")
     try:
         facts = json.loads(text_of(file))

@@ -21,15 +21,13 @@ from burnish.disk import text_of
 from burnish.errors import NotARun, NotEnoughData, RecipeError, shown
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
-from burnish.record.folder import RECIPE
+from burnish.record.folder import HARDENED, RECIPE
 from burnish.run.further import added_to
 from burnish.run.outset import Facilities
 from burnish.runtime import Clock, Watcher, cores
 from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle
 from burnish.train.around import pick_device
 from burnish.use.own import own_images
-
-HARDENED = "hardened.json"  # in a package that was made here: the facts of it
 
 
 @dataclass(frozen=True)

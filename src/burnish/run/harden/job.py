@@ -22,9 +22,9 @@ from burnish.labels import several
 from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
-from burnish.record.folder import IMAGES, LEARNT, SPLITS, home_of, plain, require_free
+from burnish.record.folder import HARDENED, IMAGES, LEARNT, SPLITS, home_of, plain, require_free
 from burnish.run.harden.chosen import Look, choose, read_off
-from burnish.run.harden.ground import HARDENED, Ground, ground_of
+from burnish.run.harden.ground import Ground, ground_of
 from burnish.run.harden.heads import Heads
 from burnish.run.harden.network import Network
 from burnish.run.harden.proven import Answering, Reading, prove
