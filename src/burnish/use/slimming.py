@@ -32,6 +32,7 @@ from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle, wr
 from burnish.ship.onnx import onnx_of, onnx_runtime, write_onnx
 from burnish.ship.predictor import Predictor
 from burnish.ship.slim_onnx import Answers, int8_forms, session
+from burnish.train.features import batched
 from burnish.use.own import own_images
 from burnish.use.slim_ways import Asking, Chosen, choose, is_frozen, judged_rows, with_familiarity
 
@@ -294,9 +295,11 @@ def _cut(bundle: Bundle) -> float | np.ndarray:
 
 def _answered(answers: Answers, bundle: Bundle, asking: Asking, rows: np.ndarray, stage: str) -> np.ndarray:
     """Probabilities float64 [n k] that an ONNX file gives for these entries."""
-    return np.concatenate(
-        [answers(_prepared(pixels, bundle)).astype(np.float64) for pixels in asking.seen(bundle, rows, stage)]
-    )
+    found = []
+    for pixels in asking.seen(bundle, rows, stage):
+        # Few at a time, as the runtime keeps memory for the largest batch that it has met.
+        found += [answers(_prepared(part, bundle)).astype(np.float64) for part in batched(pixels)]
+    return np.concatenate(found)
 
 
 def _prepared(pixels: np.ndarray, bundle: Bundle) -> np.ndarray:
