@@ -272,6 +272,7 @@ def test_what_cannot_be_hardened_is_said(probe, shapes, tmp_path):
     with pytest.raises(NotARun, match="no such folder"):
         burnish.harden(tmp_path / "nothing")
     (tmp_path / "there").mkdir()
+    (tmp_path / "there/notes.txt").write_text("mine")
     with pytest.raises(RunError, match="is there already; name another folder with --out"):
         burnish.harden(probe, out=tmp_path / "there")
     (tmp_path / "file").touch()

@@ -299,24 +299,6 @@ def home_of(run: Path) -> Path:
     return run.parent.parent if run.parent.name == _ARMS and not os.path.lexists(run / SPLITS) else run
 
 
-def require_free(out: Path) -> None:
-    """RunError where something lies at `out`: what is made of a run is never written over anything."""
-    if os.path.lexists(out):
-        raise RunError(f"{shown(str(out))} is there already; name another folder with --out, or remove it yourself")
-
-
-def place_beside(run: Path, out: str | os.PathLike[str] | None, suffix: str) -> Path:
-    """The folder for what is made of a run: `out`, or the run's name and -suffix beside it; RunError where it is not free."""
-    if not run.exists():
-        raise no_run(run)
-    if out is not None and not os.fspath(out):
-        raise RunError("the name of the folder is empty; name one with --out, or leave it out")
-    whole = run.absolute()
-    place = whole.with_name(f"{whole.name}-{suffix}") if out is None else expanded(out)
-    require_free(place)
-    return place
-
-
 def sides_in(splits: Path) -> dict[str, str]:
     """The split of each path in a run's splits.csv; empty where there is none, as beside a package that was copied alone.
 

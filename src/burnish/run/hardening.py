@@ -11,7 +11,7 @@ from burnish.data.sources import Data
 from burnish.disk import expanded, require_temporary_folder
 from burnish.errors import RecipeError, nearest, shown
 from burnish.recipe import parse_budget
-from burnish.record.folder import place_beside
+from burnish.record.made import made_whole, place_beside
 from burnish.reports.hardening import sentence_of
 from burnish.run.harden.job import run_harden
 from burnish.run.outset import Facilities
@@ -74,9 +74,9 @@ def harden(
     folder = expanded(run)
     place = place_beside(folder, out, "hard")
     lost, within = _share_of(lose), _epsilon_of(against, epsilon)
-    with enough_memory(str(run)):
+    with enough_memory(str(run)), made_whole(place) as draft:
         facts = run_harden(
-            folder, data, place, lose=lost, epsilon=within, seed=seed, device=device, clock=clock, watcher=watcher or Nobody(),
+            folder, data, draft, lose=lost, epsilon=within, seed=seed, device=device, clock=clock, watcher=watcher or Nobody(),
             facilities=Facilities.of("auto", cache, device, strict=False),
         )  # fmt: skip
     return Hardened(place, facts, Predictor.open(place))

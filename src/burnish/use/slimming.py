@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,14 +17,15 @@ import torch
 from burnish.backbones.reading.weights import sha256_of
 from burnish.data.sources import Data
 from burnish.data.views import normalised
-from burnish.disk import expanded, plain_disk_errors, sync_folder, write_whole
+from burnish.disk import expanded, write_whole
 from burnish.errors import ModelError, NotEnoughData, RecipeError, RunError, shown
 from burnish.labels import log_losses, right
 from burnish.measure.calibration import calibrated
 from burnish.measure.cost import interleaved
 from burnish.measure.kept import Kept, judge_kept, may_take
 from burnish.record.facts import machine
-from burnish.record.folder import IMAGES, LEARNT, SLIM, SPLITS, home_of, plain
+from burnish.record.folder import SLIM, plain
+from burnish.record.made import copy_learnt, made_whole, place_beside
 from burnish.runtime import Nobody, Watcher, evenly
 from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle, write_bundle
 from burnish.ship.onnx import onnx_of, onnx_runtime, write_onnx
@@ -41,7 +40,6 @@ _FORMAT, _VERSION = "burnish-slim", 1
 _CALIBRATED_BY = 96  # training images that show the range of activations
 _MOST_JUDGED = 1000  # images that an int8 file is chosen by
 _ONNX = ("auto", "on", "off")
-_COPIED = (SPLITS, IMAGES, LEARNT)  # which tell what the model learnt from: a test on those would prove nothing
 
 
 @dataclass(frozen=True)
@@ -97,13 +95,13 @@ def slim(
     """
     watcher, folder = watcher or Nobody(), expanded(run)
     _require(folder, data, lose=lose, onnx=onnx)
-    place = _free(_beside(folder) if out is None else expanded(out))
+    place = place_beside(folder, out, "slim")
     bundle, margin = read_bundle(folder), lose / 100.0
     catalog, splits = own_images(folder, data)
     _require_test(splits.test)
     asking = Asking(catalog, splits, watcher)
     watcher.say(f"{len(judged_rows(bundle, splits)):,} images to choose by, {len(splits.test):,} to prove it on")
-    with _draft(place) as draft:  # from here on, so that a place that cannot be written to is told before the work
+    with made_whole(place) as draft:  # from here on, so that a place that cannot be written to is told before the work
         chosen = choose(bundle, asking, lose=margin)
         made, notes = _ready(bundle, chosen, asking, folder)
         file = _int8_of(made, chosen, asking, lose=margin, onnx=onnx)
@@ -133,45 +131,12 @@ def _require(folder: Path, data: Data | None, *, lose: float, onnx: str) -> None
         onnx_runtime()
 
 
-def _beside(folder: Path) -> Path:
-    """RUN-slim, where RUN is; of an arm of a comparison COMPARISON-ARM-slim, for the arms' folder is the comparison's own."""
-    run = folder.resolve()
-    home = home_of(run)
-    return home.with_name(f"{home.name}-slim" if home == run else f"{home.name}-{run.name}-slim")
-
-
-def _free(place: Path) -> Path:
-    """The folder to write, which must not be there; RunError where it is."""
-    if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
-        what = "holds an earlier slim package" if (place / SLIM).is_file() else "is there already"
-        raise RunError(f"{shown(str(place))} {what}; name another folder with --out, or remove this one yourself")
-    return place
-
-
 def _require_test(rows: np.ndarray) -> None:
     if not len(rows):
         raise NotEnoughData(
             "the run holds no test images, so that nobody could say what a smaller model loses; fit with a test split, or export "
             "the model as it is (burnish export RUN --to onnx)"
         )
-
-
-@contextmanager
-def _draft(place: Path) -> Iterator[Path]:
-    """A folder to write in, which takes its place whole at the end, and of which nothing is left after an error (P9)."""
-    made = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    with plain_disk_errors(place):
-        made.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
-    try:
-        yield made
-        with plain_disk_errors(place):
-            sync_folder(made)
-            os.replace(made, _free(place))
-            sync_folder(place.parent)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 # ---- the package -----------------------------------------------------------------------------------------------------
@@ -211,9 +176,7 @@ def _ready(bundle: Bundle, chosen: Chosen, asking: Asking, folder: Path) -> tupl
 def _write_package(draft: Path, made: Bundle, file: _Int8, folder: Path) -> None:
     """The package, what its model learnt from, and the ONNX file."""
     write_bundle(draft, made)
-    for name in _COPIED:
-        if (home_of(folder) / name).is_file():
-            shutil.copyfile(home_of(folder) / name, draft / name)
+    copy_learnt(folder, draft)
     if file.data:
         write_onnx(draft / MODEL, file.data, made)
 

@@ -37,7 +37,7 @@ def harden(
     proof is on its test images under 16 kinds of corruption, paired, with intervals. RUN stays as it is.
     """
     from burnish.disk import expanded
-    from burnish.record.folder import place_beside
+    from burnish.record.made import place_beside
 
     clock, place = clock_for(budget), place_beside(expanded(run), out, "hard")  # told before torch is loaded
     from burnish import api

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +12,13 @@ import numpy as np
 
 from burnish.backbones.classifier import Classifier
 from burnish.data.sources import Data
-from burnish.disk import plain_disk_errors, sync_folder, write_whole
+from burnish.disk import write_whole
 from burnish.labels import several
 from burnish.measure.calibration import calibrated
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
-from burnish.record.folder import HARDENED, IMAGES, LEARNT, SPLITS, home_of, plain, require_free
+from burnish.record.folder import HARDENED, plain
+from burnish.record.made import copy_learnt
 from burnish.run.harden.chosen import Look, choose, read_off
 from burnish.run.harden.ground import Ground, ground_of
 from burnish.run.harden.heads import Heads
@@ -72,9 +68,8 @@ def run_harden(
     watcher: Watcher,
     facilities: Facilities,
 ) -> dict[str, Any]:
-    """Harden the run's model into the package folder `out`, which is whole at the end or not there; the facts of it."""
+    """Harden the run's model, and write the package and the facts of it into the folder `out`; returns the facts."""
     keep_freed_memory()
-    _require_writable(out)
     ground = ground_of(
         run, data, epsilon=epsilon, seed=seed, device=device, clock=clock, watcher=watcher, facilities=facilities
     )
@@ -139,41 +134,8 @@ def _bundle(ground: Ground, chosen: Look, classifier: Classifier, hardening: Har
     )
 
 
-def _write(out: Path, ground: Ground, bundle: Bundle, facts: dict[str, Any]) -> None:
-    """The package, what it learnt from, and the facts, under another name first."""
-    home = home_of(ground.run)
-    with _in_one_step(out) as draft:
-        write_bundle(draft, bundle)
-        for name in (SPLITS, IMAGES, LEARNT):  # so that whoever scores or tunes it knows what it has seen
-            if (home / name).is_file():
-                shutil.copyfile(home / name, draft / name)
-        write_whole(draft / HARDENED, json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _require_writable(out: Path) -> None:
-    """RunError where no folder can be made at `out`: that is told before the work, not after it."""
-    with plain_disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.").cleanup()
-
-
-@contextmanager
-def _in_one_step(out: Path) -> Iterator[Path]:
-    """A folder to write into, in the end renamed to `out`."""
-    with plain_disk_errors(out):
-        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        with plain_disk_errors(out):
-            yield draft
-            os.chmod(draft, 0o777 & ~_mask())
-            require_free(out)
-            os.rename(draft, out)
-            sync_folder(out.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _mask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _write(folder: Path, ground: Ground, bundle: Bundle, facts: dict[str, Any]) -> None:
+    """The package, what it learnt from, and the facts."""
+    write_bundle(folder, bundle)
+    copy_learnt(ground.run, folder)
+    write_whole(folder / HARDENED, json.dumps(plain(facts), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
