@@ -10,7 +10,7 @@ import torch
 from test_further import kept_tuned
 
 import burnish
-from burnish import api
+from burnish import api, cli
 from burnish.data.catalog import Splits
 from burnish.data.corruptions import CORRUPTIONS
 from burnish.data.perturbations import PERTURBATIONS, UNLIKE, perturbed
@@ -323,3 +323,13 @@ def test_intervals_are_of_whole_groups_where_the_data_names_them(shapes, better,
     facts = burnish.harden(run, **HARDEN).facts
     assert facts["groups"] is not None and facts["groups"] < facts["n"]
     assert f"of {facts['groups']} groups" in sentence_of(facts)
+
+
+def test_what_it_came_to_fits_80_columns_and_json_is_what_is_written(probe, better, tmp_path, capsys):
+    cli.main(["harden", str(probe), "--out", str(tmp_path / "a"), "--budget", "none", "--cache", "off", "--quiet"])
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines() if str(tmp_path) not in line)
+    assert "kinds unlike any trained on" in out and f"burnish predict {tmp_path / 'a'} IMAGES..." in out
+    cli.main(["harden", str(probe), "--out", str(tmp_path / "b"), "--budget", "none", "--cache", "off", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("package") == str(tmp_path / "b") and told == json.loads((tmp_path / "b/hardened.json").read_text())

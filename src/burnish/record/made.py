@@ -25,9 +25,9 @@ def place_beside(run: Path, out: str | os.PathLike[str] | None, suffix: str) -> 
         raise no_run(run)
     if out is not None and not os.fspath(out):
         raise RunError("the name of the folder is empty; name one with --out, or leave it out")
-    whole = run.resolve()
-    home = home_of(whole)
-    name = whole.name if home == whole else f"{home.name}-{whole.name}"
+    run = run if run.name not in ("", "..") else run.resolve()
+    home = home_of(run)
+    name = run.name if home == run else f"{home.name}-{run.name}"
     return _free(home.with_name(f"{name}-{suffix}") if out is None else expanded(out))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from burnish.errors import Interrupted, shown
+from burnish.errors import Interrupted, pasted, shown
 from burnish.verbs.options import DATA, CacheFolder, Device, Json, Quiet, Run, clock_for, print_json
+
+_WIDTH = 80  # columns
 
 
 def harden(
@@ -56,7 +59,8 @@ def harden(
     if json_:
         print_json({"package": str(found.folder), **found.facts})
         return
-    typer.echo(shown(found.sentence()) + "\n")
+    typer.echo(textwrap.fill(shown(found.sentence()), _WIDTH) + "\n")
     for line in lines_of(found.facts):
         typer.echo(shown(line))
-    typer.echo(f"\npackage  {shown(str(found.folder))}\ntime     {found.facts['seconds']:.0f} s")
+    typer.echo(f"\n  package {shown(str(found.folder))}\n  time    {found.facts['seconds']:.0f} s")
+    typer.echo(f"  next    burnish predict {pasted(found.folder)} IMAGES...")
