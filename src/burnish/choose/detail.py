@@ -13,7 +13,7 @@ from burnish.data.looks import Dataset, short_side
 
 _FINER, _AT_LEAST = (2.0, 1.5), 1.4  # times the network's own size: what is tried, and what is worth trying
 _STEP = 32  # pixels, the stride of the usual trunks
-_CLEAR = 2.0  # standard errors: finer images take as many times the time as they have pixels
+_CLEAR = 1.5  # standard errors: finer images take as many times the time as they have pixels
 _IMAGES, _A_CLASS = 160, 4  # that are asked, or so many of each class: finer ones take long
 _MOST = 0.35  # of the time left, for seeing all images so fine
 
@@ -35,7 +35,7 @@ def settle_detail(dataset: Dataset, bench: Bench) -> Detail:
     """The network's own size, unless images are clearly larger, there is time for finer ones, and a quick head tells that these
     are better.
 
-    They are where more are right, and the mean difference of the cross-validated log losses is more than two of its standard
+    They are where more are right, and the mean difference of the cross-validated log losses is more than 1.5 of its standard
     errors. The finest for which there is time is asked. Networks that are built for one size, and sizes that the recipe names,
     stay.
     """

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 _LATENCY_SECONDS, _LATENCY_RUNS, _LEAST_RUNS = 1.0, 100, 5
+_IN_A_ROW = 4  # calls of a turn
 _ENERGY = Path("/sys/class/powercap")
 
 
@@ -54,19 +55,22 @@ def interleaved(
 ) -> dict[str, np.ndarray]:
     """Seconds float64 [r] of several calls that take turns, so that what else the machine does meets all of them alike.
 
-    Of about so many seconds for each; at least five rounds and at most a hundred, after two to warm up. Other work only ever
+    Four calls of one in a row, after one that is not counted: it wakes its threads, and those of the one before fall asleep. Of
+    about so many seconds for each; at least five turns, and at most a hundred calls, after two to warm up. Other work only ever
     makes a call slower: the least tells what is faster, the median what it takes.
     """
     for call in [*calls.values(), *calls.values()]:
         call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    until, rounds = time.perf_counter() + len(calls) * seconds, 0
-    while rounds < _LEAST_RUNS or (rounds < _LATENCY_RUNS and time.perf_counter() < until):
+    until, turns = time.perf_counter() + len(calls) * seconds, 0
+    while turns < _LEAST_RUNS or (turns * _IN_A_ROW < _LATENCY_RUNS and time.perf_counter() < until):
         for name, call in calls.items():
-            began = time.perf_counter()
             call()
-            taken[name].append(time.perf_counter() - began)
-        rounds += 1
+            for _ in range(_IN_A_ROW):
+                began = time.perf_counter()
+                call()
+                taken[name].append(time.perf_counter() - began)
+        turns += 1
     return {name: np.array(each) for name, each in taken.items()}
 
 

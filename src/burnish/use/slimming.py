@@ -317,6 +317,6 @@ def _timed(original: Bundle, made: Bundle, file: _Int8, asking: Asking) -> dict[
     found = interleaved(calls)
     return {
         "milliseconds": {name: 1e3 * float(np.median(one)) for name, one in found.items()},
-        "rounds": len(found["original"]),
+        "calls": len(found["original"]),
         "threads": torch.get_num_threads(),
     }

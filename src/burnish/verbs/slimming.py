@@ -62,7 +62,7 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     _row("weights", f"{of['weights']} → {last['weights']}; images of {of['size']} → {last['size']} px")
     for note in facts["notes"]:
         _row("", note)
-    _row("time", f"medians of {facts['rounds']} calls in turn, one image, {facts['threads']} threads, decoding apart")
+    _row("time", f"medians of {facts['calls']} calls, in turns, one image, {facts['threads']} threads, decoding apart")
     _row("ONNX", f"int8: {facts['onnx']['int8']}" if "int8" in facts["onnx"] else f"no file: {facts['onnx']['why']}")
     _row("details", shown(str(folder / "slim.json")))
     print(f"  next    burnish predict {pasted(folder)} IMAGES...")
