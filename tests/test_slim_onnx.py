@@ -13,6 +13,7 @@ from burnish.ship import onnx as onnx_files
 from burnish.ship import slim_onnx
 from burnish.ship.bundle import read_bundle
 from burnish.use import slimming
+from burnish.verbs import slimming as verbs_slimming
 from conftest import write_shapes
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'burnish[onnx]'")
@@ -54,6 +55,13 @@ def test_the_file_answers_what_its_proof_says_and_means_what_is_beside_it(made, 
     told = json.loads((made.folder / "model.json").read_text())
     assert told["classes"] == list(bundle.classes) and told["preprocess"] == bundle.preprocess.to_json()
     assert found.sum(1) == pytest.approx(1.0, abs=1e-4) and np.ptp(found, axis=0).max() > 1e-3
+
+
+@pytest.mark.parametrize(("int8", "said"), [(2.0, True), (1.0, False)])
+def test_where_it_is_no_faster_than_a_float32_file_that_is_said(int8, said, made, capsys):
+    took = {**made.facts["milliseconds"], "onnx": int8, "onnx_float32": 1.5}
+    verbs_slimming._print({**made.facts, "milliseconds": took}, made.folder)
+    assert ("no faster here than the float32 file" in capsys.readouterr().out) == said
 
 
 def test_weights_and_activations_are_int8_in_it(made):

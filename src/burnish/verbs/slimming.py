@@ -64,6 +64,9 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
         _row("", note)
     _row("time", f"medians of {facts['calls']} calls, in turns, one image, {facts['threads']} threads, decoding apart")
     _row("ONNX", f"int8: {facts['onnx']['int8']}" if "int8" in facts["onnx"] else f"no file: {facts['onnx']['why']}")
+    took = facts["milliseconds"]
+    if "onnx" in took and took["onnx"] >= took["onnx_float32"]:
+        _row("", "it is no faster here than the float32 file that burnish export writes")
     _row("details", shown(str(folder / "slim.json")))
     print(f"  next    burnish predict {pasted(folder)} IMAGES...")
 
