@@ -262,6 +262,12 @@ def test_a_batch_that_fails_fails_for_its_own_and_the_next_is_computed():
     assert good.result(10)[1] is True
 
 
+def test_what_is_answered_is_sent_at_once():
+    """asyncio sends without waiting for an acknowledgement (TCP_NODELAY) only on sockets that say they are TCP's."""
+    with bound("127.0.0.1", 0) as door:
+        assert door.proto == socket.IPPROTO_TCP
+
+
 def test_a_full_queue_is_told_and_a_place_is_free_again_after_an_answer():
     batches = Batches(lambda images: (np.zeros((len(images), 1)), None), together=1, waiting=3)
     with batches.room(2):

@@ -19,12 +19,13 @@ def bound(host: str, port: int) -> socket.socket:
     """A socket that holds the port and does not listen yet: 0 is any free one. RecipeError, RunError where it cannot be had."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
+        family, kind, protocol, _, address = found[0]
     except (OSError, UnicodeError, OverflowError):
         raise RecipeError(
             f"host is {host!r}, expected an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all"
         ) from None
-    door = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol: asyncio sends at once only on what says it is TCP; else an answer waits 40 ms to be acknowledged.
+    door = socket.socket(family, kind, protocol)
     try:
         if (
             os.name != "nt"
