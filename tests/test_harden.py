@@ -16,8 +16,9 @@ from burnish.data.corruptions import CORRUPTIONS
 from burnish.data.perturbations import PERTURBATIONS, UNLIKE, perturbed
 from burnish.errors import NotARun, NotEnoughData, RecipeError, RunError
 from burnish.recipe import Recipe
+from burnish.record.folder import sides_in
 from burnish.reports.hardening import sentence_of
-from burnish.run.harden import job
+from burnish.run.harden import heads, job
 from burnish.run.harden.chosen import Look, choose
 from burnish.run.harden.ground import _require_sides
 from burnish.run.harden.proven import CELLS, _cell, judged
@@ -90,6 +91,16 @@ def test_the_head_of_a_frozen_run_is_hardened_and_the_run_stays(probe, better, t
     assert found.facts["n"] == 15 and found.facts["views"] == 15 * len(CORRUPTIONS)
     assert json.loads((found.folder / "hardened.json").read_text())["word"] == found.facts["word"]
     assert str(found.facts["n"]) in found.sentence() and found.sentence() in repr(found)
+
+
+@pytest.mark.parametrize(("share", "sides"), [(0.2, ("train", "val")), (-1.0, ("val",))])
+def test_held_out_answers_of_a_head_are_cross_validated_or_without_time_those_of_validation(
+    share, sides, probe, better, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(heads, "_CROSS_VALIDATING", share)
+    found = read_bundle(burnish.harden(probe, out=tmp_path / "hard", **HARDEN).folder).held_out
+    expected = [side for side in sides_in(probe / "splits.csv").values() if side in sides]
+    assert found is not None and len(found.label) == len(expected)
 
 
 def test_the_package_predicts_scores_explains_and_tells_what_it_has_learnt_from(probe, better, shapes, tmp_path):

@@ -21,6 +21,7 @@ from burnish.data.perturbations import perturbed
 from burnish.data.views import normalised
 from burnish.measure.ood import Familiarity
 from burnish.methods.base import Fitted, Head
+from burnish.methods.folds import Folds
 from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
 from burnish.run.harden.chosen import SHARES, Look, name_of, perturbed_val
 from burnish.run.harden.ground import Ground
@@ -32,6 +33,7 @@ _MOST_VIEWS = 4
 _MOST_BYTES = 2**30  # of their features
 _UNTIL = 0.35  # of what the clock leaves, for those features; heads and the proof have the rest
 _HEADS = 0.15  # the same, for fitting heads
+_CROSS_VALIDATING = 0.2  # of what is left then, for answers to images that a head has not seen
 _AT_ONCE = 64  # images perturbed before the network sees them
 
 
@@ -60,7 +62,7 @@ class Heads:
         """
         rows, val = self.ground.material.train_rows, self.ground.material.val_rows
         own, hard = self._choice(rows, views=False), self._choice(rows, views=True)
-        self.how = hard.how
+        self.own_how, self.how = own.how, hard.how
         self.ground.bench.watcher.stage("validation")
         views = [self._seen(view) for view in perturbed_val(self.ground)]
         mixable = _head_in(self.ground.classifier) is not None and _mixable(own.head, hard.head)
@@ -80,6 +82,28 @@ class Heads:
         classifier = Classifier(self.ground.classifier.trunk, made.width, made.classes, head=made.form)
         made.fill(classifier.head)
         return classifier.eval()
+
+    def held_out(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
+        """Cross-validated answers to the train and val images: of heads that have seen neither them nor their views.
+
+        Of those whose class the others show; and of the val images alone where there is no time for it.
+        """
+        material, clock = self.ground.material, self.ground.bench.clock
+        rows, labels = np.arange(len(self.plain)), material.labels
+        folds = Folds.drawn(
+            labels, classes=self._classes, seed=self.ground.bench.recipe.seed, together=material.tied(rows)
+        )
+        logits, began = np.zeros((len(rows), self._classes), np.float32), clock.elapsed()
+        until = began + _CROSS_VALIDATING * clock.left()
+        for done, held in enumerate(folds.held):
+            if done and clock.elapsed() + (len(folds.held) - done) * (clock.elapsed() - began) / done > until:
+                return material.val_rows, look.plain
+            kept = np.setdiff1d(rows, held)
+            own = self.own_how.fitted(*self._rows(kept, views=False), classes=self._classes)
+            hard = self.how.fitted(*self._rows(kept, views=True), classes=self._classes)
+            logits[held] = _between(own, hard, look.share).logits(self.plain[held])
+        counted = np.flatnonzero(folds.counted)
+        return counted, logits[counted]
 
     def familiarity(self, look: Look, classifier: Classifier) -> Familiarity | None:
         """What is like the training images; the network is the same, how sure the head is of them is not."""

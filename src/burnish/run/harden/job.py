@@ -45,6 +45,10 @@ class Hardening(Protocol):
         """The model with those weights."""
         ...
 
+    def held_out(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
+        """(rows of `fitting` int64 [m], logits float32 [m k] of those): answers to images that were not learnt from."""
+        ...
+
     def familiarity(self, look: Look, classifier: Classifier) -> Familiarity | None:
         """What is like the training images to it."""
         ...
@@ -115,12 +119,13 @@ def _said(chosen: Look, candidates: list[dict[str, Any]], kind: str) -> str:
 
 
 def _bundle(ground: Ground, chosen: Look, classifier: Classifier, hardening: Hardening) -> Bundle:
-    """The run's package with other weights; what it knows of itself is of the validation images, as they were looked at."""
-    labels, own = ground.val_labels, ground.bundle
-    t, cut = read_off(chosen.plain, labels)
+    """The run's package with other weights; what it knows of itself is of answers to images that it has not learnt from."""
+    rows, logits = hardening.held_out(chosen)
+    material, own = ground.material, ground.bundle
+    labels, groups = material.labels[rows], material.catalog.grouped(material.fitting.ids[rows])
+    t, cut = read_off(logits, labels)
     many = several(labels)
-    chances = calibrated(chosen.plain, t, several=many)
-    groups = ground.material.catalog.grouped(ground.material.val_ids)
+    chances = calibrated(logits, t, several=many)
     return replace(
         own,
         state={name: tensor.detach().cpu().clone() for name, tensor in classifier.state_dict().items()},

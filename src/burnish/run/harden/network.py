@@ -192,6 +192,10 @@ class Network:
         )
         return made.eval()
 
+    def held_out(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
+        """Answers to the validation images, from which it has not learnt."""
+        return self.ground.material.val_rows, look.plain
+
     def familiarity(self, look: Look, classifier: Classifier) -> Familiarity | None:
         """What is like the training images to the new weights, from features of some of them."""
         ground, labels = self.ground, self.ground.val_labels
