@@ -15,10 +15,8 @@ from burnish.choose.probing import Probed, Probes
 from burnish.choose.proof import Contender
 from burnish.choose.tuning import Tuned
 from burnish.labels import several
-from burnish.measure.calibration import calibrated, temperature
-from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import entropies
-from burnish.measure.several import thresholds_for
+from burnish.measure.reading import Calibrated
 from burnish.methods.base import Method, assembled
 from burnish.methods.heads import HeadChoice, HeadKind
 from burnish.methods.table import learns_by_stage
@@ -63,25 +61,19 @@ def probe_contender(probed: Probed) -> Contender:
 def tuned_contender(tuned: Tuned, material: Material, *, method: str) -> Contender:
     """The best trained candidate, its temperature fitted on the validation images."""
     labels, logits = material.labels[material.val_rows], tuned.best.logits
-    t = temperature(logits, labels)
-    chances, best = calibrated(logits, t, several=several(labels)), tuned.best
-    held_out, cut = None, None
-    if several(labels):
-        cut = thresholds_for(chances, labels)
-    else:
-        held_out = HeldOut.of(chances, labels, material.catalog.grouped(material.val_ids))
+    read, best = Calibrated.of(logits, labels, material.catalog.grouped(material.val_ids)), tuned.best
     return Contender(
         name=method,
         role="tuned",
         backbone=tuned.backbone,
         classifier=tuned.classifier,
         preprocess=best.preprocess,
-        temperature=t,
+        temperature=read.temperature,
         validation_accuracy=best.accuracy,
         moved=tuned.moved,
-        held_out=held_out,
-        thresholds=cut,
-        val_unsure=None if several(labels) else entropies(chances),
+        held_out=read.held_out,
+        thresholds=read.thresholds,
+        val_unsure=None if several(labels) else entropies(read.probabilities),
     )
 
 

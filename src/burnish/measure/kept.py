@@ -15,7 +15,7 @@ import numpy as np
 from burnish.labels import error_of_mean
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.intervals import Interval, Paired, quantile
-from burnish.measure.verdict import chance, percent, points
+from burnish.measure.verdict import chance, percent, points, tested_in_words
 
 Word = Literal["kept", "lost", "not proven"]
 
@@ -34,9 +34,7 @@ class Kept:
 
     def sentence(self) -> str:
         """The verdict in plain words, ASCII only."""
-        groups = self.paired.groups
-        images = f"{self.slim.n:,} test image{'' if self.slim.n == 1 else 's'}"
-        images += "" if groups is None else f" of {groups:,} group{'' if groups == 1 else 's'}"
+        images = tested_in_words(self.slim.n, self.paired.groups)
         margin = f"{points(self.lose).removeprefix('+')} points"
         opening = {
             "kept": f"Proven that no more than {margin} were lost",

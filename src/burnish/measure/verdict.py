@@ -37,9 +37,7 @@ class Verdict:
 
     def sentence(self) -> str:
         """The verdict in plain words, ASCII only, so that every terminal and log can hold it."""
-        images = f"{self.probe.n:,} test image{'' if self.probe.n == 1 else 's'}"
-        if self.groups is not None:
-            images += f" of {self.groups:,} group{'' if self.groups == 1 else 's'}"
+        images = tested_in_words(self.probe.n, self.groups)
         if self.tuned is None or self.paired is None:
             share = percent(self.probe.value)
             found = f"{share} of {images} right" if self.score == ACCURACY else f"{self.score} {share} on {images}"
@@ -155,6 +153,12 @@ def spread_in_words(facts: Mapping[str, Any]) -> str:
     what = "trainings" if facts["model"] == "tuned" else "looks without a training"
     spread = points(facts["sd"]).removeprefix("+")
     return f"{facts['n']} {what}: {percent(facts['mean'])} on average, standard deviation {spread} points"
+
+
+def tested_in_words(images: int, groups: int | None) -> str:
+    """How many test images there were, and of how many groups where the data names them."""
+    words = f"{images:,} test image{'' if images == 1 else 's'}"
+    return words if groups is None else f"{words} of {groups:,} group{'' if groups == 1 else 's'}"
 
 
 def chance(p: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from burnish.measure.verdict import chance, difference_in_words, percent
+from burnish.measure.verdict import chance, difference_in_words, percent, tested_in_words
 
 _OPENINGS = {
     "more robust": "More robust",
@@ -27,7 +27,7 @@ def sentence_of(facts: Mapping[str, Any]) -> str:
     under = f"under {len(facts['kinds'])} kinds of corruption"
     if attacked:
         under = f"under attacks within {facts['epsilon']:g} of 255 ({found['n']:,} images)"
-    images = f"{facts['n']:,} test images" + ("" if facts["groups"] is None else f" of {facts['groups']:,} groups")
+    images = tested_in_words(facts["n"], facts["groups"])
     return (
         f"{_OPENINGS[facts['word']]}: {percent(found['after']['value'])} right {under}, "
         f"{percent(found['before']['value'])} before ({difference_in_words(found['paired'])}, {chance(found['paired']['p'])}; "

@@ -16,9 +16,10 @@ from burnish.data.split import read_splits
 from burnish.disk import expanded
 from burnish.errors import DataError, NotARun, RecipeError, shown
 from burnish.labels import counts
+from burnish.methods.table import method_named
 from burnish.record.folder import IMAGES, SPLITS, home_of, read_facts, sides_in
 from burnish.runtime import cores
-from burnish.ship.bundle import read_bundle
+from burnish.ship.bundle import Bundle, read_bundle
 
 _NAMES = ("demo", "hf:", "torchvision:")  # of data that is no path
 
@@ -52,6 +53,14 @@ def own_images(run: str | os.PathLike[str], data: Data | None = None) -> tuple[C
         )
     side = {int(row): word for word in SPLIT_WORDS for row in getattr(splits, word)}
     return replace(catalog, splits=tuple(side[row] for row in range(len(catalog)))), splits
+
+
+def is_frozen(bundle: Bundle) -> bool:
+    """Whether its run fitted a head to a network that stayed as it was, so that the head can be fitted anew."""
+    try:
+        return not method_named(bundle.method).trains
+    except RecipeError:  # of a version with other methods
+        return False
 
 
 def _recorded(folder: Path) -> str:

@@ -21,13 +21,14 @@ from burnish.backbones.head import LINEAR, NEIGHBOURS
 from burnish.backbones.head import made as made_head
 from burnish.choose.familiar import FEWEST
 from burnish.data.catalog import Catalog, Splits
-from burnish.errors import BurnishError, NotEnoughData, UnreadableImage
-from burnish.labels import cross_entropies, leading, numbered, right, several
-from burnish.measure.calibration import calibrated, temperature
+from burnish.errors import NotEnoughData, UnreadableImage
+from burnish.labels import cross_entropies, leading, numbered, right
+from burnish.measure.calibration import calibrated
 from burnish.measure.cost import interleaved
 from burnish.measure.held_out import HeldOut
 from burnish.measure.kept import Step, may_take
 from burnish.measure.ood import Familiarity, entropies
+from burnish.measure.reading import Calibrated
 from burnish.measure.several import thresholds_for
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.methods.pooled import pooled
@@ -38,6 +39,7 @@ from burnish.ship.bundle import Bundle
 from burnish.ship.predictor import Predictor
 from burnish.ship.slim_weights import BYTE, HALF, packed, unpacked
 from burnish.train.features import BATCH
+from burnish.use.own import is_frozen
 
 _MOST_JUDGED = 2000  # validation images: they rule out a loss of 0.2 points where all are right
 _MOST_FAMILIAR = 1000  # training images that tell what is familiar
@@ -111,14 +113,6 @@ class Asking:
             if isinstance(one, UnreadableImage):
                 raise UnreadableImage(self.catalog.name(int(row)), one.reason)
         return np.stack([one for one in found if not isinstance(one, UnreadableImage)])
-
-
-def is_frozen(bundle: Bundle) -> bool:
-    """Whether nothing of the network but its head learnt, so that the head can be fitted anew."""
-    try:
-        return not method_named(bundle.method).trains
-    except BurnishError:  # a method of another version
-        return False
 
 
 def judged_rows(bundle: Bundle, splits: Splits) -> np.ndarray:
@@ -220,16 +214,11 @@ def _calibrated(bundle: Bundle, rows: np.ndarray, asking: Asking) -> Tried:
     """The package with temperature, thresholds and held-out answers from the validation images."""
     labels, groups = asking.catalog.labels[rows], asking.catalog.grouped(rows)
     logits, features = asking.answered(bundle, rows, f"validation, {_named(bundle)}")
-    t = temperature(logits, labels)
-    chances = calibrated(logits, t, several=bundle.several)
-    cut = thresholds_for(chances, labels) if bundle.several else None
-    held_out = None if several(labels) or bundle.several else HeldOut.of(chances, labels, groups)
-    ready = replace(
-        bundle, temperature=t, held_out=held_out, thresholds=None if cut is None else tuple(map(float, cut))
-    )
-    hits = right(chances, labels, 0.0 if cut is None else cut)
-    unsure = None if bundle.several else entropies(chances)
-    return Tried(ready, hits, cross_entropies(logits / t, labels), groups, features, unsure)
+    read = Calibrated.of(logits, labels, groups)
+    ready = replace(bundle, temperature=read.temperature, held_out=read.held_out, thresholds=read.kept_thresholds)
+    hits = right(read.probabilities, labels, read.cut)
+    unsure = None if bundle.several else entropies(read.probabilities)
+    return Tried(ready, hits, cross_entropies(logits / read.temperature, labels), groups, features, unsure)
 
 
 # ---- a frozen one ----------------------------------------------------------------------------------------------------

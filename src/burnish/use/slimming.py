@@ -32,8 +32,8 @@ from burnish.ship.onnx import onnx_of, onnx_runtime, write_onnx
 from burnish.ship.predictor import Predictor
 from burnish.ship.slim_onnx import Answers, int8_forms, session
 from burnish.train.features import batched
-from burnish.use.own import own_images
-from burnish.use.slim_ways import Asking, Chosen, choose, is_frozen, judged_rows, with_familiarity
+from burnish.use.own import is_frozen, own_images
+from burnish.use.slim_ways import Asking, Chosen, choose, judged_rows, with_familiarity
 
 MODEL = "model.onnx"
 _FORMAT, _VERSION = "burnish-slim", 1

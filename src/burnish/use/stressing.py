@@ -231,8 +231,7 @@ def _told(predictor: Predictor, states: Sequence[np.ndarray], labels: np.ndarray
     Together, for whether 16 images are unfamiliar takes as long as whether 80 are (heads on all depths: 0.2 s, the network 0.15).
     """
     bundle = predictor.bundle
-    probabilities, features = predictor.of_pixels(np.concatenate(states))
-    strange = None if bundle.familiarity is None else bundle.familiarity.strange(features, probabilities)
+    probabilities, strange = predictor.judged(np.concatenate(states))
     cut = None if bundle.thresholds is None else np.array(bundle.thresholds)
     parts = [slice(at * len(labels), (at + 1) * len(labels)) for at in range(len(states))]
     return [Told.of(probabilities[one], labels, None if strange is None else strange[one], cut) for one in parts]

@@ -16,9 +16,9 @@ from burnish.data.cache import Rows
 from burnish.data.perturbations import perturbed
 from burnish.labels import right, several
 from burnish.measure.attack import Ball, Target, apgd
-from burnish.measure.calibration import calibrated, temperature
+from burnish.measure.calibration import calibrated
 from burnish.measure.gains import beats
-from burnish.measure.several import thresholds_for
+from burnish.measure.reading import Calibrated
 from burnish.run.harden.ground import Ground
 from burnish.runtime import evenly
 
@@ -140,15 +140,7 @@ class _Scored:
     @classmethod
     def of(cls, look: Look, ground: Ground) -> _Scored:
         labels, some = ground.val_labels, asked_of(ground)
-        t, cut = read_off(look.plain, labels)
-        chances = calibrated(look.plain, t, several=several(labels))
-        views = [calibrated(one, t, several=several(labels)) for one in look.perturbed]
-        return cls(right(chances, labels, cut), np.mean([right(one, labels[some], cut) for one in views], axis=0))
-
-
-def read_off(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float | np.ndarray]:
-    """(the temperature, from which probability on one of several classes is said: a number or [k]) by logits [v k]."""
-    t = temperature(logits, labels)
-    if not several(labels):
-        return t, 0.5
-    return t, thresholds_for(calibrated(logits, t, several=True), labels)
+        read = Calibrated.of(look.plain, labels)
+        views = [calibrated(one, read.temperature, several=several(labels)) for one in look.perturbed]
+        of_views = np.mean([right(one, labels[some], read.cut) for one in views], axis=0)
+        return cls(right(read.probabilities, labels, read.cut), of_views)

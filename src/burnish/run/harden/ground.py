@@ -19,7 +19,6 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.sources import Data
 from burnish.disk import text_of
 from burnish.errors import NotARun, NotEnoughData, RecipeError, shown
-from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.record.folder import HARDENED, RECIPE
 from burnish.run.further import added_to
@@ -27,7 +26,7 @@ from burnish.run.outset import Facilities
 from burnish.runtime import Clock, Watcher, cores
 from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle
 from burnish.train.around import pick_device
-from burnish.use.own import own_images
+from burnish.use.own import is_frozen, own_images
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def ground_of(
             "it was made of, with more time or another --seed"
         )
     bundle = read_bundle(run)
-    frozen = _is_frozen(bundle)
+    frozen = is_frozen(bundle)
     if not frozen and (added := added_to(bundle)):
         raise RecipeError(
             f"{shown(str(run))} holds a network with {added} beside its layers, which cannot be trained further; "
@@ -92,14 +91,6 @@ def ground_of(
         facilities.store,
     )  # fmt: skip
     return Ground(run, bundle, _material(catalog, splits, bundle, bench, crops=not frozen), bench, frozen, epsilon)
-
-
-def _is_frozen(bundle: Bundle) -> bool:
-    """Whether its run fitted a head to a network that stayed as it was."""
-    try:
-        return not method_named(bundle.method).trains
-    except RecipeError:  # of a version with other methods
-        return False
 
 
 def _require_sides(run: Path, splits: Splits) -> None:

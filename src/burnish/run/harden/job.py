@@ -13,13 +13,11 @@ import numpy as np
 from burnish.backbones.classifier import Classifier
 from burnish.data.sources import Data
 from burnish.disk import write_whole
-from burnish.labels import several
-from burnish.measure.calibration import calibrated
-from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
+from burnish.measure.reading import Calibrated
 from burnish.record.folder import HARDENED, plain
 from burnish.record.made import copy_learnt
-from burnish.run.harden.chosen import Look, choose, read_off
+from burnish.run.harden.chosen import Look, choose
 from burnish.run.harden.ground import Ground, ground_of
 from burnish.run.harden.heads import Heads
 from burnish.run.harden.network import Network
@@ -123,16 +121,14 @@ def _bundle(ground: Ground, chosen: Look, classifier: Classifier, hardening: Har
     rows, logits = hardening.held_out(chosen)
     material, own = ground.material, ground.bundle
     labels, groups = material.labels[rows], material.catalog.grouped(material.fitting.ids[rows])
-    t, cut = read_off(logits, labels)
-    many = several(labels)
-    chances = calibrated(logits, t, several=many)
+    read = Calibrated.of(logits, labels, groups)
     return replace(
         own,
         state={name: tensor.detach().cpu().clone() for name, tensor in classifier.state_dict().items()},
         head=classifier.form,
-        temperature=t,
-        thresholds=tuple(float(one) for one in np.asarray(cut)) if many else None,
-        held_out=None if many else HeldOut.of(chances, labels, groups),
+        temperature=read.temperature,
+        thresholds=read.kept_thresholds,
+        held_out=read.held_out,
         familiarity=hardening.familiarity(chosen, classifier),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         facts={**own.facts, "hardened": {"share": chosen.share}},

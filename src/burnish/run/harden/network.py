@@ -24,11 +24,11 @@ from burnish.choose.proof import Contender
 from burnish.data.store import Picked
 from burnish.data.views import normalised
 from burnish.labels import several
-from burnish.measure.calibration import calibrated
 from burnish.measure.ood import Familiarity, entropies
+from burnish.measure.reading import Calibrated
 from burnish.methods.base import Tunable, peak_of, stage_groups
 from burnish.recipe import Recipe
-from burnish.run.harden.chosen import VIEWS, Look, attacked_val, name_of, perturbed_val, read_off
+from burnish.run.harden.chosen import VIEWS, Look, attacked_val, name_of, perturbed_val
 from burnish.run.harden.ground import Ground
 from burnish.train.adversary import Adversary
 from burnish.train.averaging import State, between
@@ -199,12 +199,11 @@ class Network:
     def familiarity(self, look: Look, classifier: Classifier) -> Familiarity | None:
         """What is like the training images to the new weights, from features of some of them."""
         ground, labels = self.ground, self.ground.val_labels
-        t, _ = read_off(look.plain, labels)
-        many = several(labels)
+        read = Calibrated.of(look.plain, labels)
         kept = Contender(
             name=ground.bundle.method, role="tuned", backbone=ground.bench.backbone, classifier=classifier,
-            preprocess=ground.bundle.preprocess, temperature=t, validation_accuracy=None,
-            val_unsure=None if many else entropies(calibrated(look.plain, t)),
+            preprocess=ground.bundle.preprocess, temperature=read.temperature, validation_accuracy=None,
+            val_unsure=None if several(labels) else entropies(read.probabilities),
         )  # fmt: skip
         return familiar_to(kept, ground.material, ground.bench, most=_FAMILIAR)[0]
 
