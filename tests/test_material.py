@@ -14,6 +14,7 @@ from burnish.choose.features import plain_at
 from burnish.choose.gathering import _Reader, gather
 from burnish.choose.material import Bench
 from burnish.data.looks import Dataset, look_at
+from burnish.data.sample import Taken
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore
@@ -41,8 +42,8 @@ def gathered(data, bench):
     """(material, looks) of a folder."""
     catalog = open_source(data)
     looks = look_at(catalog, np.arange(len(catalog)), workers=1)
-    found, _ = gather(
-        Dataset(catalog, make_splits(catalog, seed=0), looks),
+    found, *_ = gather(
+        Taken(Dataset(catalog, make_splits(catalog, seed=0), looks), None, 0),
         bench,
         bench.backbone.preprocess,
         trains=False,
@@ -60,8 +61,11 @@ def test_kept_pixels_say_nothing_of_how_fast_images_are_decoded(images, tmp_path
 def test_a_reader_without_a_survey_tells_its_own_rate(images):
     catalog = open_source(images)
     looks = look_at(catalog, np.arange(len(catalog)), workers=1)
-    reader = _Reader(catalog, looks, bench_for(), Preprocess(size=32), None)
-    assert len(reader.read(np.arange(6), None).ids) == 6 and reader.rate > 0.0
+    dataset, reader = (
+        Dataset(catalog, make_splits(catalog, seed=0), looks),
+        _Reader(bench_for(), Preprocess(size=32), None),
+    )
+    assert len(reader.read(dataset, np.arange(6), None).ids) == 6 and reader.rate > 0.0
 
 
 def test_an_image_that_changed_is_not_taken_at_another_size(images):
@@ -81,13 +85,14 @@ def test_training_crops_are_cut_from_images_as_large_as_is_asked_for(tmp_path, m
     """Of small ones twice as many pixels: a crop shows a part of the image."""
     wanted = []
     monkeypatch.setattr(gathering, "stored_side", lambda catalog, pixels: wanted.append(pixels) or 64)
-    monkeypatch.setattr(gathering, "_fitting_images", lambda *rest: pytest.fail("seen enough"))
+    monkeypatch.setattr(gathering, "_read", lambda *rest: pytest.fail("seen enough"))
     size = 64 if asked == "auto" else asked
     backbone = SimpleNamespace(preprocess=Preprocess(size=size, crop=1.0))
     bench = SimpleNamespace(backbone=backbone, recipe=Recipe(image_size=asked))
     write_images(tmp_path, {"a": 6, "b": 6})
     catalog = open_source(tmp_path)
     looks = look_at(catalog, np.arange(len(catalog)), workers=1)
+    taken = Taken(Dataset(catalog, make_splits(catalog, seed=0), looks), None, 0)
     with pytest.raises(pytest.fail.Exception, match="seen enough"):
-        gathering.gather(Dataset(catalog, make_splits(catalog, seed=0), looks), bench, Preprocess(size=64), trains=True)
+        gathering.gather(taken, bench, Preprocess(size=64), trains=True)
     assert wanted == [side]

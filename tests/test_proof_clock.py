@@ -19,7 +19,8 @@ from burnish.backbones.zoo import load_backbone
 from burnish.choose import answers, mirroring, proof, survey
 from burnish.choose.ledger import Ledger
 from burnish.choose.mirroring import told_of_mirroring
-from burnish.choose.survey import images_per_second, with_more
+from burnish.choose.part import with_more
+from burnish.choose.survey import images_per_second
 from burnish.data.sample import Part, in_turn, is_late
 from burnish.data.sources import open_source
 from burnish.errors import RunError

@@ -12,7 +12,7 @@ import pytest
 from burnish import api
 from burnish.backbones.zoo import load_backbone
 from burnish.choose import holdout, probing, survey
-from burnish.choose.survey import most_within, part_for
+from burnish.choose.part import most_within, part_for
 from burnish.data import looks as looking
 from burnish.data.cache import read_pixels
 from burnish.data.looks import Dataset, look_at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from burnish.data.audit.twins import Twins
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, joined, read_pixels, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
-from burnish.data.looks import Dataset, Looks
-from burnish.data.sample import first_of
+from burnish.data.looks import Dataset
+from burnish.data.sample import Taken, first_of
 from burnish.data.sources import without
 from burnish.data.split import held_together, restricted, untorn
 from burnish.errors import shown
@@ -28,40 +29,57 @@ from burnish.terms import Preprocess
 _SHARP = 224  # pixels a side of views, from which on images are kept no finer than the whole of them is seen
 
 
+@dataclass(frozen=True)
+class Done:
+    """How far a run is with the images it takes."""
+
+    looked: int  # images to fit that the network has told of
+    fitting: int  # images to fit that are decoded
+    test: int  # test images that are decoded
+
+
+class Gathered(NamedTuple):
+    """What `gather` comes to."""
+
+    material: Material
+    splits: Splits  # of the images that can be used
+    taken: Taken
+
+
 def gather(
-    dataset: Dataset,
+    taken: Taken,
     bench: Bench,
     preprocess: Preprocess,
     *,
     trains: bool,
-    spare: int = 0,
     early: int | None = None,
     on_fitting: Callable[[Material], None] | None = None,
+    fewer: Callable[[Taken, Done], Taken] | None = None,
     decoded_per_second: float | None = None,
-) -> tuple[Material, Splits]:
-    """Decode every image of the splits once, audit them, and keep same pictures on one side.
+) -> Gathered:
+    """Decode every image that is taken once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
-    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. spare: how
-    many of the test images plans do not count on. on_fitting: called with images to fit alone, before the others are decoded
-    and compared with them. early: with about so many of them; None: with all. decoded_per_second: images, as the survey timed it,
-    for where most pixels are kept ones and none are decoded.
+    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. on_fitting:
+    called with images to fit alone, before the others are decoded and compared with them. early: with about so many of them;
+    None: with all. fewer: asked after that, and when all are decoded, which of the images are still to be taken; without
+    `on_fitting` none is left out. decoded_per_second: images, as the survey timed it, for where most pixels are kept ones and
+    none are decoded.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
-    catalog, splits, looks = dataset
-    native = bench.backbone.preprocess
+    native, whole = bench.backbone.preprocess, taken.whole.catalog
     wanted = native.size if bench.recipe.image_size == "auto" else _sharp(native.size)
-    side = stored_side(catalog, wanted / native.crop) if trains else None
-    reader = _Reader(catalog, looks, bench, preprocess, decoded_per_second)
-    fitting = _fitting_images(reader, splits, side, early, on_fitting)
-    decoded = _Decoded(catalog, splits, fitting, reader.read(splits.test, None))
+    # Of all images, however many of them there turn out to be time for: a run that is taken up again knows that before it.
+    side = stored_side(whole, wanted / native.crop) if trains else None
+    reader = _Reader(bench, preprocess, decoded_per_second)
+    taken, decoded = _read(taken, reader, side, early, on_fitting, fewer)
     pixels = joined(decoded.fitting, decoded.test)
     budget = seconds_of_one_training(bench.recipe)
-    same, note = same_pictures(pixels, catalog.labels[pixels.ids], budget_seconds=budget)
+    same, note = same_pictures(pixels, decoded.catalog.labels[pixels.ids], budget_seconds=budget)
     if note:
         bench.watcher.say(note)
     decoded = decoded.untorn(same, reader, side)
-    findings = audited(catalog, decoded.splits, same).findings
+    findings = audited(decoded.catalog, decoded.splits, same).findings
     unread, copied = decoded.unread, decoded.copies_of_test(same)
     _say_left_out(unread, copied, bench.watcher)
     ties = _Ties.of(decoded, same, copied)
@@ -70,24 +88,95 @@ def gather(
     if said := in_a_sentence(findings):
         bench.watcher.say(f"audit: {said}")
     n_test = len(decoded.test.ids)
-    due = max(1, n_test - min(spare, n_test // 2))
+    due = max(1, n_test - min(taken.spare, n_test // 2))
     material = _material(decoded, ties, preprocess, reader.rate)
-    return replace(material, findings=findings, search_note=note, due=due), decoded.splits
+    return Gathered(replace(material, findings=findings, search_note=note, due=due), decoded.splits, taken)
+
+
+def _read(
+    taken: Taken,
+    reader: _Reader,
+    side: int | None,
+    early: int | None,
+    on_fitting: Callable[[Material], None] | None,
+    fewer: Callable[[Taken, Done], Taken] | None,
+) -> tuple[Taken, _Decoded]:
+    """The images that are taken in the end, decoded; `on_fitting` is told of about `early` to fit before the rest is read."""
+    dataset = taken.dataset
+    if early is None or on_fitting is None:
+        soon = dataset.splits.fitting
+    else:
+        soon = first_of(dataset.catalog, dataset.splits, early, seed=taken.seed)
+    decoded = _Decoded.fitting_alone(dataset, reader.read(dataset, soon, side))
+    looked = len(decoded.fitting.ids) if on_fitting is not None and decoded.told_to(on_fitting, reader) else 0
+
+    def asked_again() -> None:
+        nonlocal taken, decoded
+        if fewer is not None and looked:
+            taken = fewer(taken, Done(looked, len(decoded.fitting.ids), len(decoded.test.ids)))
+            decoded = decoded.within(taken.dataset)
+
+    asked_again()
+    if len(rest := decoded.unasked):
+        decoded = replace(decoded, fitting=joined(decoded.fitting, reader.read(decoded.dataset, rest, side)))
+    if on_fitting is not None and not looked:
+        decoded.told_to(on_fitting, reader)
+    decoded = replace(decoded, test=reader.read(decoded.dataset, decoded.splits.test, None))
+    asked_again()
+    return taken, decoded
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Decoded images and the splits that they are of."""
+    """Decoded images of a data set."""
 
-    catalog: Catalog
-    splits: Splits
+    dataset: Dataset
     fitting: Pixels  # train and val
     test: Pixels
+
+    @classmethod
+    def fitting_alone(cls, dataset: Dataset, fitting: Pixels) -> _Decoded:
+        """No test images yet."""
+        return cls(dataset, fitting, fitting.at(np.zeros(0, np.int64)))
+
+    @property
+    def catalog(self) -> Catalog:
+        """Of the data set."""
+        return self.dataset.catalog
+
+    @property
+    def splits(self) -> Splits:
+        """Of the data set."""
+        return self.dataset.splits
 
     @property
     def unread(self) -> list[Named]:
         """Files that could not be decoded."""
         return [*self.fitting.named, *self.test.named]
+
+    @property
+    def unasked(self) -> np.ndarray:
+        """Entries to fit that were not read, int64, sorted."""
+        unread = {image.path for image in self.unread}
+        left = np.setdiff1d(self.splits.fitting, self.fitting.ids)
+        return np.array([entry for entry in left if self.catalog.paths[entry] not in unread], np.int64)
+
+    def told_to(self, on_fitting: Callable[[Material], None], reader: _Reader) -> bool:
+        """Whether the images to fit are enough to be told of; then they were."""
+        same = Sameness.of(self.fitting, Twins.none())  # near-duplicates are not known yet
+        only = _material(self, _Ties.of(self, same, []), reader.preprocess, reader.rate)
+        if not counts(only.labels[only.train_rows], len(self.catalog.classes)).all():  # the caller says what is lacking
+            return False
+        on_fitting(only)
+        return True
+
+    def within(self, dataset: Dataset) -> _Decoded:
+        """Those of them that are in a smaller data set, under its numbers."""
+        if dataset.catalog is self.catalog:
+            return self
+        return _Decoded(
+            dataset, *(_renumbered(one, self.catalog, dataset.catalog) for one in (self.fitting, self.test))
+        )
 
     def untorn(self, same: Sameness, reader: _Reader, side: int | None) -> _Decoded:
         """With the same pictures on one side; those that leave test are read again, as whole images of `side` pixels too."""
@@ -95,9 +184,9 @@ class _Decoded:
         fitting, test = self.fitting, self.test
         away = np.intersect1d(moved, test.ids)
         if len(away):
-            fitting = joined(fitting, reader.read(away, side))
+            fitting = joined(fitting, reader.read(self.dataset, away, side))
             test = test.at(np.setdiff1d(test.ids, away))
-        return _Decoded(self.catalog, splits, fitting, test)
+        return _Decoded(self.dataset._replace(splits=splits), fitting, test)
 
     def copies_of_test(self, same: Sameness) -> list[Named]:
         """Train and val images whose very bytes are in test: they can only be where the data gives the test split."""
@@ -117,16 +206,18 @@ class _Decoded:
         """Without these images; the others have new numbers in the smaller catalogue."""
         if not named:
             return self
-        catalog = without(self.catalog, named)
-        place, gone = {path: row for row, path in enumerate(catalog.paths)}, {image.path for image in named}
-
-        def kept(pixels: Pixels) -> Pixels:
-            paths = self.catalog.paths
-            pixels = pixels.at(np.array([entry for entry in pixels.ids if paths[entry] not in gone], np.int64))
-            return replace(pixels, ids=np.array([place[paths[entry]] for entry in pixels.ids], np.int64))
-
+        catalog, gone = without(self.catalog, named), {image.path for image in named}
+        kept = np.array([row for row, path in enumerate(self.catalog.paths) if path not in gone], np.int64)
         splits = restricted(self.splits, self.catalog, catalog)
-        return _Decoded(catalog, splits, kept(self.fitting), kept(self.test))
+        return self.within(Dataset(catalog, splits, self.dataset.looks.at(kept)))
+
+
+def _renumbered(pixels: Pixels, before: Catalog, after: Catalog) -> Pixels:
+    """Those that are in a catalogue which has lost some images, under its numbers."""
+    place = {path: row for row, path in enumerate(after.paths)}
+    found = pixels.at(np.array([entry for entry in pixels.ids if before.paths[entry] in place], np.int64))
+    named = tuple(image for image in found.named if image.path in place)
+    return replace(found, ids=np.array([place[before.paths[entry]] for entry in found.ids], np.int64), named=named)
 
 
 @dataclass(frozen=True)
@@ -168,13 +259,6 @@ def _material(decoded: _Decoded, ties: _Ties, preprocess: Preprocess, decoded_pe
     )
 
 
-def _fitting_alone(catalog: Catalog, splits: Splits, fitting: Pixels, preprocess: Preprocess, rate: float) -> Material:
-    """Material without test images, not audited."""
-    decoded = _Decoded(catalog, splits, fitting, fitting.at(np.zeros(0, np.int64)))
-    same = Sameness.of(fitting, Twins.none())  # near-duplicates are not known yet
-    return _material(decoded, _Ties.of(decoded, same, []), preprocess, rate)
-
-
 def _say_left_out(unread: list[Named], copied: list[Named], watcher: Watcher) -> None:
     if unread:
         first = f"{shown(unread[0].path)}: {unread[0].reason}"
@@ -186,11 +270,9 @@ def _say_left_out(unread: list[Named], copied: list[Named], watcher: Watcher) ->
 class _Reader:
     """Decodes images of a run and times it."""
 
-    def __init__(
-        self, catalog: Catalog, looks: Looks, bench: Bench, preprocess: Preprocess, usual: float | None
-    ) -> None:
+    def __init__(self, bench: Bench, preprocess: Preprocess, usual: float | None) -> None:
         """usual: images per second, where too few are decoded here to tell."""
-        self.catalog, self.looks, self.bench, self.preprocess, self._usual = catalog, looks, bench, preprocess, usual
+        self.bench, self.preprocess, self._usual = bench, preprocess, usual
         self._seconds, self._images, self._decoded = 0.0, 0, 0
 
     @property
@@ -200,8 +282,8 @@ class _Reader:
             return self._usual
         return self._decoded / max(1e-3, self._seconds)
 
-    def read(self, wanted: np.ndarray, side: int | None) -> Pixels:
-        """Pixels of these catalogue entries; side: of the whole images kept for training crops, None for none."""
+    def read(self, dataset: Dataset, wanted: np.ndarray, side: int | None) -> Pixels:
+        """Pixels of these entries of its catalogue; side: of the whole images kept for training crops, None for none."""
         bench = self.bench
         bench.watcher.stage("decode", total=len(wanted))
         began, told = time.monotonic(), 0
@@ -213,43 +295,12 @@ class _Reader:
             self._decoded += 1  # it is not called for kept ones
 
         found = read_pixels(
-            self.catalog, wanted, preprocess=self.preprocess, stored_side=side, workers=cores(), store=bench.store,
-            looks=self.looks.at(wanted), on_progress=on_progress,
+            dataset.catalog, wanted, preprocess=self.preprocess, stored_side=side, workers=cores(), store=bench.store,
+            looks=dataset.looks.at(wanted), on_progress=on_progress,
         )  # fmt: skip
         self._seconds += time.monotonic() - began
         self._images += len(wanted)
         return found
-
-
-def _fitting_images(
-    reader: _Reader,
-    splits: Splits,
-    side: int | None,
-    early: int | None,
-    on_fitting: Callable[[Material], None] | None,
-) -> Pixels:
-    """The images to fit; `on_fitting` is told of about `early` of them before the rest is read."""
-    catalog, ids = reader.catalog, splits.fitting
-
-    def tell(pixels: Pixels) -> bool:
-        if on_fitting is None:
-            return True
-        only = _fitting_alone(catalog, splits, pixels, reader.preprocess, reader.rate)
-        if not counts(only.labels[only.train_rows], len(catalog.classes)).all():  # the caller says what is lacking
-            return False
-        on_fitting(only)
-        return True
-
-    soon = (
-        ids if early is None or on_fitting is None else first_of(catalog, splits, early, seed=reader.bench.recipe.seed)
-    )
-    fitting = reader.read(soon, side)
-    told = tell(fitting)
-    if len(soon) < len(ids):
-        fitting = joined(fitting, reader.read(np.setdiff1d(ids, soon), side))
-        if not told:
-            tell(fitting)
-    return fitting
 
 
 def _sharp(size: int) -> int:

@@ -12,20 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from burnish.backbones.changing.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, flat_width, tapped
+from burnish.backbones.changing.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, tapped
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench
+from burnish.choose.part import FIRST_SAVED, LEAST_TAIL_SECONDS, Costs, most_within, settled_part
 from burnish.choose.sizes import sizes_up_to, takes
-from burnish.choose.where import images_asked
-from burnish.data.audit.labels import distances
 from burnish.data.catalog import Catalog
 from burnish.data.looks import Dataset
 from burnish.data.pixels import decode, enough, view
-from burnish.data.sample import Part, is_late
+from burnish.data.sample import Part
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
-from burnish.methods.linear import least_seconds, seconds_a_flop
 from burnish.runtime import Clock, cores, draws, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import BATCH, filled, outputs, takes_half
@@ -39,18 +37,11 @@ _TAIL_SECONDS = 10.0  # planning, what is familiar, report; fitting heads comes 
 _PROBE_TAIL_SECONDS, _LEAST_PROBE_TAIL, _PROBE_TAIL_SHARE = 8.0, 2.0, 0.1
 _MOST_OF_CLOCK = 0.95
 _LATE = 2.0  # a further model of a race may need so many times its share
-# Where there is no time for all images: what is kept for the rest, and the share of the time that test images may take.
-_LEAST_TAIL_SECONDS, _TEST_SHARE = 4.0, 1 / 3
-_FEWEST_TESTED = 100
-_NEARLY_ALL = 0.97  # of the images: then all are taken, for what they take is not known as well as that
-_MORE_SHARE = 0.02  # of the budget, for decoding test images that are looked at if time is left over
 # Of the rate at which images are decoded here, one after the other, the bulk of them reaches this share on every core: they are
 # hashed, compared with each other and kept besides.
 _BULK = 0.6
-_COMPARING = 0.05  # of the budget, for pairs that look alike
-# By when a finished model is on disk (P6), or in half of a shorter budget; what its head and its saving take besides what LDA
-# alone does; and how much later than planned images may be through.
-_FIRST_SECONDS, _FIRST_SAVED, _FIRST_LATE = 60.0, 1.0, 1.4
+# By when a finished model is on disk (P6), or in half of a shorter budget; and how much later than planned images may be through.
+_FIRST_SECONDS, _FIRST_LATE = 60.0, 1.4
 _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
@@ -70,6 +61,7 @@ class Surveyed:
     part: Part | None  # how many images there is time for; None: all
     early: int | None  # so many of the images to fit can be seen by the time a first model is due; None: all
     decoded_per_second: float  # images, as they are decoded in bulk
+    costs: Costs  # what images and heads take
 
 
 def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
@@ -86,9 +78,7 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
     example = normalised(images[:_EXAMPLE], native).to(bench.device)
     backbone = _tapped(bench, example, images_fitted=fitting)
     trunks = _Trunks.timed(backbone.module.to(bench.device), example[:2], images, bench)
-    costs = _Costs.of(
-        backbone, bench, classes=len(dataset.catalog.classes), decoding=1.0 / (_BULK * decoded_per_second)
-    )
+    costs = Costs.of(backbone, bench, classes=len(dataset.catalog.classes), decoding=1.0 / (_BULK * decoded_per_second))
     count = fitting + test * trunks.rate / trunks.scored  # what is scored is seen in float32
     left = bench.clock.left() - costs.comparing - costs.decoding * (fitting + test) - costs.heads(fitting)
     size = _settled_size(
@@ -96,17 +86,20 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
     )
     reason, spare = "", max(0.0, left)
     if size != native.size:
-        reason = f"at {native.size} px all images would take {count / trunks.rate:.0f} s, and there are {spare:.0f} s for them"
+        there = f"there are {spare:.0f} s for them" if spare >= 1 else "decoding them and the heads take all there are"
+        reason = f"at {native.size} px all images would take {count / trunks.rate:.0f} s, and {there}"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
-    rate = trunks.rate * (native.size / size) ** 2
-    if not thins and not bench.proves and count / rate > _LATE * max(1.0, left):
+    larger = (native.size / size) ** 2
+    costs = replace(costs, seeing=1.0 / (trunks.rate * larger), scoring=1.0 / (trunks.scored * larger))
+    if not thins and not bench.proves and count * costs.seeing > _LATE * max(1.0, left):
         raise RecipeError(
-            f"to see all images once would take {count / rate:.0f} s, at {size} px, of the {spare:.0f} s that a "
+            f"to see all images once would take {count * costs.seeing:.0f} s, at {size} px, of the {spare:.0f} s that a "
             "model has; it is too slow for this budget"
         )
     part = None
-    if thins and (size != native.size or count / rate > left - _LEAST_TAIL_SECONDS):
-        rate, part = _settled_part(bench, trunks, costs, _shrunk(images, size), fitting, test, trains=trains)
+    if thins and (size != native.size or count * costs.seeing > left - LEAST_TAIL_SECONDS):
+        costs = trunks.timed_again(costs, _shrunk(images, size), bench)
+        part = settled_part(bench.clock, costs, fitting, test, trains=trains)
     return Surveyed(
         backbone=backbone,
         trunk=trunks.trunk,
@@ -115,55 +108,10 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
         scored_share=trunks.scored / trunks.rate,
         size_reason=reason,
         part=part,
-        early=early_for(bench.clock, fitting, lambda n: costs.seen(n, rate) + costs.quick_head(n)),
+        early=early_for(bench.clock, fitting, lambda n: costs.seen(n) + costs.quick_head(n)),
         decoded_per_second=1.0 / costs.decoding,
+        costs=costs,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Costs:
-    """What images and heads take on this machine, in seconds."""
-
-    decoding: float  # of an image, in bulk
-    comparing: float  # of pairs that look alike, in all
-    flop: float
-    classes: int
-    last: int  # features of the last layer
-    all: int  # features of all depths
-    flat: int | None  # of all depths without where in the image they are, where that is asked
-    proves: bool  # whether a first head is saved before the others are looked for
-
-    @classmethod
-    def of(cls, backbone: Backbone, bench: Bench, *, classes: int, decoding: float) -> _Costs:
-        """backbone: with its taps."""
-        flat, comparing = flat_width(backbone), _COMPARING * (bench.clock.budget_seconds or 0.0)
-        return cls(
-            decoding=decoding, comparing=comparing, flop=seconds_a_flop(), classes=classes, last=bench.backbone.width,
-            all=backbone.width, flat=flat if flat < backbone.width else None, proves=bench.proves,
-        )  # fmt: skip
-
-    def seen(self, images: int, rate: float) -> float:
-        """Decoding so many images and their features; rate: of those, images per second."""
-        return images * (self.decoding + 1.0 / rate)
-
-    def quick_head(self, images: int) -> float:
-        """The head that is saved first."""
-        return self._fitted(images, [self.last])
-
-    def heads(self, images: int) -> float:
-        """All heads that are asked, and what the audit asks of their features."""
-        first = self.quick_head(images) if self.proves else 0.0
-        where = [] if self.flat is None else [self.all, self.flat]
-        asked = self._fitted(min(images, images_asked(self.classes)), where)
-        return (
-            first
-            + self._fitted(images, sorted({self.last, self.all}))
-            + asked
-            + self.flop * distances(images, max(self.last, self.all))
-        )
-
-    def _fitted(self, images: int, widths: list[int]) -> float:
-        return least_seconds(images, widths, self.flop, classes=self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +135,12 @@ class _Trunks:
             rate = images_per_second(trunk, images, bench, half=True)
         return cls(exact=exact, trunk=trunk, scored=scored, rate=rate, half=half)
 
+    def timed_again(self, costs: Costs, images: np.ndarray, bench: Bench) -> Costs:
+        """With what images [n s s 3] take at their own size."""
+        rate = images_per_second(self.trunk, images, bench, half=self.half)
+        scored = images_per_second(self.exact, images, bench, half=False) if self.half else rate
+        return replace(costs, seeing=1.0 / rate, scoring=1.0 / scored)
+
 
 def _settled_size(bench: Bench, rate: float, count: float, left: float, *, train: int) -> int:
     """Pixels a side for the probe: `affordable_size` for so many images, or the next one that the network takes."""
@@ -203,24 +157,6 @@ def _settled_size(bench: Bench, rate: float, count: float, left: float, *, train
     return next(one for one in sizes_up_to(native) if one >= least and (one == native or takes(bench, one)))
 
 
-def _settled_part(
-    bench: Bench, trunks: _Trunks, costs: _Costs, images: np.ndarray, fitting: int, test: int, *, trains: bool
-) -> tuple[float, Part | None]:
-    """(features per second of images [n s s 3] at their own size, how many of the images there is time for; None: all)."""
-    rate = images_per_second(trunks.trunk, images, bench, half=trunks.half)
-    scored = images_per_second(trunks.exact, images, bench, half=False) if trunks.half else rate
-    allowed = bench.clock.left() - 2 * costs.comparing - _LEAST_TAIL_SECONDS
-
-    def fitted(n: int) -> float:
-        return costs.seen(n, rate) + costs.heads(n)
-
-    part = part_for(fitting, test, allowed, fitted, costs.decoding + 1.0 / scored, trains=trains)
-    budget = bench.clock.budget_seconds
-    if part is not None and bench.proves and budget is not None and not is_late(part, costs.classes):
-        part = with_more(part, test, costs.decoding, budget_seconds=budget)
-    return rate, part
-
-
 def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:
     """How many of the images to fit can be seen until a first model is due; None: all.
 
@@ -228,7 +164,7 @@ def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int 
     """
     if clock.budget_seconds is None:
         return None
-    left = (first_model_due(clock.budget_seconds) - clock.elapsed()) / _FIRST_LATE - _FIRST_SAVED
+    left = (first_model_due(clock.budget_seconds) - clock.elapsed()) / _FIRST_LATE - FIRST_SAVED
     early = most_within(left, fitting, takes)
     return early if early < fitting else None
 
@@ -242,41 +178,6 @@ def _shrunk(images: np.ndarray, size: int) -> np.ndarray:
     """Images uint8 [n s s 3] at another size, for timing: what they show does not matter."""
     step = np.linspace(0, images.shape[1] - 1, size).astype(np.int64)
     return np.ascontiguousarray(images[:, step][:, :, step])
-
-
-def part_for(
-    fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float, *, trains: bool
-) -> Part | None:
-    """How many of the images to fit and to test on can be seen in so many seconds, some of both at the least; None: (nearly) all.
-
-    fitted: what so many images to fit take in all; tested: what a test image takes. trains: whether what is left is wanted for
-    training, where test images alone are too many.
-    """
-    if fitted(fitting) + test * tested <= seconds:
-        return None
-    least = min(test, _FEWEST_TESTED)
-    tests = min(test, max(least, int(_TEST_SHARE * seconds / tested)))
-    most = most_within(seconds - tests * tested, fitting, fitted)
-    if most == fitting and not trains:
-        tests = min(test, max(tests, int((seconds - fitted(most)) / tested)))
-    return Part(max(1, most), tests) if most + tests < _NEARLY_ALL * (fitting + test) else None
-
-
-def with_more(part: Part, test: int, decoding: float, *, budget_seconds: float) -> Part:
-    """With up to as many test images again, for a proof that is early, as far as decoding them takes little of the budget.
-
-    test: how many there are; decoding: seconds an image.
-    """
-    return replace(part, more=min(test - part.test, part.test, int(_MORE_SHARE * budget_seconds / decoding)))
-
-
-def most_within(seconds: float, count: int, takes: Callable[[int], float]) -> int:
-    """The largest n up to `count` for which takes(n), which grows with n, is no more than so many seconds; 0 if there is none."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if takes(middle) <= seconds else (low, middle - 1)
-    return low
 
 
 def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backbone:

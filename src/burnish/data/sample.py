@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,25 @@ class Part:
     fitting: int  # train and val together
     test: int  # that the plan counts on
     more: int = 0  # test images besides, for time that may be left over
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The images of a data set that a run takes."""
+
+    whole: Dataset
+    part: Part | None  # None: all
+    seed: int
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Of these images alone."""
+        return thinned(self.whole, self.part, seed=self.seed)
+
+    @property
+    def spare(self) -> int:
+        """How many of the test images plans do not count on."""
+        return 0 if self.part is None else self.part.more
 
 
 def some_of(catalog: Catalog, count: int, *, seed: int) -> Catalog:

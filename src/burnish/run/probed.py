@@ -14,12 +14,13 @@ from burnish.choose.gathering import gather
 from burnish.choose.holdout import first_splits
 from burnish.choose.ledger import Ledger, check_origin, origin_of, probes_from, probes_parts
 from burnish.choose.material import Bench, Material
+from burnish.choose.part import Fewer
 from burnish.choose.probing import Probes, first_model, probe
 from burnish.choose.survey import Surveyed, survey
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.looks import Dataset
-from burnish.data.sample import Part, is_late, thinned
+from burnish.data.sample import Part, Taken, is_late
 from burnish.data.split import write_splits
 from burnish.errors import DataError, RunError, shown
 from burnish.recipe import Recipe
@@ -72,13 +73,15 @@ def look(
     surveyed = survey(dataset, bench, trains=trains, thins=thins)
     if strict:  # nothing is saved before the audit
         surveyed = replace(surveyed, early=None)
-    dataset = _thinned(dataset, surveyed.part, bench)
-    first = _First(surveyed, bench, folder)
-    material, splits = gather(
-        dataset, bench, surveyed.preprocess, trains=surveyed.trains,
-        spare=_spare_in(surveyed.part), early=surveyed.early,
-        on_fitting=(first.looks_at if strict else first.is_made) if bench.proves else None,
-        decoded_per_second=surveyed.decoded_per_second,
+    since, first = bench.clock.elapsed(), _First(surveyed, bench, folder)
+    fewer = Fewer(
+        costs=surveyed.costs, trains=surveyed.trains, first_is_saved=surveyed.early is not None and not strict,
+        clock=bench.clock, watcher=bench.watcher, since=since,
+    )  # fmt: skip
+    material, splits, taken = gather(
+        _taken(dataset, surveyed.part, bench), bench, surveyed.preprocess, trains=surveyed.trains,
+        early=surveyed.early, on_fitting=(first.looks_at if strict else first.is_made) if bench.proves else None,
+        fewer=fewer if thins else None, decoded_per_second=surveyed.decoded_per_second,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
     folder.write(AUDIT_TABLE, csv_of(material.findings))
@@ -91,7 +94,7 @@ def look(
     probed = probes.kept(bench.recipe.taps, bench.recipe.method)
     save(folder, probe_contender(probed), material)
     seconds = bench.clock.elapsed()
-    _settle(ledger, surveyed, probes, material, splits, bench, first_model_seconds=first.seconds or seconds)
+    _settle(ledger, surveyed, probes, material, splits, bench, taken.part, first_model_seconds=first.seconds or seconds)
     bench.watcher.say(f"probe saved at {seconds:.0f} s: {probed.choice.words}")
     return Looked(bench, material, splits, probes)
 
@@ -122,18 +125,17 @@ class _First:
         self.looks_at(fitting, saves=True)
 
 
-def _thinned(dataset: Dataset, part: Part | None, bench: Bench) -> Dataset:
+def _taken(dataset: Dataset, part: Part | None, bench: Bench) -> Taken:
     """The images that there is time for; what is left out is said."""
-    before = len(dataset.catalog)
-    dataset = thinned(dataset, part, seed=bench.recipe.seed)
-    catalog = dataset.catalog
+    taken, before = Taken(dataset, part, bench.recipe.seed), len(dataset.catalog)
+    catalog = taken.dataset.catalog
     if len(catalog) < before:
         bench.watcher.say(
             f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
         )
     if part is not None and is_late(part, len(catalog.classes)):
         bench.watcher.say("the few images that each class needs take longer than the budget: the run will end late")
-    return dataset
+    return taken
 
 
 def _settle(
@@ -143,6 +145,7 @@ def _settle(
     material: Material,
     splits: Splits,
     bench: Bench,
+    part: Part | None,
     *,
     first_model_seconds: float,
 ) -> None:
@@ -156,7 +159,7 @@ def _settle(
             "data": [material.content, splits.sha256],
             "origin": origin_of(bench.backbone, bench.device),
             "first_model_seconds": first_model_seconds,
-            "part": None if surveyed.part is None else asdict(surveyed.part),
+            "part": None if part is None else asdict(part),
             "decoded_per_second": surveyed.decoded_per_second,
         },
         tensors,
@@ -176,10 +179,9 @@ def _taken_up(
     """What an earlier sitting settled; RunError where the images, the labels or the network are others now."""
     check_origin(settled["origin"], origin_of(bench.backbone, bench.device), folder.path, bench.watcher)
     part = part_in(settled)
-    dataset = thinned(dataset, part, seed=bench.recipe.seed)
     probes = probes_from(settled["probed"], tensors, bench.backbone)
-    material, splits = gather(
-        dataset, bench, probes.last.preprocess, trains=settled["trains"], spare=_spare_in(part),
+    material, splits, _ = gather(
+        Taken(dataset, part, bench.recipe.seed), bench, probes.last.preprocess, trains=settled["trains"],
         decoded_per_second=settled.get("decoded_per_second"),
     )  # fmt: skip
     if [material.content, splits.sha256] != settled["data"]:
@@ -208,11 +210,6 @@ def _write_missing(folder: RunFolder, material: Material, splits: Splits, probes
         write_splits(folder.path / SPLITS, material.catalog, splits)
     if not (folder.path / AUDIT_TABLE).exists():
         folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
-
-
-def _spare_in(part: Part | None) -> int:
-    """How many test images the plan does not count on."""
-    return 0 if part is None else part.more
 
 
 def part_in(probed: dict[str, Any]) -> Part | None:
