@@ -1,12 +1,15 @@
 """Linear heads on frozen features: the accuracy that is told is honest, and the fits are those of scikit-learn."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from burnish.methods import heads
 from burnish.methods.folds import fold_numbers
-from burnish.methods.heads import HeadKind, _fitted, choose_head
+from burnish.methods.heads import HeadKind, Seconds, _fitted, choose_head
 from burnish.methods.linear import PENALTIES, SHRINKAGES, Late, Principal, lda_path, logistic_path, spectrum
 
 
@@ -49,6 +52,24 @@ def test_without_time_there_is_still_a_head():
     choice = choose_head(features, labels, classes=4, seed=0, seconds_left=lambda: -1.0)
     assert choice.how.kind == "lda"
     assert (choice.head.logits(features).argmax(1) == labels).mean() > 0.8
+
+
+def test_a_search_ends_while_there_is_time_to_fit_its_head_to_all_images(monkeypatch):
+    """Of three parts each search of a second is followed by another: cut at the end itself, a run is late by half of it."""
+    now = [0.0]
+    monkeypatch.setattr(heads, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    left = {parts: Seconds(lambda: 60.0, lambda: 10.0 - now[0]).searched_in(parts) for parts in (3, 5)}
+    for now[0], three, five in ((0.0, 10.0, 10.0), (4.0, 2.0, 4.0), (5.0, 0.0, 2.5), (8.0, -6.0, -2.0)):
+        assert (left[3](), left[5]()) == (three, five)
+    features, labels = clusters()
+    features = features**5  # far from what LDA takes for granted
+    usual, late = (
+        choose_head(
+            features, labels, classes=4, seed=0, seconds_left=lambda: 60.0, seconds_to_end=lambda left=left: left
+        )
+        for left in (60.0, 0.0)
+    )
+    assert usual.how.kind == "logistic" and late.how.kind == "lda"
 
 
 def test_a_path_without_time_is_given_up_in_its_first_fit():

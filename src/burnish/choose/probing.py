@@ -28,11 +28,12 @@ from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.measure.several import thresholds_for
 from burnish.methods.base import Fitted
-from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
+from burnish.methods.heads import LINEAR_KINDS, HeadChoice, Seconds, choose_head
 from burnish.methods.pooled import mixed, mixture, pooled
 from burnish.methods.probe import heads_of
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
+from burnish.runtime import Clock
 from burnish.terms import Preprocess
 
 _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
@@ -106,7 +107,9 @@ def first_model(
     if surveyed.early is None and now <= _NEAR * first_model_due(bench.clock.budget_seconds):
         return seen, None
     bench.watcher.stage("probe")
-    return seen, _headed("probe", plain, seen.features[:, : plain.width], material, surveyed, bench, now)
+    return seen, _headed(
+        "probe", plain, seen.features[:, : plain.width], material, surveyed, bench, _from_now(bench.clock, 0.0, 0.0)
+    )
 
 
 def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None) -> Probes:
@@ -122,20 +125,22 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     plain = backbone.plain or backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
     left = bench.clock.left()
-    allowed = min(_SHARE * left, left - proof_seconds(material.due / rate, bench.clock.budget_seconds, material))
-    until, halfway = bench.clock.elapsed() + allowed, bench.clock.elapsed() + _DEEP_SHARE * allowed
+    end = left - proof_seconds(material.due / rate, bench.clock.budget_seconds, material)
+    search = min(_SHARE * left, end)
+    seconds = _from_now(bench.clock, search, end)
+    of_deep = _from_now(bench.clock, _DEEP_SHARE * search, _DEEP_SHARE * end)
     deep: Probed | None = None
     if backbone.changes:
         seen_by_deep = features[:, : backbone.width]
-        deep = _headed(_ON_ALL_DEPTHS, backbone, seen_by_deep, material, surveyed, bench, halfway)
-    last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, until)
+        deep = _headed(_ON_ALL_DEPTHS, backbone, seen_by_deep, material, surveyed, bench, of_deep)
+    last = _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, seconds)
     deep_loss = None if deep is None else deep.choice.loss
     if deep is not None:
         deep = _averaged(last, deep, material)
     special: dict[str, Probed] = {}
     for name in bench.heads:
         base = backbone if deep is not None and on_all_depths(name, bench.recipe) else plain
-        special[name] = _headed(name, base, features[:, : base.width], material, surveyed, bench, until)
+        special[name] = _headed(name, base, features[:, : base.width], material, surveyed, bench, seconds)
     asked = deep or last
     most = mirrored_at_most(rate, bench.clock.budget_seconds)
     flip, reason = settle_flip(material, surveyed, bench, asked.train_head, asked.val_right, most=most)
@@ -144,9 +149,9 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
     assert better.choice.refit is not None
     curve = learning_curve(
         features[:, : better.choice.head.width], material, better.choice.refit, better.val_right,
-        seed=bench.recipe.seed, seconds_left=bench.clock.left() if bench.clock.elapsed() < until else 0.0,
+        seed=bench.recipe.seed, seconds_left=bench.clock.left() if seconds.left() > 0 else 0.0,
     )  # fmt: skip
-    findings = _told_by(material, features[:, : flat_width(backbone)], better.choice)
+    findings = _told_by(material, features[:, : flat_width(backbone)], better.choice, bench, late=seconds.to_end() < 0)
     # Features and what each image was told are not held on to: they may be gigabytes, and nobody asks for them again.
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
@@ -219,9 +224,15 @@ def on_all_depths(method: str, recipe: Recipe) -> bool:
     return recipe.taps == "on" or method.partition(":")[0] == _ON_ALL_DEPTHS
 
 
-def _told_by(material: Material, features: np.ndarray, choice: HeadChoice) -> tuple[Finding, ...]:
+def _told_by(
+    material: Material, features: np.ndarray, choice: HeadChoice, bench: Bench, *, late: bool
+) -> tuple[Finding, ...]:
     """What the features [n d] of the fitting images, and a head's out-of-fold probabilities, say about them."""
-    found = [*outlier_findings(material.catalog, material.fitting.ids, features)]
+    found: list[Finding] = []
+    if late:
+        bench.watcher.say("images unlike all others are not looked for: the budget has no time for that")
+    else:
+        found += outlier_findings(material.catalog, material.fitting.ids, features)
     if choice.probabilities is not None and choice.counted is not None:
         asked = choice.counted  # of the others, the only ones of their class, no head has learnt what they could be
         found += label_findings(material.catalog, material.fitting.ids[asked], choice.probabilities[asked])
@@ -235,16 +246,17 @@ def _headed(
     material: Material,
     surveyed: Surveyed,
     bench: Bench,
-    until: float,
+    seconds: Seconds,
 ) -> Probed:
-    """The best head on these features [n d] of the fitting images; until: seconds on the clock, for the search of it."""
+    """The best head on these features [n d] of the fitting images."""
     kinds, keep = heads_of(method_named(name))
     choice = choose_head(
         features,
         material.labels,
         classes=len(material.catalog.classes),
         seed=bench.recipe.seed,
-        seconds_left=lambda: until - bench.clock.elapsed(),
+        seconds_left=seconds.left,
+        seconds_to_end=seconds.to_end,
         form=bench.recipe.head,
         kinds=kinds,
         keep=keep,
@@ -254,6 +266,12 @@ def _headed(
     train_head = choice.refit(material.train_rows)
     logits = train_head.logits(features[material.val_rows])
     return _told_of(name, backbone, surveyed.preprocess, choice, train_head, logits, material)
+
+
+def _from_now(clock: Clock, search: float, end: float) -> Seconds:
+    """So many seconds for the search of a head, and for all of it."""
+    began = clock.elapsed()
+    return Seconds(lambda: began + search - clock.elapsed(), lambda: began + end - clock.elapsed())
 
 
 def _told_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -123,11 +124,13 @@ def choose_head(
     keep: float = 1.0,
     together: np.ndarray | None = None,
     shrinkages: tuple[float, ...] = SHRINKAGES,
+    seconds_to_end: Callable[[], float] = lambda: float("inf"),
 ) -> HeadChoice:
     """The best of these kinds by k-fold cross-validated log loss: shrinkage LDA, L2 logistic regression, neighbours.
 
     features float32 [n d], labels int64 [n]. LDA comes first: it takes one decomposition a fold and is the
-    safer one at few shots. The logistic path is given up when no seconds are left. Labels bool [n k], several an image, have
+    safer one at few shots. The logistic path is given up when no seconds are left, or when fitting its head to all images would
+    take longer than `seconds_to_end`. Labels bool [n k], several an image, have
     a logistic regression of each class against the rest, and no LDA (RecipeError where nothing else is asked for).
     keep: linear heads look at this share of the features, chosen anew within each fold. together: int64 [n], equal for images
     that are left out together, as those of one group and near-duplicates must be. shrinkages: of LDA. Where every class has a
@@ -140,10 +143,26 @@ def choose_head(
     found: list[HeadChoice] = []
     if linear:
         usual = HeadKind("", 0.0, 1.0, form, keep)
-        found.append(_linear(features, labels, folds, linear, usual, classes, shrinkages, seconds_left))
+        seconds = Seconds(seconds_left, seconds_to_end)
+        found.append(_linear(features, labels, folds, linear, usual, classes, shrinkages, seconds))
     if NEIGHBOURS in kinds:
         found.append(_by_neighbours(features, labels, folds, classes, seconds_left))
     return min(found, key=lambda choice: choice.loss).by_groups(together)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long the search for a head may take, by the clock."""
+
+    left: Callable[[], float]  # for the search
+    to_end: Callable[
+        [], float
+    ]  # with what follows: the head that is found, fitted to all images, and to those to train on
+
+    def searched_in(self, parts: int) -> Callable[[], float]:
+        """Seconds left for a search that begins now, on so many parts of the images, each without 1 / parts of them."""
+        began, follows = time.monotonic(), 2.0 / max(1, parts - 1)
+        return lambda: min(self.left(), self.to_end() - follows * (time.monotonic() - began))
 
 
 def _usual(
@@ -187,11 +206,11 @@ def _linear(
     usual: HeadKind,
     classes: int,
     shrinkages: tuple[float, ...],
-    seconds_left: Callable[[], float],
+    seconds: Seconds,
 ) -> HeadChoice:
     """The better of LDA and logistic regression, or the one that is asked for; usual: its form, and what it looks at."""
     x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), truth_of(labels)
-    left = seconds_left()
+    left = seconds.left()
     quick = left < float("inf") and left < seconds_of_coordinates(len(x), x.shape[1], seconds_a_flop())
     axes = axes_of(x, y, classes, usual.keep, quick=quick)
     z = axes.apply(x)
@@ -210,7 +229,7 @@ def _linear(
     path: tuple[float, ...] | None = None  # of penalties to the head; None: all up to its own
     if "lda" not in kinds or several(labels):
         try:
-            best = logistic(seconds_left)
+            best = logistic(seconds.searched_in(len(parts)))
         except Late:  # the shortest path there is
             path = PENALTIES[3:4]
             best = logistic(lambda: float("inf"), path)
@@ -221,7 +240,7 @@ def _linear(
         best = _best(ways, lda, labels)
         if "logistic" in kinds:
             with suppress(Late):
-                best = min(best, logistic(seconds_left), key=lambda choice: choice.loss)
+                best = min(best, logistic(seconds.searched_in(len(parts))), key=lambda choice: choice.loss)
     how = replace(best.how, form=usual.form, keep=usual.keep)
 
     def refit(rows: np.ndarray) -> Fitted:
