@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +25,7 @@ from burnish import api, cli
 from burnish.data.audit import twins as twins_module
 from burnish.data.audit.classes import class_findings
 from burnish.data.audit.labels import strangeness, suspects
-from burnish.data.audit.quarantine import quarantined, read_quarantine
+from burnish.data.audit.quarantine import left_out_in_words, quarantined, read_quarantine
 from burnish.data.audit.sameness import Sameness, sameness_findings
 from burnish.data.audit.twins import Twins, find_twins, without_chains
 from burnish.data.cache import read_pixels
@@ -34,8 +35,9 @@ from burnish.data.sources import open_source
 from burnish.data.sources.assemble import Labelled, assemble
 from burnish.data.split import make_splits, untorn
 from burnish.errors import DataError, RunError
+from burnish.runtime import Clock
 from burnish.terms import Preprocess
-from burnish.watching import Lines
+from burnish.watching import Lines, say_what_begins
 from conftest import write_shapes
 from images import encoded, write_images
 
@@ -416,6 +418,20 @@ def test_a_list_that_is_none_is_a_sentence(text, sentence, faulty, tmp_path):
     (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=sentence):
         api.audit(faulty, model=None, cache="off", quarantine=tmp_path / "list.csv")
+
+
+def test_a_run_says_how_many_images_a_list_leaves_out_and_where_it_marks_none(tmp_path):
+    write_images(tmp_path / "data", {"a": 4, "b": 4})
+    listed = tmp_path / "audit.csv"
+    for word, said in (("yes", "1 left out by audit.csv"), ("no", "audit.csv marks none of them to be left out")):
+        listed.write_text(f"path,exclude\na/000.png,{word}\n")
+        assert left_out_in_words(quarantined(open_source(tmp_path / "data"), listed), listed) == said
+    heard = io.StringIO()
+    with redirect_stdout(heard):
+        say_what_begins(
+            8, 2, tmp_path, Clock.start(None, from_process_start=False), quiet=False, to_stderr=False, besides=said
+        )
+    assert f"8 images of 2 classes ({said}), into" in heard.getvalue()
 
 
 def test_lines_of_a_list_that_name_nothing_are_named_with_the_reason(tmp_path):

@@ -31,14 +31,19 @@ def watcher_for(clock: Clock | None, *, quiet: bool, to_stderr: bool) -> Iterato
         yield Lines(stream, clock or Clock.start(None, from_process_start=True))
 
 
-def say_what_begins(images: int, classes: int, folder: Path, clock: Clock, *, quiet: bool, to_stderr: bool) -> None:
+def say_what_begins(
+    images: int, classes: int, folder: Path, clock: Clock, *, quiet: bool, to_stderr: bool, besides: str = ""
+) -> None:
     """A line before torch is loaded, which takes seconds in which nothing else can be told.
+
+    besides: what else there is to say of the images.
 
     No bar yet: its thread would stand in the way of loading lightly (`imports.load_libraries`).
     """
     stream = sys.stderr if to_stderr else sys.stdout
     if not quiet and stream is not None:
-        Lines(stream, clock).say(f"{images:,} images of {classes:,} classes, into {folder}; loading PyTorch")
+        besides = f" ({besides})" if besides else ""
+        Lines(stream, clock).say(f"{images:,} images of {classes:,} classes{besides}, into {folder}; loading PyTorch")
 
 
 @contextmanager

@@ -18,6 +18,9 @@ from burnish.errors import DataError, nearest, shown, uncelled
 _YES, _NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0", "")
 
 
+_LEFT_OUT = "left out by "
+
+
 def opened(data: Any, quarantine: str | os.PathLike[str] | None = None, *, for_training: bool = True) -> Catalog:
     """The labelled images of `open_source`, less those in the list. DataError or NotEnoughData."""
     catalog = open_source(data, for_training=for_training)
@@ -29,6 +32,14 @@ def opened(data: Any, quarantine: str | os.PathLike[str] | None = None, *, for_t
     if for_training:
         require_usable(catalog)
     return catalog
+
+
+def left_out_in_words(catalog: Catalog, file: Path) -> str:
+    """How many images a list has left out; of one that marks none too, which may have been meant otherwise."""
+    gone = sum(one.reason.startswith(f"{_LEFT_OUT}{file.name}: ") for one in catalog.named)
+    return (
+        f"{gone:,} left out by {shown(file.name)}" if gone else f"{shown(file.name)} marks none of them to be left out"
+    )
 
 
 def read_quarantine(file: Path) -> dict[str, str]:
@@ -75,7 +86,7 @@ def quarantined(catalog: Catalog, file: Path) -> Catalog:
             f"{shown(strangers[0])}; nearest there: {nearest(strangers[0].strip(), catalog.paths[:5000], limit=2)}). "
             "Paths are those of burnish audit."
         )
-    named = [Named(path, f"left out by {file.name}: {why}") for path, why in sorted(meant.items())]
+    named = [Named(path, f"{_LEFT_OUT}{file.name}: {why}") for path, why in sorted(meant.items())]
     absent = [Named(path, f"listed in {file.name}, and not in the data") for path in sorted(strangers)]
     left = replace(without(catalog, named), source=catalog.source) if named else catalog
     return with_named(left, absent)
