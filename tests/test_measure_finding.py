@@ -165,10 +165,14 @@ def test_predict_finds_from_python_and_from_the_command_line(tmp_path, capsys):
         (Asked(find={"crak": 0.9}), NoSuchName, r"no class 'crak' \(nearest: crack"),
         (Asked(find={"crack": 2.0}), RecipeError, "find is 2.0, expected the share"),
         (Asked(find={"crack": 0.9}, reject=0.9), RecipeError, "reject and find exclude each other"),
+        (Asked(find="crack=0.9"), RecipeError, r"find is 'crack=0.9', expected .*as \{\"crack\": 0.95\}"),
+        (Asked(find={"crack": "0.9"}), RecipeError, "find is '0.9', expected the share"),
+        (Asked(reject="0.9"), RecipeError, "reject is '0.9', expected the accuracy"),
+        (Asked(sets=True), RecipeError, "sets is True, expected how often"),
+        *((Asked(top=top), RecipeError, f"top is {top!r}, expected how many") for top in (0, -1, "3", 1.5, True)),
     ],
-    ids=["no such class", "no share", "with reject"],
 )
-def test_what_cannot_be_found_is_said(tmp_path, asked, error, said):
+def test_what_cannot_be_asked_is_said(tmp_path, asked, error, said):
     chances, labels = answers(400)
     predictor = Predictor.open(package(tmp_path / "run", HeldOut.of(chances, labels)))
     with pytest.raises(error, match=said):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ _LEVEL = 0.1
 _STEPS, _STARTS = 25, (0.0, 0.25, 0.5)
 COVERAGES = (0.9, 0.95, 0.99)  # of sets of classes, that a report shows
 ACCURACIES = (0.95, 0.98, 0.99)  # of what is answered, that a report shows
+
+
+def is_share(value: object) -> bool:
+    """Whether it is a number between 0 and 1."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0.0 < float(value) < 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +73,7 @@ class HeldOut:
         all right, or 230 groups. Of a group the share of its answers that is wrong is what the test counts: shares vary less
         than whole ones of the same mean, so that it errs to the careful side.
         """
-        if not 0.0 < accuracy < 1.0:
+        if not is_share(accuracy):
             raise RecipeError(f"reject is {accuracy!r}, expected the accuracy wanted of the answers, such as 0.99")
         order, n = np.argsort(-self.confidence, kind="stable"), len(self)
         falling, wrong, groups = self.confidence[order], ~self.right[order], self.by_group[order]
@@ -106,7 +112,7 @@ class HeldOut:
         al. 2005; of groups, Lee, Barber and Willett 2023, arXiv:2306.06342): 0 where the images, or their groups, are too few for
         the coverage, and every class is in the set.
         """
-        if not 0.0 < coverage < 1.0:
+        if not is_share(coverage):
             raise RecipeError(f"sets is {coverage!r}, expected how often a set must hold the true class, such as 0.95")
         return _at_rank(self.own, self.by_group, coverage) or 0.0
 
@@ -125,7 +131,7 @@ class HeldOut:
         ceil((m + 1) · sensitivity) from the surest on. On average over draws of images a new one is found at least so often;
         0.95 needs 19 of them, or of the groups that show it.
         """
-        if not 0.0 < sensitivity < 1.0:
+        if not is_share(sensitivity):
             raise RecipeError(f"find is {sensitivity!r}, expected the share of the class to be found, such as 0.95")
         return _at_rank(self.shown_of(index), self._groups_of(index), sensitivity)
 

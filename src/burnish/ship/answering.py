@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -75,16 +76,22 @@ class Asked:
 
     def settled(self, bundle: Bundle) -> Answering:
         """The limits that this package's held-out images set; RecipeError when it cannot say so, NoSuchName for a class."""
+        if not isinstance(self.top, Integral) or isinstance(self.top, bool) or self.top < 1:
+            raise RecipeError(f"top is {self.top!r}, expected how many classes to name, such as 3")
+        if not isinstance(self.find, Mapping):
+            raise RecipeError(
+                f'find is {self.find!r}, expected the share of each class to be found, as {{"crack": 0.95}}'
+            )
         for name in self.find:
             if name not in bundle.classes:
                 raise NoSuchName(f"find: there is no class {shown(name)!r} (nearest: {nearest(name, bundle.classes)})")
         held_out = self._held_out(bundle)
         if held_out is None:
-            return Answering(bundle, self.top)
+            return Answering(bundle, int(self.top))
         at = {name: bundle.classes.index(name) for name in self.find}
         return Answering(
             bundle,
-            self.top,
+            int(self.top),
             least=None if self.reject is None else held_out.rejecting(self.reject),
             cut=None if self.sets is None else held_out.cut(self.sets),
             found_from={at[name]: held_out.finding(at[name], share, name) for name, share in self.find.items()},
@@ -146,7 +153,7 @@ class Answering:
         classes, cuts = self.bundle.classes, self.bundle.thresholds
         likeliest = np.argsort(-row, kind="stable")
         order = self._answered_first(row, likeliest)
-        best, declined = order[: max(1, self.top)], None
+        best, declined = order[: self.top], None
         if self.least is not None and strange:
             declined = "unlike the training images"
         elif self.least is not None and row[likeliest[0]] < self.least:
