@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,17 @@ from burnish.errors import NotARun, NotEnoughData, RecipeError, RunError
 from burnish.recipe import Recipe
 from burnish.record.folder import sides_in
 from burnish.reports.hardening import sentence_of
-from burnish.run.harden import heads, job
+from burnish.run.harden import chosen, ground, heads, job, network
 from burnish.run.harden.chosen import Look, choose
 from burnish.run.harden.ground import _require_sides
+from burnish.run.harden.network import Network
 from burnish.run.harden.proven import CELLS, _cell, judged
-from burnish.run.outset import backbone_for
+from burnish.run.outset import Facilities, backbone_for
+from burnish.runtime import Clock, Nobody
 from burnish.ship.bundle import read_bundle
 from burnish.terms import Preprocess
 from burnish.train.adversary import Adversary
+from burnish.train.perturbed import Perturbed
 
 TINY = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, "cache": "off"}
 HARDEN = {"budget": None, "cache": "off"}
@@ -133,6 +137,70 @@ def test_the_network_of_a_tuned_run_is_hardened_from_its_own_weights(tuned, bett
     assert backbone_for(Recipe(model=str(found.folder))).name == "test_resnet"
 
 
+def test_the_control_of_a_head_is_one_fitted_anew_to_plain_views_and_answers_the_same_images(probe, better, tmp_path):
+    facts = burnish.harden(probe, out=tmp_path / "hard", **HARDEN).facts
+    assert facts["control"] == {"training": "a head fitted anew to plain views alone"}
+    found = facts["corrupted"]["all"]
+    beyond = found["after"]["value"] - found["control"]["value"]
+    assert found["beyond"]["difference"] == pytest.approx(beyond) and found["beyond"]["n"] == 15
+    for word, says in (
+        ("more robust", "proven to be of the perturbed"),
+        ("not proven", "not proven that the perturbed"),
+    ):
+        told = sentence_of({**facts, "beyond_control": word})
+        assert "Control, a head fitted anew to plain views alone: " in told and f", {says} views" in told
+
+
+def test_without_a_control_the_proof_of_a_trained_network_says_what_it_does_not_know(tuned, better, tmp_path):
+    found = burnish.harden(tuned, out=tmp_path / "hard", **HARDEN)
+    assert found.facts["control"] is None and "beyond_control" not in found.facts
+    assert "What as much training on plain views would have brought is not known; --control asks it" in found.sentence()
+
+
+def test_a_control_makes_as_many_steps_at_the_same_rate_on_plain_views(tuned, better, monkeypatch, tmp_path):
+    made = []
+
+    class Kept(Network):
+        def _train(self):
+            super()._train()
+            made.append(self)
+
+    monkeypatch.setattr(network, "Network", Kept)
+    monkeypatch.setattr(job, "Network", Kept)
+    alone = burnish.harden(tuned, out=tmp_path / "alone", **HARDEN)
+    with_control = burnish.harden(tuned, out=tmp_path / "hard", control=True, **HARDEN)
+    hard, control = made[1:]
+    assert control.steps == hard.steps == 20 and control.peak == hard.peak
+    assert isinstance(hard.inputs, Perturbed) and not isinstance(control.inputs, Perturbed)
+    assert all(torch.equal(control.start[name], one) for name, one in hard.start.items())
+    assert not all(torch.equal(control.end[name], one) for name, one in hard.end.items())
+    told = with_control.facts["control"]
+    assert told["steps"] == 20 and "on plain views alone" in told["training"] and len(told["candidates"]) == 3
+    first, second = (read_bundle(found.folder).state for found in (alone, with_control))
+    assert all(
+        torch.equal(first[name], second[name]) for name in first
+    )  # a control changes nothing of what it is beside
+
+
+def test_a_budget_holds_for_the_network_and_its_control(tuned, better, tmp_path):
+    began = time.monotonic()
+    facts = burnish.harden(tuned, out=tmp_path / "hard", control=True, budget="12s", cache="off").facts
+    assert time.monotonic() - began < 16 and facts["control"]["steps"] > 0
+
+
+def test_a_control_is_chosen_where_it_has_more_right_at_all(probe, monkeypatch):
+    stands = ground_here(probe)
+    labels, some = stands.val_labels, chosen.asked_of(stands)
+    right = 10.0 * np.eye(3, dtype=np.float32)[labels]
+    wrong = 10.0 * np.eye(3, dtype=np.float32)[(labels + 1) % 3]
+    little = wrong[some].copy()
+    little[0] = right[some][0]
+    own = Look("own", 0.0, right, np.stack([wrong[some]] * chosen.VIEWS))
+    other = Look("other", 1.0, right, np.stack([little, *[wrong[some]] * (chosen.VIEWS - 1)]))
+    assert choose([own, other], stands, lose=0.005)[0] is own
+    assert choose([own, other], stands, lose=0.005, clearly=False)[0] is other
+
+
 def test_what_lies_between_is_what_its_validation_answers_were_of(tuned, monkeypatch, tmp_path):
     looked = []
 
@@ -220,16 +288,16 @@ def test_the_runs_own_weights_stay_where_nothing_is_clearly_better(probe, monkey
     assert all(torch.equal(new.state[name], one) for name, one in old.state.items())
 
 
-@pytest.mark.parametrize("clean, kept", [(0.0, 1), (0.25, 0)])
-def test_weights_that_lose_more_than_is_allowed_on_clean_images_are_not_chosen(probe, clean, kept, monkeypatch):
-    from burnish.run.harden import chosen, ground
-    from burnish.run.outset import Facilities
-    from burnish.runtime import Clock, Nobody
-
-    stands = ground.ground_of(
-        probe, None, seed=None, device="cpu", clock=Clock.start(None, from_process_start=False), watcher=Nobody(),
+def ground_here(run):
+    return ground.ground_of(
+        run, None, seed=None, device="cpu", clock=Clock.start(None, from_process_start=False), watcher=Nobody(),
         facilities=Facilities(),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("clean, kept", [(0.0, 1), (0.25, 0)])
+def test_weights_that_lose_more_than_is_allowed_on_clean_images_are_not_chosen(probe, clean, kept, monkeypatch):
+    stands = ground_here(probe)
     labels, some = stands.val_labels, chosen.asked_of(stands)
     right = 10.0 * np.eye(3, dtype=np.float32)[labels]
     wrong = 10.0 * np.eye(3, dtype=np.float32)[(labels + 1) % 3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from burnish.measure.verdict import chance, difference_in_words, percent, tested_in_words
@@ -13,6 +13,11 @@ _OPENINGS = {
     "less robust": "Less robust",
 }
 STAYS = "original stays"
+_BEYOND = {
+    "more robust": "proven to be of the {kind} views, not of fitting anew",
+    "not proven": "not proven that the {kind} views did more than fitting anew",
+    "less robust": "fitting anew without the {kind} views does more",
+}
 
 
 def sentence_of(facts: Mapping[str, Any]) -> str:
@@ -33,7 +38,20 @@ def sentence_of(facts: Mapping[str, Any]) -> str:
         f"{percent(found['before']['value'])} before ({difference_in_words(found['paired'])}, {chance(found['paired']['p'])}; "
         f"{images}); as they are {percent(clean['after']['value'])}, {percent(clean['before']['value'])} before "
         f"({difference_in_words(clean['paired'])}): a loss of more than {100 * facts['lose']:g} points is "
-        f"{'ruled out' if facts['loss_ruled_out'] else 'not ruled out'}."
+        f"{'ruled out' if facts['loss_ruled_out'] else 'not ruled out'}.{_control_in_words(facts)}"
+    )
+
+
+def _control_in_words(facts: Mapping[str, Any]) -> str:
+    """What plain views alone came to, and so what the perturbed ones did; or that nobody asked."""
+    attacked = facts.get("epsilon") is not None
+    if facts.get("control") is None:
+        return " What as much training on plain views would have brought is not known; --control asks it."
+    found = facts["attacked"] if attacked else facts["corrupted"]["all"]
+    told = _BEYOND[facts["beyond_control"]].format(kind="attacked" if attacked else "perturbed")
+    return (
+        f" Control, {facts['control']['training']}: {percent(found['control']['value'])}; the hardened one "
+        f"{difference_in_words(found['beyond'])}, {chance(found['beyond']['p'])}, {told}."
     )
 
 
@@ -48,12 +66,19 @@ def lines_of(facts: Mapping[str, Any]) -> list[str]:
     titles = (("unlike", "kinds unlike any trained on"), ("akin", "kinds akin to those trained on"))
     rows += [(title, facts["corrupted"][name]) for name, title in titles if name in facts["corrupted"]]
     rows += [(f"  {kind}", told) for kind, told in facts["kinds"].items()]
-    head = f"{'':<32}{'before':>8}  {'after':>8}   difference, points"
+    lines = _table(rows, "before", "paired")
+    if facts.get("control") is not None:
+        lines += ["", *_table([row for row in rows if not row[0].startswith(" ")], "control", "beyond")]
+    return lines
+
+
+def _table(rows: Sequence[tuple[str, Mapping[str, Any]]], other: str, paired: str) -> list[str]:
+    """The hardened model beside another, row by row."""
     return [
-        head,
+        f"{'':<32}{other:>8}  {'after':>8}   difference, points",
         *(
-            f"{title:<32}{percent(told['before']['value']):>8}  {percent(told['after']['value']):>8}   "
-            f"{difference_in_words(told['paired']).replace(' points', '')}"
+            f"{title:<32}{percent(told[other]['value']):>8}  {percent(told['after']['value']):>8}   "
+            f"{difference_in_words(told[paired]).replace(' points', '')}"
             for title, told in rows
         ),
     ]

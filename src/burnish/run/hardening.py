@@ -49,6 +49,7 @@ def harden(
     against: str = CORRUPTIONS,
     epsilon: float = EPSILON,
     lose: float = LOSE_POINTS,
+    control: bool = False,
     seed: int | None = None,
     device: str = "cpu",
     cache: str | os.PathLike[str] = "auto",
@@ -63,7 +64,9 @@ def harden(
     against: "corruptions", or "attacks": then a tuned network learns from images changed within epsilon (of 255, in each value)
     so that it errs, and the proof is by a stronger attack on either model; corruptions are looked at all the same.
     data: the images, by default where the run's record says they are. budget: wall clock, as for `fit`. out: a folder that is not
-    there yet, by default the run's with "-hard" behind its name. lose: points of clean accuracy that the choice may cost. seed:
+    there yet, by default the run's with "-hard" behind its name. lose: points of clean accuracy that the choice may cost.
+    control: train a second time from the run's weights, as many steps on plain views alone, and prove what the perturbed ones did
+    beyond that; the budget then holds for both. Of a run of frozen heads a head fitted anew to plain views is always there. seed:
     by default the run's. The run is only read. Where nothing is clearly better on the validation images, the package holds the
     run's own weights, and its word is "original stays".
     Raises a BurnishError: NotARun, DataError or RecipeError where the run, its images or its network are not fit for it.
@@ -76,8 +79,8 @@ def harden(
     lost, within = _share_of(lose), _epsilon_of(against, epsilon)
     with enough_memory(str(run)), made_whole(place) as draft:
         facts = run_harden(
-            folder, data, draft, lose=lost, epsilon=within, seed=seed, device=device, clock=clock, watcher=watcher or Nobody(),
-            facilities=Facilities.of("auto", cache, device, strict=False),
+            folder, data, draft, lose=lost, epsilon=within, control=control, seed=seed, device=device, clock=clock,
+            watcher=watcher or Nobody(), facilities=Facilities.of("auto", cache, device, strict=False),
         )  # fmt: skip
     return Hardened(place, facts, Predictor.open(place))
 

@@ -28,6 +28,12 @@ def harden(
     ] = "corruptions",
     epsilon: Annotated[float, typer.Option(help="How far attacks may change each value, of 255")] = 1.0,
     lose: Annotated[float, typer.Option(help="Points of accuracy on clean images that the choice may cost")] = 0.5,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control", help="Train as long on plain views too: is it the perturbed ones? (of tuned networks)"
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn (default: the run's)")] = None,
     device: Device = "cpu",
     cache: CacheFolder = "auto",
@@ -50,8 +56,8 @@ def harden(
     try:
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             found = api.harden(
-                run, data, budget=budget, out=place, against=against, epsilon=epsilon, 
-                lose=lose, seed=seed, device=device, cache=cache, watcher=watcher,
+                run, data, budget=budget, out=place, against=against, epsilon=epsilon, lose=lose,
+                control=control, seed=seed, device=device, cache=cache, watcher=watcher,
                 clock=clock,
             )  # fmt: skip
     except KeyboardInterrupt:

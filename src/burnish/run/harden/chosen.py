@@ -97,12 +97,23 @@ def attacked(
     return np.concatenate(found)
 
 
-def choose(looks: Sequence[Look], ground: Ground, *, lose: float) -> tuple[Look, list[dict[str, Any]]]:
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What plain views alone make of the run's model, for the hardened one to be held against."""
+
+    classifier: Classifier
+    plain: np.ndarray  # float32 [v k], its logits of the validation images, by which it is read
+    facts: dict[str, Any]
+
+
+def choose(
+    looks: Sequence[Look], ground: Ground, *, lose: float, clearly: bool = True
+) -> tuple[Look, list[dict[str, Any]]]:
     """The weights to keep, the first being the run's own; and what each does, as plain values.
 
     Of those that have no more than `lose` (a fraction) fewer of the images right as they are, the one with most right perturbed,
     where that is clearly more than the run's own: by more than a standard error of the paired difference (`measure.gains`).
-    Images of a group count together.
+    Images of a group count together. clearly=False: where it is more at all, as a control has it, which is to be hard to beat.
     """
     scored = [_Scored.of(look, ground) for look in looks]
     first, groups = scored[0], ground.material.val_groups
@@ -111,7 +122,7 @@ def choose(looks: Sequence[Look], ground: Ground, *, lose: float) -> tuple[Look,
     for place, (look, one) in enumerate(zip(looks, scored, strict=True)):
         gain = beats(one.perturbed, first.perturbed, groups=tied)
         allowed = bool(one.plain.mean() >= first.plain.mean() - lose - _ROUNDING)
-        if place and allowed and gain.clearly and one.perturbed.mean() > scored[best].perturbed.mean():
+        if place and allowed and (gain.clearly or not clearly) and one.perturbed.mean() > scored[best].perturbed.mean():
             best = place
         told.append(
             {

@@ -23,7 +23,7 @@ from burnish.measure.ood import Familiarity
 from burnish.methods.base import Fitted, Head
 from burnish.methods.folds import Folds
 from burnish.methods.heads import LINEAR_KINDS, HeadChoice, choose_head
-from burnish.run.harden.chosen import SHARES, Look, name_of, perturbed_val
+from burnish.run.harden.chosen import SHARES, Control, Look, name_of, perturbed_val
 from burnish.run.harden.ground import Ground
 from burnish.train.features import batched, outputs
 
@@ -63,6 +63,7 @@ class Heads:
         rows, val = self.ground.material.train_rows, self.ground.material.val_rows
         own, hard = self._choice(rows, views=False), self._choice(rows, views=True)
         self.own_how, self.how = own.how, hard.how
+        self._own_plain = own.head.logits(self.plain[val])
         self.ground.bench.watcher.stage("validation")
         views = [self._seen(view) for view in perturbed_val(self.ground)]
         mixable = _head_in(self.ground.classifier) is not None and _mixable(own.head, hard.head)
@@ -79,8 +80,17 @@ class Heads:
         hard = self.how.fitted(*self._rows(np.arange(len(self.plain)), views=True), classes=self._classes)
         own = _head_in(self.ground.classifier)
         made = _between(own, hard, look.share) if own is not None and _mixable(own, hard) else hard
-        classifier = Classifier(self.ground.classifier.trunk, made.width, made.classes, head=made.form)
-        made.fill(classifier.head)
+        return self._with(made)
+
+    def control(self, lose: float) -> Control:
+        """A head of the run's own kind, fitted anew to features of plain views alone; asked for after `looks`."""
+        made = self.own_how.fitted(*self._rows(np.arange(len(self.plain)), views=False), classes=self._classes)
+        return Control(self._with(made), self._own_plain, {"training": "a head fitted anew to plain views alone"})
+
+    def _with(self, head: Fitted) -> Classifier:
+        """The run's network under that head."""
+        classifier = Classifier(self.ground.classifier.trunk, head.width, head.classes, head=head.form)
+        head.fill(classifier.head)
         return classifier.eval()
 
     def held_out(self, look: Look) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from burnish.measure.ood import Familiarity
 from burnish.measure.reading import Calibrated
 from burnish.record.folder import HARDENED, plain
 from burnish.record.made import copy_learnt
-from burnish.run.harden.chosen import Look, choose
+from burnish.run.harden.chosen import Control, Look, choose
 from burnish.run.harden.ground import Ground, ground_of
 from burnish.run.harden.heads import Heads
 from burnish.run.harden.network import Network
@@ -43,6 +43,10 @@ class Hardening(Protocol):
         """The model with those weights."""
         ...
 
+    def control(self, lose: float) -> Control | None:
+        """What plain views alone would have made of the model; None where that was not asked or there was no time for it."""
+        ...
+
     def held_out(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
         """(rows of `fitting` int64 [m], logits float32 [m k] of those): answers to images that were not learnt from."""
         ...
@@ -64,6 +68,7 @@ def run_harden(
     *,
     lose: float,
     epsilon: float | None,
+    control: bool,
     seed: int | None,
     device: str,
     clock: Clock,
@@ -75,7 +80,7 @@ def run_harden(
     ground = ground_of(
         run, data, epsilon=epsilon, seed=seed, device=device, clock=clock, watcher=watcher, facilities=facilities
     )
-    hardening: Hardening = Heads(ground) if ground.frozen else Network(ground)
+    hardening: Hardening = Heads(ground) if ground.frozen else Network(ground, controlled=control)
     watcher.say(hardening.note)
     looks = hardening.looks()
     chosen, candidates = choose(looks, ground, lose=lose)
@@ -88,6 +93,7 @@ def run_harden(
         facts |= {"word": _STAYS, "seconds": clock.elapsed()}
         _write(out, ground, ground.bundle, facts)
         return facts
+    held = hardening.control(lose)
     if clock.left() <= 0:
         watcher.say(
             "the budget is used up before the proof, which is therefore late and of few images; give it more time"
@@ -99,6 +105,11 @@ def run_harden(
         Reading(one.temperature, 0.5 if one.thresholds is None else np.array(one.thresholds)) for one in (own, bundle)
     ]
     models = [ground.classifier, classifier]
+    if held is not None:
+        watcher.say(f"control: {held.facts['training']}")
+        read = Calibrated.of(held.plain, ground.val_labels)
+        models, readings = [*models, held.classifier], [*readings, Reading(read.temperature, read.cut)]
+    facts |= {"control": None if held is None else held.facts}
     facts |= prove(ground, models, hardening.answering(models), readings, lose=lose)
     facts["seconds"] = clock.elapsed()
     _write(out, ground, bundle, facts)

@@ -28,7 +28,7 @@ from burnish.measure.ood import Familiarity, entropies
 from burnish.measure.reading import Calibrated
 from burnish.methods.base import Tunable, peak_of, stage_groups
 from burnish.recipe import Recipe
-from burnish.run.harden.chosen import VIEWS, Look, attacked_val, name_of, perturbed_val
+from burnish.run.harden.chosen import VIEWS, Control, Look, attacked_val, choose, name_of, perturbed_val
 from burnish.run.harden.ground import Ground
 from burnish.train.adversary import Adversary
 from burnish.train.averaging import State, between
@@ -55,8 +55,9 @@ _FORWARD = 6  # times as fast as training: what only looks, in its fast form
 class Network:
     """The run's network in training; ask for `looks`, then for what was chosen."""
 
-    def __init__(self, ground: Ground) -> None:
-        self.ground = ground
+    def __init__(self, ground: Ground, *, controlled: bool = False, beside: Network | None = None) -> None:
+        """controlled: time is kept for a control. beside: this is that one's control, of as many steps on plain views."""
+        self.ground, self.controlled, self.beside = ground, controlled, beside
         bench = ground.bench
         recipe = bench.recipe
         self.half = takes_half(recipe.precision, bench.device)
@@ -66,7 +67,7 @@ class Network:
         self.tunable = Tunable(classifier, bench.backbone, groups, peak)
         self.start = {name: one.detach().clone() for name, one in self.tunable.moving().items()}
         views = views_of(ground.material, bench, flip=recipe.flip == "on")
-        self.inputs = Perturbed(views) if ground.epsilon is None else views
+        self.inputs = Perturbed(views) if ground.epsilon is None and beside is None else views
         self.batch = min(BATCH, len(self.inputs))
         self.schedule = Schedule(self.batch, ((0.0, ground.bundle.preprocess.size),), recipe.balance == "sampling")
         self._shell, self._fast = copy.deepcopy(ground.classifier), FastForm()
@@ -78,6 +79,7 @@ class Network:
         """What was done, in words."""
         epsilon = self.ground.epsilon
         what = "perturbed views" if epsilon is None else f"views attacked within {epsilon:g} of 255"
+        what = what if self.beside is None else "plain views alone"
         epochs = self.steps / steps_an_epoch(len(self.inputs), self.batch)
         return f"the whole network, {self.steps} steps or {epochs:.1f} epochs on {what}"
 
@@ -91,7 +93,7 @@ class Network:
         objective = objective_of(
             bench.recipe, self.inputs.labels, classes=len(self.ground.bundle.classes), half=self.half
         )
-        total, pace = _EPOCHS * per_epoch, None
+        total, pace = _EPOCHS * per_epoch if self.beside is None else self.beside.steps, None
         if bench.clock.budget_seconds is not None:
             bench.watcher.stage("plan")
             pace = self._pace(self._step_seconds(example), per_epoch)
@@ -99,7 +101,8 @@ class Network:
         if total < _FEWEST_STEPS:
             bench.watcher.say("there is no time to train: the run's own weights stay")
             return
-        tunable = replace(self.tunable, peak_learning_rate=eased(self.tunable.peak_learning_rate, total))
+        peak = eased(self.tunable.peak_learning_rate, total) if self.beside is None else self.beside.peak
+        tunable, self.peak = replace(self.tunable, peak_learning_rate=peak), peak
         parts = parts_for_training(tunable.classifier, tunable.backbone, 0, example, half=self.half)
         training = Training.start(tunable, total=total, weight_decay=bench.recipe.weight_decay)
         off = max(_LATE_SECONDS, _LATE_SHARE * (bench.clock.budget_seconds or 0.0))
@@ -120,7 +123,7 @@ class Network:
     def _trained(self, module: nn.Module) -> nn.Module:
         """What steps are made with: the network, or where it is hardened against attacks what attacks it first."""
         ground = self.ground
-        if ground.epsilon is None:
+        if ground.epsilon is None or self.beside is not None:
             return module
         return Adversary(
             module, ground.bundle.preprocess, epsilon=ground.epsilon, several=ground.material.several,
@@ -148,11 +151,16 @@ class Network:
         steps = looked / (_FORWARD * self.batch)
         if self.ground.epsilon is not None:  # whose steps take three times as long, and so do looks at attacked images
             steps = steps / 3 + len(_SHARES) * _ATTACKED_IMAGES / self.batch
-        reserve = _PROOF * (clock.budget_seconds or 0.0) + _AFTER_SECONDS + steps * step_seconds
+        looks = 2 if self.controlled else 1
+        reserve = _PROOF * (clock.budget_seconds or 0.0) + _AFTER_SECONDS + looks * steps * step_seconds
+        share = 1.0  # of the time for training, which a control of as many steps has a part in
+        if self.controlled:
+            share = 1 / 2 if self.ground.epsilon is None else 3 / 4
         return Pace(
-            self.schedule, until=time.monotonic() + clock.left() - reserve, most=_MOST_EPOCHS * per_epoch,
+            self.schedule, until=time.monotonic() + share * (clock.left() - reserve),
+            most=_MOST_EPOCHS * per_epoch if self.beside is None else self.beside.steps,
             step_seconds={self.schedule.size_at(0.0): step_seconds}, epoch_seconds=0.0, epoch_steps=per_epoch,
-            reserve_seconds=reserve,
+            reserve_seconds=share * reserve,
         )  # fmt: skip
 
     def _affordable(self, pace: Pace) -> int:
@@ -191,6 +199,21 @@ class Network:
             {**made.state_dict(), **{name: one.cpu() for name, one in self._state(look.share).items()}}
         )
         return made.eval()
+
+    def control(self, lose: float) -> Control | None:
+        """What as many steps on plain views make of the run's own weights, at the same rates and by the same choice.
+
+        Of the choice without that it be clearly better, so that the control is no weaker for few validation images.
+        """
+        if not self.controlled:
+            return None
+        twin = Network(self.ground, beside=self)
+        if not twin.steps:
+            return None
+        looks = twin.looks()
+        chosen, candidates = choose(looks, self.ground, lose=lose, clearly=False)
+        facts = {"training": twin.note, "steps": twin.steps, "chosen": chosen.name, "candidates": candidates}
+        return Control(twin.classifier(chosen), chosen.plain, facts)
 
     def held_out(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
         """Answers to the validation images, from which it has not learnt."""

@@ -1,5 +1,7 @@
 """What hardening came to: the run's own model and the hardened one on the same test images, as they are and corrupted (P5).
 
+Beside both a control, where there is one: what plain views alone made of the run's own.
+
 Nothing that is used here was used before: the kinds of corruption are none of those trained on or chosen by, and the test images
 are looked at after every choice. An image comes under several kinds and severities; that is one draw, not several, so intervals
 are by whole images, or by whole groups of them.
@@ -24,14 +26,14 @@ from burnish.labels import right, several
 from burnish.measure.bootstrap import Bootstrapped, bootstrapped, paired_shares, share
 from burnish.measure.calibration import calibrated
 from burnish.measure.grouped import count_of
-from burnish.measure.intervals import Paired, holm
+from burnish.measure.intervals import holm
 from burnish.run.harden.chosen import attacked
 from burnish.run.harden.ground import Ground
 from burnish.runtime import cores, draws
 
 Answering = Callable[
     [np.ndarray], list[np.ndarray]
-]  # views uint8 [b s s 3] -> logits [b k] of the run's own and the hardened
+]  # views uint8 [b s s 3] -> logits [b k] of the run's own, the hardened and the control
 CELLS = tuple((kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES)
 _UNHURRIED = len(CORRUPTIONS)  # corruptions of each image, without a budget
 _AT_ONCE = 64  # views in memory
@@ -41,6 +43,7 @@ _STEPS, _AT_A_TIME = 10, 8  # of an attack; images attacked before the clock is 
 _ATTACKED_SHARE, _UNHURRIED_ATTACKED = 0.7, 200  # of what the clock leaves then, for attacks; images without a budget
 _TAIL_SECONDS = 1.0  # scores, writing the package, leaving
 _ALL, _LIKE, _NEW = "all", "akin", "unlike"
+_NAMES = ("before", "after", "control")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,10 @@ class Reading:
 def prove(
     ground: Ground, models: Sequence[Classifier], answering: Answering, readings: Sequence[Reading], *, lose: float
 ) -> dict[str, Any]:
-    """Both models on as many test images and corruptions of them as the clock leaves time for, as plain values."""
+    """The models on as many test images and corruptions of them as the clock leaves time for, as plain values.
+
+    models: the run's own, the hardened one, and where there is one a control.
+    """
     material, bench = ground.material, ground.bench
     order = in_turn(material.catalog, material.test.ids, seed=bench.recipe.seed)
     bench.watcher.stage("test", total=len(order))
@@ -73,11 +79,7 @@ def prove(
         "n": len(order),
         "groups": None if groups is None else count_of(groups),
         "views": len(seen),
-        "clean": {
-            "before": share(whole[0], groups).to_json(),
-            "after": share(whole[1], groups).to_json(),
-            "paired": asdict(paired_shares(whole[0], whole[1], groups)),
-        },
+        "clean": _shares(whole, groups),
         **attacks,
         **_scores(seen, len(order), groups),
     }
@@ -85,17 +87,27 @@ def prove(
 
 
 def judged(facts: Mapping[str, Any], *, lose: float) -> dict[str, Any]:
-    """What that proves: whether it is more robust, and whether a loss of more than `lose` on clean images is ruled out."""
-    found, clean = facts.get("attacked", facts["corrupted"][_ALL])["paired"], facts["clean"]["paired"]
-    if found["p"] >= 0.05 or found["low"] <= 0.0 <= found["high"]:
-        word = "not proven"
-    else:
-        word = "more robust" if found["difference"] > 0 else "less robust"
-    return {"word": word, "lose": lose, "loss_ruled_out": bool(clean["low"] >= -lose)}
+    """What that proves: whether it is more robust, also than the control, and whether a clean loss of `lose` is ruled out."""
+    found, clean = facts.get("attacked", facts["corrupted"][_ALL]), facts["clean"]["paired"]
+    told = {"word": _word(found["paired"]), "lose": lose, "loss_ruled_out": bool(clean["low"] >= -lose)}
+    return told if "beyond" not in found else {**told, "beyond_control": _word(found["beyond"])}
+
+
+def _word(paired: Mapping[str, Any]) -> str:
+    if paired["p"] >= 0.05 or paired["low"] <= 0.0 <= paired["high"]:
+        return "not proven"
+    return "more robust" if paired["difference"] > 0 else "less robust"
+
+
+def _shares(right: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
+    """Of how right each model is on the same images, [models n]: the shares, and the paired differences to the hardened one."""
+    told = {name: share(one, groups).to_json() for name, one in zip(_NAMES, right, strict=False)}
+    told["paired"] = asdict(paired_shares(right[0], right[1], groups))
+    return told if len(right) < 3 else {**told, "beyond": asdict(paired_shares(right[2], right[1], groups))}
 
 
 def _clean(ground: Ground, order: np.ndarray, answering: Answering, readings: Sequence[Reading]) -> np.ndarray:
-    """How right both are on the test images in that order, float64 [2 n], of as many as the clock allows."""
+    """How right each is on the test images in that order, float64 [models n], of as many as the clock allows."""
     material, clock = ground.material, ground.bench.clock
     until, found, done = clock.elapsed() + _CLEAN_SHARE * clock.left(), list[np.ndarray](), 0
     while done < len(order) and (done < _FEWEST or clock.elapsed() < until):
@@ -110,7 +122,7 @@ def _clean(ground: Ground, order: np.ndarray, answering: Answering, readings: Se
 def _attacked(
     ground: Ground, order: np.ndarray, models: Sequence[Classifier], readings: Sequence[Reading]
 ) -> dict[str, Any]:
-    """How right both are on test images that were changed against each by itself, of as many as the clock allows."""
+    """How right each is on test images that were changed against each by itself, of as many as the clock allows."""
     material, bench = ground.material, ground.bench
     assert ground.epsilon is not None
     some = order if bench.clock.budget_seconds is not None else order[:_UNHURRIED_ATTACKED]
@@ -126,15 +138,13 @@ def _attacked(
         found.append(np.stack([one.right(logits, labels) for one, logits in zip(readings, told, strict=True)]))
         bench.watcher.advance(len(rows))
         done += len(rows)
-    before, after = np.concatenate(found, axis=1)
+    whole = np.concatenate(found, axis=1)
     groups = material.catalog.grouped(material.test.ids[some[:done]])
     return {
         "epsilon": ground.epsilon,
         "steps": _STEPS,
-        "n": len(before),
-        "before": share(before, groups).to_json(),
-        "after": share(after, groups).to_json(),
-        "paired": asdict(paired_shares(before, after, groups)),
+        "n": whole.shape[1],
+        **_shares(whole, groups),
     }
 
 
@@ -144,7 +154,7 @@ class _Seen:
 
     image: int  # place in the order
     cell: int  # of CELLS
-    right: tuple[float, float]  # before and after
+    right: tuple[float, ...]  # before, after, and of the control
 
 
 def _corrupted(ground: Ground, order: np.ndarray, answering: Answering, readings: Sequence[Reading]) -> Iterator[_Seen]:
@@ -169,9 +179,9 @@ def _corrupted(ground: Ground, order: np.ndarray, answering: Answering, readings
                 break
             began, some = time.monotonic(), pairs[start : start + _AT_ONCE]
             views, labels = np.stack(list(pool.map(view, some))), material.test_labels[order[[at for at, _ in some]]]
-            before, after = (one.right(logits, labels) for one, logits in zip(readings, answering(views), strict=True))
+            right = [one.right(logits, labels) for one, logits in zip(readings, answering(views), strict=True)]
             for row, (at, cell) in enumerate(some):
-                yield _Seen(at, cell, (float(before[row]), float(after[row])))
+                yield _Seen(at, cell, tuple(float(one[row]) for one in right))
             bench.watcher.advance(len(some))
             longest = max(0.9 * longest, time.monotonic() - began)
 
@@ -186,9 +196,9 @@ def _cell(at: int, turn: int, n: int) -> int:
 
 
 def _scores(seen: Sequence[_Seen], n: int, groups: np.ndarray | None) -> dict[str, Any]:
-    """Before, after and their difference: of all corruptions, of those unlike all that was trained on, and of each kind."""
+    """Each model's share and their differences: of all corruptions, of those unlike all that was trained on, and of each kind."""
     image, cell = np.array([one.image for one in seen]), np.array([one.cell for one in seen])
-    before, after = np.array([one.right for one in seen]).T
+    right = np.array([one.right for one in seen]).T
     kinds = np.array([CELLS[one][0] for one in cell])
     severities = np.array([CELLS[one][1] for one in cell])
     unlike = np.isin(kinds, sorted(UNLIKE))
@@ -196,11 +206,11 @@ def _scores(seen: Sequence[_Seen], n: int, groups: np.ndarray | None) -> dict[st
     parts |= {f"kind {kind}": kinds == kind for kind in CORRUPTIONS}
     parts |= {f"severity {severity}": severities == severity for severity in SEVERITIES}
     sums = {
-        name: [np.bincount(image, of * values, minlength=n) for values in (before, after, np.ones(len(seen)))]
+        name: [np.bincount(image, of * values, minlength=n) for values in (*right, np.ones(len(seen)))]
         for name, of in parts.items()
         if of.any()
     }
-    told = {name: _told(before, after, count, groups) for name, (before, after, count) in sums.items()}
+    told = {name: _told(np.array(hits), count, groups) for name, (*hits, count) in sums.items()}
     of_kinds = [name for name in told if name.startswith("kind ")]
     for name, p in zip(of_kinds, holm([told[name]["paired"]["p"] for name in of_kinds]), strict=True):
         told[name]["p_holm"] = p
@@ -211,12 +221,13 @@ def _scores(seen: Sequence[_Seen], n: int, groups: np.ndarray | None) -> dict[st
     }
 
 
-def _told(before: np.ndarray, after: np.ndarray, count: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
-    """Of sums and counts by image, float64 [n]: the shares, their intervals and the paired difference, by whole images."""
+def _told(hits: np.ndarray, count: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
+    """Of sums [models n] and counts [n] by image: the shares, their intervals and the paired differences, by whole images."""
     known = count > 0
-    before, after, count = before[known], after[known], count[known]
+    hits, count = hits[:, known], count[known]
     of = None if groups is None else np.unique(groups[known], return_inverse=True)[1]
-    sums = {"before": before, "after": after, "gain": after - before}
+    sums = {**dict(zip(_NAMES, hits, strict=False)), "paired": hits[1] - hits[0]}
+    sums |= {"beyond": hits[1] - hits[2]} if len(hits) > 2 else {}
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         whole = weights @ count
@@ -224,10 +235,5 @@ def _told(before: np.ndarray, after: np.ndarray, count: np.ndarray, groups: np.n
             return {name: weights @ values / whole for name, values in sums.items()}
 
     found: dict[str, Bootstrapped] = bootstrapped(statistics, len(count), groups=of)
-    paired: Paired = found["gain"].paired()
-    return {
-        "before": found["before"].interval().to_json(),
-        "after": found["after"].interval().to_json(),
-        "paired": asdict(paired),
-        "views": int(count.sum()),
-    }
+    told = {name: one.interval().to_json() if name in _NAMES else asdict(one.paired()) for name, one in found.items()}
+    return {**told, "views": int(count.sum())}
