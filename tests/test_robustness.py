@@ -7,11 +7,13 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_several import coloured
 
 import burnish
 from burnish import api, cli
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
+from burnish.data.handling import HANDLINGS, STATES
 from burnish.data.pixels import decode, view
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError
 from burnish.labels import probabilities as softmaxed
@@ -158,6 +160,31 @@ def test_every_corruption_has_its_share_of_the_same_images_as_predict_gives_it(r
     assert images.mean.score.value == pytest.approx(np.mean([one.score.value for one in images.states.values()]))
 
 
+def test_what_is_told_of_handled_files_is_what_predict_says_of_such_files(run, shapes, tmp_path):
+    """P1: from the file on, through the one decoder."""
+    files = burnish.robustness(run.folder, shapes, most=60).files
+    assert files is not None and set(files.states) == set(STATES)
+    catalog = api.opened(shapes, None)
+    for figure, save in ((20, {"quality": 20, "subsampling": "4:2:0"}), (50, {"quality": 50, "subsampling": "4:2:0"})):
+        right = []
+        for row in range(60):
+            Image.open(catalog.image(row)).convert("RGB").save(tmp_path / "again.jpg", "JPEG", **save)
+            right.append(api.predict(run.folder, [tmp_path / "again.jpg"])[0].label == catalog.label(row))
+        assert files.states["saved_again", figure].score.value == np.mean(right)
+    told = json.dumps(burnish.robustness(run.folder, shapes, most=3).to_json()["files"], allow_nan=False)
+    assert set(json.loads(told)["kinds"]) == set(HANDLINGS)
+
+
+def test_views_of_handled_files_are_held_a_few_images_at_a_time(run, shapes, monkeypatch):
+    whole = burnish.robustness(run.folder, shapes, most=10).files
+    monkeypatch.setattr(stressing, "_MOST_BYTES", 1)
+    one = burnish.robustness(run.folder, shapes, most=10).files
+    assert one is not None and whole is not None and (one.examples == whole.examples).all()
+    assert {key: told.score for key, told in one.states.items()} == {
+        key: told.score for key, told in whole.states.items()
+    }
+
+
 def test_a_part_is_an_even_one_and_the_same_call_gives_the_same_numbers(run, shapes, found):
     again = burnish.robustness(run.folder, shapes, attacked=True, epsilons=[8, 0.5, 8], most=12, seed=3)
     told = [json.dumps(one.to_json(), allow_nan=False, sort_keys=True) for one in (found, again)]
@@ -185,7 +212,12 @@ def test_the_images_of_an_attack_fool_the_packaged_model_too(run, found):
 def test_what_is_told_fits_the_terminal_and_the_table_holds_every_state(found):
     assert max(map(len, lines(found))) <= 80
     rows = list(csv.DictReader(io.StringIO(csv_of(found))))
-    assert len(rows) == 1 + 80 + 16 + 1 + 1 + 2 * 4
+    damaged, files = len(CORRUPTIONS) * (len(SEVERITIES) + 1), len(STATES) + len(HANDLINGS)
+    assert len(rows) == 1 + damaged + 1 + files + 1 + 2 * 4
+    turned = [row for row in rows if row["kind"] == "file" and row["name"] == "turned"]
+    assert [row["figure"] for row in turned] == ["90", "180", "270", "mean"] and not any(
+        row["severity"] for row in turned
+    )
     fog = next(row for row in rows if (row["name"], row["severity"]) == ("fog", "5"))
     state = found.corrupted.states["fog", 5]
     assert float(fog["score"]) == state.score.value and float(fog["drop_low"]) == state.drop.low
@@ -194,7 +226,8 @@ def test_what_is_told_fits_the_terminal_and_the_table_holds_every_state(found):
 
 def test_the_page_stands_alone_and_shows_every_severity(found):
     page = page_of(found)
-    assert page.count("data:image/png;base64,") == 1 + 80 + 3
+    assert page.count("data:image/png;base64,") == 1 + len(CORRUPTIONS) * len(SEVERITIES) + len(STATES) + 3
+    assert "The files of the same images, handled otherwise" in page and 'alt="turned, 180"' in page
     assert "<script" not in page and not re.search(r'(?:src|href)="(?!data:)', page)
     assert "fog, severity 3" in page and "what was added" in page and "each value changed by at most 8" in page
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
+from burnish.data.handling import HANDLINGS
 from burnish.measure.attack import FAR, STARTS, STEPS
 from burnish.measure.intervals import Interval
 from burnish.measure.robustness import State
@@ -55,6 +56,34 @@ class Corrupted:
             },
             "threshold": self.threshold,
             "seconds": self.seconds,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Handled:
+    """What is left where files were handled as people and programs do, before the network's square was cut from them."""
+
+    states: Mapping[tuple[str, float], State]  # by what was done and its figure
+    kinds: Mapping[str, State]  # by what was done, the mean over its figures
+    examples: np.ndarray = field(repr=False)  # uint8 [states s s 3], what the network sees of one of the images
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """What was done, with its figure, where the score is lowest."""
+        return min(self.states, key=lambda one: self.states[one].score.value)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        name, figure = self.worst
+        return {
+            "worst": {"handling": name, "figure": figure},
+            "kinds": {
+                name: {
+                    "figure": one.means, "figures": list(one.figures), **self.kinds[name].to_json(),
+                    "states": [self.states[name, figure].to_json() for figure in one.figures],
+                }
+                for name, one in HANDLINGS.items()
+            },
         }  # fmt: skip
 
 
@@ -126,7 +155,8 @@ class Robustness:
 
     data: str
     score: str  # what the scores are: "accuracy", or with several classes an image "mAP"
-    corrupted: Corrupted | None
+    corrupted: Corrupted | None  # what is done to the squares that the network sees
+    files: Handled | None  # what is done to the files of the same images, asked for together with it
     attacked: Attacked | None
     named: list[dict[str, str]]  # files that could not be used, with the reason
     groups: bool  # whether intervals are of groups that the data names
@@ -136,7 +166,8 @@ class Robustness:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         told = {
-            name: None if (one := getattr(self, name)) is None else one.to_json() for name in ("corrupted", "attacked")
+            name: None if (one := getattr(self, name)) is None else one.to_json()
+            for name in ("corrupted", "files", "attacked")
         }
         return {
             "data": self.data,

@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
+from burnish.data.handling import HANDLINGS, STATES
 from burnish.errors import shown
 from burnish.measure.attack import FAR, STARTS, STEPS
 from burnish.measure.intervals import Interval
 from burnish.measure.robustness import State
 from burnish.measure.verdict import difference_in_words, percent
-from burnish.measure.withstood import Attacked, Controls, Corrupted, Robustness
+from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Robustness
 from burnish.reports.explain import png
 from burnish.reports.plain import plain_page
 
@@ -34,6 +35,8 @@ def lines(found: Robustness) -> list[str]:
     told: list[str] = []
     if found.corrupted is not None:
         told += _corrupted_lines(found.corrupted, found)
+    if found.files is not None:
+        told += ["", *_file_lines(found.files, found)]
     if found.attacked is not None:
         told += ([""] if told else []) + _attacked_lines(found.attacked, found)
     if found.groups:
@@ -61,6 +64,17 @@ def _corrupted_lines(part: Corrupted, found: Robustness) -> list[str]:
         told += [f"{'  right, %':<16}{_both(part.clean.right_of_answered, part.mean.right_of_answered)}"]
         told += _wrapped(f"answered is what predict --reject {found.reject:g} answers, right the share of that")
     return told
+
+
+def _file_lines(part: Handled, found: Robustness) -> list[str]:
+    told = [f"{found.score} where the files of the same images were handled otherwise", ""]
+    told += [f"{'figure: %':<16}{'':<36}  points to clean"]
+    for name, one in HANDLINGS.items():
+        each = "".join(f"{f'{figure:g}: {_bare(part.states[name, figure].score.value)}':<12}" for figure in one.figures)
+        told.append(f"{name:<16}{each:<36}  {_drop(part.kinds[name])}".rstrip())
+    name, figure = part.worst
+    told += ["", f"{'lowest':<16}{_interval(part.states[name, figure].score)}", f"{'':<16}{name}, {figure:g}"]
+    return [*told, *_wrapped("figures: " + "; ".join(f"{name}: {one.means}" for name, one in HANDLINGS.items()))]
 
 
 def _attacked_lines(part: Attacked, found: Robustness) -> list[str]:
@@ -99,7 +113,9 @@ def csv_of(found: Robustness) -> str:
     columns = [f"{name}{end}" for name in _INTERVALS for end in ("", "_low", "_high", "_n")]
     file = io.StringIO()
     writer = csv.DictWriter(
-        file, [*BEGINS.split(","), "epsilon", *columns, "drop", "drop_low", "drop_high", "drop_p"], lineterminator="\n"
+        file,
+        [*BEGINS.split(","), "figure", "epsilon", *columns, "drop", "drop_low", "drop_high", "drop_p"],
+        lineterminator="\n",
     )
     writer.writeheader()
     for row in _rows(found):
@@ -111,10 +127,16 @@ def _rows(found: Robustness) -> Iterator[dict[str, Any]]:
     if (part := found.corrupted) is not None:
         yield {"kind": "corrupted", "name": "clean", **_cells(part.clean)}
         for (name, severity), state in part.states.items():
-            yield {"kind": "corrupted", "name": name, "severity": severity, **_cells(state)}
+            figure = CORRUPTIONS[name].figures[severity - 1]
+            yield {"kind": "corrupted", "name": name, "severity": severity, "figure": figure, **_cells(state)}
         for name, state in part.kinds.items():
             yield {"kind": "corrupted", "name": name, "severity": "mean", **_cells(state)}
         yield {"kind": "corrupted", "name": "mean", "severity": "mean", **_cells(part.mean)}
+    if (handled := found.files) is not None:
+        for (name, figure), state in handled.states.items():
+            yield {"kind": "file", "name": name, "figure": figure, **_cells(state)}
+        for name, state in handled.kinds.items():
+            yield {"kind": "file", "name": name, "figure": "mean", **_cells(state)}
     if (part := found.attacked) is not None:
         yield {"kind": "attacked", "name": "clean", "epsilon": 0, **_cells(part.clean)}
         for row in part.rows:
@@ -152,6 +174,19 @@ def page_of(found: Robustness) -> str:
             for name, one in CORRUPTIONS.items()
         ],
     }  # fmt: skip
+    files = None if found.files is None else [
+        {
+            "name": name.replace("_", " "), "means": one.means, "drop": _drop(found.files.kinds[name]),
+            "cells": [
+                {
+                    "picture": _picture(found.files.examples[STATES.index((name, figure))]), "figure": figure,
+                    "score": found.files.states[name, figure].score,
+                }
+                for figure in one.figures
+            ],
+        }
+        for name, one in HANDLINGS.items()
+    ]  # fmt: skip
     attacked = None if found.attacked is None else {
         "pictures": [_picture(one) for one in (*found.attacked.example, _difference(*found.attacked.example))],
         "controls": control_sentence(found.attacked.controls),
@@ -159,7 +194,13 @@ def page_of(found: Robustness) -> str:
         "part": found.attacked, "largest": int(np.abs(np.subtract(*found.attacked.example, dtype=np.int64)).max()),
     }  # fmt: skip
     return plain_page("robust.html").render(
-        found=found, corrupted=corrupted, attacked=attacked, severities=SEVERITIES, steps=STEPS, starts=STARTS
+        found=found,
+        corrupted=corrupted,
+        files=files,
+        attacked=attacked,
+        severities=SEVERITIES,
+        steps=STEPS,
+        starts=STARTS,
     )
 
 

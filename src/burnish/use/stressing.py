@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 
 from burnish.data.catalog import Catalog
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
+from burnish.data.handling import HANDLINGS, STATES, handled_views, whole
+from burnish.data.pixels import quiet
 from burnish.data.sample import in_turn
 from burnish.data.sources import Data, called
 from burnish.disk import expanded, write_whole
@@ -23,10 +26,10 @@ from burnish.measure.calibration import calibrated
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.robustness import State, Subjects, Told, state_of
 from burnish.measure.verdict import ACCURACY, MEAN_AP
-from burnish.measure.withstood import Attacked, Controls, Corrupted, Robustness, Struck
+from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Robustness, Struck
 from burnish.record.learnt import FURTHER, learnt_among
 from burnish.reports.robust import BEGINS, csv_of, page_of
-from burnish.runtime import Nobody, Watcher
+from burnish.runtime import Nobody, Watcher, cores
 from burnish.ship.answering import Asked
 from burnish.ship.predictor import NO_NUMBER, Predictor
 from burnish.train.around import enough_memory, settled_torch
@@ -35,6 +38,7 @@ from burnish.use.evaluating import labelled, numbers_of
 from burnish.use.finished import refuse_others
 
 SECONDS = 300.0  # for either, where it is not said how many images; a batch is finished
+_MOST_BYTES = 2**27  # of views of handled files at once
 _LARGEST = 64.0  # of 255: beyond that an image is another one
 
 
@@ -56,7 +60,8 @@ def robustness(
 ) -> Robustness:
     """What is left of a run's score where labelled images are damaged, each paired with itself undamaged.
 
-    corrupted: by what befalls photographs, in five severities (`data.corruptions`). attacked: by changes of at most `epsilons`,
+    corrupted: by what befalls photographs, in five severities (`data.corruptions`), and by what happens to their files before
+    the network's square is cut from them (`data.handling`). attacked: by changes of at most `epsilons`,
     of 255 (None: 0.5, 1, 2, 4), in each value, that make the model err (`measure.attack`). Of data with splits the test images
     are taken, else all; of them an even part of each class: `most`, or as many as five minutes allow for either. reject: the
     accuracy wanted of answers, as for `predict`: what is then still answered, and how much of that is right. table, page: files
@@ -77,12 +82,13 @@ def robustness(
     catalog, rows, truth = labelled(data, bundle)
     order = [rows[place] for place in in_turn(catalog, np.array(rows, np.int64), seed=seed)]
     images = _Images(predictor, catalog, order, truth, most, called(data))
-    damaged = _corrupted(images, threshold, seed, watcher) if corrupted else None
+    damaged, files = _corrupted(images, threshold, seed, watcher) if corrupted else (None, None)
     struck = _attacked(images, asked, seed, watcher) if attacked else None
     found = Robustness(
         data=called(data),
         score=MEAN_AP if bundle.several else ACCURACY,
         corrupted=damaged,
+        files=files,
         attacked=struck,
         named=[{"path": one.path, "reason": one.reason} for one in catalog.named]
         + [{"path": path, "reason": reason} for path, reason in images.named.items()],
@@ -192,9 +198,9 @@ class _Images:
         return Subjects(np.concatenate([batch.labels for batch in batches]), self.catalog.grouped(rows))
 
 
-def _corrupted(images: _Images, threshold: float | None, seed: int, watcher: Watcher) -> Corrupted:
-    """Every corruption at every severity, of a batch of images after the other."""
-    began, batches = time.monotonic(), list[_Batch]()
+def _corrupted(images: _Images, threshold: float | None, seed: int, watcher: Watcher) -> tuple[Corrupted, Handled]:
+    """Every corruption at every severity, and all that happens to files, of a batch of images after the other."""
+    began, batches, files = time.monotonic(), list[_Batch](), _Files(images, seed)
     clean, parts = list[Told](), {(name, severity): list[Told]() for name in CORRUPTIONS for severity in SEVERITIES}
     example: np.ndarray | None = None
     for batch in images.batches(BATCH, watcher, "corrupted images"):
@@ -204,6 +210,7 @@ def _corrupted(images: _Images, threshold: float | None, seed: int, watcher: Wat
             damaged = [one(batch.pixels, batch.ids, severity=severity, seed=seed) for severity in SEVERITIES]
             for severity, told in zip(SEVERITIES, _told(images.predictor, damaged, batch.labels), strict=True):
                 parts[name, severity].append(told)
+        files.add(batch)
         batches.append(_without_pixels(batch))
     subjects = images.subjects(batches)
     assert example is not None
@@ -213,7 +220,7 @@ def _corrupted(images: _Images, threshold: float | None, seed: int, watcher: Wat
     def state(found: Sequence[Told]) -> State:
         return state_of(found, subjects, clean=before, threshold=threshold)
 
-    return Corrupted(
+    damaged = Corrupted(
         of=len(images.order),
         clean=state_of([before], subjects, threshold=threshold),
         states={key: state([told]) for key, told in after.items()},
@@ -223,6 +230,44 @@ def _corrupted(images: _Images, threshold: float | None, seed: int, watcher: Wat
         seconds=time.monotonic() - began,
         example=example,
     )
+    return damaged, files.handled(state)
+
+
+@dataclass
+class _Files:
+    """What the packaged model says of files that were handled otherwise, a batch at a time."""
+
+    images: _Images
+    seed: int
+    parts: dict[tuple[str, float], list[Told]] = field(default_factory=lambda: {one: [] for one in STATES})
+    examples: np.ndarray | None = None
+
+    def add(self, batch: _Batch) -> None:
+        """Each file is decoded once; of large squares a few images at a time, so that memory stays bounded."""
+        some = max(1, _MOST_BYTES // (len(STATES) * batch.pixels[0].nbytes))
+        with ThreadPoolExecutor(cores()) as pool, quiet():
+            for at in range(0, len(batch.rows), some):
+                views = np.stack(list(pool.map(self._views, batch.rows[at : at + some])), axis=1)
+                self.examples = views[:, 0].copy() if self.examples is None else self.examples
+                told = _told(self.images.predictor, list(views), batch.labels[at : at + some])
+                for one, said in zip(STATES, told, strict=True):
+                    self.parts[one].append(said)
+
+    def _views(self, row: int) -> np.ndarray:
+        """uint8 [states s s 3] of the file at a row of the catalogue."""
+        path, preprocess = self.images.catalog.paths[row], self.images.predictor.bundle.preprocess
+        picture = whole(self.images.catalog.image(row), path, white=preprocess.white)
+        return handled_views(picture, path, preprocess, seed=self.seed)
+
+    def handled(self, state: Callable[[Sequence[Told]], State]) -> Handled:
+        """The scores; state: of what was said in one state or several."""
+        told = {one: Told.joined(parts) for one, parts in self.parts.items()}
+        assert self.examples is not None
+        return Handled(
+            states={one: state([said]) for one, said in told.items()},
+            kinds={name: state([told[name, figure] for figure in one.figures]) for name, one in HANDLINGS.items()},
+            examples=self.examples,
+        )
 
 
 def _told(predictor: Predictor, states: Sequence[np.ndarray], labels: np.ndarray) -> list[Told]:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 Corrupted = Annotated[
     bool,
-    typer.Option("--corrupted", help="Score them damaged too: noise, blur, fog, JPEG, low light … in five severities."),
+    typer.Option(
+        "--corrupted",
+        help="Score them damaged too: noise, blur, fog, low light …; files saved again, turned, cropped …",
+    ),
 ]
 Attacked = Annotated[
     bool, typer.Option("--attacked", help="Score them changed so that the model errs (FGSM, APGD), unseen by an eye.")
