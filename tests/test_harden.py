@@ -19,7 +19,7 @@ from burnish.errors import NotARun, NotEnoughData, RecipeError, RunError
 from burnish.recipe import Recipe
 from burnish.record.folder import sides_in
 from burnish.reports.hardening import sentence_of
-from burnish.run.harden import chosen, ground, heads, job, network
+from burnish.run.harden import chosen, ground, heads, job
 from burnish.run.harden.chosen import Look, choose
 from burnish.run.harden.ground import _require_sides
 from burnish.run.harden.network import Network
@@ -157,35 +157,37 @@ def test_without_a_control_the_proof_of_a_trained_network_says_what_it_does_not_
     assert "What as much training on plain views would have brought is not known; --control asks it" in found.sentence()
 
 
-def test_a_control_makes_as_many_steps_at_the_same_rate_on_plain_views(tuned, better, monkeypatch, tmp_path):
-    made = []
+def test_a_control_makes_as_many_steps_at_the_same_rates_on_plain_views(tuned, better, monkeypatch, tmp_path):
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    made, course = [], Network._course
 
-    class Kept(Network):
-        def _train(self):
-            super()._train()
-            made.append(self)
+    def watched(self, training, *given):
+        made.append(self)
+        for event in course(self, training, *given):
+            rates[self.plain].append(training.optimiser.param_groups[0]["lr"])
+            yield event
 
-    monkeypatch.setattr(network, "Network", Kept)
-    monkeypatch.setattr(job, "Network", Kept)
     alone = burnish.harden(tuned, out=tmp_path / "alone", **HARDEN)
-    with_control = burnish.harden(tuned, out=tmp_path / "hard", control=True, **HARDEN)
-    hard, control = made[1:]
-    assert control.steps == hard.steps == 20 and control.peak == hard.peak
+    monkeypatch.setattr(Network, "_course", watched)
+    beside = burnish.harden(tuned, out=tmp_path / "hard", control=True, **HARDEN)
+    hard, control = made
+    assert control.steps == hard.steps == 20 and rates[True] == rates[False] and max(rates[True]) > 0
     assert isinstance(hard.inputs, Perturbed) and not isinstance(control.inputs, Perturbed)
     assert all(torch.equal(control.start[name], one) for name, one in hard.start.items())
     assert not all(torch.equal(control.end[name], one) for name, one in hard.end.items())
-    told = with_control.facts["control"]
-    assert told["steps"] == 20 and "on plain views alone" in told["training"] and len(told["candidates"]) == 3
-    first, second = (read_bundle(found.folder).state for found in (alone, with_control))
+    told = beside.facts["control"]
+    assert "20 steps or 10.0 epochs on plain views alone" in told["training"] and len(told["candidates"]) == 3
+    first, second = (read_bundle(found.folder).state for found in (alone, beside))
     assert all(
         torch.equal(first[name], second[name]) for name in first
     )  # a control changes nothing of what it is beside
 
 
-def test_a_budget_holds_for_the_network_and_its_control(tuned, better, tmp_path):
+def test_a_budget_holds_for_the_network_and_its_control_which_come_to_as_many_steps(tuned, better, tmp_path):
     began = time.monotonic()
     facts = burnish.harden(tuned, out=tmp_path / "hard", control=True, budget="12s", cache="off").facts
-    assert time.monotonic() - began < 16 and facts["control"]["steps"] > 0
+    assert time.monotonic() - began < 16
+    assert facts["control"]["training"].split(" on ")[0] == facts["training"].split(" on ")[0]
 
 
 def test_a_control_is_chosen_where_it_has_more_right_at_all(probe, monkeypatch):

@@ -14,9 +14,9 @@ _OPENINGS = {
 }
 STAYS = "original stays"
 _BEYOND = {
-    "more robust": "proven to be of the {kind} views, not of fitting anew",
-    "not proven": "not proven that the {kind} views did more than fitting anew",
-    "less robust": "fitting anew without the {kind} views does more",
+    "more robust": "proven to be of the {kind} views",
+    "not proven": "not proven that the {kind} views did it",
+    "less robust": "without the {kind} views it would be better",
 }
 
 

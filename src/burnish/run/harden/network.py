@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -30,11 +31,13 @@ from burnish.methods.base import Tunable, peak_of, stage_groups
 from burnish.recipe import Recipe
 from burnish.run.harden.chosen import VIEWS, Control, Look, attacked_val, choose, name_of, perturbed_val
 from burnish.run.harden.ground import Ground
+from burnish.runtime import Nobody
 from burnish.train.adversary import Adversary
 from burnish.train.averaging import State, between
 from burnish.train.features import takes_half
 from burnish.train.inputs import batch_of
-from burnish.train.loop import Diverged, Schedule, Step, Training, steps_an_epoch, training_step, tune
+from burnish.train.loop import Diverged, Epoch, Schedule, Step, Training, steps_an_epoch, training_step, tune
+from burnish.train.objective import Objective
 from burnish.train.parts import parts_for_training
 from burnish.train.perturbed import Perturbed
 
@@ -55,9 +58,10 @@ _FORWARD = 6  # times as fast as training: what only looks, in its fast form
 class Network:
     """The run's network in training; ask for `looks`, then for what was chosen."""
 
-    def __init__(self, ground: Ground, *, controlled: bool = False, beside: Network | None = None) -> None:
-        """controlled: time is kept for a control. beside: this is that one's control, of as many steps on plain views."""
-        self.ground, self.controlled, self.beside = ground, controlled, beside
+    def __init__(self, ground: Ground, *, controlled: bool = False, plain: bool = False) -> None:
+        """controlled: a second one is trained beside it, on plain views. plain: this is that one, and waits to be trained."""
+        self.ground, self.plain = ground, plain
+        self.twin = Network(ground, plain=True) if controlled else None
         bench = ground.bench
         recipe = bench.recipe
         self.half = takes_half(recipe.precision, bench.device)
@@ -67,19 +71,20 @@ class Network:
         self.tunable = Tunable(classifier, bench.backbone, groups, peak)
         self.start = {name: one.detach().clone() for name, one in self.tunable.moving().items()}
         views = views_of(ground.material, bench, flip=recipe.flip == "on")
-        self.inputs = Perturbed(views) if ground.epsilon is None and beside is None else views
+        self.inputs = Perturbed(views) if ground.epsilon is None and not plain else views
         self.batch = min(BATCH, len(self.inputs))
         self.schedule = Schedule(self.batch, ((0.0, ground.bundle.preprocess.size),), recipe.balance == "sampling")
         self._shell, self._fast = copy.deepcopy(ground.classifier), FastForm()
-        self.steps = 0
-        self._train()
+        self.steps, self.end = 0, self.start
+        if not plain:
+            self._train()
 
     @property
     def note(self) -> str:
         """What was done, in words."""
         epsilon = self.ground.epsilon
         what = "perturbed views" if epsilon is None else f"views attacked within {epsilon:g} of 255"
-        what = what if self.beside is None else "plain views alone"
+        what = "plain views alone" if self.plain else what
         epochs = self.steps / steps_an_epoch(len(self.inputs), self.batch)
         return f"the whole network, {self.steps} steps or {epochs:.1f} epochs on {what}"
 
@@ -93,37 +98,55 @@ class Network:
         objective = objective_of(
             bench.recipe, self.inputs.labels, classes=len(self.ground.bundle.classes), half=self.half
         )
-        total, pace = _EPOCHS * per_epoch if self.beside is None else self.beside.steps, None
+        total, pace = _EPOCHS * per_epoch, None
         if bench.clock.budget_seconds is not None:
             bench.watcher.stage("plan")
-            pace = self._pace(self._step_seconds(example), per_epoch)
+            pace = self._pace(sum(one._step_seconds(example) for one in self._all), per_epoch)
             total = self._affordable(pace)
         if total < _FEWEST_STEPS:
             bench.watcher.say("there is no time to train: the run's own weights stay")
             return
-        peak = eased(self.tunable.peak_learning_rate, total) if self.beside is None else self.beside.peak
-        tunable, self.peak = replace(self.tunable, peak_learning_rate=peak), peak
-        parts = parts_for_training(tunable.classifier, tunable.backbone, 0, example, half=self.half)
-        training = Training.start(tunable, total=total, weight_decay=bench.recipe.weight_decay)
+        trainings = [one._training(total) for one in self._all]
+        courses = [one._course(made, example, objective) for one, made in zip(self._all, trainings, strict=True)]
         off = max(_LATE_SECONDS, _LATE_SHARE * (bench.clock.budget_seconds or 0.0))
         bench.watcher.stage("tune")
+        # A step of each in turn: however busy the machine is now and later, they come to as many, at the same rates
+        for events in zip_longest(*courses):
+            steps = [event for event in events if isinstance(event, Step)]
+            if pace is not None and steps:
+                pace.saw_step(steps[0].size, sum(one.seconds for one in steps))
+                if trainings[0].steps < trainings[0].total and pace.is_off(trainings[0], off):
+                    total = pace.total(trainings[0])
+                    for training in trainings:
+                        training.total = total
+        for one, training in zip(self._all, trainings, strict=True):
+            one.steps, one.end = training.steps, training.average.state()
+
+    @property
+    def _all(self) -> list[Network]:
+        return [self] if self.twin is None else [self, self.twin]
+
+    def _training(self, total: int) -> Training:
+        """Before the first of so many steps."""
+        tunable = replace(self.tunable, peak_learning_rate=eased(self.tunable.peak_learning_rate, total))
+        return Training.start(tunable, total=total, weight_decay=self.ground.bench.recipe.weight_decay)
+
+    def _course(self, training: Training, example: torch.Tensor, objective: Objective) -> Iterator[Step | Epoch]:
+        """Its steps and epochs, to its end or to where it diverges."""
+        bench, tunable = self.ground.bench, training.tunable
+        parts = parts_for_training(tunable.classifier, tunable.backbone, 0, example, half=self.half)
         try:
-            for event in tune(
+            yield from tune(
                 training, self.inputs, self.schedule, module=self._trained(parts.trained), device=bench.device,
-                objective=objective, workers=bench.workers, watcher=bench.watcher,
-            ):  # fmt: skip
-                if isinstance(event, Step) and pace is not None:
-                    pace.saw_step(event.size, event.seconds)
-                    if training.steps < training.total and pace.is_off(training, off):
-                        training.total = pace.total(training)
+                objective=objective, workers=bench.workers, watcher=Nobody() if self.plain else bench.watcher,
+            )  # fmt: skip
         except Diverged as error:
-            bench.watcher.say(f"training stopped early: {error}")
-        self.steps, self.end = training.steps, training.average.state()
+            bench.watcher.say(f"training{' of the control' if self.plain else ''} stopped early: {error}")
 
     def _trained(self, module: nn.Module) -> nn.Module:
         """What steps are made with: the network, or where it is hardened against attacks what attacks it first."""
         ground = self.ground
-        if ground.epsilon is None or self.beside is not None:
+        if ground.epsilon is None or self.plain:
             return module
         return Adversary(
             module, ground.bundle.preprocess, epsilon=ground.epsilon, several=ground.material.several,
@@ -145,22 +168,20 @@ class Network:
         return min(taken[1:]) * self.batch / len(rows)
 
     def _pace(self, step_seconds: float, per_epoch: int) -> Pace:
-        """What keeps training on its deadline; kept back are the looks at validation images, and the proof."""
+        """What keeps training on its deadline; kept back are the looks at validation images, and the proof.
+
+        step_seconds: of a step of each network.
+        """
         clock = self.ground.bench.clock
         looked = len(self.ground.material.val_rows) * len(_SHARES) * (1 + VIEWS) + _FAMILIAR
         steps = looked / (_FORWARD * self.batch)
         if self.ground.epsilon is not None:  # whose steps take three times as long, and so do looks at attacked images
             steps = steps / 3 + len(_SHARES) * _ATTACKED_IMAGES / self.batch
-        looks = 2 if self.controlled else 1
-        reserve = _PROOF * (clock.budget_seconds or 0.0) + _AFTER_SECONDS + looks * steps * step_seconds
-        share = 1.0  # of the time for training, which a control of as many steps has a part in
-        if self.controlled:
-            share = 1 / 2 if self.ground.epsilon is None else 3 / 4
+        reserve = _PROOF * (clock.budget_seconds or 0.0) + _AFTER_SECONDS + steps * step_seconds
         return Pace(
-            self.schedule, until=time.monotonic() + share * (clock.left() - reserve),
-            most=_MOST_EPOCHS * per_epoch if self.beside is None else self.beside.steps,
+            self.schedule, until=time.monotonic() + clock.left() - reserve, most=_MOST_EPOCHS * per_epoch,
             step_seconds={self.schedule.size_at(0.0): step_seconds}, epoch_seconds=0.0, epoch_steps=per_epoch,
-            reserve_seconds=share * reserve,
+            reserve_seconds=reserve,
         )  # fmt: skip
 
     def _affordable(self, pace: Pace) -> int:
@@ -205,15 +226,12 @@ class Network:
 
         Of the choice without that it be clearly better, so that the control is no weaker for few validation images.
         """
-        if not self.controlled:
+        if self.twin is None:
             return None
-        twin = Network(self.ground, beside=self)
-        if not twin.steps:
-            return None
-        looks = twin.looks()
+        looks = self.twin.looks()
         chosen, candidates = choose(looks, self.ground, lose=lose, clearly=False)
-        facts = {"training": twin.note, "steps": twin.steps, "chosen": chosen.name, "candidates": candidates}
-        return Control(twin.classifier(chosen), chosen.plain, facts)
+        facts = {"training": self.twin.note, "chosen": chosen.name, "candidates": candidates}
+        return Control(self.twin.classifier(chosen), chosen.plain, facts)
 
     def held_out(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
         """Answers to the validation images, from which it has not learnt."""
