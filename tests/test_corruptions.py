@@ -53,7 +53,9 @@ def test_a_corruption_depends_on_seed_and_image_and_not_on_the_batch(name):
     assert (one(clean[::-1], ["c", "b", "a"], severity=3)[::-1] == together).all()
 
 
-@pytest.mark.parametrize("name", ["gaussian_noise", "motion_blur", "fog", "elastic", "low_light", "occlusion"])
+@pytest.mark.parametrize(
+    "name", ["gaussian_noise", "glass_blur", "motion_blur", "snow", "fog", "elastic", "low_light", "occlusion"]
+)
 def test_another_seed_or_image_draws_other_numbers(name):
     one, clean = CORRUPTIONS[name], photographs(count=1)
     before = one(clean, [0], severity=3)
@@ -62,7 +64,8 @@ def test_another_seed_or_image_draws_other_numbers(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["defocus_blur", "motion_blur", "zoom_blur", "fog", "contrast", "rotation", "low_light"]
+    "name",
+    ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow", "fog", "contrast", "rotation", "low_light"],
 )
 def test_a_severity_means_about_the_same_at_any_size(name):
     """The damage to the scene, seen at 64 px, of a photograph four times as wide: within a half of that at 64 px."""
@@ -86,8 +89,20 @@ def test_pixels_that_cannot_be_written_to_are_corrupted_too(name):
 
 def test_blurs_leave_an_even_image_as_it_is():
     even = np.full((1, 48, 48, 3), 117, np.uint8)
-    for name in ("defocus_blur", "motion_blur", "zoom_blur", "elastic", "pixelate", "rotation"):
+    for name in ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic", "pixelate", "rotation"):
         assert (CORRUPTIONS[name](even, [0], severity=5) == even).all(), name
+
+
+def test_snow_falls_and_glass_scatters():
+    """Flakes are drawn out downwards, so that neighbours differ less there than sideways; glass leaves the mean as it is."""
+    dark = np.full((4, 96, 96, 3), 20, np.uint8)
+    for severity in SEVERITIES:
+        snow = CORRUPTIONS["snow"](dark, range(4), severity=severity).astype(float)
+        down, aside = (np.abs(np.diff(snow, axis=axis)).mean() for axis in (1, 2))
+        assert 0 < down < aside and (snow >= 20).all() and (np.ptp(snow, axis=3) <= 1).all()
+    clean = photographs(96)
+    glass = CORRUPTIONS["glass_blur"](clean, range(3), severity=5)
+    assert np.abs(glass.mean((1, 2)) - clean.mean((1, 2))).max() < 3
 
 
 def test_brightness_keeps_the_hue_and_contrast_the_mean():

@@ -70,7 +70,8 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "gamma": _gamma,
 }  # fmt: skip
 # Of the measured kinds those without kin here or among the usual views (crops, scales, brightness, contrast, saturation): the
-# others are noise beside noise, blur beside blur, pixels beside what was made small, shear beside rotation, tone beside tone.
+# others are noise and flakes beside noise, blur beside blur, pixels beside what was made small, shear beside rotation, tone
+# beside tone.
 UNLIKE = frozenset({"fog", "elastic", "jpeg", "occlusion"})
 # AugMix's operations less those that measured kinds contain (contrast, colour, brightness and sharpness as there; rotation). Each
 # takes uint8 [3 h w] and a strength from -1 to 1.

@@ -43,7 +43,7 @@ def harden(
     """Make RUN's model more robust against noise, blur, weather and poor files; prove it, and what it costs.
 
     It trains on the run's own images, perturbed in ways that the proof does not use, and chooses by its validation images. The
-    proof is on its test images under 16 kinds of corruption, paired, with intervals. RUN stays as it is.
+    proof is on its test images under 18 kinds of corruption, paired, with intervals. RUN stays as it is.
     """
     from burnish.disk import expanded
     from burnish.record.made import place_beside
