@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from burnish.disk import expanded, plain_disk_errors, sync_folder
+from burnish.disk import expanded, locked, plain_disk_errors, sync_folder
 from burnish.errors import RunError, shown
 from burnish.record.folder import HARDENED, IMAGES, LEARNT, SLIM, SPLITS, home_of, no_run
 
@@ -35,13 +35,16 @@ def place_beside(run: Path, out: str | os.PathLike[str] | None, suffix: str) -> 
 def made_whole(place: Path) -> Iterator[Path]:
     """A folder to write in, which takes its place whole at the end; nothing is left of it after an error.
 
-    RunError, before anything is done, where no folder can be made there. Of a process that is killed a hidden folder stays.
+    RunError, before anything is done, where no folder can be made there. Of a process that is killed a hidden folder stays, until
+    the same is made again.
     """
-    draft = place.with_name(f".{place.name}.{os.getpid()}{_DRAFT}")
+    draft = place.with_name(_draft_of(place, str(os.getpid())))
     with plain_disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
+        _clear_drafts(place)
         shutil.rmtree(draft, ignore_errors=True)  # of a process that had this number, and was killed
         draft.mkdir()
+    held = _held(draft)
     try:
         yield draft
         with plain_disk_errors(place):
@@ -49,7 +52,61 @@ def made_whole(place: Path) -> Iterator[Path]:
             os.replace(draft, _free(place))
             sync_folder(place.parent)
     finally:
+        if held is not None:
+            os.close(held)
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft_of(place: Path, number: str) -> str:
+    """The name of the hidden folder that the process with that number writes in."""
+    return f".{place.name}.{number}{_DRAFT}"
+
+
+def _clear_drafts(place: Path) -> None:
+    """Remove what killed processes left of the same place: real folders alone, which no living process holds.
+
+    Two signs must agree. The number may be another's by now, or of a machine or container that shares the disk; the lock, which
+    ends with its process, may be missing where the disk has none.
+    """
+    begins, ends = _draft_of(place, "|").rsplit("|", 1)
+    try:
+        names = os.listdir(place.parent)
+    except OSError:  # a folder that may be written to and not listed
+        return
+    for name in names:
+        number = name.removeprefix(begins).removesuffix(ends)
+        if name != _draft_of(place, number) or not (number.isascii() and number.isdigit()) or _lives(int(number)):
+            continue
+        draft = place.with_name(name)
+        if draft.is_symlink() or (held := _held(draft)) is None:
+            continue
+        shutil.rmtree(draft, ignore_errors=True)  # follows no link, neither here nor inside
+        os.close(held)
+
+
+def _lives(number: int) -> bool:
+    """Whether a process has that number, or it cannot be known."""
+    if os.name == "nt":  # where signal 0 ends a process
+        return True
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _held(folder: Path) -> int | None:
+    """A descriptor of the folder, which is locked until it is closed; None where another holds it, or it cannot be opened so."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    if locked(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def copy_learnt(run: Path, folder: Path) -> None:
