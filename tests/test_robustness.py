@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_report_page import Page
 from test_several import coloured
 
 import burnish
@@ -22,6 +24,8 @@ from burnish.measure.intervals import Interval, wilson
 from burnish.measure.robustness import Subjects, Told, state_of
 from burnish.measure.several import score_several
 from burnish.measure.withstood import Controls, Corrupted, Robustness
+from burnish.reports.chinese import CHINESE
+from burnish.reports.chinese_robust import ROBUST
 from burnish.reports.robust import control_sentence, csv_of, lines, page_of
 from burnish.use import stressing
 from images import write_images
@@ -230,6 +234,29 @@ def test_the_page_stands_alone_and_shows_every_severity(found):
     assert "The files of the same images, handled otherwise" in page and 'alt="turned, 180"' in page
     assert "<script" not in page and not re.search(r'(?:src|href)="(?!data:)', page)
     assert "fog, severity 3" in page and "what was added" in page and "each value changed by at most 8" in page
+
+
+def test_the_page_is_told_in_chinese_too(run, shapes, found, tmp_path, capsys):
+    page = page_of(found, "zh")
+    assert '<html lang="zh-Hans">' in page and "稳健吗？" in page and "玻璃模糊" in page and "重新保存" in page
+    words = Page(page).text().rsplit("}", 1)[-1].replace(str(shapes), "")  # without the style
+    assert not re.search(r"\b(the|and|images|severity|undamaged|of)\b", words), words[:2000]
+    code, _, err = say("evaluate", run.folder, shapes, "--corrupted", "--lang", "zh", capsys=capsys)
+    assert code == 2 and "--lang is of the page; say --page FILE with it" in " ".join(err.split())
+    with pytest.raises(RecipeError, match="lang is 'de', expected en or zh"):
+        burnish.robustness(run.folder, "not looked at", page=tmp_path / "a.html", lang="de")
+
+
+def test_every_word_of_the_page_is_translated_and_none_else():
+    source = files("burnish.reports")
+    words = set(re.findall(r'_\("([^"]+)"', (source / "robust.html").read_text(encoding="utf-8")))
+    words |= set(re.findall(r'say\(\s*"([^"_]+)"', (source / "robust.py").read_text(encoding="utf-8")))
+    for one in (*CORRUPTIONS.values(), *HANDLINGS.values()):
+        words |= {one.name.replace("_", " "), one.means}
+    assert words - CHINESE.keys() == ROBUST.keys()
+    for english, chinese in ROBUST.items():
+        found = [set(re.findall(r"%\((\w+)\)s", text)) for text in (english, chinese)]
+        assert found[0] == found[1], english
 
 
 def test_several_classes_an_image_are_corrupted_and_attacked(tmp_path):

@@ -23,6 +23,7 @@ from burnish.measure.verdict import difference_in_words, percent
 from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Robustness
 from burnish.reports.explain import png
 from burnish.reports.plain import plain_page
+from burnish.reports.words import Say, words_in
 
 _WIDTH = 80  # columns
 _SMALL, _LARGE = 96, 256  # pixels: up to the first every one is kept, beyond the second a picture is made smaller
@@ -96,16 +97,19 @@ def _attacked_lines(part: Attacked, found: Robustness) -> list[str]:
     return [*told, *_wrapped(control_sentence(part.controls))]
 
 
-def control_sentence(controls: Controls) -> str:
-    """Whether the attack can be believed to find what there is."""
-    flat = f"{round(controls.flat.value * controls.flat.n)} of {controls.flat.n} images have no slope"
-    far = "" if controls.far is None or not controls.far.n else (
-        f", {round(controls.far.value * controls.far.n)} of {controls.far.n} withstand {FAR:g}/255"
-    )  # fmt: skip
-    facts = f"{flat}{far}, {controls.by_less} fall to noise or one step and not to APGD"
+def control_sentence(controls: Controls, say: Say = str) -> str:
+    """Whether the attack can be believed to find what there is; say: from English to the page's language."""
+
+    def counted(one: Interval) -> dict[str, Any]:
+        return {"some": round(one.value * one.n), "all": one.n, "epsilon": f"{FAR:g}"}
+
+    facts = say("%(some)s of %(all)s images have no slope") % counted(controls.flat)
+    if controls.far is not None and controls.far.n:
+        facts += say(", %(some)s of %(all)s withstand %(epsilon)s/255") % counted(controls.far)
+    facts += say(", %(n)s fall to noise or one step and not to APGD") % {"n": controls.by_less}
     if controls.passed:
-        return f"Controls of the attack passed: {facts}."
-    return f"Careful, gradients may be masked, and then these shares are too high: {facts}."
+        return say("Controls of the attack passed: %(facts)s.") % {"facts": facts}
+    return say("Careful, gradients may be masked, and then these shares are too high: %(facts)s.") % {"facts": facts}
 
 
 def csv_of(found: Robustness) -> str:
@@ -155,13 +159,19 @@ def _cells(state: State) -> dict[str, Any]:
     return cells
 
 
-def page_of(found: Robustness) -> str:
-    """One self-contained HTML page: each corruption at each severity as a picture, with its score below."""
+def page_of(found: Robustness, lang: str = "en") -> str:
+    """One self-contained HTML page, in English (en) or Chinese (zh): each state as a picture, with its score below."""
+    say = words_in(lang)
+
+    def drop(state: State) -> str:
+        return _drop(state).replace(" to ", say(" to "))
+
     corrupted = None if found.corrupted is None else {
         "part": found.corrupted, "clean_picture": _picture(found.corrupted.example),
+        "worst": say(found.corrupted.worst[0].replace("_", " ")),
         "rows": [
             {
-                "name": name.replace("_", " "), "means": one.means, "drop": _drop(found.corrupted.kinds[name]),
+                "name": say(name.replace("_", " ")), "means": say(one.means), "drop": drop(found.corrupted.kinds[name]),
                 "mean": found.corrupted.kinds[name].score,
                 "cells": [
                     {
@@ -176,7 +186,7 @@ def page_of(found: Robustness) -> str:
     }  # fmt: skip
     files = None if found.files is None else [
         {
-            "name": name.replace("_", " "), "means": one.means, "drop": _drop(found.files.kinds[name]),
+            "name": say(name.replace("_", " ")), "means": say(one.means), "drop": drop(found.files.kinds[name]),
             "cells": [
                 {
                     "picture": _picture(found.files.examples[STATES.index((name, figure))]), "figure": figure,
@@ -189,11 +199,12 @@ def page_of(found: Robustness) -> str:
     ]  # fmt: skip
     attacked = None if found.attacked is None else {
         "pictures": [_picture(one) for one in (*found.attacked.example, _difference(*found.attacked.example))],
-        "controls": control_sentence(found.attacked.controls),
-        "rows": [{"row": row, "drop": _drop(row.all)} for row in found.attacked.rows],
+        "controls": control_sentence(found.attacked.controls, say),
+        "rows": [{"row": row, "drop": drop(row.all)} for row in found.attacked.rows],
         "part": found.attacked, "largest": int(np.abs(np.subtract(*found.attacked.example, dtype=np.int64)).max()),
     }  # fmt: skip
-    return plain_page("robust.html").render(
+    return plain_page("robust.html", lang).render(
+        lang="zh-Hans" if lang == "zh" else lang,
         found=found,
         corrupted=corrupted,
         files=files,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from burnish.errors import RecipeError, nearest, shown
 from burnish.measure.verdict import ACCURACY, Verdict, chance, percent, points
 from burnish.reports.chinese import CHINESE, FINDINGS, SERVED
+from burnish.reports.chinese_robust import ROBUST
 
 Say = Callable[[str], str]
 LANGUAGES = ("en", "zh")
@@ -18,7 +19,7 @@ def words_in(lang: str) -> Say:
         raise RecipeError(
             f"lang is {shown(repr(lang))}, expected {' or '.join(LANGUAGES)} (nearest: {nearest(lang, LANGUAGES)})"
         )
-    known = CHINESE | FINDINGS | SERVED
+    known = ROBUST | CHINESE | FINDINGS | SERVED
     return (lambda text: known.get(text, text)) if lang == "zh" else (lambda text: text)
 
 

@@ -29,6 +29,7 @@ from burnish.measure.verdict import ACCURACY, MEAN_AP
 from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Robustness, Struck
 from burnish.record.learnt import FURTHER, learnt_among
 from burnish.reports.robust import BEGINS, csv_of, page_of
+from burnish.reports.words import words_in
 from burnish.runtime import Nobody, Watcher, cores
 from burnish.ship.answering import Asked
 from burnish.ship.predictor import NO_NUMBER, Predictor
@@ -54,6 +55,7 @@ def robustness(
     seed: int = 0,
     table: str | os.PathLike[str] | None = None,
     page: str | os.PathLike[str] | None = None,
+    lang: str = "en",
     watcher: Watcher | None = None,
     device: str = "cpu",
     predictor: Predictor | None = None,
@@ -65,9 +67,10 @@ def robustness(
     of 255 (None: 0.5, 1, 2, 4), in each value, that make the model err (`measure.attack`). Of data with splits the test images
     are taken, else all; of them an even part of each class: `most`, or as many as five minutes allow for either. reject: the
     accuracy wanted of answers, as for `predict`: what is then still answered, and how much of that is right. table, page: files
-    to be written, CSV and HTML.
+    to be written, CSV and HTML. lang: "en" or "zh", of the page.
     Errors as for `evaluate`; RecipeError where the package cannot say what is asked, or nothing is.
     """
+    words_in(lang)
     asked = _asked(EPSILONS if epsilons is None else epsilons, most)
     if not corrupted and not attacked:
         raise RecipeError("nothing is asked: corrupted and attacked are both False, expected one of them or both")
@@ -98,7 +101,7 @@ def robustness(
             0
         ],
     )
-    for file, made in ((table, csv_of), (page, page_of)):
+    for file, made in ((table, csv_of), (page, partial(page_of, lang=lang))):
         if file is not None:
             write_whole(expanded(file), made(found), follows=True)
     return found

@@ -40,12 +40,16 @@ Reject = Annotated[
 Table = Annotated[Path | None, typer.Option(metavar="FILE", help="Write what damage leaves as CSV.")]
 Page = Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as an HTML page, with pictures.")]
 
+Language = Annotated[str, typer.Option(help="Language of the page: en or zh.")]
 
-def require_damage(corrupted: bool, attacked: bool, **options: object) -> None:
+
+def require_damage(corrupted: bool, attacked: bool, *, lang: str = "en", **options: object) -> None:
     """RecipeError for an option that says how where nothing is asked."""
     said = next((name for name, value in options.items() if value is not None), None)
     if said is not None and not (corrupted or attacked):
         raise RecipeError(f"--{said} is of damaged images; say --corrupted or --attacked with it")
+    if lang != "en" and options.get("page") is None:
+        raise RecipeError("--lang is of the page; say --page FILE with it")
     if options.get("epsilon") is not None and not attacked:
         raise RecipeError("--epsilon is of attacked images; say --attacked with it")
     if options.get("reject") is not None and not corrupted:

@@ -15,6 +15,7 @@ from burnish.verbs.stressing import (
     Attacked,
     Corrupted,
     Epsilon,
+    Language,
     Most,
     Page,
     Reject,
@@ -38,12 +39,13 @@ def evaluate(
     reject: Reject = None,
     csv: Table = None,
     page: Page = None,
+    lang: Language = "en",
     device: Device = "cpu",
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Score a run's model on other labelled images; with --corrupted or --attacked on damaged ones too."""
-    require_damage(corrupted, attacked, epsilon=epsilon, most=most, reject=reject, csv=csv, page=page)
+    require_damage(corrupted, attacked, epsilon=epsilon, most=most, reject=reject, csv=csv, page=page, lang=lang)
     from burnish import api
     from burnish.disk import expanded
     from burnish.screen import print_evaluation
@@ -57,7 +59,7 @@ def evaluate(
         if corrupted or attacked:
             robust = api.robustness(
                 run, data, corrupted=corrupted, attacked=attacked, epsilons=epsilon, most=most, reject=reject,
-                table=csv, page=page, watcher=watcher, predictor=predictor,
+                table=csv, page=page, lang=lang, watcher=watcher, predictor=predictor,
             )  # fmt: skip
         found = api.evaluate(run, data, watcher=watcher, predictor=predictor)
     if json_:
