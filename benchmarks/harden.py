@@ -58,6 +58,8 @@ def row_of(run: Path, budget: str, out: Path) -> dict[str, Any]:
     kept = (
         "method",
         "word",
+        "control",
+        "beyond_control",
         "training",
         "chosen",
         "candidates",
