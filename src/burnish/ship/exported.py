@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from burnish.disk import read_plain_json, write_whole
+from burnish.data.views import normalised
+from burnish.disk import plain_disk_errors, read_plain_json, replacing, write_whole
 from burnish.errors import RecipeError, RunError, shown
 from burnish.ship.bundle import Bundle
 
 PREPARED, PIXELS = "prepared", "pixels"
+IN, OUT = "images", "probabilities"  # of an exported graph
+WORDS = {
+    PREPARED: "float32 [n 3 size size], (RGB / 255 - mean) / std, resized as preprocess says",
+    PIXELS: "uint8 [n size size 3], RGB, resized as preprocess says; mean and std are applied inside",
+}
 _ALWAYS_TOLD = {"classes", "input", "output", "preprocess"}  # in the .json beside an export
 _TOLERANCE = 1e-4  # of probabilities, between burnish and the other framework, on images of noise
 
@@ -44,6 +55,21 @@ def require_place(path: Path, suffix: str) -> None:
     except (OSError, ValueError):
         pass
     raise RecipeError(f"{shown(str(beside))} would be written over, and is no earlier export; choose another name")
+
+
+def require_ours(path: Path) -> None:
+    """RecipeError where a file is there that has no .json beside it, as each earlier export has."""
+    if path.is_file() and path.stat().st_size and not path.with_suffix(".json").is_file():
+        raise RecipeError(f"{shown(str(path))} is there and is no earlier export; name another file, or remove it")
+
+
+def write_with_meaning(path: Path, data: bytes, bundle: Bundle, words: str) -> None:
+    """The bytes to a file, and what they mean to the .json beside it. RunError where the disk refuses."""
+    with plain_disk_errors(path.parent), replacing(path) as file:
+        file.buffer.write(data)
+        file.flush()
+        # Before the file is there: without its .json it would not be known again as an export after a death in between.
+        write_meaning(path, bundle, words)
 
 
 def write_meaning(path: Path, bundle: Bundle, words: str) -> None:
@@ -85,3 +111,30 @@ def require_equal(framework: str, found: np.ndarray, expected: np.ndarray) -> No
         raise RunError(
             f"{framework} gives other probabilities than burnish (by {difference:.2g}); nothing was written; please report it"
         )
+
+
+class Whole(nn.Module):
+    """From what a file takes to probabilities [n k]: "prepared" images float32 [n 3 s s], or pixels uint8 [n s s 3]."""
+
+    def __init__(self, bundle: Bundle, *, pixels: bool) -> None:
+        super().__init__()
+        self.classifier, self.preprocess = bundle.classifier(), bundle.preprocess
+        self.temperature, self.several, self.pixels = bundle.temperature, bundle.several, pixels
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.classifier(normalised(images, self.preprocess) if self.pixels else images) / self.temperature
+        return logits.sigmoid() if self.several else logits.softmax(1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What an exporter has to say of its own steps, in between, is for who works on it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(None):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from burnish.data.views import normalised
-from burnish.disk import plain_disk_errors, replacing
-from burnish.errors import ModelError, RecipeError, RunError, brief, shown
+from burnish.errors import ModelError, RunError, brief, shown
 from burnish.ship.bundle import Bundle
 from burnish.ship.exported import (
+    IN,
+    OUT,
     PIXELS,
     PREPARED,
+    WORDS,
+    Whole,
     meaning,
     noise,
+    quiet,
     require_equal,
     require_input,
+    require_ours,
     require_place,
-    write_meaning,
+    write_with_meaning,
 )
 
 _EXTRA = "pip install 'burnish[onnx]'"
 _OPSET = 18  # that of ONNX 1.13 (December 2022), the first that PyTorch's exporter writes without converting
 _MOST_BYTES = 2**31 - 2**20  # of one protobuf file
-IN, OUT = "images", "probabilities"
-_WORDS = {
-    PREPARED: "float32 [n 3 size size], (RGB / 255 - mean) / std, resized as preprocess says",
-    PIXELS: "uint8 [n size size 3], RGB, resized as preprocess says; mean and std are applied inside",
-}
 
 
 def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
@@ -49,8 +44,7 @@ def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
     """
     require_input(input)
     require_place(path, ".onnx")
-    if path.is_file() and path.stat().st_size and not path.with_suffix(".json").is_file():
-        raise RecipeError(f"{shown(str(path))} is there and is no earlier export; name another file, or remove it")
+    require_ours(path)
     write_onnx(path, onnx_of(bundle, input=input), bundle, input=input)
     return path
 
@@ -58,10 +52,10 @@ def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
 def onnx_of(bundle: Bundle, *, input: str = PREPARED) -> bytes:
     """The file's bytes, once ONNX Runtime gives the probabilities that burnish gives; errors as in `export_onnx`."""
     runtime = onnx_runtime()
-    network = _Whole(bundle, pixels=input == PIXELS).eval()
+    network = _taken_apart(Whole(bundle, pixels=input == PIXELS))
     raw, prepared, expected = noise(bundle)
     images = raw if input == PIXELS else prepared
-    data = _written(network, torch.from_numpy(images[:2]), bundle, json.dumps(meaning(bundle, _WORDS[input])))
+    data = _written(network, torch.from_numpy(images[:2]), bundle, json.dumps(meaning(bundle, WORDS[input])))
     for few in (slice(0, 1), slice(None)):  # any number of images
         require_equal("ONNX Runtime", _answers(runtime, data, images[few], bundle), expected[few])
     return data
@@ -69,28 +63,15 @@ def onnx_of(bundle: Bundle, *, input: str = PREPARED) -> bytes:
 
 def write_onnx(path: Path, data: bytes, bundle: Bundle, *, input: str = PREPARED) -> None:
     """The bytes to a file, and what they mean to the .json beside it. RunError where the disk refuses."""
-    with plain_disk_errors(path.parent), replacing(path) as file:
-        file.buffer.write(data)
-        file.flush()
-        # Before the file is there: without its .json it would not be known again as an export after a death in between.
-        write_meaning(path, bundle, _WORDS[input])
+    write_with_meaning(path, data, bundle, WORDS[input])
 
 
-class _Whole(nn.Module):
-    """From what the file takes to probabilities [n k]."""
-
-    def __init__(self, bundle: Bundle, *, pixels: bool) -> None:
-        super().__init__()
-        self.classifier, self.preprocess = bundle.classifier(), bundle.preprocess
-        self.temperature, self.several, self.pixels = bundle.temperature, bundle.several, pixels
-        for module in self.modules():
-            # timm's attention as products of matrices: the fused one is taken apart for ONNX in a way that does not fit BEiT's.
-            if isinstance(getattr(module, "fused_attn", None), bool):
-                vars(module)["fused_attn"] = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.classifier(normalised(images, self.preprocess) if self.pixels else images) / self.temperature
-        return logits.sigmoid() if self.several else logits.softmax(1)
+def _taken_apart(network: nn.Module) -> nn.Module:
+    """The network with timm's attention as products of matrices: the fused one does not fit BEiT's when it is taken apart."""
+    for module in network.modules():
+        if isinstance(getattr(module, "fused_attn", None), bool):
+            vars(module)["fused_attn"] = False
+    return network
 
 
 def onnx_runtime() -> Any:
@@ -137,16 +118,3 @@ def _answers(runtime: Any, data: bytes, images: np.ndarray, bundle: Bundle) -> n
             f"ONNX Runtime cannot run what PyTorch's exporter made of {shown(bundle.base_model)} ({brief(error)}); nothing was "
             "written"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What the exporter has to say of its own steps, in between, is for who works on it."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(None):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

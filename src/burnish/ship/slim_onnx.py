@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from burnish.errors import RunError, brief, shown
-from burnish.ship.onnx import IN, OUT, onnx_runtime, quiet
+from burnish.ship.exported import IN, OUT, quiet
+from burnish.ship.onnx import onnx_runtime
 
 _AT_ONCE = 16  # images of a calibration batch
 _ALL = "all layers but the head"
