@@ -12,7 +12,7 @@ from PIL import Image
 from burnish import api, cli
 from burnish.backbones import zoo
 from burnish.backbones.classifier import Classifier
-from burnish.data.views import normalised
+from burnish.data.views import _there, normalised
 from burnish.errors import ModelError, RecipeError, RunError
 from burnish.ship import exported
 from burnish.ship.bundle import Bundle, read_bundle, write_bundle
@@ -97,6 +97,15 @@ def test_of_several_classes_an_image_each_has_a_probability_of_its_own(tmp_path)
     with torch.no_grad():
         assert np.allclose(found, bundle.classifier()(torch.zeros(2, 3, 64, 64)).sigmoid().numpy(), atol=1e-4)
     assert json.loads((tmp_path / "one.json").read_text())["thresholds"] == [0.2, 0.5, 0.7]
+
+
+def test_after_an_export_the_same_process_predicts(runs, shapes, tmp_path):
+    """The numbers that images are prepared with, made while the network was traced, were kept, and held nothing."""
+    run = runs("taps")
+    _there.cache_clear()
+    api.export(run, tmp_path / "one.onnx", input="pixels")
+    found = api.predict(run, sorted(shapes.rglob("*.png"))[:2])
+    assert [one.problem for one in found] == [None, None]
 
 
 def test_the_file_says_what_it_means_and_needs_no_other(runs, files):

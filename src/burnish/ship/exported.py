@@ -120,6 +120,8 @@ class Whole(nn.Module):
         super().__init__()
         self.classifier, self.preprocess = bundle.classifier(), bundle.preprocess
         self.temperature, self.several, self.pixels = bundle.temperature, bundle.several, pixels
+        # Its constants are kept for the whole process: made first while it is traced, they would hold no numbers.
+        normalised(torch.zeros(1, 1, 1, 3, dtype=torch.uint8), self.preprocess)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
