@@ -16,6 +16,7 @@ FORMS = f"{LINEAR}, {MLP}:WIDTH (such as {MLP}:512) or {COSINE}"
 _MLP = re.compile(rf"{MLP}:([1-9]\d{{0,4}})")
 # Neighbours asked, images kept, and whether those may have several classes; made by fitting, never asked for as a form.
 _NEIGHBOURS = re.compile(rf"{NEIGHBOURS}:([1-9]\d{{0,4}}):([1-9]\d{{0,7}})(:several)?")
+_LEAST_REACH = 1e-4  # of what cosines are divided by
 _LEAST_WEIGHT = 1e-6  # of a neighbour: so that a crowd of copies, all equally near, still has a say
 
 
@@ -108,13 +109,15 @@ class NeighbourHead(nn.Module):
             seen @ self.bank.to(features.dtype).T,
             self.votes,
             neighbours=self.neighbours,
-            temperature=float(self.temperature),
+            temperature=self.temperature.squeeze().clamp(
+                min=_LEAST_REACH
+            ),  # no number of Python: it could not be exported
             several=self.several,
         )
 
 
 def logits_by_neighbours(
-    similarities: Tensor, votes: Tensor, *, neighbours: int, temperature: float, several: bool
+    similarities: Tensor, votes: Tensor, *, neighbours: int, temperature: float | Tensor, several: bool
 ) -> Tensor:
     """[b k] of cosines [b m] to m images and their classes votes [m k], 0 or 1, as `NeighbourHead` weighs them."""
     count, likely = similarities.shape[1], votes.to(similarities.dtype)
@@ -123,7 +126,8 @@ def logits_by_neighbours(
         near, edge, where = near[:, :-1], near[:, -1:], where[:, :-1]
     else:
         edge = near.new_full((len(near), 1), -2.0)  # further than any
-    reach, nearest = max(temperature, 1e-4), near[:, :1]
+    reach = temperature if isinstance(temperature, Tensor) else max(temperature, _LEAST_REACH)
+    nearest = near[:, :1]
     weights = ((near - nearest) / reach).exp() - ((edge - nearest) / reach).exp() + _LEAST_WEIGHT
     spread = torch.zeros_like(similarities).scatter(1, where, weights / weights.sum(1, keepdim=True))
     usual = (likely.sum(0) + 1.0) / (count + likely.shape[1])

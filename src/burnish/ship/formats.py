@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.errors import RecipeError, shown
 from burnish.ship.keras import export_keras
 from burnish.ship.onnx import export_onnx
+from burnish.ship.pt2 import export_pt2
 
 
 @dataclass(frozen=True)
 class Format:
     """One of them."""
 
-    suffix: str
+    suffix: str  # of a file's name, or what stands behind the run's in that of a folder
     write: Callable[..., Path]  # (bundle, path, *, input), the path of the file
 
 
-FORMATS = {"onnx": Format(".onnx", export_onnx), "keras": Format(".keras", export_keras)}
+FORMATS = {
+    "onnx": Format(".onnx", export_onnx),
+    "keras": Format(".keras", export_keras),
+    "pt2": Format(".pt2", export_pt2),
+}
+
+
+def _listed(words: Iterable[str]) -> str:
+    """As a, b or c."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
+
+
+_NAMES = _listed(FORMATS)
 
 
 def format_for(to: str, out: Path | None) -> Format:
@@ -27,10 +41,10 @@ def format_for(to: str, out: Path | None) -> Format:
     if to in FORMATS:
         return FORMATS[to]
     if to != "auto":
-        raise RecipeError(f"export to {shown(to)!r} is not known; expected {' or '.join(FORMATS)}")
+        raise RecipeError(f"export to {shown(to)!r} is not known; expected {_NAMES}")
     told = next((one for one in FORMATS.values() if out is not None and out.suffix == one.suffix), None)
     if told is None:
-        suffixes = " or ".join(one.suffix for one in FORMATS.values())
+        suffixes = _listed(one.suffix for one in FORMATS.values() if one.suffix.startswith("."))
         given = "neither --to nor --out is given" if out is None else f"{shown(str(out))} does not tell the format"
-        raise RecipeError(f"{given}; say --to {' or '.join(FORMATS)}, or a file name that ends in {suffixes}")
+        raise RecipeError(f"{given}; say --to {_NAMES}, or a file name that ends in {suffixes}")
     return told
