@@ -51,12 +51,12 @@ from burnish.ship.answering import Prediction
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.use.evaluating import Evaluation, evaluate, ood
+from burnish.use.exporting import export
 from burnish.use.finished import (
     Result,
     as_written,
     board,
     explain,
-    export,
     open_run,
     predict,
     predict_stream,

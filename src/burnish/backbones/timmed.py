@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -132,6 +133,28 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
         size = f" for images of {kwargs['img_size']} pixels" if "img_size" in kwargs else ""
         raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
+
+
+def with_classifier(name: str, kwargs: dict[str, Any], classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """(the network with timm's own classifier for so many classes, in eval mode, weights at random; what timm says of its kind).
+
+    The latter as a config.json has it: `classifier` and `first_conv`, which are names of layers, and `fixed_input_size`. The
+    global generators are left as they were. UnknownModel where timm cannot build it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            module = timm.create_model(name, pretrained=False, num_classes=classes, **kwargs).eval()
+        except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+            raise UnknownModel(
+                f"{name}: timm cannot build it with a classifier of its own ({shown(str(error))[:160]})"
+            ) from None
+    told: Any = module.pretrained_cfg
+    return module, {key: told.get(key) for key in ("classifier", "first_conv", "fixed_input_size")}
+
+
+def opened(folder: Path) -> nn.Module:
+    """The network of a folder of config.json and model.safetensors as timm opens it, in eval mode; raises what timm does."""
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
 def _small_stem(module: nn.Module) -> nn.Module:

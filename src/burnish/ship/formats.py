@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.errors import RecipeError, shown
+from burnish.ship.hub import SUFFIX, export_hub
 from burnish.ship.keras import export_keras
 from burnish.ship.onnx import export_onnx
 from burnish.ship.pt2 import export_pt2
@@ -18,12 +19,14 @@ class Format:
 
     suffix: str  # of a file's name, or what stands behind the run's in that of a folder
     write: Callable[..., Path]  # (bundle, path, *, input), the path of the file
+    recorded: bool = False  # whether it takes what the run's record says too, as `record`
 
 
 FORMATS = {
     "onnx": Format(".onnx", export_onnx),
     "keras": Format(".keras", export_keras),
     "pt2": Format(".pt2", export_pt2),
+    "hub": Format(SUFFIX, export_hub, recorded=True),
 }
 
 

@@ -49,7 +49,7 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
     if bundle.architecture["library"] != graph.LIBRARY:
         raise RecipeError(
             f"the model was made from {shown(bundle.base_model)}, not from a Keras file; only those are written as .keras "
-            "(all are written with --to onnx; in PyTorch: burnish.open_run(RUN).predictor.bundle.classifier(), docs/models.md)"
+            "(all are, with --to onnx or pt2; in PyTorch: burnish.open_run(RUN).predictor.bundle.classifier(), docs/models.md)"
         )
     if bundle.head.startswith(NEIGHBOURS):
         raise RecipeError(

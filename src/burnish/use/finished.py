@@ -37,9 +37,6 @@ from burnish.reports.page import render
 from burnish.reports.runs import Compared, side_by_side
 from burnish.reports.runs import page_of as page_of_runs
 from burnish.ship.answering import LIKELIEST, Asked, Prediction
-from burnish.ship.bundle import read_bundle
-from burnish.ship.exported import PREPARED
-from burnish.ship.formats import format_for
 from burnish.ship.images import ImageLike, Images, Paths, expand, listed
 from burnish.ship.predictor import Predictor, write_csv
 from burnish.use.evaluating import Evaluation, evaluate
@@ -193,26 +190,6 @@ def write_predictions(
     with plain_disk_errors(path, "name another file"), replacing(path) as file:
         write_csv(file, counted(), **how)
     return unreadable
-
-
-def export(
-    run: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    *,
-    to: str = "auto",
-    input: str = PREPARED,
-) -> Path:
-    """Write a run's model in another format; returns the file. Its classes and preprocessing are in the .json beside it.
-
-    to: "onnx", which takes any number of images; "keras", for models that came from a Keras file: a .keras file that Keras and
-    TensorFlow open; "auto": as the name of `out` ends. out: by default the run's name, in the working folder. input: what the
-    file takes, "prepared" images as the network did, or "pixels" of 0 to 255. Either is written only where the other framework
-    gives the probabilities that burnish gives.
-    """
-    folder, path = expanded(run), None if out is None else expanded(out)
-    format = format_for(to, path)
-    path = path or Path(f"{folder.resolve().name}{format.suffix}")
-    return format.write(read_bundle(folder), path, input=input)
 
 
 def report(run: str | os.PathLike[str], *, lang: str = "en", out: str | os.PathLike[str] | None = None) -> Path:

@@ -202,13 +202,17 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Where to write it, e.g. model.onnx (default: the run's name)")
     ] = None,
     to: Annotated[
-        str, typer.Option(help="The format: onnx; keras (of models that came from a Keras file); auto: as FILE ends")
+        str,
+        typer.Option(
+            help="The format: onnx; pt2 (torch.export); hub (a folder for timm and transformers); keras (of models that came "
+            "from a Keras file); auto: as FILE ends"
+        ),
     ] = "auto",
     input: Annotated[
         str, typer.Option(help="What the file takes: prepared (as the network did) or pixels (RGB, 0 to 255)")
     ] = "prepared",
 ) -> None:
-    """Write a run's model for another framework: ONNX, or Keras again."""
+    """Write a run's model for other programs: ONNX, torch.export, timm and transformers, or Keras again."""
     from burnish import api
 
     typer.echo(shown(str(api.export(run, out, to=to, input=input))))
