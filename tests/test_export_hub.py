@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,6 +246,12 @@ def test_what_cannot_be_written_is_told_and_nothing_is_lost(out, more, message, 
     ]
 
 
+def test_the_working_folder_itself_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="is the folder that this was started in"):
+        export_hub(package("test_resnet", image_size=64), Path("."))
+
+
 def test_a_folder_that_answers_otherwise_is_not_left(tmp_path, monkeypatch):
     monkeypatch.setattr(exported, "_TOLERANCE", -1.0)
     with pytest.raises(RunError, match="timm gives other probabilities than burnish"):
@@ -282,7 +289,7 @@ def test_no_name_of_a_class_is_markup_in_the_card_and_config_json_has_it_as_it_i
 @pytest.mark.parametrize(
     ("licence", "lines"),
     [
-        ("apache-2.0", ['license: "apache-2.0"']),
+        ("Apache-2.0", ['license: "apache-2.0"']),
         ("Seer License\n", ['license: "other"', 'license_name: "seer-license"']),
         ("unknown", []),
     ],

@@ -41,7 +41,7 @@ _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2
 
 DECODER = 4  # counted up when the same file would give other pixels, so that kept ones are not used
 # A JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
-_DRAFT_MARGIN = 2
+DRAFT_MARGIN = 2
 
 Rendering = Callable[[Image.Image], np.ndarray]
 
@@ -128,7 +128,7 @@ def count_pixels(data: bytes, *, name: str = "image in memory") -> int:
 def enough(preprocess: Preprocess) -> Need:
     """What the plain view is made from.
 
-    Whoever makes a plain view decodes for it alone, so that all get the same bits (P1); `_DRAFT_MARGIN` leaves enough for
+    Whoever makes a plain view decodes for it alone, so that all get the same bits (P1); `DRAFT_MARGIN` leaves enough for
     the stored squares too, which are at most twice as large.
     """
     side = preprocess.size if preprocess.fit == "squash" else round(preprocess.size / preprocess.crop)
@@ -308,8 +308,8 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
         raise Refused("its colours lie apart, each of 16 bits: save it with 8 bits, or with its colours together")
     image = whitened(image, data)
     widen_colour_key(image)
-    if at_least is not None and min(image.size) >= 2 * _DRAFT_MARGIN * at_least:
-        side = _DRAFT_MARGIN * at_least
+    if at_least is not None and min(image.size) >= 2 * DRAFT_MARGIN * at_least:
+        side = DRAFT_MARGIN * at_least
         # JPEG alone knows how; of the scales it takes the least that leaves `side` both ways
         image.draft(None, (side, side))
     return image

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.backbones import timmed
+from burnish.data.pixels import DRAFT_MARGIN as _MARGIN
+from burnish.data.pixels import enough
 from burnish.errors import shown
 from burnish.ship.bundle import Bundle
 
@@ -63,10 +65,11 @@ def escaped(text: str) -> str:
 def _front(bundle: Bundle, record: Record) -> str:
     """The YAML that the hub reads; each value is a JSON string, which YAML reads as such."""
     values: dict[str, Any] = {"library_name": "timm", "pipeline_tag": "image-classification"}
-    if bundle.licence in _LICENCES:
-        values["license"] = bundle.licence
-    elif bundle.licence not in ("", "unknown"):
-        values |= {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", bundle.licence.lower()).strip("-")}
+    licence = re.sub(r"[^a-z0-9.-]+", "-", bundle.licence.lower()).strip("-")
+    if licence in _LICENCES:
+        values["license"] = licence
+    elif licence not in ("", "unknown"):
+        values |= {"license": "other", "license_name": licence}
     if base := _base(bundle, record.source):
         values["base_model"] = base
     lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
@@ -94,18 +97,19 @@ def _classes(bundle: Bundle) -> str:
 
 def _images(bundle: Bundle) -> str:
     how = bundle.preprocess
+    side = enough(how).side
+    cut = f"the short side resized to {side} pixels, {how.size} × {how.size} cut from the middle"
     if how.fit == "squash":
-        cut = f"the whole image resized to {how.size} × {how.size} pixels"
-    else:
-        cut = f"the short side resized to {round(how.size / how.crop)} pixels, {how.size} × {how.size} cut from the middle"
+        cut = f"the whole image resized to {side} × {side} pixels"
     return (
         f"RGB, {cut} ({how.interpolation}), less the mean and divided by the deviation in config.json. It was trained on images "
-        "turned upright by their EXIF, transparent ones over white: who opens files otherwise gets other answers for such."
+        "turned upright by their EXIF, transparent ones over white, and JPEGs with sides of "
+        f"{2 * _MARGIN * side:,} pixels and more decoded in part, as below: who opens such files otherwise gets other answers."
     )
 
 
 def _use(bundle: Bundle) -> str:
-    answers = "sigmoid()" if bundle.several else "softmax(1)"
+    answers, side = "sigmoid()" if bundle.several else "softmax(1)", _MARGIN * enough(bundle.preprocess).side
     return f"""With [timm](https://github.com/huggingface/pytorch-image-models); of a folder on this machine `local-dir:FOLDER`:
 
 ```python
@@ -115,7 +119,9 @@ from PIL import Image, ImageOps
 
 model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True).eval()
 prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+image = Image.open("photo.jpg")
+image.draft(None, ({side}, {side}))  # a large JPEG in part
+image = ImageOps.exif_transpose(image).convert("RGB")
 with torch.no_grad():
     probabilities = model(prepare(image).unsqueeze(0)).{answers}[0]
 print(model.pretrained_cfg["label_names"][int(probabilities.argmax())], float(probabilities.max()))

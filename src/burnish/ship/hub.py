@@ -110,6 +110,8 @@ def _require_place(path: Path) -> None:
         return
     if not path.is_dir() or path.is_symlink():
         raise RecipeError(f"{shown(str(path))} is there and is no folder; name another one")
+    if os.path.samefile(path, os.curdir):  # which would be another one afterwards
+        raise RecipeError(f"{shown(str(path))} is the folder that this was started in; name one in it")
     if any(path.iterdir()) and (other := _not_ours(path)):
         raise RecipeError(
             f"{shown(str(path))} is there, and {shown(other)} in it is not as an earlier export wrote it; name another folder, "
