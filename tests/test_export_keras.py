@@ -248,7 +248,7 @@ def test_exporting_twice_and_over_an_older_file_gives_the_same_numbers(runs, pho
 @pytest.mark.parametrize(
     ("name", "how", "sentence"),
     [
-        ("out.h5", {}, "does not tell the format; say --to onnx, keras, pt2 or hub"),
+        ("out.h5", {}, "does not tell the format; say --to onnx, keras, pt2, openvino or hub"),
         ("out.keras", {"to": "onnx9"}, "onnx9.*keras"),
         ("out.keras", {"input": "tensor"}, "prepared or pixels"),
     ],

@@ -10,6 +10,7 @@ from burnish.errors import RecipeError, shown
 from burnish.ship.hub import SUFFIX, export_hub
 from burnish.ship.keras import export_keras
 from burnish.ship.onnx import export_onnx
+from burnish.ship.openvino import export_openvino
 from burnish.ship.pt2 import export_pt2
 
 
@@ -26,6 +27,7 @@ FORMATS = {
     "onnx": Format(".onnx", export_onnx),
     "keras": Format(".keras", export_keras),
     "pt2": Format(".pt2", export_pt2),
+    "openvino": Format(".xml", export_openvino),
     "hub": Format(SUFFIX, export_hub, recorded=True),
 }
 

@@ -204,15 +204,15 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="The format: onnx; pt2 (torch.export); hub (a folder for timm and transformers); keras (of models that came "
-            "from a Keras file); auto: as FILE ends"
+            help="The format: onnx; openvino; pt2 (torch.export); hub (a folder for timm and transformers); keras (of models "
+            "that came from a Keras file); auto: as FILE ends"
         ),
     ] = "auto",
     input: Annotated[
         str, typer.Option(help="What the file takes: prepared (as the network did) or pixels (RGB, 0 to 255)")
     ] = "prepared",
 ) -> None:
-    """Write a run's model for other programs: ONNX, torch.export, timm and transformers, or Keras again."""
+    """Write a run's model for other programs: ONNX, OpenVINO, torch.export, timm and transformers, or Keras again."""
     from burnish import api
 
     typer.echo(shown(str(api.export(run, out, to=to, input=input))))
