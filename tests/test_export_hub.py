@@ -17,9 +17,9 @@ from safetensors import safe_open
 from burnish import api, cli
 from burnish.backbones import zoo
 from burnish.backbones.classifier import Classifier
-from burnish.errors import RecipeError, RunError
+from burnish.errors import NotARun, RecipeError, RunError
 from burnish.ship import exported
-from burnish.ship.bundle import Bundle
+from burnish.ship.bundle import Bundle, write_bundle
 from burnish.ship.card import Record, card_of, escaped
 from burnish.ship.hub import _crop_pct, export_hub
 from burnish.terms import Preprocess
@@ -320,3 +320,14 @@ def test_a_package_that_was_copied_alone_is_said_to_have_no_test_on_record(runs,
     package_alone = next((runs("full") / "packages").iterdir())
     card = (api.export(package_alone, tmp_path / "out", to="hub") / "README.md").read_text()
     assert "No test of this model is on record" in card and "% right" not in card
+
+
+def test_what_slim_proved_is_in_the_card_and_no_markup_and_a_damaged_record_is_told(tmp_path):
+    write_bundle(tmp_path / "run", package("test_resnet", image_size=64))
+    (tmp_path / "run/slim.json").write_text('{"proof": {"sentence": "Proven <b>that</b> 0.5 points"}}')
+    card = (api.export(tmp_path / "run", tmp_path / "out", to="hub") / "README.md").read_text()
+    assert r"Proven \<b\>that\</b\> 0\.5 points" in card
+    (tmp_path / "run/slim.json").write_text('{"proof": 7}')
+    with pytest.raises(NotARun, match=r"slim\.json is not as burnish writes it"):
+        api.export(tmp_path / "run", tmp_path / "other", to="hub")
+    assert not (tmp_path / "other").exists()
