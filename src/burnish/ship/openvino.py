@@ -69,7 +69,7 @@ def _written(openvino: Any, onnx: bytes, bundle: Bundle, *, input: str) -> tuple
     """(the bytes of the .xml, those of the .bin); RunError where OpenVINO cannot make them of the ONNX file."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            # `convert_model` gives the same graph, and reports that it was called to OpenVINO's makers.
+            # Not `convert_model`, which reports to OpenVINO's makers that it was called.
             model = openvino.Core().read_model(onnx)
             model.set_rt_info(json.dumps(meaning(bundle, WORDS[input])), ["burnish"])
             openvino.save_model(model, (place := Path(folder) / "model.xml"), compress_to_fp16=False)
