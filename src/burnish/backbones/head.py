@@ -109,9 +109,8 @@ class NeighbourHead(nn.Module):
             seen @ self.bank.to(features.dtype).T,
             self.votes,
             neighbours=self.neighbours,
-            temperature=self.temperature.squeeze().clamp(
-                min=_LEAST_REACH
-            ),  # no number of Python: it could not be exported
+            # Not as a number of Python: that could not be exported.
+            temperature=self.temperature.squeeze().clamp(min=_LEAST_REACH),
             several=self.several,
         )
 
