@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -245,6 +246,36 @@ def test_a_jpeg_of_very_many_parts_behind_a_mark_of_the_end_is_refused():
     plain = encoded(noise(16, 16), "JPEG")
     parts = b"\xff\xd9" + part(0xE1, b"Exif\0\0" + bytes(10)) * 5000
     assert "over 4,000 parts" in refusal(plain[:2] + parts + plain[2:])
+
+
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\x00", b"\xff\xd0", b"\xff\xd8"])
+def test_a_jpeg_of_megabytes_between_its_parts_is_refused(filler):
+    plain = encoded(noise(16, 16), "JPEG")
+    assert decode(plain[:2] + b"\xff" * 10_000 + plain[2:]).size == (16, 16)
+    assert "belong to none of its parts" in refusal(plain[:20] + filler * 2**21 + plain[20:])
+    assert "belong to none of its parts" in refusal(b"\xff\xd8\xff" + filler * 2**21)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("one", [chunk(b"IDAT", b""), chunk(b"tEXt", b"a\0b"), chunk(b"prVt", b"")])
+def test_a_png_of_very_many_chunks_is_refused(one):
+    plain = encoded(noise(16, 16), "PNG")
+    assert decode(plain[:33] + chunk(b"tEXt", b"a\0b") * 3000 + plain[33:]).size == (16, 16)
+    assert "over 100,000 chunks" in refusal(plain[:33] + one * 120_000 + plain[33:])
+    assert "over 100,000 chunks" in refusal(plain[:-12] + one * 120_000 + plain[-12:])
+
+
+def test_a_large_png_in_pieces_of_a_kilobyte_is_read():
+    side = 1200
+    rows = np.pad(np.asarray(noise(side, side)).reshape(side, -1), ((0, 0), (1, 0)))  # each begins with its filter, 0
+    packed = zlib.compress(rows.tobytes(), 0)
+    pieces = b"".join(chunk(b"IDAT", packed[at : at + 1024]) for at in range(0, len(packed), 1024))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    assert decode(b"\x89PNG\r\n\x1a\n" + head + pieces + chunk(b"IEND", b"")).size == (side, side)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

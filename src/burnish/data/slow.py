@@ -8,6 +8,10 @@ import struct
 _MOST_SCANS = 100  # of a JPEG; encoders write 1 to 12, and a scan of 64 million pixels takes 16 ms however short it is
 # Other parts of one; an ICC profile has 255 at most, 100 MB of others 1,600; Pillow joins them one by one
 _MOST_PIECES = 4000
+_MOST_BETWEEN = (
+    2**20
+)  # bytes between parts before the first scan, which Pillow goes through one by one: 20 MB took 14 s
+_MOST_CHUNKS = 100_000  # of a PNG; 32 MB of empty ones took 13 s, and a writer's have 4 kB and more
 _MOST_COMMENTS = 1000  # of an image in one of the formats of Netpbm, which are looked for again from each of them
 _MOST_TEXT_BYTES = 8 * 2**20  # of numbers written as text; 40 MB take 15 s
 _HEADER_BYTES = 2**16
@@ -21,6 +25,8 @@ def why_slow(data: bytes) -> str | None:
     """Why the bytes of an image are not given to a decoder; None where they may be."""
     if data[:2] == b"\xff\xd8":
         return _why_slow_jpeg(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return _why_slow_png(data)
     if data[:2] == b"BM":
         return _why_slow_bmp(data)
     if data[:1] == b"P" and data[1:2] in (b"1", b"2", b"3", b"4", b"5", b"6"):
@@ -32,10 +38,13 @@ def _why_slow_jpeg(data: bytes) -> str | None:
     # Counting bytes is quick, and seldom leads to the exact count.
     if data.count(b"\xff\xda") <= _MOST_SCANS and data.count(b"\xff") <= _MOST_PIECES:
         return None
-    scans = parts = 0
+    scans = parts = between = 0
     at = 2
     while scans <= _MOST_SCANS and parts <= _MOST_PIECES:
         found = _MARKER.search(data, at)
+        between += 0 if scans else (len(data) if found is None else found.start()) - at
+        if between > _MOST_BETWEEN:
+            return f"a JPEG of over {_MOST_BETWEEN:,} bytes that belong to none of its parts, which would take minutes to read"
         if found is None or (data[found.end() - 1] == _END and scans):  # before a scan an end ends nothing
             return None
         at = found.end()
@@ -48,6 +57,17 @@ def _why_slow_jpeg(data: bytes) -> str | None:
     if scans > _MOST_SCANS:
         return f"a JPEG of over {_MOST_SCANS} scans, which would take minutes to read"
     return f"a JPEG of over {_MOST_PIECES:,} parts, which would take minutes to read"
+
+
+def _why_slow_png(data: bytes) -> str | None:
+    if len(data) <= 12 * _MOST_CHUNKS:  # of an empty one
+        return None
+    at = 8
+    for _ in range(_MOST_CHUNKS):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at >= len(data):
+            return None
+    return f"a PNG of over {_MOST_CHUNKS:,} chunks, which would take minutes to read"
 
 
 def _why_slow_bmp(data: bytes) -> str | None:
