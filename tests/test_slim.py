@@ -285,9 +285,15 @@ def test_a_slim_package_made_smaller_again_keeps_its_history(slims, photos, tmp_
     assert history["of"]["run"] == str(made.folder) and history["before"] == read_bundle(made.folder).facts["slim"]
 
 
-def test_what_it_is_not_is_said(slims):
-    with pytest.raises(NotARun, match="it is what burnish slim made of a run: its package can predict"):
-        api.open_run(slims["tuned"][1].folder)
+def test_what_it_is_not_is_said(slims, tuned, tmp_path):
+    made = slims["tuned"][1].folder
+    for asked in (
+        lambda: api.open_run(made),
+        lambda: api.report(made),
+        lambda: api.report_runs([tuned, made], out=tmp_path / "runs.html"),
+    ):
+        with pytest.raises(NotARun, match="it is what burnish slim made of a run: its package can predict"):
+            asked()
 
 
 class Pulled(Nobody):

@@ -229,12 +229,12 @@ def report_runs(
     if len({expanded(run).resolve() for run in runs}) < 2:
         raise RecipeError("to compare runs, name at least two different ones: burnish report RUN RUN...")
     folders = [expanded(run) for run in runs]
+    facts = [read_facts(folder) for folder in folders]  # first: what has no record is told by what it is
     contents = [read_digests(folder / IMAGES) for folder in folders]
     if all(contents):  # else they are known by their paths alone
         answers = [read_answers(folder).of_contents(known) for folder, known in zip(folders, contents, strict=True)]
     else:
         answers = [read_answers(folder) for folder in folders]
-    facts = [read_facts(folder) for folder in folders]
     named = list(zip([os.fspath(run) for run in runs], facts, answers, strict=True))
     with as_written(*folders):
         rows, n = side_by_side(named)
