@@ -65,6 +65,14 @@ class Guard:
             sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES
         ):  # that came at once, before any server counts
             raise Refusal(400, f"the headers have more than {HEADER_BYTES:,} bytes, the most; send fewer")
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+            # A proxy may go by the one and this server by the other: what it took for a body would be a request of another's
+            # (RFC 9112, 6.1).
+            raise Refusal(
+                400,
+                "the body's length is told twice, by Content-Length and by Transfer-Encoding; send one of them",
+                ends=True,
+            )
         named = [value for name, value in headers if name == b"host"]
         host = named[0] if len(named) == 1 else ""
         if self._hosts is not None and _name_of(host) not in self._hosts:

@@ -21,16 +21,20 @@ HEADERS = {
 
 
 class Refusal(Exception):
-    """A request that is not answered: the HTTP status, and a sentence that says what came, what was expected, what to do."""
+    """A request that is not answered: the HTTP status, and a sentence that says what came, what was expected, what to do.
 
-    def __init__(self, status: int, sentence: str) -> None:
+    ends: whether the connection is closed with it, so that nothing behind it is taken for a request.
+    """
+
+    def __init__(self, status: int, sentence: str, *, ends: bool = False) -> None:
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.ends = status, sentence, ends
 
     @property
     def headers(self) -> dict[str, str]:
         """Besides those of every answer."""
-        return {"retry-after": str(RETRY_SECONDS)} if self.status == 503 else {}
+        again = {"retry-after": str(RETRY_SECONDS)} if self.status == 503 else {}
+        return {**again, **({"connection": "close"} if self.ends else {})}
 
     @property
     def body(self) -> bytes:
