@@ -883,11 +883,18 @@ def test_board_serves_this_machine_alone(run, tmp_path):
     with pytest.raises(NotARun, match="no commas"):
         api.board([run.folder, tmp_path / "a,b"])
     command = api.board([run.folder], port=7007)
-    assert command[:3] == [sys.executable, "-m", "tensorboard.main"]
+    assert command[0] == sys.executable and command[2:4] == ["-m", "tensorboard.main"]
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "7007"
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotARun, match="no TensorBoard events"):
         api.board([tmp_path / "empty"])
+
+
+def test_board_runs_no_file_of_the_working_folder(run, tmp_path):
+    for name in ("json.py", "numpy.py", "site.py", "tensorboard.py"):
+        (tmp_path / name).write_text("raise SystemExit('a file of the working folder was run')")
+    done = subprocess.run([*api.board([run.folder]), "--version_tb"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip()[0].isdigit(), done.stderr
 
 
 class Onlooker:

@@ -297,4 +297,5 @@ def board(runs: Sequence[str | os.PathLike[str]], *, port: int = 6006) -> list[s
         raise NotARun("TensorBoard takes no commas in the folders of several runs; rename them, or show one at a time")
     spec = ",".join(f"{name}:{run}" for name, run in found.items())
     where = ["--logdir", str(next(iter(found.values())))] if len(found) == 1 else ["--logdir_spec", spec]
-    return [sys.executable, "-m", "tensorboard.main", *where, "--host", "127.0.0.1", "--port", str(port)]
+    # -P: by -m alone a json.py in the working folder would be run for Python's own.
+    return [sys.executable, "-P", "-m", "tensorboard.main", *where, "--host", "127.0.0.1", "--port", str(port)]
