@@ -96,6 +96,21 @@ def test_the_head_of_a_frozen_run_is_hardened_and_the_run_stays(probe, better, t
     assert str(found.facts["n"]) in found.sentence() and found.sentence() in repr(found)
 
 
+def test_slim_does_not_undo_a_hardened_head_and_the_other_way_round_both_are_had(probe, shapes, better, tmp_path):
+    hard = burnish.harden(probe, out=tmp_path / "hard", **HARDEN).folder
+    with pytest.raises(RecipeError, match=r"slim would undo that.*burnish slim of the run.*then burnish harden"):
+        api.slim(hard, shapes, tmp_path / "undone", onnx="off")
+    assert not (tmp_path / "undone").exists()
+    slim = api.slim(probe, out=tmp_path / "slim", lose=50, onnx="off").folder
+    with pytest.raises(RecipeError, match=r"made of a run by burnish slim.*name the data"):
+        burnish.harden(slim, out=tmp_path / "both", **HARDEN)
+    both, small = (
+        read_bundle(one) for one in (burnish.harden(slim, shapes, out=tmp_path / "both", **HARDEN).folder, slim)
+    )
+    assert both.stored == small.stored != read_bundle(probe).stored and both.preprocess == small.preprocess
+    assert not torch.equal(both.state["head.weight"], small.state["head.weight"])
+
+
 @pytest.mark.parametrize(("share", "sides"), [(0.2, ("train", "val")), (-1.0, ("val",))])
 def test_held_out_answers_of_a_head_are_cross_validated_or_without_time_those_of_validation(
     share, sides, probe, better, monkeypatch, tmp_path

@@ -278,8 +278,10 @@ def test_where_nothing_may_be_taken_the_package_is_the_runs_own(tuned, tmp_path,
 
 def test_a_slim_package_made_smaller_again_keeps_its_history(slims, photos, tmp_path):
     _, made = slims["tuned"]
-    with pytest.raises(RecipeError, match=r"is a slim package itself.*name the data"):
+    with pytest.raises(RecipeError, match=r"made of a run by burnish slim.*name the data"):
         api.slim(made.folder, out=tmp_path / "again")
+    with pytest.raises(RecipeError, match=r"made of a run by burnish slim.*name the data"):
+        api.harden(made.folder, out=tmp_path / "again")
     again = api.slim(made.folder, photos, tmp_path / "again", lose=20, onnx="off")
     history = read_bundle(again.folder).facts["slim"]
     assert history["of"]["run"] == str(made.folder) and history["before"] == read_bundle(made.folder).facts["slim"]

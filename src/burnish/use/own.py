@@ -17,7 +17,7 @@ from burnish.disk import expanded
 from burnish.errors import DataError, NotARun, RecipeError, shown
 from burnish.labels import counts
 from burnish.methods.table import method_named
-from burnish.record.folder import IMAGES, SPLITS, home_of, read_facts, sides_in
+from burnish.record.folder import HARDENED, IMAGES, SLIM, SPLITS, home_of, read_facts, sides_in
 from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
 
@@ -65,6 +65,12 @@ def is_frozen(bundle: Bundle) -> bool:
 
 def _recorded(folder: Path) -> str:
     """Where the run's record says that its images are."""
+    for name, verb in ((SLIM, "slim"), (HARDENED, "harden")):
+        if (folder / name).is_file():
+            raise RecipeError(
+                f"{shown(str(folder))} was made of a run by burnish {verb}, and does not say where its images are; name the data "
+                "that its run was made from after it"
+            )
     told = read_facts(folder).get("data")
     if isinstance(told, str) and (told.startswith(_NAMES) or os.path.exists(expanded(told))):
         return told
