@@ -423,3 +423,25 @@ def test_the_page_fits_80_columns_and_json_is_what_is_written(tuned, tmp_path, c
     cli.main(["slim", str(tuned), "--out", str(tmp_path / "b"), "--lose", "20", "--onnx", "off", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((tmp_path / "b/slim.json").read_text())
+
+
+@pytest.mark.parametrize("verb", ["slim", "harden"])
+def test_a_verb_that_was_interrupted_says_that_nothing_was_written(verb, tuned, tmp_path, monkeypatch, capsys):
+    def interrupted(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, verb, interrupted)
+    with pytest.raises(SystemExit) as left:
+        cli.main([verb, str(tuned), "--out", str(tmp_path / "made"), "--quiet"])
+    told = capsys.readouterr().err
+    assert (
+        left.value.code == 130 and "is as it was, and nothing was written to" in told and str(tmp_path / "made") in told
+    )
+
+
+def test_what_slim_cannot_write_to_is_told_at_once(tuned, tmp_path, monkeypatch, capsys):
+    (tmp_path / "made").touch()
+    monkeypatch.setattr(api, "slim", lambda *given, **more: pytest.fail("PyTorch was loaded first"))
+    with pytest.raises(SystemExit):
+        cli.main(["slim", str(tuned), "--out", str(tmp_path / "made")])
+    assert "is there already" in capsys.readouterr().err

@@ -61,12 +61,15 @@ def harden(
                 clock=clock,
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {run} is as it was, and nothing was written to {place}") from None
+        raise Interrupted(
+            f"interrupted; {shown(str(run))} is as it was, and nothing was written to {shown(str(place))}"
+        ) from None
     if json_:
         print_json({"package": str(found.folder), **found.facts})
         return
-    typer.echo(textwrap.fill(shown(found.sentence()), _WIDTH) + "\n")
-    for line in lines_of(found.facts):
+    typer.echo(textwrap.fill(shown(found.sentence()), _WIDTH))
+    lines = lines_of(found.facts)  # none where the run's own weights stay
+    for line in ["", *lines] if lines else []:
         typer.echo(shown(line))
     typer.echo(f"\n  package {shown(str(found.folder))}\n  time    {found.facts['seconds']:.0f} s")
     typer.echo(f"  next    burnish predict {pasted(found.folder)} IMAGES...")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from burnish.errors import pasted, shown
+from burnish.errors import Interrupted, pasted, shown
 from burnish.verbs.options import DATA, Json, Quiet, Run, clock_for, print_json
 
 _WIDTH = 80  # columns
@@ -33,11 +33,20 @@ def slim(
     json_: Json = False,
 ) -> None:
     """Make a run's model smaller and faster; prove on its test images what was lost."""
+    from burnish.disk import expanded
+    from burnish.record.made import place_beside
+
+    place = place_beside(expanded(run), out, "slim")  # told before torch is loaded
     from burnish import api
     from burnish.watching import watcher_for
 
-    with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
-        found = api.slim(run, data, out, lose=lose, onnx=onnx, watcher=watcher)
+    try:
+        with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
+            found = api.slim(run, data, place, lose=lose, onnx=onnx, watcher=watcher)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; {shown(str(run))} is as it was, and nothing was written to {shown(str(place))}"
+        ) from None
     print_json(found.facts) if json_ else _print(found.facts, found.folder)
 
 
@@ -62,7 +71,8 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     _row("weights", f"{of['weights']} → {last['weights']}; images of {of['size']} → {last['size']} px")
     for note in facts["notes"]:
         _row("", note)
-    _row("time", f"medians of {facts['calls']} calls, in turns, one image, {facts['threads']} threads, decoding apart")
+    threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
+    _row("time", f"medians of {facts['calls']} calls, in turns, one image, {threads}, decoding apart")
     _row("ONNX", f"int8: {facts['onnx']['int8']}" if "int8" in facts["onnx"] else f"no file: {facts['onnx']['why']}")
     took = facts["milliseconds"]
     if "onnx" in took and took["onnx"] >= took["onnx_float32"]:
