@@ -218,3 +218,45 @@ def test_an_index_that_names_what_is_not_there_or_lies_elsewhere_is_refused(inde
     in_parts(tmp_path, timm.create_model("resnet10t", num_classes=0).state_dict(), **index)
     with pytest.raises(BadWeights, match=sentence):
         load_backbone(str(tmp_path))
+
+
+# ---- networks that give maps ------------------------------------------------------------------------------------------
+
+
+def mean_of_last_map(network, given):
+    last = seen(network, given)[-1]
+    return last.mean((1, 2) if last.shape[1] == last.shape[2] else (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "named", "prefix"),
+    [
+        *(("test_efficientnet", 64, named, prefix) for named in (False, True) for prefix in ("", "encoder.model.")),
+        ("mobilenetv3_small_050", 64, True, ""),
+        ("mobilenetv3_small_050", 64, False, "encoder.model."),
+        ("mobilenetv4_conv_small_035", 64, False, ""),
+        ("test_convnext", 64, True, "encoder.model."),
+        ("test_convnext", 64, False, ""),
+        ("densenet121", 64, False, ""),
+        ("swin_tiny_patch4_window7_224", 224, False, ""),
+    ],
+)
+def test_a_network_that_timm_made_to_give_maps_is_read_up_to_the_last_of_them(name, size, named, prefix, tmp_path):
+    torch.manual_seed(0)
+    network = settled(timm.create_model(name, features_only=True))
+    beside = {f"decoder.blocks.{number}.weight": torch.rand(3, 3) for number in range(40)} if prefix else {}
+    torch.save({**{f"{prefix}{key}": one for key, one in network.state_dict().items()}, **beside}, tmp_path / "a.pth")
+    backbone, given = load_backbone(str(tmp_path / "a.pth"), arch=name if named else None), images(size)
+    torch.testing.assert_close(seen(backbone.module, given), mean_of_last_map(network, given), rtol=1e-4, atol=1e-5)
+    assert not any("random" in note for note in backbone.notes)
+    again = rebuild(architecture_for_bundle(backbone), width=backbone.width)
+    again.load_state_dict(backbone.module.state_dict())
+    torch.testing.assert_close(seen(again, given), seen(backbone.module, given))
+
+
+def test_a_network_whose_last_kernel_is_missing_is_refused_however_much_else_is_there(tmp_path):
+    state = timm.create_model("hgnet_tiny", num_classes=0).state_dict()
+    del state["head.last_conv.0.weight"]
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(BadWeights, match=r"190 of 191 tensors match.*head\.last_conv"):
+        load_backbone(str(tmp_path / "a.pth"), arch="hgnet_tiny")

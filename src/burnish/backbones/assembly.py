@@ -66,7 +66,7 @@ def assembled(
     one_size = library.has_fixed_size(name)
     example = example_for(module, preprocess.size, fixed=one_size)
     steps, width = steps_of(module, example)
-    if ours and "global_pool" not in description["kwargs"] and width not in (told := timmed.told_widths(module, width)):
+    if ours and width not in (told := timmed.told_widths(module, width, description["kwargs"])):
         raise ModelError(f"{name}: gives {width} features, timm says {sorted(told)}; please report it")
     groups = library.groups_of(module, list(module.state_dict()))
     stages = stages_of(module, groups, steps)

@@ -15,7 +15,7 @@ from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
-from burnish.backbones.reading import checkpoint, matching, opened, pickles, recognise, weights
+from burnish.backbones.reading import checkpoint, maps, matching, opened, pickles, recognise, weights
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision import networks as torchvisions
 from burnish.backbones.torchvision.names import Options, translated
@@ -150,6 +150,10 @@ def _filled(
     refuse_few(ready.description, checkpoint.numbers_in(state.values()), found.label)
     module, description, fit, adapted = _loaded(state, told, ready)
     notes = [*of_clip, *told.notes, *ready.notes, matching.report(fit, where), *adapted]
+    if "top" in description["kwargs"]:
+        notes.append(
+            "its features are the mean of its last map: it was made to give maps, and holds nothing after them"
+        )
     if not told.found.config:
         notes.append(f"taken to have seen images of {file_images.in_words(ready.preprocess)}")
     backbone = assembled(told.name, module, ready.preprocess, description, source=source, sha256=found.sha256)
@@ -268,7 +272,7 @@ def _recognised(
     """(name, description, how it was told) from the tensors; UnknownModel where they fit no known architecture."""
     names: list[str] = []
     for candidate in ([foreign[0]] if foreign is not None else []) + bare:
-        shapes = {key: tuple(tensor.shape) for key, tensor in candidate.items()}
+        shapes = _shapes_of(candidate)
         small = cifar.recognised(shapes)
         if small is not None:
             return small["name"], small, f"{small['name']}, told by names and shapes"
@@ -284,6 +288,7 @@ def _recognised(
             names = recognise.recognised_without_head(coloured, file_images.HEADS)
         if names:
             break
+    names = names or maps.recognised([_shapes_of(one) for one in bare])
     if not names and isinstance(kind := found.config.get("model_type"), str):
         raise UnknownModel(f"{found.label}: {_of_transformers(kind, len(bare[0]))}")
     if not names:
@@ -344,4 +349,12 @@ def _described(name: str, bare: list[matching.State], foreign: _Foreign | None) 
         return found if found is not None and found["name"] == name else cifar.described(name)
     if torchvisions.is_known(name):
         return torchvisions.described(name)
-    return timmed.architecture(name, None, **(foreign[1] if foreign is not None else {}))
+    options = dict(foreign[1]) if foreign is not None else {}
+    within = (inner for _, inner in checkpoint.networks_within(bare[0]))
+    if name.partition(".")[0] in maps.recognised(map(_shapes_of, (*bare, *within))):
+        options |= maps.TOP
+    return timmed.architecture(name, None, **options)
+
+
+def _shapes_of(state: matching.State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
@@ -18,6 +19,7 @@ from timm.models import get_pretrained_cfg
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
+from burnish.backbones.reading import maps
 from burnish.backbones.stages import by_layer
 from burnish.errors import BadWeights, RecipeError, UnknownModel, nearest, shown
 from burnish.terms import Preprocess
@@ -40,6 +42,7 @@ _OPTIONS = {
     "global_pool": lambda value: value in POOLS,
     "in_chans": lambda value: value == 3,
     "stem": lambda value: value == "small",  # ours, see `_small_stem`
+    "top": lambda value: value == "none",  # ours, see `_without_top`
     "output_stride": lambda value: type(value) is int and value in (8, 16),  # dilated beyond
 }
 
@@ -126,10 +129,11 @@ def check(name: Any, kwargs: Any) -> None:
 def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Module:
     """The headless module in eval mode, its weights drawn from the global generator."""
     options = {**kwargs, **({"drop_path_rate": drop_path} if drop_path else {})}
-    small = options.pop("stem", None) is not None
+    small, bare = options.pop("stem", None) is not None, options.pop("top", None) is not None
     try:
         module = timm.create_model(name, pretrained=False, num_classes=0, **options)
-        return _uncached((_small_stem(module) if small else module).eval())
+        module = _small_stem(module) if small else module
+        return _uncached((_without_top(module) if bare else module).eval())
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
         size = f" for images of {kwargs['img_size']} pixels" if "img_size" in kwargs else ""
         raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
@@ -164,6 +168,17 @@ def _small_stem(module: nn.Module) -> nn.Module:
         raise ValueError("it has no first layer of 7 × 7 that could be one of 3 × 3")
     module.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, 1, 1, bias=False)
     module.maxpool = nn.Identity()
+    return module
+
+
+def _without_top(module: nn.Module) -> nn.Module:
+    """The network up to its last map, of which the mean is left: without the layers that a classifier alone was given."""
+    for place in maps.LAYERS:
+        outside, _, name = place.rpartition(".")
+        with suppress(AttributeError):  # each architecture has some of them
+            holder = module.get_submodule(outside)
+            if isinstance(getattr(holder, name), nn.Module):
+                setattr(holder, name, nn.Identity())
     return module
 
 
@@ -302,8 +317,10 @@ def groups_of(module: nn.Module, names: list[str]) -> list[list[str]]:
     return groups
 
 
-def told_widths(module: nn.Module, width: int) -> set[int]:
-    """What timm says the features' width is."""
+def told_widths(module: nn.Module, width: int, kwargs: dict[str, Any]) -> set[int]:
+    """What timm says the features' width is; this width where the options change it."""
+    if not {"global_pool", "top"}.isdisjoint(kwargs):
+        return {width}
     return {getattr(module, attribute, width) for attribute in ("head_hidden_size", "num_features")}
 
 

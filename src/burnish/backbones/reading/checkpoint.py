@@ -26,6 +26,10 @@ _WRAPPERS = {
 }  # fmt: skip
 # What torch.compile, FSDP and checkpointing put into the names of layers that they wrap; no layer is called so.
 _INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# timm's features_only=True calls stages.0 stages_0, and features.conv0 features_conv0.
+_FLAT = re.compile(
+    r"(^|\.)(stem|stages|layers|features|blocks|body)_(?=(\d+|conv\d?|norm\d|denseblock\d|transition\d)\.)"
+)
 _FEWEST, _SMALLEST_SHARE = 20, 8  # tensors of a network among others, and the part of all that it has at least
 _DEEPEST = 4
 _LONGEST = 500  # characters of a tensor's name
@@ -73,7 +77,7 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
             plain[key] = _plain(name, tensor, label)
         return plain[key]
 
-    named = {_INSIDE.sub("", name): name for name in state}
+    named = {_FLAT.sub(r"\1\2.", _INSIDE.sub("", name)): name for name in state}
     if len(named) < len(state):  # some are there with and without
         named = {name: name for name in state}
     return {name: once(old, state[old]) for name, old in named.items()}, where

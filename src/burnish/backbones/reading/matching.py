@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,10 +73,11 @@ def fitted(
     return best
 
 
-def check_share(fit: Fit, expected: Iterable[str], *, label: str, arch: str, advice: str) -> None:
+def check_share(fit: Fit, expected: Mapping[str, Tensor], *, label: str, arch: str, advice: str) -> None:
     """BadWeights with counts and first examples when too little matches, or a number is not finite.
 
-    So it is where a weight of the first of the `expected` layers is missing: all that comes after would be made of nothing.
+    So it is where a weight of the first of the `expected` layers is missing, or the kernel of the last: all features would be
+    made of chance.
     """
     refuse_parts(fit.missing, fit.unexpected, label=label)
     broken = [name for name, one in fit.state.items() if one.is_floating_point() and not one.isfinite().all()]
@@ -86,7 +87,8 @@ def check_share(fit: Fit, expected: Iterable[str], *, label: str, arch: str, adv
     swapped = bool(norms & set(fit.missing)) and bool(norms & set(fit.unexpected))
     deeper = len(fit.strangers) > (1.0 - SHARE) * fit.expected
     layer = next((name.rpartition(".")[0] for name in expected if name.endswith(".weight")), None)
-    blind = any(name.rpartition(".")[0] == layer for name in fit.missing)
+    kernels = [name for name, one in expected.items() if name.endswith(".weight") and one.ndim > 1]
+    blind = any(name.rpartition(".")[0] == layer or name in kernels[-1:] for name in fit.missing)
     fits = fit.matched + len(fit.kinds) >= SHARE * fit.expected and not (fit.shapes or swapped or deeper or blind)
     if fits and (fit.kinds or broken):
         _refuse_numbers(fit, broken, label=label)
