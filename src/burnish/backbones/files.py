@@ -16,6 +16,7 @@ from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
 from burnish.backbones.reading import checkpoint, maps, matching, opened, pickles, recognise, weights
+from burnish.backbones.reading.parts import refuse_corrections
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision import networks as torchvisions
 from burnish.backbones.torchvision.names import Options, translated
@@ -26,6 +27,7 @@ from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 
 _Foreign = tuple[matching.State, Options]  # weights under timm's names, and options the network then needs
 _CLIPS = "visual.trunk."  # where OpenCLIP has a network of timm's
+_SMALL, _HEADS_OF_MOCO = ("vit_small_patch16_224", "deit_small_patch16_224"), 12
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
 
@@ -55,9 +57,11 @@ def from_file(
     else:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
         metadata = weights.metadata_of(found.data)
-    imagenets = checkpoint.sees_imagenet_colours(saved, where, found.name)
+    refuse_corrections(state, label=found.label)
+    moco = checkpoint.is_moco_v3s(saved, state)
+    imagenets = moco or checkpoint.sees_imagenet_colours(saved, where, found.name)
     name = said or _name_told(found, said, metadata)
-    return _filled(found, state, where, name, image_size, imagenets=imagenets, source=f"file {path}")
+    return _filled(found, state, where, name, image_size, imagenets=imagenets, moco=moco, source=f"file {path}")
 
 
 # Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
@@ -123,17 +127,19 @@ def _filled(
     image_size: int | None,
     *,
     imagenets: bool,
+    moco: bool,
     source: str,
 ) -> Backbone:
     """The network with these weights; its architecture as named, else as names and shapes of the tensors tell.
 
-    imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean.
+    imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean. moco: whether it is MoCo v3's.
     """
     state, found, of_clip = _trunk_of_clip(state, found)
     beside = list(state)
     state, told, prefix = _told_within(found, state, name)
     if (of_maps := segmenting.made(beside, told.description, named=name is not None)) is not None:
         told = replace(told, description=of_maps.description, notes=(*told.notes, of_maps.note))
+    told = _with_heads_of_moco(told) if moco else told
     imagenets = imagenets or checkpoint.is_of_two(prefix)
     ready = file_images.prepared(
         told.name,
@@ -159,6 +165,15 @@ def _filled(
     backbone = assembled(told.name, module, ready.preprocess, description, source=source, sha256=found.sha256)
     licence = backbone.licence if "." in told.name else str(told.found.config.get("license") or "unknown")[:80]
     return replace(backbone, notes=tuple(notes), licence=licence)
+
+
+def _with_heads_of_moco(told: _Told) -> _Told:
+    """The small transformer of MoCo v3, which has other heads than timm's; any other network as it is."""
+    if told.description["library"] != timmed.LIBRARY or not told.name.startswith(_SMALL):
+        return told
+    description = {**told.description, "kwargs": {**told.description["kwargs"], "num_heads": _HEADS_OF_MOCO}}
+    note = f"with {_HEADS_OF_MOCO} heads of attention, as MoCo v3's small transformer has"
+    return replace(told, description=description, notes=(*told.notes, note))
 
 
 def _trunk_of_clip(

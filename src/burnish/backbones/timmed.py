@@ -40,6 +40,7 @@ _OPTIONS = {
     "act_layer": lambda value: value in ("gelu", "gelu_tanh"),
     "pad_type": lambda value: value == "same",  # as TensorFlow pads
     "global_pool": lambda value: value in POOLS,
+    "num_heads": lambda value: type(value) is int and 1 <= value <= 64,
     "in_chans": lambda value: value == 3,
     "stem": lambda value: value == "small",  # ours, see `_small_stem`
     "top": lambda value: value == "none",  # ours, see `_without_top`

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from burnish.backbones.reading.matching import State, without_prefix
+from burnish.backbones.reading.parts import folded
 from burnish.backbones.reading.weights import MOST_TENSORS
 from burnish.errors import BadWeights, shown
 
@@ -80,7 +81,7 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
     named = {_FLAT.sub(r"\1\2.", _INSIDE.sub("", name)): name for name in state}
     if len(named) < len(state):  # some are there with and without
         named = {name: name for name in state}
-    return {name: once(old, state[old]) for name, old in named.items()}, where
+    return folded({name: once(old, state[old]) for name, old in named.items()}), where
 
 
 def unwrapped(state: State) -> list[State]:
@@ -223,6 +224,16 @@ def sees_imagenet_colours(saved: Any, where: str, file: str) -> bool:
     asked = [kept.get("arch"), kept.get("model")]
     named = any(isinstance(one, str) and len(one) < 100 and _SELF_TAUGHT.fullmatch(one) for one in asked)
     return named or is_of_two(where.partition(".")[0]) or _OF_THEIRS.match(file) is not None
+
+
+def is_moco_v3s(saved: Any, names: Iterable[str]) -> bool:
+    """Whether MoCo v3 (Chen et al. 2021, arXiv:2104.02057) wrote it: two encoders, or vit_small told beside the weights.
+
+    Its small transformer has twelve heads of attention where all others' has six; no tensor tells.
+    """
+    told = saved.get("arch") if isinstance(saved, Mapping) else None
+    words = {word for name in names for word in name.split(".")[:3]}
+    return told == "vit_small" or {"base_encoder", "momentum_encoder"} <= words
 
 
 def is_of_two(place: str) -> bool:
