@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.models.byobnet import checkpoint_filter_fn
 from torch import nn
 from torch.nn.utils import prune
 
 from burnish.backbones.architectures import architecture_for_bundle, rebuild
 from burnish.backbones.fast.frozen import fold_for_inference
+from burnish.backbones.reading import recognise
+from burnish.backbones.transformers import clip
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights, UnknownModel
 
@@ -338,3 +342,48 @@ def test_a_lora_of_peft_is_to_be_merged_first_and_not_left_out(whole, arch, tmp_
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
     with pytest.raises(BadWeights, match=r"holds a LoRA .*merge_and_unload"):
         load_backbone(str(tmp_path), arch=arch)
+
+
+# ---- OpenCLIP, by what tells of it -------------------------------------------------------------------------------------
+
+
+def as_openclips_resnet(state):
+    """timm's tensors of a CLIP ResNet under OpenCLIP's names."""
+    rules = [
+        (r"^stem\.conv(\d)\.(conv|bn)\.", r"\2\1."),
+        (r"\.conv(\d)_\w+\.(conv|bn)\.", r".\2\1."),
+        (r"\.shortcut\.conv\.(conv|bn)\.", lambda told: f".downsample.{int(told[1] == 'bn')}."),
+        (r"^stages\.(\d)\.", lambda told: f"layer{int(told[1]) + 1}."),
+        (r"^head\.pos_embed", "attnpool.positional_embedding"),
+        (r"^head\.([qkv])\.", r"attnpool.\1_proj."),
+        (r"^head\.proj\.", "attnpool.c_proj."),
+    ]
+    found = {}
+    for name, one in state.items():
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        found[name] = one
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["", "visual."])
+def test_a_resnet_of_openclip_is_told_by_its_tensors_and_named_as_timm_names_it(prefix):
+    with torch.device("meta"):
+        network = timm.create_model("resnet50_clip", num_classes=1024)
+    state = {f"{prefix}{name}": one for name, one in as_openclips_resnet(network.state_dict()).items()}
+    state |= {"logit_scale": torch.tensor(1.0)} if prefix else {}
+    found = clip.translated(state)
+    expected = {name: one for name, one in network.state_dict().items() if not name.startswith("head.proj.")}
+    assert found is not None and found.keys() == expected.keys()
+    assert all(found[name].shape == one.shape for name, one in expected.items())
+    names = recognise.recognised({name: tuple(one.shape) for name, one in found.items()})
+    assert clip.chosen(names, clip.told_by({"model_cfg": {"quick_gelu": True}})) == "resnet50_clip"
+    theirs = checkpoint_filter_fn({f"visual.{name.removeprefix(prefix)}": one for name, one in state.items()}, network)
+    assert all(theirs[name] is one for name, one in found.items())
+
+
+def test_the_activation_of_a_clip_is_read_beside_it_and_said_where_it_is_only_taken_to_be_so():
+    pair = ["vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"]
+    assert [clip.chosen(pair, clip.told_by({"model_cfg": {"quick_gelu": quick}})) for quick in (False, True)] == pair
+    assert f"--arch {pair[1]}" in clip.activation_taken(pair[0])
+    assert clip.activation_taken(pair[1]) == clip.activation_taken("resnet50_clip") == ""

@@ -38,6 +38,9 @@ def from_file(
     found = opened.open_file(path)
     if config is not None:
         found = replace(found, config=config)
+    if not found.config:
+        beside = opened.config_beside(path / clip.CONFIG if path.is_dir() else path, clip.CONFIG)
+        found = replace(found, config=clip.told_by(beside))
     if found.kind in ("keras", "h5"):
         return keras.load(found, said, preprocess, image_size, source=f"file {path}")
     if preprocess is not None:
@@ -222,6 +225,7 @@ def _told(found: opened.Opened, state: matching.State, name: str | None) -> _Tol
     foreign = next((names for one in bare if (names := translated(one)) is not None), None)
     of_transformers = next((told for one in bare if (told := transformers_names.translated(one)) is not None), None)
     heads = None
+    said = bool(found.config) or name is not None
     if of_transformers is not None:  # whose config.json speaks of its own classes
         read = transformers_configs.read(
             *of_transformers,
@@ -232,7 +236,8 @@ def _told(found: opened.Opened, state: matching.State, name: str | None) -> _Tol
         )
         foreign, name, heads = (read.weights, read.options), name or read.name, read.heads
         found = replace(found, config={"model_type": found.config.get("model_type"), "pretrained_cfg": read.images})
-        notes.append("CLIP's image half" if of_transformers[1] == "clip" else "named as transformers names its layers")
+        half = f"CLIP's image half{'' if said or name is None else clip.activation_taken(name)}"
+        notes.append(half if of_transformers[1] == "clip" else "named as transformers names its layers")
     if name is None:
         name, description, note = _recognised(found, bare, foreign)
         notes.append(note)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from burnish.backbones import timmed
 from burnish.backbones.torchvision.names import joined, renamed
 
 State = dict[str, Tensor]
+CONFIG = "open_clip_config.json"  # where OpenCLIP says how a network is made
 KINDS = ("clip", "clip_vision_model")  # what a config.json of transformers calls them
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _QUICK = "quickgelu"  # in timm's names of those whose activation is x · sigmoid(1.702 x)
@@ -37,7 +40,15 @@ _OPENCLIP = (
     (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", r"blocks.\1.mlp.fc2."),
     (r"ln_post\.", "norm."),
 )
-
+_RESNET = (
+    (r"(conv|bn)(\d)\.", r"stem.conv\2.\1."),
+    (r"(stages\.\d+\.\d+)\.(conv|bn)2\.", r"\1.conv2_kxk.\2."),
+    (r"(stages\.\d+\.\d+)\.(conv|bn)([13])\.", r"\1.conv\3_1x1.\2."),
+    (r"(stages\.\d+\.\d+)\.downsample\.0\.", r"\1.shortcut.conv.conv."),
+    (r"(stages\.\d+\.\d+)\.downsample\.1\.", r"\1.shortcut.conv.bn."),
+    (r"attnpool\.positional_embedding$", "head.pos_embed"),
+    (r"attnpool\.([qkv])_proj\.", r"head.\1."),
+)
 
 # Of texts, of the comparison with them, and of a head.
 _TEXT = (
@@ -63,9 +74,11 @@ def translated(state: Mapping[str, Tensor]) -> State | None:
         if "pre_layrnorm.weight" in of_transformers and "embeddings.class_embedding" in of_transformers:
             kept = {name: one for name, one in of_transformers.items() if not name.startswith(_TEXT)}
             return _shaped(joined(renamed(kept, _TRANSFORMERS), ("q", "k", "v")))
-        of_openclip = _of(state, "visual." if "visual.class_embedding" in state else "")
+        of_openclip = _of(state, "visual." if any(name.startswith("visual.") for name in state) else "")
         if {"class_embedding", "ln_pre.weight", "transformer.resblocks.0.attn.in_proj_weight"} <= of_openclip.keys():
             return _shaped(renamed({name: one for name, one in of_openclip.items() if name != "proj"}, _OPENCLIP))
+        if {"attnpool.positional_embedding", "layer1.0.conv1.weight", "conv3.weight"} <= of_openclip.keys():
+            return _resnet(of_openclip)
     except (KeyError, IndexError, ValueError, RuntimeError):
         return None  # looked like it, and is something else
     return None
@@ -80,8 +93,34 @@ def chosen(names: Iterable[str], config: Mapping[str, Any]) -> str | None:
     told = inner if isinstance(inner, Mapping) else config
     usual = "quick_gelu" if config.get("model_type") in KINDS else "gelu"
     quick = told.get("hidden_act", usual) == "quick_gelu"
-    found = [name for name in names if (_QUICK in name) == quick]
+    # Its ResNets have ReLU in the image half, whatever the half for words has.
+    found = [name for name in names if (_QUICK in name) == quick or name.startswith("resnet")]
     return found[0] if found else None
+
+
+def _resnet(state: State) -> State:
+    """A ResNet whose last map is pooled by attention; the projection after that belongs to the comparison with texts."""
+    staged = {
+        re.sub(r"^layer(\d)\.", lambda told: f"stages.{int(told[1]) - 1}.", name): one
+        for name, one in state.items()
+        if not name.startswith("attnpool.c_proj.")
+    }
+    return renamed(staged, _RESNET)
+
+
+def activation_taken(name: str) -> str:
+    """A clause for a file that says nothing of its activation; "" where timm has a network of that name with one alone."""
+    other = name.replace("_clip_", f"_clip_{_QUICK}_")
+    if _QUICK in name or other == name or not timmed.is_known(other):
+        return ""
+    return f", its activation taken to be GELU (if it is QuickGELU, as OpenAI's and DFN's is, say --arch {other})"
+
+
+def told_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What OpenCLIP's open_clip_config.json says of the activation, in the words of transformers; {} for the usual one."""
+    model = config.get("model_cfg")
+    quick = isinstance(model, Mapping) and model.get("quick_gelu") is True
+    return {"vision_config": {"hidden_act": "quick_gelu"}} if quick else {}
 
 
 def _of(state: Mapping[str, Tensor], prefix: str) -> State:
