@@ -387,3 +387,58 @@ def test_the_activation_of_a_clip_is_read_beside_it_and_said_where_it_is_only_ta
     assert [clip.chosen(pair, clip.told_by({"model_cfg": {"quick_gelu": quick}})) for quick in (False, True)] == pair
     assert f"--arch {pair[1]}" in clip.activation_taken(pair[0])
     assert clip.activation_taken(pair[1]) == clip.activation_taken("resnet50_clip") == ""
+
+
+# ---- ConvNeXt and Swin as their authors keep them ------------------------------------------------------------------------
+
+
+def as_authors_convnext(state):
+    rules = [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"\.blocks\.(\d+)\.", r".\1."),
+        (r"\.conv_dw\.", ".dwconv."),
+        (r"\.mlp\.grn\.weight", ".grn.gamma"),
+        (r"\.mlp\.grn\.bias", ".grn.beta"),
+        (r"\.mlp\.fc", ".pwconv"),
+        (r"^head\.norm\.", "norm."),
+        (r"^head\.fc\.", "head."),
+    ]
+    found = {}
+    for name, one in state.items():
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        found[name] = one[None, None, None] if ".grn." in name else one
+    return found
+
+
+def as_authors_swin(state):
+    found = {}
+    for name, one in state.items():
+        name = re.sub(r"^layers\.(\d)\.downsample", lambda told: f"layers.{int(told[1]) - 1}.downsample", name)
+        found[name.replace("head.fc.", "head.")] = one
+    tables = [name for name in found if name.endswith("bias_table")]
+    index = {name.replace("bias_table", "index"): torch.zeros(49, 49, dtype=torch.int64) for name in tables}
+    return {**found, **index, "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("name", "spelled", "size"),
+    [
+        ("convnext_atto", as_authors_convnext, 64),
+        ("convnextv2_atto", as_authors_convnext, 64),
+        ("swin_tiny_patch4_window7_224", as_authors_swin, 224),
+    ],
+)
+def test_a_network_is_read_as_its_authors_keep_it(name, spelled, size, named, tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=7).eval()
+    state = {key: one + 0.1 * torch.randn_like(one) for key, one in network.state_dict().items()}
+    network.load_state_dict(state)
+    torch.save({"model": spelled(state)}, tmp_path / "a.pth")
+    backbone, given = load_backbone(str(tmp_path / "a.pth"), arch=name if named else None), images(size)
+    expected = seen(lambda given: network.forward_head(network.forward_features(given), pre_logits=True), given)
+    torch.testing.assert_close(seen(backbone.module, given), expected, rtol=1e-4, atol=1e-5)
+    assert backbone.name == name and not any("missing" in note for note in backbone.notes)
+    assert backbone.preprocess.crop == timm.data.resolve_data_config({}, model=network)["crop_pct"]

@@ -44,13 +44,15 @@ def prepared(
     states: Sequence[matching.State],
     *,
     translated: bool,
+    of_authors: bool,
     image_size: int | None,
     imagenets: bool,
 ) -> Prepared:
     """Images and architecture of the network called `name`.
 
     states: its weights, of which position embeddings may tell the size. translated: whether another library's names stand behind
-    them. imagenets: whether a plain transformer of which nothing else tells saw images less ImageNet's mean.
+    them. of_authors: whether those are its authors', as whom timm prepares images. imagenets: whether a plain transformer of
+    which nothing else tells saw images less ImageNet's mean.
     """
     if description["library"] == cifar.LIBRARY:
         return Prepared(timmed.told_by(found.config, cifar.PREPROCESS, image_size, name), cifar.HEADS, description)
@@ -65,7 +67,8 @@ def prepared(
         usual = timmed.told_by(found.config, cifar.PREPROCESS, image_size, name)
         return Prepared(usual, (*timmed.head_prefixes(name), *HEADS), description, (note,))
     notes: tuple[str, ...] = ()
-    preprocess = _torchvision_images(name, found, translated) or timmed.preprocess_of(name, found.config, image_size)
+    of_torchvision = None if of_authors else _torchvision_images(name, found, translated)
+    preprocess = of_torchvision or timmed.preprocess_of(name, found.config, image_size)
     untold = not found.config and not translated and name.startswith("vit_")
     if untold and imagenets and preprocess.mean == (0.5, 0.5, 0.5):
         preprocess = replace(preprocess, crop=0.875, mean=_IMAGENET.mean, std=_IMAGENET.std)

@@ -15,7 +15,7 @@ from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
-from burnish.backbones.reading import checkpoint, maps, matching, opened, pickles, recognise, weights
+from burnish.backbones.reading import authors, checkpoint, maps, matching, opened, pickles, recognise, weights
 from burnish.backbones.reading.parts import refuse_corrections
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision import networks as torchvisions
@@ -114,6 +114,7 @@ class _Told:
     bare: list[matching.State]  # less the prefixes of what may wrap a network; at least one
     foreign: _Foreign | None
     notes: tuple[str, ...]  # how it was told
+    of_authors: bool = False  # whether it has the names that its authors' files have: of images, timm tells
     heads: int | None = None  # of its attentions, where a config.json of transformers says it
 
     @property
@@ -150,6 +151,7 @@ def _filled(
         told.found,
         [*told.others, *(told.bare if told.foreign is None else [])],
         translated=told.foreign is not None,
+        of_authors=told.of_authors,
         image_size=image_size,
         imagenets=imagenets and bool(told.notes),
     )
@@ -223,6 +225,8 @@ def _told(found: opened.Opened, state: matching.State, name: str | None) -> _Tol
         )
     bare = checkpoint.unwrapped(state)
     foreign = next((names for one in bare if (names := translated(one)) is not None), None)
+    of_authors = next((own for one in bare if (own := authors.translated(one)) is not None), None)
+    foreign = foreign if of_authors is None else (of_authors, {})
     of_transformers = next((told for one in bare if (told := transformers_names.translated(one)) is not None), None)
     heads = None
     said = bool(found.config) or name is not None
@@ -244,7 +248,7 @@ def _told(found: opened.Opened, state: matching.State, name: str | None) -> _Tol
     else:
         name = name if cifar.is_known(name) or torchvisions.is_known(name) else checked_name(name)
         description = _described(name, bare, foreign)
-    return _Told(found, name, description, bare, foreign, tuple(notes), heads)
+    return _Told(found, name, description, bare, foreign, tuple(notes), of_authors is not None, heads)
 
 
 def _loaded(
