@@ -442,3 +442,14 @@ def test_a_network_is_read_as_its_authors_keep_it(name, spelled, size, named, tm
     torch.testing.assert_close(seen(backbone.module, given), expected, rtol=1e-4, atol=1e-5)
     assert backbone.name == name and not any("missing" in note for note in backbone.notes)
     assert backbone.preprocess.crop == timm.data.resolve_data_config({}, model=network)["crop_pct"]
+
+
+@pytest.mark.parametrize("name", ["inception_next_atto", "cpubone_nano"])
+def test_a_network_whose_head_keeps_layers_of_its_own_is_told_with_its_classifier(name, tmp_path):
+    torch.manual_seed(0)
+    network = settled(timm.create_model(name, num_classes=7))
+    torch.save({f"module.{key}": one for key, one in network.state_dict().items()}, tmp_path / "a.pth")
+    backbone, given = load_backbone(str(tmp_path / "a.pth")), images(64)
+    expected = seen(lambda given: network.forward_head(network.forward_features(given), pre_logits=True), given)
+    torch.testing.assert_close(seen(backbone.module, given), expected, rtol=1e-4, atol=1e-5)
+    assert backbone.name == name

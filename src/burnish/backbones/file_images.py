@@ -15,7 +15,7 @@ from burnish.terms import Preprocess
 
 # Beginnings of the names of a classification head, where no table tells.
 HEADS = ("fc.", "head.fc.", "classifier.", "head.", "heads.", "linear.", "last_linear.", "head_dist.",
-          "head.classifier.4.", "classif.", "AuxLogits.", "aux_head.",
+          "head.classifier.4.", "head.fc2.", "head.classifier.linear.", "classif.", "AuxLogits.", "aux_head.",
           "distillation_classifier.", "cls_classifier.", "pooler.", "prototypes.", "projection_head.")  # fmt: skip
 # Torchvision's names of networks whose tensors it names otherwise, and of which it prepares images otherwise than the others.
 _TORCHVISIONS = {
