@@ -453,3 +453,14 @@ def test_a_network_whose_head_keeps_layers_of_its_own_is_told_with_its_classifie
     expected = seen(lambda given: network.forward_head(network.forward_features(given), pre_logits=True), given)
     torch.testing.assert_close(seen(backbone.module, given), expected, rtol=1e-4, atol=1e-5)
     assert backbone.name == name
+
+
+@pytest.mark.parametrize("key", ["cfg", "config"])
+def test_a_resnet_in_the_style_of_caffe_is_refused_and_not_read_as_the_usual_one(key, tmp_path):
+    state = {f"backbone.{name}": one for name, one in torchvision.models.resnet18().state_dict().items()}
+    for style in ("pytorch", "caffe"):
+        meta = {key: f"model = dict(backbone=dict(type='ResNet', depth=18, style='{style}'))"}
+        torch.save({"meta": meta, "state_dict": state}, tmp_path / f"{style}.pth")
+    assert load_backbone(str(tmp_path / "pytorch.pth")).name == "resnet18"
+    with pytest.raises(BadWeights, match=r"style='caffe'.*style='pytorch'"):
+        load_backbone(str(tmp_path / "caffe.pth"))

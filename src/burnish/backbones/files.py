@@ -51,6 +51,7 @@ def from_file(
     if found.kind == "torch":
         saved = pickles.read_torch(found.data, found.label, packed=found.packed)
         state, where = checkpoint.weights_in(saved, found.label)
+        checkpoint.refuse_caffes(saved, found.label)
         # The older form packs nothing.
         if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(found.data):
             raise BadWeights(f"{found.label}: claims more numbers than it holds; damaged, or made to deceive")

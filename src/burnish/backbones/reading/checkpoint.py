@@ -210,6 +210,7 @@ def config_told_in(saved: Any) -> dict[str, Any]:
     return {"pretrained_cfg": _images_told(kept), "model_args": made}
 
 
+_CAFFES = re.compile(r"""\bstyle['"]?\s*[=:]\s*['"]caffe['"]""")
 # How DINO, DeiT, MAE and their like call their plain transformers in their arguments, and begin the names of their files.
 _SELF_TAUGHT = re.compile(r"(mae_|dino_|deit_)?(vit|deit)_(tiny|small|base|large|huge)(_patch\d+)?")
 _OF_THEIRS = re.compile(r"(dino|deit|mae|ibot|moco|msn|data2vec|esvit|simmim)(v\d)?[^a-z]", re.IGNORECASE)
@@ -224,6 +225,17 @@ def sees_imagenet_colours(saved: Any, where: str, file: str) -> bool:
     asked = [kept.get("arch"), kept.get("model")]
     named = any(isinstance(one, str) and len(one) < 100 and _SELF_TAUGHT.fullmatch(one) for one in asked)
     return named or is_of_two(where.partition(".")[0]) or _OF_THEIRS.match(file) is not None
+
+
+def refuse_caffes(saved: Any, label: str) -> None:
+    """BadWeights for a ResNet that OpenMMLab built in Caffe's style: its tensors have the names and shapes of the usual one."""
+    meta = saved.get("meta") if isinstance(saved, Mapping) else None
+    told = [meta.get("cfg"), meta.get("config")] if isinstance(meta, Mapping) else []
+    if any(isinstance(one, str) and _CAFFES.search(one) for one in told):
+        raise BadWeights(
+            f"{label}: its settings say style='caffe': its blocks halve their maps in the first convolution, not the second, and "
+            "its images are blue first, which no network here computes; take the weights in style='pytorch'"
+        )
 
 
 def is_moco_v3s(saved: Any, names: Iterable[str]) -> bool:
