@@ -59,7 +59,7 @@ def export_openvino(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Pat
 def _openvino() -> Any:
     """OpenVINO; ModelError where it is not installed."""
     try:
-        import openvino
+        import openvino  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise ModelError(f"this needs {error.name}; run: {_EXTRA}") from None
     return openvino
