@@ -40,6 +40,7 @@ _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
 _NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _WHERE_SHARE = 0.08  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
+_LATE = 0.05  # of the budget, behind which the audit's last question is left out
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | Non
         features[:, : better.choice.head.width], material, better.choice.refit, better.val_right,
         seed=bench.recipe.seed, seconds_left=bench.clock.left() if seconds.left() > 0 else 0.0,
     )  # fmt: skip
-    findings = _told_by(material, features[:, : flat_width(backbone)], better.choice, bench, late=seconds.to_end() < 0)
+    findings = _told_by(
+        material, features[:, : flat_width(backbone)], better.choice, bench, late=_is_late(bench.clock, seconds)
+    )
     # Features and what each image was told are not held on to: they may be gigabytes, and nobody asks for them again.
     last, kept_deep = _settled(last), None if deep is None else _settled(deep)
     special = {name: _settled(one) for name, one in special.items()}
@@ -272,6 +275,11 @@ def _from_now(clock: Clock, search: float, end: float) -> Seconds:
     """So many seconds for the search of a head, and for all of it."""
     began = clock.elapsed()
     return Seconds(lambda: began + search - clock.elapsed(), lambda: began + end - clock.elapsed())
+
+
+def _is_late(clock: Clock, seconds: Seconds) -> bool:
+    """Whether what is left is so much less than the proof needs that the run would end late for more questions."""
+    return clock.budget_seconds is not None and seconds.to_end() < -_LATE * clock.budget_seconds
 
 
 def _told_of(
