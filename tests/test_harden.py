@@ -15,6 +15,7 @@ from burnish.data.catalog import Splits
 from burnish.data.corruptions import CORRUPTIONS
 from burnish.data.perturbations import PERTURBATIONS, UNLIKE, perturbed
 from burnish.errors import NotARun, NotEnoughData, RecipeError, RunError
+from burnish.measure.verdict import difference_in_words
 from burnish.recipe import Recipe
 from burnish.record.folder import sides_in
 from burnish.reports.hardening import sentence_of
@@ -163,6 +164,9 @@ def test_the_control_of_a_head_is_one_fitted_anew_to_plain_views_and_answers_the
     ):
         told = sentence_of({**facts, "beyond_control": word})
         assert "Control, a head fitted anew to plain views alone: " in told and f", {says} views" in told
+        assert told.endswith(f"the hardened one {difference_in_words(facts['clean']['beyond'])}."), (
+            "what it costs beside it"
+        )
 
 
 def test_without_a_control_the_proof_of_a_trained_network_says_what_it_does_not_know(tuned, better, tmp_path):

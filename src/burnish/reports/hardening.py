@@ -47,11 +47,12 @@ def _control_in_words(facts: Mapping[str, Any]) -> str:
     attacked = facts.get("epsilon") is not None
     if facts.get("control") is None:
         return " What as much training on plain views would have brought is not known; --control asks it."
-    found = facts["attacked"] if attacked else facts["corrupted"]["all"]
+    found, clean = facts["attacked"] if attacked else facts["corrupted"]["all"], facts["clean"]
     told = _BEYOND[facts["beyond_control"]].format(kind="attacked" if attacked else "perturbed")
     return (
         f" Control, {facts['control']['training']}: {percent(found['control']['value'])}; the hardened one "
-        f"{difference_in_words(found['beyond'])}, {chance(found['beyond']['p'])}, {told}."
+        f"{difference_in_words(found['beyond'])}, {chance(found['beyond']['p'])}, {told}; on images as they are "
+        f"{percent(clean['control']['value'])}, the hardened one {difference_in_words(clean['beyond'])}."
     )
 
 
