@@ -12,6 +12,8 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -221,6 +223,29 @@ def test_without_a_temporary_folder_a_run_says_so_at_once(shapes, tmp_path, monk
         api.fit(shapes, out=tmp_path / "run", **TINY)
     found = doctor._space()
     assert "broken" in str(found) and "TMPDIR" in found.remedy
+
+
+def test_memory_that_only_holds_files_is_free(tmp_path):
+    """A machine whose memory is full of files that were read was told to close other programs."""
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal: 24000000 kB\nMemFree: 500000 kB\nMemAvailable: 21000000 kB\n")
+    assert doctor._available_bytes(told) == 21_000_000 * 1024
+    told.write_text("MemTotal: 24000000 kB\n")
+    assert doctor._available_bytes(told) == doctor._available_bytes(tmp_path / "none") > 0
+
+
+def test_the_doctor_names_the_extras_of_the_package_and_how_to_have_one(monkeypatch):
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert set(doctor._EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in ("optuna", "onnx") else object())
+    found = doctor._extras()
+    assert (
+        found.state == "fine"
+        and found.found == "data, keras, serve, models, mlflow; not installed: onnx, openvino, search"
+    )
+    assert "pip install 'burnish[onnx]'" in found.remedy
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    assert doctor._extras().remedy == ""
 
 
 def test_without_a_temporary_folder_nothing_is_made_and_the_doctor_says_the_rest(shapes, tmp_path, monkeypatch):

