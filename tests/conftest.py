@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from burnish import api
 from burnish.measure import cost
 from burnish.runtime import Nobody
 
@@ -94,3 +95,16 @@ class Told(Nobody):
 
     def say(self, text):
         self.lines.append(text)
+
+
+def finished_once(cases, data, folder):
+    """A function of a case's name: the folder of a finished run with those settings, made when it is first asked for."""
+    made = {}
+
+    def of(case):
+        if case not in made:
+            settings = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, **cases[case]}
+            made[case] = api.fit(data, out=folder / case.replace(" ", "-"), **settings).folder
+        return made[case]
+
+    return of

@@ -23,6 +23,7 @@ from burnish.ship.bundle import Bundle, write_bundle
 from burnish.ship.card import Record, card_of, escaped
 from burnish.ship.hub import _crop_pct, export_hub
 from burnish.terms import Preprocess
+from conftest import finished_once
 
 # The last one's images would be of 54.7 pixels before 52 are cut from them: timm takes 54 of that, and burnish 55.
 CASES = {
@@ -36,16 +37,7 @@ FENCE = r"```python\n(.*?)```"
 
 @pytest.fixture(scope="module")
 def runs(shapes, tmp_path_factory):
-    """The folder of a finished run of a case."""
-    folder, made = tmp_path_factory.mktemp("runs"), {}
-
-    def of(case):
-        if case not in made:
-            settings = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, **CASES[case]}
-            made[case] = api.fit(shapes, out=folder / case.replace(" ", "-"), **settings).folder
-        return made[case]
-
-    return of
+    return finished_once(CASES, shapes, tmp_path_factory.mktemp("runs"))
 
 
 def package(name, *, image_size=None, head="linear", classes=("a", "b", "c"), **more):

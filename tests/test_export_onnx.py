@@ -17,6 +17,7 @@ from burnish.errors import ModelError, RecipeError, RunError
 from burnish.ship import exported
 from burnish.ship.bundle import Bundle, read_bundle, write_bundle
 from burnish.ship.onnx import export_onnx
+from conftest import finished_once
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'burnish[onnx]'")
 pytest.importorskip("onnxscript")
@@ -32,16 +33,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def runs(shapes, tmp_path_factory):
-    """The folder of a finished run of a case."""
-    folder, made = tmp_path_factory.mktemp("runs"), {}
-
-    def of(case):
-        if case not in made:
-            settings = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, **CASES[case]}
-            made[case] = api.fit(shapes, out=folder / case.replace(" ", "-"), **settings).folder
-        return made[case]
-
-    return of
+    return finished_once(CASES, shapes, tmp_path_factory.mktemp("runs"))
 
 
 def answers(path, images):

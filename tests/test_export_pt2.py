@@ -18,6 +18,7 @@ from burnish.errors import RecipeError, RunError
 from burnish.ship import exported
 from burnish.ship.bundle import Bundle
 from burnish.ship.pt2 import export_pt2
+from conftest import finished_once
 
 CASES = {
     "taps": {"method": "multiprobe"},
@@ -51,16 +52,7 @@ print(json.dumps([json.loads(more["burnish"]), more["licence"]]))
 
 @pytest.fixture(scope="module")
 def runs(shapes, tmp_path_factory):
-    """The folder of a finished run of a case."""
-    folder, made = tmp_path_factory.mktemp("runs"), {}
-
-    def of(case):
-        if case not in made:
-            settings = {"model": "random:test_resnet", "image_size": 64, "epochs": 1, "budget": None, **CASES[case]}
-            made[case] = api.fit(shapes, out=folder / case.replace(" ", "-"), **settings).folder
-        return made[case]
-
-    return of
+    return finished_once(CASES, shapes, tmp_path_factory.mktemp("runs"))
 
 
 def package(name, **more):

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from burnish.backbones.reading.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder, require_temporary_folder
 from burnish.errors import BurnishError, RunError, shown
+from burnish.methods.linear import seconds_a_flop
 from burnish.runtime import cores
 from burnish.train.around import accelerated
 from burnish.train.features import takes_half
@@ -86,12 +86,7 @@ def _versions() -> Check:
 
 def _processor() -> Check:
     threads = torch.get_num_threads()
-    a = torch.rand(1024, 1024)
-    torch.mm(a, a)
-    began = time.perf_counter()
-    for _ in range(4):
-        torch.mm(a, a)
-    gflops = 4 * 2 * 1024**3 / (time.perf_counter() - began) / 1e9
+    gflops = 1e-9 / seconds_a_flop()
     kind = torch.backends.cpu.get_cpu_capability()
     text = f"{cores()} cores, torch uses {threads} threads, {kind}, {gflops:.0f} GFLOP/s in float32"
     if threads < cores():

@@ -60,8 +60,12 @@ class Surveyed:
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
     part: Part | None  # how many images there is time for; None: all
     early: int | None  # so many of the images to fit can be seen by the time a first model is due; None: all
-    decoded_per_second: float  # images, as they are decoded in bulk
     costs: Costs  # what images and heads take
+
+    @property
+    def decoded_per_second(self) -> float:
+        """Images, as they are decoded in bulk."""
+        return 1.0 / self.costs.decoding
 
 
 def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) -> Surveyed:
@@ -109,7 +113,6 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
         size_reason=reason,
         part=part,
         early=early_for(bench.clock, fitting, lambda n: costs.seen(n) + costs.quick_head(n)),
-        decoded_per_second=1.0 / costs.decoding,
         costs=costs,
     )
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,13 @@ def require_input(given: str) -> None:
     """RecipeError where that is not what a file can take."""
     if given not in (PREPARED, PIXELS):
         raise RecipeError(f"input is {shown(given)!r}, expected {PREPARED} or {PIXELS}")
+
+
+def require_new(path: Path, suffix: str, *, input: str) -> None:
+    """RecipeError where a file cannot take that, cannot be called so, or is there and is no earlier export."""
+    require_input(input)
+    require_place(path, suffix)
+    require_ours(path)
 
 
 def require_place(path: Path, suffix: str) -> None:
@@ -111,6 +118,25 @@ def require_equal(framework: str, found: np.ndarray, expected: np.ndarray) -> No
         raise RunError(
             f"{framework} gives other probabilities than burnish (by {difference:.2g}); nothing was written; please report it"
         )
+
+
+def asked(bundle: Bundle, *, input: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images of `noise` as a file takes them, what burnish answers float32 [n k])."""
+    raw, prepared, expected = noise(bundle)
+    return raw if input == PIXELS else prepared, expected
+
+
+def require_same(
+    framework: str, answers: Callable[[np.ndarray], np.ndarray], images: np.ndarray, expected: np.ndarray
+) -> None:
+    """`require_equal` of one of the images and of all: a file takes any number of them."""
+    for few in (slice(0, 1), slice(None)):
+        require_equal(framework, answers(images[few]), expected[few])
+
+
+def as_utf8(value: str) -> str:
+    """Text as UTF-8 can hold it: names may have bytes that are no characters."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 class Whole(nn.Module):

@@ -19,13 +19,12 @@ from burnish.ship.exported import (
     PREPARED,
     WORDS,
     Whole,
+    as_utf8,
+    asked,
     meaning,
-    noise,
     quiet,
-    require_equal,
-    require_input,
-    require_ours,
-    require_place,
+    require_new,
+    require_same,
     write_with_meaning,
 )
 
@@ -42,9 +41,7 @@ def export_onnx(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
     RunError when PyTorch cannot write the network, ONNX Runtime gives other probabilities, or the disk refuses; ModelError
     without the packages for it. Nothing is written then.
     """
-    require_input(input)
-    require_place(path, ".onnx")
-    require_ours(path)
+    require_new(path, ".onnx", input=input)
     write_onnx(path, onnx_of(bundle, input=input), bundle, input=input)
     return path
 
@@ -53,11 +50,9 @@ def onnx_of(bundle: Bundle, *, input: str = PREPARED) -> bytes:
     """The file's bytes, once ONNX Runtime gives the probabilities that burnish gives; errors as in `export_onnx`."""
     runtime = onnx_runtime()
     network = _taken_apart(Whole(bundle, pixels=input == PIXELS))
-    raw, prepared, expected = noise(bundle)
-    images = raw if input == PIXELS else prepared
+    images, expected = asked(bundle, input=input)
     data = _written(network, torch.from_numpy(images[:2]), bundle, json.dumps(meaning(bundle, WORDS[input])))
-    for few in (slice(0, 1), slice(None)):  # any number of images
-        require_equal("ONNX Runtime", _answers(runtime, data, images[few], bundle), expected[few])
+    require_same("ONNX Runtime", lambda few: _answers(runtime, data, few, bundle), images, expected)
     return data
 
 
@@ -101,7 +96,7 @@ def _written(network: nn.Module, example: Tensor, bundle: Bundle, told: str) -> 
             "bundle.classifier() is a plain torch module, see docs/models.md"
         ) from error
     for name, value in (("burnish", told), ("licence", bundle.licence)):
-        model.metadata_props.add(key=name, value=value.encode("utf-8", "backslashreplace").decode())
+        model.metadata_props.add(key=name, value=as_utf8(value))
     if model.ByteSize() > _MOST_BYTES:
         raise RunError(f"{shown(bundle.base_model)} has more than the 2 GB that one ONNX file can hold")
     return model.SerializeToString()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,13 @@ from burnish.disk import plain_disk_errors
 from burnish.errors import ModelError, RunError, brief, shown
 from burnish.ship.bundle import Bundle
 from burnish.ship.exported import (
-    PIXELS,
     PREPARED,
     WORDS,
+    asked,
     meaning,
-    noise,
-    require_equal,
-    require_input,
+    require_new,
     require_ours,
-    require_place,
+    require_same,
     write_with_meaning,
 )
 from burnish.ship.onnx import onnx_of
@@ -38,17 +37,12 @@ def export_openvino(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Pat
     float32. RecipeError when a name or the input is none; RunError when OpenVINO cannot read or run it, gives other
     probabilities, or the disk refuses; ModelError without the packages for it. Nothing is written then.
     """
-    require_input(input)
-    require_place(path, ".xml")
-    weights = path.with_suffix(".bin")
-    for one in (path, weights):
-        require_ours(one)
+    require_new(path, ".xml", input=input)
+    require_ours(weights := path.with_suffix(".bin"))
     openvino = _openvino()
     graph, data = _written(openvino, onnx_of(bundle, input=input), bundle, input=input)
-    raw, prepared, expected = noise(bundle)
-    images = raw if input == PIXELS else prepared
-    for few in (slice(0, 1), slice(None)):  # any number of images
-        require_equal("OpenVINO", _answers(openvino, graph, data, images[few], bundle), expected[few])
+    answers = partial(_answers, openvino, graph, data, bundle)
+    require_same("OpenVINO", answers, *asked(bundle, input=input))
     with plain_disk_errors(path.parent):
         path.unlink(missing_ok=True)  # an earlier graph would not fit these weights
     write_with_meaning(weights, data, bundle, WORDS[input])
@@ -78,7 +72,7 @@ def _written(openvino: Any, onnx: bytes, bundle: Bundle, *, input: str) -> tuple
         raise _refused("cannot read what PyTorch's exporter made of", bundle, error) from error
 
 
-def _answers(openvino: Any, graph: bytes, data: bytes, images: np.ndarray, bundle: Bundle) -> np.ndarray:
+def _answers(openvino: Any, graph: bytes, data: bytes, bundle: Bundle, images: np.ndarray) -> np.ndarray:
     """What the CPU plugin makes of the images [n k]; RunError where it cannot run the graph."""
     try:
         core = openvino.Core()

@@ -18,13 +18,12 @@ from burnish.ship.exported import (
     PREPARED,
     WORDS,
     Whole,
+    as_utf8,
+    asked,
     meaning,
-    noise,
     quiet,
-    require_equal,
-    require_input,
-    require_ours,
-    require_place,
+    require_new,
+    require_same,
     write_with_meaning,
 )
 
@@ -37,15 +36,11 @@ def export_pt2(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
     "licence" are in the archive. RecipeError when the name or the input is none; RunError when PyTorch cannot export the network,
     what it reads back gives other probabilities, or the disk refuses. Nothing is written then.
     """
-    require_input(input)
-    require_place(path, ".pt2")
-    require_ours(path)
-    raw, prepared, expected = noise(bundle)
-    images = torch.from_numpy(raw if input == PIXELS else prepared)
-    data = _archived(bundle, images[:2], input=input)
+    require_new(path, ".pt2", input=input)
+    images, expected = asked(bundle, input=input)
+    data = _archived(bundle, torch.from_numpy(images[:2]), input=input)
     opened = _opened(data, bundle)
-    for few in (slice(0, 1), slice(None)):  # any number of images
-        require_equal("torch.export's archive", _answers(opened, images[few], bundle), expected[few])
+    require_same("torch.export's archive", lambda few: _answers(opened, few, bundle), images, expected)
     write_with_meaning(path, data, bundle, WORDS[input])
     return path
 
@@ -60,7 +55,9 @@ def _archived(bundle: Bundle, example: Tensor, *, input: str) -> bytes:
             for node in program.graph.nodes:  # which name files of the machine that it was written on
                 node.meta.pop("stack_trace", None)
             program.example_inputs = None  # they would be a pickle in the archive
-            torch.export.save(program, file := io.BytesIO(), extra_files={key: _text(one) for key, one in told.items()})
+            torch.export.save(
+                program, file := io.BytesIO(), extra_files={key: as_utf8(one) for key, one in told.items()}
+            )
     except Exception as error:  # it has classes of its own for each reason
         raise _refused("cannot export", bundle, error) from error
     return file.getvalue()
@@ -75,11 +72,11 @@ def _opened(data: bytes, bundle: Bundle) -> torch.nn.Module:
         raise _refused("cannot read back what it exported of", bundle, error) from error
 
 
-def _answers(module: Any, images: Tensor, bundle: Bundle) -> np.ndarray:
+def _answers(module: Any, images: np.ndarray, bundle: Bundle) -> np.ndarray:
     """What an opened archive makes of the images [n k]; RunError where it cannot."""
     try:
         with torch.no_grad():
-            return module(images).numpy()
+            return module(torch.from_numpy(images)).numpy()
     except Exception as error:
         raise _refused("cannot run what it exported of", bundle, error) from error
 
@@ -89,8 +86,3 @@ def _refused(what: str, bundle: Bundle, error: Exception) -> RunError:
         f"PyTorch {what} {shown(bundle.base_model)} ({brief(error.__cause__ or error)}); nothing was written; "
         "bundle.classifier() is a plain torch module, see docs/models.md"
     )
-
-
-def _text(value: str) -> str:
-    """As UTF-8 can hold it: names may have bytes that are no characters."""
-    return value.encode("utf-8", "backslashreplace").decode()
