@@ -88,13 +88,13 @@ def test_without_the_package_what_to_install_is_said(tmp_path, monkeypatch):
 def test_files_that_answer_otherwise_are_not_written(openvino, tmp_path, monkeypatch):
     bundle, seen = package(), []
 
-    def judged(framework, *rest, real=exported.require_equal):
+    def judged(framework, *rest, real=exported.require_same):
         seen.append(framework)
         if framework == "OpenVINO":
             monkeypatch.setattr(exported, "_TOLERANCE", -1.0)
         real(framework, *rest)
 
-    monkeypatch.setattr("burnish.ship.openvino.require_equal", judged)
+    monkeypatch.setattr("burnish.ship.openvino.require_same", judged)
     with pytest.raises(RunError, match="OpenVINO gives other probabilities than burnish"):
         export_openvino(bundle, tmp_path / "one.xml")
     assert seen == ["OpenVINO"] and list(tmp_path.iterdir()) == []
