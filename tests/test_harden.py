@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,19 @@ def test_a_control_is_chosen_where_it_has_more_right_at_all(probe, monkeypatch):
     other = Look("other", 1.0, right, np.stack([little, *[wrong[some]] * (chosen.VIEWS - 1)]))
     assert choose([own, other], stands, lose=0.005)[0] is own
     assert choose([own, other], stands, lose=0.005, clearly=False)[0] is other
+
+
+def test_of_controls_that_have_none_right_the_one_with_more_as_they_are_is_chosen(probe):
+    """Under attack all plain weights may have none: that the run's own stayed then made a control of no training at all."""
+    stands = ground_here(probe)
+    labels, some = stands.val_labels, chosen.asked_of(stands)
+    right = 10.0 * np.eye(3, dtype=np.float32)[labels]
+    wrong = 10.0 * np.eye(3, dtype=np.float32)[(labels + 1) % 3]
+    struck = np.stack([wrong[some]] * chosen.VIEWS)
+    own, other = Look("own", 0.0, wrong, struck), Look("other", 1.0, right, struck)
+    assert choose([own, other], stands, lose=0.005)[0] is own
+    assert choose([own, other], stands, lose=0.005, clearly=False)[0] is other
+    assert choose([replace(own, plain=right), other], stands, lose=0.005, clearly=False)[0] is not other
 
 
 def test_what_lies_between_is_what_its_validation_answers_were_of(tuned, monkeypatch, tmp_path):

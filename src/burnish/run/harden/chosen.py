@@ -113,16 +113,21 @@ def choose(
 
     Of those that have no more than `lose` (a fraction) fewer of the images right as they are, the one with most right perturbed,
     where that is clearly more than the run's own: by more than a standard error of the paired difference (`measure.gains`).
-    Images of a group count together. clearly=False: where it is more at all, as a control has it, which is to be hard to beat.
+    Images of a group count together. clearly=False: where it is more at all, or as many and more as they are, as a control has
+    it, which is to be hard to beat: attacked, neither plain training nor the run's own weights may have any right.
     """
     scored = [_Scored.of(look, ground) for look in looks]
     first, groups = scored[0], ground.material.val_groups
     tied = None if groups is None else np.unique(groups[asked_of(ground)], return_inverse=True)[1]
     told, best = list[dict[str, Any]](), 0
+
+    def worth(one: _Scored) -> tuple[float, float]:
+        return float(one.perturbed.mean()), 0.0 if clearly else float(one.plain.mean())
+
     for place, (look, one) in enumerate(zip(looks, scored, strict=True)):
         gain = beats(one.perturbed, first.perturbed, groups=tied)
         allowed = bool(one.plain.mean() >= first.plain.mean() - lose - _ROUNDING)
-        if place and allowed and (gain.clearly or not clearly) and one.perturbed.mean() > scored[best].perturbed.mean():
+        if place and allowed and (gain.clearly or not clearly) and worth(one) > worth(scored[best]):
             best = place
         told.append(
             {
