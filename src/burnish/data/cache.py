@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +24,6 @@ from burnish.data.formats import FORMATS
 from burnish.data.looks import Looks, look_at
 from burnish.data.pixels import (
     DECODER,
-    Decoded,
     Need,
     Rendering,
     Target,
@@ -91,48 +89,127 @@ def read_pixels(
     looks: at the same entries, where they were taken before. store: where the pixels of image files seen before are taken
     from, and new ones kept. Raises nothing for a bad image: it is in `named` and has no row.
     """
-    forms: dict[str, Form] = {
-        "plain": Form(preprocess.size, lambda image: view(image, preprocess)),
-        "thumb": Form(THUMB, lambda image: stored(image, THUMB)),
-        "contrast": Form(1, contrast),
-    }
-    if stored_side is not None:
-        forms["stored"] = Form(stored_side, lambda image: stored(image, stored_side))
-    key = _key(preprocess, stored_side)
-    looks = looks or look_at(catalog, ids, workers=workers)
-    digests = looks.digests
-    hashes = set(filter(is_hash, digests))  # what could not be read at that look is never taken for another's pixels
-    sides = {name: form.side for name, form in forms.items()}
-    known = _known(store.entries(key, sides, hashes) if store is not None else [], hashes)
-    places = np.flatnonzero([digest not in known for digest in digests])
-    at_least = enough(preprocess)
-    read = partial(read_all, catalog, at_least=at_least, workers=workers, on_progress=on_progress)
-    if (whole := _same_set(known, digests)) is not None:
-        bad = read(ids[places], {}, {}, done_before=len(ids) - len(places))  # to say why they cannot be read
-        if not bad.good.any():
-            good = np.isin(np.arange(len(ids)), places, invert=True)
-            return _pixels(ids, whole.rows, whole.sizes, good, bad.named, looks)
+    reading = Reading(
+        catalog, ids, preprocess=preprocess, stored_side=stored_side, workers=workers, store=store, looks=looks
+    )
+    reading.read(np.arange(len(ids)), on_progress)
+    return reading.kept()
 
-    if len(ids) and not len(places):  # several files have them all: nothing need be written
-        rows, sizes = _in_pieces(known, digests, tuple(forms))
-        return _pixels(ids, rows, sizes, np.ones(len(ids), bool), (), looks)
 
-    draft = _draft(store, len(ids), forms)
-    if draft is not None:
-        try:
-            sizes, good, named = _filled(draft.rows, forms, known, digests, read, ids)
-            if store is not None:
-                held = [digest if fine and is_hash(digest) else "" for digest, fine in zip(digests, good, strict=True)]
-                store.keep(draft, key, held, sizes)
-            return _pixels(ids, draft.rows, sizes, good, named, looks)
-        except OSError:  # the disk refuses what it had promised: do without it
-            pass
-    rows: Mapping[str, Any] = {}
-    if sum(form.bytes(len(ids)) for form in forms.values()) <= IN_MEMORY_BYTES:
-        rows = {name: np.zeros((len(ids), form.side, form.side, 3), np.uint8) for name, form in forms.items()}
-    sizes, good, named = _filled(rows, forms, known if rows else {}, digests, read, ids)
-    again = {name: _Again(catalog, ids, form, workers, at_least) for name, form in forms.items()}
-    return _pixels(ids, rows or again, sizes, good, named, looks)
+class Reading:
+    """Entries of a catalogue that are decoded bit by bit, into one place."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        ids: np.ndarray,
+        *,
+        preprocess: Preprocess,
+        stored_side: int | None = None,
+        workers: int,
+        store: PixelStore | None = None,
+        looks: Looks | None = None,
+    ) -> None:
+        """As for `read_pixels`; ids: int64 [n], of all that may be asked for."""
+        self.forms: dict[str, Form] = {
+            "plain": Form(preprocess.size, lambda image: view(image, preprocess)),
+            "thumb": Form(THUMB, lambda image: stored(image, THUMB)),
+            "contrast": Form(1, contrast),
+        }
+        if stored_side is not None:
+            self.forms["stored"] = Form(stored_side, lambda image: stored(image, stored_side))
+        self.catalog, self.ids, self.workers, self.store = catalog, ids, workers, store
+        self.looks = looks or look_at(catalog, ids, workers=workers)
+        self._at_least, self._key = enough(preprocess), _key(preprocess, stored_side)
+        self._sizes, self._good = np.zeros((len(ids), 2), np.int32), np.ones(len(ids), bool)
+        self._done, self._named = np.zeros(len(ids), bool), dict[int, Named]()
+        sides = {name: form.side for name, form in self.forms.items()}
+        # What could not be read at that look is never taken for another's pixels.
+        hashes = set(filter(is_hash, self.looks.digests))
+        self._known = _known(store.entries(self._key, sides, hashes) if store is not None else [], hashes)
+        self._rows: Mapping[str, Any] = {}
+        self._draft: Draft | None = None
+        self._there = True  # whether all rows lie where they were kept, so that none need be written
+        if (whole := _same_set(self._known, self.looks.digests)) is not None:
+            self._rows, self._sizes = whole.rows, whole.sizes
+        elif len(ids) and all(digest in self._known for digest in self.looks.digests):  # in several files
+            self._rows, self._sizes = _in_pieces(self._known, self.looks.digests, tuple(self.forms))
+        else:
+            self._begin(_draft(store, len(ids), self.forms))
+
+    def read(self, places: np.ndarray, on_progress: Callable[[int], None] | None = None) -> Pixels:
+        """Those at these places of `ids`, decoded now; on_progress: told of how many of them are done, where they are decoded."""
+        fitted = self._done.copy()
+        fitted[places] = True
+        if self._there and self._fills({}, places, on_progress):  # one that could not be read before can be now
+            self._begin(_draft(self.store, len(self.ids), self.forms))
+            places = np.flatnonzero(fitted)
+        if not self._there:
+            try:
+                self._fills(self._rows, places, on_progress)
+            except OSError:  # the disk refuses what it had promised: do without it
+                self._begin(None)
+                self._fills(self._rows, np.flatnonzero(fitted), on_progress)
+        self._done = fitted
+        return self.pixels(places)
+
+    def pixels(self, places: np.ndarray) -> Pixels:
+        """Those at these places, which were read."""
+        rows: Mapping[str, Any] = self._rows or {
+            name: _Again(self.catalog, self.ids, form, self.workers, self._at_least)
+            for name, form in self.forms.items()
+        }
+        looks = self.looks
+        if len(places) < len(self.ids) or (np.diff(places) != 1).any():
+            rows, looks = {name: Picked(held, places) for name, held in rows.items()}, looks.at(places)
+        named = tuple(self._named[place] for place in places.tolist() if place in self._named)
+        return _pixels(self.ids[places], rows, self._sizes[places], self._good[places], named, looks)
+
+    def kept(self) -> Pixels:
+        """All that were read, in the order of `ids`; the file that they were written to is kept in the store."""
+        if self._draft is not None and self.store is not None:
+            good = self._done & self._good
+            held = [
+                digest if fine and is_hash(digest) else ""
+                for digest, fine in zip(self.looks.digests, good, strict=True)
+            ]
+            self.store.keep(self._draft, self._key, held, self._sizes)
+        return self.pixels(np.flatnonzero(self._done))
+
+    def _begin(self, draft: Draft | None) -> None:
+        """Write from now on: into this file, into memory, or nowhere."""
+        self._draft, self._rows, self._there = draft, {} if draft is None else draft.rows, False
+        count = len(self.ids)
+        if draft is None and sum(form.bytes(count) for form in self.forms.values()) <= IN_MEMORY_BYTES:
+            self._rows = {
+                name: np.zeros((count, form.side, form.side, 3), np.uint8) for name, form in self.forms.items()
+            }
+        self._sizes = np.zeros((count, 2), np.int32)
+
+    def _fills(self, out: Mapping[str, Any], places: np.ndarray, on_progress: Callable[[int], None] | None) -> bool:
+        """Write every form of these images into `out`, from where it is kept or decoded; whether any could be decoded."""
+        digests = self.looks.digests
+        known = self._known if out or self._there else {}
+        kept = np.array([digests[place] in known for place in places.tolist()], bool)
+        for place in places[kept].tolist() if out else ():
+            entry, row = known[digests[place]]
+            self._sizes[place] = entry.sizes[row]
+            for name in out:
+                out[name][place] = entry.rows[name][row]
+        new = places[~kept]
+        if not len(new):
+            return False
+        renderings = {name: form.rendering for name, form in self.forms.items() if name in out}
+        found = read_all(
+            self.catalog, self.ids[new], renderings, {name: _Scattered(rows, new) for name, rows in out.items()},
+            at_least=self._at_least, workers=self.workers, done_before=int(kept.sum()),
+            digests=[digests[place] for place in new.tolist()], on_progress=on_progress,
+        )  # fmt: skip
+        if not self._there:
+            self._sizes[new] = found.sizes
+        self._good[new] = found.good
+        self._named |= dict(zip(new[~found.good].tolist(), found.named, strict=True))
+        return bool(found.good.any())
 
 
 def _key(preprocess: Preprocess, stored_side: int | None) -> str:
@@ -159,31 +236,6 @@ class Form:
     def bytes(self, count: int) -> int:
         """Of so many images."""
         return count * self.side * self.side * 3
-
-
-def _filled(
-    out: Mapping[str, Any],
-    forms: Mapping[str, Form],
-    known: Mapping[str, tuple[Entry, int]],
-    digests: Sequence[str],
-    read: Callable[..., Decoded],
-    ids: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, tuple[Named, ...]]:
-    """Write every form of every image into `out`, from where it is kept or decoded; (sizes [n 2], good [n], the bad)."""
-    sizes, good = np.zeros((len(ids), 2), np.int32), np.ones(len(ids), bool)
-    for place, digest in enumerate(digests):
-        if digest in known:
-            entry, row = known[digest]
-            sizes[place] = entry.sizes[row]
-            for name in out:
-                out[name][place] = entry.rows[name][row]
-    places = np.flatnonzero([digest not in known for digest in digests])
-    renderings = {name: form.rendering for name, form in forms.items() if name in out}
-    scattered = {name: _Scattered(rows, places) for name, rows in out.items()}
-    told = [digests[place] for place in places.tolist()]
-    found = read(ids[places], renderings, scattered, done_before=len(ids) - len(places), digests=told)
-    sizes[places], good[places] = found.sizes, found.good
-    return sizes, good, found.named
 
 
 def _pixels(
