@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from burnish import api
-from burnish.choose import survey
-from burnish.choose.gathering import Done
-from burnish.choose.part import Costs, Fewer
+from burnish.choose import features, instalments, survey
+from burnish.choose.part import Costs, Done, Pace
 from burnish.data.looks import Dataset, look_at
 from burnish.data.sample import Part, Taken
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
-from burnish.run import job, probed
+from burnish.run import job
 from conftest import Told, write_shapes
 
 TINY = {"model": "random:test_resnet", "method": "probe", "image_size": 64}
@@ -50,19 +48,48 @@ def whole(many):
     return Dataset(catalog, make_splits(catalog, seed=0, content=looks.digests), looks)
 
 
-def asked(taken, done, *, elapsed, left, watcher=None):
-    """What is still taken so many seconds after the costs were known, with so many left."""
-    clock = SimpleNamespace(elapsed=lambda: elapsed, left=lambda: left, budget_seconds=elapsed + left)
-    fewer = Fewer(
-        costs=COSTS, trains=False, first_is_saved=False, clock=clock, watcher=watcher or Told(), since=0.0
-    )  # fmt: skip
-    return fewer(taken, done)
+class Clock:
+    """Says what it is told to."""
+
+    def __init__(self, budget_seconds):
+        self.now, self.budget_seconds = 0.0, budget_seconds
+
+    def elapsed(self):
+        return self.now
+
+    def left(self):
+        return self.budget_seconds - self.now
+
+
+def pace_after(*took, budget=1000.0, thins=True):
+    """The pace after things that each were to take and took so many seconds."""
+    clock = Clock(budget)
+    pace = Pace(COSTS, clock, trains=False, thins=thins)
+    for planned, seconds in took:
+        clock.now += seconds
+        pace.took(planned)
+    return pace
+
+
+def leaving(pace, seconds):
+    """So many seconds are left of the budget."""
+    pace.clock.budget_seconds = pace.clock.now + seconds
+    return pace
+
+
+def test_the_pace_is_that_of_the_last_tenth_of_the_budget():
+    assert pace_after().slower == 1.0, "nothing is known yet"
+    assert pace_after((10.0, 10.0), (10.0, 40.0), budget=100.0).slower == 4.0
+    assert pace_after((10.0, 40.0), (10.0, 10.0), budget=100.0).slower == 1.0, "what made it slow has ended"
+    assert pace_after((4.0, 4.0), (4.0, 8.0), budget=100.0).slower == 1.5, "what was begun before the last tenth counts"
 
 
 def test_a_machine_that_keeps_its_pace_takes_what_was_planned(whole):
     taken = Taken(whole, None, 0)
-    assert asked(taken, Done(100, 100, 0), elapsed=2.0, left=4.5) is taken, "as long as planned, however little is left"
-    assert asked(taken, Done(100, 100, 0), elapsed=1.0, left=4.5) is taken, "quicker"
+    pace = leaving(pace_after((2.0, 2.2)), 0.1)
+    assert pace.to_fit(taken, Done(280, 0, False)) == len(whole.splits.fitting), "however little is left"
+    done = Done(len(whole.splits.fitting), len(whole.splits.test), True)
+    assert pace.settled(taken, done) is taken
 
 
 @pytest.mark.parametrize(("left", "fitting"), [(20.0, None), (13.0, 152), (9.0, 100), (0.0, 100), (-5.0, 100)])
@@ -70,36 +97,106 @@ def test_of_a_slower_one_as_many_as_there_is_time_for(whole, left, fitting):
     """Twice as slow: 13 s are as good as 6.5 of those that were planned with; 4 are for the rest, 1.5 for 73 test images, and
     1 for 52 images to fit besides those that were looked at.
     """
-    told, taken = Told(), Taken(whole, None, 0)
-    found = asked(taken, Done(100, 100, 0), elapsed=4.0, left=left, watcher=told)
-    if fitting is None:
-        assert found is taken and not told.lines
-        return
-    assert abs(found.part.fitting - fitting) <= 3 and found.part.fitting >= 100, found.part
-    assert set(found.dataset.catalog.paths) < set(whole.catalog.paths)
-    gone = len(whole.catalog) - len(found.dataset.catalog)
-    assert told.lines == [
-        f"{gone} more images are left out: all takes 2.0 times as long as when this machine was timed"
-    ]
+    taken, pace = Taken(whole, None, 0), leaving(pace_after((2.0, 4.0)), left)
+    pace._round = 100.0  # seconds: one is enough
+    looked = pace.to_fit(taken, Done(100, 0, True))
+    assert abs(looked - (fitting or len(whole.splits.fitting))) <= 3 and looked >= 100
+    found = pace.settled(taken, Done(looked, len(whole.splits.test), True))
+    assert (found is taken) == (fitting is None)
+    assert fitting is None or set(found.dataset.catalog.paths) < set(whole.catalog.paths)
+    assert len(found.dataset.splits.fitting) == looked
 
 
-def test_images_that_the_network_has_told_of_are_never_left_out(whole):
-    found = asked(Taken(whole, None, 0), Done(200, 200, 0), elapsed=400.0, left=1.0)
-    assert found.part.fitting == 200 and len(found.dataset.splits.fitting) >= 200
+def test_images_come_in_rounds_that_are_smaller_on_a_slower_machine(whole):
+    taken = Taken(whole, None, 0)
+    planned, slow = (pace_after((2.0, seconds), budget=60.0) for seconds in (2.0, 4.0))
+    assert planned.to_fit(taken, Done(16, 0, False)) == 16 + 112, "2.4 s of 0.02 s each, in sixteens"
+    assert slow.to_fit(taken, Done(16, 0, False)) == 16 + 48
+    assert planned.to_fit(taken, Done(144, 0, False)) == len(whole.splits.fitting), "and what would be half a round"
+
+
+def test_nothing_is_left_out_before_its_turn_comes(whole):
+    """A machine that was slow for a while takes all, where a slow one would have ended."""
+    taken, pace = Taken(whole, None, 0), leaving(pace_after((2.0, 10.0)), 18.0)
+    assert pace.to_fit(taken, Done(100, 0, True)) == 100, "18 s are 3.6 at that pace"
+    pace = leaving(pace_after((2.0, 10.0), (0.1, 200.0), (101.0, 101.0)), 18.0)
+    assert pace.to_fit(taken, Done(100, 0, True)) == len(whole.splits.fitting)
+
+
+def test_where_none_may_be_left_out_all_are_taken(whole):
+    taken, pace = Taken(whole, None, 0), leaving(pace_after((2.0, 40.0), thins=False), -5.0)
+    pace._round = 100.0
+    assert pace.to_fit(taken, Done(100, 0, True)) == len(whole.splits.fitting)
+    assert pace.to_test(taken, Done(100, 0, True)) == len(whole.splits.test)
+
+
+def test_without_a_budget_nothing_depends_on_the_clock(whole):
+    taken, pace = Taken(whole, None, 0), pace_after((2.0, 2000.0))
+    pace.clock.budget_seconds = None
+    assert pace.to_fit(taken, Done(0, 0, False)) == len(whole.splits.fitting)
+    assert pace.to_test(taken, Done(0, 0, False)) == len(whole.splits.test)
+    assert not pace.first_is_due(taken, Done(100, 0, False))
+    assert pace.settled(taken, Done(len(whole.splits.fitting), len(whole.splits.test), False)) is taken
+
+
+def test_a_few_of_each_class_are_taken_even_where_there_is_no_time(whole):
+    taken, pace = Taken(whole, None, 0), leaving(pace_after((2.0, 400.0)), -5.0)
+    order = taken.order
+    assert (order.first, order.least) == (12, 21)
+    assert pace.to_fit(taken, Done(0, 0, False)) >= order.first
+    assert pace.to_fit(taken, Done(16, 0, False)) == order.least
+    assert pace.to_fit(taken, Done(order.least, 0, False)) == order.least
 
 
 def test_decoded_test_images_stay_for_time_that_may_be_left_over(whole):
-    test = len(whole.splits.test)
-    found = asked(Taken(whole, None, 0), Done(100, 288, test), elapsed=600.0, left=5.0)
+    test, pace = len(whole.splits.test), leaving(pace_after((6.0, 600.0)), 5.0)
+    found = pace.settled(Taken(whole, None, 0), Done(100, test, True))
     assert found.part.test + found.part.more == test and found.spare == found.part.more
-    assert set(found.dataset.splits.test) and len(found.dataset.splits.test) == test
-    assert len(found.dataset.splits.fitting) < len(whole.splits.fitting)
+    assert len(found.dataset.splits.test) == test and len(found.dataset.splits.fitting) == 100
+
+
+def test_test_images_are_no_more_than_there_is_time_to_look_at(whole):
+    """3 s at a fourth of the pace are none, but some are looked at whatever they take."""
+    taken, pace = Taken(whole, None, 0), leaving(pace_after((6.0, 24.0)), 3.0)
+    count = pace.to_test(taken, Done(100, 0, True))
+    assert 0 < count <= len(whole.splits.test)
+    assert pace.to_test(taken, Done(100, len(whole.splits.test), True)) == len(whole.splits.test)
 
 
 def test_a_part_becomes_a_smaller_part_of_the_same_images(whole):
-    part = Taken(whole, Part(250, 40, 20), 0)
-    found = asked(part, Done(100, 100, 0), elapsed=8.0, left=1.0)
-    assert set(found.dataset.catalog.paths) < set(part.dataset.catalog.paths)
+    part, pace = Taken(whole, Part(250, 40, 20), 0), leaving(pace_after((2.0, 8.0)), 1.0)
+    looked = pace.to_fit(part, Done(100, 0, True))
+    found = pace.settled(part, Done(looked, 40, True))
+    assert looked == 100 and set(found.dataset.catalog.paths) < set(part.dataset.catalog.paths)
+
+
+@pytest.mark.parametrize("part", [None, Part(250, 40, 20), Part(60, 40)])
+def test_a_beginning_of_the_order_is_a_smaller_part(whole, part):
+    taken = Taken(whole, part, 0)
+    assert sorted(taken.order.fitting) == sorted(
+        np.flatnonzero(np.isin(whole.catalog.paths, paths_of(taken, "fitting")))
+    )
+    assert sorted(taken.order.test) == sorted(np.flatnonzero(np.isin(whole.catalog.paths, paths_of(taken, "test"))))
+    for count in (taken.order.least, 40, 60):
+        smaller = Taken(whole, Part(count, 30), 0)
+        assert set(smaller.order.fitting) == set(taken.order.fitting[:count])
+        assert set(smaller.order.test) == set(taken.order.test[:30])
+    train = np.intersect1d(taken.order.fitting[: taken.order.first], whole.splits.train)
+    assert np.bincount(whole.catalog.labels[train]).tolist() == [3, 3, 3]
+
+
+def paths_of(taken, name):
+    dataset = taken.dataset
+    return [dataset.catalog.paths[entry] for entry in getattr(dataset.splits, name)]
+
+
+def test_a_first_model_is_due_when_one_more_round_would_make_it_late(whole):
+    """A round of 2.4 s and a second for saving, 1.4 times that: it is due half a minute after the beginning."""
+    taken, done = Taken(whole, None, 0), Done(16, 0, False)
+    for now, due in ((25.0, False), (26.0, True)):
+        pace = pace_after((now, now), budget=60.0)
+        assert pace.first_is_due(taken, done) == due
+    assert pace_after((12.5, 25.0), budget=60.0).first_is_due(taken, done), "slower"
 
 
 @pytest.fixture
@@ -112,9 +209,7 @@ def slow_to_decode(monkeypatch):
 @pytest.fixture
 def slower_since(monkeypatch):
     """As if much time had passed since the machine was timed."""
-    monkeypatch.setattr(
-        probed, "Fewer", lambda **options: Fewer(**{**options, "since": options["since"] - 1000.0})
-    )  # fmt: skip
+    monkeypatch.setattr(Pace, "slower", 1000.0)
 
 
 def test_a_run_that_becomes_slower_leaves_more_out_and_counts_them(many, slow_to_decode, slower_since, tmp_path):
@@ -126,6 +221,22 @@ def test_a_run_that_becomes_slower_leaves_more_out_and_counts_them(many, slow_to
     first = next(line for line in told.lines if "images are left out: the budget" in line)
     assert counts["skipped"] > int(first.split()[0])
     assert min(row["train"] for row in run.facts["class_counts"]) >= 5
+
+
+def test_what_was_looked_at_before_it_became_slower_is_what_the_run_takes(many, slow_to_decode, monkeypatch, tmp_path):
+    """Rounds of sixteen images, and the machine is slow after three of them: no feature is made in vain, or twice."""
+    asked = []
+
+    def seen(pixels, *rest, found=instalments.features_of):
+        asked.append(len(pixels.ids))
+        return found(pixels, *rest)
+
+    monkeypatch.setattr(Pace, "slower", property(lambda pace: 1.0 if len(pace._marks) < 4 else 1000.0))
+    monkeypatch.setattr(instalments, "features_of", seen)
+    monkeypatch.setattr(features, "features_of", lambda *_: pytest.fail("features were made again"))
+    run = api.fit(many, out=tmp_path / "run", budget=60, **TINY)
+    counts = run.facts["counts"]
+    assert len(asked) == 3 and sum(asked) == counts["train"] + counts["val"] == 48
 
 
 def test_a_death_after_that_goes_on_with_the_same_images(many, slow_to_decode, slower_since, monkeypatch, tmp_path):

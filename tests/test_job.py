@@ -17,7 +17,7 @@ from PIL import Image
 
 import burnish
 from burnish import api
-from burnish.choose.survey import first_model_due
+from burnish.choose.part import first_model_due
 from burnish.errors import BurnishError, NoSuchName, NotARun, NotEnoughData, RunBusy, RunError
 from burnish.recipe import Recipe
 from burnish.run.again import command_of
@@ -407,7 +407,7 @@ def test_the_command_in_the_report_gives_the_same_recipe(monkeypatch, tmp_path):
 
 
 def test_a_model_is_there_before_the_best_head_is_found_where_that_takes_long(shapes, tmp_path, monkeypatch):
-    from burnish.choose import probing
+    from burnish.choose import instalments
 
     answered = []
 
@@ -416,7 +416,7 @@ def test_a_model_is_there_before_the_best_head_is_found_where_that_takes_long(sh
             if text.startswith("a first model is saved"):
                 answered.append(api.predict(tmp_path / "run", [shapes / "red"])[0].label)
 
-    monkeypatch.setattr(probing, "_NEAR", -1.0)
+    monkeypatch.setattr(instalments, "_NEAR", -1.0)
     run = api.fit(shapes, out=tmp_path / "run", watcher=Asking(), **TINY)
     assert answered == ["red"]
     assert 0 < run.facts["first_model_seconds"] < run.facts["seconds"]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from burnish import api
 from burnish.backbones.zoo import load_backbone
-from burnish.choose import holdout, probing, survey
-from burnish.choose.part import most_within, part_for
+from burnish.choose import gathering, holdout, instalments, survey
+from burnish.choose.part import Pace, most_within, part_for
 from burnish.data import looks as looking
 from burnish.data.cache import read_pixels
 from burnish.data.looks import Dataset, look_at
-from burnish.data.sample import Part, first_of, some_of, thinned
+from burnish.data.sample import Part, some_of, thinned
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.store import PixelStore
@@ -291,16 +290,6 @@ def test_large_photographs_do_not_stretch_the_first_look(many):
     assert (few == all_of_them[:12]).all()
 
 
-def test_a_first_model_is_of_a_smaller_part_with_a_few_of_each_class(many):
-    catalog, splits, _ = split(open_source(many))
-    fitting = np.sort(np.concatenate([splits.train, splits.val]))
-    few, some = (first_of(catalog, splits, count, seed=0) for count in (1, 60))
-    assert of_classes(catalog, np.intersect1d(few, splits.train)).tolist() == [3, 3, 3]
-    assert of_classes(catalog, np.intersect1d(few, splits.val)).tolist() == [1, 1, 1]
-    assert len(some) == 60 and set(few) < set(some) < set(fitting)
-    assert (first_of(catalog, splits, len(fitting), seed=0) == fitting).all()
-
-
 def test_the_most_that_fits_is_found_and_none_where_one_is_too_many():
     assert [most_within(seconds, 100, lambda n: 0.5 + 0.1 * n) for seconds in (-1.0, 0.55, 0.65, 5.5, 1e9)] == [
         0,
@@ -327,10 +316,8 @@ class Listening(Nobody):
 @pytest.fixture
 def early(monkeypatch):
     """A machine on which 40 images can be seen until a first model is due."""
-    found = survey.survey
-    monkeypatch.setattr(
-        "burnish.run.probed.survey", lambda *args, **options: replace(found(*args, **options), early=40)
-    )
+    monkeypatch.setattr(Pace, "to_fit", lambda _, taken, done: min(done.looked + 40, len(taken.order.fitting)))
+    monkeypatch.setattr(Pace, "first_is_due", lambda *_: True)
 
 
 def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_is_the_same(
@@ -341,12 +328,12 @@ def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_
     try:
         runs.append(api.fit(many, out=tmp_path / "part", budget=None, cache="off", watcher=hears[0], **TINY))
         monkeypatch.undo()
-        monkeypatch.setattr(probing, "_NEAR", -1.0)
+        monkeypatch.setattr(instalments, "_NEAR", -1.0)
         runs.append(api.fit(many, out=tmp_path / "whole", budget=None, cache="off", watcher=hears[1], **TINY))
     finally:
         (many / "red" / "bad.png").unlink()
-    assert {"decode: 40", "features, 64 px: 40"} <= {*hears[0].said} and "decode: 40" not in hears[1].said
     for heard in hears:
+        assert "images, 64 px: 287" in heard.said and not any(line.startswith("features") for line in heard.said)
         assert sum(line.startswith("a first model is saved") for line in heard.said) == 1
     part, whole = (run.facts for run in runs)
     assert part["first_model_seconds"] > 0 and whole["first_model_seconds"] > 0
@@ -374,24 +361,14 @@ def test_pixels_that_are_kept_in_pieces_are_read_from_there_and_nothing_is_writt
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == kept
 
 
-def test_a_strict_run_saves_nothing_before_the_audit_and_sees_no_part_first(many, tmp_path, early):
-    heard = Listening()
+def test_a_strict_run_saves_nothing_before_the_audit(many, tmp_path, early, monkeypatch):
+    monkeypatch.setattr(instalments, "_NEAR", -1.0)
+    heard, audited = Listening(), []
+    found = gathering.audited
+    monkeypatch.setattr(gathering, "audited", lambda *rest: audited.append(len(heard.said)) or found(*rest))
     api.fit(many, out=tmp_path / "run", budget=None, cache="off", strict=True, watcher=heard, **TINY)
-    assert "decode: 40" not in heard.said
-
-
-def test_without_a_budget_no_part_depends_on_the_clock(many, slow_to_decode, tmp_path, monkeypatch):
-    surveyed = []
-
-    def noted(*args, found=survey.survey, **options):
-        surveyed.append(found(*args, **options))
-        return surveyed[-1]
-
-    monkeypatch.setattr("burnish.run.probed.survey", noted)
-    for budget in (None, 60):
-        api.fit(many, out=tmp_path / str(budget), budget=budget, **TINY)
-    assert surveyed[0].early is None and surveyed[0].part is None
-    assert surveyed[1].part is not None and 0 <= surveyed[1].early < surveyed[1].part.fitting
+    saved = [place for place, line in enumerate(heard.said) if line.startswith("a first model is saved")]
+    assert len(saved) == 1 and saved[0] >= audited[0]
 
 
 @pytest.mark.parametrize("soon", [0.0, 1e9])

@@ -9,8 +9,8 @@ import numpy as np
 
 from burnish.choose.material import Bench, Material
 from burnish.choose.survey import Surveyed
-from burnish.data.cache import Rows, gone, read_pixels
-from burnish.data.store import Picked
+from burnish.data.cache import Pixels, Rows, gone, read_pixels
+from burnish.data.catalog import Catalog
 from burnish.errors import ModelError, shown
 from burnish.runtime import cores
 from burnish.terms import Preprocess
@@ -28,19 +28,20 @@ class Seen:
     images_per_second: float  # in float32, as for scores
 
 
-def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None) -> Seen:
+def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None) -> Seen:
     """Features of all train and val images; those `seen` before are not made again."""
-    digests = tuple(material.fitting.looks.digests)
-    if seen is None:
-        features, rate = _features_of(np.arange(len(digests)), material, surveyed, bench)
-        return Seen(features, digests, rate)
-    if digests == seen.digests:
+    fitting, catalog = material.fitting, material.catalog
+    digests = tuple(fitting.looks.digests)
+    if seen is not None and digests == seen.digests:
         return seen
-    place = {digest: row for row, digest in enumerate(seen.digests)}
+    place = {} if seen is None else {digest: row for row, digest in enumerate(seen.digests)}
     new = np.flatnonzero([digest not in place for digest in digests])
-    if not len(new):
+    if seen is not None and not len(new):
         return Seen(seen.features[[place[digest] for digest in digests]], digests, seen.images_per_second)
-    told, rate = _features_of(new, material, surveyed, bench)
+    bench.watcher.stage(f"features, {material.preprocess.size} px", total=len(new))
+    told, rate = features_of(fitting.at(fitting.ids[new]), catalog, surveyed, bench)
+    if seen is None:
+        return Seen(told, digests, rate)
     known = np.setdiff1d(np.arange(len(digests)), new)
     features = np.empty((len(digests), told.shape[1]), told.dtype)
     features[new] = told
@@ -49,30 +50,27 @@ def fitting_features(material: Material, surveyed: Surveyed, bench: Bench, seen:
     return Seen(features, digests, rate if len(new) > len(known) else seen.images_per_second)
 
 
-def _features_of(rows: np.ndarray, material: Material, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
-    """Features [n d] of these fitting images, and the images per second the trunk sees in float32."""
-    plain = material.fitting.plain
-    images = plain if len(rows) == len(plain) else Picked(plain, rows)
-    bench.watcher.stage(f"features, {material.preprocess.size} px", total=len(images))
+def features_of(pixels: Pixels, catalog: Catalog, surveyed: Surveyed, bench: Bench) -> tuple[np.ndarray, float]:
+    """Features float32 [n d] of these images, and the images per second the trunk sees in float32."""
     began = time.monotonic()
     features = outputs(
         surveyed.trunk,
-        batched(images),
-        preprocess=material.preprocess,
+        batched(pixels.plain),
+        preprocess=surveyed.preprocess,
         device=bench.device,
         half=takes_half(bench.recipe.precision, bench.device),
         on_progress=bench.watcher.advance,
     )
-    rate = len(images) / max(1e-9, time.monotonic() - began)
-    refuse_unreal(features, material.fitting.ids[rows], material, bench)
+    rate = len(pixels.ids) / max(1e-9, time.monotonic() - began)
+    refuse_unreal(features, pixels.ids, catalog, bench)
     return features, rate * surveyed.scored_share
 
 
-def refuse_unreal(features: np.ndarray, ids: np.ndarray, material: Material, bench: Bench) -> None:
+def refuse_unreal(features: np.ndarray, ids: np.ndarray, catalog: Catalog, bench: Bench) -> None:
     """ModelError naming the first image whose features are not finite numbers; ids: the images', [n]."""
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
-        path = material.catalog.paths[ids[bad[0]]]
+        path = catalog.paths[ids[bad[0]]]
         raise ModelError(
             f"{bench.backbone.name} gives features that are not numbers for {len(bad)} of {len(features)} images "
             f"(first: {shown(path)}); its weights are damaged or do not fit its preprocessing: choose another model"

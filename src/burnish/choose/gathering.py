@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,10 +14,10 @@ from burnish.data.audit.findings import in_a_sentence
 from burnish.data.audit.sameness import Sameness, leaked
 from burnish.data.audit.twins import Twins
 from burnish.data.audit.whole import audited, same_pictures
-from burnish.data.cache import Pixels, joined, read_pixels, typical_side
+from burnish.data.cache import Pixels, Reading, joined, typical_side
 from burnish.data.catalog import Catalog, Named, Splits
 from burnish.data.looks import Dataset
-from burnish.data.sample import Taken, first_of
+from burnish.data.sample import Taken
 from burnish.data.sources import without
 from burnish.data.split import held_together, restricted, untorn
 from burnish.errors import shown
@@ -29,13 +28,36 @@ from burnish.terms import Preprocess
 _SHARP = 224  # pixels a side of views, from which on images are kept no finer than the whole of them is seen
 
 
-@dataclass(frozen=True)
-class Done:
-    """How far a run is with the images it takes."""
+class Looking(Protocol):
+    """Who looks at the images to fit as they come, and says how many are to come."""
 
-    looked: int  # images to fit that the network has told of
-    fitting: int  # images to fit that are decoded
-    test: int  # test images that are decoded
+    def to_fit(self, looked: int) -> int:
+        """Of the order in which they are taken so many are next, those that were looked at included; no more than those: all."""
+        ...
+
+    def sees(self, catalog: Catalog, pixels: Pixels) -> None:
+        """Look at the next ones; some may lie in there already."""
+        ...
+
+    def first_is_due(self, looked: int) -> bool:
+        """Whether a first model is wanted of those that were looked at."""
+        ...
+
+    def fits(self, material: Material) -> None:
+        """Make it, of these."""
+        ...
+
+    def to_test(self, looked: int, tested: int) -> int:
+        """As `to_fit`, of the test images."""
+        ...
+
+    def tests(self, count: int) -> None:
+        """So many more test images are decoded."""
+        ...
+
+    def settled(self, looked: int, tested: int) -> Taken:
+        """What is taken in the end."""
+        ...
 
 
 class Gathered(NamedTuple):
@@ -52,19 +74,16 @@ def gather(
     preprocess: Preprocess,
     *,
     trains: bool,
-    early: int | None = None,
-    on_fitting: Callable[[Material], None] | None = None,
-    fewer: Callable[[Taken, Done], Taken] | None = None,
+    looking: Looking | None = None,
     decoded_per_second: float | None = None,
 ) -> Gathered:
     """Decode every image that is taken once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
-    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. on_fitting:
-    called with images to fit alone, before the others are decoded and compared with them. early: with about so many of them;
-    None: with all. fewer: asked after that, and when all are decoded, which of the images are still to be taken; without
-    `on_fitting` none is left out. decoded_per_second: images, as the survey timed it, for where most pixels are kept ones and
-    none are decoded.
+    The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
+    data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. looking: looks at
+    images to fit as they are decoded, before the test images are and all are compared; None: all are taken and nobody does.
+    decoded_per_second: images, as the survey timed it, for where most pixels are kept ones and none are decoded.
     Raises NotEnoughData when a class loses all its images, or too many for training.
     """
     native, whole = bench.backbone.preprocess, taken.whole.catalog
@@ -72,7 +91,7 @@ def gather(
     # Of all images, however many of them there turn out to be time for: a run that is taken up again knows that before it.
     side = stored_side(whole, wanted / native.crop) if trains else None
     reader = _Reader(bench, preprocess, decoded_per_second)
-    taken, decoded = _read(taken, reader, side, early, on_fitting, fewer)
+    taken, decoded = _read(taken, reader, side, looking)
     pixels = joined(decoded.fitting, decoded.test)
     budget = seconds_of_one_training(bench.recipe)
     same, note = same_pictures(pixels, decoded.catalog.labels[pixels.ids], budget_seconds=budget)
@@ -93,37 +112,54 @@ def gather(
     return Gathered(replace(material, findings=findings, search_note=note, due=due), decoded.splits, taken)
 
 
-def _read(
-    taken: Taken,
-    reader: _Reader,
-    side: int | None,
-    early: int | None,
-    on_fitting: Callable[[Material], None] | None,
-    fewer: Callable[[Taken, Done], Taken] | None,
-) -> tuple[Taken, _Decoded]:
-    """The images that are taken in the end, decoded; `on_fitting` is told of about `early` to fit before the rest is read."""
-    dataset = taken.dataset
-    if early is None or on_fitting is None:
-        soon = dataset.splits.fitting
-    else:
-        soon = first_of(dataset.catalog, dataset.splits, early, seed=taken.seed)
-    decoded = _Decoded.fitting_alone(dataset, reader.read(dataset, soon, side))
-    looked = len(decoded.fitting.ids) if on_fitting is not None and decoded.told_to(on_fitting, reader) else 0
+def _read(taken: Taken, reader: _Reader, side: int | None, looking: Looking | None) -> tuple[Taken, _Decoded]:
+    """The images that are taken in the end, decoded."""
+    whole, order, watcher = taken.whole, taken.order, reader.bench.watcher
+    fitting = _InTurn(reader, whole, order.fitting, side)
+    if looking is None:
+        watcher.stage("decode", total=len(order.fitting) + len(order.test))
+        fitting.upto(len(order.fitting))
+        test = _InTurn(reader, whole, order.test, None)
+        test.upto(len(order.test))
+        return taken, _Decoded(whole, fitting.kept(), test.kept()).within(taken.dataset)
+    watcher.stage(f"images, {reader.preprocess.size} px", total=len(order.fitting))
+    while (count := looking.to_fit(fitting.done)) > fitting.done:
+        looking.sees(whole.catalog, fitting.upto(count, tells=False))
+        if looking.first_is_due(fitting.done):
+            soon = _Decoded.fitting_alone(whole, fitting.pixels()).within(taken.dataset)
+            if soon.has_all_classes():  # else the caller says what is lacking
+                looking.fits(soon.alone(reader))
+    decoded = fitting.kept()
+    watcher.stage("decode", total=len(order.test))
+    test = _InTurn(reader, whole, order.test, None)
+    while (count := looking.to_test(fitting.done, test.done)) > test.done:
+        looking.tests(count - test.done)
+        test.upto(count)
+    taken = looking.settled(fitting.done, test.done)
+    return taken, _Decoded(whole, decoded, test.kept()).within(taken.dataset)
 
-    def asked_again() -> None:
-        nonlocal taken, decoded
-        if fewer is not None and looked:
-            taken = fewer(taken, Done(looked, len(decoded.fitting.ids), len(decoded.test.ids)))
-            decoded = decoded.within(taken.dataset)
 
-    asked_again()
-    if len(rest := decoded.unasked):
-        decoded = replace(decoded, fitting=joined(decoded.fitting, reader.read(decoded.dataset, rest, side)))
-    if on_fitting is not None and not looked:
-        decoded.told_to(on_fitting, reader)
-    decoded = replace(decoded, test=reader.read(decoded.dataset, decoded.splits.test, None))
-    asked_again()
-    return taken, decoded
+class _InTurn:
+    """Entries of a data set that are decoded in the order in which they are taken, some at a time."""
+
+    def __init__(self, reader: _Reader, dataset: Dataset, order: np.ndarray, side: int | None) -> None:
+        """side: of the whole images kept for training crops, pixels; None for none."""
+        ids = np.sort(order)
+        self.reader, self.reading, self.done = reader, reader.opened(dataset, ids, side), 0
+        self._places = np.searchsorted(ids, order)
+
+    def upto(self, count: int, *, tells: bool = True) -> Pixels:
+        """The next ones, until so many are done; tells: whether the onlooker is told of each."""
+        places, self.done = np.sort(self._places[self.done : count]), count
+        return self.reader.timed(self.reading, places, tells=tells)
+
+    def pixels(self) -> Pixels:
+        """All that are done."""
+        return self.reading.pixels(np.sort(self._places[: self.done]))
+
+    def kept(self) -> Pixels:
+        """The same; the store keeps them."""
+        return self.reading.kept()
 
 
 @dataclass(frozen=True)
@@ -154,21 +190,15 @@ class _Decoded:
         """Files that could not be decoded."""
         return [*self.fitting.named, *self.test.named]
 
-    @property
-    def unasked(self) -> np.ndarray:
-        """Entries to fit that were not read, int64, sorted."""
-        unread = {image.path for image in self.unread}
-        left = np.setdiff1d(self.splits.fitting, self.fitting.ids)
-        return np.array([entry for entry in left if self.catalog.paths[entry] not in unread], np.int64)
+    def has_all_classes(self) -> bool:
+        """Whether each class has images to train on."""
+        train = np.intersect1d(self.fitting.ids, self.splits.train)
+        return bool(counts(self.catalog.labels[train], len(self.catalog.classes)).all())
 
-    def told_to(self, on_fitting: Callable[[Material], None], reader: _Reader) -> bool:
-        """Whether the images to fit are enough to be told of; then they were."""
-        same = Sameness.of(self.fitting, Twins.none())  # near-duplicates are not known yet
-        only = _material(self, _Ties.of(self, same, []), reader.preprocess, reader.rate)
-        if not counts(only.labels[only.train_rows], len(self.catalog.classes)).all():  # the caller says what is lacking
-            return False
-        on_fitting(only)
-        return True
+    def alone(self, reader: _Reader) -> Material:
+        """Material of the images to fit, before near-duplicates are known."""
+        same = Sameness.of(self.fitting, Twins.none())
+        return _material(self, _Ties.of(self, same, []), reader.preprocess, reader.rate)
 
     def within(self, dataset: Dataset) -> _Decoded:
         """Those of them that are in a smaller data set, under its numbers."""
@@ -282,25 +312,35 @@ class _Reader:
             return self._usual
         return self._decoded / max(1e-3, self._seconds)
 
-    def read(self, dataset: Dataset, wanted: np.ndarray, side: int | None) -> Pixels:
-        """Pixels of these entries of its catalogue; side: of the whole images kept for training crops, None for none."""
-        bench = self.bench
-        bench.watcher.stage("decode", total=len(wanted))
+    def opened(self, dataset: Dataset, ids: np.ndarray, side: int | None) -> Reading:
+        """Entries of its catalogue, sorted; side: of the whole images kept for training crops, None for none."""
+        return Reading(
+            dataset.catalog, ids, preprocess=self.preprocess, stored_side=side, workers=cores(), store=self.bench.store,
+            looks=dataset.looks.at(ids),
+        )  # fmt: skip
+
+    def timed(self, reading: Reading, places: np.ndarray, *, tells: bool) -> Pixels:
+        """Those at these places, decoded; tells: whether the onlooker is told of each."""
         began, told = time.monotonic(), 0
 
         def on_progress(done: int) -> None:
             nonlocal told
-            bench.watcher.advance(done - told)
+            if tells:
+                self.bench.watcher.advance(done - told)
             told = done
             self._decoded += 1  # it is not called for kept ones
 
-        found = read_pixels(
-            dataset.catalog, wanted, preprocess=self.preprocess, stored_side=side, workers=cores(), store=bench.store,
-            looks=dataset.looks.at(wanted), on_progress=on_progress,
-        )  # fmt: skip
+        found = reading.read(places, on_progress)
         self._seconds += time.monotonic() - began
-        self._images += len(wanted)
+        self._images += len(places)
         return found
+
+    def read(self, dataset: Dataset, wanted: np.ndarray, side: int | None) -> Pixels:
+        """Pixels of these entries, sorted, at once."""
+        self.bench.watcher.stage("decode", total=len(wanted))
+        reading = self.opened(dataset, wanted, side)
+        self.timed(reading, np.arange(len(wanted)), tells=True)
+        return reading.kept()
 
 
 def _sharp(size: int) -> int:

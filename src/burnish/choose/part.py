@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from burnish.backbones.changing.taps import flat_width
 from burnish.backbones.spec import Backbone
-from burnish.choose.gathering import Done
 from burnish.choose.material import Bench
 from burnish.choose.where import images_asked
 from burnish.data.audit.labels import distances
 from burnish.data.sample import Part, Taken, is_late
 from burnish.methods.linear import least_seconds, seconds_a_flop
-from burnish.runtime import Clock, Watcher
+from burnish.runtime import Clock
 
 # Where there is no time for all images: what is kept for the rest, and the share of the time that test images may take.
 LEAST_TAIL_SECONDS, _TEST_SHARE = 4.0, 1 / 3
@@ -23,6 +23,11 @@ _MORE_SHARE = 0.02  # of the budget, for decoding test images that are looked at
 _COMPARING = 0.05  # of the budget, for pairs that look alike
 FIRST_SAVED = 1.0  # seconds: what the first model's head and its saving take besides what LDA alone does
 _SLOW = 1.15  # times as long as planned; below that what images take is not known well enough
+_SHORTEST_ROUND, _ROUND_SHARE, _LONGEST_ROUND = 1.5, 0.04, 8.0  # seconds at the machine's pace, and of the budget
+_LEAST_OF_ROUND = 16  # images, as many as go through a network at a time
+_LEAST_WINDOW, _WINDOW_SHARE = 2.0, 0.1  # seconds, and of the budget, that the pace is taken over
+# By when a finished model is on disk (P6), or in half of a shorter budget; and how much later than planned images may be through.
+_FIRST_SECONDS, _FIRST_LATE = 60.0, 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,11 @@ def _for_images(left: float, costs: Costs) -> float:
     return left - 2 * costs.comparing - LEAST_TAIL_SECONDS
 
 
+def first_model_due(budget_seconds: float | None) -> float:
+    """Seconds by which a finished model is on disk."""
+    return _FIRST_SECONDS if budget_seconds is None else min(_FIRST_SECONDS, 0.5 * budget_seconds)
+
+
 def part_for(
     fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float, *, trains: bool
 ) -> Part | None:
@@ -128,47 +138,96 @@ def most_within(seconds: float, count: int, takes: Callable[[int], float]) -> in
     return low
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fewer:
-    """Which images a run still takes, asked again as it goes: other programs may want the processor since it was timed."""
+@dataclass(frozen=True)
+class Done:
+    """How far a run is with the images it takes."""
 
-    costs: Costs
-    trains: bool
-    first_is_saved: bool  # whether a first model is, once images are looked at
-    clock: Clock
-    watcher: Watcher
-    since: float  # on the clock: when the costs were known
+    looked: int  # images to fit that are decoded and that the network has told of
+    test: int  # test images that are decoded
+    saved: bool  # whether a first model is
 
-    def __call__(self, taken: Taken, done: Done) -> Taken:
-        """All, or where what is done took longer than planned as many as there is time for at that pace: at the least those that
-        the network has told of.
-        """
+
+class Pace:
+    """How many images there is time for, asked again as a run goes: other programs may want the processor since it was timed.
+
+    Images to fit, and then test images, are taken in rounds of some seconds in the order of `Taken.order`. Nothing is left out
+    before its turn comes: a machine that is free again takes what a busy one would not have.
+    """
+
+    def __init__(self, costs: Costs, clock: Clock, *, trains: bool, thins: bool) -> None:
+        """thins: whether images may be left out at all."""
+        self.costs, self.clock, self.trains, self.thins = costs, clock, trains, thins
+        budget = clock.budget_seconds or math.inf
+        self._round = min(_LONGEST_ROUND, max(_SHORTEST_ROUND, _ROUND_SHARE * budget))
+        self._window = max(_LEAST_WINDOW, _WINDOW_SHARE * budget)
+        self._marks = [(clock.elapsed(), 0.0)]  # on the clock, and what all until then was to take
+
+    def took(self, planned: float) -> None:
+        """What was to take so many seconds is done."""
+        self._marks.append((self.clock.elapsed(), self._marks[-1][1] + planned))
+
+    @property
+    def slower(self) -> float:
+        """How many times as long as planned all took of late: in the last tenth of the budget and what was begun before it."""
+        now, planned = self._marks[-1]
+        earlier = [mark for mark in self._marks[:-1] if mark[0] <= now - self._window]
+        since, before = earlier[-1] if earlier else self._marks[0]
+        return (now - since) / (planned - before) if planned > before else 1.0
+
+    def to_fit(self, taken: Taken, done: Done) -> int:
+        """How many of the images to fit are to be looked at by the end of the next round; no more than are: that was all."""
+        order, costs = taken.order, self.costs
+        count = len(order.fitting)
         if self.clock.budget_seconds is None:
+            return count
+        part = self._still(taken, done, count)
+        most = count if part is None else max(done.looked, min(count, max(part.fitting, order.least)))
+        wanted = self._in_a_round(done.looked, most, costs.decoding + costs.seeing)
+        return min(most, max(order.first, wanted))
+
+    def to_test(self, taken: Taken, done: Done) -> int:
+        """How many test images are to be decoded by the end of the next round."""
+        count = len(taken.order.test)
+        if self.clock.budget_seconds is None:
+            return count
+        part = self._still(taken, done, done.looked)
+        most = count if part is None else max(done.test, part.test)
+        return self._in_a_round(done.test, most, self.costs.decoding)
+
+    def first_is_due(self, taken: Taken, done: Done) -> bool:
+        """Whether a first model would be late after one more round."""
+        budget = self.clock.budget_seconds
+        if budget is None:
+            return False
+        more = self.to_fit(taken, done)
+        planned = self.costs.seen(more - done.looked) + self.costs.quick_head(more) + FIRST_SAVED
+        left = first_model_due(budget) - self.clock.elapsed()
+        return _FIRST_LATE * max(1.0, self.slower) * planned > left
+
+    def settled(self, taken: Taken, done: Done) -> Taken:
+        """What is taken in the end: of images to fit those that were looked at."""
+        fitting, test = len(taken.order.fitting), len(taken.order.test)
+        part = self._still(taken, done, done.looked)
+        if part is None and (done.looked, done.test) == (fitting, test):
             return taken
-        costs, seen = self.costs, done.looked
-        planned = costs.seen(seen) + costs.decoding * (done.fitting - seen + done.test)
-        if self.first_is_saved:
-            planned += costs.quick_head(seen) + FIRST_SAVED
-        slower = (self.clock.elapsed() - self.since) / planned
-        if slower < _SLOW:
-            return taken
+        counted = min(done.test, test - taken.spare if part is None else part.test)
+        return replace(taken, part=Part(done.looked, counted, done.test - counted))
+
+    def _in_a_round(self, done: int, most: int, takes: float) -> int:
+        """How many are done after the next round, if one takes so many seconds; the last may be half as long again."""
+        size = max(_LEAST_OF_ROUND, int(self._round / (max(1.0, self.slower) * takes)))
+        return most if done + 1.5 * size >= most else done + size - size % _LEAST_OF_ROUND
+
+    def _still(self, taken: Taken, done: Done, fitting: int) -> Part | None:
+        """How many of so many images to fit, and of the test images, there is time for at the pace of late; None: all."""
+        slower, costs = self.slower, self.costs
+        if not self.thins or self.clock.budget_seconds is None or slower < _SLOW:
+            return None
 
         def fitted(n: int) -> float:
-            more = max(0, n - seen)
-            return costs.seen(more) - costs.decoding * min(more, done.fitting - seen) + costs.heads(max(n, seen))
+            more, n = max(0, n - done.looked), max(n, done.looked)
+            return costs.seen(more) + costs.heads(n) - (costs.quick_head(n) if done.saved else 0.0)
 
-        splits = taken.dataset.splits
-        fitting, test = len(splits.fitting), len(splits.test)
-        tested = costs.scoring + (0.0 if done.test else costs.decoding)
-        left = _for_images(self.clock.left() / slower, costs)
-        part = part_for(fitting, max(1, test - taken.spare), left, fitted, tested, trains=self.trains)
-        if part is None:
-            return taken
-        # What is decoded is there, if time should be left over.
-        part = Part(max(part.fitting, seen), part.test, test - part.test if done.test else 0)
-        found = replace(taken, part=part)
-        if gone := len(taken.dataset.catalog) - len(found.dataset.catalog):
-            self.watcher.say(
-                f"{gone:,} more images are left out: all takes {slower:.1f} times as long as when this machine was timed"
-            )
-        return found
+        left = _for_images(self.clock.left() / slower, costs) + costs.decoding * done.test
+        test = max(1, len(taken.order.test) - taken.spare)
+        return part_for(fitting, test, left, fitted, costs.decoding + costs.scoring, trains=self.trains)

@@ -12,12 +12,12 @@ from burnish.backbones.changing.taps import KIND as TAPS
 from burnish.backbones.changing.taps import flat, flat_width
 from burnish.backbones.spec import Backbone
 from burnish.choose.familiar import frozen_familiarity
-from burnish.choose.features import Seen, fitting_features
+from burnish.choose.features import Seen
 from burnish.choose.material import Bench, Material
 from burnish.choose.mirroring import mirrored_at_most, settle_flip
 from burnish.choose.more_data import learning_curve
 from burnish.choose.rates import proof_seconds
-from burnish.choose.survey import Surveyed, first_model_due
+from burnish.choose.survey import Surveyed
 from burnish.choose.where import images_asked, pyramid_stays
 from burnish.data.audit.findings import Finding, in_order
 from burnish.data.audit.labels import label_findings, outlier_findings
@@ -37,7 +37,6 @@ from burnish.runtime import Clock
 from burnish.terms import Preprocess
 
 _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
-_NEAR = 1 / 4  # of the time to a first model, after which a quick head is saved before the others are looked for
 _WHERE_SHARE = 0.08  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 _LATE = 0.05  # of the budget, behind which the audit's last question is left out
@@ -95,32 +94,22 @@ class Probes:
         return replace(self, last=last, deep=deep, special=special)
 
 
-def first_model(
-    material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None
-) -> tuple[Seen, Probed | None]:
-    """Features of the images to fit, all or those that are seen first, and the quickest head there is on those of the last layer.
+def quick_head(features: np.ndarray, material: Material, surveyed: Surveyed, bench: Bench) -> Probed:
+    """The quickest head there is on the last layer, for a model that another one replaces soon.
 
-    The head is None where all are there and so little time has passed that the best will be found in the first minute, or in
-    half of a shorter budget: by then a model must be there (P6). seen: what the trunk has told before.
+    features: float32 [n d], of the images to fit, by that layer alone or by it before others.
     """
-    seen = fitting_features(material, surveyed, bench, seen)
-    now, plain = bench.clock.elapsed(), surveyed.backbone.plain or surveyed.backbone
-    if surveyed.early is None and now <= _NEAR * first_model_due(bench.clock.budget_seconds):
-        return seen, None
-    bench.watcher.stage("probe")
-    return seen, _headed(
-        "probe", plain, seen.features[:, : plain.width], material, surveyed, bench, _from_now(bench.clock, 0.0, 0.0)
-    )
+    plain = surveyed.backbone.plain or surveyed.backbone
+    seconds = _from_now(bench.clock, 0.0, 0.0)
+    return _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, seconds)
 
 
-def probe(material: Material, surveyed: Surveyed, bench: Bench, seen: Seen | None = None) -> Probes:
+def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench) -> Probes:
     """Fit heads to frozen features of the size that the survey settled: of the last layer, and of all depths.
 
-    seen: what the trunk has told before; it is asked about other images alone.
+    seen: what the trunk told of the images to fit.
     """
-    found = fitting_features(material, surveyed, bench, seen)
-    features, rate = found.features, found.images_per_second
-    del seen, found  # where images were moved these are other features, and may be gigabytes
+    features, rate = seen.features, seen.images_per_second
     bench.watcher.stage("probe")
     backbone, where = settle_where(surveyed.backbone, features, material, bench)
     plain = backbone.plain or backbone

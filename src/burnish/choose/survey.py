@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from burnish.backbones.changing.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, tapp
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench
-from burnish.choose.part import FIRST_SAVED, LEAST_TAIL_SECONDS, Costs, most_within, settled_part
+from burnish.choose.part import LEAST_TAIL_SECONDS, Costs, settled_part
 from burnish.choose.sizes import sizes_up_to, takes
 from burnish.data.catalog import Catalog
 from burnish.data.looks import Dataset
@@ -24,7 +23,7 @@ from burnish.data.pixels import decode, enough, view
 from burnish.data.sample import Part
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
-from burnish.runtime import Clock, cores, draws, evenly
+from burnish.runtime import cores, draws, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import BATCH, filled, outputs, takes_half
 
@@ -40,8 +39,6 @@ _LATE = 2.0  # a further model of a race may need so many times its share
 # Of the rate at which images are decoded here, one after the other, the bulk of them reaches this share on every core: they are
 # hashed, compared with each other and kept besides.
 _BULK = 0.6
-# By when a finished model is on disk (P6), or in half of a shorter budget; and how much later than planned images may be through.
-_FIRST_SECONDS, _FIRST_LATE = 60.0, 1.4
 _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _EXAMPLE = 12  # images that the spread of each depth is taken from
@@ -59,7 +56,6 @@ class Surveyed:
     scored_share: float  # images per second in float32, as for scores, over those of `trunk`; 0 to 1
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
     part: Part | None  # how many images there is time for; None: all
-    early: int | None  # so many of the images to fit can be seen by the time a first model is due; None: all
     costs: Costs  # what images and heads take
 
     @property
@@ -112,7 +108,6 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
         scored_share=trunks.scored / trunks.rate,
         size_reason=reason,
         part=part,
-        early=early_for(bench.clock, fitting, lambda n: costs.seen(n) + costs.quick_head(n)),
         costs=costs,
     )
 
@@ -158,23 +153,6 @@ def _settled_size(bench: Bench, rate: float, count: float, left: float, *, train
         budget_seconds=bench.clock.budget_seconds,
     )
     return next(one for one in sizes_up_to(native) if one >= least and (one == native or takes(bench, one)))
-
-
-def early_for(clock: Clock, fitting: int, takes: Callable[[int], float]) -> int | None:
-    """How many of the images to fit can be seen until a first model is due; None: all.
-
-    takes: seconds for so many of them and the quickest head. Without a budget nothing may depend on the clock (P7): all.
-    """
-    if clock.budget_seconds is None:
-        return None
-    left = (first_model_due(clock.budget_seconds) - clock.elapsed()) / _FIRST_LATE - FIRST_SAVED
-    early = most_within(left, fitting, takes)
-    return early if early < fitting else None
-
-
-def first_model_due(budget_seconds: float | None) -> float:
-    """Seconds by which a finished model is on disk."""
-    return _FIRST_SECONDS if budget_seconds is None else min(_FIRST_SECONDS, 0.5 * budget_seconds)
 
 
 def _shrunk(images: np.ndarray, size: int) -> np.ndarray:

@@ -30,6 +30,16 @@ class Part:
     more: int = 0  # test images besides, for time that may be left over
 
 
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Entries of a data set in the order in which they are looked at: every beginning has an even part of each class."""
+
+    fitting: np.ndarray  # int64 [n], train and val
+    first: int  # so many of these are a few of each class, enough for a model that another one replaces soon
+    least: int  # so many are the fewest that a run takes
+    test: np.ndarray  # int64 [m]
+
+
 @dataclass(frozen=True)
 class Taken:
     """The images of a data set that a run takes."""
@@ -42,6 +52,15 @@ class Taken:
     def dataset(self) -> Dataset:
         """Of these images alone."""
         return thinned(self.whole, self.part, seed=self.seed)
+
+    @cached_property
+    def order(self) -> Order:
+        """Of these images, as entries of the whole; a smaller part of them is a beginning of it."""
+        catalog, splits, _ = self.whole
+        fitting, taken = splits.fitting, self.dataset.splits
+        turns, first, least = _in_order(catalog, fitting, _words(splits), self.seed, _FEWEST)
+        tests = in_turn(catalog, splits.test, seed=self.seed)
+        return Order(fitting[turns][: len(taken.fitting)], first, least, splits.test[tests][: len(taken.test)])
 
     @property
     def spare(self) -> int:
@@ -74,11 +93,6 @@ def thinned(dataset: Dataset, part: Part | None, *, seed: int) -> Dataset:
     kept = np.sort(np.concatenate([fitted, tested]))
     left = only(catalog, kept)
     return Dataset(left, restricted(splits, catalog, left), looks.at(kept))
-
-
-def first_of(catalog: Catalog, splits: Splits, count: int, *, seed: int) -> np.ndarray:
-    """About `count` of the train and val entries, sorted, for a first model: even parts of every class, of each a few."""
-    return _drawn(catalog, splits.fitting, _words(splits), count, seed, _FEWEST_AT_FIRST)
 
 
 def is_late(part: Part, classes: int) -> bool:
@@ -129,13 +143,22 @@ def _drawn(
     """
     if count >= len(rows):
         return rows
+    order, _, least = _in_order(catalog, rows, words, seed, fewest)
+    return np.sort(rows[order[: max(count, least)]])
+
+
+def _in_order(
+    catalog: Catalog, rows: np.ndarray, words: np.ndarray, seed: int, fewest: Mapping[str, int]
+) -> tuple[np.ndarray, int, int]:
+    """Places in `rows`: a few of each class and split word, what `fewest` asks for, then even parts; how many are of the first,
+    and of the first and the second.
+    """
     strata = leading(catalog.labels)[rows] * len(SPLIT_WORDS) + [SPLIT_WORDS.index(word) for word in words]
     order, rank, sizes = _turns(catalog, rows, strata, seed)
-    few = rank < [fewest[word] for word in words[order]]
+    first, few = (rank < [asked[word] for word in words[order]] for asked in (_FEWEST_AT_FIRST, fewest))
     # The share of its own stratum that must be taken for it to be among them.
-    due = np.where(few, 0.0, (rank + 1) / sizes)
-    taken = order[np.argsort(due, kind="stable")][: max(count, int(few.sum()))]
-    return np.sort(rows[taken])
+    due = np.select([first, few], [-1.0, 0.0], (rank + 1) / sizes)
+    return order[np.argsort(due, kind="stable")], int(first.sum()), int((first | few).sum())
 
 
 def _turns(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
 from burnish.auditing import strict_sentence
 from burnish.choose.decide import probe_contender
-from burnish.choose.features import Seen
+from burnish.choose.features import fitting_features
 from burnish.choose.gathering import gather
 from burnish.choose.holdout import first_splits
+from burnish.choose.instalments import Instalments
 from burnish.choose.ledger import Ledger, check_origin, origin_of, probes_from, probes_parts
 from burnish.choose.material import Bench, Material
-from burnish.choose.part import Fewer
-from burnish.choose.probing import Probes, first_model, probe
+from burnish.choose.probing import Probed, Probes, probe
 from burnish.choose.survey import Surveyed, survey
 from burnish.data.audit.findings import csv_of, in_order
 from burnish.data.catalog import Catalog, Splits
@@ -71,25 +71,25 @@ def look(
     if known is not None:
         return _taken_up(dataset, bench, folder, *known, strict=strict)
     surveyed = survey(dataset, bench, trains=trains, thins=thins)
-    if strict:  # nothing is saved before the audit
-        surveyed = replace(surveyed, early=None)
-    since, first = bench.clock.elapsed(), _First(surveyed, bench, folder)
-    fewer = Fewer(
-        costs=surveyed.costs, trains=surveyed.trains, first_is_saved=surveyed.early is not None and not strict,
-        clock=bench.clock, watcher=bench.watcher, since=since,
+
+    def saves(probed: Probed, material: Material) -> None:
+        save(folder, probe_contender(probed), material)
+
+    first = Instalments(
+        _taken(dataset, surveyed.part, bench), surveyed, bench,
+        thins=thins, early=not strict, save=saves if bench.proves else None,  # nothing is saved before a strict run's audit
     )  # fmt: skip
     material, splits, taken = gather(
-        _taken(dataset, surveyed.part, bench), bench, surveyed.preprocess, trains=surveyed.trains,
-        early=surveyed.early, on_fitting=(first.looks_at if strict else first.is_made) if bench.proves else None,
-        fewer=fewer if thins else None, decoded_per_second=surveyed.decoded_per_second,
+        first.taken, bench, surveyed.preprocess,
+        trains=surveyed.trains, looking=first, decoded_per_second=surveyed.decoded_per_second,
     )  # fmt: skip
     write_splits(folder.path / SPLITS, material.catalog, splits)
     folder.write(AUDIT_TABLE, csv_of(material.findings))
     if strict:
         _refuse_errors(material, folder)
-    if bench.proves and first.seconds is None:  # it was early then; the test images may have taken long
-        first.is_made(material)
-    probes = probe(material, surveyed, bench, first.handed_on())
+    seen = first.fits_all(material, fitting_features(material, surveyed, bench, first.seen()))
+    probes = probe(material, seen, surveyed, bench)
+    del seen
     folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
     probed = probes.kept(bench.recipe.taps, bench.recipe.method)
     save(folder, probe_contender(probed), material)
@@ -97,32 +97,6 @@ def look(
     _settle(ledger, surveyed, probes, material, splits, bench, taken.part, first_model_seconds=first.seconds or seconds)
     bench.watcher.say(f"probe saved at {seconds:.0f} s: {probed.choice.words}")
     return Looked(bench, material, splits, probes)
-
-
-class _First:
-    """The first model, made as soon as images to fit are there; and what the trunk told for it, to be asked only once."""
-
-    def __init__(self, surveyed: Surveyed, bench: Bench, folder: RunFolder) -> None:
-        self.surveyed, self.bench, self.folder = surveyed, bench, folder
-        self.seconds: float | None = None  # on the clock, when it was saved
-        self._seen: Seen | None = None
-
-    def handed_on(self) -> Seen | None:
-        """What the trunk told; it is not held on to, as features may be gigabytes."""
-        seen, self._seen = self._seen, None
-        return seen
-
-    def looks_at(self, fitting: Material, *, saves: bool = False) -> None:
-        """Ask the trunk about these images."""
-        self._seen, probed = first_model(fitting, self.surveyed, self.bench, self.handed_on())
-        if probed is not None and saves:
-            save(self.folder, probe_contender(probed), fitting)
-            self.seconds = self.bench.clock.elapsed()
-            self.bench.watcher.say(f"a first model is saved at {self.seconds:.0f} s")
-
-    def is_made(self, fitting: Material) -> None:
-        """The same, and where the best head would be late save what is soon there."""
-        self.looks_at(fitting, saves=True)
 
 
 def _taken(dataset: Dataset, part: Part | None, bench: Bench) -> Taken:
