@@ -256,3 +256,14 @@ def test_a_death_after_that_goes_on_with_the_same_images(many, slow_to_decode, s
     assert again.facts["sittings"] == 2
     assert (tmp_path / "run" / "splits.csv").read_text() == splits
     assert json.loads((tmp_path / "run" / "result.json").read_text())["counts"]["skipped"] > 0
+
+
+def test_the_other_models_of_a_race_see_what_the_first_had_time_for(many, monkeypatch, tmp_path):
+    real = survey.sample_views
+    monkeypatch.setattr(survey, "sample_views", lambda *args, **options: (real(*args, **options)[0], 30.0))
+    monkeypatch.setattr(Pace, "slower", property(lambda pace: 1.0 if len(pace._marks) < 3 else 1000.0))
+    models = ["random:test_resnet", "random:test_efficientnet"]
+    facts = api.compare(many, models=models, methods=["probe"], out=tmp_path / "race", budget=60, image_size=64)
+    assert facts["counts"]["train"] + facts["counts"]["val"] == 32 and sum(facts["counts"].values()) == 360
+    files = [path.read_text() for path in sorted((tmp_path / "race" / "models").glob("*/splits.csv"))]
+    assert len(files) == 2 and files[0] == files[1]

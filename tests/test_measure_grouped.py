@@ -172,6 +172,6 @@ def test_images_that_are_all_of_one_group_are_refused_before_any_work(table, tmp
     rows = list(csv.reader((table / "grouped.csv").open(newline="")))
     with open(table / "one.csv", "w", newline="") as file:
         csv.writer(file).writerows([rows[0], *([path, label, "all"] for path, label, _ in rows[1:])])
-    monkeypatch.setattr("burnish.choose.gathering.read_pixels", lambda *_, **__: pytest.fail("images were decoded"))
+    monkeypatch.setattr("burnish.choose.gathering.Reading", lambda *_, **__: pytest.fail("images were decoded"))
     with pytest.raises(NotEnoughData, match="the same group"):
         burnish.fit(table / "one.csv", out=tmp_path / "run", model="random:test_resnet", budget=None, epochs=1)

@@ -178,7 +178,7 @@ def test_what_cannot_be_is_refused_before_anything_is_decoded_and_leaves_nothing
 ):
     from burnish.choose import gathering
 
-    monkeypatch.setattr(gathering, "read_pixels", None)
+    monkeypatch.setattr(gathering, "Reading", None)
     with pytest.raises(RecipeError, match=sentence):
         api.fit(shapes, out=tmp_path / "run", **{**TINY, **settings})
     assert not (tmp_path / "run").exists()

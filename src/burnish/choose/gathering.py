@@ -80,7 +80,6 @@ def gather(
     """Decode every image that is taken once, audit them, and keep same pictures on one side.
 
     The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
-    The unreadable are left out of the splits and named; so are training images whose very bytes are in a test split that the
     data gives. preprocess: of the plain views. trains: whether to keep whole images for training crops as well. looking: looks at
     images to fit as they are decoded, before the test images are and all are compared; None: all are taken and nobody does.
     decoded_per_second: images, as the survey timed it, for where most pixels are kept ones and none are decoded.
@@ -133,8 +132,9 @@ def _read(taken: Taken, reader: _Reader, side: int | None, looking: Looking | No
     watcher.stage("decode", total=len(order.test))
     test = _InTurn(reader, whole, order.test, None)
     while (count := looking.to_test(fitting.done, test.done)) > test.done:
-        looking.tests(count - test.done)
+        before = test.done
         test.upto(count)
+        looking.tests(count - before)
     taken = looking.settled(fitting.done, test.done)
     return taken, _Decoded(whole, decoded, test.kept()).within(taken.dataset)
 

@@ -104,9 +104,16 @@ class Instalments:
             for start in range(0, len(rows), _MOVED_AT_ONCE):
                 some = rows[start : start + _MOVED_AT_ONCE]
                 features[start : start + len(some)] = features[some]
-        images = sum(count for count, _ in self._rates)
-        rate = images / sum(count / rate for count, rate in self._rates)
-        return Seen(features[: len(rows)], tuple(self._digests[rows]), rate)
+        return Seen(features[: len(rows)], tuple(self._digests[rows]), self._rate())
+
+    def _rate(self) -> float:
+        """Images a second that the trunk saw of late."""
+        images = seconds = 0.0
+        for count, rate in reversed(self._rates):
+            images, seconds = images + count, seconds + count / rate
+            if seconds >= self.pace.window:
+                break
+        return images / seconds
 
     def _saves(self, features: np.ndarray, material: Material) -> None:
         assert self._save is not None

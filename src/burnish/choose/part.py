@@ -93,9 +93,9 @@ def settled_part(clock: Clock, costs: Costs, fitting: int, test: int, *, trains:
     return part
 
 
-def _for_images(left: float, costs: Costs) -> float:
-    """Of so many seconds, those for images and heads."""
-    return left - 2 * costs.comparing - LEAST_TAIL_SECONDS
+def _for_images(left: float, costs: Costs, slower: float = 1.0) -> float:
+    """Of so many seconds, those for images and heads, as they were planned where all takes so many times as long."""
+    return (left - 2 * costs.comparing) / slower - LEAST_TAIL_SECONDS
 
 
 def first_model_due(budget_seconds: float | None) -> float:
@@ -159,7 +159,7 @@ class Pace:
         self.costs, self.clock, self.trains, self.thins = costs, clock, trains, thins
         budget = clock.budget_seconds or math.inf
         self._round = min(_LONGEST_ROUND, max(_SHORTEST_ROUND, _ROUND_SHARE * budget))
-        self._window = max(_LEAST_WINDOW, _WINDOW_SHARE * budget)
+        self.window = max(_LEAST_WINDOW, _WINDOW_SHARE * budget)  # seconds
         self._marks = [(clock.elapsed(), 0.0)]  # on the clock, and what all until then was to take
 
     def took(self, planned: float) -> None:
@@ -170,7 +170,7 @@ class Pace:
     def slower(self) -> float:
         """How many times as long as planned all took of late: in the last tenth of the budget and what was begun before it."""
         now, planned = self._marks[-1]
-        earlier = [mark for mark in self._marks[:-1] if mark[0] <= now - self._window]
+        earlier = [mark for mark in self._marks[:-1] if mark[0] <= now - self.window]
         since, before = earlier[-1] if earlier else self._marks[0]
         return (now - since) / (planned - before) if planned > before else 1.0
 
@@ -228,6 +228,6 @@ class Pace:
             more, n = max(0, n - done.looked), max(n, done.looked)
             return costs.seen(more) + costs.heads(n) - (costs.quick_head(n) if done.saved else 0.0)
 
-        left = _for_images(self.clock.left() / slower, costs) + costs.decoding * done.test
+        left = _for_images(self.clock.left(), costs, slower) + costs.decoding * done.test
         test = max(1, len(taken.order.test) - taken.spare)
         return part_for(fitting, test, left, fitted, costs.decoding + costs.scoring, trains=self.trains)
