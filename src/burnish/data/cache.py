@@ -40,6 +40,7 @@ from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
 THUMB = 64  # pixels, side of the small squares
+_FEW_BAD = 0.2  # of the images
 
 
 class Rows(Protocol):
@@ -291,8 +292,10 @@ def _known(entries: Sequence[Entry], wanted: set[str]) -> dict[str, tuple[Entry,
 
 
 def _same_set(known: dict[str, tuple[Entry, int]], digests: Sequence[str]) -> Entry | None:
-    """The entry that holds just these rows in this order, with nothing where an image could not be read; if there is one."""
+    """The entry that holds just these rows in this order, with nothing where a few images could not be read; if there is one."""
     wanted = [digest if digest in known else "" for digest in digests]
+    if wanted.count("") > _FEW_BAD * len(wanted):  # some were never asked for
+        return None
     entries = {id(entry): entry for entry, _ in known.values()}
     return next((entry for entry in entries.values() if list(entry.digests) == wanted), None)
 
