@@ -21,7 +21,7 @@ from burnish.data.sources.scan import RUN_FILE, RUN_LOCK
 from burnish.errors import DataError, NotEnoughData
 from burnish.recipe import Recipe
 from burnish.record.folder import _LOCK, ASKED
-from images import noise, write_images
+from images import noise, png, write_images
 
 
 def labelled(catalog: Catalog) -> dict[str, str]:
@@ -704,6 +704,36 @@ def test_paths_as_windows_writes_them_are_found(tmp_path):
     catalog = open_source(tmp_path / "list.csv")
     assert catalog.paths[0] == "a/000.png" and len(catalog) == 6
     assert [one.path for one in catalog.named] == ["a/000.png", "a\\none.png"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_names_that_begin_or_end_with_blanks_are_found_and_blanks_around_others_do_no_harm(kind, tmp_path):
+    write_images(tmp_path, {"a": 3, "b": 3})
+    for number, name in enumerate((" .png", " x.png", "x.png ", "y.png")):
+        (tmp_path / "a" / name).write_bytes(png(50 + number))
+    (tmp_path / " a").mkdir()
+    (tmp_path / " a" / "z.png").write_bytes(png(60))
+    paths = ["a/ .png", "a/ x.png", "a/x.png ", " a/z.png", "  a/y.png ", "b/000.png", " b/001.png", "b\\002.png "]
+    rows = [(path, path.strip()[0]) for path in paths]
+    file = tmp_path / f"list.{kind}"
+    if kind == "parquet":
+        pa = pytest.importorskip("pyarrow")
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table({"path": paths, "label": [label for _, label in rows]}), file)
+    elif kind == "jsonl":
+        file.write_text("\n".join(json.dumps({"path": path, "label": label}) for path, label in rows))
+    else:
+        file.write_text("\n".join(["path,label", *(f"{path},{label}" for path, label in rows)]))
+    catalog = open_source(file)
+    found = {" a/z.png", "a/ .png", "a/ x.png", "a/x.png ", "a/y.png", "b/000.png", "b/001.png", "b/002.png"}
+    assert set(catalog.paths) == found and not catalog.named
+
+
+def test_a_path_is_within_the_folder_whatever_blanks_stand_before_it(table):
+    with pytest.raises(DataError, match=r"line 2: the path '/etc/passwd' is not allowed"):
+        open_source(table("path,label", " /etc/passwd,a", *SIX))
+    with pytest.raises(DataError, match=r"line 2: the path '\.\./x\.png' is not allowed"):
+        open_source(table("path,label", " ../x.png,a", *SIX))
 
 
 def test_folders_within_classes_are_said(tmp_path):

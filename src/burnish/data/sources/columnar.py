@@ -369,7 +369,7 @@ def _text(file: Path, row: int, name: str, value: Any, names: list[str]) -> str:
                 f"{shown(file.name)}, row {row}: the class number {value}, and {len(names)} classes are named."
             )
         return names[value]
-    return str(value).strip()
+    return str(value) if name == "path" else str(value).strip()
 
 
 def _split_word(root: Path, file: Path) -> str:

@@ -59,10 +59,8 @@ def from_rows(
     counted = 0
     for line, values in rows:
         counted += 1
-        image = _labelled(file, unit, line, values, same)
-        if contents is None and "\\" in image.path and check.why_not(image.path) is not None:
-            slashed = image.path.replace("\\", "/")  # as Windows writes it
-            image = replace(image, path=slashed if check.why_not(slashed) is None else image.path)
+        path = values["path"] if contents is not None else check.meant(values["path"])
+        image = _labelled(file, unit, line, {**values, "path": path}, same)
         at = place.setdefault(image.path, len(images))
         if at < len(images):
             reason = _said_again(file, unit, images[at], lines[at], image, line)
@@ -105,6 +103,14 @@ class _Check:
     real_root: str
     inside: dict[str, bool] = field(default_factory=dict)
 
+    def meant(self, path: str) -> str:
+        """The listed path as it stands, less the blanks around it, or with forward slashes: the first that is a file."""
+        plain = path.strip()
+        slashed = plain.replace("\\", "/")  # as Windows writes it
+        if path == slashed or not plain:
+            return plain
+        return next((one for one in (path, plain, slashed) if self.why_not(one) is None), plain)
+
     def why_not(self, path: str) -> str | None:
         """Why a listed path is no image file; None when it is one."""
         full = os.path.join(self.root, path)
@@ -146,7 +152,10 @@ def _cell_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
                 if len(cells) != len(header):
                     came = f"it has {len(cells)} cells, expected {len(header)} ({shown(', '.join(header))})"
                     raise _bad(file, "line", line, came, "Quote values that hold a comma.")
-                yield line, {name: cells[index].strip() for name, index in where.items()}
+                yield (
+                    line,
+                    {name: cells[index] if name == "path" else cells[index].strip() for name, index in where.items()},
+                )
     except csv.Error as error:
         raise _bad(file, "line", line + 1, f"it is not CSV: {error}", "Save the table as CSV again.") from None
     except OSError as error:
@@ -210,7 +219,7 @@ def _text(file: Path, line: int, name: str, value: Any) -> str:
     value = as_in_a_table(value) if name != "path" else value
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise _bad(file, "line", line, f"the {name} is {_kind(value)}, expected text", _JSON_ADVICE)
-    return str(value).strip()
+    return str(value) if name == "path" else str(value).strip()
 
 
 def _kind(value: Any) -> str:
