@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,9 @@ def _same(first: Bundle, second: Bundle) -> bool:
         torch.equal(first.state[name], second.state[name]) for name in first.state
     )
     return tensors and replace(first, state={}) == replace(second, state={})
+
+
+_OF_PYTHON = re.compile(r"not supported between|operand|object of type|NoneType|too large to convert|Error")
 
 
 def _rewrite(run: Path, *, resign: bool = True, **changes) -> None:
@@ -298,6 +302,7 @@ def test_preprocessing_that_cannot_be_is_refused(run):
     changes = [
         {"size": 10**9},
         {"size": True},
+        {"size": "9" * 4000},
         {"std": [0, 0, 0]},
         {"std": [[]]},
         {"mean": "abc"},
@@ -305,11 +310,30 @@ def test_preprocessing_that_cannot_be_is_refused(run):
         {"interpolation": {}},
         {"crop": "x"},
         {"crop": True},
+        {"crop": None},
+        {"mean": 0.5},
+        {"std": None},
+        {"std": [0.1, True, 0.1]},
     ]
     for change in changes:
         _rewrite(run, preprocess=values | change)
-        with pytest.raises(NotARun, match=r"bundle\.json"):
+        with pytest.raises(NotARun, match=r"bundle\.json: Preprocess: .* expected |three numbers") as problem:
             read_bundle(run)
+        assert not _OF_PYTHON.search(str(problem.value))
+
+
+def test_a_hash_that_is_none_is_escaped_where_it_is_told(run):
+    _rewrite(
+        run,
+        members={
+            "weights.safetensors": {
+                "bytes": (_package(run) / "weights.safetensors").stat().st_size,
+                "sha256": "\x1b[31m",
+            }
+        },
+    )
+    with pytest.raises(BadWeights, match=r"expected \\x1b\[31m…"):
+        read_bundle(run)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": NaN}', '{"a":1,"a":2}', "{" * 50_000, "\x80"])

@@ -116,9 +116,10 @@ def test_a_verdict_that_was_changed_by_hand_is_a_sentence_where_the_run_is_shown
     verdict = run.facts["verdict"]
     odd = replace(run, facts={**run.facts, "verdict": {**verdict, "probe": {**verdict["probe"], **change}}})
     for show in (repr, type(run)._repr_html_):
-        with pytest.raises(NotARun, match="is not as burnish writes it"):
+        with pytest.raises(NotARun, match=r"is not as burnish writes it \(an entry is of another kind") as problem:
             show(odd)
-    with pytest.raises(NotARun):
+        assert "Error" not in str(problem.value)
+    with pytest.raises(NotARun, match="'kept' is missing or unknown"):
         repr(replace(run, facts={key: value for key, value in run.facts.items() if key != "kept"}))
 
 

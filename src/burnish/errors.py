@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import re
 import shlex
 from collections.abc import Iterable
@@ -134,6 +135,26 @@ def brief(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     # Cut again: escaped, a byte is four characters.
     return shown(lines[0][:160])[:160] if lines else type(error).__name__
+
+
+def spoilt(error: Exception, *, ours: bool = True) -> str:
+    """What is wrong with a file that burnish wrote, by the error that reading it raised: a clause, safe in a sentence.
+
+    ours: whether the words of a ValueError are. Those of Python's other errors tell programmers something, and users nothing.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be read"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON from line {error.lineno}, column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, KeyError) and error.args:
+        return f"{shown(str(error.args[0])[:80])!r} is missing or unknown"
+    if isinstance(error, (TypeError, AttributeError, LookupError, ArithmeticError)) or not (ours and str(error)):
+        return "an entry is of another kind than expected"
+    return shown(" ".join(str(error).split())[:300])
 
 
 def pasted(path: str | Path) -> str:

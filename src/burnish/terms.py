@@ -9,6 +9,7 @@ Shapes in docstrings use these dimension names:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any
 
 from burnish.errors import RecipeError
@@ -43,19 +44,19 @@ class Preprocess:
     def __post_init__(self) -> None:
         problems = []
         if not (type(self.size) is int and 1 <= self.size <= 4096):
-            problems.append(f"size is {self.size!r}, expected 1 to 4096 pixels")
-        if not LEAST_CROP <= self.crop <= 1.0:
-            problems.append(f"crop is {self.crop!r}, expected a fraction of {LEAST_CROP} to 1")
+            problems.append(f"size is {_cut(self.size)}, expected 1 to 4096 pixels")
+        if not (_is_number(self.crop) and LEAST_CROP <= self.crop <= 1.0):
+            problems.append(f"crop is {_cut(self.crop)}, expected a fraction of {LEAST_CROP} to 1")
         if self.interpolation not in INTERPOLATIONS:
-            problems.append(f"interpolation is {self.interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}")
+            problems.append(f"interpolation is {_cut(self.interpolation)}, expected one of {', '.join(INTERPOLATIONS)}")
         if self.fit not in FITS:
-            problems.append(f"fit is {self.fit!r}, expected one of {', '.join(FITS)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0.0) <= 0.0:
-            problems.append("mean and std need three values each, every std above 0")
+            problems.append(f"fit is {_cut(self.fit)}, expected one of {', '.join(FITS)}")
+        if not (_are_three(self.mean) and _are_three(self.std) and min(self.std) > 0.0):
+            problems.append("mean and std need three numbers each, every std above 0")
         elif not (all(abs(one) < _MOST_SHIFT for one in (*self.mean, *self.std)) and min(self.std) >= 1 / _MOST_SHIFT):
             problems.append("mean and std are not those of pixels")
         if type(self.white) is not int or self.white not in WHITES:
-            problems.append(f"white is {str(self.white)[:20]}, expected one of {', '.join(map(str, WHITES))}")
+            problems.append(f"white is {_cut(self.white)}, expected one of {', '.join(map(str, WHITES))}")
         if problems:
             raise RecipeError("Preprocess: " + "; ".join(problems))
 
@@ -73,3 +74,17 @@ class Preprocess:
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**plain)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _are_three(values: object) -> bool:
+    """Whether these are a number for each of red, green and blue."""
+    return isinstance(values, (tuple, list)) and len(values) == 3 and all(map(_is_number, values))
+
+
+def _cut(value: object) -> str:
+    """A value of anybody's making, short enough for a sentence."""
+    return repr(value)[:40]

@@ -21,7 +21,7 @@ from burnish.backbones.spec import Backbone
 from burnish.choose.probing import Probed, Probes
 from burnish.data.audit.findings import Finding
 from burnish.disk import read_plain_json, write_whole
-from burnish.errors import BurnishError, RunError, shown
+from burnish.errors import BurnishError, RunError, shown, spoilt
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.methods.base import Fitted
@@ -98,7 +98,7 @@ def states_of_other_versions(run: Path) -> Iterator[None]:
         if not resumed or isinstance(error, BurnishError):
             raise
         raise RunError(
-            f"the run in {shown(str(run))} cannot go on ({type(error).__name__}: {shown(str(error))[:120]}): its state seems to "
+            f"the run in {shown(str(run))} cannot go on ({spoilt(error)}): its state seems to "
             f"be of another version of burnish; remove {shown(str(run / STATE))} to begin anew, or name another folder with --out"
         ) from error
 

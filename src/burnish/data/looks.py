@@ -20,7 +20,7 @@ from burnish.data.pixels import one_by_one, quiet
 from burnish.data.slow import why_slow
 from burnish.data.upright import orientation_of
 from burnish.disk import text_of, write_whole
-from burnish.errors import NotARun, UnreadableImage, cell, shown, uncelled
+from burnish.errors import NotARun, UnreadableImage, cell, shown, spoilt, uncelled
 from burnish.runtime import evenly
 from burnish.terms import Preprocess
 
@@ -126,7 +126,7 @@ def read_digests(path: Path) -> dict[str, str]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise NotARun(
-            f"{shown(str(path))} is damaged ({shown(str(error))[:80]}), so that nobody can say whether the images are those of "
+            f"{shown(str(path))} is damaged ({spoilt(error)}), so that nobody can say whether the images are those of "
             "the run; remove that file to do without"
         ) from None
 

@@ -13,7 +13,7 @@ import numpy as np
 from burnish.choose.material import Material
 from burnish.choose.proof import Contender, Tested
 from burnish.disk import text_of
-from burnish.errors import NotARun, cell, shown, uncelled
+from burnish.errors import NotARun, cell, shown, spoilt, uncelled
 from burnish.labels import SEPARATOR, several
 from burnish.record.folder import PREDICTIONS
 
@@ -73,9 +73,9 @@ def read_answers(run: Path) -> Answers:
         groups = tuple(row["group"] for row in rows) if rows and "group" in rows[0] else None
         return Answers(tuple(row["path"] for row in rows), tuple(row["label"] for row in rows), values, groups)
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise NotARun(
-            f"{shown(str(file))} cannot be read ({why}); expected the folder of a run that this version of burnish fit finished"
+            f"{shown(str(file))} cannot be read ({spoilt(error)}); expected the folder of a run that this "
+            "version of burnish fit finished"
         ) from None
 
 

@@ -27,7 +27,7 @@ from burnish.disk import (
     text_of,
     write_whole,
 )
-from burnish.errors import NotARun, RunBusy, RunError, shown, uncelled
+from burnish.errors import NotARun, RunBusy, RunError, shown, spoilt, uncelled
 from burnish.recipe import Recipe
 
 ASKED, RECIPE, SPLITS, HISTORY, RESULT, REPORT, BOARD = (
@@ -176,7 +176,7 @@ class RunFolder:
             was = read_plain_json(file)
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{shown(str(file))} cannot be read ({shown(str(error))}); name another folder with --out"
+                f"{shown(str(file))} cannot be read ({spoilt(error)}); name another folder with --out"
             ) from None
         known = was.pop(_IMAGES, None)
         was = {**{key: value for key, value in plain(asdict(Recipe())).items() if key in asked}, **was}
@@ -283,7 +283,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(text_of(file))
     except (OSError, ValueError, RecursionError) as error:
-        raise NotARun(f"{shown(str(file))} cannot be read: {shown(str(error))}") from None
+        raise NotARun(f"{shown(str(file))} cannot be read: {spoilt(error)}") from None
     if not isinstance(facts, dict):
         raise NotARun(f"{shown(str(file))} holds no run: expected a JSON object")
     return facts
@@ -315,7 +315,7 @@ def sides_in(splits: Path) -> dict[str, str]:
         return {}
     except (OSError, ValueError, csv.Error, KeyError, AttributeError, TypeError) as error:
         raise NotARun(
-            f"{shown(str(splits))} is damaged ({shown(str(error))[:80]}), so that nobody can say which images the run learnt "
+            f"{shown(str(splits))} is damaged ({spoilt(error)}), so that nobody can say which images the run learnt "
             "from; remove that file to do without"
         ) from None
 

@@ -12,7 +12,7 @@ from burnish.data.catalog import Catalog
 from burnish.data.contents import is_redrawn
 from burnish.data.looks import look_at, read_digests
 from burnish.disk import read_plain_json
-from burnish.errors import NotARun, shown
+from burnish.errors import NotARun, shown, spoilt
 from burnish.record.folder import IMAGES, LEARNT, SPLITS, RunFolder, home_of, sides_in
 from burnish.runtime import cores
 
@@ -49,7 +49,7 @@ def _learnt_before(home: Path, *, further: bool) -> Learnt:
         return Learnt(frozenset(), not further)
     except (OSError, ValueError) as error:
         raise NotARun(
-            f"{shown(str(home / LEARNT))} is damaged ({shown(str(error))[:80]}), so that nobody can say what the network had "
+            f"{shown(str(home / LEARNT))} is damaged ({spoilt(error)}), so that nobody can say what the network had "
             "learnt from before the run; remove that file to do without"
         ) from None
 

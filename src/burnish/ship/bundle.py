@@ -32,7 +32,7 @@ from burnish.backbones.head import made as made_head
 from burnish.backbones.reading import weights
 from burnish.backbones.spec import Backbone
 from burnish.disk import read_plain_json, write_version
-from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown
+from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown, spoilt
 from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.record.folder import no_run
@@ -254,8 +254,7 @@ def _checked_facts(package: Path) -> dict[str, Any]:
         values = read_plain_json(package / FACTS)
         _check_facts(values)
     except (OSError, ValueError, RecursionError) as error:
-        reason = shown(str(error)[:300])
-        raise NotARun(f"{shown(str(package / FACTS))}: {reason}; the package is damaged, or not one") from None
+        raise NotARun(f"{shown(str(package / FACTS))}: {spoilt(error)}; the package is damaged, or not one") from None
     return values
 
 
@@ -282,10 +281,8 @@ def _check_facts(values: dict[str, Any]) -> None:
     if set(values["members"]) != {WEIGHTS}:
         raise ValueError(f"names the members {sorted(values['members'])!r}, expected only {WEIGHTS!r}")
     member = values["members"][WEIGHTS]
-    if not isinstance(member, dict) or {key: type(value) for key, value in member.items()} != {
-        "bytes": int,
-        "sha256": str,
-    }:
+    kinds = {"bytes": int, "sha256": str}
+    if not isinstance(member, dict) or {key: type(value) for key, value in member.items()} != kinds:
         raise ValueError(f"does not say size and SHA-256 of {WEIGHTS}")
     width = values["head"].get("width")
     if not is_form(values["head"].get("kind")) or type(width) is not int or not 0 < width <= _MOST_WIDTH:
@@ -304,7 +301,7 @@ def _bundle(values: dict[str, Any], package: Path, state: dict[str, Tensor]) -> 
         familiarity = Familiarity.from_arrays(known, values["head"]["width"]) if known else None
         temperature = float(values["temperature"])
     except (RecipeError, TypeError, ValueError, OverflowError) as error:
-        raise NotARun(f"{shown(str(package / FACTS))}: {shown(str(error))}") from None
+        raise NotARun(f"{shown(str(package / FACTS))}: {spoilt(error)}; the package is damaged, or not one") from None
     return Bundle(
         architecture=values["architecture"],
         classes=tuple(values["classes"]),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from burnish.data.looks import read_digests
 from burnish.data.sources import Data
 from burnish.disk import expanded, plain_disk_errors, replacing, write_whole
-from burnish.errors import NotARun, RecipeError, shown
+from burnish.errors import NotARun, RecipeError, shown, spoilt
 from burnish.measure.verdict import Verdict
 from burnish.record.answers import read_answers
 from burnish.record.folder import (
@@ -215,7 +215,8 @@ def as_written(*folders: Path, files: str = f"{RESULT} or {PICTURES}") -> Iterat
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, TemplateError) as error:
         listed = ", ".join(shown(str(folder)) for folder in folders)
         raise NotARun(
-            f"{listed}: {files} is not as burnish writes it ({type(error).__name__}: {shown(str(error))[:120]})"
+            f"{listed}: {files} is not as burnish writes it ({spoilt(error, ours=False)}); copy the folder again from where it "
+            "was made"
         ) from error
 
 

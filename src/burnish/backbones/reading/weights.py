@@ -86,7 +86,7 @@ def read_safetensors(path: str | Path, *, sha256: str | None = None) -> dict[str
     refuse_foreign(path, data[:4096], len(data))
     if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise BadWeights(
-            f"{shown(str(path))}: the content changed (SHA-256 {found[:12]}…, expected {sha256[:12]}…); "
+            f"{shown(str(path))}: the content changed (SHA-256 {found[:12]}…, expected {shown(sha256[:12])}…); "
             "restore the file from where it came"
         )
     return tensors_of(data, shown(str(path)))

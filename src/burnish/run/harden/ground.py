@@ -18,7 +18,7 @@ from burnish.data.cache import Pixels, gone, read_pixels
 from burnish.data.catalog import Catalog, Splits
 from burnish.data.sources import Data
 from burnish.disk import text_of
-from burnish.errors import NotARun, NotEnoughData, RecipeError, shown
+from burnish.errors import NotARun, NotEnoughData, RecipeError, shown, spoilt
 from burnish.recipe import Recipe
 from burnish.record.folder import HARDENED, RECIPE
 from burnish.run.further import added_to
@@ -111,7 +111,7 @@ def _recipe_of(run: Path, seed: int | None) -> Recipe:
     try:
         recipe = Recipe.from_toml(text_of(run / RECIPE)) if (run / RECIPE).is_file() else Recipe()
     except (OSError, ValueError) as error:
-        raise NotARun(f"{shown(str(run / RECIPE))} cannot be read ({shown(str(error))[:120]})") from None
+        raise NotARun(f"{shown(str(run / RECIPE))} cannot be read ({spoilt(error)})") from None
     return recipe if seed is None else replace(recipe, seed=seed)
 
 
