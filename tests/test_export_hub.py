@@ -4,7 +4,10 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,8 @@ from burnish import api, cli
 from burnish.backbones import zoo
 from burnish.backbones.classifier import Classifier
 from burnish.errors import NotARun, RecipeError, RunError
-from burnish.ship import exported
+from burnish.record import made
+from burnish.ship import exported, hub
 from burnish.ship.bundle import Bundle, write_bundle
 from burnish.ship.card import Record, card_of, escaped
 from burnish.ship.hub import _crop_pct, export_hub
@@ -201,6 +205,50 @@ def test_without_a_name_the_folder_is_called_as_the_run_is_and_an_earlier_export
     assert capsys.readouterr().out.split() == ["last-layer-hub", "last-layer-hub"]
     assert [one.name for one in tmp_path.iterdir()] == ["last-layer-hub"]
     assert (tmp_path / "last-layer-hub/model.safetensors").read_bytes() != before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives two folders each other's name in one step")
+def test_a_death_in_the_midst_of_replacing_an_earlier_export_leaves_one_of_the_two(tmp_path, monkeypatch):
+    """At every call that removes or renames something: what is found then is whole, under its name."""
+    first, second = (package("test_resnet", image_size=64, classes=("a", "b", last)) for last in "cd")
+    folder = export_hub(first, tmp_path / "out")
+    seen = []
+
+    def looking(called):
+        def look(*given, **more):
+            seen.append(hub._not_ours(folder) or json.loads((folder / "config.json").read_text())["label_names"][2])
+            return called(*given, **more)
+
+        return look
+
+    for module, name in ((os, "unlink"), (os, "rmdir"), (os, "rename"), (os, "replace"), (shutil, "rmtree")):
+        monkeypatch.setattr(module, name, looking(getattr(module, name)))
+    export_hub(second, folder)
+    assert set(seen) == {"c", "d"} and [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert json.loads((folder / "config.json").read_text())["label_names"] == ["a", "b", "d"]
+
+
+def test_a_system_that_cannot_exchange_folders_replaces_an_earlier_export_too(tmp_path, monkeypatch):
+    first, second = (package("test_resnet", image_size=64, classes=("a", "b", last)) for last in "cd")
+    folder = export_hub(first, tmp_path / "out")
+    monkeypatch.setattr(made.ctypes, "CDLL", lambda *given, **more: None)
+    export_hub(second, folder)
+    assert json.loads((folder / "config.json").read_text())["label_names"] == ["a", "b", "d"]
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_put_into_the_folder_while_another_export_is_made_is_not_lost(tmp_path, monkeypatch):
+    bundle = package("test_resnet", image_size=64)
+    folder = export_hub(bundle, tmp_path / "out")
+
+    def meanwhile(*given, real=hub._answers):
+        (folder / "notes.txt").write_text("mine")
+        return real(*given)
+
+    monkeypatch.setattr(hub, "_answers", meanwhile)
+    with pytest.raises(RecipeError, match=r"notes\.txt in it is not as an earlier export wrote it"):
+        export_hub(bundle, folder)
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["README.md", "notes.txt", ".git"])

@@ -179,13 +179,13 @@ def test_keras_gives_the_probabilities_that_burnish_gives(runs, photo, tmp_path,
     expected = probabilities(run, photo)
     assert np.abs(found - expected).max() <= 1e-4
     assert found.sum() == pytest.approx(1, abs=1e-5)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.json", "out.keras"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.keras", "out.keras.json"]
 
 
 def test_the_json_beside_it_says_what_the_file_takes_and_gives(runs, tmp_path):
     for input, words in (("prepared", "BGR"), ("pixels", "0 to 255")):
         api.export(runs("full"), tmp_path / "out.keras", input=input)
-        facts = json.loads((tmp_path / "out.json").read_text("utf-8"))
+        facts = json.loads((tmp_path / "out.keras.json").read_text("utf-8"))
         assert facts["classes"] == ["blue", "green", "red"]
         assert words in facts["input"]
         assert facts["output"] == "probabilities"
@@ -206,7 +206,7 @@ def test_a_model_of_several_classes_gives_each_its_own_probability(runs, photo, 
     expected = Predictor(bundle).probabilities([photo])
     assert np.abs(found - expected).max() < 1e-4
     assert abs(float(expected.sum()) - 1.0) > 1e-3  # no softmax
-    assert json.loads(file.with_suffix(".json").read_text())["thresholds"] == [0.5, 0.4, 0.3]
+    assert json.loads(file.with_suffix(".keras.json").read_text())["thresholds"] == [0.5, 0.4, 0.3]
 
 
 def test_what_was_exported_can_be_tuned_again(runs, photo, tmp_path):

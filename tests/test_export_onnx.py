@@ -88,7 +88,7 @@ def test_of_several_classes_an_image_each_has_a_probability_of_its_own(tmp_path)
     found = answers(export_onnx(bundle, tmp_path / "one.onnx"), np.zeros((2, 3, 64, 64), np.float32))
     with torch.no_grad():
         assert np.allclose(found, bundle.classifier()(torch.zeros(2, 3, 64, 64)).sigmoid().numpy(), atol=1e-4)
-    assert json.loads((tmp_path / "one.json").read_text())["thresholds"] == [0.2, 0.5, 0.7]
+    assert json.loads((tmp_path / "one.onnx.json").read_text())["thresholds"] == [0.2, 0.5, 0.7]
 
 
 def test_after_an_export_the_same_process_predicts(runs, shapes, tmp_path):
@@ -105,14 +105,14 @@ def test_the_file_says_what_it_means_and_needs_no_other(runs, files):
     model, bundle = onnx.load(path, load_external_data=False), read_bundle(runs("taps"))
     onnx.checker.check_model(model, full_check=True)
     told = {one.key: one.value for one in model.metadata_props}
-    assert json.loads(told["burnish"]) == json.loads((files / "pixels.json").read_text())
+    assert json.loads(told["burnish"]) == json.loads((files / "pixels.onnx.json").read_text())
     assert json.loads(told["burnish"])["classes"] == list(bundle.classes)
     assert "uint8 [n size size 3]" in json.loads(told["burnish"])["input"]
     assert not any(one.external_data for one in model.graph.initializer)
     assert "/" not in "".join(node.doc_string for node in model.graph.node)  # no paths of who wrote it
     assert str(path.home()).encode() not in path.read_bytes()
     assert {one.name for one in files.iterdir()} == {
-        f"{name}.{kind}" for name in ("pixels", "prepared") for kind in ("onnx", "json")
+        f"{name}.{kind}" for name in ("pixels", "prepared") for kind in ("onnx", "onnx.json")
     }
 
 
@@ -134,14 +134,14 @@ def test_without_a_name_the_file_is_called_as_the_run_is(runs, tmp_path, monkeyp
         ("nowhere/model.onnx", {}, "there is no folder"),
         ("folder.onnx", {}, "is a folder; name a file"),
         ("taken.onnx", {}, "is no earlier export"),
-        ("own.onnx", {}, r"own\.json would be written over"),
+        ("own.onnx", {}, r"own\.onnx\.json would be written over"),
         ("model.keras", {}, "not from a Keras file.*--to onnx"),
     ],
 )
 def test_what_cannot_be_written_is_told_and_nothing_is_lost(out, more, message, runs, tmp_path):
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "taken.onnx").write_bytes(b"something of mine")
-    (tmp_path / "own.json").write_text('{"mine": 1}')
+    (tmp_path / "own.onnx.json").write_text('{"mine": 1}')
     before = {one.name: one.read_bytes() for one in tmp_path.iterdir() if one.is_file()}
     with pytest.raises(RecipeError, match=message):
         api.export(runs("taps"), None if out is None else tmp_path / out, **more)
@@ -149,10 +149,20 @@ def test_what_cannot_be_written_is_told_and_nothing_is_lost(out, more, message, 
 
 
 def test_an_earlier_export_is_replaced(runs, files, tmp_path):
-    for kind in ("onnx", "json"):
+    for kind in ("onnx", "onnx.json"):
         (tmp_path / f"one.{kind}").write_bytes((files / f"pixels.{kind}").read_bytes())
     api.export(runs("taps"), tmp_path / "one.onnx")
     assert (tmp_path / "one.onnx").read_bytes() != (files / "pixels.onnx").read_bytes()
+
+
+def test_exports_of_one_name_in_several_formats_each_keep_what_they_mean(runs, tmp_path):
+    for format, given in (("onnx", "pixels"), ("pt2", "prepared")):
+        api.export(runs("taps"), tmp_path / f"one.{format}", input=given)
+    told = [json.loads((tmp_path / f"one.{format}.json").read_text())["input"] for format in ("onnx", "pt2")]
+    assert told == [exported.WORDS["pixels"], exported.WORDS["prepared"]]
+    (tmp_path / "one.xml").write_bytes(b"something of mine")
+    with pytest.raises(RecipeError, match=r"one\.xml is there and is no earlier export"):
+        api.export(runs("taps"), tmp_path / "one.xml")
 
 
 def test_a_file_that_answers_otherwise_is_not_written(runs, tmp_path, monkeypatch):
@@ -181,7 +191,7 @@ def test_after_a_death_between_its_two_files_the_same_export_is_written(runs, tm
         api.export(runs("taps"), tmp_path / "one.onnx")
     assert len(list(tmp_path.iterdir())) == 1
     api.export(runs("taps"), tmp_path / "one.onnx")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["one.json", "one.onnx"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["one.onnx", "one.onnx.json"]
 
 
 def test_a_model_whose_own_answers_are_no_numbers_is_told_so_and_no_other_framework_is_blamed(tmp_path):
@@ -232,7 +242,7 @@ def test_without_the_packages_what_to_install_is_said(runs, tmp_path, monkeypatc
 
 def test_an_image_cut_by_hand_as_the_json_says_gets_the_same_answer(runs, files, shapes):
     """What a program without burnish does: Pillow and the numbers beside the file."""
-    how = json.loads((files / "prepared.json").read_text())["preprocess"]
+    how = json.loads((files / "prepared.onnx.json").read_text())["preprocess"]
     file, size = next(shapes.rglob("*.png")), how["size"]
     image = Image.open(file).convert("RGB")
     scale = size / how["crop"] / min(image.size)

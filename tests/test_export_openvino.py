@@ -1,6 +1,8 @@
 """Promises of exported OpenVINO files: its CPU plugin gives the probabilities that burnish gives, or nothing is written."""
 
+import errno
 import json
+import os
 import sys
 
 import numpy as np
@@ -51,7 +53,7 @@ def test_the_weights_stay_float32_and_the_graph_says_what_it_means(openvino, tmp
     numbers = sum(one.numel() for name, one in bundle.state.items() if name.endswith("weight") and one.ndim > 1)
     assert (tmp_path / "one.bin").stat().st_size >= 4 * numbers and 'element_type="f16"' not in path.read_text()
     told = json.loads(openvino.Core().read_model(path).get_rt_info(["burnish"]).astype(str))
-    assert told == json.loads((tmp_path / "one.json").read_text()) and told["classes"] == ["a", "b", "c\udcff"]
+    assert told == json.loads((tmp_path / "one.xml.json").read_text()) and told["classes"] == ["a", "b", "c\udcff"]
     assert str(tmp_path) not in path.read_text()
 
 
@@ -62,8 +64,21 @@ def test_the_files_are_called_as_the_run_is_and_an_earlier_export_is_replaced(op
     before = (tmp_path / "run.xml").read_bytes()
     cli.main(["export", "run", "--out", "run.xml"])
     assert capsys.readouterr().out.split() == ["run.xml", "run.xml"]
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["run", "run.bin", "run.json", "run.xml"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["run", "run.bin", "run.xml", "run.xml.json"]
     assert (tmp_path / "run.xml").read_bytes() != before
+
+
+def test_a_disk_that_is_full_in_the_midst_of_replacing_leaves_the_earlier_export(openvino, tmp_path, monkeypatch):
+    path = export_openvino(package(), tmp_path / "one.xml")
+    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("burnish.ship.openvino.write_meaning", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        export_openvino(package(), path, input="pixels")
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(

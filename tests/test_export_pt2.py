@@ -92,7 +92,7 @@ def test_a_process_without_burnish_and_timm_opens_it_and_learns_what_it_means(tm
     assert np.abs(np.load(tmp_path / "found.npy") - expected).max() <= 1e-4
     assert np.ptp(expected) > 1e-2
     told, licence = json.loads(done.stdout)
-    assert told == json.loads((tmp_path / "one.json").read_text())
+    assert told == json.loads((tmp_path / "one.pt2.json").read_text())
     assert told["classes"] == ["a", "b", "c\udcff"] and licence == bundle.licence
 
 
@@ -113,7 +113,7 @@ def test_of_several_classes_an_image_each_has_a_probability_of_its_own(tmp_path)
     path, images = export_pt2(bundle, tmp_path / "one.pt2"), np.zeros((2, 3, 160, 160), np.float32)
     with torch.no_grad():
         assert np.allclose(answers(path, images), bundle.classifier()(torch.from_numpy(images)).sigmoid(), atol=1e-4)
-    assert json.loads((tmp_path / "one.json").read_text())["thresholds"] == [0.2, 0.5, 0.7]
+    assert json.loads((tmp_path / "one.pt2.json").read_text())["thresholds"] == [0.2, 0.5, 0.7]
 
 
 def test_nothing_in_the_archive_is_a_pickle_or_names_a_folder_of_who_wrote_it(tmp_path):
@@ -133,7 +133,7 @@ def test_the_file_is_called_as_the_run_is_and_an_earlier_export_is_replaced(runs
     before = (tmp_path / "taps.pt2").read_bytes()
     cli.main(["export", str(runs("taps")), "--out", "taps.pt2"])
     assert capsys.readouterr().out.split() == ["taps.pt2", "taps.pt2"]
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["taps.json", "taps.pt2"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["taps.pt2", "taps.pt2.json"]
     assert (tmp_path / "taps.pt2").read_bytes() != before
 
 

@@ -52,7 +52,7 @@ def test_the_file_answers_what_its_proof_says_and_means_what_is_beside_it(made, 
     original = [one.label for one in api.predict(run, tests)]
     same = [bundle.classes[at] == label for at, label in zip(found.argmax(1), original, strict=True)]
     assert proof["agreement"]["value"] == pytest.approx(np.mean(same))
-    told = json.loads((made.folder / "model.json").read_text())
+    told = json.loads((made.folder / "model.onnx.json").read_text())
     assert told["classes"] == list(bundle.classes) and told["preprocess"] == bundle.preprocess.to_json()
     assert found.sum(1) == pytest.approx(1.0, abs=1e-4) and np.ptp(found, axis=0).max() > 1e-3
 

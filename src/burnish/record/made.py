@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from burnish.record.folder import HARDENED, IMAGES, LEARNT, SLIM, SPLITS, home_o
 
 _LEARNT = (SPLITS, IMAGES, LEARNT)  # which tell what a model learnt from: a test on those images would prove nothing
 _DRAFT = ".tmp"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, renameat2(2)
 
 
 def place_beside(run: Path, out: str | os.PathLike[str] | None, suffix: str) -> Path:
@@ -32,11 +34,12 @@ def place_beside(run: Path, out: str | os.PathLike[str] | None, suffix: str) -> 
 
 
 @contextmanager
-def made_whole(place: Path) -> Iterator[Path]:
+def made_whole(place: Path, *, replaces: Callable[[], None] | None = None) -> Iterator[Path]:
     """A folder to write in, which takes its place whole at the end; nothing is left of it after an error.
 
-    RunError, before anything is done, where no folder can be made there. Of a process that is killed a hidden folder stays, until
-    the same is made again.
+    replaces: asked, last of all, whether the folder that lies there may go, which it does in one step; it raises where not.
+    Without it the place must be free. RunError, before anything is done, where no folder can be made there. Of a process that is
+    killed a hidden folder stays, until the same is made again.
     """
     draft = place.with_name(_draft_of(place, str(os.getpid())))
     with plain_disk_errors(place):
@@ -49,12 +52,34 @@ def made_whole(place: Path) -> Iterator[Path]:
         yield draft
         with plain_disk_errors(place):
             sync_folder(draft)
-            os.replace(draft, _free(place))
+            if replaces is not None and os.path.lexists(place):
+                replaces()
+                _exchange(draft, place)
+            else:
+                os.replace(draft, _free(place))
             sync_folder(place.parent)
     finally:
         if held is not None:
             os.close(held)
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _exchange(draft: Path, place: Path) -> None:
+    """Give each of two folders the other's name: in one step where the system can, else the old one is moved away first."""
+    try:
+        renamed = ctypes.CDLL(None, use_errno=True).renameat2  # of Linux, which Python does not have
+        if not renamed(_HERE, os.fsencode(draft), _HERE, os.fsencode(place), _EXCHANGE):
+            return
+    except (AttributeError, OSError, TypeError):  # another system, or an older library of C
+        pass
+    aside = place.with_name(f"{draft.name}.before")
+    os.rename(place, aside)
+    try:
+        os.rename(draft, place)
+    except OSError:
+        os.rename(aside, place)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _draft_of(place: Path, number: str) -> str:

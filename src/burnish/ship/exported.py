@@ -53,7 +53,7 @@ def require_place(path: Path, suffix: str) -> None:
         )
     if path.is_dir():
         raise RecipeError(f"{shown(str(path))} is a folder; name a file")
-    beside = path.with_suffix(".json")
+    beside = told_beside(path)
     if not os.path.lexists(beside):
         return
     try:
@@ -64,9 +64,14 @@ def require_place(path: Path, suffix: str) -> None:
     raise RecipeError(f"{shown(str(beside))} would be written over, and is no earlier export; choose another name")
 
 
-def require_ours(path: Path) -> None:
-    """RecipeError where a file is there that has no .json beside it, as each earlier export has."""
-    if path.is_file() and path.stat().st_size and not path.with_suffix(".json").is_file():
+def told_beside(path: Path) -> Path:
+    """The .json of an export: a name of its own, so that exports of one model in several formats may lie together."""
+    return path.with_name(f"{path.name}.json")
+
+
+def require_ours(path: Path, *, beside: Path | None = None) -> None:
+    """RecipeError where a file is there and no .json beside it, as each earlier export has; beside: that of another file."""
+    if path.is_file() and path.stat().st_size and not (beside or told_beside(path)).is_file():
         raise RecipeError(f"{shown(str(path))} is there and is no earlier export; name another file, or remove it")
 
 
@@ -81,7 +86,7 @@ def write_with_meaning(path: Path, data: bytes, bundle: Bundle, words: str) -> N
 
 def write_meaning(path: Path, bundle: Bundle, words: str) -> None:
     """The .json beside an export: what somebody who uses it must know. words: of its input."""
-    write_whole(path.with_suffix(".json"), json.dumps(meaning(bundle, words), indent=1) + "\n", follows=True)
+    write_whole(told_beside(path), json.dumps(meaning(bundle, words), indent=1) + "\n", follows=True)
 
 
 def meaning(bundle: Bundle, words: str) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def export_hub(bundle: Bundle, path: Path, *, input: str = PREPARED, record: Rec
 
     The logits are burnish's divided by the temperature, so that their softmax (of several classes an image their sigmoids) are
     burnish's probabilities. record: what the run's record says of it, for the model card. An earlier export that nobody has
-    changed is replaced. RecipeError when the place or the input is none, or the network is no plain one of timm's; RunError when
-    timm makes other probabilities of the folder, or the disk refuses. Nothing is written then.
+    changed is replaced in one step. RecipeError when the place or the input is none, or the network is no plain one of timm's;
+    RunError when timm makes other probabilities of the folder, or the disk refuses. Nothing is written then.
     """
     require_input(input)
     if input != PREPARED:
@@ -66,12 +66,10 @@ def export_hub(bundle: Bundle, path: Path, *, input: str = PREPARED, record: Rec
     _require_place(path)
     _, prepared, expected = noise(bundle)
     files = _files(bundle, record)
-    with made_whole(path) as draft, plain_disk_errors(path):
+    with made_whole(path, replaces=lambda: _require_ours(path)) as draft, plain_disk_errors(path):
         for name, data in files.items():
             write_bytes_whole(draft / name, data)
         require_equal("timm", _answers(draft, prepared, bundle), expected)
-        for name in (*_MEMBERS, TOLD):  # of an earlier export, the one that tells it last
-            (path / name).unlink(missing_ok=True)
     return path
 
 
@@ -112,6 +110,11 @@ def _require_place(path: Path) -> None:
         raise RecipeError(f"{shown(str(path))} is there and is no folder; name another one")
     if os.path.samefile(path, os.curdir):  # which would be another one afterwards
         raise RecipeError(f"{shown(str(path))} is the folder that this was started in; name one in it")
+    _require_ours(path)
+
+
+def _require_ours(path: Path) -> None:
+    """RecipeError where what lies in the folder is not just what an earlier export wrote."""
     if any(path.iterdir()) and (other := _not_ours(path)):
         raise RecipeError(
             f"{shown(str(path))} is there, and {shown(other)} in it is not as an earlier export wrote it; name another folder, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from burnish.disk import plain_disk_errors
+from burnish.disk import plain_disk_errors, replacing
 from burnish.errors import ModelError, RunError, brief, shown
 from burnish.ship.bundle import Bundle
 from burnish.ship.exported import (
@@ -21,7 +22,8 @@ from burnish.ship.exported import (
     require_new,
     require_ours,
     require_same,
-    write_with_meaning,
+    told_beside,
+    write_meaning,
 )
 from burnish.ship.onnx import onnx_of
 
@@ -38,15 +40,19 @@ def export_openvino(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Pat
     probabilities, or the disk refuses; ModelError without the packages for it. Nothing is written then.
     """
     require_new(path, ".xml", input=input)
-    require_ours(weights := path.with_suffix(".bin"))
+    require_ours(weights := path.with_suffix(".bin"), beside=told_beside(path))
     openvino = _openvino()
     graph, data = _written(openvino, onnx_of(bundle, input=input), bundle, input=input)
     answers = partial(_answers, openvino, graph, data, bundle)
     require_same("OpenVINO", answers, *asked(bundle, input=input))
-    with plain_disk_errors(path.parent):
-        path.unlink(missing_ok=True)  # an earlier graph would not fit these weights
-    write_with_meaning(weights, data, bundle, WORDS[input])
-    write_with_meaning(path, graph, bundle, WORDS[input])
+    with plain_disk_errors(path.parent), replacing(path) as of_graph, replacing(weights) as of_weights:
+        for file, content in ((of_graph, graph), (of_weights, data)):
+            file.buffer.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        write_meaning(path, bundle, WORDS[input])
+        # An earlier graph would not fit these weights. From here on only names are changed: the weights', then the graph's.
+        Path(os.path.realpath(path)).unlink(missing_ok=True)
     return path
 
 
