@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import subprocess
@@ -253,6 +254,59 @@ def test_so_many_pixels_of_large_images_are_decoded_at_a_time_as_one_may_have():
     with pytest.raises(OSError), room(pixels.MAX_PIXELS):
         raise OSError
     assert not room.held
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "LA", "L", "1", "P", "CMYK"])
+def test_bands_of_an_image_come_to_the_pixels_of_the_whole(mode, monkeypatch):
+    image = noise(13, 11, seed=3)
+    image.putalpha(noise(13, 11, seed=4).convert("L"))
+    image = image.convert(mode) if mode != "P" else image.convert("RGB").quantize(16)
+    if mode == "P":
+        image.info["transparency"] = bytes(range(0, 256, 16))
+    whole = np.asarray(as_rgb(image, 65535))
+    monkeypatch.setattr("burnish.data.upright._BAND_PIXELS", 40)  # three rows
+    assert (np.asarray(as_rgb(image, 65535)) == whole).all()
+
+
+def test_an_alpha_that_is_set_in_the_last_rows_alone_counts_in_all(monkeypatch):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[7, 7] = 255
+    monkeypatch.setattr("burnish.data.upright._BAND_PIXELS", 16)
+    assert as_rgb(Image.fromarray(pixels), 65535).getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("packing", ["group3", "group4", "tiff_ccitt", "tiff_lzw", "raw"])
+@pytest.mark.parametrize("white_is_zero", [True, False])
+@pytest.mark.parametrize("reversed_bits", [False, True])
+def test_faxes_are_black_where_they_are_black_in_whatever_order_their_bits_lie(packing, white_is_zero, reversed_bits):
+    paper = np.ones((9, 21), bool)
+    paper[2:5, 3:11] = paper[6:, 17:] = False
+    tags = {TiffImagePlugin.PHOTOMETRIC_INTERPRETATION: int(not white_is_zero), TiffImagePlugin.FILLORDER: 1}
+    data = encoded(Image.fromarray(paper), "TIFF", compression=packing, tiffinfo=tags)
+    if reversed_bits:
+        strip = next(iter(zip(*(Image.open(io.BytesIO(data)).tag_v2[tag] for tag in (273, 279)), strict=True)))
+        inside = slice(strip[0], sum(strip))
+        turned = bytes(int(f"{byte:08b}"[::-1], 2) for byte in data[inside])
+        data = _with_tag(data[: strip[0]] + turned + data[sum(strip) :], TiffImagePlugin.FILLORDER, 2)
+    assert (np.asarray(decode(data))[:, :, 0] == np.where(paper, 255, 0)).all()
+
+
+def _with_tag(data, tag, value):
+    """A little-endian TIFF in which the tag, a short number that is there, has another value or, at 0, another name."""
+    at = data.index(struct.pack("<HHI", tag, 3, 1), struct.unpack("<I", data[4:8])[0])
+    changed = struct.pack("<HHII", tag, 3, 1, value) if value else struct.pack("<H", tag + 1) + data[at + 2 : at + 12]
+    return data[:at] + changed + data[at + 12 :]
+
+
+def test_greys_of_which_nothing_says_what_is_black_are_refused_and_not_turned_round():
+    tag = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
+    for image in (noise(8, 8).convert("L"), noise(8, 8).convert("1")):
+        data = _with_tag(encoded(image, "TIFF"), tag, 0)
+        with pytest.raises(UnreadableImage, match="does not say whether 0 is black or white: save it again"):
+            decode(data)
+    white = np.ones((4, 8), bool)  # a fax is black on white
+    fax = encoded(Image.fromarray(white), "TIFF", compression="group4", tiffinfo={tag: 0})
+    assert decode(_with_tag(fax, tag, 0)).getpixel((0, 0)) == WHITE
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])

@@ -38,13 +38,16 @@ T = TypeVar("T")
 
 MAX_PIXELS = 100_000_000  # of an image, checked on the header: 300 MB once decoded
 _LARGE_PIXELS = 16_000_000  # decoding an image of 100 million pixels may take 2 GB, one of these a third of one
+# Whose decoders hold copies of their own: 49 million pixels of WebP take 750 MB before they are an image
+_COSTLY = {"WEBP": 2, "AVIF": 2}
 
-DECODER = 4  # counted up when the same file would give other pixels, so that kept ones are not used
+DECODER = 5  # counted up when the same file would give other pixels, so that kept ones are not used
 # A JPEG is decoded at a half, a quarter or an eighth while that leaves so many times the pixels needed
 DRAFT_MARGIN = 2
 
 Rendering = Callable[[Image.Image], np.ndarray]
 
+_FAX = (2, 3, 4)  # TIFF's numbers of the packings of fax machines (CCITT)
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -263,7 +266,7 @@ def decode_aloud(source: Path | bytes, label: str, at_least: Need | None) -> Ima
         if len(data) > MAX_BYTES:
             raise Refused(TOO_LARGE)
         image = _opened(data, None if at_least is None else at_least.side)
-        with _room_for(image.width * image.height):
+        with _room_for(image.width * image.height * _COSTLY.get(image.format or "", 1)):
             image.load()
             white = WHITES[-1] if at_least is None else at_least.white
             return upright(as_rgb(image, white), orientation_of(image))
@@ -306,6 +309,8 @@ def _opened(data: bytes, at_least: int | None) -> Image.Image:
     _require_size(image)
     if image.format == "TIFF" and _has_deep_planes(image.tag_v2):  # type: ignore[attr-defined]
         raise Refused("its colours lie apart, each of 16 bits: save it with 8 bits, or with its colours together")
+    if image.format == "TIFF" and _is_undecided(image.tag_v2):  # type: ignore[attr-defined]
+        raise Refused("a TIFF of greys that does not say whether 0 is black or white: save it again")
     image = whitened(image, data)
     widen_colour_key(image)
     if at_least is not None and min(image.size) >= 2 * DRAFT_MARGIN * at_least:
@@ -328,6 +333,12 @@ def _has_deep_planes(tags: Mapping[int, Any]) -> bool:
     apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
     return apart and len(bits) > 1 and max(bits) > 8
+
+
+def _is_undecided(tags: Mapping[int, Any]) -> bool:
+    """Whether a TIFF of greys lacks the tag that says which number is black; Pillow takes 0 for white. In a fax it is."""
+    packing = tags.get(TiffImagePlugin.COMPRESSION, 1)
+    return TiffImagePlugin.PHOTOMETRIC_INTERPRETATION not in tags and packing not in _FAX
 
 
 def _reason(error: Exception, data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BAND_PIXELS = 2**22
 _NARROW = {"1": 255, "L;2": 85, "L;4": 17}  # Pillow's word for how greys are packed -> white over the largest number
 
 
@@ -58,14 +60,28 @@ def as_rgb(image: Image.Image, white: int) -> Image.Image:
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         plain = ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
     elif image.has_transparency_data:
-        # La is grey with premultiplied alpha, which Pillow undoes only on the way to LA.
-        colours = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        if colours.getchannel("A").getextrema() == (0, 0):  # a byte that was never set, as many a BMP has it
-            return colours.convert("RGB")
-        plain = Image.alpha_composite(plain.convert("RGBA"), colours).convert("RGB")
+        # Where it is transparent everywhere, alpha is a byte that was never set, as many a BMP has it
+        seen = any(_with_alpha(part).getchannel("A").getextrema() != (0, 0) for _, part in _bands(image))
+        for top, part in _bands(image):
+            colours = _with_alpha(part)
+            white_below = Image.new("RGBA", colours.size, "white")
+            plain.paste((Image.alpha_composite(white_below, colours) if seen else colours).convert("RGB"), (0, top))
     else:
-        plain.paste(image.convert("RGB"))
+        for top, part in _bands(image):
+            plain.paste(part.convert("RGB"), (0, top))
     return plain
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, those rows) of an image, a few million pixels at a time: each step on the way to RGB copies them."""
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    """As RGBA. La is grey with premultiplied alpha, which Pillow undoes only on the way to LA."""
+    return image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
 
 
 def _grey_from_deep(image: Image.Image, white: int) -> Image.Image:
