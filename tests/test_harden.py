@@ -195,7 +195,10 @@ def test_a_control_makes_as_many_steps_at_the_same_rates_on_plain_views(tuned, b
     assert all(torch.equal(control.start[name], one) for name, one in hard.start.items())
     assert not all(torch.equal(control.end[name], one) for name, one in hard.end.items())
     told = beside.facts["control"]
-    assert "20 steps or 10.0 epochs on plain views alone" in told["training"] and len(told["candidates"]) == 3
+    assert "20 steps or 10.0 epochs on plain views alone" in told["training"]
+    assert [one["name"] for one in told["candidates"]] == ["the run's own", "0.50 of the way", "the control"]
+    assert told["chosen"] in {one["name"] for one in told["candidates"]}
+    assert [one["name"] for one in beside.facts["candidates"]][2] == "hardened"
     first, second = (read_bundle(found.folder).state for found in (alone, beside))
     assert all(
         torch.equal(first[name], second[name]) for name in first

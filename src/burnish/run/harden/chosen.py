@@ -25,7 +25,7 @@ from burnish.runtime import evenly
 VIEWS, _MOST = 3, 1000  # perturbed views of each validation image, and images at most
 _ATTACKED, _STEPS = 64, 5  # images at most that are attacked, and steps: more than the one that was trained on
 SHARES = (0.25, 0.5, 0.75)  # of the way from the run's weights to the hardened ones
-ORIGINAL, HARDENED = "the run's own", "hardened"
+ORIGINAL, HARDENED, CONTROL = "the run's own", "hardened", "the control"
 _ROUNDING = 1e-9
 
 
@@ -39,9 +39,9 @@ class Look:
     perturbed: np.ndarray  # float32 [views w k], logits of some of them, perturbed or attacked
 
 
-def name_of(share: float) -> str:
-    """What the weights so far from the run's own are called."""
-    return ORIGINAL if share == 0.0 else HARDENED if share == 1.0 else f"{share:.2f} of the way"
+def name_of(share: float, *, end: str = HARDENED) -> str:
+    """What the weights so far from the run's own are called; end: those at the end of the way."""
+    return ORIGINAL if share == 0.0 else end if share == 1.0 else f"{share:.2f} of the way"
 
 
 def asked_of(ground: Ground) -> np.ndarray:

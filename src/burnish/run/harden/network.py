@@ -29,7 +29,17 @@ from burnish.measure.ood import Familiarity, entropies
 from burnish.measure.reading import Calibrated
 from burnish.methods.base import Tunable, peak_of, stage_groups
 from burnish.recipe import Recipe
-from burnish.run.harden.chosen import VIEWS, Control, Look, attacked_val, choose, name_of, perturbed_val
+from burnish.run.harden.chosen import (
+    CONTROL,
+    HARDENED,
+    VIEWS,
+    Control,
+    Look,
+    attacked_val,
+    choose,
+    name_of,
+    perturbed_val,
+)
 from burnish.run.harden.ground import Ground
 from burnish.runtime import Nobody
 from burnish.train.adversary import Adversary
@@ -205,10 +215,11 @@ class Network:
         material, bench, preprocess = self.ground.material, self.ground.bench, self.ground.bundle.preprocess
         plain = Picked(material.fitting.plain, material.val_rows)
         answers = logits_of(self._shell, plain, preprocess, bench, self._fast)
+        name = name_of(share, end=CONTROL if self.plain else HARDENED)
         if views is None:
-            return Look(name_of(share), share, answers, attacked_val(self.ground, self._shell))
+            return Look(name, share, answers, attacked_val(self.ground, self._shell))
         told = [logits_of(self._shell, view, preprocess, bench, self._fast) for view in views]
-        return Look(name_of(share), share, answers, np.stack(told))
+        return Look(name, share, answers, np.stack(told))
 
     def _state(self, share: float) -> State:
         return self.start if share == 0.0 else between(self.start, self.end, share)
