@@ -1,6 +1,7 @@
 """`burnish serve`: a run's model over HTTP, asked by real clients on loopback, and by hostile ones."""
 
 import asyncio
+import contextlib
 import http.client
 import io
 import json
@@ -25,6 +26,7 @@ import burnish
 from burnish.errors import RecipeError, RunError
 from burnish.reports.chinese import SERVED
 from burnish.ship.predictor import Predictor
+from burnish.ship.serve import connection
 from burnish.ship.serve.batches import Batches
 from burnish.ship.serve.limits import Limits
 from burnish.ship.serve.listening import bound, own_names
@@ -451,6 +453,12 @@ def test_the_page_speaks_chinese_where_it_is_asked_to(server):
     assert "照片上是什么" in server.ask("GET", "/?lang=zh")[1] and "照片" not in server.ask("GET", "/")[1]
 
 
+def test_the_reason_of_a_refusal_is_told_in_the_language_of_the_page_and_marked_where_it_is_english(server):
+    page = server.ask("GET", "/?lang=zh")[1]
+    statuses = set(re.findall(r'data-refused(\d*)="[^"]*[\u4e00-\u9fff]', page))
+    assert statuses == {"", "408", "413", "422", "503"} and page.count('why.lang = "en"') == 2
+
+
 def test_every_word_of_the_page_is_translated():
     source = files("burnish.reports").joinpath("served.html").read_text(encoding="utf-8")
     assert set(re.findall(r'_\("([^"]+)"', source)) == SERVED.keys()
@@ -564,6 +572,62 @@ def test_connections_that_say_nothing_are_counted_and_those_beyond_are_told(run)
         one.process.kill()
 
 
+@contextlib.contextmanager
+def started(run, limits):
+    """The port of a service in a thread of this process."""
+    stop, lines = threading.Event(), []
+    watcher = type("Told", (burnish.Lines,), {"say": lambda self, text: lines.append(text)})()
+    more = {"port": 0, "stop": stop, "watcher": watcher, "log": False, "limits": limits}
+    thread = threading.Thread(target=burnish.serve, args=[run.folder], kwargs=more)
+    thread.start()
+    try:
+        until = time.monotonic() + 60
+        while not lines and time.monotonic() < until:
+            time.sleep(0.05)
+        yield int(re.search(r":(\d+)/", lines[0])[1])
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this machine has one address of its own")
+def test_one_address_leaves_half_of_the_connections_to_others(run, monkeypatch):
+    def known(client):  # addresses of this machine stand for those of others
+        return client[0] if client[0] != "127.0.0.1" else None
+
+    monkeypatch.setattr(connection, "neighbourhood_of", known)
+    with started(run, Limits(connections=6, seconds=30)) as port:
+
+        def reached(address):
+            return socket.create_connection(("127.0.0.1", port), timeout=8, source_address=(address, 0))
+
+        def asked(client):
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return received(client)
+
+        idle = [reached("127.0.0.2") for _ in range(3)]
+        time.sleep(0.3)
+        with reached("127.0.0.2") as one_more:
+            assert b"3 connections of your address are open, the most of one" in asked(one_more)
+        idle += [reached("127.0.0.2") for _ in range(40)]  # however many it tries
+        time.sleep(0.3)
+        for address in ("127.0.0.3", "127.0.0.4", "127.0.0.1"):
+            with reached(address) as other:
+                assert b" 200 " in asked(other).splitlines()[0]
+        for client in idle:
+            client.close()
+
+
+def test_who_counts_as_one_address():
+    of = connection.neighbourhood_of
+    assert (
+        of(("127.0.0.1", 1)) is of(("::1", 1)) is of(("::ffff:127.0.0.1", 1)) is of(None) is of(("a socket", 0)) is None
+    )
+    assert of(("192.0.2.7", 1)) == of(("::ffff:192.0.2.7", 2)) != of(("192.0.2.8", 1))
+    assert of(("2001:db8::1", 1)) == of(("2001:db8::ffff:2", 1)) != of(("2001:db8:0:1::1", 1))
+    assert of(("fe80::1%eth0", 1)) is not None
+
+
 def test_a_client_that_leaves_in_the_middle_is_forgotten(server, photos):
     head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(photos[0])}\r\n\r\n".encode()
     for part in (head + photos[0][:200], head + photos[0]):
@@ -658,9 +722,9 @@ def test_in_a_thread_it_goes_on_until_it_is_told_to_stop(run, photos):
     thread.start()
     while not lines:
         time.sleep(0.05)
-    connection = http.client.HTTPConnection("127.0.0.1", int(re.search(r":(\d+)/", lines[0])[1]), timeout=30)
-    connection.request("POST", "/predict?top=3", photos[0])
-    assert json.loads(connection.getresponse().read()) == told(run, [photos[0]], ["image"], top=3)
+    client = http.client.HTTPConnection("127.0.0.1", int(re.search(r":(\d+)/", lines[0])[1]), timeout=30)
+    client.request("POST", "/predict?top=3", photos[0])
+    assert json.loads(client.getresponse().read()) == told(run, [photos[0]], ["image"], top=3)
     stop.set()
     thread.join(10)
     assert not thread.is_alive() and lines[1:] == ["stopped"]

@@ -382,6 +382,11 @@ SERVED = {
     "none of the classes": "不属于任何类别",
     "Waiting for the answer …": "正在等待答案……",
     "The service cannot be reached. Is it still running?": "无法连接服务。它还在运行吗？",
+    "The service does not answer this:": "服务拒绝了这个请求：",
+    "Too large:": "太大：",
+    "This cannot be read as an image:": "无法作为图像读取：",
+    "It came too slowly:": "传输太慢：",
+    "The service is busy; try again soon:": "服务繁忙，请稍后再试：",
     "Model": "模型",
     "licence of the pretrained weights": "预训练权重的许可证",
     "%(score)s on %(n)s test images: %(value)s (95 %% interval %(low)s to %(high)s).": (

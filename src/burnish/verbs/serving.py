@@ -33,7 +33,9 @@ def serve(
     most_pixels: Annotated[int, typer.Option(min=1, help="Of an image")] = 50_000_000,
     most_seconds: Annotated[float, typer.Option(min=1, help="For a request to come whole")] = 60.0,
     most_waiting: Annotated[int, typer.Option(min=1, help="Images in work at a time; more are told to come back")] = 64,
-    most_connections: Annotated[int, typer.Option(min=1, help="Connections at a time")] = 100,
+    most_connections: Annotated[
+        int, typer.Option(min=1, help="Connections at a time; of one other address half")
+    ] = 100,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line for each request.")] = False,
 ) -> None:
     """Answer images over HTTP with a run's model, and with a page to drop them on, until Ctrl-C."""

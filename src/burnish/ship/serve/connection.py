@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from burnish.ship.serve.guard import HEADER_BYTES, with_own
@@ -25,11 +26,12 @@ class Watched:
     """What a connection of uvicorn has besides: one timer.
 
     Headers must have come within a third of the time of a body, however they are dripped. Of a body that is refused three more
-    seconds are thrown away, so that its sender comes to read why. One connection too many is told so, one of four times as many
-    is closed; who does not take an answer is dropped.
+    seconds are thrown away, so that its sender comes to read why. One connection too many, of all or of one address, is told so,
+    one of many more is closed; who does not take an answer is dropped.
     """
 
     limits: Limits
+    client: tuple[str, int] | None  # who has it
     conn: Any  # of h11: what either side is at
     cycle: Any  # the last request, None before the first
     connections: set[Any]
@@ -37,15 +39,20 @@ class Watched:
     transport: Any
     _timer: Any = None
     _state = ""  # what the timer is for
-    _one_too_many = False
+    _too_many = ""  # why it is told to come back
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[misc]
-        open_now, most = len(self.connections), self.limits.connections
-        if open_now > 4 * most:
+        most, own = self.limits.connections, self.limits.of_one_address
+        mine = neighbourhood_of(self.client)
+        beside = [one for one in self.connections if mine is not None and neighbourhood_of(one.client) == mine]
+        if len(self.connections) > 4 * most or len(beside) > 2 * own:
             transport.abort()
             return
-        self._one_too_many = open_now > most
+        if sum(not one._too_many for one in self.connections) > most:
+            self._too_many = f"{most} connections are open, the most at a time"
+        elif sum(not one._too_many for one in beside) > own:
+            self._too_many = f"{own} connections of your address are open, the most of one"
         self._time("headers", self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -55,9 +62,8 @@ class Watched:
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._one_too_many:
-            most = self.limits.connections
-            self._leave(503, f"{most} connections are open, the most at a time; ask again in a second")
+        if self._too_many:
+            self._leave(503, f"{self._too_many}; ask again in a second")
             return
         super().data_received(data)  # type: ignore[misc]
         self._look()
@@ -112,6 +118,21 @@ class Watched:
             self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
         else:
             self.transport.abort()
+
+
+def neighbourhood_of(client: tuple[str, int] | None) -> Any:
+    """What counts as one address: of IPv6 the network that one customer has.
+
+    None of this machine's own: a proxy asks for many.
+    """
+    try:
+        address = ipaddress.ip_address(client[0].partition("%")[0]) if client else None
+    except ValueError:
+        return None
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address is None or address.is_loopback:
+        return None
+    return address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False)
 
 
 def _written(status: int, sentence: str) -> bytes:

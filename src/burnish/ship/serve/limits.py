@@ -23,7 +23,7 @@ class Limits:
     pixels: int = 50_000_000  # of an image, told by its header before it is decoded
     seconds: float = 60.0  # in which a request's body must have come; its headers in a third of that
     waiting: int = 64  # images that are decoded, wait or are computed; beyond them 503 is answered
-    connections: int = 100  # at a time
+    connections: int = 100  # at a time; of one address, other than this machine's own, half as many
 
     def __post_init__(self) -> None:
         wrong = [one.name for one in fields(self) if not getattr(self, one.name) >= 1]
@@ -40,6 +40,11 @@ class Limits:
     def held_bytes(self) -> int:
         """Bytes of all bodies that are held at a time."""
         return _HELD_BODIES * self.bytes
+
+    @property
+    def of_one_address(self) -> int:
+        """Connections that one address may have, so that others find some too."""
+        return max(1, self.connections // 2)
 
     @property
     def header_seconds(self) -> float:
