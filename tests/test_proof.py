@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,7 +28,16 @@ from burnish.backbones.zoo import load_backbone
 from burnish.choose.evidence import Evidence
 from burnish.choose.more_data import learning_curve
 from burnish.data.audit.findings import KINDS
-from burnish.errors import BadWeights, ModelError, NoSuchName, NotARun, NotEnoughData, RecipeError, RunError
+from burnish.errors import (
+    BadWeights,
+    Interrupted,
+    ModelError,
+    NoSuchName,
+    NotARun,
+    NotEnoughData,
+    RecipeError,
+    RunError,
+)
 from burnish.measure import cost
 from burnish.measure.bootstrap import Ranking
 from burnish.measure.calibration import adaptive_ece
@@ -883,7 +893,7 @@ def test_board_serves_this_machine_alone(run, tmp_path):
     with pytest.raises(NotARun, match="no commas"):
         api.board([run.folder, tmp_path / "a,b"])
     command = api.board([run.folder], port=7007)
-    assert command[0] == sys.executable and command[2:4] == ["-m", "tensorboard.main"]
+    assert command[:3] == [sys.executable, "-P", "-c"] and "tensorboard.main" in command[3]
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "7007"
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotARun, match="no TensorBoard events"):
@@ -895,6 +905,16 @@ def test_board_runs_no_file_of_the_working_folder(run, tmp_path):
         (tmp_path / name).write_text("raise SystemExit('a file of the working folder was run')")
     done = subprocess.run([*api.board([run.folder]), "--version_tb"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip()[0].isdigit(), done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is another thing there")
+def test_ctrl_c_while_tensorboard_starts_is_no_traceback(run):
+    python, *rest = api.board([run.folder])
+    with subprocess.Popen([python, "-X", "importtime", *rest], stderr=subprocess.PIPE, text=True) as starting:
+        assert any("tensorboard" in line for line in iter(starting.stderr.readline, ""))  # it is being imported
+        starting.send_signal(signal.SIGINT)
+        said = starting.communicate(timeout=60)[1]
+    assert starting.returncode == Interrupted.exit_code and "Traceback" not in said
 
 
 class Onlooker:

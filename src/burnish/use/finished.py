@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from burnish.data.looks import read_digests
 from burnish.data.sources import Data
 from burnish.disk import expanded, plain_disk_errors, replacing, write_whole
-from burnish.errors import NotARun, RecipeError, shown, spoilt
+from burnish.errors import Interrupted, NotARun, RecipeError, shown, spoilt
 from burnish.measure.verdict import Verdict
 from burnish.record.answers import read_answers
 from burnish.record.folder import (
@@ -41,6 +41,14 @@ from burnish.ship.images import ImageLike, Images, Paths, expand, listed
 from burnish.ship.predictor import Predictor, write_csv
 from burnish.use.evaluating import Evaluation, evaluate
 from burnish.use.explaining import Explained, explained
+
+# TensorBoard as a program; while it starts it lets Ctrl-C through as a traceback.
+_BOARD = f"""import runpy, sys
+try:
+    runpy.run_module("tensorboard.main", run_name="__main__", alter_sys=True)
+except KeyboardInterrupt:
+    sys.exit({Interrupted.exit_code})
+"""
 
 
 @dataclass(frozen=True)
@@ -298,5 +306,5 @@ def board(runs: Sequence[str | os.PathLike[str]], *, port: int = 6006) -> list[s
         raise NotARun("TensorBoard takes no commas in the folders of several runs; rename them, or show one at a time")
     spec = ",".join(f"{name}:{run}" for name, run in found.items())
     where = ["--logdir", str(next(iter(found.values())))] if len(found) == 1 else ["--logdir_spec", spec]
-    # -P: by -m alone a json.py in the working folder would be run for Python's own.
-    return [sys.executable, "-P", "-m", "tensorboard.main", *where, "--host", "127.0.0.1", "--port", str(port)]
+    # -P: without it a json.py in the working folder would be run for Python's own.
+    return [sys.executable, "-P", "-c", _BOARD, *where, "--host", "127.0.0.1", "--port", str(port)]
