@@ -49,7 +49,7 @@ def saved(folder, state, config=None, preprocessor=None):
 
 
 def assert_features(backbone, network, size, *, turned=False):
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found, expected = backbone.module(images), network(images.flip(1) if turned else images)
     assert found.std() > 1e-4
@@ -79,25 +79,36 @@ OF_TEXTS = {"logit_scale": torch.ones(1), "logit_bias": torch.ones(1), "text_mod
 CLASSIFIER = {"classifier.weight": torch.zeros(3, 768), "classifier.bias": torch.zeros(3)}
 
 
-@pytest.mark.parametrize(
-    ("prefix", "besides", "kind"),
-    [
-        ("", {}, "siglip_vision_model"),
-        ("vision_model.", {}, "siglip_vision_model"),
-        ("vision_model.", OF_TEXTS, "siglip"),
-    ],
-)
-def test_the_image_half_of_siglip_pools_by_attention(prefix, besides, kind, tmp_path):
+def test_the_image_half_of_siglip_pools_by_attention(tmp_path):
     name = "vit_base_patch32_siglip_256"
     network = small_network(name)
     told = {"size": {"height": 256, "width": 256}, "resample": 3, "image_mean": HALF, "image_std": HALF}
-    config = {"model_type": kind, "vision_config": {"num_attention_heads": 12}}
-    backbone = load_backbone(saved(tmp_path, {**siglip(network.state_dict(), prefix), **besides}, config, told))
+    config = {"model_type": "siglip", "vision_config": {"num_attention_heads": 12}}
+    backbone = load_backbone(saved(tmp_path, {**siglip(network.state_dict()), **OF_TEXTS}, config, told))
     assert backbone.name == name and backbone.architecture["kwargs"]["act_layer"] == "gelu_tanh"
     found = backbone.preprocess
     assert (found.size, found.fit, found.interpolation, found.mean) == (256, "squash", "bicubic", HALF)
     assert not [note for note in backbone.notes if "unused" in note or "missing" in note]
     assert_features(backbone, network, 256)
+
+
+def small_vit(name):
+    """The weights of a network of timm's, of two narrow blocks, for tests of their names."""
+    return timm.create_model(name, num_classes=0, embed_dim=48, depth=2, num_heads=4).state_dict()
+
+
+def assert_the_same_weights(one, other):
+    """Two spellings of one network are read as the same weights."""
+    found, expected = transformers_names.translated(one), transformers_names.translated(other)
+    assert found is not None and expected is not None and found[1] == expected[1]
+    assert found[0].keys() == expected[0].keys()
+    assert all(torch.equal(tensor, expected[0][name]) for name, tensor in found[0].items())
+
+
+def test_the_image_half_of_siglip_is_the_same_alone_under_either_name():
+    state = small_vit("vit_base_patch32_siglip_256")
+    for prefix in ("", "vision_model."):
+        assert_the_same_weights(siglip(state, prefix), {**siglip(state), **OF_TEXTS})
 
 
 def test_the_processor_of_images_and_texts_is_obeyed_where_no_other_file_speaks_of_images(tmp_path):
@@ -187,19 +198,20 @@ def beit(state, *, prefix="beit.", new=False, shared=False):
     return {**found, **CLASSIFIER}
 
 
-@pytest.mark.parametrize(
-    ("prefix", "new", "shared"), [("beit.", False, False), ("beit.", True, True), ("data2vec_vision.", False, False)]
-)
-def test_beit_takes_the_mean_of_its_patches(prefix, new, shared, tmp_path):
+def test_beit_takes_the_mean_of_its_patches(tmp_path):
     network = small_network("beit_base_patch16_224")
-    if shared:
-        for block in network.blocks:
-            block.attn.relative_position_bias_table = network.blocks[0].attn.relative_position_bias_table
-    state = beit(network.state_dict(), prefix=prefix, new=new, shared=shared)
-    backbone = load_backbone(saved(tmp_path, state, {"model_type": "beit", "image_size": 224}))
+    backbone = load_backbone(saved(tmp_path, beit(network.state_dict()), {"model_type": "beit", "image_size": 224}))
     assert backbone.name == "beit_base_patch16_224"
     assert (backbone.preprocess.size, backbone.preprocess.fit, backbone.preprocess.mean) == (224, "squash", HALF)
     assert_features(backbone, network, 224)
+
+
+@pytest.mark.parametrize(("prefix", "new", "shared"), [("beit.", True, True), ("data2vec_vision.", False, False)])
+def test_a_beit_as_it_is_in_memory_with_one_table_and_a_data2vec_are_read_as_beits(prefix, new, shared):
+    state = small_vit("beit_base_patch16_224")
+    if shared:
+        state |= {key: state[f"blocks.0.{key[9:]}"] for key in state if key.endswith("position_bias_table")}
+    assert_the_same_weights(beit(state, prefix=prefix, new=new, shared=shared), beit(state))
 
 
 def test_a_beit_that_norms_its_tokens_gives_its_class_token(tmp_path):
