@@ -161,7 +161,7 @@ def test_a_vgg_of_torchvision_has_the_names_and_shapes_of_timms(name):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("efficientnet_b3", 1e-5), ("efficientnet_b4", 1e-5), ("efficientnet_b5", 1e-3), ("mobilenet_v3_large", 1e-3)],
+    [("efficientnet_b4", 1e-5), ("efficientnet_b5", 1e-3), ("mobilenet_v3_large", 1e-3)],
 )
 def test_the_epsilon_that_torchvision_trained_with_comes_along(tmp_path, name, expected):
     module = torchvision.models.get_model(name, weights=None)
@@ -236,10 +236,15 @@ def test_a_deeper_or_otherwise_changed_network_is_not_cut_to_the_one_that_is_nam
 
 
 @pytest.mark.parametrize(
-    "arch", ["test_vit", "vit_tiny_patch16_224", "deit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k"]
+    ("arch", "named", "prefix"),
+    [
+        *(("test_vit", named, prefix) for named in (True, False) for prefix in ("", "module.")),
+        ("vit_tiny_patch16_224", False, ""),
+        ("deit_tiny_patch16_224", True, ""),
+        ("deit_tiny_patch16_224", False, "module."),
+        ("vit_tiny_patch16_224.augreg_in21k", True, "module."),
+    ],
 )
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_transformer_that_means_its_patches_is_told_by_its_norm(arch, named, prefix, tmp_path):
     """As timm builds it with global_pool avg: no `norm` but an `fc_norm`. The usual form of it would give other features."""
     network = timm.create_model(arch.partition(".")[0], global_pool="avg", num_classes=7, pretrained=False).eval()
