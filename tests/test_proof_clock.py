@@ -58,8 +58,8 @@ class Told:
         return self.budget_seconds - self.now
 
 
-@pytest.fixture
-def proven(many, monkeypatch, tmp_path):
+@pytest.fixture(scope="module")
+def proven(many, tmp_path_factory):
     """put_to_test as a run of `many` calls it, to be called again with another clock; and the run."""
     asked = {}
     real = proof.put_to_test
@@ -68,8 +68,9 @@ def proven(many, monkeypatch, tmp_path):
         asked.update(contenders=contenders, material=material, bench=bench)
         return real(contenders, material, bench, **options)
 
-    monkeypatch.setattr(job, "put_to_test", noted)
-    run = api.fit(many, out=tmp_path / "run", budget=None, **TINY)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(job, "put_to_test", noted)
+        run = api.fit(many, out=tmp_path_factory.mktemp("runs") / "proven", budget=None, **TINY)
 
     def again(clock, *, due=None, **options):
         material = asked["material"] if due is None else replace(asked["material"], due=due)
