@@ -373,20 +373,22 @@ def python(code, *words):
     return subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize(
-    ("model", "method"), [("test_resnet", "probe"), ("test_resnet", "full"), ("test_vit", "lora"), ("test_vit", "full")]
-)
-def test_a_run_and_its_report_do_not_load_the_compiler(model, method, many, tmp_path):
+def test_runs_and_their_reports_do_not_load_the_compiler(shapes, tmp_path):
     """Two to three seconds of each start, of each first model, of each training, and of each answer."""
     code = """
 import sys
 from burnish import api
-run = api.fit(sys.argv[1], out=sys.argv[2], model=sys.argv[3], method=sys.argv[4], image_size=64, budget=None, epochs=1)
-api.predict(run.folder, [])
-assert {"torch", "timm", "torchvision"} <= set(sys.modules) and "torch._dynamo" not in sys.modules
-assert run.facts["cost"]["macs"] > 0
+for model, method in (("test_resnet", "probe"), ("test_resnet", "full"), ("test_vit", "lora"), ("test_vit", "full")):
+    run = api.fit(
+        sys.argv[1], out=f"{sys.argv[2]}/{model}-{method}", model=f"random:{model}", method=method, image_size=64, budget=None,
+        epochs=1,
+    )
+    api.predict(run.folder, [])
+    assert {"torch", "timm", "torchvision"} <= set(sys.modules)
+    assert "torch._dynamo" not in sys.modules, (model, method)
+    assert run.facts["cost"]["macs"] > 0
 """
-    python(code, str(many), str(tmp_path / "run"), f"random:{model}", method)
+    python(code, str(shapes), str(tmp_path))
 
 
 def test_optimisers_without_marks_for_the_compiler_take_the_very_steps_of_torchs():
