@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from burnish import api
+from burnish import api, cli
 from burnish.measure import cost
 from burnish.runtime import Nobody
 
@@ -85,6 +85,17 @@ def write_shapes(root: Path, *, images: int, classes: tuple[str, ...] = ("blue",
             pixels = rng.integers(0, 120, (32, 40, 3), np.uint8)
             pixels[..., channel % 3] += 90
             Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
+
+
+def burnish(*words, capsys):
+    """Exit code, stdout and stderr of one command line, run in this process."""
+    try:
+        cli.main([str(word) for word in words])
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 def fit_in_a_process(data: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:

@@ -20,20 +20,9 @@ from burnish import cli
 from burnish.__main__ import wait_briefly
 from burnish.methods.table import METHODS
 from burnish.screen import _paragraph
-from conftest import fit_in_a_process, write_shapes
+from conftest import burnish, fit_in_a_process, write_shapes
 
 TINY = ["--model", "random:test_resnet", "--image-size", "64", "--epochs", "2", "--budget", "none"]
-
-
-def burnish(*words, capsys):
-    """Exit code, stdout and stderr of one command line, run in this process."""
-    try:
-        cli.main([str(word) for word in words])
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture(scope="module")

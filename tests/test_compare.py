@@ -23,7 +23,7 @@ import timm
 import torch
 from PIL import Image
 
-from burnish import api, cli, screen
+from burnish import api, screen
 from burnish.choose.evidence import Evidence
 from burnish.choose.ledger import Ledger
 from burnish.errors import DataError, RecipeError, RunError
@@ -39,7 +39,7 @@ from burnish.screen import print_leaderboard
 from burnish.ship.bundle import read_bundle
 from burnish.train import loop
 from burnish.train.checkpoint import read_checkpoint
-from conftest import write_shapes
+from conftest import burnish, write_shapes
 
 MODELS = ["random:test_resnet", "random:test_efficientnet"]
 # One epoch: the clock never decides how much is trained, so that nothing here depends on the machine's speed.
@@ -857,17 +857,6 @@ def test_a_difference_is_told_in_points_with_its_chance_and_whether_it_is_separa
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------
-
-
-def burnish(*words, capsys):
-    """Exit code, stdout and stderr of one command line, run in this process."""
-    try:
-        cli.main([str(word) for word in words])
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_the_help_fits_80_columns(capsys, monkeypatch):

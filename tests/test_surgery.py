@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from burnish import api, cli
+from burnish import api
 from burnish.backbones import head as heads
 from burnish.backbones import zoo
 from burnish.backbones.changing.anatomy import anatomy
@@ -23,6 +23,7 @@ from burnish.methods.table import METHODS
 from burnish.recipe import Recipe
 from burnish.ship.bundle import Bundle, read_bundle, write_bundle
 from burnish.train.parts import let_drop
+from conftest import burnish
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 TINY = {"model": "random:test_resnet", "epochs": 1, "image_size": 64, "budget": None}
@@ -512,17 +513,6 @@ def test_the_api_takes_a_network_apart_after_the_changes_that_fit_takes():
 
 def test_a_network_is_taken_apart_at_the_size_that_was_asked_for():
     assert api.anatomy("random:resnet18", image_size=64).size == 64
-
-
-def burnish(*words, capsys):
-    """Exit code, stdout and stderr of one command line, run in this process."""
-    try:
-        cli.main([str(word) for word in words])
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_the_command_line_shows_stages_and_blocks(capsys):
