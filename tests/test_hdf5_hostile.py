@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile.keras import chained, conv, keras_file, layer
+import torch
+from hostile.keras import chained, conv, keras_file, layer, put_in_place
 from loading import refused
 
 from burnish.backbones import zoo
@@ -97,21 +98,24 @@ def test_a_path_of_hundreds_of_characters_in_hdf5_is_read(tmp_path):
     assert len(Arrays(path.read_bytes(), "x").datasets) == 1
 
 
-def _bfloat16(file: Any, name: str, shape: tuple[int, ...]) -> None:
-    """As Keras writes it: numbers of two bytes of no kind, and a word that says which."""
-    if name in file:
-        del file[name]
-    file.create_dataset(name, data=np.zeros(shape, "V2"))
-    file[name].attrs["dtype"] = "bfloat16"
+@pytest.mark.parametrize("shape", [(2, 3), (6,), ()])
+def test_bfloat16_in_hdf5_is_read(shape, tmp_path):
+    """As Keras writes it: numbers of two bytes of no kind."""
+    values = torch.linspace(-3, 3, max(1, int(np.prod(shape)))).reshape(shape).bfloat16()
+    raw = np.frombuffer(values.view(torch.int16).numpy().tobytes(), "V2").reshape(shape)
+    arrays = Arrays(_h5(tmp_path / "a.h5", lambda file: file.create_dataset("a", data=raw)).read_bytes(), "x")
+    np.testing.assert_array_equal(arrays.datasets["a"], values.float().numpy())
 
 
-def test_bfloat16_in_hdf5_is_called_by_its_name(tmp_path):
-    net = chained(conv(), layer(*POOL))
+def test_a_layer_whose_weights_are_whole_numbers_is_quantised(tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed: pip install 'burnish[keras]'")
-    newer = keras_file(tmp_path, net, lambda file: _bfloat16(file, "layers/conv2d/vars/0", (3, 3, 3, 4)))
-    assert "layers/conv2d/vars/0 holds bfloat16" in refused(newer) and "float32" in refused(newer)
-    older = _h5(tmp_path / "a.h5", lambda file: _bfloat16(file, "model_weights/conv/conv/kernel:0", (3, 3, 3, 4)), net)
-    assert "kernel:0 holds bfloat16" in refused(older)
+    whole = np.ones((3, 3, 3, 4), np.int8)
+    path = keras_file(
+        tmp_path,
+        chained(conv(), layer(*POOL)),
+        lambda file: put_in_place(file, "layers/conv2d/vars/0", whole),
+    )
+    assert "vars/0 holds whole numbers, so the layer conv is quantised" in refused(path)
 
 
 # ---- the arrays of many layers ---------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ def test_weights_alone_of_todays_keras_tell_networks_of_the_same_names_by_their_
 
 
 def test_a_network_that_keras_makes_with_tensorflow_alone_is_to_be_saved_whole():
+    assert applications.mode_named("keras:NASNetMobile") is applications.MODES["tf"]  # for whole models
     with pytest.raises(UnknownModel, match=r"with TensorFlow alone.*model.save\('model.keras'\)"):
         applications.named("NASNetMobile")
     with pytest.raises(UnknownModel, match=r"burnish knows no network keras:resnet5000.*resnet50"):

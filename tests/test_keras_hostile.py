@@ -181,4 +181,4 @@ def test_images_of_a_size_that_a_keras_file_cannot_take_are_refused(tmp_path):
 @pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), [1.0, float("nan")], "1", None])
 def test_a_constant_that_is_no_number_is_refused(value):
     with pytest.raises(Unfit, match="no number"):
-        _Parser(Parsed([], "", []))._constant("add", value)
+        _Parser(Parsed([], [], []))._constant("add", value)

@@ -203,12 +203,6 @@ def test_a_number_less_a_tensor_of_keras_2_has_the_right_values(tmp_path, value)
     np.testing.assert_allclose(features.numpy(), (2 * (value - pixels) + 1).mean((1, 2)), rtol=1e-4)
 
 
-def test_a_layer_with_weights_called_on_its_own_output_is_refused_as_called_twice(tmp_path):
-    path = old_model(tmp_path / "m.h5", old("PReLU", "c", [["images", 0, 0, {}]], [["c", 0, 0, {}]]))
-    with pytest.raises(BadWeights, match="its layer c is called 2 times, expected once"):
-        zoo.load_backbone(path, preprocess="none")
-
-
 def test_the_size_of_a_vit_is_told_behind_a_prefix_too(tmp_path):
     state = timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=64).state_dict()
     torch.save({f"module.{name}": one for name, one in state.items()}, tmp_path / "a.pth")

@@ -229,9 +229,13 @@ def keras_with_two_outputs(folder):
     )
 
 
-@kind("is called 2 times")
-def keras_with_a_layer_called_twice(folder):
-    return keras_file(folder, model_of(images_of_size(), layer("PReLU", "a", "images", calls=2)))
+@kind("has too many layers")
+def keras_with_models_that_each_call_the_next_a_hundred_times(folder):
+    inner: dict[str, Any] = {"class_name": "Sequential", "config": {"name": "m", "layers": [layer("InputLayer", "i")]}}
+    for number in range(4):
+        inner |= {"name": f"m{number}", "inbound_nodes": [[["images", 0, 0, {}]]] * 100}
+        inner = model_of(images_of_size(), inner, layer("Add", "sum", *[f"m{number}"] * 2))
+    return keras_file(folder, inner)
 
 
 @kind("two layers called a")

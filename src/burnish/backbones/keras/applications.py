@@ -78,7 +78,7 @@ APPLICATIONS = {name.lower(): Application(name.lower(), name, mode, size) for na
 
 def named(name: str) -> Application:
     """The application of that name, "resnet50" or "ResNet50"; UnknownModel with the nearest ones."""
-    plainly = name.lower().replace("-", "").replace("_", "")
+    plainly = _plainly(name)
     if plainly in _UNBUILT:
         raise UnknownModel(
             f"keras:{shown(name)}: Keras builds this network with TensorFlow alone, so of its weights burnish makes none; "
@@ -92,11 +92,17 @@ def named(name: str) -> Application:
     return found
 
 
+def _plainly(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
 def mode_named(name: str) -> Mode:
     """A way of preparing images: caffe, tf, torch, none, or that of an application, keras:resnet50."""
     if name in MODES:
         return MODES[name]
     if name.startswith("keras:"):
+        if _plainly(name.removeprefix("keras:")) in _UNBUILT:
+            return MODES["tf"]
         return MODES[named(name.removeprefix("keras:")).mode]
     raise UnknownModel(
         f"no preprocessing {shown(name)!r}; expected {', '.join(MODES)}, or that of a network such as keras:resnet50"

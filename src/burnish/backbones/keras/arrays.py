@@ -50,7 +50,8 @@ class Arrays:
         self.weights: dict[str, list[str]] = facts["weights"]  # and of each layer's arrays
         self.datasets: dict[str, np.ndarray] = {}
         place = 0
-        for path, shape in facts["datasets"]:
+        self.whole = {path for path, _, whole in facts["datasets"] if whole}  # those of whole numbers
+        for path, shape, _ in facts["datasets"]:
             count = math.prod(shape)
             self.datasets[path] = np.frombuffer(numbers, np.float32, count, place).reshape(shape)
             place += 4 * count
@@ -81,6 +82,7 @@ class Arrays:
         inner.datasets = {
             path.removeprefix(place): one for path, one in self.datasets.items() if path.startswith(place)
         }
+        inner.whole = {path.removeprefix(place) for path in self.whole if path.startswith(place)}
         inner.names = {path.removeprefix(place): one for path, one in self.names.items() if path.startswith(place)}
         inner._index()
         return inner, place
@@ -129,6 +131,11 @@ class Arrays:
         if values.shape != tuple(variable.shape):
             raise BadWeights(
                 f"{self.label}: {shown(path)} has {list(values.shape)}, the layer {shown(layer)} takes {list(variable.shape)}"
+            )
+        if path in self.whole:
+            raise BadWeights(
+                f"{self.label}: {shown(path)} holds whole numbers, so the layer {shown(layer)} is quantised; "
+                "save the model before that"
             )
         if not np.isfinite(values).all():
             raise BadWeights(f"{self.label}: {shown(path)} holds NaN or infinite values")

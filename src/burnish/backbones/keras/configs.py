@@ -19,9 +19,9 @@ from burnish.backbones.keras.entries import (
     kind_and_options,
     name_of,
     places_of,
+    quantised,
     references,
 )
-from burnish.backbones.keras.layers import WITHOUT_WEIGHTS
 from burnish.backbones.keras.moves import inward
 from burnish.backbones.keras.network import INPUT
 from burnish.backbones.keras.options import Unfit
@@ -30,6 +30,10 @@ from burnish.errors import BadWeights, shown
 _MODELS = ("Functional", "Model", "Sequential")
 _MOST_LAYERS = 5000
 _DEEPEST = 5
+ONE_END = (
+    "expected one each; save the part from the images to the features alone:  "
+    "keras.Model(model.inputs[0], model.get_layer(NAME).output).save('trunk.keras')"
+)
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Node:
     own_name: str = ""  # in the file, where nested models may repeat it
     modern: str = ""  # where .weights.h5 files keep its weights
     outer: str = ""  # the outermost layer that it belongs to, itself or a model in the model: a group in .h5 files
+    quantised: str = ""  # how its weights are, as "int8"
 
     def plain(self) -> dict[str, Any]:
         """As `graph` takes it."""
@@ -54,7 +59,7 @@ class Parsed:
     """The network of a config."""
 
     nodes: list[Node]
-    output: str
+    outputs: list[str]
     image: list[int | None]  # height, width, channels
     constants: dict[str, Tensor] = field(default_factory=dict)
 
@@ -64,7 +69,7 @@ def parsed(config: Any, label: str) -> Parsed:
 
     BadWeights, naming it, where the config holds anything but layers that the table knows, joined as images to one output.
     """
-    found = Parsed([], "", [])
+    found = Parsed([], [], [])
     try:
         _Parser(found).model(config, [INPUT], "", depth=0)
     except Unfit as error:
@@ -78,6 +83,7 @@ def parsed(config: Any, label: str) -> Parsed:
 class _Parser:
     def __init__(self, found: Parsed) -> None:
         self.found = found
+        self.seen = 0  # layers, those of models within models at each call
 
     def model(self, entry: dict[str, Any], given: list[str], modern: str, *, depth: int, outer: str = "") -> str:
         """Take in a model whose input is what those names give; the name of what it gives. outer: as in `Node`."""
@@ -92,22 +98,22 @@ class _Parser:
         layers = config["layers"] if isinstance(config, dict) else config  # Keras 2.2 wrote a list for Sequential
         if not isinstance(layers, list) or not layers or len(layers) > _MOST_LAYERS:
             raise Unfit("has no layers, or too many")
+        self.seen += len(layers)
+        if self.seen > 2 * _MOST_LAYERS:
+            raise Unfit("has too many layers")
         places = places_of(layers, modern)
         if kind == "Sequential":
             built = _dict(entry.get("build_config")).get("input_shape")
             self._note_image({"build_input_shape": built, **_dict(config)}, layers[0])
             for layer, place in zip(layers, places, strict=True):
                 given = [self._layer(layer, given, place, depth, outer)]
-            return self._ends(given[0], depth)
+            return self._ends(given, depth)
         inputs, outputs = ends_of(config["input_layers"]), ends_of(config["output_layers"])
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise Unfit(
-                f"has {len(inputs)} inputs and {len(outputs)} outputs, expected one each; save the part from the images to the "
-                "features alone:  keras.Model(model.inputs[0], model.get_layer(NAME).output).save('trunk.keras')"
-            )
-        names = _Given(layers)
+        if len(inputs) != 1 or not outputs or (depth and len(outputs) > 1):
+            raise Unfit(f"has {len(inputs)} inputs and {len(outputs)} outputs, {ONE_END}")
+        names = _Given(layers, outputs)
         for layer, place, call in _in_order(layers, places, names):
-            own = Reference(name_of(layer), call)
+            own = names.called(layer, call)
             if own in names:
                 raise Unfit(f"has two layers called {own.name}")
             if own.name == inputs[0].name:
@@ -117,12 +123,12 @@ class _Parser:
                 raise Unfit("has more than one input")
             else:
                 names[own] = self._node(layer, names, place, call, depth, outer)
-        return self._ends(names[outputs[0]], depth)
+        return self._ends([names[one] for one in outputs], depth)
 
-    def _ends(self, name: str, depth: int) -> str:
+    def _ends(self, names: list[str], depth: int) -> str:
         if depth == 0:
-            self.found.output = name
-        return name
+            self.found.outputs = names
+        return names[0]
 
     def _node(self, layer: dict[str, Any], names: _Given, place: str, call: int, depth: int, outer: str) -> str:
         """A layer of a Functional model, with what goes in as that call of it says."""
@@ -130,7 +136,7 @@ class _Parser:
         if not calls:
             raise Unfit(f"its layer {own} is called 0 times, expected once")
         if class_of(layer) in _MODELS:
-            inputs = [names[one] for one in references(calls)]
+            inputs = [names[one] for one in references(calls[call])]
             return self.model(layer, inputs, place, depth=depth + 1, outer=outer or own)
         kind, options = kind_and_options(layer)
         order, extra = arguments(calls[call], kind)
@@ -142,7 +148,7 @@ class _Parser:
                 inputs.append(names[argument])
             else:
                 inputs.append(self._constant(own, argument))
-        return self._add(own, kind, {**options, **extra}, inputs, place, outer or own)
+        return self._add(layer, kind, {**options, **extra}, inputs, place, outer or own)
 
     def _layer(self, layer: dict[str, Any], given: list[str], place: str, depth: int, outer: str) -> str:
         """A layer of a Sequential model."""
@@ -152,9 +158,12 @@ class _Parser:
         if kind in _MODELS:
             return self.model(layer, given, place, depth=depth + 1, outer=outer or own)
         name, options = kind_and_options(layer)
-        return self._add(own, name, options, given, place, outer or own)
+        return self._add(layer, name, options, given, place, outer or own)
 
-    def _add(self, own: str, kind: str, options: dict[str, Any], inputs: list[str], place: str, outer: str) -> str:
+    def _add(
+        self, layer: dict[str, Any], kind: str, options: dict[str, Any], inputs: list[str], place: str, outer: str
+    ) -> str:
+        own = name_of(layer)
         taken = {node.name for node in self.found.nodes} | set(self.found.constants) | {INPUT}
         name, number = own, 1
         while name in taken:
@@ -162,7 +171,7 @@ class _Parser:
             name = f"{own}_{number}"
         if len(self.found.nodes) >= _MOST_LAYERS:
             raise Unfit("has too many layers")
-        self.found.nodes.append(Node(name, kind, options, inputs, own, place, outer))
+        self.found.nodes.append(Node(name, kind, options, inputs, own, place, outer, quantised(layer)))
         return name
 
     def _constant(self, own: str, value: Any) -> str:
@@ -203,14 +212,19 @@ def _dict(value: Any) -> dict[str, Any]:
 class _Given:
     """The node that gives what a call refers to; calls are told apart where a layer has several."""
 
-    def __init__(self, layers: list[Any]) -> None:
-        self._several: set[str] = set()
-        for layer in layers:
-            own, times = name_of(layer), len(layer.get("inbound_nodes") or [])
-            if times > 1 and class_of(layer) not in WITHOUT_WEIGHTS:
-                raise Unfit(f"its layer {own} is called {times} times, expected once")
-            self._several |= {own} if times > 1 else set()
+    def __init__(self, layers: list[Any], outputs: list[Reference]) -> None:
+        self._several = {name_of(layer) for layer in layers if len(layer.get("inbound_nodes") or []) > 1}
+        self._first: dict[str, int] = {}  # Keras 2 counts the calls of most models from 1
+        for layer in layers if self._several else ():
+            for one in [*outputs, *references(layer.get("inbound_nodes") or [])]:
+                if one.name in self._several:
+                    self._first[one.name] = min(one.call, self._first.get(one.name, one.call))
         self._names: dict[Reference, str] = {}
+
+    def called(self, layer: dict[str, Any], call: int) -> Reference:
+        """What others refer to a call of a layer by."""
+        own = name_of(layer)
+        return self.one(Reference(own, call + self._first.get(own, 0)))
 
     def one(self, wanted: Reference) -> Reference:
         """The same, as it is kept here: Keras counts the calls of others from elsewhere."""
@@ -249,7 +263,7 @@ def _in_order(layers: list[Any], places: list[str], given: _Given) -> Iterator[t
         layer, place, call = calls[number]
         yield layer, place, call
         done += 1
-        own = given.one(Reference(name_of(layer), call))
+        own = given.called(layer, call)
         for other in waiting.pop(own, ()):
             needs[other].discard(own)
             if not needs[other]:

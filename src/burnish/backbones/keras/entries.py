@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ _IGNORED = {
     "batch_shape", "input_length", "noise_shape", "seed", "renorm", "renorm_clipping", "renorm_momentum", "fused",
     "virtual_batch_size", "adjustment", "synchronized", "dropout", "flash_attention", "query_shape", "key_shape",
     "value_shape", "input_dtype", "lora_rank", "lora_alpha", "quantization_config", "mask_zero", "shape", "ragged",
-    "sparse", "optional", "autocast", "supports_masking", "input_spec", "weights", "sparse_grad",
+    "sparse", "optional", "autocast", "supports_masking", "input_spec", "weights", "sparse_grad", "rng_type",
 }  # fmt: skip
 _SPELLINGS = {"alpha": {"LeakyReLU": "negative_slope"}}  # Keras 2's words for today's options
 # Operators on tensors, as Keras 3 names their classes and as Keras 2 names TensorFlow's functions.
@@ -42,6 +43,7 @@ _FUNCTIONS = {
     "math.sigmoid": "sigmoid", "math.tanh": "tanh", "nn.bias_add": "Add", "cast": "Identity", "identity": "Identity",
     "stack": "op:Stack", "__operators__.getitem": "op:GetItem",
 }  # fmt: skip
+_QUANTISED = re.compile(r"(?<!u)int8|int4|float8|gptq|awq")  # in a policy, or in a table of them
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def kind_and_options(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if kind not in _OPERATORS:
             raise Unfit(f"its operator {own} is {kind}, which is not read (known: {', '.join(_OPERATORS)})")
         return _operator(kind, config, own)
+    if kind not in KINDS and layer.get("registered_name") == kind:  # Keras's own are not registered
+        raise Unfit(f"its layer {own} is of the class {kind}, whose code is not in the file, so it was not built")
     if kind not in KINDS or kind.startswith("op:"):
         close = nearest(kind, [known for known in KINDS if not known.startswith("op:")])
         raise Unfit(f"its layer {own} is of the class {kind}, which is not read (nearest: {close})")
@@ -96,12 +100,14 @@ def kind_and_options(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             and not (key == "groups" and value == 1)
         ):
             raise Unfit(f"its layer {own} ({kind}) has the option {key}, which is not known")
-    policy = config.get("dtype")
-    if isinstance(policy, dict):
-        policy = (policy.get("config") or {}).get("name", policy.get("class_name"))
-    if isinstance(policy, str) and ("int8" in policy or "int4" in policy or "float8" in policy):
-        raise Unfit(f"its layer {own} is quantised ({policy}); save the model before that")
     return kind, {key: value for key, value in options.items() if value != known[key]}
+
+
+def quantised(layer: dict[str, Any]) -> str:
+    """How a layer's weights are quantised, "int8"; "" where they are not."""
+    config = layer["config"]
+    told = _QUANTISED.search(json.dumps(config.get("dtype"))) if isinstance(config, dict) else None
+    return told[0] if told else ""
 
 
 def _operator(kind: str, config: dict[str, Any], own: str) -> tuple[str, dict[str, Any]]:
@@ -255,7 +261,9 @@ def arguments(call: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
                 raise Unfit("has a call that is not one of Keras's")
             order += [one[2] if _is_old_constant(one) else Reference(one[0], one[1])]
             words |= one[3] if len(one) > 3 else {}
-    for key in ("query", "value", "key", "x1", "x2", "x", "y", "inputs"):
+    if words.get("data_format") == "NHWC":  # of TensorFlow's bias_add
+        words = {key: value for key, value in words.items() if key != "data_format"}
+    for key in ("query", "value", "key", "x1", "x2", "x", "y", "bias", "inputs"):
         if key in words and words[key] is not None:
             order += _items(words.pop(key))
     for key in _MASKS:

@@ -122,7 +122,9 @@ def takes_other_sizes(name: str, kwargs: Mapping[str, Any], width: int) -> bool:
 
 
 def takes_size(name: str, kwargs: Mapping[str, Any], width: int, size: int) -> bool:
-    """Whether the same weights give as many features for images of that size."""
+    """Whether the same weights give as many features for images of that size; not where they are resized to another."""
+    if size != kwargs["size"] and any(node["kind"] == "Resizing" for node in kwargs["nodes"]):
+        return False
     try:
         other, own = blank(name, {**kwargs, "size": size}), blank(name, dict(kwargs))
         shapes = [{key: one.shape for key, one in net.state_dict().items()} for net in (other, own)]

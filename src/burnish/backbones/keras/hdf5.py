@@ -21,6 +21,7 @@ _DEEPEST, _LONGEST = 32, 1000  # groups; characters of a path
 _MOST_BYTES = 8 * 2**30
 _MOST_RATIO = 200  # numbers over the file's bytes: more is a bomb
 _RATIO_FROM_BYTES = 64 * 2**20
+_BFLOAT16 = "|V2"  # two bytes of no kind: as Keras writes what HDF5 has no kind for
 
 
 class Refused(Exception):
@@ -49,9 +50,9 @@ def read(data: bytes, packed: int) -> tuple[dict[str, Any], list[bytes | memoryv
         if path.split("/")[0] not in TRAINING:
             place = _address(h5py, one)
             if place not in held:
-                held[place] = np.ascontiguousarray(one[()], np.float32)
+                held[place] = _floats(np, one)
             values = held[place]
-            datasets.append([path, list(one.shape)])
+            datasets.append([path, list(one.shape), one.dtype.kind in "iub"])
             blobs.append(values.data.cast("B") if values.size else b"")
     for path in {path.rpartition("/")[0] for path, _ in found}:
         name = file[path].attrs.get("name") if path else None
@@ -86,6 +87,14 @@ def _room_for(one: Any) -> int:
     if not one.chunks:
         return math.prod(one.shape) * size
     return math.prod(-(-length // chunk) * chunk for length, chunk in zip(one.shape, one.chunks, strict=True)) * size
+
+
+def _floats(np: Any, one: Any) -> Any:
+    """A dataset's numbers as float32."""
+    values = one[()]
+    if one.dtype.str == _BFLOAT16:  # the upper half of a float32
+        values = (np.frombuffer(values.tobytes(), "<u2").astype("<u4") << 16).view("<f4").reshape(one.shape)
+    return np.ascontiguousarray(values, np.float32)
 
 
 def _roots(file: Any) -> list[str]:
@@ -150,11 +159,11 @@ def _walk(h5py: Any, group: Any, path: str, depth: int, budget: list[int], seen:
             if one.external or one.is_virtual:
                 raise Refused(f"{inner} takes its numbers from another file, which is not followed")
             if name.startswith("lora_"):
-                raise Refused(f"{inner} is a correction beside the weights; save the model with the corrections merged")
-            if one.shape is not None and one.dtype.kind in "fiub":
+                raise Refused(
+                    f"{inner} is a correction beside the weights; save the model as .keras, which merges them"
+                )
+            if one.shape is not None and (one.dtype.kind in "fiub" or one.dtype.str == _BFLOAT16):
                 yield inner, one
-            elif str(one.dtype) == "|V2" and _text(one.attrs.get("dtype", "")) == "bfloat16":
-                raise Refused(f"{inner} holds bfloat16, which HDF5 has no kind for; save the model in float32")
             elif one.dtype.kind not in "OSU" or one.size is None or one.size > 4096:  # a few words are never read
                 raise Refused(f"{inner} holds no numbers ({one.dtype})")
         else:

@@ -178,11 +178,38 @@ def _act(options: Options, shapes: list[Shape]) -> Made:
 
 def _resizing(options: Options, shapes: list[Shape]) -> Made:
     channels_last(options)
-    shape, size = single(shapes, 4), (options["height"], options["width"])
-    if tuple(shape[2:]) != size:
+    shape, size = tuple(single(shapes, 4)[2:]), _height_and_width(options)
+    if shape == size:
+        return Made(nn.Identity())
+    cuts = options["crop_to_aspect_ratio"] or options["pad_to_aspect_ratio"]
+    mode = {"bilinear": "bilinear", "nearest": "nearest-exact"}.get(options["interpolation"])
+    if mode is None or (cuts and shape[0] * size[1] != shape[1] * size[0]):
         raise Unfit(
-            f"resizes images to {size[0]} × {size[1]} inside the network; give them that size instead (--image-size)"
+            f"resizes maps of {shape[0]} × {shape[1]} to {size[0]} × {size[1]}; that is read as bilinear or nearest, and without "
+            "cutting and padding, only"
         )
+    smooth = mode == "bilinear" and bool(options["antialias"])
+    return Made(Call(lambda x: nn.functional.interpolate(x, size, mode=mode, antialias=smooth), f"to {size}"))
+
+
+def _height_and_width(options: Options) -> tuple[int, int]:
+    return whole(options["height"], "height", 1, 4096), whole(options["width"], "width", 1, 4096)
+
+
+def _middle(options: Options, shapes: list[Shape]) -> Made:
+    """The middle of a map; of one that is smaller, Keras resizes a part."""
+    channels_last(options)
+    shape, size = tuple(single(shapes, 4)[2:]), _height_and_width(options)
+    top, left = (more // 2 for more in (shape[0] - size[0], shape[1] - size[1]))
+    if top < 0 or left < 0:
+        raise Unfit(f"cuts {size[0]} × {size[1]} out of {shape[0]} × {shape[1]}; give larger images (--image-size)")
+    return Made(nn.ZeroPad2d((-left, left + size[1] - shape[1], -top, top + size[0] - shape[0])))
+
+
+def _random_crop(options: Options, shapes: list[Shape]) -> Made:
+    shape, size = tuple(single(shapes, 4)[2:]), _height_and_width(options)
+    if shape != size:  # in use, Keras 2 cuts out the middle and resizes it, Keras 3 does nothing
+        raise Unfit(f"cuts {size[0]} × {size[1]} out of {shape[0]} × {shape[1]} at random; save the model without it")
     return Made(nn.Identity())
 
 
@@ -205,6 +232,7 @@ KINDS: dict[str, Kind] = {
     "GroupNormalization": Kind(norms.group_norm, {**_NORM, "groups": 32}),
     "Normalization": Kind(norms.normalization, {"axis": -1, "mean": None, "variance": None, "invert": False}),
     "Rescaling": Kind(norms.rescaling, {"scale": 1.0, "offset": 0.0}),
+    "UnitNormalization": Kind(norms.unit_length, {"axis": -1}),
     "MultiHeadAttention": Kind(
         _attention,
         {"num_heads": None, "key_dim": None, "value_dim": None, "use_bias": True, "output_shape": None,
@@ -244,6 +272,8 @@ KINDS: dict[str, Kind] = {
         {"height": None, "width": None, "data_format": None, "interpolation": "bilinear", "crop_to_aspect_ratio": False,
          "pad_to_aspect_ratio": False, "fill_mode": "constant", "fill_value": 0.0, "antialias": False},
     ),
+    "CenterCrop": Kind(_middle, {"height": None, "width": None, "data_format": None}),
+    "RandomCrop": Kind(_random_crop, {"height": None, "width": None, "data_format": None}),
     **dict.fromkeys(WITHOUT_EFFECT, Kind(_nothing)),
     "op:Divide": Kind(moves.merge(torch.div, "quotient")),
     "op:Mean": Kind(moves.op_mean, {"axis": None, "keepdims": False}),
@@ -256,9 +286,4 @@ KINDS: dict[str, Kind] = {
     "LayerScale": Kind(norms.layer_scale, {"init_values": None, "projection_dim": None}),
     "StochasticDepth": Kind(_stochastic_depth, {"drop_path_rate": 0.0}),
     "CustomScaleLayer": Kind(moves.scaled_sum, {"scale": 1.0}),
-}  # fmt: skip
-# What may be called several times in a network and still be several layers.
-WITHOUT_WEIGHTS = frozenset(KINDS) - {
-    "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense", "BatchNormalization", "LayerNormalization",
-    "GroupNormalization", "Normalization", "MultiHeadAttention", "Embedding", "PReLU", "LayerScale",
 }  # fmt: skip

@@ -15,7 +15,7 @@ from burnish.archives import Zip
 from burnish.backbones.keras import applications, graph, network
 from burnish.backbones.keras.arrays import Arrays, stacked
 from burnish.backbones.keras.configs import Node, Parsed, parsed
-from burnish.backbones.keras.layers import WITHOUT_EFFECT
+from burnish.backbones.keras.trunk import fitted, shared, size_of, without_head
 from burnish.backbones.reading.opened import Opened
 from burnish.backbones.spec import Backbone
 from burnish.backbones.stages import stages_of, steps_of
@@ -26,10 +26,7 @@ from burnish.terms import Preprocess
 LIBRARY = graph.LIBRARY
 _MOST_CONFIG_BYTES = MAX_JSON_BYTES  # position embeddings may stand in it as text
 _METADATA = "metadata.json"
-_MOST_PIXELS, _MOST_OBJECTS = 4096, 500_000
-_OF_A_HEAD = (None, "linear", "softmax", "sigmoid")  # activations; a last layer with another one gives features
-_BEFORE_RESIZING = (*WITHOUT_EFFECT, "Rescaling", "Normalization", "Dropout")  # each pixel by itself
-_LIKE_OUTPUTS = ("Activation", "Softmax", "Dropout", "op:Divide")
+_MOST_OBJECTS, _USUAL_PIXELS = 500_000, 224
 
 
 def load(found: Opened, arch: str | None, preprocess: str | None, image_size: int | None, *, source: str) -> Backbone:
@@ -54,34 +51,28 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     whole = parsed(config, found.label)
     if version.startswith(("1.", "2.")):
         _with_old_hard_sigmoid(whole)
-    trunk, head = _without_head(whole)
+    trunk, heads = without_head(whole, found.label)
     if not trunk:
         raise BadWeights(f"{found.label}: has no layers between its images and its output")
-    native, name = _resized(trunk) or _size_of(whole, found.label), f"keras_{_plain_name(config, found)}"
-    size = image_size or native
-    if whole.image[2:] == [1]:
-        trunk = _seen_grey(trunk)
-        notes.append("made for grey images: it is given the mean of the three colours")
+    native = size_of(trunk, whole, found.label) or image_size or _USUAL_PIXELS
+    trunk, told = fitted(trunk, whole, native)
+    name, size = f"keras_{_plain_name(config, found)}", image_size or native
     kwargs, pooled = _pooled(name, _described(trunk, whole, native, bgr=mode.bgr))
-    if size != native:
-        width = graph.blank(name, kwargs)(torch.zeros(1, 3, native, native, device="meta")).shape[-1]
-        if not graph.takes_size(name, kwargs, width, size):
-            raise RecipeError(f"{found.label}: this network takes images of {native} pixels only, not {size}")
-        kwargs = {**kwargs, "size": size}
+    kwargs = _at_size(name, kwargs, size, found.label)
     blank = graph.blank(name, kwargs)
     if next(blank.parameters(), None) is None:
-        below = f" below its classifier, the layer {shown(head)}," if head else ""
+        below = f" below its classifier, the layer {', '.join(map(shown, heads))}," if heads else ""
         raise BadWeights(
             f"{found.label}: no layer{below} has weights, so there is no network to tune; expected one with convolutions, "
             "dense layers or the like. Give another file."
         )
-    own = [node.own_name for node in trunk if node.name in blank.parts]
-    called = _called(own, arrays.layer_names()) if alone else {}
+    weighted = [node for node in trunk if node.name in blank.parts]
+    called = _called([node.own_name for node in weighted], arrays.layer_names()) if alone else {}
     filled = _found(blank, trunk, arrays, called)  # before weights are made for what the file lacks
     module = _built(name, kwargs)
     matched = _fill(module, filled, whole)
-    notes.append(f"{matched} of {matched} arrays match")
-    notes += [f"its head, the layer {head}, is left out"] if head else []
+    notes += [f"{matched} of {matched} arrays match", *told, *shared(weighted)]
+    notes += [f"its head, the layer {', '.join(map(shown, heads))}, is left out"] if heads else []
     notes += [pooled] if pooled else []
     chosen = applications.preprocess_for(mode, size)
     backbone = _assembled(name, module, kwargs, chosen, source=source, sha256=found.sha256)
@@ -93,7 +84,7 @@ def application(name: str, image_size: int | None, seed: int) -> Backbone:
     one = applications.named(name)
     size = image_size or one.size
     whole = parsed(applications.config_of(one, size), f"keras:{one.name}")
-    trunk, _ = _without_head(whole)
+    trunk, _ = without_head(whole, f"keras:{one.name}")
     mode = applications.MODES[one.mode]
     kwargs, _ = _pooled(f"keras_{one.name}", _described(trunk, whole, size, bgr=mode.bgr))
     module = _built(f"keras_{one.name}", kwargs, seed)
@@ -242,59 +233,15 @@ def _fill(module: network.KerasNet, filled: dict[str, torch.Tensor], whole: Pars
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 
-def _without_head(whole: Parsed) -> tuple[list[Node], str | None]:
-    """(the nodes that make the features, in order; the name of the classifier's layer, None without one)."""
-    by_name = {node.name: node for node in whole.nodes}
-    output, head = whole.output, None
-    node = by_name.get(output)
-    chances = node is not None and _gives_chances(node)
-    while node is not None and node.kind in _LIKE_OUTPUTS and len(node.inputs) == 1:
-        node = by_name.get(node.inputs[0])
-        chances = chances or (node is not None and _gives_chances(node))
-    if node is not None and node.kind == "Dense" and node.options.get("activation") in _OF_A_HEAD:
-        output, head = node.inputs[0], node.name
-        below = by_name.get(output)
-        while below is not None and below.kind == "Dropout":  # our own stands before the head
-            output = below.inputs[0]
-            below = by_name.get(output)
-    elif (convolution := _classifying(node, by_name, pooled=chances)) is not None:
-        node = convolution
-        below = by_name.get(node.inputs[0])
-        while below is not None and below.kind == "Dropout":
-            below = by_name.get(below.inputs[0])
-        output, head = (below.name if below is not None else node.inputs[0]), node.name
-    wanted, stack = set(), [output]
-    while stack:
-        name = stack.pop()
-        if name in by_name and name not in wanted:
-            wanted.add(name)
-            stack += by_name[name].inputs
-    return [node for node in whole.nodes if node.name in wanted], head
-
-
-def _seen_grey(trunk: list[Node]) -> list[Node]:
-    """The same nodes behind the mean of three colours, which of an image without colour is the image."""
-    grey = Node("burnish_grey", "op:Mean", {"axis": -1, "keepdims": True}, [network.INPUT])
-    behind = [
-        replace(node, inputs=[grey.name if one == network.INPUT else one for one in node.inputs]) for node in trunk
-    ]
-    return [grey, *behind]
-
-
-def _gives_chances(node: Node) -> bool:
-    """Whether it makes probabilities of its inputs."""
-    return node.kind == "Softmax" or node.options.get("activation") in ("softmax", "sigmoid")
-
-
-def _classifying(node: Node | None, by_name: dict[str, Node], *, pooled: bool) -> Node | None:
-    """The 1 × 1 convolution that is the classifier: on a single pixel (MobileNet V1 and V3) or, with probabilities after it,
-    under a pooling (SqueezeNet, Network in Network); None without one.
-    """
-    while node is not None and node.kind in ("Reshape", "Flatten", *(("GlobalAveragePooling2D",) if pooled else ())):
-        node = by_name.get(node.inputs[0])
-        if node is not None and node.kind == "Conv2D" and node.options.get("kernel_size", 1) in (1, [1, 1]):
-            return node
-    return None
+def _at_size(name: str, kwargs: dict[str, Any], size: int, label: str) -> dict[str, Any]:
+    """The same network for images of that size."""
+    native = kwargs["size"]
+    if size == native:
+        return kwargs
+    width = graph.blank(name, kwargs)(torch.zeros(1, 3, native, native, device="meta")).shape[-1]
+    if not graph.takes_size(name, kwargs, width, size):
+        raise RecipeError(f"{label}: this network takes images of {native} pixels only, not {size}")
+    return {**kwargs, "size": size}
 
 
 def _described(trunk: list[Node], whole: Parsed, size: int, *, bgr: bool) -> dict[str, Any]:
@@ -311,32 +258,6 @@ def _built(name: str, kwargs: dict[str, Any], seed: int = 0) -> network.KerasNet
         module = graph.build(name, kwargs)
     assert isinstance(module, network.KerasNet)
     return module
-
-
-def _resized(trunk: list[Node]) -> int | None:
-    """Pixels a side to which the network resizes its images itself, as a first step: what is given at that size is the same."""
-    given = {network.INPUT}
-    for node in trunk:  # in the order in which they run
-        if not given.issuperset(node.inputs):
-            continue
-        if node.kind == "Resizing":
-            height, width = node.options.get("height"), node.options.get("width")
-            return height if type(height) is int and height == width and 1 <= height <= _MOST_PIXELS else None
-        if node.kind in _BEFORE_RESIZING:
-            given.add(node.name)
-    return None
-
-
-def _size_of(whole: Parsed, label: str) -> int:
-    """Pixels a side of the images that the network was made for."""
-    height, width, channels = (whole.image or [None, None, None])[:3]
-    if not all(one is None or 1 <= one <= _MOST_PIXELS for one in (height, width)):
-        raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected 1 to {_MOST_PIXELS}")
-    if channels not in (None, 1, 3):
-        raise BadWeights(f"{label}: takes images of {channels} channels, expected 3 (RGB) or 1 (grey)")
-    if height != width:
-        raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected square ones")
-    return height or 224
 
 
 def _pooled(name: str, kwargs: dict[str, Any]) -> tuple[dict[str, Any], str]:

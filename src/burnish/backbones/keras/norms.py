@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones.keras.modules import LayerScale, Normalization, Scale, Shape, TokenNorm
+from burnish.backbones.keras.modules import Call, LayerScale, Normalization, Scale, Shape, TokenNorm
 from burnish.backbones.keras.options import Made, Options, Unfit, Variable, channels, real, single, whole
 from burnish.backbones.layers import OnChannels
 
@@ -102,6 +102,13 @@ def rescaling(options: Options, shapes: list[Shape]) -> Made:
     width = channels(shape)
     scale, offset = (_numbers(options[key], key, width) for key in ("scale", "offset"))
     return Made(Scale(scale, offset))
+
+
+def unit_length(options: Options, shapes: list[Shape]) -> Made:
+    shape = single(shapes, 2, 3, 4)
+    if options["axis"] not in (-1, [-1], len(shape) - 1, [len(shape) - 1]):
+        raise Unfit("UnitNormalization is read over the last axis only")
+    return Made(Call(lambda x: nn.functional.normalize(x, dim=1 if len(shape) == 4 else -1), "to length 1"))
 
 
 def layer_scale(options: Options, shapes: list[Shape]) -> Made:
