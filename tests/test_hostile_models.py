@@ -340,7 +340,6 @@ KINDS = {
     "a config of 300 MB": ("m.keras", lambda canary: zipped([("config.json", b" " * 300_000_000), ("model.weights.h5", b"x")], kind=zipfile.ZIP_DEFLATED), "bomb"),
     "layers in a circle": ("m.keras", lambda canary: keras([], config=functional([("a", ["b"]), ("b", ["a"])], [["a", 0, 0]])), "none of them gives"),
     "two outputs": ("m.keras", lambda canary: keras([], config=functional([("a", ["i"]), ("b", ["i"])], [["a", 0, 0], ["b", 0, 0]])), "2 outputs"),
-    "a layer called twice": ("m.keras", lambda canary: keras([], config=functional([("a", ["i", "i"])], [["a", 0, 0]]).replace("Activation", "PReLU")), "PReLU is read with one slope"),
     "layers of one name": ("m.keras", lambda canary: keras([], config=functional([("a", ["i"]), ("a", ["i"])], [["a", 0, 0]])), "two layers called"),
     "a model of a class": ("m.keras", lambda canary: keras([], config='{"module": "evil", "class_name": "Net", "config": {}}'), "module evil"),
     "nothing in it": ("m.keras", lambda canary: keras([]), "no layers"),

@@ -11,7 +11,7 @@ from test_backbones_keras import keras, layers, numbers, ops, run
 
 from burnish import api
 from burnish.backbones import zoo
-from burnish.backbones.keras.entries import Reference, arguments
+from burnish.backbones.keras.entries import Reference, arguments, class_of
 from burnish.backbones.keras.options import Unfit
 from burnish.errors import BadWeights, BurnishError, RecipeError
 
@@ -55,6 +55,26 @@ def test_a_network_for_grey_images_is_tuned_and_goes_back_to_keras(tmp_path, sha
     )
     exported = api.export(result.folder, tmp_path / "tuned.keras", input="pixels")  # which compares the probabilities
     assert keras.saving.load_model(exported).input_shape == (None, 16, 16, 3)
+
+
+def test_a_network_of_crops_and_shared_layers_is_tuned_and_goes_back_to_keras(tmp_path, shapes):
+    given, dense = keras.Input((16, 20, 3)), layers.Dense(4, name="gate")
+    x = layers.Conv2D(4, 3)(layers.Resizing(10, 11)(layers.CenterCrop(14, 16)(layers.ReLU()(given))))
+    gates = [dense(layers.GlobalAveragePooling2D()(x)), dense(layers.GlobalMaxPooling2D()(x))]
+    keras.Model(given, layers.Dense(3)(layers.Add()(gates))).save(tmp_path / "m.keras")
+    result = api.fit(
+        shapes,
+        model=str(tmp_path / "m.keras"),
+        preprocess="none",
+        method="full",
+        head="cosine",
+        epochs=1,
+        budget=None,
+        out=tmp_path / "run",
+    )
+    exported = api.export(result.folder, tmp_path / "tuned.keras", input="pixels")  # which compares the probabilities
+    again = zoo.load_backbone(str(exported), preprocess="none")
+    assert again.width == 4 and again.preprocess.size == 20
 
 
 def test_layers_that_only_augment_are_nothing_in_use(tmp_path):
@@ -202,6 +222,15 @@ def test_a_quantised_layer_is_refused_unless_it_is_the_head(tmp_path):
         model.save(tmp_path / f"all.{suffix}")
         with pytest.raises(BadWeights, match=r"its layer mid is quantised \(int8\); save the model before that"):
             zoo.load_backbone(str(tmp_path / f"all.{suffix}"), preprocess="none")
+
+
+def test_a_model_of_keras_hub_says_how_its_plain_layers_are_saved():
+    with pytest.raises(
+        Unfit, match=r"ResNetBackbone of the module keras_hub.*keras.Model\(backbone.input, backbone.output\)"
+    ):
+        class_of({"class_name": "ResNetBackbone", "module": "keras_hub.src.models.resnet.resnet_backbone"})
+    with pytest.raises(Unfit, match=r"not built$"):
+        class_of({"class_name": "system", "module": "os"})
 
 
 @pytest.mark.parametrize(

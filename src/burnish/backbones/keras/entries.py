@@ -43,6 +43,10 @@ _FUNCTIONS = {
     "math.sigmoid": "sigmoid", "math.tanh": "tanh", "nn.bias_add": "Add", "cast": "Identity", "identity": "Identity",
     "stack": "op:Stack", "__operators__.getitem": "op:GetItem",
 }  # fmt: skip
+_OF_KERAS_HUB = (
+    "; of a backbone made of Keras's own layers, such as ResNetBackbone, save those:  "
+    "keras.Model(backbone.input, backbone.output).save('model.keras')"
+)
 _QUANTISED = re.compile(r"(?<!u)int8|int4|float8|gptq|awq")  # in a policy, or in a table of them
 
 
@@ -61,7 +65,9 @@ def class_of(entry: Any) -> str:
         raise Unfit("has a layer without a class")
     own = isinstance(module, str) and (module.split(".")[0] in ("keras", "tf_keras"))
     if module is not None and not own:
-        raise Unfit(f"asks for the class {kind} of the module {module}, which could be any code, so it was not built")
+        where = f"{kind} of the module {module[:100]}" if isinstance(module, str) else kind
+        plain = _OF_KERAS_HUB if str(module).split(".")[0] == "keras_hub" else ""
+        raise Unfit(f"asks for the class {where}, which could be any code, so it was not built{plain}")
     if isinstance(registered, str) and registered not in (kind, f"keras>{kind}"):
         raise Unfit(f"asks for the registered class {registered}, whose code is not in the file, so it was not built")
     return kind

@@ -182,7 +182,7 @@ def _resizing(options: Options, shapes: list[Shape]) -> Made:
     if shape == size:
         return Made(nn.Identity())
     cuts = options["crop_to_aspect_ratio"] or options["pad_to_aspect_ratio"]
-    mode = {"bilinear": "bilinear", "nearest": "nearest-exact"}.get(options["interpolation"])
+    mode = {"bilinear": "bilinear", "nearest": "nearest-exact"}.get(str(options["interpolation"]))
     if mode is None or (cuts and shape[0] * size[1] != shape[1] * size[0]):
         raise Unfit(
             f"resizes maps of {shape[0]} × {shape[1]} to {size[0]} × {size[1]}; that is read as bilinear or nearest, and without "
