@@ -808,7 +808,7 @@ def test_a_folder_without_weights_is_told_as_what_it_is(held, sentence, tmp_path
         ("m.tflite", b"\x1c\x00\x00\x00TFL3", "is TensorFlow Lite, a program"),
         ("m.onnx", b"\x08\x0a\x12\x07pytorch", "is ONNX, a program"),
         ("m.onnx", b"\x08\x0d\x3a\x80\x01", "is ONNX, a program"),
-        ("model.safetensors.index.json", b'{\n  "metadata": {}', "is JSON, which holds no weights; give the file"),
+        ("model.json", b'{\n  "metadata": {}', "is JSON, which holds no weights; give the file"),
     ],
 )
 def test_what_other_tools_made_of_a_network_is_told_as_such(name, begins, sentence, tmp_path):

@@ -1,4 +1,4 @@
-"""Files in which a network's weights are in parts: of several files, of a norm and a direction, of a LoRA."""
+"""Files in which a network's weights are in parts: of a norm and a direction, of a LoRA."""
 
 from __future__ import annotations
 
@@ -17,46 +17,6 @@ from burnish.backbones.zoo import load_backbone
 from burnish.errors import BadWeights
 
 torch.set_num_threads(1)
-
-
-# ---- weights in several files ----------------------------------------------------------------------------------------
-
-
-def in_parts(folder, state, **index):
-    """The weights as transformers saves large ones."""
-    names = list(state)
-    parts = {"model-00001-of-00002.safetensors": names[:50], "model-00002-of-00002.safetensors": names[50:]}
-    for file, held in parts.items():
-        save_file({name: state[name].clone() for name in held}, folder / file)
-    told = {name: file for file, held in parts.items() for name in held}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {**told, **index}}))
-
-
-def test_weights_in_several_files_are_read_as_one(tmp_path):
-    torch.manual_seed(0)
-    network = settled(timm.create_model("resnet10t", num_classes=0))
-    in_parts(tmp_path, network.state_dict())
-    torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
-    backbone = load_backbone(str(tmp_path))
-    torch.testing.assert_close(seen(backbone.module, images()), seen(network, images()))
-    assert len(backbone.sha256) == 64
-
-
-@pytest.mark.parametrize(
-    ("index", "sentence"),
-    [
-        ({"a": "../model.safetensors"}, "does not say in which"),
-        ({"a": "/etc/model.safetensors"}, "does not say in which"),
-        ({"a": "model.bin"}, "does not say in which"),
-        ({"a": 3}, "does not say in which"),
-        ({"a": "model-00001-of-00002.safetensors"}, "are not in its files"),
-        ({"a": "model-00003-of-00003.safetensors"}, "no such file"),
-    ],
-)
-def test_an_index_that_names_what_is_not_there_or_lies_elsewhere_is_refused(index, sentence, tmp_path):
-    in_parts(tmp_path, timm.create_model("resnet10t", num_classes=0).state_dict(), **index)
-    with pytest.raises(BadWeights, match=sentence):
-        load_backbone(str(tmp_path))
 
 
 # ---- weights in parts -------------------------------------------------------------------------------------------------

@@ -47,8 +47,30 @@ def from_file(
         raise NoKerasModel(
             "--preprocess is for Keras files; a PyTorch model's comes with its architecture or config.json"
         )
-    saved = None
-    if found.kind == "torch":
+    read = _read(found)
+    found = read.found  # lets the bytes go: with those of a file of 343 MB loading took 1,033, without them 706
+    name = said or _name_told(found, said, read.metadata)
+    return _filled(read, name, image_size, source=f"file {path}")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The weights in a file, and what it says beside them."""
+
+    found: opened.Opened  # without the bytes, which would lie beside the tensors to the end
+    state: matching.State
+    where: str  # the weights lay in it
+    metadata: dict[str, str]
+    imagenets: bool  # whether a plain transformer told by its tensors saw images less ImageNet's mean
+    moco: bool  # whether it is MoCo v3's
+
+
+def _read(found: opened.Opened) -> _Read:
+    """The weights of an opened file, other than Keras's; BadWeights."""
+    saved, metadata = found.held, dict[str, str]()
+    if found.held is not None:
+        state, where = checkpoint.weights_in(found.held, found.label)
+    elif found.kind == "torch":
         saved = pickles.read_torch(found.data, found.label, packed=found.packed)
         state, where = checkpoint.weights_in(saved, found.label)
         checkpoint.refuse_caffes(saved, found.label)
@@ -64,8 +86,7 @@ def from_file(
     refuse_corrections(state, label=found.label)
     moco = checkpoint.is_moco_v3s(saved, state)
     imagenets = moco or checkpoint.sees_imagenet_colours(saved, where, found.name)
-    name = said or _name_told(found, said, metadata)
-    return _filled(found, state, where, name, image_size, imagenets=imagenets, moco=moco, source=f"file {path}")
+    return _Read(replace(found, data=b"", held=None), state, where, metadata, imagenets, moco)
 
 
 # Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
@@ -124,28 +145,15 @@ class _Told:
         return [] if self.foreign is None else [self.foreign[0]]
 
 
-def _filled(
-    found: opened.Opened,
-    state: matching.State,
-    where: str,
-    name: str | None,
-    image_size: int | None,
-    *,
-    imagenets: bool,
-    moco: bool,
-    source: str,
-) -> Backbone:
-    """The network with these weights; its architecture as named, else as names and shapes of the tensors tell.
-
-    imagenets: whether a plain transformer told by its tensors saw images less ImageNet's mean. moco: whether it is MoCo v3's.
-    """
-    state, found, of_clip = _trunk_of_clip(state, found)
+def _filled(read: _Read, name: str | None, image_size: int | None, *, source: str) -> Backbone:
+    """The network with these weights; its architecture as named, else as names and shapes of the tensors tell."""
+    state, found, of_clip = _trunk_of_clip(read.state, read.found)
     beside = list(state)
     state, told, prefix = _told_within(found, state, name)
     if (of_maps := segmenting.made(beside, told.description, named=name is not None)) is not None:
         told = replace(told, description=of_maps.description, notes=(*told.notes, of_maps.note))
-    told = _with_heads_of_moco(told) if moco else told
-    imagenets = imagenets or checkpoint.is_of_two(prefix)
+    told = _with_heads_of_moco(told) if read.moco else told
+    imagenets = read.imagenets or checkpoint.is_of_two(prefix)
     ready = file_images.prepared(
         told.name,
         told.description,
@@ -161,7 +169,7 @@ def _filled(
         timmed.check(ready.description["name"], ready.description["kwargs"])
     refuse_few(ready.description, checkpoint.numbers_in(state.values()), found.label)
     module, description, fit, adapted = _loaded(state, told, ready)
-    notes = [*of_clip, *told.notes, *ready.notes, matching.report(fit, where), *adapted]
+    notes = [*of_clip, *told.notes, *ready.notes, matching.report(fit, read.where), *adapted]
     if "top" in description["kwargs"]:
         notes.append(
             "its features are the mean of its last map: it was made to give maps, and holds nothing after them"

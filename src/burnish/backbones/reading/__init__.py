@@ -4,6 +4,7 @@ weights    safetensors, and those that come as a package      hub         the Hu
 addresses  plain web addresses                                opened      what a file is, by its content
 pickles    PyTorch's own files                                instructions  what a pickle asks for
 checkpoint what a training script saved                       parts       weights in parts, put together or refused
+shards     weights in several files of a folder
 authors    ConvNeXt and Swin in their authors' words          maps        networks of timm that give maps alone
 matching   how a file's weights meet those of a network       recognise   which architecture they are of
 """

@@ -174,7 +174,13 @@ def _claims_more(tensor: Tensor) -> bool:
 def _plain(name: str, tensor: Tensor, label: str) -> Tensor:
     """A dense tensor of whole or real numbers in float32 or int64; BadWeights for anything else."""
     if not _is_plain(tensor):
-        raise BadWeights(f"{label}: {shown(name)} is not a plain tensor (sparse, quantised or without values)")
+        raise BadWeights(f"{label}: {shown(name)} is not a plain tensor (sparse, complex, quantised or without values)")
+    if tensor.is_floating_point() and tensor.element_size() < 2:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise BadWeights(
+            f"{label}: {shown(name)} is in {kind}, which counts in steps that are told elsewhere; bring the weights to float32 "
+            "with the library that wrote them, and save them again"
+        )
     if _claims_more(tensor):
         raise BadWeights(f"{label}: {shown(name)} claims {list(tensor.shape)} numbers, the file holds fewer")
     plain = tensor.detach()

@@ -26,7 +26,7 @@ class Fit:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     shapes: tuple[str, ...]  # "name has [..], expected [..]"
-    kinds: tuple[str, ...]  # whole numbers where fractions should be, or the other way round
+    kinds: tuple[str, ...]  # "name in int8": whole numbers where fractions should be, or the other way round
     prefix: str = ""  # taken off the file's names
     strangers: tuple[str, ...] = ()  # of the unexpected, those within parts that the network has: its layers are others
 
@@ -105,7 +105,8 @@ def _refuse_numbers(fit: Fit, broken: list[str], *, label: str) -> None:
     found = []
     if fit.kinds:
         found.append(
-            f"{len(fit.kinds)} tensors hold another kind of number ({_first(fit.kinds)}): save them in float32"
+            f"{len(fit.kinds)} tensors hold another kind of number ({_first(fit.kinds)}): save them in float32, of a "
+            "quantised network those that it was made of"
         )
     if broken:
         found.append(
@@ -182,7 +183,7 @@ def _meet(state: State, expected: Mapping[str, Tensor], is_head: Callable[[str],
         if tensor.shape != wanted.shape:
             shapes.append(f"{name} has {list(tensor.shape)}, expected {list(wanted.shape)}")
         elif tensor.is_floating_point() != wanted.is_floating_point():
-            kinds.append(name)
+            kinds.append(f"{name} in {str(tensor.dtype).removeprefix('torch.')}")
         else:
             matching[name] = tensor
     counted = [name for name in expected if not name.endswith(_COUNTER)]

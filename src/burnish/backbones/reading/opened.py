@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import safetensors.torch
+from torch import Tensor
 
 from burnish import archives
-from burnish.backbones.reading import pickles, weights
+from burnish.backbones.reading import pickles, shards, weights
 from burnish.disk import MAX_JSON_BYTES, read_plain_json
 from burnish.errors import BadWeights, UnknownModel, shown
 
@@ -41,11 +41,8 @@ SUFFIXES = (
 )
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ALONE = {b"\x1f\x8b": ("gzip", "gunzip"), b"BZh": ("bzip2", "bunzip2"), b"\xfd7zXZ\x00": ("xz", "unxz")}
-_PART = re.compile(r"[\w\-][\w.\-]{0,120}\.safetensors")  # a name in the same folder, no path
 _BEGIN = 512  # bytes by which a tar is told from other files
 _CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-# Of transformers: weights in one file, or in several.
-_WHOLE, _PARTS = "model.safetensors", "model.safetensors.index.json"
 PROCESSOR = "processor_config.json"  # where transformers 5 keeps the same of models for images and texts
 
 
@@ -54,7 +51,7 @@ class Opened:
     """A file that holds one model, in memory."""
 
     kind: Kind
-    data: bytes
+    data: bytes  # none where the weights came out of several files
     label: str  # what errors call it
     sha256: str  # of the file on disk
     config: dict[str, Any] = field(default_factory=dict)  # of the config.json beside it, {} without one
@@ -62,6 +59,9 @@ class Opened:
     name: str = ""  # the file's, without its folder, or that member's
     packed: int = 0  # bytes of the file on disk
     beside: Callable[[], dict[str, Any]] = dict  # reads what transformers says of images beside it; BadWeights
+    held: Mapping[str, Tensor] | None = field(
+        default=None, repr=False
+    )  # the weights, where they came out of several files
 
     @property
     def images(self) -> dict[str, Any]:
@@ -77,10 +77,11 @@ def open_file(path: Path) -> Opened:
 
     Nothing in it is run or followed; it is held in memory whole.
     """
+    if (index := shards.index_in(path)) is not None:
+        return _of_several(index)
     if os.path.isdir(path):  # which says no, too, where a name is too long for any file
-        if (path / _PARTS).is_file() and not (path / _WHOLE).is_file():
-            return _of_parts(path)
         path = _only_one_in(path)
+    shards.refuse_one_of_several(path)
     data, label = weights.bytes_of(path), shown(str(path))
     digest = hashlib.sha256(data).hexdigest()
     kind = kind_of(data, label)
@@ -97,34 +98,21 @@ def open_file(path: Path) -> Opened:
     raise BadWeights(f"{label}: {weights.what_it_is(data[:4096], len(data)) or unknown}")
 
 
-def _of_parts(folder: Path) -> Opened:
-    """The weights that an index says lie in several .safetensors files of its folder, as one; BadWeights, with what is amiss."""
-    label, index = shown(str(folder)), config_beside(folder / _WHOLE, _PARTS)
-    told = index.get("weight_map")
-    if not isinstance(told, dict) or not all(isinstance(one, str) and _PART.fullmatch(one) for one in told.values()):
-        raise BadWeights(
-            f"{label}: its {_PARTS} does not say in which .safetensors files beside it the weights lie; save the model again"
-        )
-    digest, tensors, size = hashlib.sha256(), {}, 0
-    for name in sorted(set(told.values())):
-        data = weights.bytes_of(folder / name)
-        size += len(data)
-        if size > weights.MAX_WEIGHTS_BYTES:
-            raise BadWeights(
-                f"{label}: its parts have more than {weights.MAX_WEIGHTS_BYTES:,} bytes, the most that is read"
-            )
-        weights.refuse_foreign(folder / name, data[:4096], len(data))
-        digest.update(data)
-        held = weights.tensors_of(data, shown(str(folder / name)))
-        tensors |= {key: one for key, one in held.items() if told.get(key) == name}
-    if lacking := [key for key in told if key not in tensors]:
-        raise BadWeights(
-            f"{label}: {len(lacking)} of the {len(told)} tensors that its {_PARTS} names are not in its files "
-            f"({shown(str(lacking[0])[:120])}, …); fetch all of its parts again"
-        )
-    images = partial(_told_of_images, partial(config_beside, folder / _WHOLE))
-    whole, config = safetensors.torch.save(tensors), config_beside(folder / _WHOLE)
-    return Opened("safetensors", whole, label, digest.hexdigest(), config, name=_WHOLE, packed=size, beside=images)
+def _of_several(index: Path) -> Opened:
+    """The weights that an index says lie in several files of its folder, as one; BadWeights, with what is amiss."""
+    found, beside = shards.together(index), config_beside(index)
+    images, label = partial(_told_of_images, partial(config_beside, index)), shown(str(index.parent))
+    return Opened(
+        "safetensors",
+        b"",
+        label,
+        found.sha256,
+        beside,
+        name=index.name,
+        packed=found.bytes,
+        beside=images,
+        held=found.tensors,
+    )
 
 
 def _refuse_packed_alone(data: bytes, label: str) -> None:
@@ -238,8 +226,8 @@ def _only_one_in(folder: Path) -> Path:
         listed = f" ({', '.join(shown(path.name) for path in found[:4])})"
         if any(re.search(r"-of-\d+\.", path.name) for path in found):
             raise UnknownModel(
-                f"{shown(str(folder))}: its weights lie in {len(found)} parts{listed}, which are not read; save them as one "
-                "file (save_pretrained with a larger max_shard_size)"
+                f"{shown(str(folder))}: its weights lie in {len(found)} files{listed}, and no index beside them says which "
+                "belong together (model.safetensors.index.json, pytorch_model.bin.index.json); fetch that, too"
             )
         raise UnknownModel(
             f"{shown(str(folder))}: a folder with {len(found)} files of weights{listed}; name one of them"
