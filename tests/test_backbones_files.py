@@ -220,6 +220,26 @@ def test_weights_are_found_within_what_a_script_saved(tmp_path, request, network
     assert_same_function(backbone, features_of(module, given), given)
 
 
+@pytest.mark.parametrize("arch", [None, "test_vit"])
+@pytest.mark.parametrize(
+    ("last", "kept"),
+    [
+        ("model.", "ema_model.module."),
+        ("student.", "teacher."),
+        ("student_backbone.", "teacher_backbone."),
+        ("net.", "model_ema."),
+    ],
+)
+def test_of_a_network_and_its_average_the_average_is_read_whether_named_or_told(last, kept, arch, tmp_path):
+    torch.manual_seed(0)
+    module = timm.create_model("test_vit", num_classes=0).eval()
+    state, counts = module.state_dict(), {"ema_model.n_averaged": torch.tensor(3)} if "ema_model" in kept else {}
+    other = {name: tensor + 1.0 for name, tensor in state.items()}
+    torch.save({"state_dict": {**prefixed(other, last), **prefixed(state, kept), **counts}}, tmp_path / "a.ckpt")
+    given = torch.rand(1, 3, 160, 160)
+    assert_same_function(zoo.load_backbone(str(tmp_path / "a.ckpt"), arch=arch), module(given).detach(), given)
+
+
 @pytest.mark.parametrize(
     ("arch", "other"),
     [("resnet18", "resnet34"), ("test_vit", "deeper"), ("test_vit", "scaled")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from networks import images, seen, settled
 from timm.models.byobnet import checkpoint_filter_fn
 
+from burnish.backbones import file_images
 from burnish.backbones.reading import recognise
-from burnish.backbones.transformers import clip
+from burnish.backbones.transformers import clip, openclip
 from burnish.backbones.zoo import load_backbone
+from burnish.errors import UnknownModel
 
 torch.set_num_threads(1)
 
@@ -79,6 +82,78 @@ def test_a_convnext_of_openclip_is_read_and_sees_the_colours_of_clip(arch, tmp_p
     assert backbone.preprocess.crop == 1.0 and any("OpenCLIP's image half" in note for note in backbone.notes)
 
 
+# How open_clip_torch 3.3.0 prepares the images of its own weights (its table of them): mean, std, fit, interpolation.
+OPENCLIPS = {
+    "vit_pe_core_tiny_patch16_384": (0.5, 0.5, "squash", "bilinear"),
+    "vit_base_patch16_siglip_224": (0.5, 0.5, "squash", "bicubic"),
+    "vit_base_mci_224": (0.0, 1.0, "center", "bilinear"),
+    "fastvit_mci0": (0.0, 1.0, "center", "bilinear"),
+    "fastvit_mci3": (0.48145466, 0.26862954, "center", "bilinear"),
+    "eva02_base_patch16_clip_224": (0.48145466, 0.26862954, "center", "bicubic"),
+    "vitamin_small_224": (0.48145466, 0.26862954, "center", "bicubic"),
+}
+
+
+@pytest.mark.parametrize("name", OPENCLIPS)
+def test_image_halves_of_openclip_that_are_timms_are_told_and_see_what_they_were_taught_on(name):
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=0 if "siglip" in name else 8)
+    state = {f"visual.trunk.{key}": one for key, one in network.state_dict().items()}
+    found = openclip.trunk([{**state, "logit_scale": torch.tensor(1.0)}])
+    assert found is not None and openclip.trunk([state]) is None
+    shapes = {key: tuple(one.shape) for key, one in found.items()}
+    assert recognise.recognised_without_head(shapes, file_images.HEADS) == [name]
+    how = openclip.images_of(name, {})
+    said = (how["mean"][0], how["std"][0], how["crop_mode"], how["interpolation"])
+    assert said == OPENCLIPS[name] and how["crop_pct"] == 1.0
+
+
+def test_such_an_image_half_gives_what_it_gives_there_before_its_projection(tmp_path):
+    torch.manual_seed(0)
+    network = settled(timm.create_model("fastvit_mci0", num_classes=8))
+    state = {f"module.visual.trunk.{key}": one for key, one in network.state_dict().items()}
+    torch.save({"state_dict": {**state, "module.logit_scale": torch.tensor(1.0)}, "epoch": 3}, tmp_path / "epoch_3.pt")
+    backbone, given = load_backbone(str(tmp_path / "epoch_3.pt")), images(64)
+    expected = seen(lambda given: network.forward_head(network.forward_features(given), pre_logits=True), given)
+    torch.testing.assert_close(seen(backbone.module, given), expected, rtol=1e-4, atol=1e-5)
+    assert (backbone.name, backbone.preprocess.size, backbone.preprocess.mean[0]) == ("fastvit_mci0", 256, 0.0)
+    assert any("as OpenCLIP prepares those of its own weights" in note for note in backbone.notes)
+
+
+def test_what_openclip_says_of_images_beside_the_file_is_obeyed(tmp_path):
+    state = timm.create_model("convnext_atto", num_classes=0).state_dict()
+    torch.save(
+        {**{f"visual.trunk.{name}": one for name, one in state.items()}, "logit_scale": torch.tensor(1.0)},
+        tmp_path / "a.pt",
+    )
+    told = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear", "resize_mode": "squash"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": told}))
+    backbone = load_backbone(str(tmp_path / "a.pt"))
+    how = backbone.preprocess
+    assert (how.mean, how.std, how.fit, how.interpolation) == ((0.1, 0.2, 0.3), (0.5,) * 3, "squash", "bilinear")
+    assert any("as its config says" in note for note in backbone.notes)
+
+
+@pytest.mark.parametrize("arch", [None, "vit_base_patch32_clip_224"])
+@pytest.mark.parametrize(
+    ("odd", "sentence"),
+    [
+        (
+            {"visual.attn_pool.query": torch.rand(256, 8), "visual.ln_pre.weight": torch.rand(8)},
+            "CoCa of OpenCLIP, .* 256 queries",
+        ),
+        ({"visual.ln_post.weight": torch.rand(8)}, "CLIPA of OpenCLIP, .*ln_pre"),
+    ],
+)
+def test_image_halves_of_openclip_that_pool_otherwise_are_refused_by_name_and_not_read_as_a_clip(
+    odd, sentence, arch, tmp_path
+):
+    state = {"visual.class_embedding": torch.rand(8), "visual.conv1.weight": torch.rand(8, 3, 4, 4)}
+    torch.save({f"module.{name}": one for name, one in {**state, **odd}.items()}, tmp_path / "a.pt")
+    with pytest.raises(UnknownModel, match=sentence):
+        load_backbone(str(tmp_path / "a.pt"), arch=arch)
+
+
 # ---- OpenCLIP, by what tells of it -------------------------------------------------------------------------------------
 
 
@@ -112,14 +187,16 @@ def test_a_resnet_of_openclip_is_told_by_its_tensors_and_named_as_timm_names_it(
     assert found is not None and found.keys() == expected.keys()
     assert all(found[name].shape == one.shape for name, one in expected.items())
     names = recognise.recognised({name: tuple(one.shape) for name, one in found.items()})
-    assert clip.chosen(names, clip.told_by({"model_cfg": {"quick_gelu": True}})) == "resnet50_clip"
+    assert clip.chosen(names, openclip.told_by({"model_cfg": {"quick_gelu": True}})) == "resnet50_clip"
     theirs = checkpoint_filter_fn({f"visual.{name.removeprefix(prefix)}": one for name, one in state.items()}, network)
     assert all(theirs[name] is one for name, one in found.items())
 
 
 def test_the_activation_of_a_clip_is_read_beside_it_and_said_where_it_is_only_taken_to_be_so():
     pair = ["vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"]
-    assert [clip.chosen(pair, clip.told_by({"model_cfg": {"quick_gelu": quick}})) for quick in (False, True)] == pair
+    assert [
+        clip.chosen(pair, openclip.told_by({"model_cfg": {"quick_gelu": quick}})) for quick in (False, True)
+    ] == pair
     assert f"--arch {pair[1]}" in clip.activation_taken(pair[0])
     assert clip.activation_taken(pair[1]) == clip.activation_taken("resnet50_clip") == ""
 

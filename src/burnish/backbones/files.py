@@ -20,13 +20,12 @@ from burnish.backbones.reading.parts import refuse_corrections
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision import networks as torchvisions
 from burnish.backbones.torchvision.names import Options, translated
-from burnish.backbones.transformers import clip
+from burnish.backbones.transformers import clip, openclip
 from burnish.backbones.transformers import configs as transformers_configs
 from burnish.backbones.transformers import names as transformers_names
 from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 
 _Foreign = tuple[matching.State, Options]  # weights under timm's names, and options the network then needs
-_CLIPS = "visual.trunk."  # where OpenCLIP has a network of timm's
 _SMALL, _HEADS_OF_MOCO = ("vit_small_patch16_224", "deit_small_patch16_224"), 12
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
@@ -39,8 +38,8 @@ def from_file(
     if config is not None:
         found = replace(found, config=config)
     if not found.config:
-        beside = opened.config_beside(path / clip.CONFIG if path.is_dir() else path, clip.CONFIG)
-        found = replace(found, config=clip.told_by(beside))
+        beside = opened.config_beside(path / openclip.CONFIG if path.is_dir() else path, openclip.CONFIG)
+        found = replace(found, config=openclip.told_by(beside))
     if found.kind in ("keras", "h5"):
         return keras.load(found, said, preprocess, image_size, source=f"file {path}")
     if preprocess is not None:
@@ -147,9 +146,13 @@ class _Told:
 
 def _filled(read: _Read, name: str | None, image_size: int | None, *, source: str) -> Backbone:
     """The network with these weights; its architecture as named, else as names and shapes of the tensors tell."""
-    state, found, of_clip = _trunk_of_clip(read.state, read.found)
+    found, bare = read.found, checkpoint.unwrapped(read.state)
+    openclip.refuse_others(bare, found.label)
+    trunk = openclip.trunk(bare)
+    state = read.state if trunk is None else trunk
     beside = list(state)
     state, told, prefix = _told_within(found, state, name)
+    told = told if trunk is None else _as_openclip_saw(told)
     if (of_maps := segmenting.made(beside, told.description, named=name is not None)) is not None:
         told = replace(told, description=of_maps.description, notes=(*told.notes, of_maps.note))
     told = _with_heads_of_moco(told) if read.moco else told
@@ -169,7 +172,7 @@ def _filled(read: _Read, name: str | None, image_size: int | None, *, source: st
         timmed.check(ready.description["name"], ready.description["kwargs"])
     refuse_few(ready.description, checkpoint.numbers_in(state.values()), found.label)
     module, description, fit, adapted = _loaded(state, told, ready)
-    notes = [*of_clip, *told.notes, *ready.notes, matching.report(fit, read.where), *adapted]
+    notes = [*told.notes, *ready.notes, matching.report(fit, read.where), *adapted]
     if "top" in description["kwargs"]:
         notes.append(
             "its features are the mean of its last map: it was made to give maps, and holds nothing after them"
@@ -190,19 +193,17 @@ def _with_heads_of_moco(told: _Told) -> _Told:
     return replace(told, description=description, notes=(*told.notes, note))
 
 
-def _trunk_of_clip(
-    state: matching.State, found: opened.Opened
-) -> tuple[matching.State, opened.Opened, tuple[str, ...]]:
-    """(weights, what is told of them, a clause) of OpenCLIP's image half where that is a ConvNeXt of timm's; else as they are.
-
-    Its other trunks of timm's saw images of other colours, from network to network.
-    """
-    if "logit_scale" not in state or f"{_CLIPS}stages.0.blocks.0.conv_dw.weight" not in state:
-        return state, found, ()
-    images = {"mean": list(clip.MEAN), "std": list(clip.STD), "crop_pct": 1.0, "interpolation": "bicubic"}
-    config = found.config if isinstance(found.config.get("pretrained_cfg"), dict) else {"pretrained_cfg": images}
-    note = "OpenCLIP's image half, its images less the mean that CLIP's are"
-    return matching.without_prefix(state, _CLIPS), replace(found, config=config), (note,)
+def _as_openclip_saw(told: _Told) -> _Told:
+    """A network of timm's that is OpenCLIP's image half, with images as those are prepared."""
+    images = openclip.images_of(told.name, told.found.config)
+    how = (
+        "as its config says"
+        if "pretrained_cfg" in told.found.config
+        else "as OpenCLIP prepares those of its own weights"
+    )
+    note = f"OpenCLIP's image half, its images {how}"
+    found = replace(told.found, config={**told.found.config, "pretrained_cfg": images})
+    return replace(told, found=found, notes=(note, *told.notes))
 
 
 def _told_within(found: opened.Opened, state: matching.State, name: str | None) -> tuple[matching.State, _Told, str]:
@@ -248,7 +249,8 @@ def _told(found: opened.Opened, state: matching.State, name: str | None) -> _Tol
             label=found.label,
         )
         foreign, name, heads = (read.weights, read.options), name or read.name, read.heads
-        found = replace(found, config={"model_type": found.config.get("model_type"), "pretrained_cfg": read.images})
+        images = {**read.images, **(openclip.told_of_images(found.config) if of_transformers[1] == "clip" else {})}
+        found = replace(found, config={"model_type": found.config.get("model_type"), "pretrained_cfg": images})
         half = f"CLIP's image half{'' if said or name is None else clip.activation_taken(name)}"
         notes.append(half if of_transformers[1] == "clip" else "named as transformers names its layers")
     if name is None:

@@ -11,16 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.backbones.reading.matching import State, without_prefix
+from burnish.backbones.reading.matching import State, preference, without_prefix
 from burnish.backbones.reading.parts import folded
 from burnish.backbones.reading.weights import MOST_TENSORS
 from burnish.errors import BadWeights, shown
 
-# Averaged weights before the last ones: they are what such scripts evaluate.
-_PREFERRED = (
-    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "state_dict", "model_state_dict", "model_state",
-    "model", "net", "network", "weights", "params", "module", "teacher", "student", "backbone", "encoder",
-)  # fmt: skip
 _WRAPPERS = {
     "module", "_orig_mod", "model", "backbone", "encoder", "net", "network", "trunk", "base_model", "feature_extractor",
     "student", "teacher", "visual", "0", "_model", "ema", "body", "resnet", "base", "timm_model", "_fsdp_wrapped_module",
@@ -56,11 +51,9 @@ def weights_in(saved: Any, label: str) -> tuple[State, str]:
     normed = any(_has_statistics(state) for _, state in found)
 
     def order(one: tuple[str, State]) -> tuple[bool, int, int]:
-        words = one[0].split(".")
-        rank = min((_PREFERRED.index(word) for word in words if word in _PREFERRED), default=len(_PREFERRED))
         # Some averages are of the parameters alone: without BatchNorm's statistics they are no network.
         bare = normed and not _has_statistics(one[1])
-        return (bare, rank if one[0] else 0, -len(one[1]))
+        return (bare, preference(one[0]) if one[0] else 0, -len(one[1]))
 
     most = max(len(state) for _, state in found)
     where, state = min((one for one in found if 2 * len(one[1]) >= most), key=order)
@@ -116,9 +109,7 @@ def networks_within(state: State) -> list[tuple[str, State]]:
     places = {prefix: place for place, prefix in enumerate(counts)}
 
     def order(prefix: str) -> tuple[int, int, int]:
-        words = re.split(r"[._]", prefix)
-        rank = min((_PREFERRED.index(word) for word in words if word in _PREFERRED), default=len(_PREFERRED))
-        return -counts[prefix], rank, places[prefix]
+        return -counts[prefix], preference(prefix), places[prefix]
 
     return [(one, without_prefix(state, one)) for one in sorted(counts, key=order) if counts[one] >= least]
 

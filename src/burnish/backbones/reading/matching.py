@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,11 @@ State = dict[str, Tensor]
 SHARE = 0.95  # of the trunk's tensors that must match; below it the file is for another network
 _DEEPEST = 4  # wrappers around a network
 _COUNTER = "num_batches_tracked"
+# Averaged weights before the last ones: they are what such scripts evaluate.
+_PREFERRED = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "state_dict", "model_state_dict", "model_state",
+    "model", "net", "network", "weights", "params", "module", "teacher", "student", "backbone", "encoder",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Fit:
 def fitted(
     state: State, expected: Mapping[str, Tensor], *, is_head: Callable[[str], bool], others: Sequence[State] = ()
 ) -> Fit:
-    """The file's weights under the network's names, with whatever prefix matches most.
+    """The file's weights under the network's names, with the prefix that matches most; of equal ones an average's or teacher's.
 
     expected: the network's state dict, which may be on the meta device. is_head: whether a name (prefix taken off) is of
     the classification head, which is left out. others: the same weights under other names, tried as well.
@@ -155,6 +161,12 @@ def with_colour(fit: Fit, states: Sequence[State], expected: Mapping[str, Tensor
     return replace(fit, state={**fit.state, name: kernel.clone()}, shapes=()), [f"{clause} and is adapted to RGB"]
 
 
+def preference(place: str) -> int:
+    """How far down the list of the usual names a place of weights stands ("model_ema", "teacher.backbone."); 0 the first."""
+    words = (*place.split("."), *re.split(r"[._]", place))
+    return min((_PREFERRED.index(word) for word in words if word in _PREFERRED), default=len(_PREFERRED))
+
+
 def _prefixes(state: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Beginnings of the file's names that leave names of the network."""
     found = dict.fromkeys([""])  # in the file's order, so that of two equal encoders it is the first in every process
@@ -197,8 +209,9 @@ def _meet(state: State, expected: Mapping[str, Tensor], is_head: Callable[[str],
     )
 
 
-def _worth(fit: Fit) -> tuple[int, int]:
-    return fit.matched, -len(fit.unexpected)
+def _worth(fit: Fit) -> tuple[int, int, int]:
+    """Of a network and its average, a student and its teacher, all matches of both: then the usual names decide."""
+    return fit.matched, -preference(fit.prefix), -len(fit.unexpected)
 
 
 def _first(names: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ from burnish.backbones import timmed
 from burnish.backbones.torchvision.names import joined, renamed
 
 State = dict[str, Tensor]
-CONFIG = "open_clip_config.json"  # where OpenCLIP says how a network is made
 KINDS = ("clip", "clip_vision_model")  # what a config.json of transformers calls them
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _QUICK = "quickgelu"  # in timm's names of those whose activation is x · sigmoid(1.702 x)
@@ -114,13 +113,6 @@ def activation_taken(name: str) -> str:
     if _QUICK in name or other == name or not timmed.is_known(other):
         return ""
     return f", its activation taken to be GELU (if it is QuickGELU, as OpenAI's and DFN's is, say --arch {other})"
-
-
-def told_by(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What OpenCLIP's open_clip_config.json says of the activation, in the words of transformers; {} for the usual one."""
-    model = config.get("model_cfg")
-    quick = isinstance(model, Mapping) and model.get("quick_gelu") is True
-    return {"vision_config": {"hidden_act": "quick_gelu"}} if quick else {}
 
 
 def _of(state: Mapping[str, Tensor], prefix: str) -> State:
