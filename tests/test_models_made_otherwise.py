@@ -114,6 +114,9 @@ def mean_of_last_map(network, given):
         ("test_convnext", 64, True, "encoder.model."),
         ("test_convnext", 64, False, ""),
         ("densenet121", 64, False, ""),
+        ("hgnet_tiny", 64, False, ""),
+        ("hgnetv2_b0", 64, True, ""),
+        ("fastvit_t8", 64, False, "encoder.model."),
         ("swin_tiny_patch4_window7_224", 224, False, ""),
     ],
 )

@@ -12,7 +12,7 @@ from networks import images, seen, settled
 from timm.models.byobnet import checkpoint_filter_fn
 
 from burnish.backbones import file_images
-from burnish.backbones.reading import recognise
+from burnish.backbones.reading import authors, recognise
 from burnish.backbones.transformers import clip, openclip
 from burnish.backbones.zoo import load_backbone
 from burnish.errors import UnknownModel
@@ -256,6 +256,34 @@ def as_authors_swin(state):
     return {**found, **index, "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}
 
 
+def as_authors_mobileone(state):
+    """As Apple's files have it, and as an encoder of segmentation_models_pytorch 0.6.0 has it."""
+    rules = [
+        (r"^stem\.", "stage0."),
+        (r"^stages\.(\d)\.", lambda told: f"stage{int(told[1]) + 1}."),
+        (r"\.conv_kxk\.", ".rbr_conv."),
+        (r"\.conv_scale\.", ".rbr_scale."),
+        (r"\.identity\.", ".rbr_skip."),
+        (r"\.attn\.fc1\.", ".se.reduce."),
+        (r"\.attn\.fc2\.", ".se.expand."),
+        (r"^head\.fc\.", "linear."),
+    ]
+    found = {}
+    for name, one in state.items():
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        found[name] = one
+    return found
+
+
+@pytest.mark.parametrize("name", ["mobileone_s0", "mobileone_s4"])
+def test_a_mobileone_has_the_names_of_its_authors_files_in_both_directions(name):
+    with torch.device("meta"):
+        state = timm.create_model(name, num_classes=7).state_dict()
+    spelled = as_authors_mobileone(state)
+    assert not spelled.keys() & state.keys() and authors.translated(spelled) == state
+
+
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(
     ("name", "spelled", "size"),
@@ -263,12 +291,14 @@ def as_authors_swin(state):
         ("convnext_atto", as_authors_convnext, 64),
         ("convnextv2_atto", as_authors_convnext, 64),
         ("swin_tiny_patch4_window7_224", as_authors_swin, 224),
+        ("mobileone_s1", as_authors_mobileone, 64),
     ],
 )
 def test_a_network_is_read_as_its_authors_keep_it(name, spelled, size, named, tmp_path):
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=7).eval()
-    state = {key: one + 0.1 * torch.randn_like(one) for key, one in network.state_dict().items()}
+    changed = {key: one + 0.1 * torch.randn_like(one) for key, one in network.named_parameters()}
+    state = {**network.state_dict(), **{key: one.detach() for key, one in changed.items()}}
     network.load_state_dict(state)
     torch.save({"model": spelled(state)}, tmp_path / "a.pth")
     backbone, given = load_backbone(str(tmp_path / "a.pth"), arch=name if named else None), images(size)

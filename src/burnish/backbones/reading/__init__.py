@@ -5,6 +5,6 @@ addresses  plain web addresses                                opened      what a
 pickles    PyTorch's own files                                instructions  what a pickle asks for
 checkpoint what a training script saved                       parts       weights in parts, put together or refused
 shards     weights in several files of a folder
-authors    ConvNeXt and Swin in their authors' words          maps        networks of timm that give maps alone
+authors    ConvNeXt, Swin, MobileOne in their authors' words maps        networks of timm that give maps alone
 matching   how a file's weights meet those of a network       recognise   which architecture they are of
 """

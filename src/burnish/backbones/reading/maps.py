@@ -13,7 +13,9 @@ from burnish.backbones.reading import recognise
 Shapes = Mapping[str, tuple[int, ...]]
 TOP = {"top": "none"}  # the option of such a network: nothing comes after its last map
 # Layers after the last map, by where timm's architectures have them; those of EfficientNets and MobileNets bring an activation.
-LAYERS = ("conv_head", "norm_head", "bn2", "act2", "norm", "head.norm", "head.pre_logits")
+LAYERS = (
+    "conv_head", "norm_head", "bn2", "act2", "norm", "head.norm", "head.pre_logits", "head.last_conv", "final_conv",
+)  # fmt: skip
 _NORM, _COUNTED = ("weight", "bias"), ("weight", "bias", "running_mean", "running_var")
 # Channels of the convolution above the last map, of all EfficientNets and MobileNets of timm 1.0.
 _WIDEST = (256, 1024, 1280, 1344, 1408, 1536, 1792, 1984, 2048, 2152, 2304, 2456, 2560, 2816, 5504)
@@ -39,6 +41,14 @@ def _tops(shapes: Shapes) -> Iterator[dict[str, tuple[int, ...]]]:
         # MaxViT's and CoAtNet's
         layer = {"head.pre_logits.fc.weight": (width, width), "head.pre_logits.fc.bias": (width,)}
         yield {**_norm("head.norm", width, _NORM), **layer}
+        if "stem.0.conv_kxk.0.conv.weight" in shapes:
+            yield _last_of_fastvit(2 * width)
+        if any(
+            name.startswith("stem.stem") for name in shapes
+        ):  # HGNet's two kinds, one with a scale of its activation
+            kernel = {"head.last_conv.0.weight": (2048, width, 1, 1)}
+            yield kernel
+            yield {**kernel, "head.last_conv.2.scale": (1,), "head.last_conv.2.bias": (1,)}
 
 
 def _of_efficientnets(shapes: Shapes) -> Iterator[dict[str, tuple[int, ...]]]:
@@ -52,6 +62,19 @@ def _of_efficientnets(shapes: Shapes) -> Iterator[dict[str, tuple[int, ...]]]:
             yield {**kernel, **_norm("bn2", width, _COUNTED)}
             yield {**kernel, "conv_head.bias": (width,)}
             yield {**kernel, **_norm("norm_head", width, _COUNTED)}
+
+
+def _last_of_fastvit(width: int) -> dict[str, tuple[int, ...]]:
+    """A depthwise convolution in two branches, and weights of its channels."""
+    found = {
+        "final_conv.conv_kxk.0.conv.weight": (width, 1, 3, 3),
+        "final_conv.conv_scale.conv.weight": (width, 1, 1, 1),
+    }
+    for branch in ("conv_kxk.0", "conv_scale"):
+        found |= _norm(f"final_conv.{branch}.bn", width, _COUNTED)
+    for place, ends in (("fc1", (width // 16, width)), ("fc2", (width, width // 16))):
+        found |= {f"final_conv.se.{place}.weight": (*ends, 1, 1), f"final_conv.se.{place}.bias": ends[:1]}
+    return found
 
 
 def _norm(place: str, width: int, kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
