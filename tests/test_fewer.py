@@ -84,6 +84,11 @@ def test_the_pace_is_that_of_the_last_tenth_of_the_budget():
     assert pace_after((4.0, 4.0), (4.0, 8.0), budget=100.0).slower == 1.5, "what was begun before the last tenth counts"
 
 
+def test_what_comes_after_the_heads_takes_as_much_longer_as_all_of_late():
+    assert pace_after((2.0, 2.2)).tail_seconds == 0.0
+    assert pace_after((2.0, 6.0)).tail_seconds == 8.0
+
+
 def test_a_machine_that_keeps_its_pace_takes_what_was_planned(whole):
     taken = Taken(whole, None, 0)
     pace = leaving(pace_after((2.0, 2.2)), 0.1)

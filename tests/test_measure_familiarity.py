@@ -38,8 +38,8 @@ def test_what_is_the_same_for_every_image_is_made_once_and_is_not_in_a_pickle(mo
     features, answers = rng.normal(size=(60, 40)).astype(np.float32), np.full((60, 3), 1 / 3)
     made = Familiarity.of(features, np.arange(60) % 3).limited_by(features)
     before = len(pickle.dumps(made))
-    asked, real = [], ood.eigh
-    monkeypatch.setattr(ood, "eigh", lambda *given: asked.append(1) or real(*given))
+    asked, real = [], ood._eigen
+    monkeypatch.setattr(ood, "_eigen", lambda *given: asked.append(1) or real(*given))
     one_by_one = [made.strangeness(features[at : at + 1], answers[:1]) for at in range(5)]
     assert len(asked) == 1 and np.allclose(np.concatenate(one_by_one), made.strangeness(features, answers)[:5])
     assert len(pickle.dumps(made)) == before

@@ -174,6 +174,11 @@ class Pace:
         since, before = earlier[-1] if earlier else self._marks[0]
         return (now - since) / (planned - before) if planned > before else 1.0
 
+    @property
+    def tail_seconds(self) -> float:
+        """What comes after the heads takes so much longer than on the machine that was timed."""
+        return LEAST_TAIL_SECONDS * (self.slower - 1.0) if self.slower >= _SLOW else 0.0
+
     def to_fit(self, taken: Taken, done: Done) -> int:
         """How many of the images to fit are to be looked at by the end of the next round; no more than are: that was all."""
         order, costs = taken.order, self.costs

@@ -104,17 +104,17 @@ def quick_head(features: np.ndarray, material: Material, surveyed: Surveyed, ben
     return _headed("probe", plain, features[:, : plain.width], material, surveyed, bench, seconds)
 
 
-def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench) -> Probes:
+def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench, *, tail_seconds: float = 0.0) -> Probes:
     """Fit heads to frozen features of the size that the survey settled: of the last layer, and of all depths.
 
-    seen: what the trunk told of the images to fit.
+    seen: what the trunk told of the images to fit. tail_seconds: to be left for what comes after it, besides the proof.
     """
     features, rate = seen.features, seen.images_per_second
     bench.watcher.stage("probe")
     backbone, where = settle_where(surveyed.backbone, features, material, bench)
     plain = backbone.plain or backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
-    left = bench.clock.left()
+    left = bench.clock.left() - tail_seconds
     end = left - proof_seconds(material.due / rate, bench.clock.budget_seconds, material)
     search = min(_SHARE * left, end)
     seconds = _from_now(bench.clock, search, end)

@@ -88,7 +88,7 @@ def look(
     if strict:
         _refuse_errors(material, folder)
     seen = first.fits_all(material, fitting_features(material, surveyed, bench, first.seen()))
-    probes = probe(material, seen, surveyed, bench)
+    probes = probe(material, seen, surveyed, bench, tail_seconds=first.pace.tail_seconds)
     del seen
     folder.write(AUDIT_TABLE, csv_of(in_order([*material.findings, *probes.findings])))
     probed = probes.kept(bench.recipe.taps, bench.recipe.method)
