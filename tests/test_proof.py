@@ -44,7 +44,7 @@ from burnish.measure.calibration import adaptive_ece
 from burnish.measure.cost import Energy, latency
 from burnish.measure.held_out import HeldOut, declining, sets
 from burnish.measure.intervals import holm
-from burnish.measure.ood import Familiarity, _principal, entropies
+from burnish.measure.ood import Familiarity, entropies, principal
 from burnish.measure.scores import score
 from burnish.methods.heads import HeadKind
 from burnish.record.answers import read_answers
@@ -313,7 +313,7 @@ def test_directions_are_those_of_a_decomposition_and_images_all_alike_have_one()
         rows = rng.standard_normal(shape) * np.linspace(1, 5, shape[1])
         x = rows - rows.mean(0)
         _, _, expected = np.linalg.svd(x, full_matrices=False)
-        axes = _principal(x)
+        axes = principal(x)
         rank = min(shape[0] - 1, shape[1])  # centring takes one of the rows
         assert axes.shape == (shape[1], min(rank, 64))
         np.testing.assert_allclose(np.abs(expected[: axes.shape[1]] @ axes), np.eye(axes.shape[1]), atol=1e-7)

@@ -65,7 +65,7 @@ class Familiarity:
         """
         some = np.asarray(features[evenly(len(features), _DIRECTED_BY)], np.float64)
         mean = some.mean(0)
-        axes = _principal(some - mean)
+        axes = principal(some - mean)
         z = features @ axes.astype(np.float32) - mean @ axes
         present, place = np.unique(labels, return_inverse=True)
         centres = np.stack([z[place == at].mean(0) for at in range(len(present))])
@@ -178,7 +178,7 @@ def _eigen(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.numpy(), vectors.numpy()
 
 
-def _principal(centred: np.ndarray) -> np.ndarray:
+def principal(centred: np.ndarray) -> np.ndarray:
     """Orthogonal directions float64 [d r] in which centred rows [n d] vary most, by the smaller of the two squares; r from 1."""
     n, d = centred.shape
     square = centred @ centred.T if n < d else centred.T @ centred

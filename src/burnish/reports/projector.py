@@ -11,19 +11,18 @@ from PIL import Image
 
 from burnish.disk import plain_disk_errors, write_whole
 from burnish.errors import shown
+from burnish.measure.ood import principal
 
 _CONFIG, _TENSORS, _LABELS, _SPRITE = "projector_config.pbtxt", "features.tsv", "labels.tsv", "thumbnails.png"
 _SIDE = 32  # pixels of a thumbnail
-_WIDTH = 64  # numbers an image: the projector does its own reduction, in the browser
 
 
 def write_projector(folder: Path, features: np.ndarray, labels: Sequence[str], pixels: np.ndarray) -> None:
     """Features [n d] with a name and a thumbnail (uint8 [n s s 3]) each, in their first principal directions."""
     with plain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    centred = features - features.mean(0)
-    _, _, directions = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
-    rows = centred @ directions[:_WIDTH].T
+    centred = (features - features.mean(0)).astype(np.float64)
+    rows = centred @ principal(centred)  # as many as the projector needs: it does its own reduction, in the browser
     write_whole(folder / _TENSORS, "".join("\t".join(f"{value:.5g}" for value in row) + "\n" for row in rows))
     write_whole(folder / _LABELS, "".join(shown(label).replace("\t", " ") + "\n" for label in labels))
     across = math.ceil(math.sqrt(len(pixels)))
