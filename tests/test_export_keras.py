@@ -286,10 +286,10 @@ def test_a_file_of_keras_2_is_written_again(keras_2, shapes, photo, tmp_path):  
 
 def test_no_file_but_an_earlier_export_is_written_over(runs, tmp_path):
     run = runs("probe")
-    (tmp_path / "result.json").write_text('{"kept": "probe"}')
-    with pytest.raises(RecipeError, match=r"result\.json would be written over, and is no earlier export"):
+    (tmp_path / "result.keras.json").write_text('{"kept": "probe"}')
+    with pytest.raises(RecipeError, match=r"result\.keras\.json would be written over, and is no earlier export"):
         api.export(run, tmp_path / "result.keras")
-    assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
+    assert [one.name for one in tmp_path.iterdir()] == ["result.keras.json"]
 
 
 def test_layers_that_were_put_in_are_refused_by_name(runs, tmp_path):
