@@ -335,6 +335,7 @@ def test_a_model_is_there_in_time_where_all_images_take_longer_and_what_follows_
     for heard in hears:
         assert "images, 64 px: 287" in heard.said and not any(line.startswith("features") for line in heard.said)
         assert sum(line.startswith("a first model is saved") for line in heard.said) == 1
+    assert "images, 64 px: 247" in hears[0].said, "what is done after the first model is told again"
     part, whole = (run.facts for run in runs)
     assert part["first_model_seconds"] > 0 and whole["first_model_seconds"] > 0
     assert part["counts"] == whole["counts"] and part["scores"] == whole["scores"]

@@ -121,13 +121,16 @@ def _read(taken: Taken, reader: _Reader, side: int | None, looking: Looking | No
         test = _InTurn(reader, whole, order.test, None)
         test.upto(len(order.test))
         return taken, _Decoded(whole, fitting.kept(), test.kept()).within(taken.dataset)
-    watcher.stage(f"images, {reader.preprocess.size} px", total=len(order.fitting))
+    stage = f"images, {reader.preprocess.size} px"
+    watcher.stage(stage, total=len(order.fitting))
     while (count := looking.to_fit(fitting.done)) > fitting.done:
         looking.sees(whole.catalog, fitting.upto(count, tells=False))
         if looking.first_is_due(fitting.done):
             soon = _Decoded.fitting_alone(whole, fitting.pixels()).within(taken.dataset)
             if soon.has_all_classes():  # else the caller says what is lacking
                 looking.fits(soon.alone(reader))
+                if left := len(order.fitting) - fitting.done:
+                    watcher.stage(stage, total=left)
     decoded = fitting.kept()
     watcher.stage("decode", total=len(order.test))
     test = _InTurn(reader, whole, order.test, None)
@@ -155,7 +158,7 @@ class _InTurn:
 
     def pixels(self) -> Pixels:
         """All that are done."""
-        return self.reading.pixels(np.sort(self._places[: self.done]))
+        return self.reading.so_far()
 
     def kept(self) -> Pixels:
         """The same; the store keeps them."""

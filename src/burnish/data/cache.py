@@ -167,7 +167,7 @@ class Reading:
         return _pixels(self.ids[places], rows, self._sizes[places], self._good[places], named, looks)
 
     def kept(self) -> Pixels:
-        """All that were read, in the order of `ids`; the file that they were written to is kept in the store."""
+        """The same as `so_far`; the file that they were written to is kept in the store."""
         if self._draft is not None and self.store is not None:
             good = self._done & self._good
             held = [
@@ -175,6 +175,10 @@ class Reading:
                 for digest, fine in zip(self.looks.digests, good, strict=True)
             ]
             self.store.keep(self._draft, self._key, held, self._sizes)
+        return self.so_far()
+
+    def so_far(self) -> Pixels:
+        """All that were read, in the order of `ids`."""
         return self.pixels(np.flatnonzero(self._done))
 
     def _begin(self, draft: Draft | None) -> None:
