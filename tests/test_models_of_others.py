@@ -154,6 +154,16 @@ def test_image_halves_of_openclip_that_pool_otherwise_are_refused_by_name_and_no
         load_backbone(str(tmp_path / "a.pt"), arch=arch)
 
 
+def renamed(state, rules):
+    """The tensors under the names that patterns and what they become, one after the other, make of theirs."""
+    found = {}
+    for name, one in state.items():
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        found[name] = one
+    return found
+
+
 # ---- OpenCLIP, by what tells of it -------------------------------------------------------------------------------------
 
 
@@ -168,12 +178,7 @@ def as_openclips_resnet(state):
         (r"^head\.([qkv])\.", r"attnpool.\1_proj."),
         (r"^head\.proj\.", "attnpool.c_proj."),
     ]
-    found = {}
-    for name, one in state.items():
-        for pattern, new in rules:
-            name = re.sub(pattern, new, name)
-        found[name] = one
-    return found
+    return renamed(state, rules)
 
 
 @pytest.mark.parametrize("prefix", ["", "visual."])
@@ -238,12 +243,8 @@ def as_authors_convnext(state):
         (r"^head\.norm\.", "norm."),
         (r"^head\.fc\.", "head."),
     ]
-    found = {}
-    for name, one in state.items():
-        for pattern, new in rules:
-            name = re.sub(pattern, new, name)
-        found[name] = one[None, None, None] if ".grn." in name else one
-    return found
+    found = renamed(state, rules)
+    return {name: one[None, None, None] if ".grn." in name else one for name, one in found.items()}
 
 
 def as_authors_swin(state):
@@ -268,12 +269,7 @@ def as_authors_mobileone(state):
         (r"\.attn\.fc2\.", ".se.expand."),
         (r"^head\.fc\.", "linear."),
     ]
-    found = {}
-    for name, one in state.items():
-        for pattern, new in rules:
-            name = re.sub(pattern, new, name)
-        found[name] = one
-    return found
+    return renamed(state, rules)
 
 
 @pytest.mark.parametrize("name", ["mobileone_s0", "mobileone_s4"])
