@@ -36,7 +36,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from burnish.data.audit.labels import suspects
 from burnish.data.looks import look_at
 from burnish.data.sources import open_source
-from burnish.runtime import Nobody, cores
+from burnish.granted import cores
+from burnish.runtime import Nobody
 
 SHARED = Path(os.environ.get("BURNISH_TEST_DATA", "."))
 SEEDS = (0, 1, 2)

@@ -25,9 +25,10 @@ from burnish.data.cache import Rows, read_pixels
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.views import normalised
+from burnish.granted import cores
 from burnish.methods.heads import choose_head
 from burnish.record.facts import machine
-from burnish.runtime import cores, keep_freed_memory
+from burnish.runtime import keep_freed_memory
 from burnish.train.features import batched, outputs
 
 _KINDS: dict[str, tuple[str, ...]] = {

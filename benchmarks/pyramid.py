@@ -31,10 +31,11 @@ from burnish.data.sample import part_of
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.views import normalised
+from burnish.granted import cores
 from burnish.measure.intervals import paired
 from burnish.methods.heads import choose_head
 from burnish.record.facts import machine
-from burnish.runtime import cores, draws, keep_freed_memory
+from burnish.runtime import draws, keep_freed_memory
 from burnish.train.features import batched, outputs
 
 

@@ -31,11 +31,11 @@ def main() -> None:
     parser.add_argument("--budget", default="none")
     parser.add_argument("--model", default="efficientnet_lite0")
     asked = parser.parse_args()
-    from burnish.__main__ import wait_briefly
+    from burnish.imports import settle_threads
     from burnish.record.facts import machine
 
     environment = dict(os.environ)
-    wait_briefly(environment)
+    settle_threads(environment)
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for size in asked.sizes.split(","):

@@ -23,7 +23,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(FORMS[sys.argv[3]](sys.argv[2])))
         return
-    from burnish.__main__ import wait_briefly
+    from burnish.imports import settle_threads
     from burnish.record.facts import machine
 
     cases = []
@@ -33,7 +33,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--child", model, form]
             environment = dict(os.environ)
             if form == "burnish":  # as its command line does
-                wait_briefly(environment)
+                settle_threads(environment)
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
             found |= json.loads(done.stdout)
         cases.append({"model": model, **found, "ratios": ratios(found)})

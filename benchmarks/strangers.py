@@ -37,12 +37,13 @@ from burnish.data.catalog import Catalog
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.data.views import normalised
+from burnish.granted import cores
 from burnish.measure.calibration import calibrated
 from burnish.measure.ood import Familiarity, entropies
 from burnish.methods.base import Fitted
 from burnish.methods.heads import choose_head
 from burnish.record.facts import machine
-from burnish.runtime import cores, draws, evenly, keep_freed_memory
+from burnish.runtime import draws, evenly, keep_freed_memory
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs
 

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,28 +220,41 @@ def test_batches_are_put_together_where_small_ones_do_not_fill_a_device(sizes):
     np.testing.assert_array_equal(np.concatenate(found) if found else images, images)
 
 
-def test_bytes_travel_and_colours_are_changed_there(monkeypatch):
-    """What the processor makes of a batch is a quarter of what the network takes, and the batch is the same."""
-    stored = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), np.uint8)
-    ids = np.arange(6)
+@pytest.mark.parametrize("cuts_there", [False, True])
+def test_bytes_travel_and_colours_are_changed_there(monkeypatch, cuts_there):
+    """What the processor makes of a batch is a part of what the network takes, and the batch is the same but for rounding."""
+    stored, ids = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), np.uint8), np.arange(6)
     views = PixelViews(
-        stored,
-        ids,
-        np.ones(6, np.float32),
-        ids % 2,
-        ids,
-        tuple("abcdef"),
-        Augmentation(32),
-        Preprocess(size=32),
-        seed=3,
-    )
-    here = batch_of(views, ids, epoch=2, size=32)
+        stored, ids, np.ones(6, np.float32), ids % 2, ids, tuple("abcdef"), Augmentation(32), Preprocess(size=32), seed=3,
+        cuts_there=cuts_there,
+    )  # fmt: skip
+    here = batch_of(replace(views, cuts_there=False), ids, epoch=2, size=32)
     with pretended(monkeypatch) as device, Ahead(views, device, 2) as ahead:
         made = ahead._made(ids, 2, 32)
-        assert sum(one.nbytes for one in made) < 0.3 * here.nbytes and all(one.device.type == "cpu" for one in made)
+        images = made[0]
+        assert images.dtype == torch.uint8 and images.shape[1] == (40 if cuts_there else 32)
+        assert sum(one.nbytes for one in made[1:]) < 0.05 * here.nbytes
+        assert all(one.device.type == "cpu" for one in made)
         there = ahead.get([ids], 0, epoch=2, size=32)
         assert there.device.type == "cuda" and there.is_contiguous(memory_format=torch.channels_last)
-        np.testing.assert_allclose(there.cpu().numpy(), here.numpy(), atol=1e-5)
+        np.testing.assert_allclose(there.cpu().numpy(), here.numpy(), atol=0.02 if cuts_there else 1e-5)
+
+
+def test_a_run_has_its_views_cut_there(shapes, tmp_path, monkeypatch):
+    """But where an operation of TrivialAugment, which is the processor's, comes between the two."""
+    seen = []
+    real = PixelViews.whole
+    monkeypatch.setattr(PixelViews, "whole", lambda self, parts: (seen.append(self.cuts_there), real(self, parts))[1])
+    settings = {"budget": None, "epochs": 1, "method": "full", **SMALL}
+    with pretended(monkeypatch):
+        api.fit(shapes, out=tmp_path / "there", **settings)
+        assert seen and all(seen)
+        seen.clear()
+        api.fit(shapes, out=tmp_path / "trivial", augment="trivial", **settings)
+        assert seen and not any(seen)
+    seen.clear()
+    api.fit(shapes, out=tmp_path / "here", **{**settings, "device": "cpu"})
+    assert seen and not any(seen)
 
 
 def test_threads_beside_an_accelerator_work_alone_and_those_of_a_processor_as_it_does(monkeypatch):

@@ -225,15 +225,6 @@ def test_without_a_temporary_folder_a_run_says_so_at_once(shapes, tmp_path, monk
     assert "broken" in str(found) and "TMPDIR" in found.remedy
 
 
-def test_memory_that_only_holds_files_is_free(tmp_path):
-    """A machine whose memory is full of files that were read was told to close other programs."""
-    told = tmp_path / "meminfo"
-    told.write_text("MemTotal: 24000000 kB\nMemFree: 500000 kB\nMemAvailable: 21000000 kB\n")
-    assert doctor._available_bytes(told) == 21_000_000 * 1024
-    told.write_text("MemTotal: 24000000 kB\n")
-    assert doctor._available_bytes(told) == doctor._available_bytes(tmp_path / "none") > 0
-
-
 def test_the_doctor_names_the_extras_of_the_package_and_how_to_have_one(monkeypatch):
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     assert set(doctor._EXTRAS) == set(project["optional-dependencies"]) - {"dev"}

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from burnish import cli
-from burnish.__main__ import wait_briefly
+from burnish import cli, imports
 from burnish.methods.table import METHODS
 from burnish.screen import _paragraph
 from conftest import burnish, fit_in_a_process, write_shapes
@@ -451,7 +450,7 @@ def test_what_is_to_be_done_at_the_exit_is_done_and_all_output_arrives(tmp_path)
 @pytest.mark.parametrize("name, turns", [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active"), (None, "3000")])
 def test_threads_of_the_program_wait_briefly_unless_the_user_says_how(name, turns):
     environment = {} if name is None else {name: turns}
-    wait_briefly(environment)
+    imports.wait_briefly(environment)
     assert environment == {name or "GOMP_SPINCOUNT": turns}
 
 

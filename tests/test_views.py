@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish.data.views import Augmentation, augmented, normalised
+from burnish.data.views import Augmentation, augmented, coloured, cropped, cut, normalised, windows
 from burnish.errors import RecipeError
 from burnish.terms import Preprocess
 
@@ -108,3 +108,26 @@ def test_crops_of_any_aspect_have_the_right_shape_and_range(aspect):
 def test_preprocessing_that_no_image_survives_is_refused(wrong):
     with pytest.raises(RecipeError, match="Preprocess: "):
         Preprocess(**wrong)
+
+
+@pytest.mark.parametrize("side, size", [(64, 16), (64, 48), (40, 56), (33, 20), (8, 8)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_device_that_cuts_by_itself_cuts_the_same_views(side, size, flip):
+    """But for the rounding of what the processor computes in whole numbers."""
+    stored = np.random.default_rng(1).integers(0, 256, (24, side, side, 3), np.uint8)
+    ids, how = np.arange(24), Augmentation(size=size, flip=flip)
+    aspects = np.random.default_rng(2).uniform(0.3, 3.0, 24).astype(np.float32)
+    asked = {"seed": 3, "epoch": 2, "how": how}
+    here = cropped(stored, aspects, ids, **asked)
+    there = cut(torch.from_numpy(stored), windows(aspects, ids, side=side, **asked))
+    torch.testing.assert_close(there.pixels, here.pixels.float(), atol=1.6, rtol=0.0)
+    assert (there.pixels - here.pixels).abs().mean() < 0.5
+    assert torch.equal(there.matrices, here.matrices) and torch.equal(there.offsets, here.offsets)
+    torch.testing.assert_close(coloured(there, PLAIN), coloured(here, PLAIN), atol=0.01, rtol=0.0)
+
+
+def test_a_device_cuts_the_ends_of_thin_images_and_single_pixels():
+    stored, ids = np.full((2, 3, 3, 3), 200, np.uint8), np.arange(2)
+    asked = {"seed": 0, "epoch": 1, "how": Augmentation(size=5, min_area=0.01, jitter=0.0)}
+    found = cut(torch.from_numpy(stored), windows(np.array([20.0, 0.05], np.float32), ids, side=3, **asked))
+    torch.testing.assert_close(found.pixels, torch.full((2, 5, 5, 3), 200.0))

@@ -8,7 +8,7 @@ import sys
 import time
 
 import burnish
-from burnish.imports import wait_briefly
+from burnish.imports import settle_threads
 
 _INTERRUPTED = 130
 _code = 1  # what the process leaves with; an exception that nobody caught
@@ -29,7 +29,7 @@ def run() -> None:
     """`cli.main`, and the exit without ceremony; whatever others registered to be done at the exit is done before."""
     global _code
     first_line = time.monotonic(), time.process_time()
-    wait_briefly(os.environ)
+    settle_threads(os.environ)
     atexit.register(_at_once)  # first registered, last called
     burnish.own_process = True
     try:

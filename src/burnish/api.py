@@ -23,6 +23,7 @@ from burnish.disk import (
     require_temporary_folder,
 )
 from burnish.errors import RecipeError, RunError, shown
+from burnish.granted import cores
 from burnish.looking import anatomy, audit, methods, models
 from burnish.measure.verdict import Verdict
 from burnish.methods.table import method_named
@@ -46,7 +47,7 @@ from burnish.run.job import finish, run_job
 from burnish.run.outset import Facilities
 from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.run.tracking import track
-from burnish.runtime import Clock, Nobody, Watcher, cores
+from burnish.runtime import Clock, Nobody, Watcher
 from burnish.ship.answering import Prediction
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints

@@ -27,11 +27,12 @@ from burnish.data.split import held_together, make_splits
 from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.errors import shown
+from burnish.granted import cores
 from burnish.labels import counts as counts_of
 from burnish.labels import several
 from burnish.methods.heads import choose_head
 from burnish.record.facts import machine, version_of
-from burnish.runtime import Watcher, cores
+from burnish.runtime import Watcher
 from burnish.terms import Preprocess
 from burnish.train.around import pick_device
 from burnish.train.features import batched, outputs, takes_half

@@ -7,7 +7,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,9 +19,9 @@ from burnish.backbones.reading.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder, require_temporary_folder
 from burnish.errors import BurnishError, RunError, shown
+from burnish.granted import available_bytes, bound_cores, cores
 from burnish.methods.linear import seconds_a_flop
-from burnish.runtime import cores
-from burnish.train.around import accelerated
+from burnish.train.around import TRAINING_BYTES, accelerated
 from burnish.train.features import takes_half
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")
@@ -88,7 +87,11 @@ def _processor() -> Check:
     threads = torch.get_num_threads()
     gflops = 1e-9 / seconds_a_flop()
     kind = torch.backends.cpu.get_cpu_capability()
-    text = f"{cores()} cores, torch uses {threads} threads, {kind}, {gflops:.0f} GFLOP/s in float32"
+    of = f" of {bound_cores()}, by a limit of the container," if cores() < bound_cores() else ""
+    text = f"{cores()} cores{of or ','} torch uses {threads} threads, {kind}, {gflops:.0f} GFLOP/s in float32"
+    if threads > cores():
+        how = f"threads wait for each other: set OMP_NUM_THREADS={cores()}"
+        return Check("processor", text, "note", how)
     if threads < cores():
         return Check(
             "processor", text, "note", f"torch leaves cores idle: unset OMP_NUM_THREADS, or set it to {cores()}"
@@ -97,23 +100,12 @@ def _processor() -> Check:
 
 
 def _memory() -> Check:
-    free = _available_bytes()
+    free = available_bytes()
     if free is None:
         return Check("memory", "cannot be told on this system", "note")
-    if free < 2e9:
+    if free < TRAINING_BYTES:
         return Check("memory", f"{free / 1e9:.1f} GB free", "note", "training needs about 2 GB: close other programs")
     return Check("memory", f"{free / 1e9:.1f} GB free")
-
-
-def _available_bytes(told: Path = Path("/proc/meminfo")) -> int | None:
-    """Memory that programs can have: with what holds files that were read, which is given up when it is asked for."""
-    with suppress(OSError, ValueError, IndexError):
-        line = next((one for one in told.read_text().splitlines() if one.startswith("MemAvailable:")), None)
-        if line is not None:
-            return 1024 * int(line.split()[1])
-    with suppress(ValueError, OSError, AttributeError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
 
 
 def _extras() -> Check:
@@ -202,6 +194,6 @@ def _space() -> Check:
         return Check("disk", "no temporary folder", "broken", str(error))
     free = shutil.disk_usage(tempfile.gettempdir()).free
     text = f"{free / 1e9:.1f} GB free in {tempfile.gettempdir()}"
-    if free < 2e9:
+    if free < TRAINING_BYTES:
         return Check("disk", text, "note", "decoded images are kept there while a run works: make room, or set TMPDIR")
     return Check("disk", text)

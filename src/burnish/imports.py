@@ -15,10 +15,20 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from burnish.granted import threads_to_take
+
 # Turns a thread of libgomp waits busily for the others before it sleeps; its own default is 300,000 (1 ms).
 _SPINS = "3000"
 _LIBRARIES = ("torchvision", "timm")
 _COMPILER, _ASKED = "torch._dynamo", "torch._dynamo.utils"
+
+
+def settle_threads(environment: MutableMapping[str, str]) -> None:
+    """How many threads torch has, and how they wait; to be called before it is loaded."""
+    taken = threads_to_take(environment)
+    if taken is not None:
+        environment["OMP_NUM_THREADS"] = str(taken)
+    wait_briefly(environment)
 
 
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
@@ -37,7 +47,7 @@ def load_libraries() -> None:
     Beside other threads as usual too: one of them may want the compiler meanwhile.
     """
     if "torch" not in sys.modules:
-        wait_briefly(os.environ)
+        settle_threads(os.environ)
     importlib.import_module("torch")
     for name in _LIBRARIES:
         if name not in sys.modules and _COMPILER not in sys.modules and threading.active_count() == 1:

@@ -168,11 +168,6 @@ def keep_freed_memory() -> None:
         pass
 
 
-def cores() -> int:
-    """The processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Silent(Exception):
     """Hardly anything comes any more."""
 

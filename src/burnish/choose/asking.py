@@ -17,10 +17,10 @@ from burnish.data.pixels import decode_aloud, enough, one_by_one, quiet, view
 from burnish.data.sample import in_turn
 from burnish.data.views import normalised
 from burnish.errors import UnreadableImage
+from burnish.granted import cores
 from burnish.labels import several
 from burnish.methods.heads import HeadChoice
 from burnish.methods.linear import least_seconds, seconds_a_flop
-from burnish.runtime import cores
 from burnish.terms import Preprocess
 from burnish.train.features import outputs, takes_half
 

@@ -12,7 +12,7 @@ from burnish.choose.survey import Surveyed
 from burnish.data.cache import Pixels, Rows, gone, read_pixels
 from burnish.data.catalog import Catalog
 from burnish.errors import ModelError, shown
-from burnish.runtime import cores
+from burnish.granted import cores
 from burnish.terms import Preprocess
 from burnish.train.features import batched, outputs, takes_half
 

@@ -21,8 +21,9 @@ from burnish.data.sample import Taken
 from burnish.data.sources import without
 from burnish.data.split import held_together, restricted, untorn
 from burnish.errors import shown
+from burnish.granted import cores
 from burnish.labels import counts
-from burnish.runtime import Watcher, cores
+from burnish.runtime import Watcher
 from burnish.terms import Preprocess
 
 _SHARP = 224  # pixels a side of views, from which on images are kept no finer than the whole of them is seen

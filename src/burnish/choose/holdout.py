@@ -11,9 +11,10 @@ from burnish.data.looks import Dataset, look_at, seconds_a_file
 from burnish.data.sample import some_of
 from burnish.data.split import make_splits
 from burnish.errors import NotEnoughData, shown
+from burnish.granted import cores
 from burnish.labels import counts
 from burnish.recipe import Recipe
-from burnish.runtime import Watcher, cores, evenly
+from burnish.runtime import Watcher, evenly
 
 _LOOK_SHARE = 0.12  # of the budget, for hashing files and reading their headers
 _TIMED, _FEWEST_LOOKED_AT = 64, 256  # files

@@ -128,6 +128,7 @@ def views_of(material: Material, bench: Bench, *, flip: bool) -> PixelViews:
     """Augmented views of the training images, in the order of `material.train_rows`."""
     recipe, fitting, rows = bench.recipe, material.fitting, material.train_rows
     assert fitting.stored is not None
+    how = augmentation_of(recipe, size=bench.backbone.preprocess.size, flip=flip, several=material.several)
     squashed = bench.backbone.preprocess.fit == "squash"  # where images are seen squashed they are learnt so
     return PixelViews(
         stored=fitting.stored,
@@ -136,7 +137,8 @@ def views_of(material: Material, bench: Bench, *, flip: bool) -> PixelViews:
         labels=material.labels[rows],
         ids=rows,  # not the catalogue's numbers, which follow the labels of test images too (P5)
         paths=tuple(material.catalog.paths[index] for index in fitting.ids[rows]),
-        how=augmentation_of(recipe, size=bench.backbone.preprocess.size, flip=flip, several=material.several),
+        how=how,
         preprocess=bench.backbone.preprocess,
         seed=recipe.seed,
+        cuts_there=bench.device.type == "cuda" and not how.trivial,
     )

@@ -25,10 +25,11 @@ from burnish.data.looks import Dataset
 from burnish.data.split import held_together
 from burnish.data.views import normalised
 from burnish.errors import BurnishError
+from burnish.granted import cores
 from burnish.labels import grouped, leading, rank_within
 from burnish.measure.gains import beats
 from burnish.methods.heads import HeadChoice, choose_head
-from burnish.runtime import cores, draws, evenly
+from burnish.runtime import draws, evenly
 from burnish.train.features import batched, outputs, takes_half
 
 _SHARE = 0.15  # of the budget, for asking all networks

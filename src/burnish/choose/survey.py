@@ -23,7 +23,8 @@ from burnish.data.pixels import decode, enough, view
 from burnish.data.sample import Part
 from burnish.data.views import normalised
 from burnish.errors import RecipeError, UnreadableImage
-from burnish.runtime import cores, draws, evenly
+from burnish.granted import cores
+from burnish.runtime import draws, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import BATCH, filled, outputs, takes_half
 

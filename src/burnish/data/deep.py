@@ -11,7 +11,8 @@ from burnish.data.file import content_of
 from burnish.data.looks import MODES, Looks
 from burnish.data.pixels import largest_grey, one_by_one, quiet
 from burnish.errors import UnreadableImage
-from burnish.runtime import cores, evenly
+from burnish.granted import cores
+from burnish.runtime import evenly
 from burnish.terms import WHITES
 
 # Images of a set, and their pixels together (a second on two cores), of which a few are decoded however large they are.

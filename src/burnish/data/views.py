@@ -70,7 +70,7 @@ def augmented(
 class Crops:
     """Views before their colours change: a quarter of the bytes, to be sent to where the arithmetic is done."""
 
-    pixels: torch.Tensor  # uint8 [b s s 3]
+    pixels: torch.Tensor  # uint8 [b s s 3], or float32, 0 to 255
     matrices: torch.Tensor  # float32 [b 3 3], act on values 0 to 1
     offsets: torch.Tensor  # float32 [b 1 1], fractions of an image's mean grey that contrast adds
 
@@ -84,7 +84,8 @@ def cropped(
     offsets = np.empty((len(ids), 1, 1), np.float32)
     for row, index in enumerate(ids):
         view = _draw(draws(seed, "view", epoch, int(index)), aspect=float(aspects[row]), how=how)
-        crop = _cut(torch.from_numpy(stored[row]), view)
+        left, top, right, bottom = _box(view, stored.shape[1])
+        crop = torch.from_numpy(stored[row])[top:bottom, left:right].permute(2, 0, 1).unsqueeze(0)
         out = F.interpolate(crop, size=(how.size, how.size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
         if how.trivial:
             changed = trivial(out.permute(2, 0, 1).round().to(torch.uint8), draws(seed, "trivial", epoch, int(index)))
@@ -92,6 +93,56 @@ def cropped(
         pixels[row] = out.flip(1) if view.mirrored else out
         matrices[row], offsets[row] = view.matrix, view.offset
     return Crops(pixels, torch.from_numpy(matrices), torch.from_numpy(offsets))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What `cropped` draws, for a device that cuts by itself: where each row and column of a view lies in the stored image."""
+
+    centres: (
+        torch.Tensor
+    )  # float32 [b 2 s], of rows and of columns, stored pixels; columns of a mirrored view run backwards
+    spans: torch.Tensor  # float32 [b 2 1], stored pixels from one row or column to the next, at least 1
+    borders: torch.Tensor  # int16 [b 2 2 1], first row and column of the crop, and the first after it
+    matrices: torch.Tensor  # as in `Crops`
+    offsets: torch.Tensor
+
+
+def windows(aspects: np.ndarray, ids: np.ndarray, *, side: int, seed: int, epoch: int, how: Augmentation) -> Windows:
+    """The draws of `cropped` for stored images of side x side pixels, without an operation of TrivialAugment."""
+    views = [_draw(draws(seed, "view", epoch, int(index)), aspect=float(aspects[row]), how=how)
+             for row, index in enumerate(ids)]  # fmt: skip
+    boxes = np.array([_box(view, side) for view in views], np.int16).reshape(-1, 2, 2)  # first, end; x, y
+    borders = boxes[:, :, ::-1].transpose(0, 2, 1)  # [b 2 2], rows and columns; first, end
+    steps = (borders[..., 1:] - borders[..., :1]) / np.float32(how.size)
+    centres = borders[..., :1] + steps * (np.arange(how.size, dtype=np.float32) + 0.5)
+    mirrored = np.array([view.mirrored for view in views], bool)
+    centres[mirrored, 1] = centres[mirrored, 1, ::-1]
+    return Windows(
+        torch.from_numpy(centres.astype(np.float32)),
+        torch.from_numpy(np.maximum(steps, 1.0).astype(np.float32)),
+        torch.from_numpy(np.ascontiguousarray(borders)[..., None]),
+        torch.from_numpy(np.array([view.matrix for view in views], np.float32)),
+        torch.from_numpy(np.array([view.offset for view in views], np.float32).reshape(-1, 1, 1)),
+    )
+
+
+def cut(stored: torch.Tensor, found: Windows) -> Crops:
+    """The views of stored images, uint8 [b S S 3], where both lie: `cropped` but for rounding, as two matrix products.
+
+    A pixel is the mean of those around its place, weighed by a triangle as wide as two steps (`antialias` of torch).
+    """
+    count, side = stored.shape[:2]
+    size = found.centres.shape[-1]
+    places = torch.arange(side, device=stored.device)
+    far = (places + 0.5 - found.centres[..., None]).abs_().div_(found.spans[..., None])  # [b 2 s S]
+    inside = (places >= found.borders[:, :, 0, :, None]) & (places < found.borders[:, :, 1, :, None])  # [b 2 1 S]
+    weights = far.neg_().add_(1.0).clamp_(min=0.0).mul_(inside)
+    rows, columns = weights.div_(weights.sum(-1, keepdim=True)).unbind(1)
+    planes = stored.permute(0, 1, 3, 2).float().reshape(count, side, 3 * side)
+    tall = torch.bmm(rows, planes).reshape(count, size * 3, side)
+    pixels = torch.bmm(tall, columns.transpose(1, 2)).reshape(count, size, 3, size)
+    return Crops(pixels.permute(0, 1, 3, 2), found.matrices, found.offsets)
 
 
 def coloured(crops: Crops, preprocess: Preprocess) -> torch.Tensor:
@@ -144,10 +195,9 @@ def _draw(rng: np.random.Generator, *, aspect: float, how: Augmentation) -> _Vie
     return _View(left, top, width, height, mirrored, matrix, brightness * (1.0 - contrast))
 
 
-def _cut(image: torch.Tensor, view: _View) -> torch.Tensor:
-    """The crop [1 3 h w] of a stored image [S S 3], at least one pixel each way."""
-    side = image.shape[0]
+def _box(view: _View, side: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the crop in an image of side x side pixels, at least one pixel each way."""
     left, top = int(view.left * side), int(view.top * side)
     right = max(left + 1, round((view.left + view.width) * side))
     bottom = max(top + 1, round((view.top + view.height) * side))
-    return image[top:bottom, left:right].permute(2, 0, 1).unsqueeze(0)
+    return left, top, right, bottom

@@ -19,6 +19,7 @@ from burnish.choose.material import Bench, Material
 from burnish.choose.proof import Contender, Tested
 from burnish.data.audit.findings import Finding, by_kind, counted
 from burnish.data.catalog import Splits
+from burnish.granted import cores
 from burnish.labels import counts, several
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.calibration import adaptive_ece, ece, reliability
@@ -30,7 +31,6 @@ from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import Verdict, judge, judge_several
 from burnish.recipe import Recipe
 from burnish.record.cases import cases_of, told
-from burnish.runtime import cores
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors")
 _CASES_KEPT = 12  # of a kind of finding

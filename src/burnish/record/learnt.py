@@ -13,8 +13,8 @@ from burnish.data.contents import is_redrawn
 from burnish.data.looks import look_at, read_digests
 from burnish.disk import read_plain_json
 from burnish.errors import NotARun, shown, spoilt
+from burnish.granted import cores
 from burnish.record.folder import IMAGES, LEARNT, SPLITS, RunFolder, home_of, sides_in
-from burnish.runtime import cores
 
 FURTHER = "tuned_further"  # among a package's facts: whether its network had been tuned before the run
 

@@ -27,12 +27,13 @@ from burnish.data.store import PixelStore
 from burnish.data.views import normalised
 from burnish.disk import cache_folder, expanded
 from burnish.errors import BurnishError, RecipeError, RunError, shown
+from burnish.granted import cores
 from burnish.methods.base import blank_tunable
 from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.run.fetching import Fetching
 from burnish.run.further import backbone_of_run, is_run
-from burnish.runtime import Watcher, cores
+from burnish.runtime import Watcher
 from burnish.terms import WHITES
 from burnish.train.around import accelerated, pick_device
 

@@ -22,9 +22,9 @@ from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.data.pixels import enough, view
 from burnish.data.views import normalised
 from burnish.errors import BadWeights, UnreadableImage, brief, cell
+from burnish.granted import cores
 from burnish.labels import SEPARATOR
 from burnish.measure.calibration import calibrated
-from burnish.runtime import cores
 from burnish.ship.answering import LIKELIEST, Answering, Asked, Prediction
 from burnish.ship.bundle import Bundle, read_bundle
 from burnish.ship.images import ImageLike, Images, listed, name_of, opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -11,9 +12,12 @@ from typing import Any
 import torch
 
 from burnish.errors import ModelError, RecipeError, brief, is_short_of_memory, shown
+from burnish.granted import available_bytes, threads_to_take
 from burnish.recipe import DEVICES, is_device
 
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
+
+TRAINING_BYTES = 2e9  # at most on a processor, the libraries included, with the default network (docs/measured.md)
 
 _Setting = tuple[Any, str, Any]  # of torch: where it is, its name, its value
 # What each that is within them found: all are of the whole process, so the first one's is put back by the last.
@@ -22,7 +26,8 @@ _SETTLING, _BEFORE, _TOLD = threading.Lock(), list[torch.dtype](), list[list[_Se
 
 @contextmanager
 def settled_torch(*, cuda: bool = True) -> Iterator[None]:
-    """torch as a run needs it, whatever a notebook has set: gradients on, float32, tensors that begin on the CPU.
+    """torch as a run needs it, whatever a notebook has set: gradients on, float32, tensors that begin on the CPU, and no more
+    threads than a container has cores.
 
     On a CUDA device float32 is float32, and convolutions add in one order: TF32 keeps 10 bits of a number, so that scores
     would not be those of `predict`, and forms of a network that are the same would not be found so. cuda: whether one may
@@ -31,8 +36,22 @@ def settled_torch(*, cuda: bool = True) -> Iterator[None]:
     begin = torch.get_default_device()
     plain = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     here = torch.device("cpu") if begin.type != "cpu" else nullcontext()
-    with _float32(), plain, torch.enable_grad(), here, _exact_cuda() if cuda else nullcontext():
+    with _few_threads(), _float32(), plain, torch.enable_grad(), here, _exact_cuda() if cuda else nullcontext():
         yield
+
+
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """Where torch was loaded before burnish could say how many it should have."""
+    before, most = torch.get_num_threads(), threads_to_take(os.environ)
+    if most is None or before <= most:
+        yield
+        return
+    torch.set_num_threads(most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -87,6 +106,17 @@ def _made_exact() -> list[_Setting]:
         if kind.fp32_precision == "tf32":
             kind.fp32_precision = "ieee"
     return [*before, *told]
+
+
+def short_of_memory() -> str:
+    """A sentence where so little memory can be had that the system may end a training, which nobody else would tell; else ""."""
+    free = available_bytes()
+    if free is None or free >= TRAINING_BYTES:
+        return ""
+    return (
+        f"{free / 1e9:.1f} GB of memory can be had and training takes about {TRAINING_BYTES / 1e9:.0f}: if the system ends the "
+        "run without a word, that is why; a smaller --image-size or --model takes less"
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from burnish.data.cache import Rows
-from burnish.data.views import Augmentation, Crops, coloured, cropped
+from burnish.data.views import Augmentation, Crops, Windows, coloured, cropped, cut, windows
 from burnish.terms import Preprocess
 
 Parts = tuple[torch.Tensor, ...]
@@ -69,6 +69,8 @@ class PixelViews:
     how: Augmentation  # its size is the step's
     preprocess: Preprocess
     seed: int
+    # Whether the device cuts the views, of whole images that it is sent: a processor's threads feed no fast card (docs/how.md)
+    cuts_there: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,19 +79,29 @@ class PixelViews:
         return self.paths[row]
 
     def parts(self, rows: np.ndarray, /, *, epoch: int, size: int) -> Parts:
-        turns, rows = np.divmod(rows, len(self))
-        found = cropped(
-            self.stored[self.rows[rows]],
-            self.aspects[rows],
-            self.ids[rows] + (turns << 40),
-            seed=self.seed,
-            epoch=epoch,
-            how=replace(self.how, size=size),
+        """Crops and how their colours change, or whole images and what is drawn for them."""
+        if not self.cuts_there:
+            found = self.crops(rows, epoch=epoch, size=size)
+            return found.pixels, found.matrices, found.offsets
+        images, aspects, ids = self._addressed(rows)
+        drawn = windows(
+            aspects, ids, side=images.shape[1], seed=self.seed, epoch=epoch, how=replace(self.how, size=size)
         )
-        return found.pixels, found.matrices, found.offsets
+        return torch.from_numpy(images), drawn.centres, drawn.spans, drawn.borders, drawn.matrices, drawn.offsets
+
+    def crops(self, rows: np.ndarray, /, *, epoch: int, size: int) -> Crops:
+        """The views before their colours change, cut by the processor."""
+        images, aspects, ids = self._addressed(rows)
+        return cropped(images, aspects, ids, seed=self.seed, epoch=epoch, how=replace(self.how, size=size))
 
     def whole(self, parts: Parts, /) -> torch.Tensor:
-        return coloured(Crops(*parts), self.preprocess)
+        crops = Crops(*parts) if not self.cuts_there else cut(parts[0], Windows(*parts[1:]))
+        return coloured(crops, self.preprocess)
+
+    def _addressed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Stored images uint8 [b S S 3] of these rows, their aspects and the addresses of what is drawn."""
+        turns, rows = np.divmod(rows, len(self))
+        return self.stored[self.rows[rows]], self.aspects[rows], self.ids[rows] + (turns << 40)
 
 
 class Ahead:

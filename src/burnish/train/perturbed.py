@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from burnish.data.perturbations import perturbed
+from burnish.data.views import Crops, coloured
 from burnish.train.inputs import Parts, PixelViews
 
 
@@ -31,11 +32,11 @@ class Perturbed:
 
     def parts(self, rows: np.ndarray, /, *, epoch: int, size: int) -> Parts:
         """Perturbed crops, and how their colours change."""
-        pixels, *colours = self.views.parts(rows, epoch=epoch, size=size)
+        found = self.views.crops(rows, epoch=epoch, size=size)
         turns, own = np.divmod(rows, len(self))
         ids = self.views.ids[own] + (turns << 40)
-        return (perturbed(pixels, ids, seed=self.views.seed, epoch=epoch), *colours)
+        return perturbed(found.pixels, ids, seed=self.views.seed, epoch=epoch), found.matrices, found.offsets
 
     def whole(self, parts: Parts, /) -> torch.Tensor:
         """The batch [b 3 s s] of those parts."""
-        return self.views.whole(parts)
+        return coloured(Crops(*parts), self.views.preprocess)

@@ -15,10 +15,10 @@ from burnish.data.sources import Data, called, open_source
 from burnish.data.split import read_splits
 from burnish.disk import expanded
 from burnish.errors import DataError, NotARun, RecipeError, shown
+from burnish.granted import cores
 from burnish.labels import counts
 from burnish.methods.table import method_named
 from burnish.record.folder import HARDENED, IMAGES, SLIM, SPLITS, home_of, read_facts, sides_in
-from burnish.runtime import cores
 from burnish.ship.bundle import Bundle, read_bundle
 
 _NAMES = ("demo", "hf:", "torchvision:")  # of data that is no path

@@ -21,6 +21,7 @@ from burnish.data.sample import in_turn
 from burnish.data.sources import Data, called
 from burnish.disk import expanded, write_whole
 from burnish.errors import NotEnoughData, RecipeError, UnreadableImage, shown
+from burnish.granted import cores
 from burnish.measure.attack import EPSILONS, FAR, Ball, Target, apgd, fgsm, signs, strongest
 from burnish.measure.calibration import calibrated
 from burnish.measure.intervals import Interval, wilson
@@ -30,7 +31,7 @@ from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Ro
 from burnish.record.learnt import FURTHER, learnt_among
 from burnish.reports.robust import BEGINS, csv_of, page_of
 from burnish.reports.words import words_in
-from burnish.runtime import Nobody, Watcher, cores
+from burnish.runtime import Nobody, Watcher
 from burnish.ship.answering import Asked
 from burnish.ship.predictor import NO_NUMBER, Predictor
 from burnish.train.around import enough_memory, settled_torch

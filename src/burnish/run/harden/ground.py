@@ -19,11 +19,12 @@ from burnish.data.catalog import Catalog, Splits
 from burnish.data.sources import Data
 from burnish.disk import text_of
 from burnish.errors import NotARun, NotEnoughData, RecipeError, shown, spoilt
+from burnish.granted import cores
 from burnish.recipe import Recipe
 from burnish.record.folder import HARDENED, RECIPE
 from burnish.run.further import added_to
 from burnish.run.outset import Facilities
-from burnish.runtime import Clock, Watcher, cores
+from burnish.runtime import Clock, Watcher
 from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle
 from burnish.train.around import pick_device
 from burnish.use.own import is_frozen, own_images

@@ -22,6 +22,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
 from burnish.data.perturbations import UNLIKE
 from burnish.data.sample import in_turn
+from burnish.granted import cores
 from burnish.labels import right, several
 from burnish.measure.bootstrap import Bootstrapped, bootstrapped, paired_shares, share
 from burnish.measure.calibration import calibrated
@@ -29,7 +30,7 @@ from burnish.measure.grouped import count_of
 from burnish.measure.intervals import holm
 from burnish.run.harden.chosen import attacked
 from burnish.run.harden.ground import Ground
-from burnish.runtime import cores, draws
+from burnish.runtime import draws
 
 Answering = Callable[
     [np.ndarray], list[np.ndarray]

@@ -15,10 +15,11 @@ import numpy as np
 from burnish.data.pixels import count_pixels
 from burnish.disk import expanded
 from burnish.errors import BurnishError, ModelError, NotARun, RecipeError, UnreadableImage
+from burnish.granted import cores
 from burnish.measure.verdict import Verdict
 from burnish.record.folder import read_facts
 from burnish.reports.served import page, page_policy
-from burnish.runtime import Nobody, Watcher, cores
+from burnish.runtime import Nobody, Watcher
 from burnish.ship.answering import Answering, Asked, Prediction
 from burnish.ship.predictor import NO_NUMBER, Predictor
 from burnish.ship.serve.asking import Sent, asked_of, files_of, kind_of, raw_image
