@@ -19,9 +19,9 @@ from burnish.backbones.reading.hub import told_offline, why_unreachable
 from burnish.backbones.zoo import DEFAULT_MODEL, load_backbone
 from burnish.disk import cache_folder, require_temporary_folder
 from burnish.errors import BurnishError, RunError, shown
-from burnish.granted import available_bytes, bound_cores, cores
+from burnish.granted import TRAINING_BYTES, available_bytes, bound_cores, cores
 from burnish.methods.linear import seconds_a_flop
-from burnish.train.around import TRAINING_BYTES, accelerated
+from burnish.train.around import accelerated
 from burnish.train.features import takes_half
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")

@@ -12,7 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+TRAINING_BYTES = 2e9  # a process of burnish at most, on a processor with the default network (docs/measured.md)
+
+LITTLE_MEMORY = (
+    "there is less than 2 GB of memory for this process: freed memory is given back at once, which is slower; if the system ends "
+    "the run without a word, a smaller --image-size or --model takes less"
+)
+
 _GROUPS, _OWN, _MEMORY = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/meminfo")
+_PAGES = Path("/proc/self/statm")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -50,6 +58,20 @@ def available_bytes(told: Path = _MEMORY, groups: Path = _GROUPS, own: Path = _O
     with suppress(ValueError, OSError, AttributeError):
         return min([os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *found])
     return min(found, default=None)
+
+
+def has_little_memory() -> bool:
+    """Whether this process, with what it has taken, can have less than a training takes."""
+    left = available_bytes()
+    return left is not None and left + _own_bytes() < TRAINING_BYTES
+
+
+def _own_bytes() -> int:
+    """Memory that is this process's alone; 0 where it cannot be told."""
+    with suppress(OSError, ValueError, IndexError, AttributeError):
+        resident, shared = map(int, _PAGES.read_text().split()[1:3])
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _left_in(place: Path) -> int | None:

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 
 import burnish
+from burnish.granted import has_little_memory
 
 T = TypeVar("T")
 
@@ -157,8 +158,11 @@ def keep_freed_memory() -> None:
     """Let glibc keep large freed buffers for the next step instead of giving each back to the system at once.
 
     Without it every activation is mapped, page-faulted and unmapped again in each step: a third of the time on 2 cores
-    (EfficientNet-Lite0 at 224 px, training 23.3 -> 34.6 images/s, forward 131 -> 164). Does nothing where there is no glibc.
+    (EfficientNet-Lite0 at 224 px, training 23.3 -> 34.6 images/s, forward 131 -> 164). Does nothing where there is no glibc, nor
+    where memory is so short that the system would end the process for it.
     """
+    if has_little_memory():
+        return
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

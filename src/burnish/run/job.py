@@ -32,6 +32,7 @@ from burnish.data.looks import Dataset, write_digests
 from burnish.data.sample import only
 from burnish.data.split import restricted, write_splits
 from burnish.errors import RecipeError, shown
+from burnish.granted import LITTLE_MEMORY, has_little_memory
 from burnish.measure.cost import Energy
 from burnish.methods.base import Method, blank_tunable
 from burnish.methods.table import method_named
@@ -62,7 +63,7 @@ from burnish.run.probed import Looked, look, looked_at
 from burnish.run.trained import tune_on_the_clock
 from burnish.runtime import Clock, Stopwatch, Watcher, keep_freed_memory
 from burnish.ship.bundle import package_folder
-from burnish.train.around import settled_torch, short_of_memory
+from burnish.train.around import settled_torch
 from burnish.train.checkpoint import drop_checkpoints
 
 _TESTED, _FAMILIAR = "tested", "familiar"  # how many images
@@ -93,8 +94,8 @@ def run_job(
     rival = earlier(recipe.against, catalog.classes, several=catalog.several) if recipe.against else None
     ledger = Ledger(folder.path, clock, watcher)
     watch = Stopwatch(watcher, ledger.clock)
-    if short := short_of_memory():
-        watch.say(short)
+    if has_little_memory():
+        watch.say(LITTLE_MEMORY)
     if not ledger.resumed:  # what a run that could not be gone on with has searched was of it
         (folder.path / SEARCH).unlink(missing_ok=True)
     part = bool(catalog.skipped) or not by_clock  # an earlier run has settled which images there is time for

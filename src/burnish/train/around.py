@@ -12,12 +12,10 @@ from typing import Any
 import torch
 
 from burnish.errors import ModelError, RecipeError, brief, is_short_of_memory, shown
-from burnish.granted import available_bytes, threads_to_take
+from burnish.granted import threads_to_take
 from burnish.recipe import DEVICES, is_device
 
 _NO_MEMORY = re.compile(r"(CUDA|CUDNN|CUBLAS|HIP|MPS|cuDNN|cuBLAS).*(out of memory|ALLOC_FAILED)", re.DOTALL)
-
-TRAINING_BYTES = 2e9  # at most on a processor, the libraries included, with the default network (docs/measured.md)
 
 _Setting = tuple[Any, str, Any]  # of torch: where it is, its name, its value
 # What each that is within them found: all are of the whole process, so the first one's is put back by the last.
@@ -106,17 +104,6 @@ def _made_exact() -> list[_Setting]:
         if kind.fp32_precision == "tf32":
             kind.fp32_precision = "ieee"
     return [*before, *told]
-
-
-def short_of_memory() -> str:
-    """A sentence where so little memory can be had that the system may end a training, which nobody else would tell; else ""."""
-    free = available_bytes()
-    if free is None or free >= TRAINING_BYTES:
-        return ""
-    return (
-        f"{free / 1e9:.1f} GB of memory can be had and training takes about {TRAINING_BYTES / 1e9:.0f}: if the system ends the "
-        "run without a word, that is why; a smaller --image-size or --model takes less"
-    )
 
 
 @contextmanager
