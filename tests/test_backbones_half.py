@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from burnish.backbones.fast import half
 from burnish.backbones.fast.frozen import fold_for_inference, is_half
-from burnish.backbones.fast.half import HALF_TOLERANCE, Depthwise, FoldedDepthwise, fold_trainable_half, has_fast_half
+from burnish.backbones.fast.half import HALF_TOLERANCE, Depthwise, FoldedDepthwise, fold_trainable_half, has_half
 from burnish.backbones.zoo import load_backbone
+from burnish.train.features import takes_half
 
-needs_half = pytest.mark.skipif(not has_fast_half(), reason="this processor does not multiply bfloat16 in hardware")
+needs_half = pytest.mark.skipif(not has_half(), reason="this processor does not multiply bfloat16 in hardware")
 CASES = [
     (kernel, stride, side, padding)
     for kernel, stride, side in itertools.product((3, 5, 7), (1, 2), (7, 8, 13, 14))
@@ -68,8 +69,8 @@ def test_half_features_are_near_float32_at_every_size_and_batch(name):
 def test_without_the_hardware_nothing_is_half(monkeypatch):
     from burnish.backbones.fast import frozen
 
-    monkeypatch.setattr(frozen, "has_fast_half", lambda: False)
-    monkeypatch.setattr(half, "has_fast_half", lambda: False)
+    monkeypatch.setattr(frozen, "has_half", lambda: False)
+    monkeypatch.setattr(half, "has_half", lambda: False)
     backbone = load_backbone("random:test_efficientnet")
     images = torch.rand(2, 3, 64, 64)
     assert not is_half(fold_for_inference(backbone.module, images, half=True))
@@ -88,3 +89,26 @@ def test_a_half_form_that_is_wrong_is_not_used(monkeypatch):
     assert not any(isinstance(layer, FoldedDepthwise) for layer in folded.modules())
     monkeypatch.setattr(frozen._Half, "forward", lambda self, images: 2 * self.inner(images.to(torch.bfloat16)).float())
     assert not is_half(fold_for_inference(backbone.module, images, half=True))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "amx", "intel", "fast"),
+    [(True, False, True, False), (True, True, True, True), (True, False, False, True), (False, False, False, False)],
+    ids=["Intel without AMX", "Intel", "AMD", "none"],
+)
+def test_half_is_taken_where_it_is_faster_than_float32(monkeypatch, instructions, amx, intel, fast):
+    """An Emerald Rapids whose AMX a virtual machine hides has the instructions, and is slower with them."""
+    answers = {"_is_avx512_bf16_supported": instructions, "_is_amx_tile_supported": amx}
+    monkeypatch.setattr(half, "_says", answers.__getitem__)
+    monkeypatch.setattr(half, "_is_intel", lambda: intel)
+    assert half.has_fast_half() is fast and takes_half("auto", torch.device("cpu")) is fast
+    assert takes_half("bfloat16", torch.device("cpu")) and not takes_half("float32", torch.device("cpu"))
+    assert half.has_half() is instructions
+
+
+def test_whose_processor_it_is_is_read_from_what_the_system_tells(tmp_path, monkeypatch):
+    for name, vendor in (("intel", "GenuineIntel"), ("amd", "AuthenticAMD")):
+        (tmp_path / name).write_text(f"processor : 0\nvendor_id : {vendor}\n")
+        assert half._is_intel(tmp_path / name) is (name == "intel")
+    monkeypatch.setattr("platform.processor", lambda: "Intel64 Family 6 Model 207 Stepping 2, GenuineIntel")
+    assert half._is_intel(tmp_path / "none")

@@ -73,8 +73,8 @@ class Rates:
         self.sizes: list[int] | None = None  # that the network takes, once they were asked for
         self._lower: dict[int, float] = {}  # images per second at `at` pixels, by freeze point
         self._making = 0.0  # seconds of one view of an image at `at` pixels, cut by a processor alone
-        # Not settled by timing: two runs of one command must not differ in it (P7). It is faster wherever the hardware
-        # has it, 1.5 to 1.9 times in training (docs/speed.md).
+        # Not settled by timing: two runs of one command must not differ in it (P7). Which processors are
+        # faster with it is known, 1.5 to 1.9 times in training (docs/speed.md).
         self.half = takes_half(bench.recipe.precision, bench.device)
 
     @property

@@ -98,7 +98,7 @@ def autocast(device: torch.device, half: bool) -> torch.autocast:
 
 
 def takes_half(precision: str, device: torch.device) -> bool:
-    """Whether bfloat16 may be used: asked for, or, with "auto", where the device does it in hardware."""
+    """Whether bfloat16 may be used: asked for, or, with "auto", where the device is faster with it."""
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":

@@ -25,7 +25,7 @@ from burnish.backbones.fast.fold import (
     pairs_of,
     same,
 )
-from burnish.backbones.fast.half import HALF_TOLERANCE, has_fast_half
+from burnish.backbones.fast.half import HALF_TOLERANCE, has_half
 from burnish.backbones.layers import replace
 
 _SCALARS = {"hardtanh": [0.0, 6.0]}  # what oneDNN's activations take besides the value
@@ -46,7 +46,7 @@ def fold_for_inference(module: nn.Module, example: Tensor, *, half: bool = False
     """
     expected, pairs = evaluated(module, example), pairs_of(module, example)
     made, packs, _ = _fastest(module, pairs, example, expected)
-    if half and packs and has_fast_half():
+    if half and packs and has_half():
         candidate = _Half(copy.deepcopy(made).to(torch.bfloat16)).eval()
         if same(candidate, example, expected, tolerance=HALF_TOLERANCE):
             return candidate

@@ -7,6 +7,10 @@ depthwise convolutions are slow: EfficientNet-Lite0 at 224 px trains at 34 image
 
 from __future__ import annotations
 
+import functools
+import platform
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +24,30 @@ from burnish.backbones.fast.fold import FoldedConv, evaluated, fold_trainable, p
 HALF_TOLERANCE = 0.15
 
 
+def has_half() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; emulated it takes minutes."""
+    return torch.backends.mkldnn.is_available() and _says("_is_avx512_bf16_supported")
+
+
 def has_fast_half() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; emulated it is slower than float32."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return torch.backends.mkldnn.is_available() and known is not None and bool(known())
+    """Whether it does so faster than float32: with AMX, or as AMD does with AVX-512.
+
+    Intel's AVX-512 does in a cycle as many products of bfloat16 as of float32, and converting comes besides. Virtual machines
+    often hide AMX: on an Emerald Rapids without it ResNet-50 trains at less than half of the speed of float32 (LOG.md).
+    """
+    return has_half() and (_says("_is_amx_tile_supported") or not _is_intel())
+
+
+def _says(question: str) -> bool:
+    known = getattr(torch.cpu, question, None)
+    return known is not None and bool(known())
+
+
+@functools.cache
+def _is_intel(told: Path = Path("/proc/cpuinfo")) -> bool:
+    with suppress(OSError, UnicodeDecodeError):
+        return "GenuineIntel" in told.read_text()
+    return "GenuineIntel" in platform.processor()
 
 
 class Depthwise(torch.autograd.Function):
@@ -118,7 +142,7 @@ def fold_trainable_half(module: nn.Module, example: Tensor, *, inplace: bool = F
     They are taken back where the output is then not that of plain autocast within HALF_TOLERANCE.
     """
     folded = fold_trainable(module, example, inplace=inplace)
-    if example.device.type != "cpu" or not has_fast_half():
+    if example.device.type != "cpu" or not has_half():
         return folded
     with torch.autocast("cpu", dtype=torch.bfloat16):  # without it FoldedDepthwise is FoldedConv: nothing to check
         expected = evaluated(folded, example)
