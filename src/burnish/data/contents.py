@@ -167,8 +167,34 @@ class Drawn:
         return file_of(item, path)
 
 
+class Joined:
+    """The images of several sets, called by the name of theirs before their own: "train/000"."""
+
+    def __init__(self, parts: Mapping[str, tuple[Path, Contents | None]]) -> None:
+        """parts: name -> the folder of its files, and what gives its images where they are no files."""
+        self._parts = parts
+        self.contents = [contents for _, contents in parts.values()]
+
+    def image(self, path: str) -> Path | bytes:
+        name, _, inside = path.partition("/")
+        root, contents = self._parts[name]
+        if contents is None:
+            return root / inside
+        try:
+            return contents.image(inside)
+        except UnreadableImage as error:
+            raise UnreadableImage(path, error.reason) from None
+
+
+def is_drawn(contents: Contents | None) -> bool:
+    """Whether some of the images are given by a function."""
+    return isinstance(contents, Drawn) or (isinstance(contents, Joined) and any(map(is_drawn, contents.contents)))
+
+
 def is_redrawn(contents: Contents | None) -> bool:
-    """Whether the images may be others each time they are asked for, as those of a data set in Python."""
+    """Whether images may be others each time they are asked for, as those of a data set in Python."""
+    if isinstance(contents, Joined):
+        return any(map(is_redrawn, contents.contents))
     return isinstance(contents, Drawn) and not contents.fixed
 
 

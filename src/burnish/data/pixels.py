@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from burnish.data.catalog import Catalog, Named
-from burnish.data.contents import Drawn, plain_grey
+from burnish.data.contents import is_drawn, plain_grey
 from burnish.data.file import MAX_BYTES, TOO_LARGE, Refused, content_of, digest_of, is_hash
 from burnish.data.file import content as _content
 from burnish.data.formats import image_of, not_an_image
@@ -202,14 +202,14 @@ def read_all(
         index = int(indices[row])
         try:
             source = catalog.image(index)
-            if digests is not None and is_hash(digests[row]) and not isinstance(catalog.contents, Drawn):
+            if digests is not None and is_hash(digests[row]) and not is_drawn(catalog.contents):
                 source = content_of(source) if isinstance(source, Path) else source
                 if digest_of(source) != digests[row]:
                     return Named(catalog.paths[index], "it changed while it was read; run again")
             image = decode_aloud(source, catalog.paths[index], at_least)
         except UnreadableImage as error:
             return Named(catalog.paths[index], error.reason)
-        if digests is not None and not is_hash(digests[row]) and not isinstance(catalog.contents, Drawn):
+        if digests is not None and not is_hash(digests[row]) and not is_drawn(catalog.contents):
             return Named(catalog.paths[index], "it could not be read when it was first looked at; run again")
         for name, rendering in renderings.items():
             out[name][row] = rendering(image)

@@ -10,6 +10,7 @@ archive   class folders in a .zip or .tar, read in place
 shards    WebDataset tar files
 named     hf:ORG/NAME, torchvision:NAME
 python    lists, arrays and data sets in Python
+parts     a dictionary of splits, each any of these
 demo      scikit-learn's handwritten digits, written once as PNG files
 """
 
@@ -18,11 +19,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from burnish.data.catalog import Catalog
-from burnish.data.sources import archive, columnar, shards, table
+from burnish.data.sources import archive, columnar, parts, shards, table
 from burnish.data.sources.assemble import require_usable, with_named, without
 from burnish.data.sources.demo import open_demo
 from burnish.data.sources.folder import open_folder
@@ -35,7 +37,7 @@ from burnish.errors import DataError, shown
 
 __all__ = ["Data", "called", "open_source", "require_usable", "with_named", "without"]
 
-# A path or name of labelled images, (images, labels), a map-style data set, or a Catalog: see `open_source`.
+# A path or name of labelled images, (images, labels), a map-style data set, a Catalog, or its splits: see `open_source`.
 Data = Any
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -47,13 +49,16 @@ def open_source(data: Data, *, for_training: bool = True) -> Catalog:
 
     data: a path: a folder, a table, an archive, tar shards such as "shards/train-{000..003}.tar"; a name: "demo",
     "hf:ORG/NAME", "torchvision:NAME" (a folder of such a name is "./demo", or a Path); in Python also (images, labels), a
-    map-style data set, or a Catalog.
+    map-style data set, a Catalog, or {"train": …, "val": …, "test": …} of any of these.
     for_training: also ask for two classes and enough images of each to train, choose and prove; False to evaluate or
     audit, where a split folder may also stand without train.
     Raises DataError or NotEnoughData.
     """
     if isinstance(data, Catalog):
         catalog = data
+    elif isinstance(data, Mapping) and not hasattr(data, "columns"):  # which a table has, whatever it is besides
+        given = parts.splits_of(data)
+        catalog = parts.joined({split: open_source(part, for_training=False) for split, part in given.items()})
     elif not isinstance(data, (str, os.PathLike)):
         catalog = open_python(data)
     elif data == "":
