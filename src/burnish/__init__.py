@@ -88,7 +88,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES and name not in __all__:
-        raise AttributeError(f"module 'burnish' has no attribute {name!r}")
+        here = importlib.import_module("burnish.elsewhere").verb_elsewhere(name)
+        raise AttributeError(
+            f"module 'burnish' has no attribute {name!r}{f'; here it is burnish.{here}' if here else ''}"
+        )
     if name in _MODULES:
         return _loaded(f"burnish.{name}")
     return getattr(_loaded(_HOMES.get(name, "burnish.api")), name)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import burnish
-from burnish.elsewhere import known_elsewhere
+from burnish.elsewhere import known_elsewhere, verb_elsewhere
 from burnish.errors import BurnishError, Interrupted, is_short_of_memory, shown
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.hardening import harden
@@ -159,12 +159,6 @@ def _of_values(error: Exception, complaint: str) -> str:
     return f"{complaint.partition(': ')[0]}: {shown(str(first['input']))!r}, expected {wanted}"
 
 
-_VERBS_ELSEWHERE = {
-    "fit": ("train", "tune", "finetune", "fine-tune", "learn", "run"), "predict": ("infer", "inference", "classify", "test"),
-    "evaluate": ("eval", "val", "validate", "score"), "audit": ("check", "inspect", "lint"), "models": ("list", "zoo"),
-}  # fmt: skip
-
-
 def _of_verbs(complaint: str, words: list[str]) -> str:
     """The complaint, and for a verb of other tools what it is here."""
     if not complaint.startswith("No such command"):
@@ -173,8 +167,10 @@ def _of_verbs(complaint: str, words: list[str]) -> str:
     if said == "help":
         known = {str(one.callback.__name__) for one in app.registered_commands if one.callback is not None}
         return f"No such command 'help'; say burnish {rest[0] if rest and rest[0] in known else 'fit'} --help"
-    here = next((verb for verb, others in _VERBS_ELSEWHERE.items() if said in others), None)
-    return complaint if here is None else f"No such command {said!r}; here it is: burnish {here}"
+    here = "models" if said in ("list", "zoo") else verb_elsewhere(said)
+    if here == "open_run":
+        return f"No such command {said!r}; the verbs take a run by its folder, as in: burnish predict RUN IMAGES"
+    return f"No such command {said!r}; here it is: burnish {here}" if here else complaint
 
 
 def _leave_unread() -> NoReturn:

@@ -27,6 +27,27 @@ _ELSEWHERE = {
     "seed": ("random_seed", "random_state"),
 }
 _NEEDLESS = {
+    "the classes are those of the data": ("class_names", "classes", "nb_classes", "num_classes", "num_labels"),
+    "images are prepared as the pretrained network expects it": (
+        "mean", "normalization", "normalize", "processing_class", "std", "tokenizer", "transform", "transforms",
+    ),
+    "all scores are taken, and reported with their intervals": (
+        "compute_metrics", "eval_metric", "metric", "metrics", "validation_metric",
+    ),
+    "cross-entropy is the loss, of several classes an image one for each": (
+        "criterion", "loss", "loss_fn", "loss_func", "loss_function",
+    ),
+    "folders train, val and test in one folder, or a column split in a table, say which images are for what": (
+        "eval_dataset", "test_data", "train_data", "train_dataset", "tuning_data", "val", "val_data", "val_dataset", "val_dir",
+        "valid", "validation_data",
+    ),
+    "a watcher is told of all there is to follow; TensorBoard files are written, and MLflow is told where it is installed": (
+        "callbacks", "cbs", "logger", "report_to", "tracker", "wandb",
+    ),
+    "the whole of it follows from budget and method": ("preset", "presets"),
+    "what goes on is told in a notebook and on the command line; with --quiet, or watcher=None, it is not": (
+        "disable_tqdm", "enable_progress_bar", "progress", "verbose", "verbosity",
+    ),
     "AdamW is the optimiser of all methods": ("momentum", "opt", "optim", "optimizer"),
     "the rate rises, then falls to zero exactly at the end": (
         "cos_lr", "lr_scheduler", "lr_scheduler_type", "sched", "scheduler", "warmup", "warmup_epochs", "warmup_steps",
@@ -36,6 +57,19 @@ _NEEDLESS = {
     ),
     "the same command with the same out goes on where a run stopped": ("resume", "resume_from_checkpoint"),
 }  # fmt: skip
+_VERBS = {
+    "fit": ("train", "tune", "finetune", "fine_tune", "learn", "run", "fit_one_cycle"),
+    "predict": ("infer", "inference", "classify", "test", "pipeline"),
+    "evaluate": ("eval", "val", "validate", "score"),
+    "audit": ("check", "clean", "inspect", "lint"),
+    "open_run": ("from_pretrained", "load", "load_learner", "load_model", "load_run", "open"),
+}
+
+
+def verb_elsewhere(word: str) -> str:
+    """The verb that other tools call so; "" where none is."""
+    word = word.replace("-", "_").lower()
+    return next((verb for verb, others in _VERBS.items() if word in others), "")
 
 
 def known_elsewhere(word: str, *, option: bool = False) -> str:

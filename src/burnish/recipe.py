@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Collection, Iterable
@@ -320,10 +321,12 @@ SETTINGS: dict[str, Setting] = {field.name: field.metadata["setting"] for field 
 
 
 def recipe_from(values: dict[str, Any]) -> Recipe:
-    """A recipe from keyword values; an unknown key is an error that names the nearest ones."""
+    """A recipe from keyword values, a path as its text; an unknown key is an error that names the nearest ones."""
     if unknown := unknown_among(values):
         raise RecipeError(unknown)
-    return Recipe(**values)
+    return Recipe(
+        **{name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in values.items()}
+    )
 
 
 def unknown_among(names: Iterable[str], known: Collection[str] = SETTINGS) -> str:
