@@ -47,7 +47,7 @@ from burnish.run.job import finish, run_job
 from burnish.run.outset import Facilities
 from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.run.tracking import track
-from burnish.runtime import Clock, Nobody, Watcher
+from burnish.runtime import Clock, Watcher
 from burnish.ship.answering import Prediction
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
@@ -68,6 +68,7 @@ from burnish.use.finished import (
 from burnish.use.serving import serve
 from burnish.use.slimming import Slimmed, slim
 from burnish.use.stressing import Robustness, robustness
+from burnish.watching import Watching, settled_watcher
 
 # Verbs are made in `looking`, here, in `run.hardening`, and in the modules of `use`.
 __all__ = [
@@ -87,7 +88,7 @@ def fit(
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
     quarantine: str | os.PathLike[str] | None = None,
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     clock: Clock | None = None,
     **settings: Unpack[Settings],
 ) -> Result:
@@ -95,7 +96,7 @@ def fit(
 
     data: class folders, train/val/test folders of class folders, a table path,label[,split][,group] (CSV, TSV, JSON lines,
     Parquet), a .zip or .tar of folders, WebDataset shards, "hf:ORG/NAME", "torchvision:NAME", "demo"; or in Python
-    (images, labels) or a map-style data set.
+    (images, labels), a map-style data set, or {"train": …, "val": …, "test": …} of any of these.
     budget: wall clock such as "90s" or "10m", or seconds, from now to the return; None for no limit (best with epochs). Where it
     has no time for all images, an even part of each class is used: `facts["counts"]["skipped"]` says how many were not.
     For speed, glibc is told to keep freed memory in this process (`runtime.keep_freed_memory`).
@@ -106,7 +107,8 @@ def fit(
     strict: stop when the audit finds an error, such as a leak or an unreadable file; by default it is said and dealt with.
     quarantine: a CSV with a column path (such as audit.csv) of images to leave out.
     settings: the fields of `Recipe` but budget_seconds: model, method, seed, epochs, …; `burnish fit --help` says what each does.
-    watcher: told of stages and progress; None for nobody.
+    watcher: told of stages and progress, such as `burnish.Lines()`, which prints them; "auto" does so in a notebook and at a
+    prompt, and is silent in a script; None for nobody.
     Raises a BurnishError whose message says what came, what was expected and what to do.
     """
     seconds = parse_budget(budget)
@@ -135,7 +137,7 @@ def fit_recipe(
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
     quarantine: str | os.PathLike[str] | None = None,
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     clock: Clock | None = None,
 ) -> Result:
     """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
@@ -167,12 +169,13 @@ def fit_catalog(
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     clock: Clock | None = None,
     again: str | None = None,
 ) -> Result:
     """`fit` on a catalogue made in Python; data, quarantine, again: what the report says it is of, and does it again."""
-    clock, watcher = clock or Clock.start(recipe.budget_seconds, from_process_start=False), watcher or Nobody()
+    clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
+    watcher = settled_watcher(watcher, clock)
     require_time_for_seeds(recipe)
     require_temporary_folder()
     _say_unused(catalog, watcher)
@@ -242,7 +245,7 @@ def compare(
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
     quarantine: str | os.PathLike[str] | None = None,
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     clock: Clock | None = None,
     **settings: Unpack[Settings],
 ) -> Leaderboard:
@@ -251,10 +254,10 @@ def compare(
     models, methods: as for `fit`; local files too. What costs least is asked first, losers are cut on the validation
     images, and the finalists are scored once on the test images, with paired differences to the chosen one. The folder
     holds compare.json, leaderboard.csv, leaderboard.html and, under arms/, a package for each combination. A comparison
-    that died goes on with the same call. out, cache, workers, strict, quarantine: as for `fit`. settings: fields of `Recipe` that
-    all combinations share, such as seed, epochs, image_size, mixup; those that a comparison has no use for are a RecipeError,
-    as are an unknown method and when nothing can run. The keys are those of compare.json: rows, chosen, decisions, counts, …; the
-    packages lie under its attribute `folder`.
+    that died goes on with the same call. out, cache, workers, strict, quarantine, watcher: as for `fit`. settings: fields of
+    `Recipe` that all combinations share, such as seed, epochs, image_size, mixup; those that a comparison has no use for are a
+    RecipeError, as are an unknown method and when nothing can run. The keys are those of compare.json: rows, chosen, decisions,
+    counts, …; the packages lie under its attribute `folder`.
     """
     seconds = parse_budget(budget)
     clock = clock or Clock.start(seconds, from_process_start=False)
@@ -291,7 +294,7 @@ def compare_catalog(
     cache: str | os.PathLike[str] = "auto",
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
 ) -> Leaderboard:
     """`compare` on a catalogue that is open; data, quarantine: what the page says it is of, and does it again."""
     for called_so, given in (("models", models), ("methods", methods)):
@@ -306,7 +309,7 @@ def compare_catalog(
         raise RecipeError("compare takes networks by name; which one fits is what it tells (see: burnish models)")
     for kind in kinds:
         method_named(kind)
-    watcher = watcher or Nobody()
+    watcher = settled_watcher(watcher, clock)
     _say_unused(catalog, watcher)
     with out as folder:
         asked = {**asdict(recipe), "compare_models": names, "compare_methods": kinds}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
-from burnish.data.audit.findings import Finding, counted, in_order, in_words
+from burnish.data.audit.findings import Finding, by_kind, counted, in_order, in_words
 from burnish.data.audit.labels import label_findings, outlier_findings
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, read_pixels
@@ -32,6 +32,7 @@ from burnish.labels import counts as counts_of
 from burnish.labels import several
 from burnish.methods.heads import choose_head
 from burnish.record.facts import machine, version_of
+from burnish.reports.cells import escaped, paragraph, table_of_cells
 from burnish.runtime import Watcher
 from burnish.terms import Preprocess
 from burnish.train.around import pick_device
@@ -40,6 +41,7 @@ from burnish.train.features import batched, outputs, takes_half
 # Of JPEGs larger than a few times this, a half or a quarter of the pixels is decoded: all of the file is still read.
 _SMALL = Preprocess(size=64, crop=1.0, fit="squash")
 _CASES_SHOWN = 60  # of a kind, with thumbnails
+_CASES_IN_A_CELL, _PICTURES_OF_A_CASE = 3, 4  # of a kind, in a notebook
 _FEWEST = 8  # images of a class that labels are doubted from: fewer say nothing
 
 
@@ -54,6 +56,21 @@ class Audit:
     def __repr__(self) -> str:
         found = in_words(counted(self.findings)) or "nothing found that must be dealt with"
         return f"Audit({self.facts['counts']['scanned']:,} images: {found})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, ...]] = []
+        for kind in by_kind(self.findings, cases=_CASES_IN_A_CELL):
+            cases = "<br>".join(self._case(one) for one in kind["cases"])
+            rows.append((f"{kind['count']:,}", escaped(kind["title"]), cases, escaped(kind["advice"])))
+        names = ("cases", "what", "the first ones", "what to do")
+        return paragraph(repr(self)) + (table_of_cells(names, rows) if rows else "")
+
+    def _case(self, case: Mapping[str, Any]) -> str:
+        """A case as HTML: its pictures where they are at hand, what it is about, the evidence."""
+        pictures = [self.thumbnails[path] for path in case["paths"] if path in self.thumbnails]
+        images = "".join(f'<img src="{escaped(picture)}" height="48"> ' for picture in pictures[:_PICTURES_OF_A_CASE])
+        about = ", ".join(case["paths"][:_PICTURES_OF_A_CASE]) or case["subject"]
+        return images + escaped(f"{about}: {case['evidence']}")
 
     def of(self, kind: str) -> list[Finding]:
         """The findings of one kind, such as "leak" or "label_error"."""

@@ -22,9 +22,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import itertools
 import json
+import os
 import re
 import shlex
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,6 +36,22 @@ class BurnishError(Exception):
     """Something the user can mend; `exit_code` is the status the command line leaves with."""
 
     exit_code = 2
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks print: the sentence, after the lines of the user's own code that led to it.
+
+        With BURNISH_DEBUG, as on the command line, the whole traceback.
+        """
+        if os.environ.get("BURNISH_DEBUG"):
+            return "".join(traceback.format_exception(self)).splitlines()
+        frames = itertools.takewhile(_is_of_others, traceback.extract_tb(self.__traceback__))
+        lines = [f"line {one.lineno}: {one.line}" for one in frames if "IPython" not in Path(one.filename).parts]
+        return [*lines, f"{type(self).__name__}: {self}"]
+
+
+def _is_of_others(frame: traceback.FrameSummary) -> bool:
+    """Whether a frame of a traceback is no code of this package."""
+    return not Path(frame.filename).is_relative_to(Path(__file__).parent)
 
 
 class DataError(BurnishError):

@@ -9,8 +9,9 @@ import importlib
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from types import ModuleType
 from typing import Any
@@ -49,6 +50,8 @@ def load_libraries() -> None:
     if "torch" not in sys.modules:
         settle_threads(os.environ)
     importlib.import_module("torch")
+    if "IPython" in sys.modules:
+        _load_bars_quietly()
     for name in _LIBRARIES:
         if name not in sys.modules and _COMPILER not in sys.modules and threading.active_count() == 1:
             try:
@@ -58,6 +61,13 @@ def load_libraries() -> None:
                 for part in [part for part in sys.modules if part.partition(".")[0] == name]:
                     del sys.modules[part]
         importlib.import_module(name)
+
+
+def _load_bars_quietly() -> None:
+    """The bars that timm's hub client imports, without their complaint that a notebook lacks widgets: none is shown here."""
+    with warnings.catch_warnings(), suppress(ImportError):
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        importlib.import_module("tqdm.auto")
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from burnish.recipe import recipe_from
 from burnish.record.folder import AUDIT_PAGE, AUDIT_TABLE, RESULT, plain
 from burnish.reports.findings import page_of
 from burnish.run.outset import backbone_for, store_of
-from burnish.runtime import Nobody, Watcher
 from burnish.train.around import settled_torch
+from burnish.watching import Watching, settled_watcher
 
 
 @settled_torch()
@@ -39,7 +39,7 @@ def audit(
     quarantine: str | os.PathLike[str] | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] = "auto",
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
 ) -> Audit:
     """What is wrong with labelled images: unreadable files, duplicates, leaks between splits, likely label errors, …
 
@@ -59,7 +59,7 @@ def audit(
     )
     catalog = opened(data, quarantine, for_training=False)
     found = run_audit(
-        catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=watcher or Nobody()
+        catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=settled_watcher(watcher)
     )
     if out is not None:
         folder = expanded(out)

@@ -35,8 +35,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     X: a list or array of paths, an array [n h w 3], [n 3 h w] or [n h w] of uint8 or of floats from 0 to 1, or a list of such
     images or of Pillow's. They are split by burnish into those it trains on, chooses by and proves on (`test_fraction` of them,
-    so that `result_.verdict` means something). The parameters are those of `burnish.fit` but quarantine, by the same names;
-    out: the run folder; None keeps the run in a temporary one for as long as the estimator lives.
+    so that `result_.verdict` means something). The parameters are those of `burnish.fit` but quarantine, by the same
+    names; nobody watches by default. out: the run folder; None keeps the run in a temporary one for as long as the estimator
+    lives.
 
     After fit: classes_ [k], result_ (a `burnish.Result`), n_features_in_ (1: an image).
     """

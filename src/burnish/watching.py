@@ -7,14 +7,34 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from burnish.errors import shown
+from burnish.errors import RecipeError, shown
 from burnish.runtime import Clock, Nobody, Watcher, minutes, process_age_seconds
+
+Watching = Watcher | Literal["auto"] | None  # "auto": lines where somebody types, else nobody; None: nobody
+
+
+def settled_watcher(watcher: Watching, clock: Clock | None = None) -> Watcher:
+    """Who looks on at a call: with "auto" `Lines` in a notebook and at a prompt, and nobody in a script.
+
+    clock: whose seconds stand before those lines. RecipeError for what is no watcher.
+    """
+    if watcher == "auto":
+        # Python's prompt sets it, and so do IPython's and a notebook's kernel, for programs to tell that they are at one.
+        return Lines(clock=clock) if hasattr(sys, "ps1") else Nobody()
+    if watcher is None:
+        return Nobody()
+    says = all(callable(getattr(watcher, name, None)) for name in ("stage", "advance", "say"))
+    if not says or isinstance(watcher, type):
+        raise RecipeError(
+            f'watcher is {shown(repr(watcher))[:80]}, expected burnish.Lines(), which prints lines, "auto", or None for silence'
+        )
+    return watcher
 
 
 @contextmanager
@@ -78,7 +98,7 @@ class _Bar:
 
 
 class Lines:
-    """A watcher that prints a line for each fact and stage, for logs and notebooks: burnish.fit(..., watcher=burnish.Lines()).
+    """A watcher that prints a line for each fact and stage, as in notebooks: burnish.fit(..., watcher=burnish.Lines()).
 
     stream: what to print to, the standard output without; clock: whose seconds stand before each line, its own without.
     """

@@ -13,7 +13,7 @@ from scipy.special import bdtr, ndtri
 from burnish.errors import NotEnoughData
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Interval:
     """A share and the range it is known to; fractions, 0 to 1."""
 
@@ -21,6 +21,9 @@ class Interval:
     low: float
     high: float
     n: int  # images
+
+    def __repr__(self) -> str:
+        return f"Interval({self.value:.4f}, 95 % interval {self.low:.4f} to {self.high:.4f}, n = {self.n:,})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a value that is not a number becomes None."""
@@ -46,6 +49,14 @@ class Paired:
     only_second: int | None
     n: int  # images
     groups: int | None = None  # that the images are of, where those were drawn and not images
+
+
+def percent(share: float) -> str:
+    """A fraction as '98.7 %'; only a whole 1 is shown as 100.0 %, only a whole 0 as 0.0 %."""
+    rounded = round(100.0 * share, 1)
+    if 0.0 < share < 1.0:
+        rounded = min(max(rounded, 0.1), 99.9)
+    return f"{rounded:.1f} %"
 
 
 def wilson(hits: int, n: int, *, confidence: float = 0.95) -> Interval:

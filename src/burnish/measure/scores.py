@@ -22,7 +22,7 @@ from burnish.measure.bootstrap import (
     times_for,
     widened,
 )  # fmt: skip
-from burnish.measure.intervals import Interval, wilson
+from burnish.measure.intervals import Interval, percent, wilson
 
 _LARGEST_MATRIX = 500  # classes; of more, a record holds the cells that are not zero
 _SUM_TOLERANCE = 1e-3  # of a row of probabilities; half precision sums to 1 within about this
@@ -52,7 +52,7 @@ class ClassScore:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """All scores of one model on n images of k classes."""
 
@@ -67,6 +67,13 @@ class Scores:
     per_class: tuple[ClassScore, ...]  # [k]
     confusion: np.ndarray  # int64 [k k]; row: the label, column: the prediction
     intervals: Mapping[str, Interval]  # of those that are plain numbers above, by name; bootstrap
+
+    def __repr__(self) -> str:
+        return (
+            f"Scores({self.n:,} images of {len(self.per_class):,} classes: accuracy {percent(self.accuracy.value)}, "
+            f"balanced accuracy {percent(self.balanced_accuracy)}, macro F1 {percent(self.macro_f1)}, "
+            f"log loss {self.log_loss:.3f} nats)"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for result.json."""

@@ -21,7 +21,7 @@ from burnish.measure.bootstrap import (
     times_for,
     widened,
 )  # fmt: skip
-from burnish.measure.intervals import Interval, wilson
+from burnish.measure.intervals import Interval, percent, wilson
 from burnish.measure.scores import checked
 
 _EVEN = 0.5
@@ -48,7 +48,7 @@ class LabelScore:
         return {**asdict(self), "recall": self.recall.to_json()}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SeveralScores:
     """All scores of one model on n images of k classes, of which each may have any number."""
 
@@ -62,6 +62,13 @@ class SeveralScores:
     log_loss: float  # mean binary cross-entropy over images and classes, nats
     brier: float  # mean squared distance of a probability to 0 or 1
     per_class: tuple[LabelScore, ...]  # [k]
+
+    def __repr__(self) -> str:
+        return (
+            f"SeveralScores({self.n:,} images of {len(self.per_class):,} classes: mAP "
+            f"{percent(self.mean_average_precision.value)}, macro F1 {percent(self.macro_f1.value)}, all classes right "
+            f"{percent(self.exact.value)})"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for result.json."""

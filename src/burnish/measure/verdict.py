@@ -10,7 +10,7 @@ import numpy as np
 
 from burnish.measure.bootstrap import bootstrapped, paired_shares, share, times_for, widened
 from burnish.measure.grouped import count_of
-from burnish.measure.intervals import Interval, Paired
+from burnish.measure.intervals import Interval, Paired, percent
 from burnish.measure.several import hidden_precision, mean_average_precisions, rankings_of
 
 ACCURACY, MEAN_AP = "accuracy", "mAP"
@@ -22,7 +22,7 @@ _OPENINGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """The fine-tuned model against the frozen probe on the same test images."""
 
@@ -34,6 +34,12 @@ class Verdict:
     # What is compared: accuracy, or where an image may have several classes mean average precision
     score: str = ACCURACY
     groups: int | None = None  # that the test images are of, where the data has groups
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.word}: {self.sentence()})"
+
+    def __str__(self) -> str:
+        return self.sentence()
 
     def sentence(self) -> str:
         """The verdict in plain words, ASCII only, so that every terminal and log can hold it."""
@@ -132,14 +138,6 @@ def judge_several(
 
 def _count(groups: np.ndarray | None) -> int | None:
     return None if groups is None else count_of(groups)
-
-
-def percent(share: float) -> str:
-    """A fraction as '98.7 %'; only a whole 1 is shown as 100.0 %, only a whole 0 as 0.0 %."""
-    rounded = round(100.0 * share, 1)
-    if 0.0 < share < 1.0:
-        rounded = min(max(rounded, 0.1), 99.9)
-    return f"{rounded:.1f} %"
 
 
 def difference_in_words(facts: Mapping[str, Any]) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
 from burnish.data.handling import HANDLINGS
+from burnish.errors import shown
 from burnish.measure.attack import FAR, STARTS, STEPS
-from burnish.measure.intervals import Interval
+from burnish.measure.intervals import Interval, percent
 from burnish.measure.robustness import State
 
 _FEWEST_FAR = 5  # images that were tried at FAR, for a share of them to say something
@@ -149,7 +150,7 @@ class Attacked:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Robustness:
     """What is left of a model's score where images are damaged; each part where it was asked for."""
 
@@ -162,6 +163,19 @@ class Robustness:
     groups: bool  # whether intervals are of groups that the data names
     reject: float | None = None  # the accuracy that was wanted of answers
     learnt: int = 0  # of all the images, those that the run is known to have learnt from
+
+    def __repr__(self) -> str:
+        told: list[str] = []
+        if self.corrupted is not None:
+            (kind, severity), score = self.corrupted.worst, self.corrupted.mean.score
+            told += [
+                f"{percent(self.corrupted.clean.score.value)} undamaged, {percent(score.value)} damaged on average"
+            ]
+            told += [f"least under {kind}, severity {severity}"]
+        if self.attacked is not None:
+            rows = self.attacked.rows
+            told += [f"{percent(row.all.score.value)} attacked within {row.epsilon:g} of 255" for row in rows]
+        return f"Robustness({shown(self.data)}, {self.score}: {'; '.join(told)})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

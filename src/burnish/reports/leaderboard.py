@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from burnish.errors import cell, shown
 from burnish.measure.intervals import Interval
 from burnish.measure.verdict import chance, difference_in_words, percent
 from burnish.record.folder import LEADERBOARD
+from burnish.reports.cells import paragraph, table
 from burnish.reports.plain import plain_page
 
 _COLUMNS = (
@@ -31,19 +31,20 @@ class Leaderboard(dict[str, Any]):
         super().__init__(facts)
         self.folder = folder
 
+    def __repr__(self) -> str:
+        chosen, rows = shown(str(self["chosen"])), len(self["rows"])
+        return f"Leaderboard({shown(str(self.folder))}: {chosen} chosen, of {rows} combination{'s' * (rows != 1)})"
+
     def _repr_html_(self) -> str:
         names = ("model", "method", "test", "95 % interval", "against the chosen", "validation")
-        rows = [[f"<th>{name}</th>" for name in names]]
+        rows = list[list[object]]()
         for row in self["rows"]:
             test, told = row["test"], row["validation"]
             score = (
                 [percent(test["value"]), f"{percent(test['low'])} to {percent(test['high'])}"] if test else ["-", "-"]
             )
-            cells = [row["model"], row["method"], *score, sentence(row), "-" if told is None else percent(told)]
-            rows.append([f"<td>{html.escape(shown(str(one)))}</td>" for one in cells])
-        table = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-        words = (f"{self['chosen']} was chosen", str(self.folder / LEADERBOARD))
-        return f"<p>{'<br>'.join(html.escape(shown(one)) for one in words)}</p><table>{table}</table>"
+            rows.append([row["model"], row["method"], *score, sentence(row), "-" if told is None else percent(told)])
+        return paragraph(f"{self['chosen']} was chosen", str(self.folder / LEADERBOARD)) + table(names, rows)
 
 
 def csv_of(facts: Mapping[str, Any]) -> str:

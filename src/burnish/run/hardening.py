@@ -15,9 +15,10 @@ from burnish.record.made import made_whole, place_beside
 from burnish.reports.hardening import sentence_of
 from burnish.run.harden.job import run_harden
 from burnish.run.outset import Facilities
-from burnish.runtime import Clock, Nobody, Watcher
+from burnish.runtime import Clock
 from burnish.ship.predictor import Predictor
 from burnish.train.around import enough_memory
+from burnish.watching import Watching, settled_watcher
 
 LOSE_POINTS, EPSILON = 0.5, 1.0
 _MOST_EPSILON = 16.0  # of 255; beyond that people see other images too
@@ -34,6 +35,10 @@ class Hardened:
 
     def __repr__(self) -> str:
         return f"Hardened({shown(str(self.folder))}: {self.sentence()})"
+
+    def __fspath__(self) -> str:
+        """Its folder: what takes the path of a run takes this too."""
+        return os.fspath(self.folder)
 
     def sentence(self) -> str:
         """What was proven, with its numbers."""
@@ -53,7 +58,7 @@ def harden(
     seed: int | None = None,
     device: str = "cpu",
     cache: str | os.PathLike[str] = "auto",
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     clock: Clock | None = None,
 ) -> Hardened:
     """A package like the run's whose answers withstand noise, blur, weather and poor files better; and the proof.
@@ -80,7 +85,7 @@ def harden(
     with enough_memory(str(run)), made_whole(place) as draft:
         facts = run_harden(
             folder, data, draft, lose=lost, epsilon=within, control=control, seed=seed, device=device, clock=clock,
-            watcher=watcher or Nobody(), facilities=Facilities.of("auto", cache, device, strict=False),
+            watcher=settled_watcher(watcher, clock), facilities=Facilities.of("auto", cache, device, strict=False),
         )  # fmt: skip
     return Hardened(place, facts, Predictor.open(place))
 

@@ -93,6 +93,17 @@ class Predictor:
             rows.append(found)
         return np.concatenate(rows)
 
+    def features(self, images: Images) -> NDArray[np.float32]:
+        """float32 [n d], what the head sees of each image, a batch at a time; raises UnreadableImage on the first bad one."""
+        rows = [np.zeros((0, self.bundle.width), np.float32)]
+        for chunk in _chunks(listed(images), self.batch):
+            pixels = self.pixels(chunk)
+            for one in pixels:
+                if isinstance(one, UnreadableImage):
+                    raise one
+            rows.append(self.of_pixels(np.stack([one for one in pixels if not isinstance(one, UnreadableImage)]))[1])
+        return np.concatenate(rows)
+
     def stream(
         self,
         images: Images,

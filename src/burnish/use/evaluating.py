@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,22 @@ from burnish.disk import expanded
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR, classes_of
 from burnish.measure.grouped import count_of
+from burnish.measure.intervals import Interval
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
 from burnish.measure.verdict import percent
 from burnish.record.learnt import FURTHER, learnt_among
-from burnish.runtime import Nobody, Watcher
+from burnish.reports.cells import paragraph, table
+from burnish.runtime import Watcher
 from burnish.ship.answering import Asked, Prediction
 from burnish.ship.bundle import Bundle
 from burnish.ship.images import ImageLike
 from burnish.ship.predictor import Predictor
 from burnish.use.explaining import strangers
+from burnish.watching import Watching, settled_watcher
 
 _ALL_NAMED, _NAMED = 100, 5  # classes up to which `evaluate` keeps them all with each prediction; how many of more
+_SHOWN = 10  # classes, and pairs of them, that a notebook shows
 
 
 @dataclass(frozen=True)
@@ -47,17 +52,48 @@ class Evaluation:
     def __repr__(self) -> str:
         n, score = self.scores.n, self.scores.accuracy
         left_out = f", {len(self.named)} left out by name" if self.named else ""
+        left_out += f", careful: the run learnt from {self.learnt:,} of them" if self.learnt else ""
         return (
             f"Evaluation({n:,} images{left_out}: accuracy {percent(score.value)}, 95 % interval {percent(score.low)} to "
             f"{percent(score.high)})"
         )
+
+    def _repr_html_(self) -> str:
+        worst = sorted((one for one in self.scores.per_class if one.n), key=lambda one: (one.recall.value, one.name))
+        recalls = [(one.name, f"{one.hits:,} of {one.n:,}", percent(one.recall.value)) for one in worst[:_SHOWN]]
+        found = paragraph(repr(self)) + table(("class, lowest recall first", "right", "recall"), recalls)
+        pairs = self.confused()[:_SHOWN]
+        return found + (table(("class", "taken for", "images"), pairs) if pairs else "")
+
+    @property
+    def accuracy(self) -> Interval:
+        """The share of images that the model has right; with several classes an image the Jaccard index."""
+        return self.scores.accuracy
+
+    def mistakes(self) -> list[tuple[str, Prediction]]:
+        """(true class, answer) of the images that the model has wrong, the surest answers first."""
+        pairs = [pair for pair in zip(self.labels, self.predictions, strict=True) if _is_wrong(*pair)]
+        return sorted(pairs, key=lambda pair: (-(pair[1].probability or 0.0), pair[1].path))
+
+    def confused(self) -> list[tuple[str, str, int]]:
+        """(true class, answer, images) of what was taken for something else, the commonest first."""
+        counts = Counter((label, str(answer.label)) for label, answer in self.mistakes())
+        rows = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        return [(label, answer, images) for (label, answer), images in rows]
+
+
+def _is_wrong(label: str, answer: Prediction) -> bool:
+    """Whether the answer is another class than that, or of several, a|b, others."""
+    if answer.labels is None:
+        return answer.label != label
+    return set(answer.labels) != {name for name in label.split(SEPARATOR) if name}
 
 
 def evaluate(
     run: str | os.PathLike[str],
     data: Data,
     *,
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     device: str = "cpu",
     predictor: Predictor | None = None,
 ) -> Evaluation:
@@ -67,7 +103,7 @@ def evaluate(
     such, on data with one class an image too; DataError when it is the other way round. Predictions name every class, or of
     many the five likeliest. device: as for `predict`.
     """
-    predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
+    predictor, watcher = predictor or Predictor.open(expanded(run), device), settled_watcher(watcher)
     bundle = predictor.bundle
     catalog, rows, named = labelled(data, bundle)
     watcher.stage("evaluate", total=len(rows))

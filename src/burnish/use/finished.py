@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from burnish.data.looks import read_digests
 from burnish.data.sources import Data
 from burnish.disk import expanded, plain_disk_errors, replacing, write_whole
 from burnish.errors import Interrupted, NotARun, RecipeError, shown, spoilt
+from burnish.measure.intervals import Interval
 from burnish.measure.verdict import Verdict
 from burnish.record.answers import read_answers
 from burnish.record.folder import (
@@ -32,6 +32,7 @@ from burnish.record.folder import (
     read_facts,
     read_pictures,
 )
+from burnish.reports.cells import paragraph
 from burnish.reports.explain import Sanity
 from burnish.reports.page import render
 from burnish.reports.runs import Compared, side_by_side
@@ -67,8 +68,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         with as_written(self.folder):
-            lines = (f"{self.facts['kept']} kept", self.verdict.sentence(), str(self.report))
-        return "<p>" + "<br>".join(html.escape(shown(line)) for line in lines) + "</p>"
+            return paragraph(f"{self.facts['kept']} kept", self.verdict.sentence(), str(self.report))
 
     @property
     def verdict(self) -> Verdict:
@@ -76,10 +76,32 @@ class Result:
         with as_written(self.folder):
             return Verdict.from_json(self.facts["verdict"])
 
+    def __fspath__(self) -> str:
+        """Its folder: what takes the path of a run takes a result."""
+        return os.fspath(self.folder)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the probabilities."""
         return self.predictor.bundle.classes
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What the kept model came to on the test images, as result.json has it: accuracy, per_class, confusion, …"""
+        with as_written(self.folder):
+            return self.facts["scores"][self.facts["kept_role"]]
+
+    @property
+    def accuracy(self) -> Interval:
+        """The share of test images that the kept model has right; with several classes an image the Jaccard index."""
+        with as_written(self.folder):
+            return Interval.from_json(self.scores["accuracy"])
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A row for each epoch of the training, as history.jsonl has them: plain values, for a table or a plot."""
+        with as_written(self.folder):
+            return self.facts["history"]
 
     @property
     def report(self) -> Path:
@@ -104,6 +126,10 @@ class Result:
     def predict_proba(self, images: Images) -> NDArray[np.float64]:
         """float64 [n k], in the order of `classes`; raises UnreadableImage on the first bad image."""
         return self.predictor.probabilities(images)
+
+    def features(self, images: Images) -> NDArray[np.float32]:
+        """float32 [n d], what the kept model's head sees of each image; raises UnreadableImage on the first bad one."""
+        return self.predictor.features(images)
 
     def evaluate(self, data: Data) -> Evaluation:
         """Scores on labelled images that were not part of the run."""

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from burnish.disk import expanded
 from burnish.errors import shown
-from burnish.runtime import Nobody, Watcher
+from burnish.runtime import Nobody
 from burnish.ship.predictor import Predictor
 from burnish.ship.serve.limits import Limits
 from burnish.ship.serve.listening import bound, is_of_this_machine, listen, own_names
 from burnish.ship.serve.server import answer_until_stopped, require_no_loop
 from burnish.ship.serve.service import Service, record_of, require_extra
+from burnish.watching import Watching, settled_watcher
 
 
 def serve(
@@ -28,7 +29,7 @@ def serve(
     batch: int | None = None,
     limits: Limits | None = None,
     log: bool = True,
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     stop: threading.Event | None = None,
     door: socket.socket | None = None,
 ) -> None:
@@ -46,7 +47,7 @@ def serve(
     """
     require_extra()
     require_no_loop()
-    limits, watcher, began = limits or Limits(), watcher or Nobody(), time.monotonic()
+    limits, watcher, began = limits or Limits(), settled_watcher(watcher), time.monotonic()
     door = door or bound(host, port)
     with door:
         predictor = Predictor.open(expanded(run), device)

@@ -26,7 +26,7 @@ from burnish.measure.kept import Kept, judge_kept, may_take
 from burnish.record.facts import machine
 from burnish.record.folder import SLIM, plain
 from burnish.record.made import copy_learnt, made_whole, place_beside
-from burnish.runtime import Nobody, Watcher, evenly
+from burnish.runtime import evenly
 from burnish.ship.bundle import WEIGHTS, Bundle, package_folder, read_bundle, write_bundle
 from burnish.ship.onnx import onnx_of, onnx_runtime, write_onnx
 from burnish.ship.predictor import Predictor
@@ -34,6 +34,7 @@ from burnish.ship.slim_onnx import Answers, int8_forms, session
 from burnish.train.features import batched
 from burnish.use.own import is_frozen, own_images
 from burnish.use.slim_ways import Asking, Chosen, choose, judged_rows, with_familiarity
+from burnish.watching import Watching, settled_watcher
 
 MODEL = "model.onnx"
 _FORMAT, _VERSION = "burnish-slim", 1
@@ -62,6 +63,10 @@ class Slimmed:
     def __repr__(self) -> str:
         return f"Slimmed({shown(str(self.folder))}: {self.sentence})"
 
+    def __fspath__(self) -> str:
+        """Its folder: what takes the path of a run takes this too."""
+        return os.fspath(self.folder)
+
 
 @dataclass(frozen=True, eq=False)
 class _Int8:
@@ -81,7 +86,7 @@ def slim(
     *,
     lose: float = 0.5,
     onnx: str = "auto",
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
 ) -> Slimmed:
     """Make a run's model smaller and faster, into a package that every verb takes, and prove on its test images what that cost.
 
@@ -93,7 +98,7 @@ def slim(
     DataError and RecipeError as `use.own.own_images`, NotEnoughData without validation or test images, ModelError where onnx
     is "on" and its packages are missing. Nothing is left of a call that was interrupted.
     """
-    watcher, folder = watcher or Nobody(), expanded(run)
+    watcher, folder = settled_watcher(watcher), expanded(run)
     _require(lose=lose, onnx=onnx)
     place = place_beside(folder, out, "slim")
     bundle, margin = read_bundle(folder), lose / 100.0

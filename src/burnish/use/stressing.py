@@ -31,13 +31,14 @@ from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Ro
 from burnish.record.learnt import FURTHER, learnt_among
 from burnish.reports.robust import BEGINS, csv_of, page_of
 from burnish.reports.words import words_in
-from burnish.runtime import Nobody, Watcher
+from burnish.runtime import Watcher
 from burnish.ship.answering import Asked
 from burnish.ship.predictor import NO_NUMBER, Predictor
 from burnish.train.around import enough_memory, settled_torch
 from burnish.train.features import BATCH
 from burnish.use.evaluating import labelled, numbers_of
 from burnish.use.finished import refuse_others
+from burnish.watching import Watching, settled_watcher
 
 SECONDS = 300.0  # for either, where it is not said how many images; a batch is finished
 _MOST_BYTES = 2**27  # of views of handled files at once
@@ -57,7 +58,7 @@ def robustness(
     table: str | os.PathLike[str] | None = None,
     page: str | os.PathLike[str] | None = None,
     lang: str = "en",
-    watcher: Watcher | None = None,
+    watcher: Watching = "auto",
     device: str = "cpu",
     predictor: Predictor | None = None,
 ) -> Robustness:
@@ -78,7 +79,7 @@ def robustness(
     for file, begins in ((table, BEGINS.encode()), (page, b"<!doctype html")):
         if file is not None:
             _require_place(expanded(file), begins)
-    predictor, watcher = predictor or Predictor.open(expanded(run), device), watcher or Nobody()
+    predictor, watcher = predictor or Predictor.open(expanded(run), device), settled_watcher(watcher)
     bundle = predictor.bundle
     threshold = _threshold(predictor, reject, corrupted=corrupted)
     if attacked and not bundle.several and len(bundle.classes) < 2:
