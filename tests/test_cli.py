@@ -377,6 +377,8 @@ def test_options_that_the_docs_name_are_there(page):
     known = {name for verb in verbs for option in verb.params for name in option.opts}
     known |= {"--debug", "--version", "--help"}
     text = (ROOT / page).read_text(encoding="utf-8")
+    if page == "docs/coming_from.md":  # whose tables have calls of others in the first column
+        text = re.sub(r"^\|.*\| (?=[^|]*\|$)", "| ", text, flags=re.MULTILINE)
     code = re.findall(r"`(burnish [^`]*|--[^`]*)`", text) + re.findall(r"^burnish [^#\n]*", text, re.MULTILINE)
     of_others = {"--lr", "--imgsz"}  # named as what it is called elsewhere
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join(code)))
