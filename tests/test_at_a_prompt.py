@@ -188,6 +188,19 @@ def test_who_calls_a_verb_as_other_tools_do_is_told_what_it_is_here(word, here):
     assert done.stdout.strip() == f"module 'burnish' has no attribute {word!r}; here it is burnish.{here}"
 
 
+def test_a_result_tells_where_it_has_what_others_call_otherwise(run):
+    for word, here in {
+        "export": r"burnish\.export\(result",
+        "model": "classifier",
+        "embed": r"features\(images\)",
+    }.items():
+        with pytest.raises(AttributeError, match=rf"^a Result has no '{word}'; here: .*{here}"):
+            getattr(run, word)
+    with pytest.raises(AttributeError, match=r"^a Result has no 'nonsense'$"):
+        run.nonsense  # noqa: B018
+    assert not hasattr(run, "_ipython_display_")
+
+
 def test_the_words_for_the_parts_of_the_data_and_for_callbacks_are_known():
     for word, here in {
         "validation_data": "train, val and test",

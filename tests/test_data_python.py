@@ -268,6 +268,7 @@ def test_a_table_in_memory_is_taken_as_one_in_a_file(tmp_path, monkeypatch):
         DataError, match=r"has the columns 'file', 'label'; expected path and label.*\(table.path, table.label\)"
     ):
         open_source(Frame(file=PATHS, label=[0, 1, 0]))
+    assert open_source(Frame(image=PATHS, label=[0, 1, 0]), for_training=False).paths == ("a.png", "c.png", "b.png")
     with pytest.raises(DataError, match="The split of row 1 is empty"):
         open_source(Frame(path=PATHS, label=[0, 1, 0], split=["train", None, "test"]))
 

@@ -128,7 +128,11 @@ def test_without_a_name_the_file_is_called_as_the_run_is(runs, tmp_path, monkeyp
     [
         ("model.h5", {}, "does not tell the format; say --to onnx, keras, pt2, openvino or hub"),
         (None, {}, "neither --to nor --out is given"),
-        ("model.onnx", {"to": "tflite"}, "'tflite' is not known; expected onnx, keras, pt2, openvino or hub"),
+        (
+            "model.onnx",
+            {"to": "tflite"},
+            "'tflite' is not known; expected onnx, keras, pt2, openvino or hub; onnx is what leads there",
+        ),
         ("model.bin", {"to": "onnx"}, r"ends in \.onnx"),
         ("model.onnx", {"input": "bytes"}, "input is 'bytes', expected prepared or pixels"),
         ("nowhere/model.onnx", {}, "there is no folder"),

@@ -20,6 +20,9 @@ from burnish.recipe import Recipe, Settings, parse_budget, recipe_from
         ("none", None),
         (None, None),
         (" 10M ", 600),
+        ("10 min", 600),
+        ("1 hour 30 minutes", 5400),
+        ("90 secs", 90),
     ],
 )
 def test_a_budget_is_read_with_its_unit(text, seconds):
@@ -27,7 +30,23 @@ def test_a_budget_is_read_with_its_unit(text, seconds):
 
 
 @pytest.mark.parametrize(
-    "text", ["10x", "", "m", "10", "-5m", "0s", "1e9999s", "ten minutes", "10m!", float("nan"), float("inf")]
+    "text",
+    [
+        "10x",
+        "10 more",
+        "10m, 5s",
+        "5 10m",
+        "",
+        "m",
+        "10",
+        "-5m",
+        "0s",
+        "1e9999s",
+        "ten minutes",
+        "10m!",
+        float("nan"),
+        float("inf"),
+    ],
 )
 def test_a_budget_that_is_no_time_is_refused_with_the_forms_that_are(text):
     with pytest.raises(RecipeError, match=r"expected .*(90s|more than zero)"):

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import burnish
-from burnish.elsewhere import known_elsewhere, verb_elsewhere
+from burnish.elsewhere import known_elsewhere, option_elsewhere, pair_elsewhere, verb_elsewhere
 from burnish.errors import BurnishError, Interrupted, is_short_of_memory, shown
 from burnish.runtime import keep_freed_memory
 from burnish.verbs.hardening import harden
@@ -68,6 +68,12 @@ def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if empty := _empty(words):
         _leave(f"what is said after {empty} is empty; say something, or leave {empty} away", 2)
+    if pair := pair_elsewhere(words[1:]):
+        _leave(
+            f"{shown(pair)} is no option here, and no file; options are written as --epochs 3, and data, runs and images "
+            "stand by themselves (see: burnish --help)",
+            2,
+        )
     debug = "--debug" in words or bool(os.environ.get("BURNISH_DEBUG"))
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]
@@ -128,7 +134,8 @@ def _complaint(error: Any, words: list[str]) -> str:
         return ""
     verb = "burnish" if context is None else context.command_path
     option = str(getattr(error, "option_name", ""))
-    elsewhere = known_elsewhere(option, option=True) if verb.endswith((" fit", " compare")) else ""
+    trains = verb.endswith((" fit", " compare"))
+    elsewhere = known_elsewhere(option, option=True) if trains else option_elsewhere(verb.split()[-1], option)
     if verb.endswith(" compare"):
         elsewhere = elsewhere.replace("--model", "--models")
     wrong = f"No such option: {option}; {elsewhere}" if elsewhere else _of_verbs(_of_values(error, complaint), words)

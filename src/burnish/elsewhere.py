@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Sequence
+
 _ELSEWHERE = {
-    "model": ("arch_name", "backbone", "base_model", "checkpoint", "network", "pretrained", "weights"),
+    "model": ("arch_name", "backbone", "base_model", "checkpoint", "network", "weights"),
     "budget": ("max_time", "time", "time_limit", "time_limit_seconds", "timeout"),
     "out": ("exp_name", "name", "output", "output_dir", "project", "save_dir"),
     "epochs": ("max_epochs", "n_epochs", "num_epochs", "num_train_epochs"),
@@ -27,6 +31,11 @@ _ELSEWHERE = {
     "seed": ("random_seed", "random_state"),
 }
 _NEEDLESS = {
+    "the data stands first, by itself, as in: burnish fit photos/": (
+        "data", "data_dir", "data_path", "dataset", "dataset_dir", "source", "train_dir",
+    ),
+    "all networks are pretrained but random:NAME": ("pretrained",),
+    "an answer is of one view of each image": ("test_time_augmentation", "tta"),
     "the classes are those of the data": ("class_names", "classes", "nb_classes", "num_classes", "num_labels"),
     "images are prepared as the pretrained network expects it": (
         "mean", "normalization", "normalize", "processing_class", "std", "tokenizer", "transform", "transforms",
@@ -57,6 +66,44 @@ _NEEDLESS = {
     ),
     "the same command with the same out goes on where a run stopped": ("resume", "resume_from_checkpoint"),
 }  # fmt: skip
+# Of the verbs that take a run: option -> what others call it. Then how what stands by itself is said, and what others call that.
+_OPTIONS = {
+    "predict": {
+        "--top": ("k", "top_k", "topk"), "--reject": ("conf", "confidence", "threshold"),
+        "--csv": ("out", "output", "output_dir", "results_file", "save", "save_csv", "save_txt"),
+    },
+    "evaluate": {"--csv": ("out", "output", "results_file")},
+    "export": {"--to": ("format", "type"), "--out": ("file", "file_name", "filename", "name", "output")},
+}  # fmt: skip
+_BY_PLACE = {
+    "predict": "burnish predict RUN IMAGES...", "evaluate": "burnish evaluate RUN DATA", "export": "burnish export RUN",
+    "explain": "burnish explain RUN IMAGES...", "serve": "burnish serve RUN", "slim": "burnish slim RUN",
+    "harden": "burnish harden RUN", "report": "burnish report RUN",
+}  # fmt: skip
+_PLACED = (
+    "checkpoint", "ckpt", "data", "data_dir", "dataset", "image", "images", "input", "model", "model_path", "run", "source",
+    "weights",
+)  # fmt: skip
+_RESULT = {
+    "burnish.export(result, to=…) writes it for other programs": (
+        "export",
+        "save",
+        "save_model",
+        "to_onnx",
+        "push_to_hub",
+    ),
+    "result.predictor.bundle.classifier() is the network": ("model", "module", "network"),
+    "result.folder, which burnish.open_run opens": ("path", "run", "save_dir"),
+    "burnish.explain(result, images)": ("explain", "gradcam", "show_results"),
+    "result.evaluate(data)": ("evaluate_on", "score", "val", "validate"),
+    "result.features(images)": ("embed", "embeddings", "extract_embedding", "forward_features"),
+    "result.scores, and .confused() and .mistakes() of result.evaluate(data)": (
+        "confusion_matrix",
+        "interpret",
+        "metrics",
+    ),
+    "result.classes": ("class_names", "labels", "names", "vocab"),
+}
 _VERBS = {
     "fit": ("train", "tune", "finetune", "fine_tune", "learn", "run", "fit_one_cycle"),
     "predict": ("infer", "inference", "classify", "test", "pipeline"),
@@ -70,6 +117,39 @@ def verb_elsewhere(word: str) -> str:
     """The verb that other tools call so; "" where none is."""
     word = word.replace("-", "_").lower()
     return next((verb for verb, others in _VERBS.items() if word in others), "")
+
+
+def attribute_elsewhere(word: str) -> str:
+    """Where a result has what others call so, as a clause; "" where it has nothing of the kind."""
+    return next((here for here, words in _RESULT.items() if word in words), "")
+
+
+def option_elsewhere(verb: str, word: str) -> str:
+    """What an option of another tool is with a verb that takes a run, as a clause; "" where it is nothing."""
+    word = word.lstrip("-").replace("-", "_").lower()
+    if word in _PLACED and verb in _BY_PLACE:
+        return f"what is meant stands by itself: {_BY_PLACE[verb]}"
+    here = next((option for option, words in _OPTIONS.get(verb, {}).items() if word in words), None)
+    return f"here it is {here}" if here else ""
+
+
+def pair_elsewhere(words: Sequence[str]) -> str:
+    """The first word such as epochs=3, as Ultralytics takes its settings, where an option or a path should stand; "" for none."""
+    known = {word for some in (*_ELSEWHERE.values(), *_NEEDLESS.values()) for word in some} | {
+        *_ELSEWHERE,
+        *_PLACED,
+        "format",
+    }
+    for before, word in itertools.pairwise(["", *words]):
+        name, divided, _ = word.partition("=")
+        if (
+            divided
+            and name.lower() in known
+            and (not before.startswith("-") or "=" in before)
+            and not os.path.exists(word)
+        ):
+            return word
+    return ""
 
 
 def known_elsewhere(word: str, *, option: bool = False) -> str:

@@ -21,6 +21,7 @@ DEVICES = "auto, cpu, cuda, cuda:N (a number), mps or xpu"
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d{1,3})?")
 _HEAD = re.compile(r"linear|cosine|mlp:[1-9]\d{0,4}")
 _DEPTH = re.compile(r"|[1-9]\d{0,3}(,[1-9]\d{0,3})*")
+_UNIT = re.compile(r"s(ecs?|econds?)?|m(ins?|inutes?)?|h(rs?|ours?)?|d(ays?)?")
 _UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _AUTO = ("auto",)
 _FIT_ALONE = "it is of fit alone"
@@ -38,7 +39,10 @@ class Recipe:
 
     model: str = setting(
         "efficientnet_lite0",
-        text("a model name or file (see: burnish models)", bool),
+        text(
+            'a model name or file (see: burnish models; of a module the file that holds its state_dict, as "best.pth")',
+            bool,
+        ),
         "A name from: burnish models, a file, an earlier RUN, hf-hub:ORG/NAME, URL#sha256=…, or auto",
         in_compare="say models",
     )
@@ -353,14 +357,15 @@ def parse_budget(budget: str | float | None) -> float | None:
         seconds = float(budget)
     else:
         text = str(budget).strip().lower()
-        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-        if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
+        parts = re.findall(r"(\d+(?:\.\d+)?) *([a-z]+)", text)
+        rest = re.sub(r"(\d+(?:\.\d+)?) *([a-z]+)", "", text).strip()
+        if not parts or rest or any(not _UNIT.fullmatch(unit) for _, unit in parts):
             number = re.fullmatch(r"\d+(\.\d+)?", text) and float(text) > 0
             hint = f' (do you mean "{text}s" or "{text}m"?)' if number else ""
             raise RecipeError(
                 f'budget is {shown(str(budget))!r}, expected a time with a unit such as "90s", "10m", "1h30m", or "none"{hint}'
             )
-        seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+        seconds = sum(float(number) * _UNIT_SECONDS[unit[0]] for number, unit in parts)
     if not (math.isfinite(seconds) and seconds > 0):
         raise RecipeError(f'budget is {shown(str(budget))!r}, expected more than zero seconds, or "none"')
     return seconds

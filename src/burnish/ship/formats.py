@@ -32,6 +32,15 @@ FORMATS = {
 }
 
 
+# What others write, and of which of ours it is made, or what does the same.
+_INSTEAD = {
+    "onnx": ("coreml", "engine", "mnn", "ncnn", "tensorrt", "tfjs", "tflite"),
+    "pt2": ("pth", "pytorch", "torch", "torchscript"),
+    "hub": ("hf", "huggingface", "safetensors", "timm", "transformers"),
+    "keras": ("h5", "saved_model", "tensorflow", "tf"),
+}
+
+
 def _listed(words: Iterable[str]) -> str:
     """As a, b or c."""
     *first, last = words
@@ -46,7 +55,8 @@ def format_for(to: str, out: Path | None) -> Format:
     if to in FORMATS:
         return FORMATS[to]
     if to != "auto":
-        raise RecipeError(f"export to {shown(to)!r} is not known; expected {_NAMES}")
+        instead = next((f"; {name} is what leads there" for name, words in _INSTEAD.items() if to.lower() in words), "")
+        raise RecipeError(f"export to {shown(to)!r} is not known; expected {_NAMES}{instead}")
     told = next((one for one in FORMATS.values() if out is not None and out.suffix == one.suffix), None)
     if told is None:
         suffixes = _listed(one.suffix for one in FORMATS.values() if one.suffix.startswith("."))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import TemplateError
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from burnish.data.looks import read_digests
 from burnish.data.sources import Data
 from burnish.disk import expanded, plain_disk_errors, replacing, write_whole
+from burnish.elsewhere import attribute_elsewhere
 from burnish.errors import Interrupted, NotARun, RecipeError, shown, spoilt
 from burnish.measure.intervals import Interval
 from burnish.measure.verdict import Verdict
@@ -75,6 +76,12 @@ class Result:
         """Tuned against frozen probe on the same test images."""
         with as_written(self.folder):
             return Verdict.from_json(self.facts["verdict"])
+
+    if not TYPE_CHECKING:  # for type checkers there is nothing of any name
+
+        def __getattr__(self, name: str) -> Any:
+            here = attribute_elsewhere(name)
+            raise AttributeError(f"a Result has no {name!r}{f'; here: {here}' if here else ''}", name=name, obj=self)
 
     def __fspath__(self) -> str:
         """Its folder: what takes the path of a run takes a result."""

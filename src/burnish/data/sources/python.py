@@ -77,6 +77,9 @@ def gives_batches(data: Any) -> bool:
 def _open_frame(table: Any) -> Catalog:
     """The catalogue of a table in memory, of pandas or another: path, label, and where wanted split and group."""
     names = {str(name).strip().lower(): name for name in table.columns}
+    image = next((names[name] for name in _IMAGES if name in names), None)
+    if "path" not in names and image is not None:  # AutoGluon's tables call it so
+        names["path"] = image
     columns = {name: list(_without_index(table[names[name]])) for name in ("path", "split", "group") if name in names}
     said = next((names[name] for name in _LABELS if name in names), None)
     if "path" not in columns or said is None:
@@ -95,8 +98,9 @@ def _open_frame(table: Any) -> Catalog:
 
 
 def paths_of(table: Any) -> list[Any]:
-    """The column path of a table in memory. DataError where it has none."""
-    name = next((name for name in table.columns if str(name).strip().lower() == "path"), None)
+    """The column path, or image, of a table in memory. DataError where it has none."""
+    names = {str(name).strip().lower(): name for name in table.columns}
+    name = next((names[word] for word in ("path", *_IMAGES) if word in names), None)
     if name is None:
         came = ", ".join(f"'{shown(str(name))}'" for name in table.columns) or "none"
         raise DataError(f"The table has the columns {came}; expected path. Rename one, or give that column alone.")
