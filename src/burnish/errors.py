@@ -20,6 +20,7 @@ BurnishError                      one sentence: what came, what was expected, wh
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import itertools
@@ -45,7 +46,10 @@ class BurnishError(Exception):
         if os.environ.get("BURNISH_DEBUG"):
             return "".join(traceback.format_exception(self)).splitlines()
         frames = itertools.takewhile(_is_of_others, traceback.extract_tb(self.__traceback__))
-        lines = [f"line {one.lineno}: {one.line}" for one in frames if "IPython" not in Path(one.filename).parts]
+        own = [
+            one for one in frames if "IPython" not in Path(one.filename).parts and one.filename != contextlib.__file__
+        ]
+        lines = [f"line {one.lineno}: {one.line}" for one in own]
         return [*lines, f"{type(self).__name__}: {self}"]
 
 

@@ -34,8 +34,8 @@ FORMATS = {
 
 # What others write, and of which of ours it is made, or what does the same.
 _INSTEAD = {
-    "onnx": ("coreml", "engine", "mnn", "ncnn", "tensorrt", "tfjs", "tflite"),
-    "pt2": ("pth", "pytorch", "torch", "torchscript"),
+    "onnx": ("engine", "mnn", "ncnn", "tensorrt", "tflite"),
+    "pt2": ("coreml", "pth", "pytorch", "torch", "torchscript"),
     "hub": ("hf", "huggingface", "safetensors", "timm", "transformers"),
     "keras": ("h5", "saved_model", "tensorflow", "tf"),
 }
