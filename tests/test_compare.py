@@ -117,6 +117,7 @@ def test_a_notebook_shows_a_comparison_as_a_table_and_it_knows_its_folder(race):
     )
     page = facts._repr_html_()
     assert page.count("<tr>") == 1 + len(facts["rows"]) and "leaderboard.html" in page
+    assert repr(facts) == f"Leaderboard({folder}: {facts['chosen']} chosen, of {len(facts['rows'])} combinations)"
     odd = api.Leaderboard({**facts, "rows": [{**facts["rows"][0], "model": "<b>"}]}, folder)
     assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
     assert pickle.loads(pickle.dumps(facts)).folder == folder

@@ -1,6 +1,7 @@
 """A run's model made more robust: the run stays, what is trained on is not what is proven on, and the package can be used."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,7 @@ def test_the_head_of_a_frozen_run_is_hardened_and_the_run_stays(probe, better, t
     assert found.facts["n"] == 15 and found.facts["views"] == 15 * len(CORRUPTIONS)
     assert json.loads((found.folder / "hardened.json").read_text())["word"] == found.facts["word"]
     assert str(found.facts["n"]) in found.sentence() and found.sentence() in repr(found)
+    assert os.fspath(found) == str(found.folder)
 
 
 def test_slim_does_not_undo_a_hardened_head_and_the_other_way_round_both_are_had(probe, shapes, better, tmp_path):

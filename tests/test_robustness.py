@@ -57,6 +57,10 @@ def chances(n=200, k=4, seed=0):
     return softmaxed(logits, several=False), labels
 
 
+def test_what_a_model_withstood_is_shown_in_a_line(found):
+    assert len(repr(found)) < 250 and "undamaged" in repr(found) and "attacked within 8 of 255" in repr(found)
+
+
 # ---- measure ---------------------------------------------------------------------------------------------------------
 
 

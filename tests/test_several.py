@@ -216,6 +216,7 @@ def answers():
 def test_scores_equal_scikit_learn(answers):
     chances, labels, cut = answers
     found = score_several(chances, labels, [f"c{at}" for at in range(7)], cut)
+    assert len(repr(found)) < 130 and repr(found).startswith(f"SeveralScores({len(labels)} images of 7 classes: mAP ")
     said = chances >= cut
     close = {"rel": 0, "abs": 1e-9}
     assert found.mean_average_precision.value == pytest.approx(
