@@ -374,6 +374,56 @@ def test_a_pickle_alone_is_read_and_again_without_a_network(web, offline, source
     assert web.seen == []
 
 
+def in_several(state, end):
+    """The weights as transformers keeps large ones: two files, and the index that names them."""
+    names, whole = list(state), "model" if end == "safetensors" else "pytorch_model"
+    held = {f"{whole}-00001-of-00002.{end}": names[:9], f"{whole}-00002-of-00002.{end}": names[9:]}
+    files = {}
+    for file, own in held.items():
+        stream, tensors = io.BytesIO(), {name: state[name] for name in own}
+        torch.save(tensors, stream)
+        files[file] = safetensors.torch.save(tensors) if end == "safetensors" else stream.getvalue()
+    told = {"weight_map": {name: file for file, own in held.items() for name in own}}
+    return files, {f"{whole}.{end}.index.json": told}
+
+
+@pytest.mark.parametrize("end", ["safetensors", "bin"])
+def test_weights_in_several_files_come_whole_and_again_without_a_network(web, offline, source, end):
+    files, index = in_several(source.state_dict(), end)
+    web.offer("someone/model", config=CONFIG, **files, **index)
+    assert_features(load_backbone("hf-hub:someone/model"), source)
+    assert {len(web.asked("GET", file)) for file in files} == {1}
+    offline()
+    assert_features(load_backbone("hf-hub:someone/model"), source)
+    assert web.seen == []
+
+
+def test_weights_of_which_a_file_is_missing_say_which(web, offline, source):
+    files, index = in_several(source.state_dict(), "safetensors")
+    last = files.popitem()[0]
+    web.offer("someone/model", config=CONFIG, **files, **index)
+    with pytest.raises(
+        WeightsUnreachable, match=rf"weights are not whole: it has no {last}, which .*index.json"
+    ) as error:
+        load_backbone("hf-hub:someone/model")
+    assert_a_sentence(error)
+    offline()
+    with pytest.raises(WeightsUnreachable, match="in 2 files, and file 2 is not in the cache") as error:
+        load_backbone("hf-hub:someone/model")
+    assert_a_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "file", ["../../model.safetensors", "https://127.0.0.1/model.safetensors", "a/model.safetensors"]
+)
+def test_an_index_on_the_hub_names_files_beside_it_alone(web, file):
+    index = {"model.safetensors.index.json": {"weight_map": {"a": file}}}
+    web.offer("someone/model", config=CONFIG, **index)
+    with pytest.raises(BadWeights, match=r"expected the name of a \.safetensors or \.bin file in the same folder"):
+        load_backbone("hf-hub:someone/model")
+    assert len(web.asked("GET")) == 2
+
+
 class Hostile:
     def __init__(self, path):
         self.path = path

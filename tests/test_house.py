@@ -20,7 +20,8 @@ STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}
 # The same inside backbones, whose own rooms and modules these are.
 ORDER_OF_BACKBONES = (
     "spec", "layers", "stages", "head", "classifier", "reading", "fast", "changing", "timmed", "cifar", "torchvision",
-    "transformers", "keras", "architectures", "assembly", "names", "segmenting", "file_images", "files", "zoo",
+    "transformers", "keras", "architectures", "assembly", "names", "segmenting", "file_images", "heads",
+    "files", "zoo",
 )  # fmt: skip
 STRANGERS_OF_BACKBONES = {
     frozenset({"reading", "fast"}), frozenset({"reading", "changing"}), frozenset({"torchvision", "keras"}),

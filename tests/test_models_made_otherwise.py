@@ -47,7 +47,14 @@ def test_one_that_is_named_is_read_as_named_and_said_to_be_made_otherwise(segmen
 
 
 @pytest.mark.parametrize(
-    "head", ["decoder.aspp.convs.0.0.weight", "decoder.fpa.mid.0.conv.weight", "decode_head.a.weight"]
+    "head",
+    [
+        "decoder.aspp.convs.0.0.weight",
+        "decoder.fpa.mid.0.conv.weight",
+        "decode_head.a.weight",
+        "classifier.aspp.convs.0.0.weight",
+        "aspp.aspp1.atrous_conv.weight",
+    ],
 )
 def test_a_network_beside_another_head_for_segmentation_is_said_to_be_read_without_dilation(head, tmp_path):
     state = torchvision.models.resnet18().state_dict()

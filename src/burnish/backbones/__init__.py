@@ -13,6 +13,6 @@ transformers  the same of Hugging Face's               keras        networks tha
 timmed        timm's networks                          cifar        those for images of 32 pixels
 architectures descriptions, and what is built of them  assembly     a module made a backbone
 names         what models go by                        segmenting   networks that were made to segment
-file_images   how a file's network wants its images    files        the backbone in a file
-zoo           the backbone behind a name
+file_images   how a file's network wants its images    heads        how many heads of attention it has
+files         the backbone in a file                   zoo          the backbone behind a name
 """

@@ -93,8 +93,10 @@ def refuse_few(architecture: dict[str, Any], held: int, label: str, *, times: in
 
     times: how many times fewer, by the index of architectures, are too few; twenty by what the description's own options make.
     """
+    check_architecture(architecture)
     name = str(architecture.get("name"))
-    recognise.require_numbers(name, held, label, times=times)
+    if not (architecture["library"] == timmed.LIBRARY and timmed.is_cut_small(name, architecture["kwargs"])):
+        recognise.require_numbers(name, held, label, times=times)
     if (numbers := numbers_of(architecture)) is not None:
         recognise.refuse_few(name, held, numbers, label, times=20)
 

@@ -69,7 +69,7 @@ def prepared(
     notes: tuple[str, ...] = ()
     of_torchvision = None if of_authors else _torchvision_images(name, found, translated)
     preprocess = of_torchvision or timmed.preprocess_of(name, found.config, image_size)
-    untold = not found.config and not translated and name.startswith("vit_")
+    untold = not found.config and (of_authors or not translated) and name.startswith("vit_")
     if untold and imagenets and preprocess.mean == (0.5, 0.5, 0.5):
         preprocess = replace(preprocess, crop=0.875, mean=_IMAGENET.mean, std=_IMAGENET.std)
         notes = ("its images as DINO, DeiT and MAE prepare them",)

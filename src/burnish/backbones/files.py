@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from burnish.backbones import cifar, file_images, segmenting, timmed
+from burnish.backbones import cifar, file_images, heads, segmenting, timmed
 from burnish.backbones.architectures import built, refuse_few
 from burnish.backbones.assembly import assembled
 from burnish.backbones.keras import loader as keras
 from burnish.backbones.names import checked_name
-from burnish.backbones.reading import authors, checkpoint, maps, matching, opened, pickles, recognise, weights
+from burnish.backbones.reading import arrays, authors, checkpoint, maps, matching, opened, pickles, recognise, weights
 from burnish.backbones.reading.parts import refuse_corrections
 from burnish.backbones.spec import Backbone
 from burnish.backbones.torchvision import networks as torchvisions
@@ -26,7 +26,6 @@ from burnish.backbones.transformers import names as transformers_names
 from burnish.errors import BadWeights, NoKerasModel, UnknownModel, shown
 
 _Foreign = tuple[matching.State, Options]  # weights under timm's names, and options the network then needs
-_SMALL, _HEADS_OF_MOCO = ("vit_small_patch16_224", "deit_small_patch16_224"), 12
 _ADVICE = "name the right architecture:  --arch NAME  (see: burnish models)"
 
 
@@ -61,7 +60,12 @@ class _Read:
     where: str  # the weights lay in it
     metadata: dict[str, str]
     imagenets: bool  # whether a plain transformer told by its tensors saw images less ImageNet's mean
-    moco: bool  # whether it is MoCo v3's
+    table: heads.Table | None  # whose fixed table of places a transformer has
+
+
+def _is_known(word: str) -> bool:
+    """Whether it is the name of an architecture."""
+    return timmed.is_known(word) or torchvisions.is_known(word) or cifar.is_known(word)
 
 
 def _read(found: opened.Opened) -> _Read:
@@ -76,16 +80,18 @@ def _read(found: opened.Opened) -> _Read:
         # The older form packs nothing.
         if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(found.data):
             raise BadWeights(f"{found.label}: claims more numbers than it holds; damaged, or made to deceive")
-        told = checkpoint.told_in(saved, is_known=lambda word: timmed.is_known(word) or torchvisions.is_known(word))
+        told = checkpoint.told_in(saved, is_known=_is_known)
         metadata = {"architecture": told} if told is not None else {}
         found = replace(found, config=found.config or checkpoint.config_told_in(saved))
+    elif found.kind == "npz":
+        state, where = checkpoint.weights_in(arrays.read_npz(found.data, found.label, packed=found.packed), found.label)
     else:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
-        metadata = weights.metadata_of(found.data)
+        metadata = {key: value for key, value in weights.metadata_of(found.data).items() if _is_known(value)}
     refuse_corrections(state, label=found.label)
-    moco = checkpoint.is_moco_v3s(saved, state)
-    imagenets = moco or checkpoint.sees_imagenet_colours(saved, where, found.name)
-    return _Read(replace(found, data=b"", held=None), state, where, metadata, imagenets, moco)
+    table = heads.table_in(saved, state)  # of self-taught networks
+    imagenets = table is not None or checkpoint.sees_imagenet_colours(saved, where, found.name)
+    return _Read(replace(found, data=b"", held=None), state, where, metadata, imagenets, table)
 
 
 # Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
@@ -155,7 +161,8 @@ def _filled(read: _Read, name: str | None, image_size: int | None, *, source: st
     told = told if trunk is None else _as_openclip_saw(told)
     if (of_maps := segmenting.made(beside, told.description, named=name is not None)) is not None:
         told = replace(told, description=of_maps.description, notes=(*told.notes, of_maps.note))
-    told = _with_heads_of_moco(told) if read.moco else told
+    description, clauses = heads.counted(told.name, told.description, read.table)
+    told = replace(told, description=description, notes=(*told.notes, *clauses))
     imagenets = read.imagenets or checkpoint.is_of_two(prefix)
     ready = file_images.prepared(
         told.name,
@@ -175,22 +182,13 @@ def _filled(read: _Read, name: str | None, image_size: int | None, *, source: st
     notes = [*told.notes, *ready.notes, matching.report(fit, read.where), *adapted]
     if "top" in description["kwargs"]:
         notes.append(
-            "its features are the mean of its last map: it was made to give maps, and holds nothing after them"
+            "its features are the mean of its last map: of what its architecture has after that, the file holds nothing"
         )
     if not told.found.config:
         notes.append(f"taken to have seen images of {file_images.in_words(ready.preprocess)}")
     backbone = assembled(told.name, module, ready.preprocess, description, source=source, sha256=found.sha256)
     licence = backbone.licence if "." in told.name else str(told.found.config.get("license") or "unknown")[:80]
     return replace(backbone, notes=tuple(notes), licence=licence)
-
-
-def _with_heads_of_moco(told: _Told) -> _Told:
-    """The small transformer of MoCo v3, which has other heads than timm's; any other network as it is."""
-    if told.description["library"] != timmed.LIBRARY or not told.name.startswith(_SMALL):
-        return told
-    description = {**told.description, "kwargs": {**told.description["kwargs"], "num_heads": _HEADS_OF_MOCO}}
-    note = f"with {_HEADS_OF_MOCO} heads of attention, as MoCo v3's small transformer has"
-    return replace(told, description=description, notes=(*told.notes, note))
 
 
 def _as_openclip_saw(told: _Told) -> _Told:
@@ -236,7 +234,7 @@ def _told(found: opened.Opened, state: matching.State, name: str | None) -> _Tol
     bare = checkpoint.unwrapped(state)
     foreign = next((names for one in bare if (names := translated(one)) is not None), None)
     of_authors = next((own for one in bare if (own := authors.translated(one)) is not None), None)
-    foreign = foreign if of_authors is None else (of_authors, {})
+    foreign = of_authors or foreign
     of_transformers = next((told for one in bare if (told := transformers_names.translated(one)) is not None), None)
     heads = None
     said = bool(found.config) or name is not None
@@ -323,7 +321,7 @@ def _recognised(
             names = recognise.recognised_without_head(coloured, file_images.HEADS)
         if names:
             break
-    names = names or maps.recognised([_shapes_of(one) for one in bare])
+    names = names or maps.recognised([_shapes_of(one) for one in ([foreign[0]] if foreign is not None else []) + bare])
     if not names and isinstance(kind := found.config.get("model_type"), str):
         raise UnknownModel(f"{found.label}: {_of_transformers(kind, len(bare[0]))}")
     if not names:

@@ -5,6 +5,7 @@ No tensor tells of that, so a file would pass for the plain network; what lies b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,9 @@ _TORCHVISIONS = (
     {"classifier.0.weight", "classifier.1.running_mean", "classifier.4.weight"},
     {"classifier.0.convs.0.0.weight"},
 )
-# Heads of segmentation_models_pytorch and MMSegmentation, whose networks are dilated by settings that no tensor tells.
-_OTHERS = ("decoder.aspp.", "decoder.fpa.", "decode_head.")
+# DeepLab's head of other libraries, and heads of segmentation_models_pytorch and MMSegmentation, whose networks are dilated
+# by settings that no tensor tells.
+_OTHERS = re.compile(r"(^|.*\.)aspp\.|decoder\.fpa\.|decode_head\.")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def made(names: Iterable[str], description: dict[str, Any], *, named: bool) -> M
             f"its last two stages dilated, as it was made to segment (plain, and several times as fast: --arch {name})"
         )
         return Made({**description, "kwargs": kwargs}, note)
-    if torchvisions or any(one.startswith(_OTHERS) for one in held):
+    if torchvisions or any(_OTHERS.match(one) for one in held):
         return Made(
             description,
             "was made to segment, where the last stages are often dilated; read without, so its features may differ",

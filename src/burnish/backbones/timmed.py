@@ -131,6 +131,7 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
     """The headless module in eval mode, its weights drawn from the global generator."""
     options = {**kwargs, **({"drop_path_rate": drop_path} if drop_path else {})}
     small, bare = options.pop("stem", None) is not None, options.pop("top", None) is not None
+    options |= {"mlp_ratio": 1 / 4096} if is_cut_small(name, kwargs) else {}  # of layers that are taken away again
     try:
         module = timm.create_model(name, pretrained=False, num_classes=0, **options)
         module = _small_stem(module) if small else module
@@ -138,6 +139,11 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
         size = f" for images of {kwargs['img_size']} pixels" if "img_size" in kwargs else ""
         raise UnknownModel(f"{name}: cannot be built{size} ({shown(str(error))[:160]})") from None
+
+
+def is_cut_small(name: str, kwargs: dict[str, Any]) -> bool:
+    """Whether most numbers of the architecture lie above its last map, and it is to be built without: a VGG's convolutions."""
+    return "top" in kwargs and name.startswith("vgg")
 
 
 def with_classifier(name: str, kwargs: dict[str, Any], classes: int) -> tuple[nn.Module, dict[str, Any]]:

@@ -6,5 +6,6 @@ pickles    PyTorch's own files                                instructions  what
 checkpoint what a training script saved                       parts       weights in parts, put together or refused
 shards     weights in several files of a folder
 authors    ConvNeXt, Swin, MobileOne in their authors' words maps        networks of timm that give maps alone
+openmmlab  MMPretrain's networks in timm's words         arrays      NumPy's archives, of Google's JAX too
 matching   how a file's weights meet those of a network       recognise   which architecture they are of
 """

@@ -1,4 +1,4 @@
-"""ConvNeXt, Swin and MobileOne under the names that their authors' files have, in timm's words."""
+"""ConvNeXt, Swin, MobileOne and DINO's transformers under the names that their authors' files have, in timm's words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
+from burnish.backbones.reading import openmmlab
+
 State = dict[str, Tensor]
+Options = dict[str, float | str]
 _CONVNEXT = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
@@ -29,17 +32,39 @@ _MOBILEONE = (
     (r"\.se\.expand\.", ".attn.fc2."),
     (r"^linear\.", "head.fc."),
 )
-# Of Swin, tables that follow from the windows.
+_DINO_V3 = (
+    (r"^storage_tokens$", "reg_token"),
+    (r"\.ls(\d)\.gamma$", r".gamma_\1"),
+    (r"\.mlp\.w1\.", ".mlp.fc1_g."),
+    (r"\.mlp\.w2\.", ".mlp.fc1_x."),
+    (r"\.mlp\.w3\.", ".mlp.fc2."),
+)
+# Of Swin, tables that follow from the windows; of DINOv3, what follows from the size, or was for its training alone.
 _TABLES = ("relative_position_index", "attn_mask")
+_UNUSED = ("mask_token", "rope_embed.", "local_cls_norm.", "head.")
+_CHUNKED = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # DINOv2's training keeps its blocks in groups, counted through
 
 
-def translated(state: Mapping[str, Tensor]) -> State | None:
-    """The weights under timm's names; None where they are not of these authors.
+def translated(state: Mapping[str, Tensor]) -> tuple[State, Options] | None:
+    """The weights under timm's names, and options the network then needs; None where they are not of these authors.
 
     A merging stands at the end of its stage, where timm counts it to the next. Of Swin V2 no weight tells the windows.
     """
+    if (found := _translated(state)) is not None:
+        return found, {}
+    if {"storage_tokens", "blocks.0.attn.qkv.bias"} <= state.keys():
+        return _dino_v3(state), {"global_pool": "token"}  # the usual of timm's is the mean of the patches
+    return openmmlab.translated(state)
+
+
+def _translated(state: Mapping[str, Tensor]) -> State | None:
     if {"downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"} <= state.keys():
-        return {_renamed(name, _CONVNEXT): one.reshape(-1) if ".grn." in name else one for name, one in state.items()}
+        kept = {
+            name: one for name, one in state.items() if not name.startswith("norms.")
+        }  # DINOv3's has its last twice
+        return {_renamed(name, _CONVNEXT): one.reshape(-1) if ".grn." in name else one for name, one in kept.items()}
+    if "blocks.0.0.attn.qkv.weight" in state and "patch_embed.proj.weight" in state:
+        return {_CHUNKED.sub("blocks.", name): one for name, one in state.items()}
     if {"layers.0.downsample.reduction.weight", "layers.0.blocks.0.attn.relative_position_bias_table"} <= state.keys():
         kept = {name: one for name, one in state.items() if not name.endswith(_TABLES)}
         return {_counted_to_the_next(name): one for name, one in kept.items()}
@@ -57,3 +82,17 @@ def _renamed(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]
 def _counted_to_the_next(name: str) -> str:
     later = re.sub(r"^layers\.(\d+)\.downsample\.", lambda told: f"layers.{int(told[1]) + 1}.downsample.", name)
     return re.sub(r"^head\.", "head.fc.", later)
+
+
+def _dino_v3(state: Mapping[str, Tensor]) -> State:
+    """Of the biases of queries, keys and values those of the keys are masked there, and timm has none."""
+    found: State = {}
+    for name, one in state.items():
+        if name.startswith(_UNUSED) or name.endswith(".bias_mask"):
+            continue
+        if name.endswith(".qkv.bias"):
+            query, _, value = one.chunk(3)
+            found |= {name.replace("qkv.bias", "q_bias"): query, name.replace("qkv.bias", "v_bias"): value}
+        else:
+            found[_renamed(name, _DINO_V3)] = one
+    return found

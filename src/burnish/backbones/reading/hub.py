@@ -15,6 +15,7 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import get_session, tqdm
 
+from burnish.backbones.reading import shards
 from burnish.backbones.reading.weights import MAX_WEIGHTS_BYTES, sha256_of
 from burnish.disk import MAX_JSON_BYTES
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, brief, shown
@@ -23,7 +24,9 @@ from burnish.runtime import Silent, TooMuch, unless_silent
 T = TypeVar("T")
 # Told of a file that comes: bytes so far, and in all (0: nobody knows). What it raises ends the fetching; what came is kept.
 OnBytes = Callable[[int, int], None]
-FILES = ("model.safetensors", "pytorch_model.bin")  # what a repository may call its weights, the safer first
+_INDEX = ".index.json"  # of weights in several files
+# What a repository may call its weights, the safer first.
+FILES = tuple(f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", _INDEX))
 _PROBE_SECONDS = 4.0  # for one request to the hub; a name that does not resolve fails in milliseconds
 _PROBE_DEADLINE_SECONDS = 8.0  # the resolver of the operating system does not obey the request's timeout
 SILENT_SECONDS = 12.0  # without a byte more, then it is given up
@@ -212,7 +215,7 @@ def shown_address(url: str) -> str:
 
 
 def of_repository(name: str, on_bytes: OnBytes | None = None) -> tuple[Path, Path]:
-    """(config.json, weights) of "org/name" or "org/name@revision" on the hub."""
+    """(config.json, weights, or the index of several files with them) of "org/name" or "org/name@revision" on the hub."""
     if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name.partition("@")[0]:
         raise UnknownModel(f"hf-hub:{shown(name)}: expected hf-hub:ORG/NAME, or hf-hub:ORG/NAME@REVISION")
     try:
@@ -221,11 +224,29 @@ def of_repository(name: str, on_bytes: OnBytes | None = None) -> tuple[Path, Pat
         raise WeightsUnreachable(f"hf-hub:{shown(name)}: its config.json is {error}") from None
     for place, file in enumerate(FILES):
         try:
-            return config, fetch(name, file, on_bytes)
+            return config, _with_its_parts(name, fetch(name, file, on_bytes), on_bytes)
         except NotThere:
             if place + 1 == len(FILES):
-                raise WeightsUnreachable(f"hf-hub:{shown(name)}: has none of {', '.join(FILES)}") from None
+                raise WeightsUnreachable(
+                    f"hf-hub:{shown(name)}: has none of {', '.join(FILES[::2])}, nor an index of several files"
+                ) from None
         except WeightsUnreachable as error:
-            if place + 1 == len(FILES) or cached_on_disk(name, FILES[place + 1]) is None:
+            if not any(cached_on_disk(name, later) for later in FILES[place + 1 :]):
                 raise WeightsUnreachable(f"hf-hub:{shown(name)}: its weights are {error}") from None
     raise AssertionError
+
+
+def _with_its_parts(name: str, path: Path, on_bytes: OnBytes | None) -> Path:
+    """The file; where it is the index of several, those were fetched as well.
+
+    WeightsUnreachable is half a sentence, as of `fetch`.
+    """
+    parts = shards.files_of(path) if path.name.endswith(_INDEX) else []
+    for place, part in enumerate(parts, start=1):
+        try:
+            fetch(name, part, on_bytes)
+        except NotThere:
+            raise WeightsUnreachable(f"not whole: it has no {shown(part)}, which {path.name} names") from None
+        except WeightsUnreachable as error:
+            raise WeightsUnreachable(f"in {len(parts)} files, and file {place} is {error}") from None
+    return path

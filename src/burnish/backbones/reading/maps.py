@@ -15,6 +15,7 @@ TOP = {"top": "none"}  # the option of such a network: nothing comes after its l
 # Layers after the last map, by where timm's architectures have them; those of EfficientNets and MobileNets bring an activation.
 LAYERS = (
     "conv_head", "norm_head", "bn2", "act2", "norm", "head.norm", "head.pre_logits", "head.last_conv", "final_conv",
+    "pre_logits",
 )  # fmt: skip
 _NORM, _COUNTED = ("weight", "bias"), ("weight", "bias", "running_mean", "running_var")
 # Channels of the convolution above the last map, of all EfficientNets and MobileNets of timm 1.0.
@@ -32,6 +33,9 @@ def _tops(shapes: Shapes) -> Iterator[dict[str, tuple[int, ...]]]:
     """What may come after a last map of the widths that the shapes speak of."""
     if "pos_embed" in shapes or any(name.startswith(LAYERS) for name in shapes):  # of tokens, or whole
         return
+    if shapes.get("features.0.weight") == (64, 3, 3, 3):  # a VGG's hidden layers
+        yield {"pre_logits.fc1.weight": (4096, 512, 7, 7), "pre_logits.fc1.bias": (4096,),
+               "pre_logits.fc2.weight": (4096, 4096, 1, 1), "pre_logits.fc2.bias": (4096,)}  # fmt: skip
     if "conv_stem.weight" in shapes:
         yield from _of_efficientnets(shapes)
         return

@@ -18,8 +18,8 @@ _DEEPEST = 4  # wrappers around a network
 _COUNTER = "num_batches_tracked"
 # Averaged weights before the last ones: they are what such scripts evaluate.
 _PREFERRED = (
-    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "state_dict", "model_state_dict", "model_state",
-    "model", "net", "network", "weights", "params", "module", "teacher", "student", "backbone", "encoder",
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "target_encoder", "state_dict", "model_state_dict",
+    "model_state", "model", "net", "network", "weights", "params", "module", "teacher", "student", "backbone", "encoder",
 )  # fmt: skip
 
 

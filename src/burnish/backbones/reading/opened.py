@@ -18,11 +18,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from burnish import archives
-from burnish.backbones.reading import pickles, shards, weights
+from burnish.backbones.reading import arrays, pickles, shards, weights
 from burnish.disk import MAX_JSON_BYTES, read_plain_json
 from burnish.errors import BadWeights, UnknownModel, shown
 
-Kind = Literal["safetensors", "torch", "keras", "h5"]
+Kind = Literal["safetensors", "torch", "keras", "h5", "npz"]
 _OF_TRAINERS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 SUFFIXES = (
     ".safetensors",
@@ -34,6 +34,7 @@ SUFFIXES = (
     ".h5",
     ".hdf5",
     ".keras",
+    ".npz",
     ".zip",
     ".tar",
     ".gz",
@@ -138,6 +139,8 @@ def kind_of(data: bytes, label: str, *, packed: int | None = None) -> Kind | Non
         archive = archives.Zip(data, label, packed=packed)
         if pickles.is_torch_zip(archive):
             return "torch"
+        if arrays.is_npz(archive):
+            return "npz"
         return "keras" if {"config.json", "model.weights.h5"} <= set(archive.members) else None
     if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "torch"
@@ -240,6 +243,14 @@ def _without_weights(folder: Path) -> str:
     held = sorted(path.name for path in folder.iterdir())
     if "saved_model.pb" in held:
         return "is a TensorFlow SavedModel, a program, which is not run; save the network itself:  model.save('model.keras')"
+    if "Manifest.json" in held and "Data" in held:
+        return (
+            "is a Core ML package, a program, which is not run; give the weights of the network that it was made from"
+        )
+    if any(name.endswith(".data-00000-of-00001") for name in held):
+        return "is a checkpoint of TensorFlow, which is not read; save the network itself:  model.save('model.keras')"
+    if {"_METADATA", "manifest.ocdbt"} & set(held) or "flax_model.msgpack" in held:
+        return "holds weights of JAX, which are not read; bring them to PyTorch, and save them as .safetensors"
     if any(name.endswith(".distcp") for name in held):
         return (
             "is a checkpoint of torch.distributed, in parts; bring it into one file:  "

@@ -29,6 +29,8 @@ _NOT_DENSE = {
     **dict.fromkeys(("torch ComplexFloatStorage", "torch ComplexDoubleStorage"), "complex"),
     "torch._utils _rebuild_meta_tensor_no_storage": "without values (on the meta device)",
 }  # fmt: skip
+_OF_ARRAYS = {"numpy ndarray", "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct",
+              "numpy.core.numeric _frombuffer", "numpy._core.numeric _frombuffer"}  # fmt: skip
 _MAX_PICKLE_BYTES = 256 * 2**20  # the instructions alone; the tensors lie beside them
 _STORAGES = {f"{kind}Storage" for kind in (
     "Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool",
@@ -238,6 +240,11 @@ def refuse_programs(data: bytes, label: str, *, several: bool) -> None:
         raise BadWeights(f"{label}: a damaged pickle ({shown(str(error))[:120]}); fetch the file again") from None
     strangers = [name for name in asked if not _allowed(name)]
     if strangers:
+        if set(strangers) <= _OF_ARRAYS:
+            raise BadWeights(
+                f"{label}: is a pickle of NumPy's arrays, as PaddlePaddle and detectron2 keep them, which is not opened; on a "
+                "machine where you trust it, load it, and write its arrays by name:  numpy.savez('weights.npz', **arrays)"
+            )
         if all(_is_number_kind(name) for name in strangers):
             kinds = ", ".join(name.removeprefix("torch ") for name in strangers if name.startswith("torch "))
             raise BadWeights(

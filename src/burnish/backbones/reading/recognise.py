@@ -66,11 +66,11 @@ def recognised(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 def recognised_without_head(shapes: Mapping[str, tuple[int, ...]], heads: Iterable[str]) -> list[str]:
     """`recognised`, the tensors of a classification head under one of these beginnings, or some, left out."""
-    # Files of DINOv2 and MAE hold what only their training needed; DINOv2's call its registers otherwise.
+    # Files of DINOv2, iBOT and MAE hold what only their training needed; DINOv2's call its registers otherwise.
     shapes = {
         name.replace("register_tokens", "reg_token"): shape
         for name, shape in shapes.items()
-        if name != "mask_token" and not name.startswith("decoder_")
+        if name not in ("mask_token", "masked_embed") and not name.startswith("decoder_")
     }
     for beginnings in ((), *((head,) for head in sorted(heads, key=len, reverse=True)), tuple(heads)):
         left = {name: shape for name, shape in shapes.items() if not (beginnings and name.startswith(beginnings))}
@@ -98,4 +98,7 @@ def refuse_few(name: str, held: int, numbers: int, label: str, *, times: int) ->
 
 
 def _plainness(name: str) -> tuple[bool, int, str]:
-    return name.startswith("tf_"), len(name), name
+    derived = name.startswith("tf_") or name.endswith(
+        "_lingbot"
+    )  # the latter are DINOv3's architectures, taught by others
+    return derived, len(name), name

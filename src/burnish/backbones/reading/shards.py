@@ -46,6 +46,11 @@ def index_in(path: Path) -> Path | None:
     return None
 
 
+def files_of(index: Path) -> list[str]:
+    """The names of the files beside an index that hold the weights together; BadWeights where it does not say."""
+    return sorted(set(_read(index).values()))
+
+
 def refuse_one_of_several(path: Path) -> None:
     """BadWeights where the file is one of those that an index beside it names."""
     told = _NUMBERED.fullmatch(path.name)
@@ -66,7 +71,7 @@ def together(index: Path) -> Together:
     One file is in memory at a time beside the tensors of all.
     """
     label, told = shown(str(index.parent)), _read(index)
-    files = sorted(set(told.values()))
+    files = files_of(index)
     _refuse_others(index, files)
     digest, tensors, size = hashlib.sha256(), dict[str, Tensor](), 0
     for name in files:

@@ -160,11 +160,26 @@ def what_it_is(start: bytes, size: int) -> str | None:
         return "is a Git LFS pointer, not the weights; run: git lfs pull"
     if start[4:8] == b"TFL3":
         return "is TensorFlow Lite, a program, which is not run; give the network it was made from:  model.save('model.keras')"
-    # Protobuf: the version of ONNX, then the name of what wrote it, or the graph.
+    # Protobuf: the version of Core ML, then a description that begins with what goes in.
+    if start[:1] == b"\x08" and start[1:2] < b"\x20" and start[2:3] == b"\x12" and b"\x0a" in (start[4:5], start[5:6]):
+        return "is Core ML, a program, which is not run; give the weights of the network that it was made from"
+    # The version of ONNX, then the name of what wrote it, or the graph.
     if start[:1] == b"\x08" and start[1:2] < b"\x20" and start[2:3] in (b"\x12", b"\x3a"):
         return "is ONNX, a program, which is not run; give the weights of the network that it was made from"
+    if start.startswith(b"GGUF"):
+        return "is GGUF, whose weights are most often quantised, which is not read; give the file that it was made from"
+    if start.startswith(b"\x93NUMPY"):
+        return "is one array of NumPy's; give the weights by name:  numpy.savez('weights.npz', **weights)"
+    # MessagePack: a dictionary whose first key is a short text.
+    if (b"\x81" <= start[:1] <= b"\x8f" or start[:1] == b"\xde") and 0xA1 <= (start[1:2] or b"\0")[0] <= 0xBF:
+        return (
+            "is MessagePack, as Flax keeps its weights, which is not read; bring them to PyTorch with the library that wrote "
+            "them, and save them as .safetensors"
+        )
     if start[:1] == b"{":
         return "is JSON, which holds no weights; give the file of weights beside it"
+    if b"<net " in start[:200]:
+        return "is OpenVINO's, a program, which is not run; give the weights of the network that it was made from"
     if start.lstrip()[:1] == b"<":
         return "is a web page, not weights (a failed download?); fetch the file again"
     if size > 9 and start[8:9] == b"{":

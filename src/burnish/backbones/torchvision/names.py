@@ -11,6 +11,7 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 Options = dict[str, float | str]
+_BEGINS = (2, 3, 4)  # where a ResNet's stages begin among its children
 
 
 def translated(state: Mapping[str, Tensor]) -> tuple[State, Options] | None:
@@ -76,13 +77,30 @@ def _vit(state: State) -> tuple[State, Options]:
 
 
 def _children(state: State) -> tuple[State, Options]:
-    """A ResNet without its names: nn.Sequential(*model.children()), as feature extractors and fastai's bodies are made."""
-    called = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
+    """A ResNet without its names: nn.Sequential(*model.children()), as feature extractors and fastai's bodies are made.
+
+    With a first layer of 3 × 3, as for CIFAR, what has no weights between that and the stages may be left out.
+    """
+    begin = next(place for place in _BEGINS if f"{place}.0.conv1.weight" in state)
+    called = {
+        "0": "conv1",
+        "1": "bn1",
+        f"{begin + 5}": "fc",
+        **{f"{begin + one}": f"layer{one + 1}" for one in range(4)},
+    }
     found: State = {}
     for name, tensor in state.items():
         first, _, rest = name.partition(".")
         found[f"{called[first]}.{rest}" if first in called else name] = tensor
-    return found, {}
+    return _small_resnet(found) if _is_small_resnet(found) else (found, {})
+
+
+def _is_of_children(state: Mapping[str, Tensor]) -> bool:
+    first = state.get("0.weight")
+    if first is None or first.shape[2:] not in ((7, 7), (3, 3)):
+        return False
+    places = (4,) if first.shape[2:] == (7, 7) else _BEGINS
+    return any(f"{place}.0.conv1.weight" in state for place in places)
 
 
 def _is_small_resnet(state: Mapping[str, Tensor]) -> bool:
@@ -260,6 +278,25 @@ def _vgg(state: State) -> tuple[State, Options]:
     return found, {}
 
 
+def _is_vgg(state: Mapping[str, Tensor]) -> bool:
+    """Whether a VGG has the two hidden layers of its classifier, or convolutions that do the same."""
+    shapes = [state[name].shape[0] if name in state else 0 for name in ("classifier.0.weight", "classifier.3.weight")]
+    return "features.0.weight" in state and "classifier.6.weight" in state and shapes == [4096, 4096]
+
+
+def _is_vgg_of_maps(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is the convolutions of a VGG, which as a child of their own have no name but numbers."""
+    first = state.get("features.0.weight", state.get("0.weight"))
+    numbered = all(re.match(r"(features\.)?\d+\.\w+$|classifier\.", name) for name in state)
+    return first is not None and tuple(first.shape) == (64, 3, 3, 3) and numbered
+
+
+def _vgg_of_maps(state: State) -> tuple[State, Options]:
+    """What comes after the last map is left out: it is not there, or somebody's own."""
+    plain = {re.sub(r"^(?=\d)", "features.", name): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in plain.items() if not name.startswith("classifier.")}, {"top": "none"}
+
+
 def _swin(state: State) -> tuple[State, Options]:
     """Stages and the mergings before them take turns in one series; timm counts a merging to the stage that it begins."""
     found: State = {}
@@ -302,10 +339,7 @@ def _regnet(state: State) -> tuple[State, Options]:
 
 _FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], tuple[State, Options]]]] = [
     (lambda state: "encoder.pos_embedding" in state and "conv_proj.weight" in state, _vit),
-    (
-        lambda state: "0.weight" in state and state["0.weight"].shape[2:] == (7, 7) and "4.0.conv1.weight" in state,
-        _children,
-    ),
+    (_is_of_children, _children),
     (_is_small_resnet, _small_resnet),
     (lambda state: {"_conv_stem.weight", "_blocks.0._se_reduce.weight"} <= set(state), _efficientnet_pytorch),
     (lambda state: any(re.match(r"features\.denseblock1\.denselayer1\.norm\.1\.", name) for name in state), _densenet),
@@ -315,5 +349,6 @@ _FAMILIES: list[tuple[Callable[[Mapping[str, Tensor]], bool], Callable[[State], 
     (lambda state: "features.1.0.layer_scale" in state, _convnext),
     (lambda state: "features.1.0.attn.relative_position_bias_table" in state and "features.0.0.weight" in state, _swin),
     (lambda state: "trunk_output.block1.block1-0.f.a.0.weight" in state, _regnet),
-    (lambda state: {"features.0.weight", "classifier.0.weight", "classifier.6.weight"} <= set(state), _vgg),
+    (_is_vgg, _vgg),
+    (_is_vgg_of_maps, _vgg_of_maps),
 ]
