@@ -73,6 +73,16 @@ def test_a_network_beside_what_is_never_dilated_is_read_without_a_word_of_it(bes
     assert not any("segment" in note for note in load_backbone(str(tmp_path / "a.pth")).notes)
 
 
+def test_a_network_that_was_padded_otherwise_to_segment_is_refused_unless_it_is_named(tmp_path):
+    state = timm.create_model("legacy_xception").state_dict()
+    beside = {"segmentation_head.0.weight": torch.rand(1, 16, 3, 3), "segmentation_head.0.bias": torch.rand(1)}
+    torch.save({**{f"encoder.{name}": one for name, one in state.items()}, **beside}, tmp_path / "a.pth")
+    with pytest.raises(UnknownModel, match=r"segmentation_models_pytorch pads it otherwise.*--arch legacy_xception"):
+        load_backbone(str(tmp_path / "a.pth"))
+    notes = load_backbone(str(tmp_path / "a.pth"), arch="legacy_xception").notes
+    assert any("its features differ" in note for note in notes)
+
+
 # ---- ResNets for small images ----------------------------------------------------------------------------------------
 
 

@@ -124,9 +124,17 @@ def test_a_dinov3_of_its_authors_gives_its_class_token(place, tmp_path):
     assert_reads(tmp_path / "a.pth", network, 64)
 
 
+def linear(state):
+    """Convolutions of one pixel as linear layers, which all of them are in files of the authors and of OpenMMLab."""
+    return {
+        name: one.flatten(1) if re.search("pwconv|pointwise", name) and one.ndim == 4 else one
+        for name, one in state.items()
+    }
+
+
 def test_a_convnext_of_dinov3_has_its_last_norm_twice(tmp_path):
     network = network_of("convnext_atto")
-    state = as_authors_convnext(network.state_dict())
+    state = linear(as_authors_convnext(network.state_dict()))
     twice = {f"norms.3.{kind}": state[f"norm.{kind}"] for kind in ("weight", "bias")}
     torch.save({**state, **twice}, tmp_path / "a.pth")
     assert_reads(tmp_path / "a.pth", network, 64)
@@ -164,6 +172,11 @@ def test_the_convolutions_of_a_vgg_give_the_mean_of_their_last_map(kind, tmp_pat
 # ---- OpenMMLab -------------------------------------------------------------------------------------------------------------
 
 
+_RESNET_C = [  # MMPretrain's, which keeps a convolution and its norm as one
+    (r"^bn1\.", "stem.2.bn."),
+    (r"^conv1\.([14])\.", lambda told: f"stem.{int(told[1]) // 3}.bn."),
+    (r"^conv1\.([036])\.", lambda told: f"stem.{int(told[1]) // 3}.conv."),
+]
 _RESNET_D = [
     (r"^bn1\.", "stem.7."),
     (r"^conv1\.(\d)", r"stem.\1"),
@@ -253,10 +266,11 @@ def as_swin(state):
     ("name", "size", "spelled"),
     [
         ("resnet26d", 64, lambda state: renamed(state, _RESNET_D)),
+        ("resnet18d", 64, lambda state: renamed(state, _RESNET_C)),
         ("seresnet18", 64, lambda state: renamed(state, [(r"\.se\.fc(\d)\.", r".se_layer.conv\1.conv.")])),
         ("vit_tiny_patch16_224", 224, lambda state: renamed(state, _VIT)),
         ("swin_tiny_patch4_window7_224", 224, as_swin),
-        ("convnextv2_atto", 64, lambda state: renamed(state, _CONVNEXT)),
+        ("convnextv2_atto", 64, lambda state: linear(renamed(state, _CONVNEXT))),
         ("mobilenetv2_100", 64, as_mobilenet_v2),
     ],
 )
@@ -401,3 +415,24 @@ def test_a_folder_of_others_is_said_to_be_what_it_is(held, sentence, tmp_path):
         (tmp_path / name).write_text("{}")
     with pytest.raises(UnknownModel, match=sentence):
         load_backbone(str(tmp_path))
+
+
+def test_a_resnet_of_caffe_is_known_by_norms_without_statistics(tmp_path):
+    state = timm.create_model("resnet26", num_classes=0).state_dict()
+    torch.save(state, tmp_path / "begun.pth")
+    assert load_backbone(str(tmp_path / "begun.pth")).name == "resnet26"
+    learnt = {
+        name: torch.rand_like(one) if "bn" in name and name.endswith("weight") else one for name, one in state.items()
+    }
+    torch.save(learnt, tmp_path / "caffes.pth")
+    with pytest.raises(BadWeights, match=r"no statistics, as those of ResNets that were Caffe's.*style='pytorch'"):
+        load_backbone(str(tmp_path / "caffes.pth"))
+
+
+def test_a_transformer_that_norms_twice_is_not_read_as_one_that_norms_once(tmp_path):
+    state = renamed(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), _VIT)
+    both = {"ln2.weight": torch.ones(192), "ln2.bias": torch.zeros(192)}
+    torch.save({f"backbone.{name}": one for name, one in {**state, **both}.items()}, tmp_path / "a.pth")
+    for arch in (None, "vit_tiny_patch16_224"):
+        with pytest.raises(UnknownModel if arch is None else BadWeights):
+            load_backbone(str(tmp_path / "a.pth"), arch=arch)

@@ -76,7 +76,6 @@ def _read(found: opened.Opened) -> _Read:
     elif found.kind == "torch":
         saved = pickles.read_torch(found.data, found.label, packed=found.packed)
         state, where = checkpoint.weights_in(saved, found.label)
-        checkpoint.refuse_caffes(saved, found.label)
         # The older form packs nothing.
         if found.data[:2] != b"PK" and checkpoint.numbers_in(state.values()) > len(found.data):
             raise BadWeights(f"{found.label}: claims more numbers than it holds; damaged, or made to deceive")
@@ -89,6 +88,7 @@ def _read(found: opened.Opened) -> _Read:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
         metadata = {key: value for key, value in weights.metadata_of(found.data).items() if _is_known(value)}
     refuse_corrections(state, label=found.label)
+    checkpoint.refuse_caffes(saved, state, found.label)
     table = heads.table_in(saved, state)  # of self-taught networks
     imagenets = table is not None or checkpoint.sees_imagenet_colours(saved, where, found.name)
     return _Read(replace(found, data=b"", held=None), state, where, metadata, imagenets, table)
@@ -159,7 +159,7 @@ def _filled(read: _Read, name: str | None, image_size: int | None, *, source: st
     beside = list(state)
     state, told, prefix = _told_within(found, state, name)
     told = told if trunk is None else _as_openclip_saw(told)
-    if (of_maps := segmenting.made(beside, told.description, named=name is not None)) is not None:
+    if (of_maps := segmenting.made(beside, told.description, found.label, named=name is not None)) is not None:
         told = replace(told, description=of_maps.description, notes=(*told.notes, of_maps.note))
     description, clauses = heads.counted(told.name, told.description, read.table)
     told = replace(told, description=description, notes=(*told.notes, *clauses))

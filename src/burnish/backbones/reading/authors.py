@@ -62,7 +62,8 @@ def _translated(state: Mapping[str, Tensor]) -> State | None:
         kept = {
             name: one for name, one in state.items() if not name.startswith("norms.")
         }  # DINOv3's has its last twice
-        return {_renamed(name, _CONVNEXT): one.reshape(-1) if ".grn." in name else one for name, one in kept.items()}
+        found = {_renamed(name, _CONVNEXT): one.reshape(-1) if ".grn." in name else one for name, one in kept.items()}
+        return openmmlab.with_kernels(found)
     if "blocks.0.0.attn.qkv.weight" in state and "patch_embed.proj.weight" in state:
         return {_CHUNKED.sub("blocks.", name): one for name, one in state.items()}
     if {"layers.0.downsample.reduction.weight", "layers.0.blocks.0.attn.relative_position_bias_table"} <= state.keys():

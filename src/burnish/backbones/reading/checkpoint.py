@@ -26,7 +26,7 @@ _INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrappe
 _FLAT = re.compile(
     r"(^|\.)(stem|stages|layers|features|blocks|body)_(?=(\d+|conv\d?|norm\d|denseblock\d|transition\d)\.)"
 )
-_FEWEST, _SMALLEST_SHARE = 20, 8  # tensors of a network among others, and the part of all that it has at least
+_FEWEST, _SMALLEST_SHARE = 16, 8  # tensors of a network among others, and the part of all that it has at least
 _DEEPEST = 4
 _LONGEST = 500  # characters of a tensor's name
 _MOST_NODES = 100_000
@@ -224,15 +224,30 @@ def sees_imagenet_colours(saved: Any, where: str, file: str) -> bool:
     return named or is_of_two(where.partition(".")[0]) or _OF_THEIRS.match(file) is not None
 
 
-def refuse_caffes(saved: Any, label: str) -> None:
-    """BadWeights for a ResNet that OpenMMLab built in Caffe's style: its tensors have the names and shapes of the usual one."""
+def refuse_caffes(saved: Any, state: State, label: str) -> None:
+    """BadWeights for a ResNet in Caffe's style: its tensors have the names and shapes of the usual one.
+
+    OpenMMLab's settings tell of it; or that its BatchNorms have scales that were learnt, and no statistics at all: those of
+    Caffe's networks are multiplied into the scales.
+    """
     meta = saved.get("meta") if isinstance(saved, Mapping) else None
     told = [meta.get("cfg"), meta.get("config")] if isinstance(meta, Mapping) else []
+    kinds = ("weight", "running_mean", "running_var")
+    places = [name.removesuffix("bn1.running_mean") for name in state if name.endswith("layer1.0.bn1.running_mean")]
+    norms = [state.get(f"{place}bn3.{kind}") for place in places for kind in kinds if f"{place}conv3.weight" in state]
+    bare = [one for one in norms if one is not None]
+    means = [one for name, one in state.items() if name.endswith("running_mean")]
+    without = len(bare) >= len(kinds) and not any(bool(one.any()) for one in means)
     if any(isinstance(one, str) and _CAFFES.search(one) for one in told):
-        raise BadWeights(
-            f"{label}: its settings say style='caffe': its blocks halve their maps in the first convolution, not the second, and "
-            "its images are blue first, which no network here computes; take the weights in style='pytorch'"
-        )
+        how = "its settings say style='caffe'"
+    elif without and bool((bare[0] != bare[0][0]).any()) and bool((bare[2] == bare[2][0]).all()):
+        how = "its BatchNorms have no statistics, as those of ResNets that were Caffe's"
+    else:
+        return
+    raise BadWeights(
+        f"{label}: {how}: its blocks halve their maps in the first convolution, not the second, and "
+        "its images are blue first, which no network here computes; take the weights in style='pytorch'"
+    )
 
 
 def is_moco_v3s(saved: Any, names: Iterable[str]) -> bool:

@@ -16,6 +16,12 @@ Options = dict[str, float | str]
 _Rules = tuple[tuple[str, str], ...]
 
 _RESNET: _Rules = (
+    (r"^stem\.2\.bn\.", "bn1."),  # in MMPretrain a convolution and its norm are one layer, in MMSegmentation two
+    (r"^stem\.0\.bn\.", "conv1.1."),
+    (r"^stem\.1\.bn\.", "conv1.4."),
+    (r"^stem\.0\.conv\.", "conv1.0."),
+    (r"^stem\.1\.conv\.", "conv1.3."),
+    (r"^stem\.2\.conv\.", "conv1.6."),
     (r"^stem\.7\.", "bn1."),
     (r"^stem\.", "conv1."),
     (r"\.se_layer\.conv(\d)\.conv\.", r".se.fc\1."),
@@ -48,6 +54,7 @@ _CONVNEXT: _Rules = (
     (r"\.grn\.beta$", ".mlp.grn.bias"),
     (r"^norm3\.", "head.norm."),
 )
+_WIDTH_OF_TINY, _LINEAR = 96, re.compile(r"\.mlp\.fc\d\.weight$")
 _MOBILENET_V2 = ("conv_pw", "conv_dw", "conv_pwl")
 # Blocks of each stage of MobileNet V3 as timm counts them, by how many there are.
 _MOBILENETS_V3 = {11: (1, 2, 3, 2, 3), 15: (1, 2, 3, 4, 2, 3)}
@@ -56,7 +63,8 @@ _MOBILENETS_V3 = {11: (1, 2, 3, 2, 3), 15: (1, 2, 3, 4, 2, 3)}
 def translated(state: Mapping[str, Tensor]) -> tuple[State, Options] | None:
     """The weights under timm's names, and options the network then needs; None where they are no network of OpenMMLab's."""
     for signs, translate in _FAMILIES:
-        if signs <= state.keys():
+        # Some norm the mean of patches that were normed before, which no transformer of timm's does.
+        if signs <= state.keys() and not {"ln1.weight", "ln2.weight"} <= state.keys():
             return translate({name: one for name, one in state.items() if not name.startswith(("head.", "neck."))})
     return None
 
@@ -100,7 +108,14 @@ def _swin(state: State) -> tuple[State, Options]:
 
 
 def _convnext(state: State) -> tuple[State, Options]:
-    return _renamed(state, _CONVNEXT), {}
+    return with_kernels(_renamed(state, _CONVNEXT)), {}
+
+
+def with_kernels(state: State) -> State:
+    """A ConvNeXt's linear layers as convolutions, which they are in timm's small ones."""
+    narrow = state["stem.0.weight"].shape[0] < _WIDTH_OF_TINY
+    layers = {name for name, one in state.items() if narrow and _LINEAR.search(name) and one.ndim == 2}
+    return {name: one[:, :, None, None] if name in layers else one for name, one in state.items()}
 
 
 def _mobilenet_v2(state: State) -> tuple[State, Options]:
@@ -159,6 +174,7 @@ def _layer_of_v3(rest: str, expands: bool) -> str:
 
 _FAMILIES: tuple[tuple[set[str], Callable[[State], tuple[State, Options]]], ...] = (
     ({"stem.0.weight", "stem.7.running_mean", "layer1.0.conv1.weight"}, _resnet),
+    ({"stem.0.conv.weight", "stem.2.bn.running_mean", "layer1.0.conv1.weight"}, _resnet),
     ({"conv1.weight", "layer1.0.se_layer.conv1.conv.weight"}, _resnet),
     ({"patch_embed.projection.weight", "layers.0.ffn.layers.0.0.weight", "layers.0.ln1.weight"}, _vit),
     ({"patch_embed.projection.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"}, _swin),
