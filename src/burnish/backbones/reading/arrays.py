@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ State = dict[str, Tensor]
 # Kinds of numbers that torch has too.
 _KINDS = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 _HEADERS: Any = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_MOST_DIMENSIONS = 8
 _TARGET = "opt/target/"  # where the weights lie that were saved with their optimiser
 _BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/")
 _ATTENTION = "MultiHeadDotProductAttention_1/"
@@ -60,7 +62,7 @@ def _array(data: bytes, label: str) -> Tensor:
     stream = io.BytesIO(data)
     try:
         shape, by_columns, kind = _HEADERS[np.lib.format.read_magic(stream)](stream)
-    except (ValueError, KeyError, EOFError, SyntaxError, MemoryError, RecursionError) as error:
+    except Exception as error:  # NumPy meets anything in a damaged header
         raise BadWeights(
             f"{label}: a damaged array of NumPy's ({shown(str(error))[:80]}); fetch the file again"
         ) from None
@@ -68,10 +70,9 @@ def _array(data: bytes, label: str) -> Tensor:
         raise BadWeights(
             f"{label}: an array of {shown(str(kind))[:40]}, which is not read; save the weights in float32"
         )
-    if (held := len(data) - stream.tell()) != (told := kind.itemsize * int(np.prod(shape, dtype=object))):
-        raise BadWeights(
-            f"{label}: an array that claims {told:,} bytes and holds {held:,}; damaged, or made to deceive"
-        )
+    held, told = len(data) - stream.tell(), kind.itemsize * math.prod(shape)
+    if held != told or len(shape) > _MOST_DIMENSIONS or min(shape, default=0) < 0:
+        raise BadWeights(f"{label}: an array that claims {list(shape)[:9]} numbers and holds {held:,} bytes; damaged")
     flat = np.frombuffer(data, kind, offset=stream.tell())
     whole = flat.reshape(shape, order="F" if by_columns else "C")
     return torch.from_numpy(whole.astype(kind.newbyteorder("="), order="C"))  # a copy, which may be written to

@@ -94,7 +94,7 @@ def open_file(path: Path) -> Opened:
     _refuse_packed_alone(data, label)
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
-    kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, or a zip or tar archive with one of these"
+    kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, NumPy's .npz, or a zip or tar archive with one of these"
     unknown = f"is no file of weights that burnish knows; expected {kinds}"
     raise BadWeights(f"{label}: {weights.what_it_is(data[:4096], len(data)) or unknown}")
 
