@@ -114,7 +114,7 @@ def as_dino_v3(network):
         (r"\.fc1_g\.", ".w1."),
         (r"\.fc1_x\.", ".w2."),
     ]
-    extra = {"mask_token": torch.rand(1, network.embed_dim), "rope_embed.periods": torch.rand(16)}
+    extra = {"mask_token": torch.rand(1, network.embed_dim), "rope_embed.periods": 100.0 ** (torch.arange(16) / 16)}
     return renamed(found, rules) | extra
 
 
@@ -123,6 +123,14 @@ def test_a_dinov3_of_its_authors_gives_its_class_token(place, tmp_path):
     network = network_of("vit_tiny_patch16_dinov3_qkvb", global_pool="token")
     torch.save({f"{place}{name}": one for name, one in as_dino_v3(network).items()}, tmp_path / "a.pth")
     assert_reads(tmp_path / "a.pth", network, 64)
+
+
+def test_a_dinov3_with_other_periods_is_not_read_as_the_published_one(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_dinov3_qkvb", num_classes=0)
+    state = as_dino_v3(network) | {"rope_embed.periods": 1000.0 ** (torch.arange(16) / 16)}
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(UnknownModel):
+        load_backbone(str(tmp_path / "a.pth"))
 
 
 def linear(state):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from burnish.backbones.reading import openmmlab
@@ -41,6 +42,7 @@ _DINO_V3 = (
 )
 # Of Swin, tables that follow from the windows; of DINOv3, what follows from the size, or was for its training alone.
 _TABLES = ("relative_position_index", "attn_mask")
+_PERIODS = "rope_embed.periods"
 _UNUSED = ("mask_token", "rope_embed.", "local_cls_norm.", "head.")
 _CHUNKED = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # DINOv2's training keeps its blocks in groups, counted through
 
@@ -52,7 +54,7 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, Options] | None:
     """
     if (found := _translated(state)) is not None:
         return found, {}
-    if {"storage_tokens", "blocks.0.attn.qkv.bias"} <= state.keys():
+    if {"storage_tokens", "blocks.0.attn.qkv.bias"} <= state.keys() and _turns_as_timms(state.get(_PERIODS)):
         return _dino_v3(state), {"global_pool": "token"}  # the usual of timm's is the mean of the patches
     return openmmlab.translated(state)
 
@@ -83,6 +85,14 @@ def _renamed(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]
 def _counted_to_the_next(name: str) -> str:
     later = re.sub(r"^layers\.(\d+)\.downsample\.", lambda told: f"layers.{int(told[1]) + 1}.downsample.", name)
     return re.sub(r"^head\.", "head.fc.", later)
+
+
+def _turns_as_timms(periods: Tensor | None) -> bool:
+    """Whether places are told by the periods that timm's DINOv3 has, 1 to 100; they may be kept in bfloat16."""
+    if periods is None or periods.ndim != 1:
+        return periods is None
+    steps = torch.arange(len(periods)) / max(1, len(periods))
+    return bool(torch.isclose(periods.float(), 100.0**steps, rtol=0.02).all())
 
 
 def _dino_v3(state: Mapping[str, Tensor]) -> State:
