@@ -126,7 +126,7 @@ def test_without_a_name_the_file_is_called_as_the_run_is(runs, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("out", "more", "message"),
     [
-        ("model.h5", {}, "does not tell the format; say --to onnx, keras, pt2, openvino or hub"),
+        ("model.bin", {}, "does not tell the format; say --to onnx, keras, pt2, openvino or hub"),
         (None, {}, "neither --to nor --out is given"),
         (
             "model.onnx",

@@ -156,9 +156,17 @@ def test_a_network_of_a_fixed_size_takes_its_own_size_alone(tmp_path):
     first = ("a", "Conv2D", {"filters": 8, "kernel_size": [3, 3], "strides": [8, 8], "padding": "same"}, ["input"])
     second = ("b", "Conv2D", {"filters": 16, "kernel_size": [3, 3], "strides": [4, 4], "padding": "same"}, ["a"])
     fixed = _net(first, second, ("p", "AveragePooling2D", {"pool_size": [7, 7]}, ["b"]), ("f", "Flatten", {}, ["p"]))
-    assert [graph.takes_size("net", fixed, 16, size) for size in (224, 256, 448)] == [True, True, False]
+    assert [graph.takes_size(graph.blank("net", fixed), "net", fixed, size) for size in (224, 256, 448)] == [
+        True,
+        True,
+        False,
+    ]
     free = _net(first, second, ("p", "GlobalAveragePooling2D", {}, ["b"]))
-    assert [graph.takes_size("net", free, 16, size) for size in (224, 256, 448)] == [True, True, True]
+    assert [graph.takes_size(graph.blank("net", free), "net", free, size) for size in (224, 256, 448)] == [
+        True,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("units", [3, 10**12, -5])

@@ -20,12 +20,13 @@ class Format:
 
     suffix: str  # of a file's name, or what stands behind the run's in that of a folder
     write: Callable[..., Path]  # (bundle, path, *, input), the path of the file
+    also: tuple[str, ...] = ()  # other suffixes that tell it
     recorded: bool = False  # whether it takes what the run's record says too, as `record`
 
 
 FORMATS = {
     "onnx": Format(".onnx", export_onnx),
-    "keras": Format(".keras", export_keras),
+    "keras": Format(".keras", export_keras, also=(".h5",)),
     "pt2": Format(".pt2", export_pt2),
     "openvino": Format(".xml", export_openvino),
     "hub": Format(SUFFIX, export_hub, recorded=True),
@@ -57,9 +58,10 @@ def format_for(to: str, out: Path | None) -> Format:
     if to != "auto":
         instead = next((f"; {name} is what leads there" for name, words in _INSTEAD.items() if to.lower() in words), "")
         raise RecipeError(f"export to {shown(to)!r} is not known; expected {_NAMES}{instead}")
-    told = next((one for one in FORMATS.values() if out is not None and out.suffix == one.suffix), None)
+    told = next((one for one in FORMATS.values() if out is not None and out.suffix in (one.suffix, *one.also)), None)
     if told is None:
-        suffixes = _listed(one.suffix for one in FORMATS.values() if one.suffix.startswith("."))
+        named = [suffix for one in FORMATS.values() for suffix in (one.suffix, *one.also)]
+        suffixes = _listed(suffix for suffix in named if suffix.startswith("."))
         given = "neither --to nor --out is given" if out is None else f"{shown(str(out))} does not tell the format"
         raise RecipeError(f"{given}; say --to {_NAMES}, or a file name that ends in {suffixes}")
     return told

@@ -98,7 +98,7 @@ def _require_plain(bundle: Bundle) -> None:
 
 def _require_place(path: Path) -> None:
     """RecipeError where the folder cannot lie there, or is there and is not just what an earlier export wrote."""
-    if path.suffix in (".onnx", ".keras", ".pt2", ".xml"):
+    if path.suffix in (".onnx", ".keras", ".h5", ".pt2", ".xml"):
         raise RecipeError(f"{shown(str(path))}: expected the name of a folder, not of a file")
     if not path.parent.is_dir():
         raise RecipeError(

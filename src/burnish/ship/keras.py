@@ -1,50 +1,54 @@
-"""A tuned model that came from Keras, written back as a .keras file that Keras and TensorFlow open without burnish."""
+"""A tuned model that came from Keras, written back as a .keras or .h5 file that Keras and TensorFlow open without burnish."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from burnish.backbones.changing.surgery import DROP
-from burnish.backbones.changing.taps import KIND as TAPS
 from burnish.backbones.head import NEIGHBOURS, CosineHead, LinearHead, MlpHead
 from burnish.backbones.keras import applications, graph, network
 from burnish.backbones.keras.layers import DROPPING, KINDS, WITHOUT_EFFECT
+from burnish.backbones.keras.options import OLD_HARD_SIGMOID
 from burnish.disk import plain_disk_errors
-from burnish.errors import RecipeError, shown
+from burnish.errors import RecipeError, RunError, brief, shown
 from burnish.ship.bundle import Bundle
 from burnish.ship.exported import (
     PIXELS,
     PREPARED,
     noise,
+    quiet,
     require_equal,
     require_input,
+    require_ours,
     require_place,
     write_meaning,
 )
+from burnish.ship.keras_changes import Changes, dense
 
+SUFFIX, HDF5 = ".keras", ".h5"
 _NAMES = ("images", "prepare", "taps", "hidden", "unit_length", "predictions")  # of the layers around the network
+_BEGINNINGS = ("tap_", "adapter_", "prompts_", "inserted_")  # of those that were put into it
 _MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
            "op:Divide": "true_divide"}  # fmt: skip
 
+_BY_ARGUMENTS = ("MultiHeadAttention", "GroupQueryAttention")  # their inputs are arguments, not a list
+_REDUCING = {"op:Mean": "mean", "op:Sum": "sum", "op:Max": "max"}
 _IN_PUBLIC_LAYERS = ("LayerScale", "CustomScaleLayer")
 
 
 def export_keras(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
-    """Write the model to `path`, a .keras file, and what it means to the .json beside it; returns `path`.
+    """Write the model to `path`, a .keras or .h5 file, and what it means to the .json beside it; returns `path`.
 
     The file gives the probabilities that burnish gives, its temperature included. input "prepared": it takes what the
     original took, images prepared as by keras.applications; "pixels": RGB of 0 to 255, prepared inside by a 1 × 1
-    convolution. RecipeError when the model did not come from Keras, or was changed, or has a head, that Keras has no layers for;
-    RunError when what Keras makes of it gives other probabilities, or the disk refuses. Needs Keras.
+    convolution. RecipeError when the model did not come from Keras, or has changes or a head that Keras has no layers for;
+    RunError when what Keras reads from the file gives other probabilities, or the disk refuses. Needs Keras.
     """
     if bundle.architecture["library"] != graph.LIBRARY:
         raise RecipeError(
@@ -56,19 +60,32 @@ def export_keras(bundle: Bundle, path: Path, *, input: str = PREPARED) -> Path:
             "a head of nearest neighbours is not written as Keras layers; make the run with a linear head"
         )
     require_input(input)
-    require_place(path, ".keras")
-    if path.is_file() and path.stat().st_size and not zipfile.is_zipfile(path):
-        raise RecipeError(f"{shown(str(path))} is there and is no .keras file; name another file, or remove it")
+    require_place(path, HDF5 if path.suffix == HDF5 else SUFFIX)
+    require_ours(path)
     with applications.generators_untouched():
         keras = applications.keras_module()
         model = _Writer(keras, bundle, pixels=input == PIXELS).model()
-        _check(keras, model, bundle, pixels=input == PIXELS)
         with plain_disk_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             draft = Path(folder) / path.name
-            model.save(draft)
+            with quiet():
+                model.save(draft)
+            _check(keras, _opened(keras, draft), bundle, pixels=input == PIXELS)
+            # Before the file is there: without its .json it would not be known again as an export after a death in between.
+            write_meaning(path, bundle, _words(bundle, input))
             os.replace(draft, path)
-    write_meaning(path, bundle, _words(bundle, input))
     return path
+
+
+def _opened(keras: Any, path: Path) -> Any:
+    """The model that Keras reads from the file."""
+    try:
+        with quiet():
+            return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # whatever a Keras of another version says to what it wrote itself
+        other = f"write a file that ends in {SUFFIX}" if path.suffix == HDF5 else "please report it"
+        raise RunError(
+            f"Keras does not open again what it wrote as {path.suffix} ({brief(error)}); nothing was written; {other}"
+        ) from None
 
 
 def _words(bundle: Bundle, input: str) -> str:
@@ -85,69 +102,82 @@ class _Writer:
     def __init__(self, keras: Any, bundle: Bundle, *, pixels: bool) -> None:
         self.keras, self.bundle, self.pixels = keras, bundle, pixels
         self.kwargs: Mapping[str, Any] = bundle.architecture["kwargs"]
-        self.parts = graph.blank(bundle.architecture["name"], dict(self.kwargs)).parts
-        self.state = {
-            name.removeprefix("trunk."): one for name, one in bundle.state.items() if name.startswith("trunk.")
-        }
-        self.dropped: set[str] = set()  # layers that were taken out
+        net = graph.blank(bundle.architecture["name"], dict(self.kwargs))
+        self.parts, self.places = net.parts, net.places
+        trunk = {name.removeprefix("trunk."): one for name, one in bundle.state.items() if name.startswith("trunk.")}
+        known = {name for places in self.places.values() for one in places for name in (one.layer, one.segment)}
+        self.changes = Changes(keras, bundle.architecture.get("changes", []), trunk, known)
+        self.state = self.changes.state
         self.values: dict[str, Any] = {}  # what each node gives
-        self.given = graph.segments_of(self.kwargs)
+        self.entered: dict[str, Any] = {}  # what is given to each segment that was begun
 
     def model(self) -> Any:
         """The whole model, with its weights."""
         keras, size = self.keras, self.bundle.preprocess.size
-        taps = self._changes()
         images = keras.Input((size, size, 3), name="images")
         self.values[network.INPUT] = self._prepared(images) if self.pixels else images
         for node in self.kwargs["nodes"]:
-            if node["name"] not in self.values:
-                self.values[node["name"]] = self._node(node)
-        features = self.values[self.kwargs["nodes"][-1]["name"]]
-        if taps is not None:
-            features = self._tapped(features, taps)
+            self.values[node["name"]] = self._node(node)
+        features = self.changes.joined(self.values[self.kwargs["nodes"][-1]["name"]])
         return keras.Model(images, self._head(features), name="burnish")
 
-    def _changes(self) -> dict[str, Any] | None:
-        """The taps, if any; layers that were taken out become their input."""
-        taps = None
-        for change in self.bundle.architecture.get("changes", []):
-            if change["kind"] == TAPS:
-                taps = change
-            elif change["kind"] == DROP:
-                self.dropped |= set(change["layers"])
-            else:
-                raise RecipeError(
-                    f"the network was changed by {change['kind']!r}, which is not written as Keras layers yet"
-                )
-        return taps
-
     def _node(self, node: Mapping[str, Any]) -> Any:
-        """What the node's layer gives, its weights set."""
-        place = self.given.get(node["name"])
-        if place is not None and f"body.{place.segment}" in self.dropped:
-            return self.values.get(place.enters)  # the last node of a segment that was taken out; inner ones are unused
-        if place is not None and f"body.{place.segment}.{place.own}" in self.dropped:
-            return self.values[node["inputs"][0]]
-        inputs = [self._input(name) for name in node["inputs"]]
-        options, kind = node["options"], node["kind"]
-        if kind.startswith("op:") or any(name in self.kwargs["constants"] for name in node["inputs"]):
+        """What the node gives, with what was done to its layer, its activation and the segment that it ends."""
+        first, *rest = places = self.places[node["name"]]
+        if first.segment not in self.entered:
+            self.entered[first.segment] = self.changes.entering(first.segment, self.values[first.enters])
+        dropped, inputs = self.changes.dropped, [self._input(name, first) for name in node["inputs"]]
+        if first.segment in dropped and first.layer != first.segment:  # what its inner nodes give is unused
+            return self.values[first.enters] if places[-1].ends else None
+        apart = bool(rest) and (
+            node["options"]["activation"] == OLD_HARD_SIGMOID
+            or not self.changes.touched.isdisjoint({first.layer, rest[0].layer})
+        )
+        value = inputs[0] if first.layer in dropped else self._made(node, inputs, apart=apart)
+        value = self._after(first, value, inputs[0])
+        if not rest:
+            return value
+        if apart and rest[0].layer not in dropped:
+            value = self._activation(node["options"]["activation"], f"{self._own_name(node['name'])}_activation", value)
+        return self._after(rest[0], value, value)
+
+    def _after(self, place: network.Place, value: Any, source: Any) -> Any:
+        """The value with what was put behind the layer there, and behind the segment where it ends. source: what made it."""
+        if place.layer != place.segment:
+            value, source = self.changes.after(place.layer, value, source), self.entered[place.segment]
+        return self.changes.after(place.segment, value, source) if place.ends else value
+
+    def _made(self, node: Mapping[str, Any], inputs: list[Any], *, apart: bool) -> Any:
+        """What the node's layer makes of the inputs, its weights set. apart: without its activation."""
+        options, kind, name = dict(node["options"]), node["kind"], node["name"]
+        if kind.startswith("op:") or any(one in self.kwargs["constants"] for one in node["inputs"]):
             return self._operator(kind, options, inputs)
         if kind in WITHOUT_EFFECT or (kind in DROPPING and not options.get("rate")):
             return inputs[0]  # Keras wants settings of them that only training would use
         if kind in _IN_PUBLIC_LAYERS:
-            return self._in_public_layers(kind, options, node["name"], inputs)
-        layer = self._layer(kind, options, node["name"])
-        if kind == "MultiHeadAttention":
+            return self._in_public_layers(kind, options, name, inputs)
+        if kind == "Activation" and options.get("activation") == OLD_HARD_SIGMOID:
+            return self._activation(OLD_HARD_SIGMOID, self._own_name(name), inputs[0])
+        if apart:
+            del options["activation"]
+        layer = self._layer(kind, options, name)
+        if kind in _BY_ARGUMENTS:
             result = layer(*inputs)
         else:
             result = layer(inputs if len(inputs) > 1 else inputs[0])
-        if node["name"] in self.parts:
-            arrays = [self._array(node["name"], variable) for variable in self.parts[node["name"]].variables]
-            extra = len(layer.get_weights()) - len(arrays)  # Normalization keeps a count besides
-            layer.set_weights([*arrays, *layer.get_weights()[len(arrays) :]] if extra else arrays)
+        if name in self.parts:
+            arrays = [self._array(name, variable) for variable in self.parts[name].variables]
+            layer.set_weights([*arrays, *layer.get_weights()[len(arrays) :]])  # Normalization keeps a count besides
             if kind == "Normalization":  # which computes with what it derives from them
                 layer.finalize_state()
         return result
+
+    def _activation(self, activation: str, name: str, value: Any) -> Any:
+        """The activation of that name as a layer of its own; that of Keras 2 in layers of today's."""
+        layers = self.keras.layers
+        if activation == OLD_HARD_SIGMOID:
+            return layers.ReLU(max_value=1.0, name=name)(layers.Rescaling(0.2, offset=0.5, name=f"{name}_line")(value))
+        return layers.Activation(activation, name=name)(value)
 
     def _in_public_layers(self, kind: str, options: Mapping[str, Any], name: str, inputs: list[Any]) -> Any:
         """What classes inside keras.applications do, by layers that any Keras opens."""
@@ -173,11 +203,12 @@ class _Writer:
     def _own_name(self, name: str) -> str:
         """The layer's name in the file; not one that a layer has that is written around the network."""
         name = name.replace("/", "_")
-        return f"trunk_{name}" if name in _NAMES or name.startswith("tap_") else name
+        return f"trunk_{name}" if name in _NAMES or name.startswith(_BEGINNINGS) else name
 
-    def _input(self, name: str) -> Any:
+    def _input(self, name: str, place: network.Place) -> Any:
+        """What the node of that name gives to one that runs there."""
         if name not in self.kwargs["constants"]:
-            return self.values[name]
+            return self.entered[place.segment] if name == place.enters else self.values[name]
         value = next(one for key, one in self.state.items() if key.endswith(f"{network.plain_name(name)}.value"))
         return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy()
 
@@ -193,8 +224,12 @@ class _Writer:
             for other in inputs[1:]:
                 total = getattr(ops, _MERGES[kind])(total, other)
             return total
-        if kind == "op:Mean":
-            return ops.mean(inputs[0], axis=options["axis"], keepdims=options["keepdims"])
+        if kind in _REDUCING:
+            return getattr(ops, _REDUCING[kind])(inputs[0], axis=options["axis"], keepdims=options["keepdims"])
+        if kind == "op:Normalize":
+            return ops.normalize(inputs[0], axis=options["axis"], epsilon=options["epsilon"])
+        if kind in ("op:ExpandDims", "op:Squeeze"):
+            return (ops.squeeze if kind == "op:Squeeze" else ops.expand_dims)(inputs[0], axis=options["axis"])
         if kind == "op:Transpose":
             return ops.transpose(inputs[0], options["axes"])
         if kind == "op:Reshape":
@@ -218,53 +253,12 @@ class _Writer:
         layer.set_weights([kernel.reshape(1, 1, 3, 3).astype(np.float32), bias.astype(np.float32)])
         return result
 
-    def _tapped(self, features: Any, taps: Mapping[str, Any]) -> Any:
-        """Features and the pooled outputs of blocks, as `changing.taps` joins them."""
-        layers, parts, where = self.keras.layers, [features], []
-        by_segment = {place.segment: place.leaves for place in self.given.values()}
-        pyramid = taps.get("pyramid") or [0] * len(taps["layers"])
-        for index, name in enumerate(taps["layers"]):
-            output = self.values[by_segment[name.removeprefix("body.")]]
-            flat = "1D" if len(output.shape) == 3 else "2D"
-            for place, kind in enumerate(("Average", "Max")):
-                pooled = getattr(layers, f"Global{kind}Pooling{flat}")(name=f"tap_{index}_{kind.lower()}")(output)
-                scale = float(self.state["taps.scale"][2 * index + place])
-                parts.append(layers.Rescaling(scale, name=f"tap_{index}_{kind.lower()}_scale")(pooled))
-            if pyramid[index]:
-                where += self._differences(output, f"tap_{index}", float(self.state["taps.scale"][2 * index]))
-        return layers.Concatenate(name="taps")([*parts, *where])
-
-    def _differences(self, maps: Any, name: str, scale: float) -> list[Any]:
-        """Halves and diagonals of maps [b h w c] against each other, as `changing.taps.differences` has them, times scale."""
-        layers = self.keras.layers
-        height, width = maps.shape[1:3]
-        above, beside = (height // 2, width // 2)  # what is cut off: halves of an odd side share its middle
-        cuts = {"l": (0, 0, 0, beside), "r": (0, 0, beside, 0), "t": (0, above, 0, 0), "b": (above, 0, 0, 0)}
-        cuts |= {one + other: tuple(np.add(cuts[one], cuts[other]).tolist()) for one in "tb" for other in "lr"}
-        mean = {}
-        for part, (top, bottom, left, right) in cuts.items():
-            cut = layers.Cropping2D(((top, bottom), (left, right)), name=f"{name}_{part}_cut")(maps)
-            mean[part] = layers.GlobalAveragePooling2D(name=f"{name}_{part}")(cut)
-
-        def less(one: Any, other: Any, what: str) -> Any:
-            return layers.Subtract(name=f"{name}_{what}")([one, other])
-
-        tilt = less(less(mean["tl"], mean["tr"], "top"), less(mean["bl"], mean["br"], "bottom"), "diagonal")
-        pairs = (
-            ("across", less(mean["l"], mean["r"], "across"), 1.0),
-            ("down", less(mean["t"], mean["b"], "down"), 1.0),
-        )
-        return [
-            layers.Rescaling(scale * share, name=f"{name}_{what}_scale")(one)
-            for what, one, share in (*pairs, ("diagonal", tilt, 0.5))
-        ]
-
     def _head(self, features: Any) -> Any:
         """Features to probabilities; the temperature is in the last layer's weights."""
         layers, bundle = self.keras.layers, self.bundle
         head = bundle.classifier().head
         if isinstance(head, MlpHead):
-            features = self._dense(features, head.hidden.weight, head.hidden.bias, "gelu", "hidden")
+            features = dense(self.keras, features, head.hidden.weight, head.hidden.bias, "gelu", "hidden")
             weight, bias = head.out.weight, head.out.bias
         elif isinstance(head, CosineHead):
             features = layers.UnitNormalization(name="unit_length")(features)
@@ -273,13 +267,9 @@ class _Writer:
             assert isinstance(head, LinearHead)
             weight, bias = head.weight, head.bias
         answers = "sigmoid" if bundle.several else "softmax"
-        return self._dense(features, weight / bundle.temperature, bias / bundle.temperature, answers, "predictions")
-
-    def _dense(self, inputs: Any, weight: Tensor, bias: Tensor, activation: str, name: str) -> Any:
-        layer = self.keras.layers.Dense(len(bias), activation=activation, name=name)
-        result = layer(inputs)
-        layer.set_weights([weight.detach().T.numpy(), bias.detach().numpy()])
-        return result
+        return dense(
+            self.keras, features, weight / bundle.temperature, bias / bundle.temperature, answers, "predictions"
+        )
 
 
 def _cut(one: Any) -> Any:

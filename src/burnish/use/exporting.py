@@ -29,10 +29,10 @@ def export(
     """Write a run's model in another format; returns the file. Its classes and preprocessing are in the .json beside it.
 
     to: "onnx", which takes any number of images; "openvino" (.xml and .bin) and "pt2" (torch.export), which do as well; "keras",
-    for models that came from a Keras file: a .keras file that Keras and TensorFlow open; "hub": a folder that timm and Hugging
-    Face transformers open; "auto": as the name of `out` ends. out: by default the run's name, in the working folder. input: what
-    the file takes, "prepared" images as the network did, or "pixels" of 0 to 255. Each is written only where the other framework
-    gives the probabilities that burnish gives.
+    for models that came from a Keras file: a .keras or .h5 file that Keras and TensorFlow open; "hub": a folder that timm and
+    Hugging Face transformers open; "auto": as the name of `out` ends. out: by default the run's name, in the working folder.
+    input: what the file takes, "prepared" images as the network did, or "pixels" of 0 to 255. Each is written only where the
+    other framework gives the probabilities that burnish gives.
     """
     folder, path = expanded(run), None if out is None else expanded(out)
     format = format_for(to, path)

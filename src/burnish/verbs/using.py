@@ -204,8 +204,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="The format: onnx; openvino; pt2 (torch.export); hub (a folder for timm and transformers); keras (of models "
-            "that came from a Keras file); auto: as FILE ends"
+            help="The format: onnx; openvino; pt2 (torch.export); hub (a folder for timm and transformers); keras (.keras "
+            "or .h5, of models that came from a Keras file); auto: as FILE ends"
         ),
     ] = "auto",
     input: Annotated[

@@ -21,6 +21,7 @@ from burnish.backbones.keras.entries import (
     places_of,
     quantised,
     references,
+    unwrapped,
 )
 from burnish.backbones.keras.moves import inward
 from burnish.backbones.keras.network import INPUT
@@ -138,6 +139,7 @@ class _Parser:
         if class_of(layer) in _MODELS:
             inputs = [names[one] for one in references(calls[call])]
             return self.model(layer, inputs, place, depth=depth + 1, outer=outer or own)
+        layer, place = unwrapped(layer, place)
         kind, options = kind_and_options(layer)
         order, extra = arguments(calls[call], kind)
         if not order:
@@ -157,6 +159,7 @@ class _Parser:
             return given[0]
         if kind in _MODELS:
             return self.model(layer, given, place, depth=depth + 1, outer=outer or own)
+        layer, place = unwrapped(layer, place)
         name, options = kind_and_options(layer)
         return self._add(layer, name, options, given, place, outer or own)
 

@@ -5,9 +5,11 @@ Each function takes the options of a layer and the shapes of its inputs; Unfit w
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from burnish.backbones.keras.modules import Conv2dSame, Separable, Shape
+from burnish.backbones.keras.modules import Conv2dSame, Separable, Shape, TokenConv
 from burnish.backbones.keras.options import (
     Made,
     Options,
@@ -34,6 +36,27 @@ def conv(options: Options, shapes: list[Shape]) -> Made:
     shape = (*kernel, inside // groups, outside)
     variables = [Variable("kernel", "vars/0", "weight", shape, order=(3, 2, 0, 1))]
     return Made(layer, with_bias(variables, options, outside), activation(options["activation"]))
+
+
+def conv_1d(options: Options, shapes: list[Shape]) -> Made:
+    """Along the tokens."""
+    channels_last(options)
+    inside = single(shapes, 3)[2]
+    outside, groups = whole(options["filters"], "filters"), whole(options["groups"], "groups")
+    kernel, stride, dilation = (_one(options[name], name) for name in ("kernel_size", "strides", "dilation_rate"))
+    if inside % groups or outside % groups:
+        raise Unfit(f"groups is {groups}, which does not divide {inside} and {outside} channels")
+    if options["padding"] not in ("valid", "same"):
+        raise Unfit(f"padding is {str(options['padding'])[:40]!r}, expected valid or same")
+    conv = nn.Conv1d(inside, outside, kernel, stride, 0, dilation, groups, bool(options["use_bias"]))
+    variables = [Variable("kernel", "vars/0", "inner.weight", (kernel, inside // groups, outside), order=(2, 1, 0))]
+    layer = TokenConv(conv, same=options["padding"] == "same")
+    return Made(layer, with_bias(variables, options, outside, "inner.bias"), activation(options["activation"]))
+
+
+def _one(value: Any, name: str) -> int:
+    """A whole number, alone or in a list."""
+    return whole(value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value, name, 1, 512)
 
 
 def depthwise(options: Options, shapes: list[Shape]) -> Made:

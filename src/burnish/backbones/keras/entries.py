@@ -30,7 +30,9 @@ _SPELLINGS = {"alpha": {"LeakyReLU": "negative_slope"}}  # Keras 2's words for t
 # Operators on tensors, as Keras 3 names their classes and as Keras 2 names TensorFlow's functions.
 _OPERATORS = {
     "Add": "Add", "Subtract": "Subtract", "Multiply": "Multiply", "TrueDivide": "op:Divide", "Divide": "op:Divide",
-    "Maximum": "Maximum", "Minimum": "Minimum", "Mean": "op:Mean", "Transpose": "op:Transpose", "Reshape": "op:Reshape",
+    "Maximum": "Maximum", "Minimum": "Minimum", "Mean": "op:Mean",
+    "Sum": "op:Sum", "Max": "op:Max", "Normalize": "op:Normalize", "ExpandDims": "op:ExpandDims",
+    "Squeeze": "op:Squeeze", "Transpose": "op:Transpose", "Reshape": "op:Reshape",
     "GetItem": "op:GetItem", "Stack": "op:Stack", "Concatenate": "Concatenate", "Cast": "Identity", "Relu": "relu",
     "Relu6": "relu6", "Silu": "silu", "Gelu": "gelu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "Softmax",
     "HardSilu": "hard_silu", "HardSigmoid": "hard_sigmoid", "LeakyRelu": "LeakyReLU", "Elu": "ELU", "Selu": "selu",
@@ -41,12 +43,19 @@ _FUNCTIONS = {
     "math.truediv": "op:Divide", "math.divide": "op:Divide", "math.reduce_mean": "op:Mean", "reshape": "op:Reshape",
     "transpose": "op:Transpose", "nn.relu": "relu", "nn.relu6": "relu6", "nn.silu": "silu", "nn.gelu": "gelu",
     "math.sigmoid": "sigmoid", "math.tanh": "tanh", "nn.bias_add": "Add", "cast": "Identity", "identity": "Identity",
-    "stack": "op:Stack", "__operators__.getitem": "op:GetItem",
+    "stack": "op:Stack", "__operators__.getitem": "op:GetItem", "math.reduce_sum": "op:Sum", "math.reduce_max": "op:Max",
+    "expand_dims": "op:ExpandDims", "squeeze": "op:Squeeze", "math.l2_normalize": "op:Normalize", "concat": "Concatenate",
+    "math.maximum": "Maximum", "math.minimum": "Minimum", "math.softplus": "softplus", "nn.elu": "elu", "nn.selu": "selu",
 }  # fmt: skip
 _OF_KERAS_HUB = (
     "; of a backbone made of Keras's own layers, such as ResNetBackbone, save those:  "
     "keras.Model(backbone.input, backbone.output).save('model.keras')"
 )
+_CUSTOM = (
+    "whose code is not in the file, so it was not built; make the network of Keras's own layers, copy the weights with "
+    "set_weights, and save that"
+)
+_WRAPPERS = ("SpectralNormalization",)  # of a layer, which in use do nothing but call it
 _QUANTISED = re.compile(r"(?<!u)int8|int4|float8|gptq|awq")  # in a policy, or in a table of them
 
 
@@ -69,7 +78,7 @@ def class_of(entry: Any) -> str:
         plain = _OF_KERAS_HUB if str(module).split(".")[0] == "keras_hub" else ""
         raise Unfit(f"asks for the class {where}, which could be any code, so it was not built{plain}")
     if isinstance(registered, str) and registered not in (kind, f"keras>{kind}"):
-        raise Unfit(f"asks for the registered class {registered}, whose code is not in the file, so it was not built")
+        raise Unfit(f"asks for the registered class {registered}, {_CUSTOM}")
     return kind
 
 
@@ -78,6 +87,16 @@ def name_of(layer: dict[str, Any]) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[\w.\-/ ]{1,180}", name):
         raise Unfit(f"has a layer called {str(name)[:60]!r}")
     return name
+
+
+def unwrapped(layer: dict[str, Any], place: str) -> tuple[dict[str, Any], str]:
+    """The layer, or the one that it wraps, and where the weights of that are."""
+    depth = 0
+    while class_of(layer) in _WRAPPERS:
+        layer, place, depth = layer["config"]["layer"], f"{place}layer/", depth + 1
+        if depth > 3:
+            raise Unfit("has layers in layers in layers, too deep")
+    return layer, place
 
 
 def kind_and_options(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -90,7 +109,7 @@ def kind_and_options(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             raise Unfit(f"its operator {own} is {kind}, which is not read (known: {', '.join(_OPERATORS)})")
         return _operator(kind, config, own)
     if kind not in KINDS and layer.get("registered_name") == kind:  # Keras's own are not registered
-        raise Unfit(f"its layer {own} is of the class {kind}, whose code is not in the file, so it was not built")
+        raise Unfit(f"its layer {own} is of the class {kind}, {_CUSTOM}")
     if kind not in KINDS or kind.startswith("op:"):
         close = nearest(kind, [known for known in KINDS if not known.startswith("op:")])
         raise Unfit(f"its layer {own} is of the class {kind}, which is not read (nearest: {close})")

@@ -13,14 +13,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from burnish.backbones.keras.layers import KINDS
-from burnish.backbones.keras.network import INPUT, KerasNet, identifier, in_segments, network_of, plain_name, steps_of
+from burnish.backbones.keras.network import INPUT, KerasNet, network_of
 from burnish.backbones.keras.options import Unfit
 from burnish.backbones.spec import Stage
 from burnish.errors import UnknownModel, nearest, shown
@@ -57,7 +57,11 @@ def build(name: str, kwargs: dict[str, Any], *, drop_path: float = 0.0) -> nn.Mo
     """
     if drop_path:
         raise UnknownModel(f"{name}: a Keras network has no drop path")
-    module = blank(name, kwargs)
+    return drawn(blank(name, kwargs))
+
+
+def drawn(module: KerasNet) -> KerasNet:
+    """The module that `blank` made, its weights drawn from the global generator."""
     for layer in module.modules():
         for key, parameter in list(layer._parameters.items()):
             if parameter is not None and parameter.is_meta:
@@ -116,53 +120,19 @@ def named_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     return tuple(renamed)
 
 
-def takes_other_sizes(name: str, kwargs: Mapping[str, Any], width: int) -> bool:
-    """Whether the same weights give as many features for larger images."""
-    return takes_size(name, kwargs, width, kwargs["size"] + 32)
+def takes_size(own: KerasNet, name: str, kwargs: Mapping[str, Any], size: int) -> bool:
+    """Whether the same weights give as many features for images of that size; not where they are resized to another.
 
-
-def takes_size(name: str, kwargs: Mapping[str, Any], width: int, size: int) -> bool:
-    """Whether the same weights give as many features for images of that size; not where they are resized to another."""
+    own: the network that kwargs describe, blank or not.
+    """
     if size != kwargs["size"] and any(node["kind"] == "Resizing" for node in kwargs["nodes"]):
         return False
     try:
-        other, own = blank(name, {**kwargs, "size": size}), blank(name, dict(kwargs))
-        shapes = [{key: one.shape for key, one in net.state_dict().items()} for net in (other, own)]
-        with torch.device("meta"):
-            return shapes[0] == shapes[1] and other(torch.zeros(1, 3, size, size)).shape == (1, width)
-    except (UnknownModel, RuntimeError, ValueError):
+        other = blank(name, {**kwargs, "size": size})
+    except UnknownModel:
         return False
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a node runs: the segment of the body, its own name there, and the nodes whose outputs enter and leave it."""
-
-    segment: str
-    own: str
-    enters: str
-    leaves: str
-
-
-def segments_of(kwargs: Mapping[str, Any]) -> dict[str, Place]:
-    """The place of each node, by its name; an activation of its own step belongs to its node."""
-    with torch.device("meta"):
-        steps, _ = steps_of(kwargs)
-    node_of = {step.name: step.name for step in steps}
-    for node in kwargs["nodes"]:
-        for step in steps:
-            if step.inputs == (node["name"],) and step.name not in {one["name"] for one in kwargs["nodes"]}:
-                node_of[step.name] = node["name"]
-    found: dict[str, Place] = {}
-    given, taken = INPUT, {"bgr"} if kwargs["bgr"] else set()
-    for members in in_segments(steps):
-        name = identifier(members[-1].name, taken)
-        taken.add(name)
-        for step in members:
-            place = Place(name, plain_name(step.name), node_of.get(given, given), node_of[members[-1].name])
-            found.setdefault(node_of[step.name], place)
-        given = members[-1].name
-    return found
+    shapes = [{key: one.shape for key, one in net.state_dict().items()} for net in (other, own)]
+    return shapes[0] == shapes[1] and other.gives == own.gives
 
 
 # ---- checking --------------------------------------------------------------------------------------------------------

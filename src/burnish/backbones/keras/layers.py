@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from burnish.backbones.keras import convolutions, moves, norms
-from burnish.backbones.keras.modules import Call, DropPath, KerasAttention, PoolSame, PositionLookup, Shape, Softmax
+from burnish.backbones.keras import attention, convolutions, moves, norms
+from burnish.backbones.keras.modules import Call, DropPath, PoolSame, PositionLookup, Shape, Softmax
 from burnish.backbones.keras.options import (
     Kind,
     Made,
@@ -29,37 +29,6 @@ from burnish.backbones.keras.options import (
 )
 
 # ---- how each is made ------------------------------------------------------------------------------------------------
-
-
-def _attention(options: Options, shapes: list[Shape]) -> Made:
-    if len(shapes) not in (2, 3) or any(len(shape) != 3 for shape in shapes):
-        raise Unfit("attention is read on query and value (and key) of rank 3 only")
-    if (
-        options["attention_axes"] not in (None, [1])
-        or options["output_shape"] not in (None, [])
-        or options.get("use_gate")
-    ):
-        raise Unfit("attention is read over the tokens only, without output_shape and gates")
-    heads, key = whole(options["num_heads"], "num_heads", 1, 4096), whole(options["key_dim"], "key_dim")
-    value = key if options["value_dim"] is None else whole(options["value_dim"], "value_dim")
-    bias, out = bool(options["use_bias"]), shapes[0][-1]
-    widths = (shapes[0][-1], shapes[1][-1], shapes[-1][-1])
-    layer = KerasAttention(widths, heads, key, value, out, bias)
-    variables: list[Variable] = []
-    for name, target, width, depth in (
-        ("query", "query", widths[0], key), ("key", "key", widths[2], key), ("value", "value", widths[1], value),
-    ):  # fmt: skip
-        place, many = f"{name}_dense/vars", heads * depth
-        variables.append(
-            Variable(f"{name}/kernel", f"{place}/0", f"{target}.weight", (width, heads, depth), (width, many), (1, 0))
-        )
-        if bias:
-            variables.append(Variable(f"{name}/bias", f"{place}/1", f"{target}.bias", (heads, depth)))
-    shape, flat, place = (heads, value, out), (heads * value, out), "output_dense/vars"
-    variables.append(Variable("attention_output/kernel", f"{place}/0", "proj.weight", shape, flat, (1, 0)))
-    if bias:
-        variables.append(Variable("attention_output/bias", f"{place}/1", "proj.bias", (out,)))
-    return Made(layer, tuple(variables))
 
 
 def _embedding(options: Options, shapes: list[Shape]) -> Made:
@@ -154,9 +123,10 @@ def _stochastic_depth(options: Options, shapes: list[Shape]) -> Made:
 
 
 def _softmax(options: Options, shapes: list[Shape]) -> Made:
-    if options["axis"] not in (-1, len(shapes[0]) - 1):
-        raise Unfit("softmax is read over the last axis only")
-    return Made(Softmax())
+    rank, axis = len(single(shapes, 2, 3, 4)), options["axis"]
+    if type(axis) is not int or not -rank < axis < rank or axis == 0:
+        raise Unfit(f"softmax over the axis {str(axis)[:40]}, expected one besides the batch")
+    return Made(Softmax(moves.ours(axis, rank)))
 
 
 def _relu(options: Options, shapes: list[Shape]) -> Made:
@@ -226,18 +196,27 @@ KINDS: dict[str, Kind] = {
     "DepthwiseConv2D": Kind(convolutions.depthwise, {**_CONV, "depth_multiplier": 1}),
     "SeparableConv2D": Kind(convolutions.separable, {**_CONV, "filters": None, "depth_multiplier": 1}),
     "Conv2DTranspose": Kind(convolutions.transposed, {**_CONV, "filters": None, "output_padding": None}),
+    "Conv1D": Kind(convolutions.conv_1d, {**_CONV, "strides": 1, "dilation_rate": 1, "filters": None, "groups": 1}),
     "Dense": Kind(convolutions.dense, {"units": None, "activation": None, "use_bias": True}),
     "BatchNormalization": Kind(norms.batch_norm, {**_NORM, "momentum": 0.99}),
     "LayerNormalization": Kind(norms.layer_norm, {**_NORM, "rms_scaling": False}),
+    "RMSNormalization": Kind(norms.rms_norm, {"axis": -1, "epsilon": 1e-6}),
     "GroupNormalization": Kind(norms.group_norm, {**_NORM, "groups": 32}),
     "Normalization": Kind(norms.normalization, {"axis": -1, "mean": None, "variance": None, "invert": False}),
     "Rescaling": Kind(norms.rescaling, {"scale": 1.0, "offset": 0.0}),
     "UnitNormalization": Kind(norms.unit_length, {"axis": -1}),
     "MultiHeadAttention": Kind(
-        _attention,
+        attention.multi_head,
         {"num_heads": None, "key_dim": None, "value_dim": None, "use_bias": True, "output_shape": None,
          "attention_axes": None, "use_gate": False},
     ),
+    "GroupQueryAttention": Kind(
+        attention.grouped,
+        {"head_dim": None, "num_query_heads": None, "num_key_value_heads": None, "use_bias": True, "use_gate": False,
+         "sliding_window": None},
+    ),
+    "Attention": Kind(attention.plain, {"use_scale": False, "score_mode": "dot"}),
+    "AdditiveAttention": Kind(attention.additive, {"use_scale": True}),
     "Embedding": Kind(_embedding, {"input_dim": None, "output_dim": None}),
     "Activation": Kind(_act, {"activation": None}),
     "ReLU": Kind(_relu, {"max_value": None, "negative_slope": 0.0, "threshold": 0.0}),
@@ -276,7 +255,12 @@ KINDS: dict[str, Kind] = {
     "RandomCrop": Kind(_random_crop, {"height": None, "width": None, "data_format": None}),
     **dict.fromkeys(WITHOUT_EFFECT, Kind(_nothing)),
     "op:Divide": Kind(moves.merge(torch.div, "quotient")),
-    "op:Mean": Kind(moves.op_mean, {"axis": None, "keepdims": False}),
+    "op:Mean": Kind(moves.op_reduced(Tensor.mean, "mean"), {"axis": None, "keepdims": False}),
+    "op:Sum": Kind(moves.op_reduced(Tensor.sum, "sum"), {"axis": None, "keepdims": False}),
+    "op:Max": Kind(moves.op_reduced(Tensor.amax, "largest"), {"axis": None, "keepdims": False}),
+    "op:Normalize": Kind(moves.op_normalize, {"axis": -1, "order": 2, "epsilon": None}),
+    "op:ExpandDims": Kind(moves.op_expand_dims, {"axis": None}),
+    "op:Squeeze": Kind(moves.op_squeeze, {"axis": None}),
     "op:Transpose": Kind(moves.op_transpose, {"axes": None}),
     "op:Reshape": Kind(moves.op_reshape, {"newshape": None}),
     "op:BGR": Kind(moves.op_bgr),

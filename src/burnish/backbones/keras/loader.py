@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from burnish.archives import Zip
 from burnish.backbones.keras import applications, graph, network
 from burnish.backbones.keras.arrays import Arrays, stacked
 from burnish.backbones.keras.configs import Node, Parsed, parsed
+from burnish.backbones.keras.options import OLD_HARD_SIGMOID
 from burnish.backbones.keras.trunk import fitted, shared, size_of, without_head
 from burnish.backbones.reading.opened import Opened
 from burnish.backbones.spec import Backbone
@@ -57,9 +57,8 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     native = size_of(trunk, whole, found.label) or image_size or _USUAL_PIXELS
     trunk, told = fitted(trunk, whole, native)
     name, size = f"keras_{_plain_name(config, found)}", image_size or native
-    kwargs, pooled = _pooled(name, _described(trunk, whole, native, bgr=mode.bgr))
-    kwargs = _at_size(name, kwargs, size, found.label)
-    blank = graph.blank(name, kwargs)
+    blank, kwargs, pooled = _pooled(name, _described(trunk, whole, native, bgr=mode.bgr))
+    blank, kwargs = _at_size(name, blank, kwargs, size, found.label)
     if next(blank.parameters(), None) is None:
         below = f" below its classifier, the layer {', '.join(map(shown, heads))}," if heads else ""
         raise BadWeights(
@@ -69,7 +68,7 @@ def load(found: Opened, arch: str | None, preprocess: str | None, image_size: in
     weighted = [node for node in trunk if node.name in blank.parts]
     called = _called([node.own_name for node in weighted], arrays.layer_names()) if alone else {}
     filled = _found(blank, trunk, arrays, called)  # before weights are made for what the file lacks
-    module = _built(name, kwargs)
+    module = _drawn(blank)
     matched = _fill(module, filled, whole)
     notes += [f"{matched} of {matched} arrays match", *told, *shared(weighted)]
     notes += [f"its head, the layer {', '.join(map(shown, heads))}, is left out"] if heads else []
@@ -86,8 +85,8 @@ def application(name: str, image_size: int | None, seed: int) -> Backbone:
     whole = parsed(applications.config_of(one, size), f"keras:{one.name}")
     trunk, _ = without_head(whole, f"keras:{one.name}")
     mode = applications.MODES[one.mode]
-    kwargs, _ = _pooled(f"keras_{one.name}", _described(trunk, whole, size, bgr=mode.bgr))
-    module = _built(f"keras_{one.name}", kwargs, seed)
+    blank, kwargs, _ = _pooled(f"keras_{one.name}", _described(trunk, whole, size, bgr=mode.bgr))
+    module = _drawn(blank, seed)
     chosen = applications.preprocess_for(mode, size)
     return _assembled(f"keras_{one.name}", module, kwargs, chosen, source="random", sha256="")
 
@@ -103,7 +102,7 @@ def pooling(backbone: Backbone, pool: str) -> Backbone:
         )
         raise RecipeError(f"pool is {shown(pool)!r}, expected avg or max{where}")
     kwargs = {**kwargs, "nodes": [*kwargs["nodes"][:-1], {**last, "kind": kinds[pool]}]}
-    module = _built(backbone.name, kwargs)
+    module = _drawn(graph.blank(backbone.name, kwargs))
     module.load_state_dict(backbone.module.state_dict())
     return replace(backbone, module=module, architecture={**backbone.architecture, "kwargs": kwargs})
 
@@ -133,7 +132,7 @@ def _with_old_hard_sigmoid(whole: Parsed) -> None:
     """0.2 x + 0.5, as Keras 2 has it, in place of x / 6 + 0.5."""
     for node in whole.nodes:
         if node.options.get("activation") == "hard_sigmoid":
-            node.options["activation"] = "hard_sigmoid_2"
+            node.options["activation"] = OLD_HARD_SIGMOID
 
 
 def _parts(found: Opened) -> tuple[Any, Arrays, str]:
@@ -233,15 +232,17 @@ def _fill(module: network.KerasNet, filled: dict[str, torch.Tensor], whole: Pars
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 
-def _at_size(name: str, kwargs: dict[str, Any], size: int, label: str) -> dict[str, Any]:
-    """The same network for images of that size."""
+def _at_size(
+    name: str, blank: network.KerasNet, kwargs: dict[str, Any], size: int, label: str
+) -> tuple[network.KerasNet, dict[str, Any]]:
+    """The same network, and its description, for images of that size."""
     native = kwargs["size"]
     if size == native:
-        return kwargs
-    width = graph.blank(name, kwargs)(torch.zeros(1, 3, native, native, device="meta")).shape[-1]
-    if not graph.takes_size(name, kwargs, width, size):
+        return blank, kwargs
+    if not graph.takes_size(blank, name, kwargs, size):
         raise RecipeError(f"{label}: this network takes images of {native} pixels only, not {size}")
-    return {**kwargs, "size": size}
+    kwargs = {**kwargs, "size": size}
+    return graph.blank(name, kwargs), kwargs
 
 
 def _described(trunk: list[Node], whole: Parsed, size: int, *, bgr: bool) -> dict[str, Any]:
@@ -251,25 +252,24 @@ def _described(trunk: list[Node], whole: Parsed, size: int, *, bgr: bool) -> dic
     return {"nodes": [node.plain() for node in trunk], "constants": constants, "size": size, "bgr": bgr}
 
 
-def _built(name: str, kwargs: dict[str, Any], seed: int = 0) -> network.KerasNet:
-    """The module; no global generator moves."""
+def _drawn(blank: network.KerasNet, seed: int = 0) -> network.KerasNet:
+    """The module with random weights; no global generator moves."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = graph.build(name, kwargs)
-    assert isinstance(module, network.KerasNet)
-    return module
+        return graph.drawn(blank)
 
 
-def _pooled(name: str, kwargs: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """With the mean over what is left of space, where the network gives maps or tokens; and a clause that says so."""
-    with torch.device("meta"):
-        given = graph.blank(name, kwargs)(torch.zeros(1, 3, kwargs["size"], kwargs["size"]))
-    if given.ndim == 2:
-        return kwargs, ""
-    kind = "GlobalAveragePooling2D" if given.ndim == 4 else "GlobalAveragePooling1D"
+def _pooled(name: str, kwargs: dict[str, Any]) -> tuple[network.KerasNet, dict[str, Any], str]:
+    """(the network without weights, with the mean over what is left of space; its description; a clause that says so)."""
+    blank = graph.blank(name, kwargs)
+    rank = len(blank.gives)
+    if rank == 2:
+        return blank, kwargs, ""
+    kind = "GlobalAveragePooling2D" if rank == 4 else "GlobalAveragePooling1D"
     last = kwargs["nodes"][-1]["name"]
     node = {"name": "burnish_pool", "kind": kind, "options": {}, "inputs": [last]}
-    return {**kwargs, "nodes": [*kwargs["nodes"], node]}, "its maps are averaged to features"
+    kwargs = {**kwargs, "nodes": [*kwargs["nodes"], node]}
+    return graph.blank(name, kwargs), kwargs, "its maps are averaged to features"
 
 
 def _plain_name(config: Any, found: Opened) -> str:
@@ -281,11 +281,11 @@ def _plain_name(config: Any, found: Opened) -> str:
 
 
 def _assembled(
-    name: str, module: nn.Module, kwargs: dict[str, Any], preprocess: Preprocess, *, source: str, sha256: str
+    name: str, module: network.KerasNet, kwargs: dict[str, Any], preprocess: Preprocess, *, source: str, sha256: str
 ) -> Backbone:
     example = torch.zeros(1, 3, preprocess.size, preprocess.size)
     steps, width = steps_of(module, example)
-    one_size = not graph.takes_other_sizes(name, kwargs, width)
+    one_size = not graph.takes_size(module, name, kwargs, kwargs["size"] + 32)
     if one_size:
         kwargs = {**kwargs, "img_size": kwargs["size"]}
     stages = graph.named_stages(stages_of(module, graph.groups_of(module, list(module.state_dict())), steps))

@@ -146,23 +146,91 @@ class Normalization(nn.Module):
 
 
 class KerasAttention(nn.Module):
-    """Keras's MultiHeadAttention (Vaswani et al. 2017, arXiv:1706.03762), without masks."""
+    """Keras's MultiHeadAttention (Vaswani et al. 2017, arXiv:1706.03762), and its grouped one, without masks."""
 
-    def __init__(self, widths: tuple[int, int, int], heads: int, key: int, value: int, out: int, bias: bool) -> None:
+    def __init__(
+        self, widths: tuple[int, int, int], heads: tuple[int, int], key: int, value: int, out: int, bias: bool
+    ) -> None:
+        """widths: of query, value and key; heads: of the query, and of key and value."""
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(widths[0], heads * key, bias=bias)
-        self.key = nn.Linear(widths[2], heads * key, bias=bias)
-        self.value = nn.Linear(widths[1], heads * value, bias=bias)
-        self.proj = nn.Linear(heads * value, out, bias=bias)
+        self.query = nn.Linear(widths[0], heads[0] * key, bias=bias)
+        self.key = nn.Linear(widths[2], heads[1] * key, bias=bias)
+        self.value = nn.Linear(widths[1], heads[1] * value, bias=bias)
+        self.proj = nn.Linear(heads[0] * value, out, bias=bias)
 
     def forward(self, query: Tensor, value: Tensor, key: Tensor | None = None) -> Tensor:
         key = value if key is None else key
+        many, few = self.heads
         q, k, v = (
-            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, tokens in ((self.query, query), (self.key, key), (self.value, value))
+            layer(tokens).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for layer, tokens, heads in ((self.query, query, many), (self.key, key, few), (self.value, value, few))
         )
+        if many != few:
+            k, v = (one.repeat_interleave(many // few, 1) for one in (k, v))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class OnPlaces(nn.Module):
+    """A layer for tokens, on the places of maps."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        tokens = self.inner(*(one.flatten(2).transpose(1, 2) for one in maps))
+        return tokens.transpose(1, 2).unflatten(2, maps[0].shape[2:])
+
+
+class DotScores(nn.Module):
+    """Products of each query with each key: [b n c], [b m c] to [b n m]."""
+
+    def __init__(self, *, scaled: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(())) if scaled else None
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        scores = query @ key.transpose(1, 2)
+        return scores if self.scale is None else scores * self.scale
+
+
+class AdditiveScores(nn.Module):
+    """Sums over the channels of tanh(query + key), each channel by its weight."""
+
+    def __init__(self, width: int, *, scaled: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width)) if scaled else None
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        sums = torch.tanh(query[:, :, None] + key[:, None])
+        return sums.sum(-1) if self.scale is None else sums @ self.scale
+
+
+class WeightedMean(nn.Module):
+    """For each query the mean of the values, weighted by the softmax of its scores."""
+
+    def __init__(self, scores: nn.Module) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, query: Tensor, value: Tensor, key: Tensor | None = None) -> Tensor:
+        return self.scores(query, value if key is None else key).softmax(-1) @ value
+
+
+class TokenConv(nn.Module):
+    """A convolution along the tokens [b n c]; pads are zeros before and after them."""
+
+    def __init__(self, inner: nn.Conv1d, *, same: bool) -> None:
+        super().__init__()
+        self.inner, self.same = inner, same
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows, conv = tokens.transpose(1, 2), self.inner
+        if self.same:
+            pads = same_padding(rows.shape[2], conv.kernel_size[0], conv.stride[0], conv.dilation[0])
+            rows = F.pad(rows, pads)
+        return conv(rows).transpose(1, 2)
 
 
 class PositionLookup(nn.Module):
@@ -177,12 +245,12 @@ class PositionLookup(nn.Module):
 
 
 class Softmax(nn.Module):
-    """Over the channels."""
+    """Over the channels, or another axis [b c h w] or [b n c]."""
 
-    def __init__(self, *, log: bool = False) -> None:
+    def __init__(self, axis: int | None = None, *, log: bool = False) -> None:
         super().__init__()
-        self.log = log
+        self.axis, self.log = axis, log
 
     def forward(self, inputs: Tensor) -> Tensor:
-        axis = 1 if inputs.ndim == 4 else -1
+        axis = self.axis or (1 if inputs.ndim == 4 else -1)
         return inputs.log_softmax(axis) if self.log else inputs.softmax(axis)

@@ -116,14 +116,60 @@ def concatenate(options: Options, shapes: list[Shape]) -> Made:
 # ---- functions, as keras.ops and TensorFlow's operators record them --------------------------------------------------
 
 
-def op_mean(options: Options, shapes: list[Shape]) -> Made:
-    axis, rank = options["axis"], len(single(shapes, 2, 3, 4))
-    axes = [axis] if type(axis) is int else list(axis) if isinstance(axis, (list, tuple)) else []
+def ours(axis: int, rank: int) -> int:
+    """Where we have that axis of Keras's."""
+    return {1: 2, 2: 3, 3: 1}.get(axis % rank, 0) if rank == 4 else axis % rank
+
+
+def op_reduced(function: Callable[..., Tensor], words: str) -> Callable[[Options, list[Shape]], Made]:
+    """Over some axes, not that of the images."""
+
+    def make(options: Options, shapes: list[Shape]) -> Made:
+        rank = len(single(shapes, 2, 3, 4))
+        axes = tuple(ours(one, rank) for one in _axes(options["axis"], rank))
+        keeps = bool(options["keepdims"])
+        if rank - len(axes) < 2 and not keeps:
+            raise Unfit(f"makes one number an image, the {words} of all")
+        if rank == 4 and len(axes) == 1 and axes != (1,) and not keeps:  # [b c w] are tokens in Keras's order
+            return Made(Call(lambda x: function(x, axes).transpose(1, 2), words))
+        return Made(Call(lambda x: function(x, axes, keepdim=keeps), words))
+
+    return make
+
+
+def _axes(value: Any, rank: int) -> list[int]:
+    """The axes of an operator, from one or a list of them."""
+    axes = [value] if type(value) is int else list(value) if isinstance(value, (list, tuple)) else []
     if not axes or not all(type(one) is int and -rank < one < rank and one for one in axes):
-        raise Unfit(f"a mean over the axes {str(axis)[:40]}, expected some besides the batch")
-    ours = tuple({1: 2, 2: 3, 3: 1}[one % rank] if rank == 4 else one % rank for one in axes)
-    keeps = bool(options["keepdims"])
-    return Made(Call(lambda x: x.mean(ours, keepdim=keeps), "mean"))
+        raise Unfit(f"an operator over the axes {str(value)[:40]}, expected some besides the batch")
+    return [one % rank for one in axes]
+
+
+def op_normalize(options: Options, shapes: list[Shape]) -> Made:
+    """To length 1."""
+    rank, epsilon = len(single(shapes, 2, 3, 4)), options["epsilon"]
+    axes = _axes(options["axis"], rank)
+    if options["order"] != 2 or len(axes) != 1:
+        raise Unfit("normalize is read with the order 2 over one axis only")
+    eps = 1e-7 if epsilon is None else real(epsilon, "epsilon")
+    return Made(Call(lambda x: nn.functional.normalize(x, dim=ours(axes[0], rank), eps=eps), "to length 1"))
+
+
+def op_expand_dims(options: Options, shapes: list[Shape]) -> Made:
+    rank, axis = len(single(shapes, 2, 3)), options["axis"]
+    if type(axis) is not int or not -rank - 1 < axis <= rank or axis == 0:
+        raise Unfit(f"a new axis {str(axis)[:40]}, expected one behind the batch")
+    return Made(Call(lambda x: inward(outward(x).unsqueeze(axis)), f"a new axis {axis}"))
+
+
+def op_squeeze(options: Options, shapes: list[Shape]) -> Made:
+    """Without axes of one place."""
+    shape = single(shapes, 3, 4)
+    rank = len(shape)
+    axes = _axes(options["axis"], rank)
+    if any(shape[ours(one, rank)] != 1 for one in axes) or rank - len(axes) < 2:
+        raise Unfit(f"takes away the axes {axes}, which are not of one place each")
+    return Made(Call(lambda x: inward(outward(x).squeeze(tuple(axes))), f"without {axes}"))
 
 
 def op_transpose(options: Options, shapes: list[Shape]) -> Made:

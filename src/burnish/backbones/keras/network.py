@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.backbones.keras.layers import KINDS
-from burnish.backbones.keras.modules import KerasAttention, Shape
+from burnish.backbones.keras.modules import KerasAttention, Shape, WeightedMean
 from burnish.backbones.keras.options import Made, Unfit, Variable
 from burnish.errors import brief
 
@@ -20,6 +20,7 @@ INPUT = "input"  # what nodes call the images
 _MOST_VALUES, _MOST_A_PIXEL = 2**25, 256  # in what one layer gives: more than both is no network for images
 _MOST_AT_ALL = 2**29  # and more than that, two gigabytes, is not computed; all that is needed at one time together
 _MOST_WORK = 2e12  # multiply-adds of one image: EfficientNet-L2 at 800 pixels takes 0.6e12
+_ATTENTION = (KerasAttention, WeightedMean)
 _SEGMENT_WEIGHTS = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
 
 
@@ -29,6 +30,16 @@ class Part:
 
     place: str  # dotted name of its layer
     variables: tuple[Variable, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one of a node's steps runs: its layer, or its activation."""
+
+    layer: str  # dotted name of the module in the network
+    segment: str  # that of the segment it belongs to, itself where that is a single layer
+    ends: bool  # whether it is the segment's last one
+    enters: str  # the node whose output enters the segment
 
 
 class _Constant(nn.Module):
@@ -82,12 +93,20 @@ class Segment(nn.Module):
 class KerasNet(nn.Module):
     """Images [b 3 s s] to features [b d]; the layers of a Keras network, run by torch alone."""
 
-    def __init__(self, body: dict[str, nn.Module], groups: list[list[str]], parts: dict[str, Part]) -> None:
+    def __init__(
+        self,
+        body: dict[str, nn.Module],
+        groups: list[list[str]],
+        parts: dict[str, Part],
+        places: dict[str, list[Place]],
+        gives: Shape,
+    ) -> None:
+        """parts, places: by the names of nodes; a node's layer comes before its activation. gives: for one image."""
         super().__init__()
         self.body = nn.Sequential()
         for name, module in body.items():
             self.body.add_module(name, module)
-        self.groups, self.parts = groups, parts
+        self.groups, self.parts, self.places, self.gives = groups, parts, places, gives
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)
@@ -98,6 +117,7 @@ class LayerStep:
     """One torch layer of the graph."""
 
     name: str
+    node: str  # or constant that it is of
     module: nn.Module
     inputs: tuple[str, ...]
     shape: Shape  # of its output, for one image
@@ -108,18 +128,20 @@ def network_of(kwargs: Mapping[str, Any]) -> KerasNet:
     steps, variables = steps_of(kwargs)
     segments = in_segments(steps)
     body: dict[str, nn.Module] = {"bgr": _Reverse()} if kwargs["bgr"] else {}
-    parts, shapes, given = {}, {}, INPUT
+    parts, shapes, given, enters = {}, {}, INPUT, INPUT
+    places: dict[str, list[Place]] = {}
     for members in segments:
         name = identifier(members[-1].name, set(body))
         single = len(members) == 1 and len(members[0].inputs) == 1
         body[name] = members[0].module if single else Segment(members, given)
         for place, step in enumerate(members):
+            layer = f"body.{name}" + ("" if single else f".{list(body[name]._modules)[place]}")
+            places.setdefault(step.node, []).append(Place(layer, f"body.{name}", step is members[-1], enters))
             if step.name in variables:
-                inner = "" if single else f".{list(body[name]._modules)[place]}"
-                parts[step.name] = Part(f"body.{name}{inner}", variables[step.name])
+                parts[step.name] = Part(layer, variables[step.name])
         shapes[name] = members[-1].shape
-        given = members[-1].name
-    return KerasNet(body, _grouped(body, shapes), parts)
+        given, enters = members[-1].name, members[-1].node
+    return KerasNet(body, _grouped(body, shapes), parts, places, steps[-1].shape)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -146,7 +168,7 @@ def steps_of(kwargs: Mapping[str, Any]) -> tuple[list[LayerStep], dict[str, tupl
             for name in node["inputs"]:
                 if name in kwargs["constants"] and name not in values:
                     constant = _Constant(kwargs["constants"][name])
-                    steps.append(LayerStep(name, constant, (), tuple(constant.value.shape)))
+                    steps.append(LayerStep(name, name, constant, (), tuple(constant.value.shape)))
                     values[name], outputs[name] = constant.value, name
             inputs = tuple(outputs[name] for name in node["inputs"])
             made = make(node, [tuple(values[name].shape) for name in node["inputs"]])
@@ -156,12 +178,12 @@ def steps_of(kwargs: Mapping[str, Any]) -> tuple[list[LayerStep], dict[str, tupl
                     f"brings the work for one image to {work:.1g} multiply-adds, expected at most {_MOST_WORK:.0g}"
                 )
             given = values[own] = made.module(*(values[name] for name in node["inputs"]))
-            steps.append(LayerStep(own, made.module, inputs, tuple(given.shape)))
+            steps.append(LayerStep(own, own, made.module, inputs, tuple(given.shape)))
             outputs[own] = own
             if made.activation is not None:
                 outputs[own] = _free(f"{own}_{type(made.activation).__name__.lower()}", taken)
                 values[own] = made.activation(given)
-                steps.append(LayerStep(outputs[own], made.activation, (own,), tuple(values[own].shape)))
+                steps.append(LayerStep(outputs[own], own, made.activation, (own,), tuple(values[own].shape)))
         except (Unfit, RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
             raise Unfit(f"its layer {own} ({node['kind']}) {brief(error)}") from None
         if (
@@ -186,7 +208,7 @@ def _work(module: nn.Module, inputs: list[Tensor]) -> float:
     largest = max(inputs, key=torch.numel)
     places = math.prod(largest.shape[2:]) if largest.ndim == 4 else largest.shape[1] if largest.ndim == 3 else 1
     work = float(places) * sum(one.numel() for one in module.parameters())
-    if any(isinstance(layer, KerasAttention) for layer in module.modules()):
+    if any(isinstance(layer, _ATTENTION) for layer in module.modules()):
         work += 2.0 * places**2 * largest.shape[-1]
     for layer in module.modules():
         sides = (
@@ -230,7 +252,7 @@ def _grouped(body: dict[str, nn.Module], shapes: dict[str, Shape]) -> list[list[
         if stem and isinstance(module, Segment) and _weighted(module) > 1:
             stem, starts = False, bool(groups[-1])
         elif len(shape) == 3:
-            starts = any(isinstance(layer, KerasAttention) for layer in module.modules())
+            starts = any(isinstance(layer, _ATTENTION) for layer in module.modules())
         else:
             starts = len(shape) == 4 and shape[2] < smallest and not stem
         if starts and any(body[one].state_dict() for one in groups[-1]):

@@ -58,6 +58,18 @@ def layer_norm(options: Options, shapes: list[Shape]) -> Made:
     return Made(OnChannels(norm, 1) if len(shape) == 4 else norm, variables)
 
 
+def rms_norm(options: Options, shapes: list[Shape]) -> Made:
+    """Zhang & Sennrich 2019, arXiv:1910.07467."""
+    shape = single(shapes, 2, 3, 4)
+    width = channels(shape)
+    if options["axis"] not in (-1, [-1], len(shape) - 1, [len(shape) - 1]):
+        raise Unfit("RMSNormalization is read over the last axis only")
+    norm = nn.RMSNorm(width, eps=real(options["epsilon"], "epsilon"))
+    maps = len(shape) == 4
+    variable = Variable("scale", "vars/0", "inner.weight" if maps else "weight", (width,))
+    return Made(OnChannels(norm, 1) if maps else norm, (variable,))
+
+
 def group_norm(options: Options, shapes: list[Shape]) -> Made:
     width = single(shapes, 4)[1]
     groups = width if options["groups"] == -1 else whole(options["groups"], "groups")

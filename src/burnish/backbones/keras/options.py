@@ -99,12 +99,14 @@ def single(shapes: Sequence[Shape], *allowed: int) -> Shape:
     return shapes[0]
 
 
+OLD_HARD_SIGMOID = "hard_sigmoid_2"  # what the hard sigmoid of Keras 2 is called here
+
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, "elu": nn.ELU, "selu": nn.SELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus, "softsign": nn.Softsign, "silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish,
     "gelu": nn.GELU, "leaky_relu": lambda: nn.LeakyReLU(0.2), "hard_sigmoid": nn.Hardsigmoid,
     "hard_swish": nn.Hardswish, "hard_silu": nn.Hardswish,
-    "hard_sigmoid_2": lambda: Call(lambda x: (0.2 * x + 0.5).clamp(0.0, 1.0), "hard sigmoid of Keras 2"),
+    OLD_HARD_SIGMOID: lambda: Call(lambda x: (0.2 * x + 0.5).clamp(0.0, 1.0), "hard sigmoid of Keras 2"),
     "exponential": lambda: Call(torch.exp, "exp"), "log_softmax": lambda: Softmax(log=True), "softmax": lambda: Softmax(),
 }  # fmt: skip
 
