@@ -31,6 +31,7 @@ from burnish.errors import BadWeights, shown
 _MODELS = ("Functional", "Model", "Sequential")
 _MOST_LAYERS = 5000
 _DEEPEST = 5
+NO_CHANNELS = 0  # of images [b h w]
 ONE_END = (
     "expected one each; save the part from the images to the features alone:  "
     "keras.Model(model.inputs[0], model.get_layer(NAME).output).save('trunk.keras')"
@@ -61,7 +62,7 @@ class Parsed:
 
     nodes: list[Node]
     outputs: list[str]
-    image: list[int | None]  # height, width, channels
+    image: list[int | None]  # height, width, channels, as `NO_CHANNELS` where that axis is left out
     constants: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -205,6 +206,9 @@ class _Parser:
         ):
             if isinstance(shape, (list, tuple)) and len(shape) == 4:
                 self.found.image = [one if type(one) is int else None for one in shape[1:]]
+                return
+            if isinstance(shape, (list, tuple)) and len(shape) == 3 and type(shape[1]) is int and shape[1] == shape[2]:
+                self.found.image = [*shape[1:], NO_CHANNELS]
                 return
 
 

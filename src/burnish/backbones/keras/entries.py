@@ -51,10 +51,9 @@ _OF_KERAS_HUB = (
     "; of a backbone made of Keras's own layers, such as ResNetBackbone, save those:  "
     "keras.Model(backbone.input, backbone.output).save('model.keras')"
 )
-_CUSTOM = (
-    "whose code is not in the file, so it was not built; make the network of Keras's own layers, copy the weights with "
-    "set_weights, and save that"
-)
+_INSTEAD = "; make the network of Keras's own layers, copy the weights with set_weights, and save that"
+_CUSTOM = f"whose code is not in the file, so it was not built{_INSTEAD}"
+_OWN_NAMES = {"GroupQueryAttention": "GroupedQueryAttention"}  # what classes are called in Keras's own code
 _WRAPPERS = ("SpectralNormalization",)  # of a layer, which in use do nothing but call it
 _QUANTISED = re.compile(r"(?<!u)int8|int4|float8|gptq|awq")  # in a policy, or in a table of them
 
@@ -72,14 +71,16 @@ def class_of(entry: Any) -> str:
     kind, module, registered = entry["class_name"], entry.get("module"), entry.get("registered_name")
     if not isinstance(kind, str):
         raise Unfit("has a layer without a class")
+    if ">" in kind:  # as .h5 files have what was registered
+        raise Unfit(f"asks for the registered class {kind}, {_CUSTOM}")
     own = isinstance(module, str) and (module.split(".")[0] in ("keras", "tf_keras"))
     if module is not None and not own:
         where = f"{kind} of the module {module[:100]}" if isinstance(module, str) else kind
-        plain = _OF_KERAS_HUB if str(module).split(".")[0] == "keras_hub" else ""
-        raise Unfit(f"asks for the class {where}, which could be any code, so it was not built{plain}")
+        hint = _OF_KERAS_HUB if str(module).split(".")[0] == "keras_hub" else _INSTEAD if registered else ""
+        raise Unfit(f"asks for the class {where}, which could be any code, so it was not built{hint}")
     if isinstance(registered, str) and registered not in (kind, f"keras>{kind}"):
         raise Unfit(f"asks for the registered class {registered}, {_CUSTOM}")
-    return kind
+    return next((public for public, own in _OWN_NAMES.items() if kind == own), kind)
 
 
 def name_of(layer: dict[str, Any]) -> str:
@@ -358,7 +359,8 @@ def places_of(layers: list[Any], outer: str) -> list[str]:
         if _is_operator(layer):
             found.append("")  # an operator is no layer
             continue
-        word = _snake(str(layer["class_name"]))
+        kind = str(layer["class_name"])
+        word = _snake(_OWN_NAMES.get(kind, kind))
         used[word] += 1
         number = used[word]
         found.append(f"{outer}layers/{word}" + (f"_{number - 1}" if number > 1 else "") + "/")

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from burnish.backbones.keras import network
-from burnish.backbones.keras.configs import ONE_END, Node, Parsed
+from burnish.backbones.keras.configs import NO_CHANNELS, ONE_END, Node, Parsed
 from burnish.backbones.keras.layers import WITHOUT_EFFECT
 from burnish.errors import BadWeights, shown
 
@@ -105,8 +105,9 @@ def fitted(trunk: list[Node], whole: Parsed, size: int) -> tuple[list[Node], lis
     size: of the images; without effect where the network takes square ones in colour, or resizes them itself.
     """
     notes, (height, width, channels) = [], (whole.image or [None, None, None])
-    if channels == 1:
-        trunk = _behind(Node("burnish_grey", "op:Mean", {"axis": -1, "keepdims": True}, [network.INPUT]), trunk)
+    if channels in (1, NO_CHANNELS):
+        keeps = {"axis": -1, **({"keepdims": True} if channels == 1 else {})}
+        trunk = _behind(Node("burnish_grey", "op:Mean", keeps, [network.INPUT]), trunk)
         notes.append("made for grey images: it is given the mean of the three colours")
     if height and width and height != width and _resized(trunk) is None:
         trunk = _behind(Node("burnish_oblong", "Resizing", {"height": height, "width": width}, [network.INPUT]), trunk)
@@ -130,24 +131,26 @@ def size_of(trunk: list[Node], whole: Parsed, label: str) -> int | None:
     height, width, channels = whole.image or [None, None, None]
     if not all(one is None or 1 <= one <= _MOST_PIXELS for one in (height, width)):
         raise BadWeights(f"{label}: takes images of {height} × {width} pixels, expected 1 to {_MOST_PIXELS}")
-    if channels not in (None, 1, 3):
+    if channels not in (None, NO_CHANNELS, 1, 3):
         raise BadWeights(f"{label}: takes images of {channels} channels, expected 3 (RGB) or 1 (grey)")
     return max(height or 0, width or 0) or None
 
 
 def _resized(trunk: list[Node]) -> int | None:
-    """Pixels a side to which the network resizes its images itself, as a first step: what is given at that size is the same."""
-    given = {network.INPUT}
+    """Pixels a side to which the network resizes its images itself, as a first step: what is given at that size is the same.
+
+    None where the images as they are go elsewhere too.
+    """
+    given, first = {network.INPUT}, []
     for node in trunk:  # in the order in which they run
-        if not given.issuperset(node.inputs):
+        if given.isdisjoint(node.inputs):
             continue
-        if node.kind == "Resizing":
-            sides = [
-                one
-                for one in map(node.options.get, ("height", "width"))
-                if type(one) is int and 1 <= one <= _MOST_PIXELS
-            ]
-            return max(sides) if len(sides) == 2 else None
         if node.kind in _BEFORE_RESIZING:
             given.add(node.name)
-    return None
+        else:
+            first.append(node)
+    sides = [one.options.get(side) for one in first for side in ("height", "width")]
+    if len(first) != 1 or first[0].kind != "Resizing" or trunk[-1].name in given:
+        return None
+    found = [one for one in sides if type(one) is int and 1 <= one <= _MOST_PIXELS]
+    return max(found) if len(found) == 2 else None
