@@ -95,6 +95,19 @@ def test_layers_that_were_put_in_are_written_for_keras(models, tmp_path, insert)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_layers_with_the_names_that_keras_gives_operators_are_written_beside_some(tmp_path):
+    """In a new process the first sum of two tensors is called add, as a layer of the network may be."""
+    given = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(4, 5, strides=4)(given) * 0.5
+    x = layers.Add(name="multiply")([x, layers.Conv2D(4, 3, padding="same")(x)]) + x
+    x = layers.Add(name="add")([x, layers.Conv2D(4, 3, padding="same", name="mean_1")(x)])
+    keras.Model(given, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))).save(tmp_path / "m.keras")
+    bundle = bundle_of(zoo.load_backbone(str(tmp_path / "m.keras"), preprocess="none"))
+    keras.utils.clear_session()
+    found, expected = both(bundle, tmp_path / "out.keras")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_an_activation_that_was_taken_out_of_its_layer_stays_out(models, tmp_path):  # noqa: F811
     backbone = zoo.load_backbone(str(models / "resnet.keras"), preprocess="none", remove="body.stem_conv_relu")
     found, expected = both(bundle_of(backbone), tmp_path / "out.keras")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,11 @@ from burnish.ship.keras_changes import Changes, dense
 SUFFIX, HDF5 = ".keras", ".h5"
 _NAMES = ("images", "prepare", "taps", "hidden", "unit_length", "predictions")  # of the layers around the network
 _BEGINNINGS = ("tap_", "adapter_", "prompts_", "inserted_")  # of those that were put into it
+# What Keras calls operators, by itself
+_OF_OPERATORS = re.compile(
+    r"(add|subtract|multiply|maximum|minimum|(true_)?divide|mean|sum|max|transpose|reshape|stack|get_item|normalize|expand_dims"
+    r"|squeeze)(_\d+)?"
+)
 _MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
            "op:Divide": "true_divide"}  # fmt: skip
 
@@ -108,6 +114,10 @@ class _Writer:
         known = {name for places in self.places.values() for one in places for name in (one.layer, one.segment)}
         self.changes = Changes(keras, bundle.architecture.get("changes", []), trunk, known)
         self.state = self.changes.state
+        self.operators = self.changes.prompted or any(
+            node["kind"].startswith("op:") or not self.kwargs["constants"].keys().isdisjoint(node["inputs"])
+            for node in self.kwargs["nodes"]
+        )
         self.values: dict[str, Any] = {}  # what each node gives
         self.entered: dict[str, Any] = {}  # what is given to each segment that was begun
 
@@ -203,7 +213,8 @@ class _Writer:
     def _own_name(self, name: str) -> str:
         """The layer's name in the file; not one that a layer has that is written around the network."""
         name = name.replace("/", "_")
-        return f"trunk_{name}" if name in _NAMES or name.startswith(_BEGINNINGS) else name
+        taken = name in _NAMES or name.startswith(_BEGINNINGS) or (self.operators and _OF_OPERATORS.fullmatch(name))
+        return f"trunk_{name}" if taken else name
 
     def _input(self, name: str, place: network.Place) -> Any:
         """What the node of that name gives to one that runs there."""

@@ -34,6 +34,7 @@ class Changes:
                 f"the network was changed at {shown(other)}, for which no Keras layer stands alone, so it is not written as "
                 "Keras layers; --to onnx and --to pt2 write it"
             )
+        self.prompted = any(change["kind"] == PROMPTS for change in self.changes)
         self.dropped = {name for change in self.changes if change["kind"] == DROP for name in change["layers"]}
         self.state, self._added = _apart(state, changes)
         self._given: dict[str, Any] = {}  # by layer, of those that were changed
