@@ -229,6 +229,10 @@ def test_a_model_of_keras_hub_says_how_its_plain_layers_are_saved():
         Unfit, match=r"ResNetBackbone of the module keras_hub.*keras.Model\(backbone.input, backbone.output\)"
     ):
         class_of({"class_name": "ResNetBackbone", "module": "keras_hub.src.models.resnet.resnet_backbone"})
+    with pytest.raises(
+        Unfit, match=r"ViTEncoder of the module keras_hub.*layers of its own, so take it from timm by name"
+    ):
+        class_of({"class_name": "ViTEncoder", "module": "keras_hub.src.models.vit.vit_layers"})
     with pytest.raises(Unfit, match=r"not built$"):
         class_of({"class_name": "system", "module": "os"})
 

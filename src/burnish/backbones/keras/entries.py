@@ -48,8 +48,11 @@ _FUNCTIONS = {
     "math.maximum": "Maximum", "math.minimum": "Minimum", "math.softplus": "softplus", "nn.elu": "elu", "nn.selu": "selu",
 }  # fmt: skip
 _OF_KERAS_HUB = (
-    "; of a backbone made of Keras's own layers, such as ResNetBackbone, save those:  "
+    "; of a backbone made of Keras's own layers (ResNet, VGG, DenseNet, Xception), save those:  "
     "keras.Model(backbone.input, backbone.output).save('model.keras')"
+)
+_LAYER_OF_KERAS_HUB = (
+    "; keras_hub makes this network of layers of its own, so take it from timm by name instead (burnish models vit)"
 )
 _INSTEAD = "; make the network of Keras's own layers, copy the weights with set_weights, and save that"
 _CUSTOM = f"whose code is not in the file, so it was not built{_INSTEAD}"
@@ -76,11 +79,19 @@ def class_of(entry: Any) -> str:
     own = isinstance(module, str) and (module.split(".")[0] in ("keras", "tf_keras"))
     if module is not None and not own:
         where = f"{kind} of the module {module[:100]}" if isinstance(module, str) else kind
-        hint = _OF_KERAS_HUB if str(module).split(".")[0] == "keras_hub" else _INSTEAD if registered else ""
-        raise Unfit(f"asks for the class {where}, which could be any code, so it was not built{hint}")
+        raise Unfit(
+            f"asks for the class {where}, which could be any code, so it was not built{_hint(kind, module, registered)}"
+        )
     if isinstance(registered, str) and registered not in (kind, f"keras>{kind}"):
         raise Unfit(f"asks for the registered class {registered}, {_CUSTOM}")
     return next((public for public, own in _OWN_NAMES.items() if kind == own), kind)
+
+
+def _hint(kind: str, module: Any, registered: Any) -> str:
+    """What to do about a class that is not Keras's."""
+    if str(module).split(".")[0] == "keras_hub":
+        return _OF_KERAS_HUB if kind.endswith(("Backbone", "ImageClassifier")) else _LAYER_OF_KERAS_HUB
+    return _INSTEAD if registered else ""
 
 
 def name_of(layer: dict[str, Any]) -> str:
