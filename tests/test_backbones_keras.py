@@ -366,7 +366,7 @@ def test_every_kind_of_layer_in_the_table_is_in_one_of_these_networks(references
     assert set(KINDS) - seen - free <= {
         "op:BGR", "SpatialDropout2D", "Resizing", "CenterCrop", "RandomCrop", "UnitNormalization",
         "Attention", "AdditiveAttention", "GroupQueryAttention", "RMSNormalization", "Conv1D", "op:Sum", "op:Max",
-        "op:Normalize", "op:ExpandDims", "op:Squeeze",
+        "op:Normalize", "op:ExpandDims", "op:Squeeze", "op:Pad",
     }  # fmt: skip
 
 

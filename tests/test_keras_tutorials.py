@@ -66,6 +66,10 @@ def gated():
     gate = layers.Conv1D(1, 3, padding="same", use_bias=False)(ops.expand_dims(layers.GlobalAveragePooling2D()(x), -1))
     gate = ops.expand_dims(ops.expand_dims(ops.squeeze(layers.Activation("sigmoid")(gate), -1), 1), 1)
     x = layers.Multiply()([x, gate])
+    x = ops.pad(x, [[0, 0], [1, 2], [0, 1], [0, 0]])
+    x = layers.MaxPooling2D(2)(
+        ops.pad(x - 1, [[0, 0], [1, 0], [0, 1], [0, 0]], constant_values=-np.inf)
+    )  # keras_hub's ResNets
     places = layers.Concatenate()([ops.mean(x, axis=-1, keepdims=True), ops.max(x, axis=-1, keepdims=True)])
     x = layers.Multiply()([x, layers.Conv2D(1, 3, padding="same", activation="sigmoid")(places)])
     rows = layers.Conv1D(5, 2, strides=2, dilation_rate=1)(ops.mean(x, axis=2))

@@ -38,7 +38,7 @@ _BEGINNINGS = ("tap_", "adapter_", "prompts_", "inserted_")  # of those that wer
 # What Keras calls operators, by itself
 _OF_OPERATORS = re.compile(
     r"(add|subtract|multiply|maximum|minimum|(true_)?divide|mean|sum|max|transpose|reshape|stack|get_item|normalize|expand_dims"
-    r"|squeeze)(_\d+)?"
+    r"|squeeze|pad)(_\d+)?"
 )
 _MERGES = {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum",
            "op:Divide": "true_divide"}  # fmt: skip
@@ -239,6 +239,8 @@ class _Writer:
             return getattr(ops, _REDUCING[kind])(inputs[0], axis=options["axis"], keepdims=options["keepdims"])
         if kind == "op:Normalize":
             return ops.normalize(inputs[0], axis=options["axis"], epsilon=options["epsilon"])
+        if kind == "op:Pad":
+            return ops.pad(inputs[0], options["pad_width"], constant_values=float(options["constant_values"] or 0))
         if kind in ("op:ExpandDims", "op:Squeeze"):
             return (ops.squeeze if kind == "op:Squeeze" else ops.expand_dims)(inputs[0], axis=options["axis"])
         if kind == "op:Transpose":

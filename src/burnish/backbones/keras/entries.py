@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.backbones.keras.layers import KINDS, WITHOUT_EFFECT
+from burnish.backbones.keras.moves import LOWEST
 from burnish.backbones.keras.options import Unfit, activation
 from burnish.errors import nearest
 
@@ -31,7 +33,7 @@ _SPELLINGS = {"alpha": {"LeakyReLU": "negative_slope"}}  # Keras 2's words for t
 _OPERATORS = {
     "Add": "Add", "Subtract": "Subtract", "Multiply": "Multiply", "TrueDivide": "op:Divide", "Divide": "op:Divide",
     "Maximum": "Maximum", "Minimum": "Minimum", "Mean": "op:Mean",
-    "Sum": "op:Sum", "Max": "op:Max", "Normalize": "op:Normalize", "ExpandDims": "op:ExpandDims",
+    "Sum": "op:Sum", "Max": "op:Max", "Normalize": "op:Normalize", "ExpandDims": "op:ExpandDims", "Pad": "op:Pad",
     "Squeeze": "op:Squeeze", "Transpose": "op:Transpose", "Reshape": "op:Reshape",
     "GetItem": "op:GetItem", "Stack": "op:Stack", "Concatenate": "Concatenate", "Cast": "Identity", "Relu": "relu",
     "Relu6": "relu6", "Silu": "silu", "Gelu": "gelu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "Softmax",
@@ -309,6 +311,7 @@ def arguments(call: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
     extra = {key: value for key, value in words.items() if key not in _UNSAID and value is not None}
     spelled = {"perm": "axes", "shape": "newshape"}
     extra = {spelled.get(key, key): value for key, value in extra.items() if key != "dtype"}
+    extra = {key: LOWEST if value == -math.inf else value for key, value in extra.items()}
     unknown = set(extra) - set(KINDS[kind].options)
     if unknown:
         raise Unfit(f"calls a layer ({kind}) with {', '.join(sorted(unknown))}, which is not known")

@@ -259,6 +259,7 @@ KINDS: dict[str, Kind] = {
     "op:Sum": Kind(moves.op_reduced(Tensor.sum, "sum"), {"axis": None, "keepdims": False}),
     "op:Max": Kind(moves.op_reduced(Tensor.amax, "largest"), {"axis": None, "keepdims": False}),
     "op:Normalize": Kind(moves.op_normalize, {"axis": -1, "order": 2, "epsilon": None}),
+    "op:Pad": Kind(moves.op_pad, {"pad_width": None, "mode": "constant", "constant_values": None}),
     "op:ExpandDims": Kind(moves.op_expand_dims, {"axis": None}),
     "op:Squeeze": Kind(moves.op_squeeze, {"axis": None}),
     "op:Transpose": Kind(moves.op_transpose, {"axes": None}),

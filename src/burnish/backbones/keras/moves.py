@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.backbones.keras.modules import Call, Shape
-from burnish.backbones.keras.options import Made, Options, Unfit, channels_last, real, single
+from burnish.backbones.keras.options import Made, Options, Unfit, channels_last, pair, real, single
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
 
@@ -153,6 +153,26 @@ def op_normalize(options: Options, shapes: list[Shape]) -> Made:
         raise Unfit("normalize is read with the order 2 over one axis only")
     eps = 1e-7 if epsilon is None else real(epsilon, "epsilon")
     return Made(Call(lambda x: nn.functional.normalize(x, dim=ours(axes[0], rank), eps=eps), "to length 1"))
+
+
+LOWEST = "-inf"  # what no JSON has a number for: as a map is padded before its maxima are taken
+
+
+def op_pad(options: Options, shapes: list[Shape]) -> Made:
+    """Zeros around maps, or what is less than all numbers."""
+    single(shapes, 4)
+    widths, value = options["pad_width"], options["constant_values"]
+    if (
+        not isinstance(widths, list)
+        or len(widths) != 4
+        or options["mode"] != "constant"
+        or value not in (None, 0, LOWEST)
+    ):
+        raise Unfit("pad is read with zeros, or what is less than all numbers, around maps only")
+    batch, (top, bottom), (left, right), channel = (pair(one, "pad_width", low=0) for one in widths)
+    if batch != (0, 0) or channel != (0, 0):
+        raise Unfit("pad is read around the places of maps only")
+    return Made(nn.ConstantPad2d((left, right, top, bottom), float(value or 0)))
 
 
 def op_expand_dims(options: Options, shapes: list[Shape]) -> Made:
