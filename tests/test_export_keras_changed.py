@@ -97,7 +97,9 @@ def test_layers_that_were_put_in_are_written_for_keras(models, tmp_path, insert)
 
 def test_layers_with_the_names_that_keras_gives_operators_are_written_beside_some(tmp_path):
     """In a new process the first sum of two tensors is called add, as a layer of the network may be."""
+    keras.utils.clear_session()
     given = keras.Input((SIZE, SIZE, 3))
+    assert given * 0.5 + given is not None  # so that the operators below are the second ones
     x = layers.Conv2D(4, 5, strides=4)(given) * 0.5
     x = layers.Add(name="multiply")([x, layers.Conv2D(4, 3, padding="same")(x)]) + x
     x = layers.Add(name="add")([x, layers.Conv2D(4, 3, padding="same", name="mean_1")(x)])
