@@ -256,7 +256,7 @@ def test_data_that_is_a_pipe_does_not_block(tmp_path):
         ({"a": 5}, r"holds the one class 'a', expected at least two\. Give each class a folder"),
         (
             {"a": 5, "rare": 2},
-            r"class 'rare' has 2; expected at least 3, one each for train, val and test\. Add images",
+            r"class 'rare' has 2; expected two classes of at least 3, one each for train, val and test\. Add images",
         ),
         ({"a": 5, "r1": 1, "r2": 2}, r"class 'r1' has 1, 'r2' has 2; expected"),
         ({f"r{i}": 1 for i in range(7)}, r"'r4' has 1, and 2 more classes; expected"),
@@ -491,7 +491,10 @@ def test_csv_labels_that_differ_in_unicode_form_are_one_class(table):
         ),
         (["path,label", "a/9.png,a"], r"lists 1 images and none of them is a file \(first: a/9.png: no such file"),
         (["path,label"], r"lists 0 images and none of them is a file\. Expected paths relative to"),
-        (["path,label", "a/000.png,a", "b/000.png,b"], r"class 'a' has 1, 'b' has 1; expected at least 3"),
+        (
+            ["path,label", "a/000.png,a", "b/000.png,b"],
+            r"class 'a' has 1, 'b' has 1; expected two classes of at least 3",
+        ),
         (["path,label,split", "a/000.png,a,train", "a/001.png,a,train"], r"the one class 'a', expected at least two"),
         (
             ["path,label,split", *(f"{line},train" for line in SIX), "a/003.png,A,val"],

@@ -41,6 +41,19 @@ def test_two_classes_of_three_images_are_enough(method, tmp_path):
     assert np.isfinite(run.predict_proba([tmp_path / "data" / "a" / "000.png"])).all()
 
 
+@pytest.mark.parametrize("method", ["auto", "full"])
+def test_classes_of_one_and_two_images_among_others_are_learnt_and_end_nothing(method, tmp_path):
+    for count, classes in ((12, ("many", "more")), (2, ("many", "more", "two")), (1, ("many", "more", "two", "one"))):
+        write_shapes(tmp_path / "data", images=count, classes=classes)
+    run = api.fit(tmp_path / "data", out=tmp_path / "run", method=method, **QUICK)
+    with open(tmp_path / "run" / "splits.csv", encoding="utf-8") as file:
+        sides = [(row["label"], row["split"]) for row in csv.DictReader(file) if row["label"] in ("one", "two")]
+    assert sorted(sides) == [("one", "train"), ("two", "test"), ("two", "train")]
+    assert run.classes == ("many", "more", "one", "two")
+    assert run.facts["findings"]["found"]["thin_class"] >= 2
+    assert "test has no image of 'one'" in run.facts["splits"]["how"]
+
+
 def test_one_picture_in_all_files_proves_nothing_and_is_a_sentence(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -183,8 +183,8 @@ def test_every_class_is_in_every_drawn_split_and_the_file_reads_back(table, tmp_
 
 
 def test_a_class_with_too_few_images_is_named(tmp_path):
-    with pytest.raises(NotEnoughData, match=r"class 'rare' has 1; expected at least 3"):
-        open_source(listed(tmp_path, ["a|b", "a", "b", "a|b", "b|rare"]))
+    with pytest.raises(NotEnoughData, match=r"class 'a' has 2, 'rare' has 1; expected two classes of at least 3"):
+        open_source(listed(tmp_path, ["a|b", "a", "b", "b", "b|rare"]))
 
 
 def test_a_test_split_without_any_class_is_refused_before_the_work():

@@ -140,8 +140,8 @@ def _numbered(labels: list[str | tuple[str, ...]]) -> tuple[tuple[str, ...], np.
 def require_usable(catalog: Catalog) -> None:
     """Nothing, if a classifier can be trained on the catalogue.
 
-    Raises NotEnoughData when there are fewer than two classes, or a class has too few images (three, where the splits
-    are still to be drawn), and DataError when val or test hold a class that train does not.
+    Raises NotEnoughData when there are fewer than two classes, or fewer than two of three images where the splits are still
+    to be drawn, and DataError when val or test hold a class that train does not.
     """
     if len(catalog.classes) < 2:
         only = f"the one class '{shown(catalog.classes[0])}'" if catalog.classes else "no class with images"
@@ -229,15 +229,18 @@ def _nearest_classes(unknown: str, known: list[str]) -> str:
 
 
 def _require_enough_of_each(catalog: Catalog) -> None:
-    """NotEnoughData when a class has fewer images than the splits that are still to be drawn."""
+    """NotEnoughData unless two classes have an image for each of the splits that are still to be drawn.
+
+    Of sets of many classes some have one or two images: those are trained on, two are tested too, and the audit names them.
+    """
     found = counts(catalog.labels, len(catalog.classes))
     scarce = [f"'{shown(catalog.classes[index])}' has {found[index]}" for index in np.flatnonzero(found < ENOUGH)]
-    if scarce:
+    if len(found) - len(scarce) < 2:
         more = f", and {len(scarce) - 5} more classes" if len(scarce) > 5 else ""
         raise NotEnoughData(
-            f"Too few images: class {', '.join(scarce[:5])}{more}; expected at least {ENOUGH}, one each for train, val "
-            "and test. Add images, merge or remove the class, or give the splits yourself (folders train/ and test/, "
-            f"or a split column).{_named_in_words(catalog.named)}"
+            f"Too few images: class {', '.join(scarce[:5])}{more}; expected two classes of at least {ENOUGH}, one each "
+            "for train, val and test. Add images, merge or remove the class, or give the splits yourself (folders train/ and "
+            f"test/, or a split column).{_named_in_words(catalog.named)}"
         )
 
 
