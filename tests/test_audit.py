@@ -144,6 +144,44 @@ def test_conflicts_among_very_many_copies_are_all_found(tmp_path):
 # ---- splits ----------------------------------------------------------------------------------------------------------
 
 
+def tied_groups(root: Path, ties: list[tuple[int, int, float]]):
+    """(catalogue of 12 groups of four images, its sameness): so like is an image of one group to one of another."""
+    write_images(root, {"a": 24, "b": 24})
+    lines = [f"{label}/{number:03d}.png,{label},g{number // 2:02d}" for label in "ab" for number in range(24)]
+    (root / "list.csv").write_text("\n".join(["path,label,group", *lines]))
+    catalog = open_source(root / "list.csv")
+    pixels = read_pixels(catalog, np.arange(len(catalog)), preprocess=Preprocess(size=32), workers=1)
+    row = {group: rows[0] for group in catalog.groups for rows in [np.flatnonzero(np.array(catalog.groups) == group)]}
+    pairs = sorted((row[f"g{one:02d}"], row[f"g{other:02d}"], likeness) for one, other, likeness in ties)
+    first, second, likeness = (np.array(column) for column in zip(*pairs, strict=True))
+    return catalog, Sameness.of(pixels, Twins(first, second, likeness.astype(np.float32), np.zeros(len(ties), bool)))
+
+
+def test_groups_that_share_pictures_by_the_chain_are_not_made_one_that_leaves_nothing_to_prove(tmp_path):
+    catalog, same = tied_groups(tmp_path, [(one, one + 1, 0.99 if one == 4 else 0.95) for one in range(11)])
+    splits = make_splits(catalog, seed=0)
+    after, moved = untorn(catalog, splits, same.together(catalog))
+    assert same.parted(catalog) == 12
+    assert set(np.array(catalog.groups)[moved]) <= {"g04", "g05"}, "those that are all but equal stay on one side"
+    assert len(after.test) and len(after.val)
+    together = same.together(catalog)
+    assert together[same.twins.first[4]] == together[same.twins.second[4]]
+    assert len(np.unique(together)) == len(catalog) - 1
+
+
+def test_two_groups_that_share_a_picture_are_on_one_side(tmp_path):
+    catalog, same = tied_groups(tmp_path, [(0, 7, 0.95)])
+    together = same.together(catalog)
+    assert same.parted(catalog) == 0
+    assert together[same.twins.first[0]] == together[same.twins.second[0]]
+
+
+def test_groups_that_are_all_but_equal_by_the_chain_are_parted_too(tmp_path):
+    catalog, same = tied_groups(tmp_path, [(one, one + 1, 0.999) for one in range(11)])
+    assert same.parted(catalog) == 12
+    assert same.together(catalog).tolist() == list(range(len(catalog)))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     ties=st.lists(st.integers(0, 24), min_size=40, max_size=40),

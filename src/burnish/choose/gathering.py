@@ -97,6 +97,8 @@ def gather(
     same, note = same_pictures(pixels, decoded.catalog.labels[pixels.ids], budget_seconds=budget)
     if note:
         bench.watcher.say(note)
+    if parted := same.parted(decoded.catalog):
+        bench.watcher.say(_parted_in_words(parted))
     decoded = decoded.untorn(same, reader, side)
     findings = audited(decoded.catalog, decoded.splits, same).findings
     unread, copied = decoded.unread, decoded.copies_of_test(same)
@@ -223,7 +225,7 @@ class _Decoded:
         return _Decoded(self.dataset._replace(splits=splits), fitting, test)
 
     def copies_of_test(self, same: Sameness) -> list[Named]:
-        """Train and val images whose very bytes are in test: they can only be where the data gives the test split."""
+        """Train and val images whose very bytes are in test: the data gives that split, or groups are parted."""
         paths, ids, copies = self.catalog.paths, same.pixels.ids, same.copies
         in_test = np.isin(ids, self.splits.test)
         tested = {int(copies[row]): paths[ids[row]] for row in np.flatnonzero(in_test)}
@@ -290,6 +292,13 @@ def _material(decoded: _Decoded, ties: _Ties, preprocess: Preprocess, decoded_pe
         search_note="",
         due=0,
         together=together if len(np.unique(together)) < len(together) else None,
+    )
+
+
+def _parted_in_words(groups: int) -> str:
+    return (
+        f"the same pictures are in {groups:,} groups and would make them one: groups are kept apart by their names alone, and "
+        "test images that others show too are told as leaks"
     )
 
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from burnish.data.audit.findings import Finding
-from burnish.data.audit.twins import Twins
+from burnish.data.audit.twins import ALL_BUT_EQUAL, Twins
 from burnish.data.cache import Pixels
 from burnish.data.catalog import SPLIT_WORDS, Catalog, Splits
 from burnish.data.ties import clusters_of
+
+# So many groups, if they also hold more than a quarter of all images, are not kept on one side because some pictures of theirs
+# are the same: nothing would be left to choose and to prove by.
+_FEW_GROUPS = 3
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,37 @@ class Sameness:
         return clusters_of(*self.pairs(), len(self.copies))
 
     def together(self, catalog: Catalog) -> np.ndarray:
-        """int64 [entries of the catalogue]: equal for entries that must stay on one side."""
-        found, clusters = np.arange(len(catalog)), self.clusters()
-        found[self.pixels.ids] = self.pixels.ids[clusters]
+        """int64 [entries of the catalogue]: equal for entries that must stay on one side.
+
+        Where the data names groups, what is the same in several of them joins them whole. Where that would make one of a large
+        part of the set, groups are joined there by pictures that are all but equal, and if it is as large then by none.
+        """
+        found = np.arange(len(catalog))
+        found[self.pixels.ids] = self.pixels.ids[clusters_of(*self._ties(catalog)[0], len(self.copies))]
         return found
+
+    def parted(self, catalog: Catalog) -> int:
+        """How many groups that show the same pictures are not joined, since that would make one of a large part of the set."""
+        return self._ties(catalog)[1]
+
+    def _ties(self, catalog: Catalog) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+        """(first, second) rows of the pairs that stay on one side, and `parted`."""
+        first, second = self.pairs()
+        groups, parted = catalog.grouped(self.pixels.ids), 0
+        if groups is None:
+            return (first, second), 0
+        sure = np.concatenate([np.ones(len(first) - len(self.twins)), self.twins.likeness])
+        for least in (ALL_BUT_EQUAL, np.inf):
+            joined = clusters_of(groups[first], groups[second], int(groups.max()) + 1)
+            members, images = np.bincount(joined), np.bincount(joined[groups])
+            doubted = (members >= _FEW_GROUPS) & (images > len(groups) / 4)
+            if not doubted.any():
+                break
+            parted = parted or int(members[doubted].sum())
+            across = (groups[first] != groups[second]) & doubted[joined[groups[first]]]
+            kept = ~across | (sure >= least)
+            first, second, sure = first[kept], second[kept], sure[kept]
+        return (first, second), parted
 
 
 def sameness_findings(catalog: Catalog, same: Sameness) -> Iterator[Finding]:

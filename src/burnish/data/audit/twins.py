@@ -25,7 +25,8 @@ _ALIKE = 0.7  # cosine of the descriptors; twins cropped by 5 % have 0.6 to 0.99
 _LEVELS = ((4, 4, 0.92), (2, 3, 0.88), (1, 2, 0.93))  # each: shrunk by, steps of laying over, correlation to go on
 SAME = _LEVELS[-1][2]  # correlation of the detail from which two pictures are one: see benchmarks/audit.py
 _SAME_TINY, _TINY = 0.97, 48  # the same for originals whose short side has fewer pixels
-_MOST_OF_ONE, _MOST_SHARE_OF_ONE, _ALL_BUT_EQUAL = 50, 0.02, 0.985
+_MOST_OF_ONE, _MOST_SHARE_OF_ONE = 50, 0.02
+ALL_BUT_EQUAL = 0.985
 # So many pictures, if they are also more than a quarter of all, are rather a camera's that does not move than one picture; and
 # so are those of which so many have another label than most.
 _FEW_OF_ONE, _FEW_OF_ANOTHER_LABEL = 8, 3
@@ -117,7 +118,7 @@ def without_chains(twins: Twins, count: int, labels: np.ndarray | None = None) -
     where even those make such a set. labels: int64 [count], where each picture has one.
     """
     told = 0
-    for least in (_ALL_BUT_EQUAL, 2.0):
+    for least in (ALL_BUT_EQUAL, 2.0):
         clusters = twins.clusters(count)
         doubted = _doubted(clusters, labels)
         told = told or int(doubted[clusters].sum())
