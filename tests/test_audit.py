@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from burnish import api, cli
 from burnish.data.audit import twins as twins_module
 from burnish.data.audit.classes import class_findings
-from burnish.data.audit.labels import strangeness, suspects
+from burnish.data.audit.labels import agreement, label_findings, strangeness, suspects, undoubted
 from burnish.data.audit.quarantine import left_out_in_words, quarantined, read_quarantine
 from burnish.data.audit.sameness import Sameness, sameness_findings
 from burnish.data.audit.twins import Twins, find_twins, without_chains
@@ -283,6 +283,38 @@ def test_labels_of_another_grade_are_found_where_grades_are_hard_to_tell_apart()
     given, true, probabilities = graded(0.1)
     wrong, _ = suspects(given, probabilities)
     assert wrong[given != true].mean() > 0.6 and (given != true)[wrong].mean() > 0.4
+
+
+def guesses(knowing: float):
+    """(catalogue of 300 images of three classes, probabilities [300 3] that are right for that share, and else surely wrong)."""
+    labels = np.arange(300) % 3
+    images = [Labelled(f"{number}.png", "abc"[label], None, None) for number, label in enumerate(labels)]
+    catalog = assemble(Path("/nowhere"), images, [], source="csv")
+    rng, labels = np.random.default_rng(0), catalog.labels
+    likeliest = np.where(rng.random(300) < knowing, labels, (labels + rng.integers(1, 3, 300)) % 3)
+    return catalog, np.where(np.arange(3) == likeliest[:, None], 0.9, 0.05)
+
+
+def test_no_label_is_doubted_by_models_that_hardly_tell_the_classes_apart():
+    catalog, probabilities = guesses(0.45)
+    assert suspects(catalog.labels, probabilities)[0].sum() > 100, "what they say tells of them, not of the labels"
+    assert not list(label_findings(catalog, np.arange(300), probabilities))
+    assert "hardly told apart (kappa 0." in undoubted(catalog, np.arange(300), probabilities)
+
+
+def test_labels_are_doubted_by_models_that_tell_the_classes_apart():
+    catalog, probabilities = guesses(0.9)
+    assert undoubted(catalog, np.arange(300), probabilities) == ""
+    assert 10 < len(list(label_findings(catalog, np.arange(300), probabilities))) < 50
+
+
+def test_agreement_is_cohens_kappa():
+    from sklearn.metrics import cohen_kappa_score
+
+    catalog, probabilities = guesses(0.6)
+    expected = cohen_kappa_score(catalog.labels, probabilities.argmax(1))
+    assert agreement(catalog.labels, probabilities) == pytest.approx(expected)
+    assert agreement(np.zeros(4, int), np.ones((4, 1))) == 1.0
 
 
 def test_a_class_without_images_claims_none_and_one_class_has_no_suspects():

@@ -15,7 +15,7 @@ from PIL import Image
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.backbones.spec import Backbone
 from burnish.data.audit.findings import Finding, by_kind, counted, in_order, in_words
-from burnish.data.audit.labels import label_findings, outlier_findings
+from burnish.data.audit.labels import label_findings, outlier_findings, undoubted
 from burnish.data.audit.whole import audited, same_pictures
 from burnish.data.cache import Pixels, read_pixels
 from burnish.data.catalog import Catalog, Splits
@@ -191,7 +191,10 @@ def _told_by_features(
     probabilities[:, present] = choice.probabilities
     watcher.say(f"a probe is right on {choice.accuracy:.1%} of the images, cross-validated")
     asked = choice.counted
-    return [*found, *label_findings(catalog, pixels.ids[rows][asked], probabilities[asked])]
+    of = catalog, pixels.ids[rows][asked], probabilities[asked]
+    if said := undoubted(*of):
+        watcher.say(said)
+    return [*found, *label_findings(*of)]
 
 
 def _doubted_several(

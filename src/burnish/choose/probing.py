@@ -20,7 +20,7 @@ from burnish.choose.rates import proof_seconds
 from burnish.choose.survey import Surveyed
 from burnish.choose.where import images_asked, pyramid_stays
 from burnish.data.audit.findings import Finding, in_order
-from burnish.data.audit.labels import label_findings, outlier_findings
+from burnish.data.audit.labels import label_findings, outlier_findings, undoubted
 from burnish.data.sample import part_of
 from burnish.errors import RecipeError
 from burnish.labels import right, several
@@ -227,7 +227,10 @@ def _told_by(
         found += outlier_findings(material.catalog, material.fitting.ids, features)
     if choice.probabilities is not None and choice.counted is not None:
         asked = choice.counted  # of the others, the only ones of their class, no head has learnt what they could be
-        found += label_findings(material.catalog, material.fitting.ids[asked], choice.probabilities[asked])
+        of = material.catalog, material.fitting.ids[asked], choice.probabilities[asked]
+        if said := undoubted(*of):
+            bench.watcher.say(said)
+        found += label_findings(*of)
     return in_order(found)
 
 
