@@ -24,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from burnish import api, cli
 from burnish.data.audit import twins as twins_module
 from burnish.data.audit.classes import class_findings
+from burnish.data.audit.findings import in_words
 from burnish.data.audit.labels import agreement, label_findings, strangeness, suspects, undoubted
 from burnish.data.audit.quarantine import left_out_in_words, quarantined, read_quarantine
 from burnish.data.audit.sameness import Sameness, sameness_findings
@@ -139,6 +140,13 @@ def test_conflicts_among_very_many_copies_are_all_found(tmp_path):
     assert len(found) == 40
     assert all(sorted(Path(path).parent.name for path in one.paths) == ["a", "b"] for one in found)
     assert find_twins(pixels.thumbs, np.full(len(pixels.ids), 16))[0] is not None
+
+
+def test_one_more_kind_is_one():
+    kinds = ("leak", "label_conflict", "unreadable", "label_error", "class_gap", "blank")
+    assert in_words(dict.fromkeys(kinds, 1)).endswith(" and 2 more kinds")
+    assert in_words(dict.fromkeys(kinds[:5], 1)).endswith(" and 1 more kind")
+    assert "more" not in in_words(dict.fromkeys(kinds[:4], 1))
 
 
 # ---- splits ----------------------------------------------------------------------------------------------------------

@@ -140,7 +140,8 @@ def in_words(found: Mapping[str, int], *, most: int = 4) -> str:
     """The same from kind -> number."""
     counts = {name: count for name, count in found.items() if name in KINDS and KINDS[name].level != "note"}
     words = [f"{count} {_PLURAL[name] if count != 1 else _SINGULAR[name]}" for name, count in counts.items()]
-    more = f" and {len(words) - most} more kinds" if len(words) > most else ""
+    left = len(words) - most
+    more = f" and {left} more kind{'s' if left > 1 else ''}" if left > 0 else ""
     return ", ".join(words[:most]) + more
 
 
