@@ -15,7 +15,8 @@ from burnish.runtime import evenly
 # of which 16 are recognised, 6 were called wrongly labelled, with this none
 _RECOGNISED, _COMMONER = 0.7, 3
 # Cohen's kappa of answers with labels, below which no label is doubted: on sets of 0.04 to 0.30 50 to 101 of 250 to 300 sound
-# images were suspect, and with a tenth flipped 9 to 20 % of them were; from 0.38 on 1 to 22 of 80 to 300, and 11 to 93 %
+# images were suspect, and with a tenth flipped 9 to 20 % of them were; from 0.38 on 1 to 22 of 80 to 300, and 11 to 93 % (the
+# figure was set after looking at these five sets, and no other was tried)
 _TOLD_APART = 1 / 3
 _NEIGHBOURS = 5
 _FAR = 6.0  # robust standard deviations of the distance to the neighbours
