@@ -535,7 +535,7 @@ def test_a_data_set_that_fails_is_a_sentence():
 
     with pytest.raises(DataError, match=r"Item 3 of the data set cannot be had: KeyError: 'three'"):
         open_source(Failing())
-    with pytest.raises(DataError, match="The data is a dict, expected a path"):
+    with pytest.raises(DataError, match="The data is a dictionary with 'a'; expected its splits"):
         open_source({"a": 1})
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from burnish import api, disk
+from burnish.backbones.fast.half import has_half
 from burnish.choose.ledger import Ledger
 from burnish.choose.tuning import Tuning
 from burnish.errors import NotEnoughData, RunError
@@ -25,7 +26,6 @@ from burnish.reports import board
 from burnish.run import job
 from burnish.screen import print_verdict
 from burnish.train import checkpoint, loop
-from burnish.train.features import takes_half
 from conftest import write_shapes
 
 # 36 training images: three steps an epoch, twelve in all. The precision is said, for "auto" asks the clock.
@@ -370,7 +370,7 @@ def test_a_run_that_died_at_any_write_comes_to_the_same_bits(name, calls_made, s
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not takes_half("auto", torch.device("cpu")), reason="this processor has no fast bfloat16")
+@pytest.mark.skipif(not has_half(), reason="this processor does not multiply bfloat16 in hardware")
 def test_a_run_in_bfloat16_that_died_comes_to_the_same_bits(shapes, tmp_path, monkeypatch, eager):
     half = {**RUN, "precision": "bfloat16", "epochs": 2, "freeze": 2}
     api.fit(shapes, out=tmp_path / "alone", **half)

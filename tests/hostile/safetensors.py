@@ -57,7 +57,7 @@ def safetensors_of_an_unknown_kind_of_number(folder):
     return safetensors_file(folder, {"a.b": tensor_entry([1], 0, 4, "Q32")}, bytes(4))
 
 
-@kind("no model 'os.system'")
+@kind("fit none that burnish knows")
 def safetensors_that_name_a_program_as_their_architecture(folder):
     metadata = {"architecture": "os.system", "__reduce__": line_of(folder)}
     return safetensors_file(

@@ -61,6 +61,7 @@ class _Read:
     metadata: dict[str, str]
     imagenets: bool  # whether a plain transformer told by its tensors saw images less ImageNet's mean
     table: heads.Table | None  # whose fixed table of places a transformer has
+    unknown: str  # what it says its architecture is, where burnish knows none of that name
 
 
 def _is_known(word: str) -> bool:
@@ -70,7 +71,7 @@ def _is_known(word: str) -> bool:
 
 def _read(found: opened.Opened) -> _Read:
     """The weights of an opened file, other than Keras's; BadWeights."""
-    saved, metadata = found.held, dict[str, str]()
+    saved, metadata, unknown = found.held, dict[str, str](), ""
     if found.held is not None:
         state, where = checkpoint.weights_in(found.held, found.label)
     elif found.kind == "torch":
@@ -86,12 +87,14 @@ def _read(found: opened.Opened) -> _Read:
         state, where = checkpoint.weights_in(arrays.read_npz(found.data, found.label, packed=found.packed), found.label)
     else:
         state, where = checkpoint.weights_in(weights.tensors_of(found.data, found.label), found.label)
-        metadata = {key: value for key, value in weights.metadata_of(found.data).items() if _is_known(value)}
+        said = weights.metadata_of(found.data)
+        metadata = {key: value for key, value in said.items() if _is_known(value)}
+        unknown = "" if "architecture" in metadata else said.get("architecture", "")
     refuse_corrections(state, label=found.label)
     checkpoint.refuse_caffes(saved, state, found.label)
     table = heads.table_in(saved, state)  # of self-taught networks
     imagenets = table is not None or checkpoint.sees_imagenet_colours(saved, where, found.name)
-    return _Read(replace(found, data=b"", held=None), state, where, metadata, imagenets, table)
+    return _Read(replace(found, data=b"", held=None), state, where, metadata, imagenets, table, unknown)
 
 
 # Arguments of timm's that change nothing of a network without its head, in use, or that its tensors tell.
@@ -180,6 +183,8 @@ def _filled(read: _Read, name: str | None, image_size: int | None, *, source: st
     refuse_few(ready.description, checkpoint.numbers_in(state.values()), found.label)
     module, description, fit, adapted = _loaded(state, told, ready)
     notes = [*told.notes, *ready.notes, matching.report(fit, read.where), *adapted]
+    if read.unknown:
+        notes.append(f"says that it is {shown(read.unknown)[:80]!r}, which is not known here: told by its tensors")
     if "top" in description["kwargs"]:
         notes.append(
             "its features are the mean of its last map: of what its architecture has after that, the file holds nothing"
