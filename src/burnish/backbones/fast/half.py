@@ -33,7 +33,7 @@ def has_fast_half() -> bool:
     """Whether it does so faster than float32: with AMX, or as AMD does with AVX-512.
 
     Intel's AVX-512 does in a cycle as many products of bfloat16 as of float32, and converting comes besides. Virtual machines
-    often hide AMX: on an Emerald Rapids without it ResNet-50 trains at less than half of the speed of float32 (LOG.md).
+    often hide AMX: on an Emerald Rapids without it ResNet-50 trains at two thirds of the speed of float32 (LOG.md).
     """
     return has_half() and (_says("_is_amx_tile_supported") or not _is_intel())
 
