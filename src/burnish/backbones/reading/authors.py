@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from burnish.backbones.reading import openmmlab
 State = dict[str, Tensor]
 Options = dict[str, float | str]
 _CONVNEXT = (
-    (r"^downsample_layers\.0\.", "stem."),
-    (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
-    (r"^(stages\.\d+)\.(\d+)\.", r"\1.blocks.\2."),
+    *openmmlab.CONVNEXT_PLACES,
     (r"\.dwconv\.", ".conv_dw."),
     (r"\.pwconv(\d)\.", r".mlp.fc\1."),
     (r"\.grn\.gamma$", ".mlp.grn.weight"),
@@ -64,7 +62,10 @@ def _translated(state: Mapping[str, Tensor]) -> State | None:
         kept = {
             name: one for name, one in state.items() if not name.startswith("norms.")
         }  # DINOv3's has its last twice
-        found = {_renamed(name, _CONVNEXT): one.reshape(-1) if ".grn." in name else one for name, one in kept.items()}
+        found = {
+            openmmlab.respelled(name, _CONVNEXT): one.reshape(-1) if ".grn." in name else one
+            for name, one in kept.items()
+        }
         return openmmlab.with_kernels(found)
     if "blocks.0.0.attn.qkv.weight" in state and "patch_embed.proj.weight" in state:
         return {_CHUNKED.sub("blocks.", name): one for name, one in state.items()}
@@ -72,14 +73,8 @@ def _translated(state: Mapping[str, Tensor]) -> State | None:
         kept = {name: one for name, one in state.items() if not name.endswith(_TABLES)}
         return {_counted_to_the_next(name): one for name, one in kept.items()}
     if {"stage0.rbr_conv.0.conv.weight", "stage1.0.rbr_conv.0.conv.weight"} <= state.keys():
-        return {_renamed(name, _MOBILEONE): one for name, one in state.items()}
+        return {openmmlab.respelled(name, _MOBILEONE): one for name, one in state.items()}
     return None
-
-
-def _renamed(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
-    for pattern, new in rules:
-        name = re.sub(pattern, new, name)
-    return name
 
 
 def _counted_to_the_next(name: str) -> str:
@@ -105,5 +100,5 @@ def _dino_v3(state: Mapping[str, Tensor]) -> State:
             query, _, value = one.chunk(3)
             found |= {name.replace("qkv.bias", "q_bias"): query, name.replace("qkv.bias", "v_bias"): value}
         else:
-            found[_renamed(name, _DINO_V3)] = one
+            found[openmmlab.respelled(name, _DINO_V3)] = one
     return found

@@ -6,7 +6,7 @@ Its ResNets have torchvision's names, but for those with a deep first layer or s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 
 from torch import Tensor
@@ -44,10 +44,14 @@ _SWIN: _Rules = (
     (r"^stages\.", "layers."),
     (r"^norm3\.", "norm."),
 )
-_CONVNEXT: _Rules = (
+# What its authors and OpenMMLab have in common.
+CONVNEXT_PLACES: _Rules = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
     (r"^(stages\.\d+)\.(\d+)\.", r"\1.blocks.\2."),
+)
+_CONVNEXT: _Rules = (
+    *CONVNEXT_PLACES,
     (r"\.depthwise_conv\.", ".conv_dw."),
     (r"\.pointwise_conv(\d)\.", r".mlp.fc\1."),
     (r"\.grn\.gamma$", ".mlp.grn.weight"),
@@ -69,13 +73,15 @@ def translated(state: Mapping[str, Tensor]) -> tuple[State, Options] | None:
     return None
 
 
+def respelled(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
+    """The name after each of the rules (pattern, what comes in its place), one after the other."""
+    for pattern, new in rules:
+        name = re.sub(pattern, new, name)
+    return name
+
+
 def _renamed(state: State, rules: _Rules) -> State:
-    found: State = {}
-    for name, one in state.items():
-        for pattern, new in rules:
-            name = re.sub(pattern, new, name)
-        found[name] = one
-    return found
+    return {respelled(name, rules): one for name, one in state.items()}
 
 
 def _resnet(state: State) -> tuple[State, Options]:
