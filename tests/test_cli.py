@@ -17,7 +17,9 @@ import pytest
 import typer
 
 from burnish import cli, imports
+from burnish.errors import RecipeError
 from burnish.methods.table import METHODS
+from burnish.run.outset import Facilities
 from burnish.screen import _paragraph
 from conftest import burnish, fit_in_a_process, write_shapes
 
@@ -138,6 +140,18 @@ def test_every_help_page_fits_80_columns(words, capsys, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_one_of_several_processes_of_a_launcher_says_that_it_works_alone(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert burnish("methods", capsys=capsys)[0] == 0
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    code, _, err = burnish("methods", capsys=capsys)
+    assert code == 2
+    assert re.search(r"one of 4 processes of a job .*without a launcher.*--device cuda:1", err)
+    with pytest.raises(RecipeError, match="one of 4 processes"):
+        Facilities.of("auto", "off", "cpu", strict=False)
+
+
 BAD_INPUT = [
     (["fit", "{tmp}/nothing"], r"There is no .*nothing.*Give a folder"),
     (["fit", "{tmp}/empty"], r"holds no .*image"),
@@ -181,7 +195,9 @@ BAD_INPUT = [
     (["fit", "{tmp}/outside.csv"], r"\.\."),
     (["fit", "{tmp}/absolute.csv"], r"absolute"),
     (["fit", "{tmp}/split.csv"], r"tset.*train"),
-    (["evaluate", "{tmp}", "{tmp}/good"], r"holds no package"),
+    (["evaluate", "{tmp}/empty", "{tmp}/good"], r"holds no package.*; expected the folder of a run"),
+    (["evaluate", "{tmp}/good", "{tmp}/x"], r"good: holds no package.*images: the folder of a run is said first"),
+    (["predict", "{tmp}/good/red/000.png", "{tmp}/x"], r"000\.png: holds no package.*the folder of a run is said first"),
     (["predict", "{tmp}/nothing", "x.jpg"], r"no such folder"),
     (["report", "{tmp}"], r"has no result\.json"),
     (["models", "zzzzqqq"], r"no model matches"),

@@ -7,9 +7,10 @@ import pytest
 
 from burnish.measure.bootstrap import paired_shares, share
 from burnish.measure.held_out import HeldOut, declining
+from burnish.measure.intervals import percent
 from burnish.measure.scores import score
 from burnish.measure.several import score_several
-from burnish.measure.verdict import judge, judge_several, percent, points
+from burnish.measure.verdict import judge, judge_several, points
 
 
 def sure(answers, k=2, chance=0.9):

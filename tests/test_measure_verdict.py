@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from burnish.errors import NotEnoughData
-from burnish.measure.verdict import Verdict, chance, judge, percent
+from burnish.measure.intervals import percent
+from burnish.measure.verdict import Verdict, chance, judge
 
 
 def rights(both: int, only_probe: int, only_tuned: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import typer
 import burnish
 from burnish.elsewhere import known_elsewhere, option_elsewhere, pair_elsewhere, verb_elsewhere
 from burnish.errors import BurnishError, Interrupted, is_short_of_memory, shown
-from burnish.runtime import keep_freed_memory
+from burnish.runtime import keep_freed_memory, require_alone
 from burnish.verbs.hardening import harden
 from burnish.verbs.looking import audit, doctor, methods, models
 from burnish.verbs.serving import serve
@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
+        require_alone(os.environ)
         _run(words)
     except BurnishError as error:
         _leave(str(error), error.exit_code, error if debug else None)

@@ -88,7 +88,8 @@ def _processor() -> Check:
     gflops = 1e-9 / seconds_a_flop()
     kind = torch.backends.cpu.get_cpu_capability()
     of = f" of {bound_cores()}, by a limit of the container," if cores() < bound_cores() else ""
-    text = f"{cores()} cores{of or ','} torch uses {threads} threads, {kind}, {gflops:.0f} GFLOP/s in float32"
+    counted = f"{_counted(cores(), 'core')}{of or ','} torch uses {_counted(threads, 'thread')}"
+    text = f"{counted}, {kind}, {gflops:.0f} GFLOP/s in float32"
     if threads > cores():
         how = f"threads wait for each other: set OMP_NUM_THREADS={cores()}"
         return Check("processor", text, "note", how)
@@ -97,6 +98,10 @@ def _processor() -> Check:
             "processor", text, "note", f"torch leaves cores idle: unset OMP_NUM_THREADS, or set it to {cores()}"
         )
     return Check("processor", text)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _memory() -> Check:

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 
 import burnish
+from burnish.errors import RecipeError
 from burnish.granted import has_little_memory
 
 T = TypeVar("T")
@@ -70,6 +71,16 @@ class Clock:
     def left(self) -> float:
         """Seconds left of the budget, infinite without one; negative when overdrawn."""
         return float("inf") if self.budget_seconds is None else self.budget_seconds - self.elapsed()
+
+
+def require_alone(environment: Mapping[str, str]) -> None:
+    """RecipeError where a launcher such as torchrun has started this process beside others: each would do the whole work."""
+    processes, rank = environment.get("WORLD_SIZE", ""), environment.get("RANK", "")
+    if processes.isdecimal() and int(processes) > 1 and rank.isdecimal():
+        raise RecipeError(
+            f"this is one of {int(processes)} processes of a job (WORLD_SIZE and RANK are set, as by torchrun); burnish works in "
+            "one, on one device: start it without a launcher; each of several cards can have a run of its own (--device cuda:1)"
+        )
 
 
 def minutes(seconds: float) -> str:

@@ -19,9 +19,9 @@ from burnish.choose.signals import NOTHING
 from burnish.data.audit.findings import by_kind, in_words
 from burnish.doctor import Check
 from burnish.errors import pasted, shown
-from burnish.measure.intervals import Interval
+from burnish.measure.intervals import Interval, percent
 from burnish.measure.scores import Scores
-from burnish.measure.verdict import chance, difference_in_words, percent, spread_in_words
+from burnish.measure.verdict import chance, difference_in_words, spread_in_words
 from burnish.methods.base import Method, options_of
 from burnish.record.folder import AUDIT_PAGE, AUDIT_TABLE, LEADERBOARD
 from burnish.reports import leaderboard, runs

@@ -14,8 +14,8 @@ import numpy as np
 
 from burnish.labels import error_of_mean
 from burnish.measure.bootstrap import paired_shares, share
-from burnish.measure.intervals import Interval, Paired, quantile
-from burnish.measure.verdict import chance, percent, points, tested_in_words
+from burnish.measure.intervals import Interval, Paired, percent, quantile
+from burnish.measure.verdict import chance, points, tested_in_words
 
 Word = Literal["kept", "lost", "not proven"]
 

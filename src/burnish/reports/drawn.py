@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from burnish.measure.intervals import wilson
+from burnish.measure.intervals import percent, wilson
 from burnish.measure.scores import matrix_from
-from burnish.measure.verdict import percent
 from burnish.reports.words import Say
 
 _LARGEST_TABLE = 25  # classes; beyond, the confusion matrix is a map and a list of pairs

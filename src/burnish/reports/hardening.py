@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from burnish.measure.verdict import chance, difference_in_words, percent, tested_in_words
+from burnish.measure.intervals import percent
+from burnish.measure.verdict import chance, difference_in_words, tested_in_words
 
 _OPENINGS = {
     "more robust": "More robust",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import cell, shown
-from burnish.measure.intervals import Interval
-from burnish.measure.verdict import chance, difference_in_words, percent
+from burnish.measure.intervals import Interval, percent
+from burnish.measure.verdict import chance, difference_in_words
 from burnish.record.folder import LEADERBOARD
 from burnish.reports.cells import paragraph, table
 from burnish.reports.plain import plain_page

@@ -19,8 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from burnish.errors import NotARun, shown
-from burnish.measure.intervals import Interval, holm
-from burnish.measure.verdict import ACCURACY, Verdict, chance, percent, points
+from burnish.measure.intervals import Interval, holm, percent
+from burnish.measure.verdict import ACCURACY, Verdict, chance, points
 from burnish.record.folder import plain
 from burnish.reports.drawn import calibration, charts, confusion, coverage, finding, more_data
 from burnish.reports.words import Say, verdict_in, words_in

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from burnish.errors import shown
-from burnish.measure.verdict import percent
+from burnish.measure.intervals import percent
 from burnish.reports.words import words_in
 
 

@@ -17,9 +17,9 @@ from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
 from burnish.data.handling import HANDLINGS, STATES
 from burnish.errors import shown
 from burnish.measure.attack import FAR, STARTS, STEPS
-from burnish.measure.intervals import Interval
+from burnish.measure.intervals import Interval, percent
 from burnish.measure.robustness import State
-from burnish.measure.verdict import difference_in_words, percent
+from burnish.measure.verdict import difference_in_words
 from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Robustness
 from burnish.reports.explain import png
 from burnish.reports.plain import plain_page

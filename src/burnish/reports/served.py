@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from burnish.measure.verdict import ACCURACY, percent
+from burnish.measure.intervals import percent
+from burnish.measure.verdict import ACCURACY
 from burnish.reports.page import template_of
 from burnish.reports.words import words_in
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from burnish.errors import RecipeError, nearest, shown
-from burnish.measure.verdict import ACCURACY, Verdict, chance, percent, points
+from burnish.measure.intervals import percent
+from burnish.measure.verdict import ACCURACY, Verdict, chance, points
 from burnish.reports.chinese import CHINESE, FINDINGS, SERVED
 from burnish.reports.chinese_robust import ROBUST
 

@@ -33,7 +33,7 @@ from burnish.methods.table import method_named
 from burnish.recipe import Recipe
 from burnish.run.fetching import Fetching
 from burnish.run.further import backbone_of_run, is_run
-from burnish.runtime import Watcher
+from burnish.runtime import Watcher, require_alone
 from burnish.terms import WHITES
 from burnish.train.around import accelerated, pick_device
 
@@ -54,6 +54,7 @@ class Facilities:
         cls, workers: int | Literal["auto"], cache: str | os.PathLike[str], device: str, *, strict: bool
     ) -> Facilities:
         """As a user says them, for a run on this device; RecipeError for what cannot be."""
+        require_alone(os.environ)
         return cls(workers_of(workers, device), store_of(cache), strict)
 
 

@@ -13,7 +13,7 @@ from burnish.errors import NoSuchName, RecipeError, nearest, shown
 from burnish.labels import SEPARATOR
 from burnish.measure.held_out import HeldOut
 from burnish.measure.held_out import sets as sets_of
-from burnish.measure.verdict import percent
+from burnish.measure.intervals import percent
 from burnish.ship.bundle import Bundle
 
 

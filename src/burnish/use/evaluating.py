@@ -19,10 +19,9 @@ from burnish.disk import expanded
 from burnish.errors import DataError, NoSuchName, NotARun, NotEnoughData, nearest, shown
 from burnish.labels import SEPARATOR, classes_of
 from burnish.measure.grouped import count_of
-from burnish.measure.intervals import Interval
+from burnish.measure.intervals import Interval, percent
 from burnish.measure.scores import Scores, score
 from burnish.measure.several import SeveralScores, score_several
-from burnish.measure.verdict import percent
 from burnish.record.learnt import FURTHER, learnt_among
 from burnish.reports.cells import paragraph, table
 from burnish.runtime import Watcher

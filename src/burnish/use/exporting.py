@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from burnish.disk import expanded, read_plain_json
-from burnish.measure.intervals import Interval
-from burnish.measure.verdict import MEAN_AP, Verdict, percent, tested_in_words
+from burnish.measure.intervals import Interval, percent
+from burnish.measure.verdict import MEAN_AP, Verdict, tested_in_words
 from burnish.record.folder import HARDENED, RESULT, SLIM
 from burnish.reports.hardening import sentence_of
 from burnish.ship.bundle import read_bundle

@@ -52,7 +52,7 @@ def slim(
 
 def _print(facts: dict[str, Any], folder: Path) -> None:
     """The verdict, what each form takes, and where it is."""
-    from burnish.measure.verdict import percent
+    from burnish.measure.intervals import percent
 
     proofs = {"slim": facts["proof"], **({"onnx": facts["onnx"]["proof"]} if "proof" in facts["onnx"] else {})}
     print(textwrap.fill(facts["proof"]["sentence"], _WIDTH))

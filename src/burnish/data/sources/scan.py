@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from burnish.data.catalog import Named
@@ -26,6 +27,7 @@ RUN_FILE, RUN_LOCK = "run.json", ".lock"  # what every run's folder holds: what 
 _ASKED, _MOST_ASKED = {"method", "budget_seconds", "stage_decay"}, 1_000_000  # settings in it; bytes
 A_RUN = "not an image: ignored, the folder of a run of burnish"
 LINK_OUT = "a symbolic link out of the data folder: not followed"
+_GLANCE = 50  # entries of a folder
 # Left by systems and tools, lower case; names that begin with a dot are ignored as well.
 _LITTER = ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
 
@@ -37,6 +39,24 @@ class Scan:
     images: list[str]  # regular files with an image suffix; whether they are images, decoding tells
     folders: list[str]  # those that were looked into
     named: list[Named]
+
+
+def holds_images(place: Path) -> bool:
+    """Whether that is an image file, or a folder in which, or in whose folders, a glance finds one."""
+    if place.is_file():
+        return place.suffix.lower() in SUFFIXES
+    first = list(_glance(place))
+    inside = [entry for folder in first[:_GLANCE] if folder.is_dir() for entry in _glance(folder)]
+    return any(entry.suffix.lower() in SUFFIXES for entry in [*first, *inside])
+
+
+def _glance(folder: Path) -> list[Path]:
+    """Some of what lies in a folder; nothing where it cannot be listed."""
+    try:
+        with os.scandir(folder) as listing:
+            return [Path(entry.path) for entry in islice(listing, _GLANCE)]
+    except OSError:
+        return []
 
 
 def scan(root: Path) -> Scan:
