@@ -196,8 +196,11 @@ BAD_INPUT = [
     (["fit", "{tmp}/absolute.csv"], r"absolute"),
     (["fit", "{tmp}/split.csv"], r"tset.*train"),
     (["evaluate", "{tmp}/empty", "{tmp}/good"], r"holds no package.*; expected the folder of a run"),
-    (["evaluate", "{tmp}/good", "{tmp}/x"], r"good: holds no package.*images: the folder of a run is said first"),
-    (["predict", "{tmp}/good/red/000.png", "{tmp}/x"], r"000\.png: holds no package.*the folder of a run is said first"),
+    (
+        ["evaluate", "{tmp}/good", "{tmp}/x"],
+        r"good: holds no package.*but images, which are said after the run; expected",
+    ),
+    (["predict", "{tmp}/good/red/000.png", "{tmp}/x"], r"000\.png: holds no package.*which are said after the run"),
     (["predict", "{tmp}/nothing", "x.jpg"], r"no such folder"),
     (["report", "{tmp}"], r"has no result\.json"),
     (["models", "zzzzqqq"], r"no model matches"),

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from burnish.data.sources.scan import holds_images
 from burnish.disk import (
     expanded,
     left_behind,
@@ -292,10 +291,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def no_run(folder: Path, what: str = "no such folder") -> NotARun:
     """That a folder is not, or holds none of, what was asked for."""
-    expected = "expected the folder of a run that burnish fit finished or began"
-    if holds_images(folder):
-        expected = "it is, or holds, images: the folder of a run is said first, and then the images"
-    return NotARun(f"{shown(str(folder))}: {what}; {expected}")
+    return NotARun(f"{shown(str(folder))}: {what}; expected the folder of a run that burnish fit finished or began")
 
 
 def home_of(run: Path) -> Path:

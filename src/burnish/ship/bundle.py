@@ -31,6 +31,7 @@ from burnish.backbones.head import FORMS, LINEAR, is_form
 from burnish.backbones.head import made as made_head
 from burnish.backbones.reading import weights
 from burnish.backbones.spec import Backbone
+from burnish.data.sources.scan import holds_images
 from burnish.disk import read_plain_json, write_version
 from burnish.errors import BadWeights, ModelError, NotARun, RecipeError, RunError, shown, spoilt
 from burnish.measure.held_out import HeldOut
@@ -234,8 +235,10 @@ def package_folder(folder: Path) -> Path:
         return folder
     pointer = folder / POINTER
     if not pointer.is_file():
-        what = "no such folder" if not folder.exists() else f"holds no package ({POINTER} or {FACTS})"
-        raise no_run(folder, what)
+        if not folder.exists():
+            raise no_run(folder)
+        swapped = ", but images, which are said after the run" if holds_images(folder) else ""
+        raise no_run(folder, f"holds no package ({POINTER} or {FACTS}){swapped}")
     try:
         current = read_plain_json(pointer, max_bytes=_MAX_POINTER_BYTES).get("current")
     except (OSError, ValueError) as error:
