@@ -78,6 +78,19 @@ def test_pythons_own_prompt_is_one_and_a_script_is_none():
     assert "watches: Lines" in typed.stdout and "watches: Nobody" in run.stdout
 
 
+def test_at_a_prompt_the_first_call_says_that_it_loads_pytorch(monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.delitem(sys.modules, "torch")
+        burnish._say_what_is_waited_for()  # in a script
+        assert capsys.readouterr().out == ""
+        patched.setattr(sys, "ps1", ">>> ", raising=False)
+        burnish._say_what_is_waited_for()
+        assert capsys.readouterr().out == "burnish: loading PyTorch\n"
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    burnish._say_what_is_waited_for()  # it is there
+    assert capsys.readouterr().out == ""
+
+
 def test_a_notebook_without_widgets_is_not_told_that_bars_need_them(tmp_path):
     (tmp_path / "IPython.py").write_text("def get_ipython():\n    return None\n")
     (tmp_path / "ipykernel").mkdir()

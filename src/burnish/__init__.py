@@ -109,6 +109,7 @@ def _loaded(name: str) -> ModuleType:
     gc.disable()
     try:
         if name == "burnish.api":
+            _say_what_is_waited_for()
             importlib.import_module("burnish.imports").load_libraries()
         return importlib.import_module(name)
     finally:
@@ -116,3 +117,9 @@ def _loaded(name: str) -> ModuleType:
             gc.enable()
         if own_process:  # of another program's objects nothing is said here
             gc.freeze()
+
+
+def _say_what_is_waited_for() -> None:
+    """Where somebody types: the first call would be silent for the seconds that PyTorch takes to load."""
+    if hasattr(sys, "ps1") and "torch" not in sys.modules:
+        print("burnish: loading PyTorch", flush=True)
