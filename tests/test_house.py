@@ -13,7 +13,7 @@ import burnish
 ROOT = Path(burnish.__file__).parent
 # Rooms from the ground up: a module may import from its own room and from those before it.
 ORDER = (
-    "errors", "archives", "disk", "granted", "imports", "uncompiled", "terms", "labels", "settings", "elsewhere", "recipe", "runtime", "watching", "data", "backbones", "methods", "train", "measure", "choose", "record",
+    "errors", "positioned", "archives", "disk", "granted", "imports", "uncompiled", "terms", "labels", "settings", "elsewhere", "recipe", "runtime", "watching", "data", "backbones", "methods", "train", "measure", "choose", "record",
     "reports", "ship", "use", "auditing", "run", "looking", "api", "sklearn", "doctor", "screen", "verbs", "cli", "__main__",
 )  # fmt: skip
 STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}

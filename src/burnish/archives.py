@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from burnish.errors import BadWeights, BurnishError, shown
+from burnish.positioned import read_at
 
 MAX_UNPACKED_BYTES = 8 * 2**30  # of a model
 MAX_DATA_BYTES = 2**40  # of images
@@ -320,7 +321,7 @@ class OnDisk:
     def __getitem__(self, part: slice) -> bytes:
         """Those bytes, fewer where the file is shorter by now; by any number of threads. Raises OSError."""
         begin, end, _ = part.indices(self._size)
-        return os.pread(self._file.fileno(), max(0, end - begin), begin)
+        return read_at(self._file.fileno(), max(0, end - begin), begin)
 
 
 class _Stream(io.RawIOBase):

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from burnish.archives import Zip
 from burnish.data.unit import as_bytes, in_other_units, trouble_of
 from burnish.errors import DataError, UnreadableImage, shown
+from burnish.positioned import read_at
 
 IN_MEMORY_BYTES = 2**28  # of unpacked archives and tables; what is more goes to an unnamed temporary file
 
@@ -73,7 +74,7 @@ class Spool:
         """Those bytes; by any number of threads."""
         if self._file is None:
             return bytes(self._held[offset : offset + length])
-        return os.pread(self._file.fileno(), length, offset)
+        return read_at(self._file.fileno(), length, offset)
 
 
 def _write(file: Any, data: bytes | bytearray) -> None:
@@ -92,7 +93,7 @@ class FileOnDisk:
     def read(self, offset: int, length: int) -> bytes:
         """Those bytes; by any number of threads. Raises OSError."""
         with open(self.path, "rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
+            return read_at(file.fileno(), length, offset)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from burnish.errors import UnreadableImage
+from burnish.positioned import BINARY
 
 MAX_BYTES = 100_000_000  # of a file
 TOO_LARGE = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
@@ -39,7 +40,7 @@ def content_of(path: Path) -> bytes:
 
 def content(path: Path) -> bytes:
     """The same; raises Refused."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from burnish.errors import DataError
+from burnish.positioned import BINARY, read_at, read_into, write_at
 
 IN_MEMORY_BYTES = 64 * 2**20  # a larger array goes to a file, whose pages the system may drop
 DISK_SHARE = 0.5  # of the free space at most, for unnamed files
@@ -61,7 +62,7 @@ class OnDisk:
         # A photograph of 224 pixels takes 0.04 ms to read and 0.07 to check; copied out of a mapping it took 0.2 (2 cores).
         for row, place in zip(found, np.ravel(places).tolist(), strict=True):
             start = self.offset + place * row.nbytes
-            if os.preadv(self.descriptor.number, [row.data], start) < row.nbytes or (
+            if read_into(self.descriptor.number, row.data, start) < row.nbytes or (
                 self.crc is not None and zlib.crc32(row) != self.crc[place]
             ):
                 raise DataError(
@@ -74,7 +75,7 @@ class OnDisk:
         data = memoryview(np.ascontiguousarray(pixels, np.uint8).reshape(self.shape[1:]).tobytes())
         written, start = 0, self.offset + row * len(data)
         while written < len(data):
-            written += os.pwrite(self.descriptor.number, data[written:], start + written)
+            written += write_at(self.descriptor.number, data[written:], start + written)
 
     def checksums(self, places: np.ndarray | None = None) -> list[int]:
         """The CRC-32 of these rows, by default of all."""
@@ -255,7 +256,7 @@ class Draft:
         head = _MAGIC + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + text
         if len(head) > self.table_bytes:
             raise OSError("the table is larger than its space")
-        os.pwrite(self.descriptor.number, head, 0)
+        write_at(self.descriptor.number, head, 0)
         os.fsync(self.descriptor.number)
 
     def __del__(self) -> None:
@@ -322,13 +323,13 @@ def _opened(path: Path, settings: str, sides: Mapping[str, int], wanted: Set[str
     None when it is not sound, rendered otherwise, or holds none of the wanted rows.
     """
     try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        number = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_CLOEXEC", 0))
         descriptor = _Descriptor(number)
-        head = os.pread(number, _HEAD_BYTES, 0)
+        head = read_at(number, _HEAD_BYTES, 0)
         length = int.from_bytes(head[len(_MAGIC) : len(_MAGIC) + 8], "little")
         if head[: len(_MAGIC)] != _MAGIC or not 0 < length <= _MAX_TABLE_BYTES:
             return None
-        text = os.pread(number, length, _HEAD_BYTES)
+        text = read_at(number, length, _HEAD_BYTES)
         if hashlib.sha256(text).digest() != head[len(_MAGIC) + 8 :]:
             return None
         table = json.loads(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _LATENCY_SECONDS, _LATENCY_RUNS, _LEAST_RUNS = 1.0, 100, 5
 _IN_A_ROW = 4  # calls of a turn
@@ -74,8 +78,10 @@ def interleaved(
     return {name: np.array(each) for name, each in taken.items()}
 
 
-def peak_memory_bytes() -> int:
-    """The most resident memory that this process has had."""
+def peak_memory_bytes() -> int | None:
+    """The most resident memory that this process has had; None where the system does not tell (Windows)."""
+    if resource is None:
+        return None
     found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return found if sys.platform == "darwin" else found * 1024
 

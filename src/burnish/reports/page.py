@@ -269,7 +269,10 @@ def _costs(cost: Mapping[str, Any] | None, say: Say) -> list[tuple[str, str]]:
             say("Images a second, in batches"),
             f"{cost['images_per_second']:.0f}" if cost.get("images_per_second") else None,
         ),
-        (say("Peak memory of the run"), f"{cost['peak_memory_bytes'] / 1e9:.2f} GB"),
+        (
+            say("Peak memory of the run"),
+            f"{cost['peak_memory_bytes'] / 1e9:.2f} GB" if cost["peak_memory_bytes"] else None,
+        ),
         (
             say("Energy of the run"),
             f"{cost['joules'] / 3600:.1f} Wh" if cost.get("joules") else say("not readable here"),

@@ -21,6 +21,7 @@ from burnish.backbones.reading import hub
 from burnish.backbones.reading.weights import MAX_WEIGHTS_BYTES, sha256_of
 from burnish.disk import cache_folder, locked, plain_disk_errors
 from burnish.errors import BadWeights, UnknownModel, WeightsUnreachable, brief
+from burnish.positioned import BINARY
 
 _TRIES = 5  # for a download, each going on where the last one broke off
 _CHUNK = 1 << 20
@@ -139,7 +140,7 @@ def _part_of(path: Path) -> Iterator[Path]:
 def _held(part: Path) -> int | None:
     """A descriptor on the file, locked; None where another process is at it or has just finished, or where it is a link."""
     try:
-        held = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        held = os.open(part, os.O_RDWR | os.O_CREAT | BINARY | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
