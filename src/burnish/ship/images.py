@@ -16,8 +16,10 @@ from PIL import Image
 from burnish.data.catalog import Named
 from burnish.data.contents import picture_of, plain_array
 from burnish.data.pixels import Need, decode, decode_picture
+from burnish.data.sources.header import KINDS as TABLES
 from burnish.data.sources.python import gives_batches, image_of, paths_of
 from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
+from burnish.data.sources.unlabelled import Inside, images_of, is_several
 from burnish.data.unit import require_units
 from burnish.disk import expanded
 from burnish.errors import DataError, UnreadableImage, shown
@@ -129,13 +131,15 @@ def _has_channels_first(image: np.ndarray | torch.Tensor) -> bool:
     return image.shape[0] in _CHANNELS and (torches or min(image.shape[1:]) > max(_CHANNELS))
 
 
-def expand(paths: Paths) -> list[Path | NotRead]:
+def expand(paths: Paths) -> list[Path | Inside | NotRead]:
     """Image files from files and folders (searched through, in order of name); DataError when one is not there.
+
+    Of a table those that it lists, line by line, and of an archive those in it.
 
     Links to image files are followed, as where they are named themselves. What a folder holds besides and might be an image,
     such as a link to a folder, stands there with the reason.
     """
-    files: list[Path | NotRead] = []
+    files: list[Path | Inside | NotRead] = []
     asked = list(listed(paths))
     if any(one == "" for one in asked if isinstance(one, str)):
         raise DataError("the name of an image or a folder is empty; expected image files or folders")
@@ -157,6 +161,13 @@ def expand(paths: Paths) -> list[Path | NotRead]:
             if not found and not besides:
                 raise DataError(f"{shown(str(path))} holds no image files")
             files += [*found, *besides]
+        elif is_several(path) and os.path.isfile(path):
+            lists = path.suffix.lower() in TABLES
+            for found in images_of(path):
+                if not isinstance(found, Named):
+                    files.append(found)
+                elif lists or _may_hold_images(found):
+                    files.append(NotRead(str((path.parent if lists else path) / found.path), found.reason))
         elif os.path.lexists(path):
             files.append(path)
         else:
@@ -194,6 +205,6 @@ def name_of(image: ImageLike) -> str:
     """What an image is called: its path, or what it is."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
-    if isinstance(image, NotRead):
-        return image.path
+    if isinstance(image, (NotRead, Inside)):
+        return str(image)
     return f"<{type(image).__name__}>"

@@ -161,7 +161,7 @@ def predict(
     device: str = "cpu",
     predictor: Predictor | None = None,
 ) -> list[Prediction]:
-    """The class of each image; folders among `images` are searched. An unreadable image carries its `problem`.
+    """The class of each image; folders, tables and archives stand for those in them. An unreadable one carries its `problem`.
 
     images: one or several, of those that `fit` takes: paths, bytes or open files, Pillow images, arrays or tensors of uint8,
     uint16 or floats from 0 to 1, [h w 3], [3 h w] or [h w]; a data set or a table too. A generator is drawn a batch at a time.
@@ -180,7 +180,7 @@ def predict(
 
 
 def _found(images: Iterable[Any]) -> Iterator[ImageLike]:
-    """Images, and those that the folders among them hold."""
+    """Images, and those that the folders, tables and archives among them hold."""
     for image in images:
         if isinstance(image, (str, os.PathLike)):
             yield from expand([image])
@@ -215,7 +215,7 @@ def write_predictions(
     to_stdout = os.fspath(path) == "-"
     path, files, top = expanded(path), expand(images), min(asked.top, len(predictor.bundle.classes))
     if not to_stdout:
-        refuse_others(path, b"path,", inputs=[one for one in files if isinstance(one, Path)])
+        refuse_others(path, b"path,", inputs=[*map(expanded, images), *(one for one in files if isinstance(one, Path))])
     unreadable, predictions = 0, predictor.stream(files, asked=asked)
 
     def counted() -> Iterator[Prediction]:
@@ -302,7 +302,7 @@ def refuse_others(path: Path, begins: bytes, *, inputs: Sequence[Path] = ()) -> 
     except OSError:  # what writes it says so
         return
     if among or (first and not first.startswith(begins)):
-        what = "is one of the images" if among else "is there and is another file"
+        what = "holds, lists or is one of the images" if among else "is there and is another file"
         raise RecipeError(f"{shown(str(path))} {what}; name another file, or remove it")
 
 

@@ -82,7 +82,10 @@ def evaluate(
 
 def predict(
     run: Run,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="Image files; folders, archives, tables of them."),
+    ],
     csv: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the answers there as CSV; -: on the standard output.")
     ] = None,
@@ -157,7 +160,10 @@ def report(
 
 def explain(
     run: Run,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files or folders of them.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGES...", help="Image files; folders, archives, tables of them."),
+    ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the PNG files go.")] = Path("explained"),
     target: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="The class to look for (default: the likeliest)")

@@ -1,17 +1,18 @@
 """Where labelled images come from.
 
-scan      what lies in a folder, nothing followed out of it
-assemble  from labelled files to a Catalog, and the checks that every source shares
-folder    DATA/class/*.jpg and DATA/train/class/*.jpg
-header    the first line of a table, and what a table among images says of a few
-table     CSV, TSV, JSON lines with path,label[,split][,group]
-columnar  Parquet, and what Hugging Face datasets saves
-archive   class folders in a .zip or .tar, read in place
-shards    WebDataset tar files
-named     hf:ORG/NAME, torchvision:NAME
-python    lists, arrays and data sets in Python
-parts     a dictionary of splits, each any of these
-demo      scikit-learn's handwritten digits, written once as PNG files
+scan        what lies in a folder, nothing followed out of it
+assemble    from labelled files to a Catalog, and the checks that every source shares
+folder      DATA/class/*.jpg and DATA/train/class/*.jpg
+header      the first line of a table, and what a table among images says of a few
+table       CSV, TSV, JSON lines with path,label[,split][,group]
+columnar    Parquet, and what Hugging Face datasets saves
+archive     class folders in a .zip or .tar, read in place
+shards      WebDataset tar files
+named       hf:ORG/NAME, torchvision:NAME
+python      lists, arrays and data sets in Python
+parts       a dictionary of splits, each any of these
+unlabelled  what an archive or a table holds of images to be named
+demo        scikit-learn's handwritten digits, written once as PNG files
 """
 
 from __future__ import annotations

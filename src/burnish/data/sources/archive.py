@@ -62,6 +62,22 @@ def _catalog(
     )
 
 
+def images_in(file: Path) -> tuple[list[str], list[Named], Contents]:
+    """The images in a zip or tar, in whatever folders, and what is none; DataError where it is no archive, or has none."""
+    aside: dict[str, str] = {}
+    if is_packed_or_tar(file):
+        places, aside = places_in_tar(file)
+        members, contents = places.keys(), Packed(places, MAX_BYTES)
+    elif is_zip(file):
+        members, contents = _members_of_zip(file, aside)
+    else:
+        raise DataError(f"{shown(file.name)} is no archive that is read. Expected a .zip or .tar of images.")
+    found, named, top = _scanned(members)
+    if not found.images:
+        raise DataError(f"{shown(file.name)} holds no images.")
+    return [top + path for path in found.images], [*named, *(Named(*one) for one in aside.items())], contents
+
+
 def is_zip(file: Path) -> bool:
     """Whether the file's content is a zip archive; also of one that begins with a program."""
     with _opened(file) as stream:

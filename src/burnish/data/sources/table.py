@@ -44,6 +44,16 @@ def open_table(file: Path) -> Catalog:
     return replace(catalog, unused=tuple(others))
 
 
+def listed_in(file: Path) -> Iterator[Path | Named]:
+    """The images that such a table lists in its column path, line by line; one that is no file there with the reason."""
+    rows = _json_rows if file.suffix.lower() in (".jsonl", ".ndjson") else _cell_rows
+    check = _Check(file.parent, os.path.realpath(file.parent))
+    for line, values in rows(file, {}, needed=("path",)):
+        path = check.meant(values["path"])
+        reason = "the path is empty" if not path else _outside(path) or check.why_not(path)
+        yield file.parent / path if reason is None else Named(path, f"{reason} ({shown(file.name)}, line {line})")
+
+
 def from_rows(
     file: Path,
     rows: Iterable[tuple[int, Values]],
@@ -131,19 +141,25 @@ class _Check:
         return None if stat.S_ISREG(mode) else "not a regular file"
 
 
-def _cell_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Values]]:
+def _cell_rows(
+    file: Path, others: dict[str, None], *, needed: tuple[str, ...] = COLUMNS[:2]
+) -> Iterator[tuple[int, Values]]:
     """All lines of a CSV or TSV below its header; others: takes some names of columns that are not used."""
+
+    def fits(names: set[str]) -> bool:
+        return names_path_and_label(names) or set(needed) <= names
+
     line = 1
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             first = stream.readline(_MOST_CELL_BYTES)
             if "\0" in first:  # every other byte of UTF-16
                 raise _not_utf8(file)
-            delimiter = "\t" if file.suffix.lower() == ".tsv" else separator_of(first, names_path_and_label)
+            delimiter = "\t" if file.suffix.lower() == ".tsv" else separator_of(first, fits)
             stream.seek(0)
             reader = csv.reader(stream, strict=True, delimiter=delimiter)
             header = next(reader, [])
-            where = _columns(file, header)
+            where = _columns(file, header, needed)
             note_others(others, [name for at, name in enumerate(header) if at not in where.values()])
             for cells in reader:
                 line = reader.line_num
@@ -164,7 +180,9 @@ def _cell_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
         raise _not_utf8(file) from None
 
 
-def _json_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Values]]:
+def _json_rows(
+    file: Path, others: dict[str, None], *, needed: tuple[str, ...] = COLUMNS[:2]
+) -> Iterator[tuple[int, Values]]:
     """All objects of a file with one a line; others: takes some names of entries that are not used."""
     try:
         with open(file, encoding="utf-8-sig") as stream:
@@ -183,7 +201,7 @@ def _json_rows(file: Path, others: dict[str, None]) -> Iterator[tuple[int, Value
                 if "label" not in lowered and "labels" in lowered:
                     lowered["label"] = lowered["labels"]
                 note_others(others, [name for name in lowered if name not in (*COLUMNS, "labels")])
-                lacking = [name for name in COLUMNS[:2] if name not in lowered]
+                lacking = [name for name in needed if name not in lowered]
                 if lacking:
                     raise _bad(file, "line", line, f"it has no {' and no '.join(lacking)}", _JSON_ADVICE)
                 yield line, {name: _value(file, line, name, lowered.get(name)) for name in COLUMNS}
@@ -246,16 +264,16 @@ def _not_utf8(file: Path) -> DataError:
     return DataError(f"{shown(file.name)} is not UTF-8 (byte {at}). Save it as 'CSV UTF-8', comma-separated.")
 
 
-def _columns(file: Path, header: list[str]) -> dict[str, int]:
+def _columns(file: Path, header: list[str], needed: tuple[str, ...]) -> dict[str, int]:
     """Which cell holds which of the known columns."""
     names = [name.strip().lower() for name in header]
     if "label" not in names:
         names = ["label" if name == "labels" else name for name in names]
-    if not {"path", "label"} <= set(names):
+    if not set(needed) <= set(names):
         came = ", ".join(f"'{shown(name.strip())}'" for name in header) or "none"
+        more = ", and if wanted split and group, separated by commas" if len(needed) > 1 else ""
         raise DataError(
-            f"{shown(file.name)} has the columns {came}; expected path and label, and if wanted split and group, "
-            f"separated by commas. {_renaming(names)}"
+            f"{shown(file.name)} has the columns {came}; expected {' and '.join(needed)}{more}. {_renaming(names)}"
         )
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
@@ -287,8 +305,8 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
         raise _bad(file, unit, line, came, "Is it text for another column?")
     if isinstance(label, list) and any(not one.strip() for one in label):
         raise _bad(file, unit, line, "a label in its list is empty", "Fill it in or take it out of the list.")
-    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
-        came = f"the path '{shown(path)}' is not allowed: it must be relative to the CSV's folder, without '..'"
+    if reason := _outside(path):
+        came = f"the path '{shown(path)}' {reason}"
         raise _bad(
             file, unit, line, came, "Put the CSV into the folder that holds the images, and write paths from there."
         )
@@ -299,6 +317,13 @@ def _labelled(file: Path, unit: str, line: int, values: Values, same: Callable[[
     group = values.get("group")
     known: Label = class_names(label) if isinstance(label, list) else same(class_name(label))
     return Labelled(str(PurePosixPath(path)), known, split, same(group) if group else None)
+
+
+def _outside(path: str) -> str | None:
+    """Why a path may not be followed, by how it reads."""
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
+        return "is not allowed: it must be relative to the CSV's folder, without '..'"
+    return None
 
 
 def _refuse_half_split(file: Path, unit: str, images: list[Labelled], lines: array[int]) -> None:

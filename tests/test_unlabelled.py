@@ -1,0 +1,120 @@
+"""What is to be named may lie in an archive, or stand in a table: no labels are asked for."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import zipfile
+
+import pytest
+
+import burnish
+from burnish.api import write_predictions
+from burnish.errors import DataError, RecipeError
+from conftest import burnish as command
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    tiny = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
+    return burnish.fit(shapes, out=tmp_path_factory.mktemp("unlabelled") / "run", **tiny)
+
+
+@pytest.fixture
+def home(shapes, tmp_path):
+    """A folder with some images, and those in archives and tables."""
+    for name in ("red/000.png", "red/001.png", "blue/000.png"):
+        (tmp_path / "some" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shapes / name, tmp_path / "some" / name)
+    for kind in ("zip", "tar", "gztar"):
+        shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "some")
+    return tmp_path
+
+
+def answers(run, images):
+    return [(one.label, one.probability) for one in run.predict(images)]
+
+
+@pytest.mark.parametrize("name", ["packed.zip", "packed.tar", "packed.tar.gz"])
+def test_images_in_an_archive_are_answered_as_those_in_folders(run, home, name):
+    assert answers(run, home / name) == answers(run, home / "some")
+    first = run.predict([str(home / name)])[0]
+    assert re.fullmatch(rf".*{name}/(\./)?blue/000\.png", first.path)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.jsonl"])
+def test_images_that_a_table_lists_are_answered_line_by_line(run, home, name):
+    listed = ["some/red/001.png", "some/blue/000.png", "some/red/001.png"]
+    lines = [json.dumps({"path": path}) for path in listed] if name.endswith("l") else ["Path", *listed]
+    (home / name).write_text("\n".join(lines) + "\n")
+    found = run.predict(home / name)
+    assert [one.path for one in found] == [str(home / path) for path in listed]
+    assert answers(run, home / name) == answers(run, [home / path for path in listed])
+
+
+def test_a_table_with_labels_is_a_list_too_and_what_it_names_that_is_no_file_has_its_reason(run, home, capsys):
+    rows = ["label;path", "x;some/red/000.png", "y;some/none.png", "z;../some/red/000.png", "z;/etc/hostname", "z;"]
+    (home / "list.csv").write_text("\n".join(rows) + "\n")
+    code, out, err = command("predict", run.folder, home / "list.csv", "--csv", "-", capsys=capsys)
+    told = list(csv.DictReader(io.StringIO(out)))
+    assert (code, err) == (1, "4 of the images could not be read\n")
+    assert [bool(row["label"]) for row in told] == [True, False, False, False, False]
+    assert told[1]["path"] == str(home / "some/none.png") and told[1]["problem"] == "no such file (list.csv, line 3)"
+    assert "without '..' (list.csv, line 4)" in told[2]["problem"] and "relative" in told[3]["problem"]
+    assert told[4]["problem"] == "the path is empty (list.csv, line 6)"
+
+
+def test_a_link_in_a_table_s_folder_is_not_followed_out_of_it(run, home, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    shutil.copy(home / "some/red/000.png", outside / "a.png")
+    (home / "away").symlink_to(outside)
+    (home / "list.csv").write_text("path\naway/a.png\n")
+    assert [one.problem for one in run.predict(home / "list.csv")] == [
+        "a symbolic link out of the data folder: not followed (list.csv, line 2)"
+    ]
+
+
+def test_members_that_climb_out_or_are_damaged_are_named_and_the_others_answered(run, home):
+    with zipfile.ZipFile(home / "packed.zip", "a") as archive:
+        archive.write(home / "some/red/000.png", "../out.png")
+        archive.writestr("red/bad.png", b"no image")
+        archive.writestr("notes.txt", b"not asked about")
+    found = {one.path.rpartition("/")[2]: one for one in run.predict(home / "packed.zip")}
+    assert set(found) == {"000.png", "001.png", "bad.png", "out.png"}
+    assert found["000.png"].label and found["bad.png"].problem and found["out.png"].problem
+
+
+def test_rows_of_a_parquet_file_are_answered(run, home):
+    pytest.importorskip("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [home / "some/red/000.png", home / "some/blue/000.png"]
+    pq.write_table(pa.table({"image": [one.read_bytes() for one in files], "label": ["a", "b"]}), home / "some.parquet")
+    assert answers(run, home / "some.parquet") == answers(run, files)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.zip", b"hello", r"a\.zip is no archive that is read\. Expected a \.zip or \.tar"),
+        ("a.zip", b"", r"a\.zip is no archive"),
+        ("a.csv", b"image\nx.png\n", r"has the columns 'image'; expected path\. Rename"),
+        ("a.csv", "path\nx.png\n".encode("utf-16"), r"is not UTF-8"),
+        ("a.jsonl", b'{"file": "x.png"}\n', r"line 1: it has no path"),
+        ("a.tar", b"\0" * 1024, r"a\.tar"),
+    ],
+)
+def test_what_is_no_archive_and_no_list_is_a_sentence(run, tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=sentence):
+        run.predict(tmp_path / name)
+
+
+def test_answers_are_not_written_over_the_list_that_they_answer(run, home):
+    text = "path\nsome/red/000.png\n"
+    (home / "list.csv").write_text(text)
+    with pytest.raises(RecipeError, match=r"list\.csv holds, lists or is one of the images"):
+        write_predictions(home / "list.csv", run.predictor, [str(home / "list.csv")])
+    assert (home / "list.csv").read_text() == text
