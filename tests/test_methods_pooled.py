@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
+from burnish.choose.decide import _head_in_words
 from burnish.labels import cross_entropies, right
-from burnish.methods.heads import HeadChoice, choose_head
+from burnish.methods import heads
+from burnish.methods.heads import LINEAR_KINDS, HeadChoice, HeadKind, choose_head
 from burnish.methods.pooled import mixed, pooled
 
 WIDTH, DEEP, CLASSES = 24, 72, 6
@@ -99,3 +102,79 @@ def test_labels_with_several_classes_can_be_averaged_too():
             assert found.loss < base.loss and found.accuracy >= base.accuracy
             assert found.probabilities.shape == labels.shape and (found.probabilities <= 1).all()
     assert averaged == 4
+
+
+# ---- LDA and logistic regression on the same features ----------------------------------------------------------------
+
+
+def noisy(count, *, seed):
+    """Images of which some lie far from what their class has in common, and of a fifth the label is wrong."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    centres = np.random.default_rng(7).normal(size=(CLASSES, 40))
+    far = np.exp(0.6 * rng.normal(size=(count, 1)))
+    wrong = rng.random(count) < 0.2
+    features = (centres[labels] + far * rng.normal(size=(count, 40))).astype(np.float32)
+    return features, np.where(wrong, (labels + rng.integers(1, CLASSES, count)) % CLASSES, labels)
+
+
+@pytest.fixture(scope="module")
+def kinds_averaged():
+    """(the choice, LDA alone, logistic regression alone, features, labels) where the two kinds are averaged."""
+    found = []
+    for seed in range(8):
+        features, labels = noisy(90, seed=seed)
+        choice = chosen(features, labels)
+        if choice.how.beside is not None:
+            found.append(
+                (choice, *(chosen(features, labels, kinds=(kind,)) for kind in LINEAR_KINDS), features, labels)
+            )
+    assert len(found) >= 3, "of eight sets"
+    return found
+
+
+def test_the_two_kinds_are_averaged_where_that_has_the_lower_cross_validated_loss(kinds_averaged):
+    for choice, lda, logistic, features, labels in kinds_averaged:
+        better = min(lda, logistic, key=lambda one: one.loss)
+        assert choice.loss < better.loss and choice.accuracy >= better.accuracy
+        expected = 0.5 * (lda.head.logits(features) + logistic.head.logits(features))
+        np.testing.assert_allclose(choice.head.logits(features), expected, atol=1e-3)
+        told = np.exp(-cross_entropies(np.log(choice.probabilities), labels))
+        np.testing.assert_allclose(choice.told, told, rtol=1e-3)
+        assert choice.loss == pytest.approx(-np.log(choice.told).mean(), abs=1e-4)
+
+
+def test_their_average_is_better_on_images_that_none_has_seen(kinds_averaged):
+    ahead = []
+    for place, (choice, lda, logistic, *_) in enumerate(kinds_averaged):
+        others, truth = noisy(3000, seed=200 + place)
+        better = min(lda, logistic, key=lambda one: one.loss)
+        before, now = (cross_entropies(one.head.logits(others), truth).mean() for one in (better, choice))
+        ahead.append(before - now)
+    assert np.mean(ahead) > 0
+
+
+def test_their_average_is_fitted_again_and_read_back_as_it_was(kinds_averaged):
+    choice, _, _, features, labels = kinds_averaged[0]
+    anew = choice.how.fitted(features, labels, classes=CLASSES)
+    np.testing.assert_array_equal(anew.logits(features), choice.head.logits(features))
+    assert HeadKind.of(json.loads(json.dumps(asdict(choice.how)))) == choice.how
+    plain = replace(choice.how, beside=None)
+    known = asdict(plain)
+    del known["beside"]  # as runs have it that began before
+    assert HeadKind.of(known) == plain
+
+
+def test_of_many_images_the_better_kind_is_taken_alone(kinds_averaged, monkeypatch):
+    choice, lda, logistic, features, labels = kinds_averaged[0]
+    monkeypatch.setattr(heads, "_FEW", len(labels))
+    assert chosen(features, labels).how == min(lda, logistic, key=lambda one: one.loss).how != choice.how
+
+
+def test_the_average_of_two_kinds_is_told_in_words():
+    how = HeadKind("lda", 0.5, 3.0, beside=HeadKind("logistic", 0.1, 1.0))
+    assert _head_in_words(how) == "half lda, strength 0.5, half logistic, strength 0.1"
+    with_last = _head_in_words(replace(how, share=0.25))
+    assert (
+        with_last == "half lda, strength 0.5, half logistic, strength 0.1, averaged with 75% of the last layer's head"
+    )

@@ -169,7 +169,10 @@ def _head_in_words(how: HeadKind) -> str:
     """A kind of head in words."""
     if how.kind == NEIGHBOURS:
         return f"{how.kind}, {how.strength:g} {'neighbours' if how.strength > 1 else 'neighbour'}"
-    told = f"{how.kind}, strength {how.strength:g}" + (f", on {how.keep:.0%} of the features" if how.keep < 1 else "")
+    told = f"{how.kind}, strength {how.strength:g}"
+    if how.beside is not None:
+        told = f"half {told}, half {how.beside.kind}, strength {how.beside.strength:g}"
+    told += f", on {how.keep:.0%} of the features" if how.keep < 1 else ""
     return told + (f", averaged with {1 - how.share:.0%} of the last layer's head" if how.share < 1 else "")
 
 

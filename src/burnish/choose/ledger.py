@@ -248,7 +248,7 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
             preprocess=Preprocess.from_json(own["preprocess"]),
             choice=HeadChoice(
                 head=head("head"),
-                how=HeadKind(**own["how"]),
+                how=HeadKind.of(own["how"]),
                 right=arrays[f"{key}/right"],
                 told=arrays[f"{key}/told"],
                 **own["choice"],

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from burnish.methods.neighbours import Neighbours, crossed
 LINEAR_KINDS = ("lda", "logistic")
 KINDS = (*LINEAR_KINDS, NEIGHBOURS)
 _WARMEST = 12.0  # of the temperatures that all strengths are looked at with
+_FEW = 1000  # images, below which the two linear kinds may be averaged: from there on fitting both takes seconds
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class HeadKind:
     keep: float = 1.0  # the share of the features that it looks at, where it is linear
     unbiased: bool = False  # LDA: without what counts against classes of few images (`methods.linear.lda_path`)
     share: float = 1.0  # its say beside a head on the last layer alone, where both are averaged (`methods.pooled`)
+    beside: HeadKind | None = None  # of the other linear kind on the same features, whose logits have as much say
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> HeadKind:
+        """The inverse of `dataclasses.asdict`."""
+        beside = facts.get("beside")
+        return cls(**{**facts, "beside": None if beside is None else cls(**beside)})
 
     def fitted(self, features: np.ndarray, labels: np.ndarray, *, classes: int) -> Fitted:
         """The head on features float32 [n d] and labels int64 [n], or bool [n k]."""
@@ -208,7 +217,7 @@ def _linear(
     shrinkages: tuple[float, ...],
     seconds: Seconds,
 ) -> HeadChoice:
-    """The better of LDA and logistic regression, or the one that is asked for; usual: its form, and what it looks at."""
+    """The better of LDA, logistic regression and their average, or the one asked for; usual: its form, and what it looks at."""
     x, y = seen_by(usual.form, torch.from_numpy(np.ascontiguousarray(features))), truth_of(labels)
     left = seconds.left()
     quick = left < float("inf") and left < seconds_of_coordinates(len(x), x.shape[1], seconds_a_flop())
@@ -240,7 +249,7 @@ def _linear(
         best = _best(ways, lda, labels)
         if "logistic" in kinds:
             with suppress(Late):
-                best = min(best, logistic(seconds.searched_in(len(parts))), key=lambda choice: choice.loss)
+                best = _better(best, logistic(seconds.searched_in(len(parts))), labels)
     how = replace(best.how, form=usual.form, keep=usual.keep)
 
     def refit(rows: np.ndarray) -> Fitted:
@@ -307,6 +316,21 @@ def _uneven(labels: np.ndarray) -> bool:
     return bool(counts.max() > 2 * counts[counts > 0].min())
 
 
+def _better(one: OutOfFold, other: OutOfFold, labels: np.ndarray) -> OutOfFold:
+    """That of lower loss; of few images both in equal parts, where that has a lower loss still and no fewer right.
+
+    LDA and logistic regression err differently; a logarithmic opinion pool, as in `methods.pooled`.
+    """
+    best, second = sorted((one, other), key=lambda choice: choice.loss)
+    if len(labels) >= _FEW:
+        return best
+    logits, judged = 0.5 * (best.logits + second.logits), torch.from_numpy(best.judged)
+    loss = loss_of(logits[judged], truth_of(labels)[judged]).item()
+    how = replace(best.how, beside=second.how)
+    both = OutOfFold.of(how, loss, logits, labels, best.counted, best.judged)
+    return both if loss < best.loss and both.right.mean() >= best.right.mean() else best
+
+
 def _fitted(
     how: HeadKind,
     axes: Principal,
@@ -316,6 +340,11 @@ def _fitted(
     path: tuple[float, ...] | None = None,
 ) -> Head:
     """One head on coordinates z [n r] and labels y [n]; path: of penalties to a logistic one, else all stronger ones first."""
+    if how.beside is not None:
+        one = _fitted(replace(how, beside=None), axes, z, y, classes, path)
+        other = _fitted(how.beside, axes, z, y, classes, path)
+        half = np.float32(0.5)
+        return replace(one, weight=half * (one.weight + other.weight), bias=half * (one.bias + other.bias))
     if how.kind == "lda":
         ((weight, bias),) = lda_path(z, y, classes, (how.strength,), (how.unbiased,))
     else:

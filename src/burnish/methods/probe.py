@@ -16,7 +16,7 @@ _AUTO = "auto"
 
 @dataclass(frozen=True)
 class Probe:
-    """A head on frozen features: shrinkage LDA or L2 logistic regression, chosen by cross-validation.
+    """A head on frozen features: shrinkage LDA or L2 logistic regression, chosen by cross-validation, or of few images both.
 
     The baseline that every tuned model must beat. Features are computed once an image. head: one kind alone, lda,
     logistic or knn (nearest neighbours weighted by cosine similarity, arXiv:1805.01978; their number and temperature
