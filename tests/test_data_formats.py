@@ -269,6 +269,46 @@ def test_a_png_of_very_many_chunks_is_refused(one):
     assert "over 100,000 chunks" in refusal(plain[:-12] + one * 120_000 + plain[-12:])
 
 
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_a_png_of_very_many_packed_texts_is_refused(kind):
+    plain = encoded(noise(16, 16), "PNG")
+    damaged = zlib.compress(bytes(1000))[:-4] + bytes(4)  # of a wrong checksum Pillow does not count what it unpacks
+    one = chunk(kind, b"name\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0") + damaged)
+    assert decode(plain[:33] + one * 300 + plain[33:]).size == (16, 16)
+    assert "over 1,000 texts and colour profiles" in refusal(plain[:33] + one * 1100 + plain[33:])
+    assert "over 1,000 texts and colour profiles" in refusal(plain[:-12] + one * 1100 + plain[-12:])
+    named = chunk(b"tEXt", b"a\0" + kind * 3000)  # the name alone is none
+    assert decode(plain[:33] + named + plain[33:]).size == (16, 16)
+
+
+@pytest.mark.parametrize("blocks", [b"!\xfe" + b"\1a" * 120_000 + b"\0", b"!\xfe\1a\0" * 60_000, bytes(120_000)])
+def test_a_gif_of_very_many_blocks_before_its_picture_is_refused(blocks):
+    plain = encoded(noise(16, 16).quantize(), "GIF")
+    at = 13 + 768  # behind the palette
+    comment = b"!\xfe" + (b"\xff" + b"," * 255) * 2000 + b"\0"
+    assert decode(plain[:at] + comment + plain[at:]).size == (16, 16)
+    assert decode(plain + blocks).size == (16, 16)  # behind the picture they are not read
+    assert "over 100,000 blocks" in refusal(plain[:at] + blocks + plain[at:])
+
+
+def tiff_of_strips(count: int, order: str, *, big: bool) -> bytes:
+    """A grey TIFF of 20 x 40 pixels that says that it lies in so many strips."""
+    number = "Q" if big else "I"
+    tags = {256: 20, 257: 40, 258: 8, 259: 1, 262: 1, 273: 256, 277: 1, 278: 1, 279: 256}
+    begin = (43, 8, 0, 16, len(tags)) if big else (42, 8, len(tags))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + ("HHHQQ" if big else "HIH"), *begin)
+    for kind, value in tags.items():
+        many = count if kind in (273, 279) else 1
+        head += struct.pack(order + "HH" + 2 * number, kind, 16 if big else 4, many, value)
+    return head.ljust(256, b"\0") + bytes(8 * count)
+
+
+@pytest.mark.parametrize(("order", "big"), [("<", False), ("<", True), (">", False)])
+def test_a_tiff_of_very_many_strips_is_refused(order, big):
+    assert decode(tiff_of_strips(40, order, big=big)).size == (20, 40)
+    assert "over 400,000 strips or tiles" in refusal(tiff_of_strips(400_001, order, big=big))
+
+
 def test_a_large_png_in_pieces_of_a_kilobyte_is_read():
     side = 1200
     rows = np.pad(np.asarray(noise(side, side)).reshape(side, -1), ((0, 0), (1, 0)))  # each begins with its filter, 0
