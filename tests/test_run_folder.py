@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
 from burnish import api
 from burnish.disk import write_whole
-from burnish.errors import NotARun
+from burnish.errors import NotARun, RunError
 from burnish.record.folder import PICTURES, PREDICTIONS, RESULT, SPLITS, RunFolder, read_facts, read_pictures, sides_in
 
 TINY = {"model": "random:test_resnet", "image_size": 32, "budget": None, "method": "probe", "cache": "off"}
@@ -68,6 +69,17 @@ def test_facts_that_are_nested_too_deeply_are_a_sentence(tmp_path):
     (tmp_path / RESULT).write_text("[" * 200_000)
     with pytest.raises(NotARun, match="cannot be read"):
         read_facts(tmp_path)
+
+
+def test_settings_of_any_length_are_said_in_short(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"head": "a" * 100_000, "b" * 100_000: [1] * 10_000}))
+    (tmp_path / ".lock").touch()
+    with (
+        RunFolder.open(tmp_path) as folder,
+        pytest.raises(RunError, match=r"head was 'aaa.*… and is 'linear'") as caught,
+    ):
+        folder.begin({"head": "linear"})
+    assert len(str(caught.value)) < 1500
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[1]"])

@@ -311,7 +311,8 @@ def test_more_images_than_may_wait_are_told_to_come_back(run, photos):
         ("reject=1.5", "reject is '1.5', expected a share between 0 and 1"), ("sets=nan", "sets is 'nan'"),
         ("reject=0.9999", "this package can show"), ("find=rde=0.5", r"no class 'rde' \(nearest: red"), ("find=0.5", "expected a class and"),
         ("topp=1", "'topp' is no question, expected one of top, reject, sets, find"), ("top=1&top=2", "asked twice"),
-        ("find=red=0.5&reject=0.5", "exclude each other"), ("url=http://x/", "'url' is no question"),
+        ("find=red=0.5&reject=0.5", "exclude each other"),
+        ("find=red=0.5&find=red=0.4", r"find names 'red' twice, with 0\.5 and 0\.4"), ("url=http://x/", "'url' is no question"),
     ],
 )  # fmt: skip
 def test_a_wrong_question_is_answered_in_a_sentence(server, photos, target, sentence):
@@ -636,6 +637,22 @@ def test_a_client_that_leaves_in_the_middle_is_forgotten(server, photos):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves with a reset
         client.close()
     time.sleep(0.5)
+
+
+def test_a_body_in_pieces_of_a_byte_is_refused_and_one_in_small_pieces_is_not(server):
+    begin = (
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    status, _, body = server.send(begin + b"1\r\nx\r\n" * 5000 + b"0\r\n\r\n").partition(b"\r\n")
+    assert status == b"HTTP/1.1 400 Bad Request" and b"in pieces of a few bytes; send it as a whole" in body
+    image = io.BytesIO()
+    noise(400, 300).save(image, "PNG")
+    whole = image.getvalue()
+    assert len(whole) > 80 * 4096
+    pieces = [whole[at : at + 80] for at in range(0, len(whole), 80)]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces) + b"0\r\n\r\n"
+    told = server.send(begin.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body)
+    assert told.startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_refused_body_is_read_on_so_that_its_sender_reads_why(server):

@@ -14,7 +14,9 @@ _MOST_BETWEEN = (
 _MOST_CHUNKS = 100_000  # of a PNG; 32 MB of empty ones took 13 s, and a writer's have 4 kB and more
 _MOST_PACKED = 1000  # texts and profiles of a PNG, each unpacked to 1 MB at most: 20,000 in 20 MB took over a minute
 _MOST_BLOCKS = 100_000  # of a GIF before its first frame; 15 million of a byte took 1.3 GB
-_MOST_STRIPS = 400_000  # and tiles of a TIFF; 100 million pixels have 390,000 of the smallest size; 5 million took a minute
+_MOST_STRIPS = (
+    400_000  # and tiles of a TIFF; 100 million pixels have 390,000 of the smallest size; 5 million took a minute
+)
 _MOST_COMMENTS = 1000  # of an image in one of the formats of Netpbm, which are looked for again from each of them
 _MOST_TEXT_BYTES = 8 * 2**20  # of numbers written as text; 40 MB take 15 s
 _HEADER_BYTES = 2**16

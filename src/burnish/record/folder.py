@@ -70,6 +70,7 @@ _READ_BACK = ("packages", "state")
 _LOCK, _RUNS, _IMAGES = ".lock", "runs", "images"
 _DEVICE = "device"  # where a run is done is not what it is asked to do; a state of another kind of device is refused by itself
 _LOCKED_BY = re.compile(rb"(\d+( on .*)?)?", re.DOTALL)  # what burnish writes there, or nothing yet
+_SAID = 120  # characters of a setting in a sentence
 _HOLDER = 200  # bytes of the lock: the process and its machine
 
 
@@ -181,7 +182,7 @@ class RunFolder:
         known = was.pop(_IMAGES, None)
         was = {**{key: value for key, value in plain(asdict(Recipe())).items() if key in asked}, **was}
         differing = [
-            f"{key} was {shown(repr(was.get(key)))} and is {shown(repr(asked.get(key)))}"
+            f"{shown(key[:_SAID])} was {_told(was.get(key))} and is {_told(asked.get(key))}"
             for key in sorted(asked.keys() | was.keys())
             if was.get(key) != asked.get(key) and key != _DEVICE
         ]
@@ -342,6 +343,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _told(value: Any) -> str:
+    """A setting as it is said in a sentence; what somebody else wrote may have any length."""
+    text = shown(repr(value))
+    return text if len(text) <= _SAID else f"{text[:_SAID]}…"
 
 
 def is_of_a_run(path: Path) -> bool:

@@ -126,15 +126,18 @@ def shares(find: Sequence[str]) -> dict[str, float]:
     """The share wanted of each class, from CLASS=SHARE; RecipeError."""
     found: dict[str, float] = {}
     for one in find:
-        name, _, share = one.rpartition("=")
+        name, _, text = one.rpartition("=")
         try:
-            found[name] = float(share)
+            share = float(text)
         except ValueError:
-            name = ""
+            name, share = "", 0.0
         if not name:
             raise RecipeError(
                 f"find is {shown(one)!r}, expected a class and the share of it to be found, as crack=0.95"
             )
+        if name in found and found[name] != share:
+            raise RecipeError(f"find names {shown(name)!r} twice, with {found[name]:g} and {share:g}; name it once")
+        found[name] = share
     return found
 
 
