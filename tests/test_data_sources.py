@@ -466,6 +466,11 @@ def test_csv_labels_that_differ_in_unicode_form_are_one_class(table):
         (["file,class", *SIX], r"list\.csv has the columns 'file', 'class'; expected path and label, .* Rename them"),
         (["path|label", "a/000.png|a"], r"has the columns 'path|label'; expected path and label, .* by commas"),
         ([""], r"has the columns none; expected path and label"),
+        (["c," * 50_000 + "d" * 50_000], r"has the columns 'c', .*'c' and 49,981 more; expected path and label.{,90}$"),
+        (
+            ["path,label" + ",c" * 50_000, *SIX],
+            r"has 2 cells, expected 50002 \(path, label(, c){18} and 49,982 more\).{,50}$",
+        ),
         (["path,label,path", "a,b,c"], r"has the column 'path' more than once"),
         (
             ["path,label", *SIX, "a/003.png,"],

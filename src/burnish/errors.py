@@ -29,7 +29,7 @@ import os
 import re
 import shlex
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -151,6 +151,13 @@ def shown(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
     )
+
+
+def some(names: Sequence[object], *, quote: str = "'", most: int = 20) -> str:
+    """Names in a sentence, safe in it: 'a', 'b' and 998 more, long ones cut; "none" where there are none."""
+    told = [f"{quote}{shown(text if len(text) <= 60 else text[:60] + '…')}{quote}" for text in map(str, names[:most])]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(told)}{more}" if told else "none"
 
 
 def brief(error: BaseException) -> str:

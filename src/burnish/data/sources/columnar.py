@@ -19,7 +19,7 @@ from burnish.data.file import MAX_BYTES
 from burnish.data.sources.assemble import as_in_a_table, told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.table import COLUMNS, Values, from_rows, note_others
-from burnish.errors import DataError, NotEnoughData, shown
+from burnish.errors import DataError, NotEnoughData, shown, some
 
 _BYTES = (
     "bytes",
@@ -290,7 +290,7 @@ def _columns(file: Path, schema: Any) -> dict[str, str]:
     label = next((name for name in _LABELS if name in by_name), None)
     if label is None or not found:
         raise DataError(
-            f"{shown(file.name)} has the columns {', '.join(map(shown, schema.names)) or 'none'}; expected label, and path "
+            f"{shown(file.name)} has the columns {some(schema.names, quote='')}; expected label, and path "
             "or the images themselves as bytes or image. Rename them."
         )
     found["label"] = by_name[label]

@@ -24,7 +24,7 @@ from burnish.data.sources.assemble import (
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.scan import is_utf8
 from burnish.data.unit import FLOATS, require_units
-from burnish.errors import DataError, NotEnoughData, nearest, shown
+from burnish.errors import DataError, NotEnoughData, nearest, shown, some
 
 TARGETS = ("targets", "labels", "_labels", "y")  # where data sets keep all labels, so that no image need be loaded
 _WORDS = "(images, labels): a list of paths or images, or an array [n h w 3] of uint8 or floats from 0 to 1, and a label for each"
@@ -83,10 +83,9 @@ def _open_frame(table: Any) -> Catalog:
     columns = {name: list(_without_index(table[names[name]])) for name in ("path", "split", "group") if name in names}
     said = next((names[name] for name in _LABELS if name in names), None)
     if "path" not in columns or said is None:
-        came = ", ".join(f"'{shown(str(name))}'" for name in table.columns) or "none"
         raise DataError(
-            f"The table has the columns {came}; expected path and label, and if wanted split and group. Rename them, or give "
-            "(table.path, table.label)."
+            f"The table has the columns {some(list(table.columns))}; expected path and label, and if wanted split and "
+            "group. Rename them, or give (table.path, table.label)."
         )
     labels = _labels(_without_index(table[said]), len(columns["path"]), classes=None)
     splits = None
@@ -102,8 +101,9 @@ def paths_of(table: Any) -> list[Any]:
     names = {str(name).strip().lower(): name for name in table.columns}
     name = next((names[word] for word in ("path", *_IMAGES) if word in names), None)
     if name is None:
-        came = ", ".join(f"'{shown(str(name))}'" for name in table.columns) or "none"
-        raise DataError(f"The table has the columns {came}; expected path. Rename one, or give that column alone.")
+        raise DataError(
+            f"The table has the columns {some(list(table.columns))}; expected path. Rename one, or give that column alone."
+        )
     return list(_without_index(table[name]))
 
 

@@ -22,7 +22,7 @@ from burnish.data.sources.assemble import Labelled, as_in_a_table, assemble, cla
 from burnish.data.sources.folder import SPLIT_FOLDERS
 from burnish.data.sources.header import names_path_and_label, separator_of
 from burnish.data.sources.scan import LINK_OUT, is_utf8, why_not_follow
-from burnish.errors import DataError, NotEnoughData, nearest, shown
+from burnish.errors import DataError, NotEnoughData, nearest, shown, some
 from burnish.labels import SEPARATOR
 
 COLUMNS = ("path", "label", "split", "group")  # the first two are required; others are named and not used
@@ -166,7 +166,7 @@ def _cell_rows(
                 if not any(cell.strip() for cell in cells):
                     continue
                 if len(cells) != len(header):
-                    came = f"it has {len(cells)} cells, expected {len(header)} ({shown(', '.join(header))})"
+                    came = f"it has {len(cells)} cells, expected {len(header)} ({some(header, quote='')})"
                     raise _bad(file, "line", line, came, "Quote values that hold a comma.")
                 yield (
                     line,
@@ -270,7 +270,7 @@ def _columns(file: Path, header: list[str], needed: tuple[str, ...]) -> dict[str
     if "label" not in names:
         names = ["label" if name == "labels" else name for name in names]
     if not set(needed) <= set(names):
-        came = ", ".join(f"'{shown(name.strip())}'" for name in header) or "none"
+        came = some([name.strip() for name in header])
         more = ", and if wanted split and group, separated by commas" if len(needed) > 1 else ""
         raise DataError(
             f"{shown(file.name)} has the columns {came}; expected {' and '.join(needed)}{more}. {_renaming(names)}"
