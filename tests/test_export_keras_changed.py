@@ -154,6 +154,20 @@ def test_a_block_that_is_one_layer_is_read_by_heads_before_its_activation(tmp_pa
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_operators_on_numbers_and_a_pooling_of_the_usual_size_are_written(tmp_path, suffix):
+    """As MobileNetV3 and DenseNet have them."""
+    given = keras.Input((SIZE, SIZE, 3))
+    x = 1.5 - layers.Conv2D(4, 5, strides=4)((given - np.array([0.1, 0.2, 0.3], np.float32)) / 2.0)
+    x = layers.Multiply()([x, layers.ReLU(6.0)(x + 3.0) * (1.0 / 6.0)])
+    x = layers.AveragePooling2D(2)(layers.Rescaling(1.0, offset=0.5)(x))
+    keras.Model(given, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))).save(tmp_path / "m.keras")
+    found, expected = both(
+        bundle_of(zoo.load_backbone(str(tmp_path / "m.keras"), preprocess="none")), tmp_path / f"out{suffix}"
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_what_keras_does_not_open_again_is_not_written(models, tmp_path):  # noqa: F811
     """Keras 3.15 writes an operator on a constant to .h5, and does not read it."""
     bundle = bundle_of(zoo.load_backbone(str(models / "vit.keras"), preprocess="none"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tempfile
@@ -161,7 +162,7 @@ class _Writer:
         """What the node's layer makes of the inputs, its weights set. apart: without its activation."""
         options, kind, name = dict(node["options"]), node["kind"], node["name"]
         if kind.startswith("op:") or any(one in self.kwargs["constants"] for one in node["inputs"]):
-            return self._operator(kind, options, inputs)
+            return self._operator(kind, options, inputs, name)
         if kind in WITHOUT_EFFECT or (kind in DROPPING and not options.get("rate")):
             return inputs[0]  # Keras wants settings of them that only training would use
         if kind in _IN_PUBLIC_LAYERS:
@@ -204,8 +205,12 @@ class _Writer:
         axis = options.get("axis")
         if isinstance(axis, list) and len(axis) == 1:  # as Keras 2 wrote it
             options["axis"] = axis[0]
+        made = getattr(self.keras.layers, kind)
+        asked = (one.name for one in inspect.signature(made).parameters.values() if one.default is one.empty)
+        usual = KINDS[kind].options
+        options = {**{one: usual[one] for one in asked if one in usual}, **options}
         try:
-            return getattr(self.keras.layers, kind)(**options, name=self._own_name(name))
+            return made(**options, name=self._own_name(name))
         except (TypeError, ValueError) as error:
             why = shown(" ".join(str(error).split()))[:160]
             raise RecipeError(f"its layer {shown(name)} ({kind}) cannot be written for this Keras: {why}") from None
@@ -227,10 +232,13 @@ class _Writer:
         part = self.parts[name]
         return variable.to_keras(self.state[f"{part.place}.{variable.target}"]).numpy()
 
-    def _operator(self, kind: str, options: Mapping[str, Any], inputs: list[Any]) -> Any:
+    def _operator(self, kind: str, options: Mapping[str, Any], inputs: list[Any], name: str) -> Any:
         ops = self.keras.ops
         options = {**KINDS[kind].options, **options}
         if kind in _MERGES:
+            if (line := _line(kind, inputs)) is not None:
+                value, scale, offset = line
+                return self.keras.layers.Rescaling(scale, offset=offset, name=self._own_name(name))(value)
             total = inputs[0]
             for other in inputs[1:]:
                 total = getattr(ops, _MERGES[kind])(total, other)
@@ -283,6 +291,24 @@ class _Writer:
         return dense(
             self.keras, features, weight / bundle.temperature, bias / bundle.temperature, answers, "predictions"
         )
+
+
+def _line(kind: str, inputs: list[Any]) -> tuple[Any, Any, Any] | None:
+    """(what is scaled, the scale, the offset) of an operator on a tensor and numbers, one or one a channel; None of others.
+
+    Keras does not open its own .h5 of operators on numbers, as MobileNetV3 has them (x + 3).
+    """
+    constants = [isinstance(one, np.ndarray) for one in inputs]
+    if sorted(constants) != [False, True]:
+        return None
+    value, numbers, behind = inputs[constants.index(False)], inputs[constants.index(True)], constants[1]
+    if numbers.ndim > 1 or (numbers.ndim and len(numbers) != value.shape[-1]):
+        return None
+    told = {"Add": (1.0, numbers), "Multiply": (numbers, 0.0)}
+    told["Subtract"] = (1.0, -numbers) if behind else (-1.0, numbers)
+    if behind and numbers.all():
+        told["op:Divide"] = (1.0 / numbers, 0.0)
+    return (value, *(np.asarray(one).tolist() for one in told[kind])) if kind in told else None
 
 
 def _cut(one: Any) -> Any:
