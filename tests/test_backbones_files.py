@@ -806,7 +806,11 @@ def test_an_archive_in_an_archive_is_not_opened(tmp_path, pth):
 @pytest.mark.parametrize(
     ("held", "sentence"),
     [
-        (["saved_model.pb", "variables"], r"a TensorFlow SavedModel, a program, .*model.save\('model.keras'\)"),
+        (["saved_model.pb", "variables"], r"is a TensorFlow SavedModel, a program, .*model.save\('model.keras'\)"),
+        (
+            ["saved_model.pb", "keras_metadata.pb"],
+            r"SavedModel of Keras 2, .*tf_keras.models.load_model\(FOLDER\).save",
+        ),
         (["__0_0.distcp", ".metadata"], "of torch.distributed, in parts; .* dcp_to_torch FOLDER weights.pth"),
         (
             ["model.pkl", "README.md"],
@@ -820,6 +824,22 @@ def test_a_folder_without_weights_is_told_as_what_it_is(held, sentence, tmp_path
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UnknownModel, match=sentence):
         zoo.load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "sentence"),
+    [
+        ("saved_model.pb", "variables", r"belongs to a TensorFlow SavedModel, a program"),
+        ("saved_model.pb", "keras_metadata.pb", r"belongs to a TensorFlow SavedModel of Keras 2, .*tf_keras"),
+        ("ckpt.index", "ckpt.data-00000-of-00001", r"belongs to a checkpoint of TensorFlow, .*load_weights"),
+        ("ckpt.data-00000-of-00001", "ckpt.index", r"belongs to a checkpoint of TensorFlow, .*load_weights"),
+    ],
+)
+def test_a_file_out_of_what_tensorflow_keeps_in_several_says_what_to_do(name, beside, sentence, tmp_path):
+    for one in (name, beside):
+        (tmp_path / one).write_bytes(b"\x08\x01\x12\x07\x0a\x05x")  # as ONNX and Core ML may begin too
+    with pytest.raises(BadWeights, match=sentence):
+        zoo.load_backbone(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

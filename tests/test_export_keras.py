@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -222,6 +223,20 @@ def test_a_model_of_several_classes_gives_each_its_own_probability(runs, photo, 
     assert json.loads(file.with_suffix(".keras.json").read_text())["thresholds"] == [0.5, 0.4, 0.3]
 
 
+def test_the_example_of_the_docs_says_what_predict_says(runs, tmp_path, monkeypatch):
+    """From the file of a large photograph, which is decoded in part."""
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    rows = np.random.default_rng(6).integers(0, 256, (5 * SIZE, 6 * SIZE, 3), np.uint8)
+    Image.fromarray(rows).save(tmp_path / "photo.jpg", quality=95)
+    api.export(runs("full"), tmp_path / "tuned.keras", input="pixels")
+    monkeypatch.chdir(tmp_path)
+    said: dict = {}
+    exec(code.replace("photos/cat/1.jpg", "photo.jpg"), said)
+    assert np.abs(said["chances"] - probabilities(runs("full"), tmp_path / "photo.jpg")).max() <= 1e-4
+    assert said["answer"] == api.predict(runs("full"), [tmp_path / "photo.jpg"])[0].label
+
+
 def test_what_was_exported_can_be_tuned_again(runs, photo, tmp_path):
     """The features that burnish reads from its own file give its logits through the last layer."""
     path = api.export(runs("full"), tmp_path / "out.keras")
@@ -350,21 +365,33 @@ print(json.dumps(np.asarray(model(images, training=False))[0].tolist()))
 """
 
 
+def of_tensorflow(path, photo, how, folder):
+    """What TensorFlow says to the photo with the file at the path."""
+    python = os.environ.get("BURNISH_TENSORFLOW")
+    if not python:
+        pytest.skip("set BURNISH_TENSORFLOW to the python of an environment that has tensorflow-cpu")
+    np.save(folder / "images.npy", raw(photo))
+    said = subprocess.run(
+        [python, "-c", TENSORFLOW, str(path), str(folder / "images.npy"), how],
+        capture_output=True, text=True, timeout=240, env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-2000:]
+    return np.array(json.loads(said.stdout.splitlines()[-1]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("input", ["prepared", "pixels"])
 def test_tensorflow_gives_the_probabilities_that_burnish_gives(runs, photo, tmp_path, case, input):
-    python = os.environ.get("BURNISH_TENSORFLOW")
-    if not python:
-        pytest.skip("set BURNISH_TENSORFLOW to the python of an environment that has tensorflow-cpu")
     run = runs(case)
     path = api.export(run, tmp_path / "out.keras", input=input)
-    np.save(tmp_path / "images.npy", raw(photo))
     how = "pixels" if input == "pixels" else PREPARE[CASES[case][1]]
-    said = subprocess.run(
-        [python, "-c", TENSORFLOW, str(path), str(tmp_path / "images.npy"), how],
-        capture_output=True, text=True, timeout=240, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert said.returncode == 0, said.stderr[-2000:]
-    found = np.array(json.loads(said.stdout.splitlines()[-1]))
+    found = of_tensorflow(path, photo, how, tmp_path)
+    assert np.abs(found - probabilities(run, photo)).max() <= 1e-4
+
+
+@pytest.mark.slow
+def test_tensorflow_opens_a_changed_network_in_the_older_format(runs, photo, tmp_path):
+    run = runs("mlp", depth="1,1")
+    found = of_tensorflow(api.export(run, tmp_path / "out.h5", input="pixels"), photo, "pixels", tmp_path)
     assert np.abs(found - probabilities(run, photo)).max() <= 1e-4

@@ -237,6 +237,30 @@ def test_a_model_of_keras_hub_says_how_its_plain_layers_are_saved():
         class_of({"class_name": "system", "module": "os"})
 
 
+@pytest.mark.parametrize("registered", [True, False])
+def test_a_model_of_a_class_of_ones_own_is_read_when_what_the_refusal_says_is_done(registered, tmp_path):
+    class Subclassed(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.conv, self.pool, self.out = layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(2)
+
+        def call(self, inputs):
+            return self.out(self.pool(self.conv(inputs)))
+
+    if registered:
+        keras.saving.register_keras_serializable("own")(Subclassed)
+    model, pixels = Subclassed(), np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    numbers(model, pixels)
+    model.save(tmp_path / "own.keras")
+    with pytest.raises(BadWeights, match=r"keras.Model\(images, model.call\(images\)\).save"):
+        zoo.load_backbone(str(tmp_path / "own.keras"), preprocess="none")
+    images = keras.Input((16, 16, 3))
+    keras.Model(images, model.call(images)).save(tmp_path / "model.keras")
+    backbone = zoo.load_backbone(str(tmp_path / "model.keras"), preprocess="none")
+    expected = numbers(keras.Sequential([model.conv, model.pool]), pixels)
+    np.testing.assert_allclose(seen(backbone, pixels), expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [

@@ -37,6 +37,11 @@ ONE_END = (
     "keras.Model(model.inputs[0], model.get_layer(NAME).output).save('trunk.keras')"
 )
 
+_OF_OWN_CLASS = (
+    "whose code is not in the file; only Functional and Sequential are read, so save its layers as one, where its call uses "
+    "Keras's own:  images = keras.Input((224, 224, 3)); keras.Model(images, model.call(images)).save('model.keras')"
+)
+
 
 @dataclass
 class Node:
@@ -75,7 +80,7 @@ def parsed(config: Any, label: str) -> Parsed:
     try:
         _Parser(found).model(config, [INPUT], "", depth=0)
     except Unfit as error:
-        raise BadWeights(f"{label}: {shown(str(error))[:400]}") from None
+        raise BadWeights(f"{label}: {shown(str(error))[:600]}") from None
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError, OverflowError) as error:
         reason = f"{type(error).__name__} {shown(str(error))[:100]}"
         raise BadWeights(f"{label}: its config is not one that Keras writes ({reason})") from None
@@ -91,12 +96,13 @@ class _Parser:
         """Take in a model whose input is what those names give; the name of what it gives. outer: as in `Node`."""
         if depth > _DEEPEST:
             raise Unfit("has models in models in models, too deep")
-        kind = class_of(entry)
-        config = entry["config"]
+        own, of_hub = entry["class_name"], str(entry.get("module")).startswith("keras_hub")
+        if own not in _MODELS and not depth and not of_hub:
+            where = f" of the module {str(entry['module'])[:100]}" if entry.get("module") else ""
+            raise Unfit(f"is a model of the class {str(own)[:100]}{where}, {_OF_OWN_CLASS}")
+        kind, config = class_of(entry), entry["config"]
         if kind not in _MODELS:
-            raise Unfit(
-                f"is a model of the class {kind}, whose code is not in the file; only Functional and Sequential are read"
-            )
+            raise Unfit(f"holds a model of the class {kind}, {_OF_OWN_CLASS}")
         layers = config["layers"] if isinstance(config, dict) else config  # Keras 2.2 wrote a list for Sequential
         if not isinstance(layers, list) or not layers or len(layers) > _MOST_LAYERS:
             raise Unfit("has no layers, or too many")

@@ -177,9 +177,10 @@ def _application(arrays: Arrays, arch: str | None, label: str) -> applications.A
     names = arrays.layer_names()
     found = applications.recognised(names, widths=arrays.widths)
     if found is None:
+        which = f"its layers ({stacked(names)}) are those of none that burnish knows" if names else "no names of layers"
         raise UnknownModel(
-            f"{label}: holds weights without a network, and its layers ({stacked(names)}) are those of none that burnish "
-            "knows; say --arch keras:resnet50 or the like, or save the whole model with model.save('model.keras')"
+            f"{label}: holds weights without a network, and {which}; say "
+            "--arch keras:resnet50 or the like, or save the whole model with model.save('model.keras')"
         )
     return found
 

@@ -92,6 +92,8 @@ def open_file(path: Path) -> Opened:
             kind, data, label, digest, config_beside(path), name=path.name, packed=len(data), beside=preprocessor
         )
     _refuse_packed_alone(data, label)
+    if (told := _part_of_tensorflow(path)) is not None:
+        raise BadWeights(f"{label}: {told}")
     if data[:2] == b"PK" or archives.is_tar(data):
         return _inside(data, label, digest)
     kinds = "safetensors, a PyTorch checkpoint, Keras's .keras or .h5, NumPy's .npz, or a zip or tar archive with one of these"
@@ -238,17 +240,25 @@ def _only_one_in(folder: Path) -> Path:
     return found[0]
 
 
+def _part_of_tensorflow(path: Path) -> str | None:
+    """What a file of TensorFlow's is that means nothing alone, and what to do; None for others."""
+    if path.name in ("saved_model.pb", "keras_metadata.pb"):
+        return "belongs to " + weights.saved_model((path.parent / "keras_metadata.pb").is_file()).removeprefix("is ")
+    of_checkpoint = path.name.endswith(".index") or re.search(r"\.data-\d{5}-of-\d{5}$", path.name)
+    return "belongs to " + weights.TENSORFLOW_CHECKPOINT.removeprefix("is ") if of_checkpoint else None
+
+
 def _without_weights(folder: Path) -> str:
     """What a folder is in which no file of weights was found, and what to do."""
     held = sorted(path.name for path in folder.iterdir())
     if "saved_model.pb" in held:
-        return "is a TensorFlow SavedModel, a program, which is not run; save the network itself:  model.save('model.keras')"
+        return weights.saved_model("keras_metadata.pb" in held)
     if "Manifest.json" in held and "Data" in held:
         return (
             "is a Core ML package, a program, which is not run; give the weights of the network that it was made from"
         )
     if any(name.endswith(".data-00000-of-00001") for name in held):
-        return "is a checkpoint of TensorFlow, which is not read; save the network itself:  model.save('model.keras')"
+        return weights.TENSORFLOW_CHECKPOINT
     if {"_METADATA", "manifest.ocdbt"} & set(held) or "flax_model.msgpack" in held:
         return "holds weights of JAX, which are not read; bring them to PyTorch, and save them as .safetensors"
     if any(name.endswith(".distcp") for name in held):

@@ -18,6 +18,10 @@ from torch import Tensor
 
 from burnish.errors import BadWeights, WeightsUnreachable, brief, shown
 
+TENSORFLOW_CHECKPOINT = (
+    "is a checkpoint of TensorFlow, which is not read and does not tell the network; build that in the code that made it:  "
+    "model.load_weights('NAME without .index'); model.save('model.keras')  (with tf_keras, as Keras 3 does not load them)"
+)
 MOST_TENSORS = 50_000  # no network has so many
 MAX_WEIGHTS_BYTES = 8 * 2**30  # far above any image classifier, far below what fills a disk unnoticed
 _UNREAD_KINDS = {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"}  # which safetensors knows and torch has no tensors of
@@ -125,6 +129,19 @@ def _header(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def saved_model(of_keras: bool) -> str:
+    """What a TensorFlow SavedModel is, and what to do. of_keras: whether Keras 2 told its layers beside it."""
+    if of_keras:
+        return (
+            "is a TensorFlow SavedModel of Keras 2, a program, which is not run; write it as a file with pip install tf_keras:  "
+            "tf_keras.models.load_model(FOLDER).save('model.h5')"
+        )
+    return (
+        "is a TensorFlow SavedModel, a program, which is not run and does not tell the network; build that in the code that made "
+        "it, with its weights:  model.save('model.keras')"
+    )
 
 
 def is_safetensors(data: bytes) -> bool:
