@@ -14,7 +14,7 @@ CODE = """
 import sys
 from burnish import cli
 home, packed, images = sys.argv[3:]
-tiny = ["--model", "random:test_resnet", "--image-size", "32", "--epochs", "1", "--budget", "none", "--method", "norms", "-q"]
+tiny = ["--model", "random:test_resnet", "--image-size", "32", "--epochs", "1", "--budget", "none", "--method", "norms", "--precision", "float32", "-q"]
 for where in ("first", "again"):  # decoded anew, and from the cache
     cli.main(["fit", packed, *tiny, "--cache", f"{home}/cache", "--out", f"{home}/{where}"])
     cli.main(["predict", f"{home}/{where}", images, "--csv", f"{home}/{where}.csv"])
@@ -31,7 +31,14 @@ def packed(shapes, tmp_path_factory):
 def here(packed, shapes, tmp_path_factory):
     """What is predicted on this system."""
     home = tmp_path_factory.mktemp("here")
-    tiny = {"model": "random:test_resnet", "image_size": 32, "epochs": 1, "budget": None, "method": "norms"}
+    tiny = {
+        "model": "random:test_resnet",
+        "image_size": 32,
+        "epochs": 1,
+        "budget": None,
+        "method": "norms",
+        "precision": "float32",
+    }
     result = burnish.fit(packed, out=home / "run", cache=home / "cache", **tiny)
     return [(one.path, one.label, one.probability) for one in result.predict(shapes)]
 
