@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from burnish import api
-from burnish.choose import features, instalments, survey
-from burnish.choose.part import Costs, Done, Pace
+from burnish.choose import features, instalments, probing, survey
+from burnish.choose.part import Costs, Done, Pace, settled_part
 from burnish.data.looks import Dataset, look_at
-from burnish.data.sample import Part, Taken
+from burnish.data.sample import Part, Taken, is_late
 from burnish.data.sources import open_source
 from burnish.data.split import make_splits
 from burnish.run import job
@@ -145,12 +147,42 @@ def test_without_a_budget_nothing_depends_on_the_clock(whole):
 
 
 def test_a_few_of_each_class_are_taken_even_where_there_is_no_time(whole):
-    taken, pace = Taken(whole, None, 0), leaving(pace_after((2.0, 400.0)), -5.0)
+    taken, pace = Taken(whole, None, 0), leaving(pace_after((2.0, 400.0)), 50.0)
     order = taken.order
     assert (order.first, order.least) == (12, 21)
     assert pace.to_fit(taken, Done(0, 0, False)) >= order.first
     assert pace.to_fit(taken, Done(16, 0, False)) == order.least
     assert pace.to_fit(taken, Done(order.least, 0, False)) == order.least
+
+
+def test_what_a_first_model_needs_is_enough_where_more_would_take_over_a_twentieth_of_the_budget(whole):
+    """Nine more images take 36 s at that pace, of 450: 1,000 classes were 98 s late by theirs, in a budget of a minute."""
+    taken, pace = Taken(whole, None, 0), leaving(pace_after((2.0, 400.0)), 50.0)
+    assert pace.to_fit(taken, Done(12, 0, True)) == taken.order.first
+    found = pace.settled(taken, Done(12, 20, True))
+    assert found.part.few and set(found.order.fitting) == set(taken.order.fitting[:12])
+    assert len(found.dataset.splits.train) == 9 and len(found.dataset.splits.val) == 3
+
+
+@pytest.mark.parametrize(("classes", "few"), [(10, False), (5000, True)])
+def test_of_many_classes_the_plan_takes_no_more_than_a_first_model_needs(classes, few):
+    """20 s are left of 60: 35,000 images would take 350 s, 20,000 of them 200; 70 take less than a twentieth of the budget."""
+    clock, costs = Clock(60.0), replace(COSTS, classes=classes, decoding=0.005, seeing=0.005)
+    clock.now = 40.0 if classes > 10 else 60.0
+    part = settled_part(clock, costs, 100 * classes, 1000, trains=True)
+    assert is_late(part, classes) and part.few == few
+
+
+@pytest.mark.parametrize(("left", "taps", "asked"), [(4.0, "auto", False), (6.0, "auto", True), (4.0, "on", True)])
+def test_heads_on_all_depths_are_left_out_where_a_run_would_end_far_too_late_for_them(left, taps, asked, monkeypatch):
+    """They and those on the last layer are planned to take 10 s."""
+    told, deep = Told(), SimpleNamespace(changes=({},), plain="the last layer")
+    surveyed = SimpleNamespace(backbone=deep, costs=SimpleNamespace(both_heads=lambda images: 10.0))
+    bench = SimpleNamespace(deep=False, recipe=SimpleNamespace(taps=taps), watcher=told)
+    monkeypatch.setattr(probing, "settle_where", lambda backbone, *rest: (backbone, "asked"))
+    found = probing._with_depths(surveyed, np.zeros((3, 2)), None, bench, seconds_left=left)
+    assert found == ((deep, "asked") if asked else ("the last layer", None))
+    assert any("heads on all depths" in line for line in told.lines) != asked
 
 
 def test_decoded_test_images_stay_for_time_that_may_be_left_over(whole):
@@ -225,7 +257,7 @@ def test_a_run_that_becomes_slower_leaves_more_out_and_counts_them(many, slow_to
     assert counts["used"] + counts["skipped"] == 360 and counts["used"] == len(lines) - 1
     first = next(line for line in told.lines if "images are left out: the budget" in line)
     assert counts["skipped"] > int(first.split()[0])
-    assert min(row["train"] for row in run.facts["class_counts"]) >= 5
+    assert min(row["train"] for row in run.facts["class_counts"]) >= 3
 
 
 def test_what_was_looked_at_before_it_became_slower_is_what_the_run_takes(many, slow_to_decode, monkeypatch, tmp_path):

@@ -11,13 +11,14 @@ from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench
 from burnish.choose.where import images_asked
 from burnish.data.audit.labels import distances
-from burnish.data.sample import Part, Taken, is_late
+from burnish.data.sample import Part, Taken, fewest_of, is_late
 from burnish.methods.linear import least_seconds, seconds_a_flop
 from burnish.runtime import Clock
 
 # Where there is no time for all images: what is kept for the rest, and the share of the time that test images may take.
 LEAST_TAIL_SECONDS, _TEST_SHARE = 4.0, 1 / 3
 _FEWEST_TESTED = 100
+_OVERRUN = 0.05  # of the budget, that a few images of each class may take beyond what there is time for
 _NEARLY_ALL = 0.97  # of the images: then all are taken, for what they take is not known as well as that
 _MORE_SHARE = 0.02  # of the budget, for decoding test images that are looked at if time is left over
 _COMPARING = 0.05  # of the budget, for pairs that look alike
@@ -67,12 +68,20 @@ class Costs:
         first = self.quick_head(images) if self.proves else 0.0
         where = [] if self.flat is None else [self.all, self.flat]
         asked = self._fitted(min(images, images_asked(self.classes)), where)
-        return (
-            first
-            + self._fitted(images, sorted({self.last, self.all}))
-            + asked
-            + self.flop * distances(images, max(self.last, self.all))
-        )
+        return first + self.both_heads(images) + asked + self.flop * distances(images, max(self.last, self.all))
+
+    def both_heads(self, images: int) -> float:
+        """Those on the last layer and on all depths alone."""
+        return self._fitted(images, sorted({self.last, self.all}))
+
+    def until_proven(self, images: int, test: int) -> float:
+        """So many images to fit, their heads, so many test images and what comes after them."""
+        return self.seen(images) + self.heads(images) + test * (self.decoding + self.scoring) + LEAST_TAIL_SECONDS
+
+    def late(self, fewest: int, more: int, budget_seconds: float, slower: float = 1.0) -> bool:
+        """Whether `more` images instead of the `fewest` would make a run late by more than is granted."""
+        longer = self.seen(more - fewest) + self.heads(more) - self.heads(fewest)
+        return slower * longer > _OVERRUN * budget_seconds
 
     def _fitted(self, images: int, widths: list[int]) -> float:
         return least_seconds(images, widths, self.flop, classes=self.classes)
@@ -88,9 +97,12 @@ def settled_part(clock: Clock, costs: Costs, fitting: int, test: int, *, trains:
     part = part_for(
         fitting, test, _for_images(clock.left(), costs), fitted, costs.decoding + costs.scoring, trains=trains
     )
-    if part is not None and costs.proves and budget is not None and not is_late(part, costs.classes):
-        part = with_more(part, test, costs.decoding, budget_seconds=budget)
-    return part
+    if part is None or budget is None:
+        return part
+    if is_late(part, costs.classes):
+        first, least = (min(fitting, count) for count in fewest_of(costs.classes))
+        return replace(part, few=costs.late(max(first, part.fitting), least, budget))
+    return with_more(part, test, costs.decoding, budget_seconds=budget) if costs.proves else part
 
 
 def _for_images(left: float, costs: Costs, slower: float = 1.0) -> float:
@@ -186,7 +198,7 @@ class Pace:
         if self.clock.budget_seconds is None:
             return count
         part = self._still(taken, done, count)
-        most = count if part is None else max(done.looked, min(count, max(part.fitting, order.least)))
+        most = count if part is None else max(done.looked, min(count, max(part.fitting, self._fewest(taken, done))))
         wanted = self._in_a_round(done.looked, most, costs.decoding + costs.seeing)
         return min(most, max(order.first, wanted))
 
@@ -216,7 +228,16 @@ class Pace:
         if part is None and (done.looked, done.test) == (fitting, test):
             return taken
         counted = min(done.test, test - taken.spare if part is None else part.test)
-        return replace(taken, part=Part(done.looked, counted, done.test - counted))
+        few = done.looked < taken.order.least
+        return replace(taken, part=Part(done.looked, counted, done.test - counted, few))
+
+    def _fewest(self, taken: Taken, done: Done) -> int:
+        """How many images to fit are looked at whatever they take."""
+        order, budget = taken.order, self.clock.budget_seconds or math.inf
+        first = max(order.first, done.looked)
+        return (
+            first if order.least > first and self.costs.late(first, order.least, budget, self.slower) else order.least
+        )
 
     def _in_a_round(self, done: int, most: int, takes: float) -> int:
         """How many are done after the next round, if one takes so many seconds; the last may be half as long again."""

@@ -39,6 +39,7 @@ from burnish.terms import Preprocess
 _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
 _WHERE_SHARE = 0.08  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
+_MUCH_LESS = 0.5  # of what heads are planned to take: then those on all depths are left out
 _LATE = 0.05  # of the budget, behind which the audit's last question is left out
 
 
@@ -111,12 +112,12 @@ def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench, *, t
     """
     features, rate = seen.features, seen.images_per_second
     bench.watcher.stage("probe")
-    backbone, where = settle_where(surveyed.backbone, features, material, bench)
-    plain = backbone.plain or backbone
     # What the test images and the page will take is not for searching; the deeper head is asked first.
-    left = bench.clock.left() - tail_seconds
-    end = left - proof_seconds(material.due / rate, bench.clock.budget_seconds, material)
-    search = min(_SHARE * left, end)
+    after = tail_seconds + proof_seconds(material.due / rate, bench.clock.budget_seconds, material)
+    backbone, where = _with_depths(surveyed, features, material, bench, seconds_left=bench.clock.left() - after)
+    plain = backbone.plain or backbone
+    end = bench.clock.left() - after
+    search = min(_SHARE * (bench.clock.left() - tail_seconds), end)
     seconds = _from_now(bench.clock, search, end)
     of_deep = _from_now(bench.clock, _DEEP_SHARE * search, _DEEP_SHARE * end)
     deep: Probed | None = None
@@ -164,6 +165,19 @@ def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench, *, t
     # Where in the image something is tells strangers apart less well than what it is (LOG.md).
     familiar = frozen_familiarity(features[:, : flat_width(kept.backbone)], kept.val_logits, material)
     return found.with_in_place_of(kept, replace(kept, familiarity=familiar))
+
+
+def _with_depths(
+    surveyed: Surveyed, features: np.ndarray, material: Material, bench: Bench, *, seconds_left: float
+) -> tuple[Backbone, dict[str, Any] | None]:
+    """As `settle_where`; without its taps where the quickest heads on them, which nobody asked for by name, would end a run far
+    too late."""
+    backbone, costs = surveyed.backbone, surveyed.costs
+    wanted = bench.deep or bench.recipe.taps != "auto" or not backbone.changes
+    if wanted or seconds_left >= _MUCH_LESS * costs.both_heads(len(features)):
+        return settle_where(backbone, features, material, bench)
+    bench.watcher.say("heads on all depths of the network are not asked: the budget has no time for them")
+    return backbone.plain or backbone, None
 
 
 def settle_where(

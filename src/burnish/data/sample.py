@@ -14,7 +14,8 @@ from burnish.data.split import restricted
 from burnish.labels import leading, rank_within
 from burnish.runtime import address
 
-# Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun.
+# Of a class, where it has so many: below that a model or a score would say little, so a budget is rather overrun; by a little
+# (`Part.few`): of 5,000 classes these are 35,000 images.
 _FEWEST = {"train": 5, "val": 2}
 _FEWEST_OF_PART = {"train": 8, "val": 2}  # for the head that training starts from
 _FEWEST_TESTED = 30  # in all
@@ -28,6 +29,7 @@ class Part:
     fitting: int  # train and val together
     test: int  # that the plan counts on
     more: int = 0  # test images besides, for time that may be left over
+    few: bool = False  # whether the fewest of each class are no more than a first model needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ def thinned(dataset: Dataset, part: Part | None, *, seed: int) -> Dataset:
         return dataset
     catalog, splits, looks = dataset
     fitting, words = splits.fitting, _words(splits)
-    fitted = _drawn(catalog, fitting, words, part.fitting, seed)
+    fitted = _drawn(catalog, fitting, words, part.fitting, seed, few=part.few)
     tested = _tested(catalog, splits.test, part.test + part.more, seed)
     kept = np.sort(np.concatenate([fitted, tested]))
     left = only(catalog, kept)
@@ -97,7 +99,12 @@ def thinned(dataset: Dataset, part: Part | None, *, seed: int) -> Dataset:
 
 def is_late(part: Part, classes: int) -> bool:
     """Whether each class has few images in it, taken though the budget has no time for them."""
-    return part.fitting < classes * (_FEWEST["train"] + _FEWEST["val"])
+    return part.fitting < fewest_of(classes)[1]
+
+
+def fewest_of(classes: int) -> tuple[int, int]:
+    """The images of so many classes that a first model needs, and a run, where each class has as many."""
+    return classes * sum(_FEWEST_AT_FIRST.values()), classes * sum(_FEWEST.values())
 
 
 def part_of(catalog: Catalog, entries: np.ndarray, count: int, *, seed: int) -> np.ndarray:
@@ -136,15 +143,17 @@ def _drawn(
     count: int,
     seed: int,
     fewest: Mapping[str, int] = _FEWEST,
+    *,
+    few: bool = False,
 ) -> np.ndarray:
     """About `count` of these entries, sorted: an even part of each class and split word, but a few of each.
 
-    Which they are follows from their paths, so those of a smaller count are among them.
+    Which they are follows from their paths, so those of a smaller count are among them. few: as of a `Part`.
     """
     if count >= len(rows):
         return rows
-    order, _, least = _in_order(catalog, rows, words, seed, fewest)
-    return np.sort(rows[order[: max(count, least)]])
+    order, first, least = _in_order(catalog, rows, words, seed, fewest)
+    return np.sort(rows[order[: max(count, first if few else least)]])
 
 
 def _in_order(

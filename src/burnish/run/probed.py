@@ -26,7 +26,7 @@ from burnish.errors import DataError, RunError, shown
 from burnish.recipe import Recipe
 from burnish.record.folder import AUDIT_TABLE, SPLITS, RunFolder
 from burnish.run.packed import save
-from burnish.runtime import Watcher
+from burnish.runtime import Watcher, minutes
 
 
 def looked_at(
@@ -76,7 +76,7 @@ def look(
         save(folder, probe_contender(probed), material)
 
     first = Instalments(
-        _taken(dataset, surveyed.part, bench), surveyed, bench,
+        _taken(dataset, surveyed, bench), surveyed, bench,
         thins=thins, early=not strict, save=saves if bench.proves else None,  # nothing is saved before a strict run's audit
     )  # fmt: skip
     material, splits, taken = gather(
@@ -99,8 +99,9 @@ def look(
     return Looked(bench, material, splits, probes)
 
 
-def _taken(dataset: Dataset, part: Part | None, bench: Bench) -> Taken:
+def _taken(dataset: Dataset, surveyed: Surveyed, bench: Bench) -> Taken:
     """The images that there is time for; what is left out is said."""
+    part = surveyed.part
     taken, before = Taken(dataset, part, bench.recipe.seed), len(dataset.catalog)
     catalog = taken.dataset.catalog
     if len(catalog) < before:
@@ -108,7 +109,11 @@ def _taken(dataset: Dataset, part: Part | None, bench: Bench) -> Taken:
             f"{before - len(catalog):,} of {before:,} images are left out: the budget has no time for all"
         )
     if part is not None and is_late(part, len(catalog.classes)):
-        bench.watcher.say("the few images that each class needs take longer than the budget: the run will end late")
+        end = bench.clock.elapsed() + surveyed.costs.until_proven(len(taken.order.fitting), len(taken.order.test))
+        bench.watcher.say(
+            "the few images that each class needs take longer than the budget: the run will end late, after about "
+            f"{minutes(end)}"
+        )
     return taken
 
 
