@@ -7,7 +7,8 @@ import os
 import re
 import unicodedata
 from dataclasses import asdict
-from pathlib import Path
+from itertools import product
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from burnish.data.catalog import Catalog, Named
 from burnish.data.sources import open_source, require_usable, without
 from burnish.data.sources.folder import folders_within
 from burnish.data.sources.scan import RUN_FILE, RUN_LOCK
+from burnish.data.sources.table import _PLAIN_PATH
 from burnish.errors import DataError, NotEnoughData
 from burnish.recipe import Recipe
 from burnish.record.folder import _LOCK, ASKED
@@ -752,3 +754,14 @@ def test_folders_within_classes_are_said(tmp_path):
     assert folders_within(open_source(tmp_path / "two")) == said
     write_images(tmp_path / "three", {"fern/images": 4, "moss": 4})
     assert folders_within(open_source(tmp_path / "three")) == ""
+
+
+def test_a_path_that_is_taken_as_it_stands_is_one_that_pathlib_would_not_change_nor_lead_out():
+    parts = ["a", "..", ".", "", "b c", "...", ".a", "a.", "c:", "\\", "é\n"]
+    paths = {sep.join(some) for sep in ("/", "\\") for count in (1, 2, 3) for some in product(parts, repeat=count)}
+    plain = [path for path in paths if _PLAIN_PATH.fullmatch(path)]
+    assert "a/b c/..." in plain and len(plain) > 50
+    for path in plain:
+        windows = PureWindowsPath(path)
+        assert str(PurePosixPath(path)) == path and not PurePosixPath(path).is_absolute()
+        assert not windows.anchor and ".." not in windows.parts

@@ -54,6 +54,20 @@ def test_without_time_there_is_still_a_head():
     assert (choice.head.logits(features).argmax(1) == labels).mean() > 0.8
 
 
+def test_of_many_answers_heads_are_compared_by_an_even_part_and_the_best_is_told_of_all(monkeypatch):
+    features, labels = clusters(n=600, k=6, spread=2.0)
+    chosen = {"classes": 6, "seed": 0, "seconds_left": lambda: 60.0}
+    by_all = choose_head(features, labels, **chosen)
+    asked, loss_of = [], heads.loss_of
+    monkeypatch.setattr(heads, "ANSWERS", 6 * 200)
+    monkeypatch.setattr(heads, "loss_of", lambda logits, y: asked.append(len(y)) or loss_of(logits, y))
+    by_some = choose_head(features, labels, **chosen)
+    assert max(asked) == 200 and len(by_some.told) == 600
+    assert by_some.loss == pytest.approx(-np.log(by_some.told).mean(), rel=1e-5), "of all, not of those"
+    assert by_some.loss < 1.1 * by_all.loss and by_all.loss <= by_some.loss + 1e-6
+    assert by_some.probabilities.sum(1) == pytest.approx(np.ones(600), rel=1e-5)
+
+
 def test_a_search_ends_while_there_is_time_to_fit_its_head_to_all_images(monkeypatch):
     """Of three parts each search of a second is followed by another: cut at the end itself, a run is late by half of it."""
     now = [0.0]

@@ -288,6 +288,8 @@ def test_large_photographs_do_not_stretch_the_first_look(many):
     all_of_them, _ = survey.sample_views(catalog, rows, preprocess)
     assert len(few) == 12 < len(all_of_them) == 32 and rate > 0
     assert (few == all_of_them[:12]).all()
+    fewer, _ = survey.sample_views(catalog, rows, preprocess, seconds=0.0, utmost=0.0)
+    assert len(fewer) == 4 and (fewer == few[:4]).all(), "12 of 80 megapixels took 63 s of 30"
 
 
 def test_the_most_that_fits_is_found_and_none_where_one_is_too_many():

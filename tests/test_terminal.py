@@ -29,6 +29,7 @@ from burnish.doctor import Check
 from burnish.errors import Interrupted, brief
 from burnish.methods.table import METHODS
 from burnish.run import job
+from burnish.runtime import Clock
 from burnish.screen import print_doctor, print_evaluation, print_methods, print_verdict
 from burnish.verbs import stopping
 from burnish.verbs.options import print_json
@@ -47,6 +48,20 @@ class Gone(io.StringIO):
 
     def write(self, text):
         raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(("lasts", "said"), [(0.0, ""), (1.0, "reading photos")])
+def test_what_lasts_before_torch_is_loaded_is_said_and_its_thread_has_ended(lasts, said, monkeypatch, capsys):
+    """A table of 150,000 lines was read for 33 s beside other programs, and nothing was said."""
+    monkeypatch.setattr(watching, "_SLOW_SECONDS", 0.2)
+    threads, clock = threading.active_count(), Clock.start(None, from_process_start=False)
+    with watching.told_if_slow("reading photos", clock, quiet=False, to_stderr=False):
+        time.sleep(lasts)
+    assert threading.active_count() == threads
+    with watching.told_if_slow("never", clock, quiet=True, to_stderr=False):
+        time.sleep(0.3)
+    told = capsys.readouterr().out
+    assert (said in told if said else not told) and "never" not in told
 
 
 def test_a_terminal_that_goes_away_ends_no_run(shapes, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.text import Text
 from burnish.errors import RecipeError, shown
 from burnish.runtime import Clock, Nobody, Watcher, minutes, process_age_seconds
 
+_SLOW_SECONDS = 1.5  # of silence, after which is said what is at work
 Watching = Watcher | Literal["auto"] | None  # "auto": lines where somebody types, else nobody; None: nobody
 
 
@@ -64,6 +66,23 @@ def say_what_begins(
     if not quiet and stream is not None:
         besides = f" ({besides})" if besides else ""
         Lines(stream, clock).say(f"{images:,} images of {classes:,} classes{besides}, into {folder}; loading PyTorch")
+
+
+@contextmanager
+def told_if_slow(what: str, clock: Clock, *, quiet: bool, to_stderr: bool) -> Iterator[None]:
+    """A line with these words where the body takes longer than a second or so. Its thread has ended when the body has."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if quiet or stream is None:
+        yield
+        return
+    timer = threading.Timer(_SLOW_SECONDS, Lines(stream, clock).say, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 @contextmanager

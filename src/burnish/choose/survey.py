@@ -42,6 +42,10 @@ _LATE = 2.0  # a further model of a race may need so many times its share
 _BULK = 0.6
 _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
+_SLOWLY, _LEAST_SAMPLE = (
+    0.1,
+    4,
+)  # of the budget, after which so few images are enough: those of 80 megapixels take seconds each
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
 
@@ -73,8 +77,9 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
     native = bench.backbone.preprocess
     fitting, test = len(dataset.splits.train) + len(dataset.splits.val), len(dataset.splits.test)
     bench.watcher.stage("survey")
+    budget = bench.clock.budget_seconds or np.inf
     images, decoded_per_second = sample_views(
-        dataset.catalog, dataset.splits.train, native, seconds=_SAMPLING * (bench.clock.budget_seconds or np.inf)
+        dataset.catalog, dataset.splits.train, native, seconds=_SAMPLING * budget, utmost=_SLOWLY * budget
     )
     example = normalised(images[:_EXAMPLE], native).to(bench.device)
     backbone = _tapped(bench, example, images_fitted=fitting)
@@ -232,16 +237,17 @@ def affordable_size(
 
 
 def sample_views(
-    catalog: Catalog, ids: np.ndarray, preprocess: Preprocess, *, seconds: float = np.inf
+    catalog: Catalog, ids: np.ndarray, preprocess: Preprocess, *, seconds: float = np.inf, utmost: float = np.inf
 ) -> tuple[np.ndarray, float]:
     """Plain views [b s s 3] of some images spread over the set, and the images per second that decoding does.
 
-    seconds: after which no more than the few that are needed are decoded.
+    seconds: after which no more than the few that are needed are decoded; utmost: after which even fewer will do.
     """
     found = []
     began = time.monotonic()
     for index in draws(0, "survey").permutation(ids[evenly(len(ids), _SAMPLE)]):
-        if len(found) >= _EXAMPLE and time.monotonic() - began > seconds:
+        took = time.monotonic() - began
+        if (len(found) >= _EXAMPLE and took > seconds) or (len(found) >= _LEAST_SAMPLE and took > utmost):
             break
         try:
             found.append(view(decode(catalog.image(int(index)), at_least=enough(preprocess)), preprocess))

@@ -19,6 +19,7 @@ from burnish.methods.base import Fitted, Head
 from burnish.methods.folds import Folds
 from burnish.methods.left_out import LeftOut, Path, axes_of, left_out, parts_of, views_of
 from burnish.methods.linear import (
+    ANSWERS,
     PENALTIES,
     SHRINKAGES,
     Late,
@@ -32,6 +33,7 @@ from burnish.methods.linear import (
     truth_of,
 )
 from burnish.methods.neighbours import Neighbours, crossed
+from burnish.runtime import evenly
 
 LINEAR_KINDS = ("lda", "logistic")
 KINDS = (*LINEAR_KINDS, NEIGHBOURS)
@@ -289,8 +291,13 @@ class OutOfFold:
     ) -> HeadChoice:
         """With the same kind and strength on all images, of these labels; head: that one, where it is known."""
         n, logits = len(labels), self.logits.numpy()
-        known = probabilities(logits, several=several(labels)).astype(np.float32)
-        told, asked = np.exp(-cross_entropies(logits, labels)), self.right[self.judged]
+        known, told, asked = np.empty(logits.shape, np.float32), np.empty(n), self.right[self.judged]
+        for rows in np.array_split(
+            np.arange(n), n * logits.shape[1] // ANSWERS + 1
+        ):  # in float64, which takes twice as much
+            part = slice(rows[0], rows[-1] + 1)
+            known[part] = probabilities(logits[part], several=several(labels))
+            told[part] = np.exp(-cross_entropies(logits[part], labels[part]))
         accuracy, error = (float(asked.mean()), error_of_mean(asked)) if len(asked) else (0.0, 0.0)
         head, alone = head or refit(np.arange(n)), n - len(asked)
         return HeadChoice(
@@ -356,27 +363,40 @@ def _fitted(
 def _best(ways: Sequence[HeadKind], found: LeftOut, labels: np.ndarray) -> OutOfFold:
     """The way with the least out-of-fold loss, each at its own best temperature (LDA is over-sure by nature).
 
-    Where one has every answer right the surest would be the best, however sure: then one more answer counts as wrong.
+    Where one has every answer right the surest would be the best, however sure: then one more answer counts as wrong. Of many
+    images of many classes an even part is asked, and all of the best.
     """
-    folds = found.folds
-    judged = torch.from_numpy(folds.judged)
-    y = truth_of(labels)[judged]
+    folds, classes = found.folds, len(found.heads[0][0][1])
+    judged = torch.from_numpy(np.flatnonzero(folds.judged))
+    asked, among = judged, found
+    if len(judged) * classes > ANSWERS:
+        asked = judged[torch.from_numpy(evenly(len(judged), max(1, ANSWERS // classes)))]
+        among = found.among(asked)
+    y = truth_of(labels)[asked]
     temperatures = [1.0] if ways[0].kind == "logistic" else [0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0, _WARMEST]
 
-    def losses(asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[tuple[float, int, float, bool]]:
+    def losses(of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[tuple[float, int, float, bool]]:
         for place in range(len(ways)):
-            logits = found.logits(place)[judged]
-            faultless = bool((right(logits.numpy(), labels[folds.judged]) == 1).all())
+            logits = among.logits(place)[asked]
+            faultless = bool((right(logits.numpy(), labels[asked.numpy()]) == 1).all())
             for t in temperatures:
-                yield asked(logits / t, y).item(), place, t, faultless
+                yield of(logits / t, y).item(), place, t, faultless
 
     told = list(losses(loss_of))
     if any(faultless for *_, faultless in told):
         told = list(losses(loss_and_a_mistake))
     loss, place, t, _ = min(told)
-    logits, ask = found.logits(place), loss_and_a_mistake if any(one[3] for one in told) else loss_of
-    while t >= _WARMEST and (milder := ask(logits[judged] / (2 * t), y).item()) < loss:  # LDA on very tight classes
-        loss, t = milder, 2 * t
-    scaled = logits / t
+    ask = loss_and_a_mistake if any(one[3] for one in told) else loss_of
+    if t >= _WARMEST:  # LDA on very tight classes
+        logits = among.logits(place)[asked]
+        while t >= _WARMEST and (milder := ask(logits / (2 * t), y).item()) < loss:
+            loss, t = milder, 2 * t
+    scaled = found.logits(place).div_(t)
     how = replace(ways[place], temperature=t)
-    return OutOfFold.of(how, loss_of(scaled[judged], y).item(), scaled, labels, folds.counted, folds.judged)
+    return OutOfFold.of(how, _mean_loss(scaled, labels, judged), scaled, labels, folds.counted, folds.judged)
+
+
+def _mean_loss(logits: torch.Tensor, labels: np.ndarray, judged: torch.Tensor) -> float:
+    """`loss_of` these rows of logits [n k]; in parts where they are many."""
+    y, parts = truth_of(labels), judged.split(max(1, ANSWERS // logits.shape[1]))
+    return math.fsum(loss_of(logits[part], y[part]).item() * (len(part) / len(judged)) for part in parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,6 +78,15 @@ class LeftOut:
             else:
                 found[0][part.instead_of] = _renamed(told, self.labels[part.asked], self.labels[part.instead_of])
         return found[0]
+
+    def among(self, rows: torch.Tensor) -> LeftOut:
+        """Asked about these images alone; nothing is told of others."""
+        parts = []
+        for part in self.parts:
+            kept = torch.isin(part.asked if part.instead_of is None else part.instead_of, rows)
+            instead = None if part.instead_of is None else part.instead_of[kept]
+            parts.append(Part(part.shown, part.asked[kept], instead))
+        return replace(self, parts=parts)
 
 
 def left_out(

@@ -150,10 +150,11 @@ def _begun(
     """The recipe and the images, and a line on them: what is wrong with either is told before torch is loaded."""
     from burnish.data.audit.quarantine import left_out_in_words, opened
     from burnish.recipe import recipe_from
-    from burnish.watching import say_what_begins
+    from burnish.watching import say_what_begins, told_if_slow
 
     recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
-    catalog = opened(data, quarantine)
+    with told_if_slow(f"reading {data}", clock, quiet=quiet, to_stderr=to_stderr):
+        catalog = opened(data, quarantine)
     besides = left_out_in_words(catalog, quarantine) if quarantine is not None else ""
     say_what_begins(
         len(catalog), len(catalog.classes), folder, clock, quiet=quiet, to_stderr=to_stderr, besides=besides
