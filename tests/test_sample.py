@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from burnish import api
 from burnish.backbones.zoo import load_backbone
@@ -290,6 +292,21 @@ def test_large_photographs_do_not_stretch_the_first_look(many):
     assert (few == all_of_them[:12]).all()
     fewer, _ = survey.sample_views(catalog, rows, preprocess, seconds=0.0, utmost=0.0)
     assert len(fewer) == 4 and (fewer == few[:4]).all(), "12 of 80 megapixels took 63 s of 30"
+
+
+@pytest.mark.parametrize(
+    ("naps", "budget", "taps", "slow"),
+    [((0.2, 0.2), 1.0, "auto", True), ((0.2, 0.0), 1.0, "auto", False), ((0.2, 0.2), None, "auto", False),
+     ((0.2, 0.2), 1.0, "on", False)],
+)  # fmt: skip
+def test_of_a_network_far_too_slow_for_the_budget_not_all_depths_are_looked_at(naps, budget, taps, slow):
+    """A large transformer was looked at for over 330 s, of 30: two passes tell it; the first one may be slow in any network."""
+    left = list(naps)
+    bench = SimpleNamespace(
+        clock=SimpleNamespace(budget_seconds=budget), deep=False, recipe=SimpleNamespace(taps=taps),
+        device=torch.device("cpu"), backbone=SimpleNamespace(module=lambda images: time.sleep(left.pop(0))),
+    )  # fmt: skip
+    assert survey._is_far_too_slow(bench, torch.zeros(2, 3, 4, 4)) == slow
 
 
 def test_the_most_that_fits_is_found_and_none_where_one_is_too_many():

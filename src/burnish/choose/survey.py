@@ -46,6 +46,7 @@ _SLOWLY, _LEAST_SAMPLE = (
     0.1,
     4,
 )  # of the budget, after which so few images are enough: those of 80 megapixels take seconds each
+_FAR_TOO_SLOW = 0.05  # of the budget, that two images take in a network of which all depths are not asked then
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
 
@@ -82,7 +83,9 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
         dataset.catalog, dataset.splits.train, native, seconds=_SAMPLING * budget, utmost=_SLOWLY * budget
     )
     example = normalised(images[:_EXAMPLE], native).to(bench.device)
-    backbone = _tapped(bench, example, images_fitted=fitting)
+    slow = _is_far_too_slow(bench, example[:2])
+    backbone = bench.backbone if slow else _tapped(bench, example, images_fitted=fitting)
+    images = images[:2] if slow else images
     trunks = _Trunks.timed(backbone.module.to(bench.device), example[:2], images, bench)
     costs = Costs.of(backbone, bench, classes=len(dataset.catalog.classes), decoding=1.0 / (_BULK * decoded_per_second))
     count = fitting + test * trunks.rate / trunks.scored  # what is scored is seen in float32
@@ -180,6 +183,19 @@ def _tapped(bench: Bench, example: torch.Tensor, *, images_fitted: int) -> Backb
     if found is None and bench.recipe.taps == "on":
         raise RecipeError(f"{no_taps(bench.backbone.name)}; say --taps off, or choose another model")
     return found or bench.backbone
+
+
+def _is_far_too_slow(bench: Bench, two: torch.Tensor) -> bool:
+    """Whether a look at all depths, which nobody asked for by name, and at a batch of images would take most of the budget."""
+    if bench.clock.budget_seconds is None or bench.deep or bench.recipe.taps == "on" or bench.device.type != "cpu":
+        return False
+    for _ in range(2):  # the first pass also makes buffers and chooses kernels
+        began = time.monotonic()
+        with torch.inference_mode():
+            bench.backbone.module(two)
+        if time.monotonic() - began <= _FAR_TOO_SLOW * bench.clock.budget_seconds:
+            return False
+    return True
 
 
 def no_taps(model: str) -> str:
