@@ -42,10 +42,7 @@ _LATE = 2.0  # a further model of a race may need so many times its share
 _BULK = 0.6
 _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
-_SLOWLY, _LEAST_SAMPLE = (
-    0.1,
-    4,
-)  # of the budget, after which so few images are enough: those of 80 megapixels take seconds each
+_SLOWLY, _LEAST_SAMPLE = 0.1, 4  # of the budget, after which so few images are enough: large ones take seconds each
 _FAR_TOO_SLOW = 0.05  # of the budget, that two images take in a network of which all depths are not asked then
 _EXAMPLE = 12  # images that the spread of each depth is taken from
 _FEATURE_BYTES = 2**31  # of all fitting images
