@@ -331,8 +331,8 @@ def _better(one: OutOfFold, other: OutOfFold, labels: np.ndarray) -> OutOfFold:
     best, second = sorted((one, other), key=lambda choice: choice.loss)
     if len(labels) >= _FEW:
         return best
-    logits, judged = 0.5 * (best.logits + second.logits), torch.from_numpy(best.judged)
-    loss = loss_of(logits[judged], truth_of(labels)[judged]).item()
+    logits = 0.5 * (best.logits + second.logits)
+    loss = _mean_loss(logits, labels, torch.from_numpy(np.flatnonzero(best.judged)))
     how = replace(best.how, beside=second.how)
     both = OutOfFold.of(how, loss, logits, labels, best.counted, best.judged)
     return both if loss < best.loss and both.right.mean() >= best.right.mean() else best
