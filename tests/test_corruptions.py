@@ -93,6 +93,24 @@ def test_blurs_leave_an_even_image_as_it_is():
         assert (CORRUPTIONS[name](even, [0], severity=5) == even).all(), name
 
 
+@pytest.mark.parametrize("side", [16, 32, 37])
+def test_a_small_image_is_blurred_at_every_severity(side):
+    """At 32 px the mildest disk is narrower than a pixel: once it left every image as it was."""
+    clean = photographs(side)
+    found = [damage(CORRUPTIONS["defocus_blur"], clean, severity) for severity in SEVERITIES]
+    assert found[0] > 0.5 and found == sorted(found)
+
+
+def test_fog_has_rougher_clouds_at_higher_severities_as_the_papers_have():
+    """On even grey the picture is the clouds; where their light is the same, at 3 and 4, they differ in that alone."""
+    grey = np.full((8, 224, 224, 3), 128, np.uint8)
+    found = []
+    for severity in SEVERITIES:
+        clouds = CORRUPTIONS["fog"](grey, range(8), severity=severity)[..., 0].astype(float)
+        found.append(np.mean(np.abs(np.diff(clouds, axis=1)).mean((1, 2)) / clouds.std((1, 2))))
+    assert found[0] < 0.02 and found[1] < found[2] < found[3] < found[4]
+
+
 def test_snow_falls_and_glass_scatters():
     """Flakes are drawn out downwards, so that neighbours differ less there than sideways; glass leaves the mean as it is."""
     dark = np.full((4, 96, 96, 3), 20, np.uint8)

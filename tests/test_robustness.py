@@ -19,6 +19,7 @@ from burnish.data.handling import HANDLINGS, STATES
 from burnish.data.pixels import decode, view
 from burnish.errors import NoSuchName, NotEnoughData, RecipeError
 from burnish.labels import probabilities as softmaxed
+from burnish.measure import attack
 from burnish.measure.calibration import ece, gaps_of_bins
 from burnish.measure.intervals import Interval, wilson
 from burnish.measure.robustness import Subjects, Told, state_of
@@ -138,7 +139,7 @@ def test_what_is_declined_is_what_is_unsure_or_strange():
         (30, (0, 20), 0, False),
         (0, (10, 20), 0, False),
         (0, (0, 20), 20, False),
-        (0, (3, 3), 0, True),
+        (0, (3, 3), 0, False),
     ],
 )
 def test_an_attack_that_gradients_do_not_lead_says_so(flat, far, by_less, passed):
@@ -215,6 +216,13 @@ def test_the_images_of_an_attack_fool_the_packaged_model_too(run, found):
     clean, struck = found.attacked.example
     assert 0 < np.abs(struck.astype(int) - clean).max() <= 8
     assert found.attacked.controls.far.n == 12 and found.attacked.controls.passed
+
+
+def test_of_large_squares_too_some_images_are_tried_at_what_none_withstands(run, shapes, monkeypatch):
+    """They are attacked one at a time: of the first alone it was asked, which tells nothing."""
+    monkeypatch.setattr(attack, "_PIXELS_AT_ONCE", 64 * 64)
+    part = burnish.robustness(run.folder, shapes, corrupted=False, attacked=True, epsilons=[8], most=12).attacked
+    assert part is not None and part.controls.far is not None and part.controls.far.n == 8
 
 
 def test_what_is_told_fits_the_terminal_and_the_table_holds_every_state(found):

@@ -15,7 +15,6 @@ from burnish.measure.attack import FAR, STARTS, STEPS
 from burnish.measure.intervals import Interval, percent
 from burnish.measure.robustness import State
 
-_FEWEST_FAR = 5  # images that were tried at FAR, for a share of them to say something
 _SUSPECT = (
     0.1  # of the images: so many whose slope is nothing, or that withstand FAR, and gradients do not tell the way
 )
@@ -119,7 +118,7 @@ class Controls:
     @property
     def passed(self) -> bool:
         """Whether none of them is there; else what the attack left is a bound from above and no more."""
-        withstood = self.far is not None and self.far.n >= _FEWEST_FAR and self.far.value > _SUSPECT
+        withstood = self.far is not None and bool(self.far.n) and self.far.value > _SUSPECT
         return not (self.flat.value > _SUSPECT or withstood or self.by_less > _SUSPECT * self.flat.n)
 
     def to_json(self) -> dict[str, Any]:

@@ -89,7 +89,6 @@ ROBUST = {
     "snow": "雪",
     "row of the paper's table": "论文表中的行",
     "fog": "雾",
-    "its light beside white": "雾光与白色之比",
     "brightness": "亮度",
     "added, of 1": "增加量（满值为 1）",
     "contrast": "对比度",

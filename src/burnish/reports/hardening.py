@@ -13,7 +13,7 @@ _OPENINGS = {
     "not proven": "Not proven that it is more robust",
     "less robust": "Less robust",
 }
-STAYS = "original stays"
+STAYS, ORIGINAL = "original stays", "the run's own"
 _BEYOND = {
     "more robust": "proven to be of the {kind} views",
     "not proven": "not proven that the {kind} views did it",
@@ -39,7 +39,19 @@ def sentence_of(facts: Mapping[str, Any]) -> str:
         f"{percent(found['before']['value'])} before ({difference_in_words(found['paired'])}, {chance(found['paired']['p'])}; "
         f"{images}); as they are {percent(clean['after']['value'])}, {percent(clean['before']['value'])} before "
         f"({difference_in_words(clean['paired'])}): a loss of more than {100 * facts['lose']:g} points is "
-        f"{'ruled out' if facts['loss_ruled_out'] else 'not ruled out'}.{_control_in_words(facts)}"
+        f"{'ruled out' if facts['loss_ruled_out'] else 'not ruled out'}.{_unlike_in_words(facts)}{_control_in_words(facts)}"
+    )
+
+
+def _unlike_in_words(facts: Mapping[str, Any]) -> str:
+    """What it came to under the kinds that resemble nothing in training: a gain under kin alone is no more than that."""
+    if facts.get("epsilon") is not None or "word_unlike" not in facts:
+        return ""
+    found, proven = facts["corrupted"]["unlike"], facts["word_unlike"] != "not proven"
+    return (
+        f" Under those of them unlike any trained on {percent(found['after']['value'])}, "
+        f"{percent(found['before']['value'])} before ({difference_in_words(found['paired'])}, "
+        f"{chance(found['paired']['p'])}){'' if proven else ': not proven'}."
     )
 
 
@@ -50,8 +62,9 @@ def _control_in_words(facts: Mapping[str, Any]) -> str:
         return " What as much training on plain views would have brought is not known; --control asks it."
     found, clean = facts["attacked"] if attacked else facts["corrupted"]["all"], facts["clean"]
     told = _BEYOND[facts["beyond_control"]].format(kind="attacked" if attacked else "perturbed")
+    stays = ", of which the run's own weights were the best" if facts["control"].get("chosen") == ORIGINAL else ""
     return (
-        f" Control, {facts['control']['training']}: {percent(found['control']['value'])}; the hardened one "
+        f" Control, {facts['control']['training']}{stays}: {percent(found['control']['value'])}; the hardened one "
         f"{difference_in_words(found['beyond'])}, {chance(found['beyond']['p'])}, {told}; on images as they are "
         f"{percent(clean['control']['value'])}, the hardened one {difference_in_words(clean['beyond'])}."
     )

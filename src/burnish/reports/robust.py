@@ -81,7 +81,8 @@ def _file_lines(part: Handled, found: Robustness) -> list[str]:
 def _attacked_lines(part: Attacked, found: Robustness) -> list[str]:
     told = [f"{found.score} on attacked images: {_count(part.clean, part.of)}"]
     told += _wrapped(
-        f"each value changed by at most epsilon of 255; APGD: {STEPS} steps, {STARTS} starts; noise: as large, a control"
+        "each value of the square that the network sees changed by at most epsilon of 255; "
+        f"APGD: {STEPS} steps, {STARTS} starts; noise: as large, a control"
     )
     told += ["", f"{'epsilon':>7} {'noise':>7}{'FGSM':>7}{'APGD':>7}  {'under all, %':<22} points to clean"]
     for row in part.rows:

@@ -24,7 +24,7 @@ from burnish.errors import NotEnoughData, RecipeError, UnreadableImage, shown
 from burnish.granted import cores
 from burnish.measure.attack import EPSILONS, FAR, Ball, Target, apgd, fgsm, signs, strongest
 from burnish.measure.calibration import calibrated
-from burnish.measure.intervals import Interval, wilson
+from burnish.measure.intervals import wilson
 from burnish.measure.robustness import State, Subjects, Told, state_of
 from burnish.measure.verdict import ACCURACY, MEAN_AP
 from burnish.measure.withstood import Attacked, Controls, Corrupted, Handled, Robustness, Struck
@@ -42,6 +42,7 @@ from burnish.watching import Watching, settled_watcher
 
 SECONDS = 300.0  # for either, where it is not said how many images; a batch is finished
 _MOST_BYTES = 2**27  # of views of handled files at once
+_FAR_IMAGES = 8  # named rightly, that are tried at FAR at least: of large squares a batch is a single one
 _LARGEST = 64.0  # of 255: beyond that an image is another one
 
 
@@ -306,7 +307,8 @@ def _attacked(images: _Images, epsilons: list[float], seed: int, watcher: Watche
     began, bundle, batches = time.monotonic(), images.predictor.bundle, list[_Batch]()
     with settled_torch(cuda=images.predictor.device.type == "cuda"), enough_memory(bundle.base_model):
         target = Target(bundle.classifier(), bundle.preprocess, images.predictor.device)
-        clean, struck, flat, far = list[Told](), {one: _Struck() for one in epsilons}, 0, None
+        clean, struck, flat = list[Told](), {one: _Struck() for one in epsilons}, 0
+        tried, withstood = 0, 0
         example: tuple[np.ndarray, np.ndarray] | None = None
         for batch in images.batches(target.at_once, watcher, "attacked images"):
             points, labels = _tensors(batch, target)
@@ -315,7 +317,9 @@ def _attacked(images: _Images, epsilons: list[float], seed: int, watcher: Watche
             worst = _strike(target, points, labels, batch, struck, images.predictor, seed)
             if example is None:
                 example = batch.pixels[0].copy(), worst[0].round().to(torch.uint8).cpu().numpy()
-                far = None if bundle.several else _far(target, points, labels, batch, seed)
+            if not bundle.several and tried < _FAR_IMAGES:
+                of, stood = _far(target, points, labels, batch, seed)
+                tried, withstood = tried + of, withstood + stood
             batches.append(_without_pixels(batch))
     subjects, before = images.subjects(batches), Told.joined(clean)
     assert example is not None
@@ -326,7 +330,7 @@ def _attacked(images: _Images, epsilons: list[float], seed: int, watcher: Watche
         rows=rows,
         controls=Controls(
             flat=wilson(flat, len(before.right)),
-            far=far,
+            far=None if bundle.several else wilson(withstood, tried),
             by_less=0 if subjects.several else _by_less(struck[epsilons[-1]], before),
         ),
         seconds=time.monotonic() - began,
@@ -362,14 +366,14 @@ def _strike(
     return worst
 
 
-def _far(target: Target, points: torch.Tensor, labels: torch.Tensor, batch: _Batch, seed: int) -> Interval:
-    """Of some images that are named rightly, those which are at FAR too."""
+def _far(target: Target, points: torch.Tensor, labels: torch.Tensor, batch: _Batch, seed: int) -> tuple[int, int]:
+    """(images of a batch that are named rightly, those of them which are at FAR too)."""
     sound = torch.nonzero(target.loss(points, labels) < 0.0)[:, 0]
     if not len(sound):
-        return wilson(0, 0)
+        return 0, 0
     ids = [batch.ids[row] for row in sound.tolist()]
     found = apgd(target, Ball(points[sound], FAR), labels[sound], ids, seed=seed)
-    return wilson(int((target.loss(found, labels[sound]) <= 0.0).sum()), len(sound))
+    return len(sound), int((target.loss(found, labels[sound]) <= 0.0).sum())
 
 
 def _row(epsilon: float, struck: _Struck, clean: Told, subjects: Subjects) -> Struck:

@@ -108,12 +108,16 @@ def _require_sides(run: Path, splits: Splits) -> None:
 
 
 def _recipe_of(run: Path, seed: int | None) -> Recipe:
-    """The run's settings, where its folder tells them."""
+    """The run's settings, where its folder tells them, less what has kinds of corruption in it that the proof is by.
+
+    TrivialAugment turns, pales and brightens, cutmix lays a part of one image over another.
+    """
     try:
         recipe = Recipe.from_toml(text_of(run / RECIPE)) if (run / RECIPE).is_file() else Recipe()
     except (OSError, ValueError) as error:
         raise NotARun(f"{shown(str(run / RECIPE))} cannot be read ({spoilt(error)})") from None
-    return recipe if seed is None else replace(recipe, seed=seed)
+    augment = "plain" if recipe.augment == "trivial" else recipe.augment
+    return replace(recipe, augment=augment, cutmix=0.0, seed=recipe.seed if seed is None else seed)
 
 
 def _backbone_of(run: Path, bundle: Bundle, *, frozen: bool) -> Backbone:

@@ -91,6 +91,8 @@ def judged(facts: Mapping[str, Any], *, lose: float) -> dict[str, Any]:
     """What that proves: whether it is more robust, also than the control, and whether a clean loss of `lose` is ruled out."""
     found, clean = facts.get("attacked", facts["corrupted"][_ALL]), facts["clean"]["paired"]
     told = {"word": _word(found["paired"]), "lose": lose, "loss_ruled_out": bool(clean["low"] >= -lose)}
+    if (new := facts["corrupted"].get(_NEW)) is not None:
+        told["word_unlike"] = _word(new["paired"])
     return told if "beyond" not in found else {**told, "beyond_control": _word(found["beyond"])}
 
 
