@@ -19,6 +19,7 @@ from burnish.choose.probing import settle_where
 from burnish.choose.where import worse_by
 from burnish.errors import ModelError, UnknownModel
 from burnish.measure.ood import Familiarity
+from burnish.methods.heads import HeadKind
 from burnish.recipe import Recipe
 from burnish.runtime import Clock
 from burnish.ship.bundle import read_bundle
@@ -335,7 +336,7 @@ def test_what_is_familiar_does_not_look_at_it(little):
 def decided(backbone, where):
     """The decision about the pyramid."""
     choice = SimpleNamespace(
-        how=SimpleNamespace(kind="lda", strength=0.5, keep=1.0, share=1.0, form="linear"), words="", accuracy=0.5,
+        how=HeadKind("lda", 0.5, 1.0), words="", accuracy=0.5,
         standard_error=0.1, loss=0.4, asked=8, right=np.ones(8, bool), alone=0, instead=0,
     )  # fmt: skip
     probed = SimpleNamespace(choice=choice, on_all_depths=True, backbone=backbone, preprocess=backbone.preprocess)
