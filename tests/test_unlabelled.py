@@ -102,6 +102,8 @@ def test_rows_of_a_parquet_file_are_answered(run, home):
         ("a.zip", b"", r"a\.zip is no archive"),
         ("a.csv", b"image\nx.png\n", r"has the columns 'image'; expected path\. Rename"),
         ("a.csv", "path\nx.png\n".encode("utf-16"), r"is not UTF-8"),
+        ("a.csv", b"path\n", r"a\.csv lists no images"),
+        ("a.jsonl", b"\n", r"a\.jsonl lists no images"),
         ("a.jsonl", b'{"file": "x.png"}\n', r"line 1: it has no path"),
         ("a.tar", b"\0" * 1024, r"a\.tar"),
     ],
