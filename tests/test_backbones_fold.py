@@ -75,7 +75,7 @@ def test_folded_networks_compute_the_same_function(name, pairs, activations):
     assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
     assert fold.folded_count(module) == 0
     if ON_CPU:
-        taken = [layer._attribute for layer in quick.modules() if isinstance(layer, frozen.FrozenConv)]
+        taken = [layer.attribute for layer in quick.modules() if isinstance(layer, frozen.FrozenConv)]
         assert sum(attribute not in (None, "none") for attribute in taken) == activations
     assert not any(parameter.requires_grad for parameter in quick.parameters())
     assert not any(layer.training for layer in quick.modules())
@@ -261,7 +261,7 @@ def test_a_kernel_that_is_wrong_is_not_used(monkeypatch):
     monkeypatch.setitem(frozen.FUSED, nn.ReLU, "sigmoid")
     quick = frozen.fold_for_inference(module, images)
     assert frozen.frozen_count(quick) == 20
-    assert not any(isinstance(layer, frozen.FrozenConv) and layer._attribute for layer in quick.modules())
+    assert not any(isinstance(layer, frozen.FrozenConv) and layer.attribute for layer in quick.modules())
 
 
 @pytest.mark.parametrize("side", [31, 32, 33, 40, 57])

@@ -22,7 +22,7 @@ from burnish.errors import BurnishError, RunError, shown
 from burnish.granted import TRAINING_BYTES, available_bytes, bound_cores, cores
 from burnish.methods.linear import seconds_a_flop
 from burnish.train.around import accelerated
-from burnish.train.features import takes_half
+from burnish.train.features import takes_half, takes_int8
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "safetensors", "tensorboard")
 # The extras that pyproject.toml has for users, and what each brings.
@@ -145,6 +145,8 @@ def _precision() -> Check:
         return Check("precision", "bfloat16 on the accelerator")
     if not accelerated() and takes_half("auto", torch.device("cpu")):
         return Check("precision", "bfloat16 on the processor; scores are float32")
+    if not accelerated() and takes_int8("auto", torch.device("cpu")):
+        return Check("precision", "float32; features of frozen networks are computed in 8 bits")
     return Check("precision", "float32")
 
 

@@ -37,7 +37,7 @@ _WITHOUT_BUDGET_SECONDS = 15.0
 _COST_AT_MOST = 1 / 50  # of the time, for saving
 # The plain values of a HeadChoice and of Probes.
 _CHOICE = ("accuracy", "standard_error", "loss", "alone", "instead")
-_PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "more_data", "where")
+_PROBES = ("deep_loss", "flip", "flip_reason", "images_per_second", "size_reason", "rounded", "more_data", "where")
 _HELD_OUT, _FAMILIAR = "held_out.", "familiarity."
 
 
@@ -265,5 +265,9 @@ def probes_from(facts: dict[str, Any], tensors: dict[str, Tensor], backbone: Bac
     findings = tuple(Finding(**{**one, "paths": tuple(one["paths"])}) for one in facts["findings"])
     special = {name: probed(f"special{place}") for place, name in enumerate(facts["special"])}
     return Probes(
-        last=probed("last"), deep=deep, findings=findings, special=special, **{key: facts[key] for key in _PROBES}
+        last=probed("last"),
+        deep=deep,
+        findings=findings,
+        special=special,
+        **{key: facts[key] for key in _PROBES if key in facts},
     )

@@ -75,6 +75,7 @@ class Probes:
     flip_reason: str
     images_per_second: float  # of the trunk, forward, in float32 as for scores
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
+    rounded: dict[str, float] | None = None  # what features in 8 bits gain and cost, as `Surveyed.rounded`
     more_data: dict[str, Any] | None = None  # what more images would do, as `choose.more_data` tells it
     findings: tuple[Finding, ...] = ()  # of the audit: labels that are likely wrong, images unlike all others
     special: dict[str, Probed] = field(default_factory=dict)  # heads of a kind that a method's options name, by method
@@ -156,6 +157,7 @@ def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench, *, t
         flip_reason=reason,
         images_per_second=rate,
         size_reason=surveyed.size_reason,
+        rounded=surveyed.rounded,
         more_data=curve,
         findings=findings,
         special=special,

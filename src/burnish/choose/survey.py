@@ -13,6 +13,7 @@ from torch import nn
 
 from burnish.backbones.changing.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, tapped
 from burnish.backbones.fast.frozen import fold_for_inference
+from burnish.backbones.fast.int8 import IMAGES, int8_form
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench
 from burnish.choose.part import LEAST_TAIL_SECONDS, Costs, settled_part
@@ -26,7 +27,7 @@ from burnish.errors import RecipeError, UnreadableImage
 from burnish.granted import cores
 from burnish.runtime import draws, evenly
 from burnish.terms import Preprocess
-from burnish.train.features import BATCH, filled, outputs, takes_half
+from burnish.train.features import BATCH, filled, outputs, takes_half, takes_int8
 
 # A probe at full size is worth more than a few epochs, and less than many: on photographs of 101 classes the probe
 # gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
@@ -44,7 +45,9 @@ _TIMING_SHARE = 0.02  # of the budget, for timing one form of the trunk
 _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decoding them
 _SLOWLY, _LEAST_SAMPLE = 0.1, 4  # of the budget, after which so few images are enough: large ones take seconds each
 _FAR_TOO_SLOW = 0.05  # of the budget, that two images take in a network of which all depths are not asked then
-_EXAMPLE = 12  # images that the spread of each depth is taken from
+_EXAMPLE = max(12, IMAGES)  # images that the spread of each depth is taken from
+# Images to see, from which making the trunk's form in 8 bits pays.
+_ROUNDED_FROM = 300
 _FEATURE_BYTES = 2**31  # of all fitting images
 
 
@@ -58,6 +61,7 @@ class Surveyed:
     trains: bool  # whether some training can follow, so that images are kept for it
     scored_share: float  # images per second in float32, as for scores, over those of `trunk`; 0 to 1
     size_reason: str  # why the probe sees smaller images than the network was made for, "" when it does not
+    rounded: dict[str, float] | None  # of a trunk in 8 bits, what that gains and costs
     part: Part | None  # how many images there is time for; None: all
     costs: Costs  # what images and heads take
 
@@ -83,7 +87,7 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
     slow = _is_far_too_slow(bench, example[:2])
     backbone = bench.backbone if slow else _tapped(bench, example, images_fitted=fitting)
     images = images[:2] if slow else images
-    trunks = _Trunks.timed(backbone.module.to(bench.device), example[:2], images, bench)
+    trunks = _Trunks.timed(backbone.module.to(bench.device), example, images, bench, sees=fitting)
     costs = Costs.of(backbone, bench, classes=len(dataset.catalog.classes), decoding=1.0 / (_BULK * decoded_per_second))
     count = fitting + test * trunks.rate / trunks.scored  # what is scored is seen in float32
     left = bench.clock.left() - costs.comparing - costs.decoding * (fitting + test) - costs.heads(fitting)
@@ -113,6 +117,7 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
         trains=trains,
         scored_share=trunks.scored / trunks.rate,
         size_reason=reason,
+        rounded=trunks.rounded,
         part=part,
         costs=costs,
     )
@@ -126,23 +131,36 @@ class _Trunks:
     trunk: nn.Module  # that makes features
     scored: float  # images per second of the one
     rate: float  # and of the other
-    half: bool  # whether they differ
+    half: bool  # whether the latter computes in bfloat16
+    apart: float | None = None  # of one in 8 bits, how far its features are from those of float32
 
     @classmethod
-    def timed(cls, module: nn.Module, example: torch.Tensor, images: np.ndarray, bench: Bench) -> _Trunks:
-        """Both, of a trunk; example [b 3 s s], images uint8 [n s s 3]."""
+    def timed(cls, module: nn.Module, example: torch.Tensor, images: np.ndarray, bench: Bench, *, sees: int) -> _Trunks:
+        """Both, of a trunk that will see so many images; example [b 3 s s], images uint8 [n s s 3]."""
         half = takes_half(bench.recipe.precision, bench.device)
-        exact = trunk = fold_for_inference(module, example)
+        exact = trunk = fold_for_inference(module, example[:2])
         scored = rate = images_per_second(exact, images, bench, half=False)
         if half:
-            trunk = fold_for_inference(module, example, half=True)
+            trunk = fold_for_inference(module, example[:2], half=True)
             rate = images_per_second(trunk, images, bench, half=True)
+        elif sees >= _ROUNDED_FROM and len(example) >= IMAGES and takes_int8(bench.recipe.precision, bench.device):
+            made = int8_form(module, example)
+            if made is not None:
+                rate = images_per_second(made[0], images, bench, half=False)
+                return cls(exact=exact, trunk=made[0], scored=scored, rate=rate, half=False, apart=made[1])
         return cls(exact=exact, trunk=trunk, scored=scored, rate=rate, half=half)
+
+    @property
+    def rounded(self) -> dict[str, float] | None:
+        """Of a trunk in 8 bits, what that gains and costs."""
+        if self.apart is None:
+            return None
+        return {"images_per_second": self.rate, "float32_images_per_second": self.scored, "apart": self.apart}
 
     def timed_again(self, costs: Costs, images: np.ndarray, bench: Bench) -> Costs:
         """With what images [n s s 3] take at their own size."""
         rate = images_per_second(self.trunk, images, bench, half=self.half)
-        scored = images_per_second(self.exact, images, bench, half=False) if self.half else rate
+        scored = rate if self.trunk is self.exact else images_per_second(self.exact, images, bench, half=False)
         return replace(costs, seeing=1.0 / rate, scoring=1.0 / scored)
 
 

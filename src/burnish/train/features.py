@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from burnish.backbones.fast.half import has_fast_half
+from burnish.backbones.fast.int8 import has_fast_int8
 from burnish.data.cache import Rows
 from burnish.data.views import normalised
 from burnish.terms import Preprocess
@@ -105,3 +106,8 @@ def takes_half(precision: str, device: torch.device) -> bool:
         with torch.cuda.device(device):  # it is asked of the current one
             return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and has_fast_half()
+
+
+def takes_int8(precision: str, device: torch.device) -> bool:
+    """Whether features of a frozen network may be computed in 8 bits: on a CPU that is fastest so, unless told otherwise."""
+    return precision == "auto" and device.type == "cpu" and has_fast_int8()

@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from burnish.backbones.changing.surgery import depths, removable
-from burnish.backbones.fast.fold import evaluated
 from burnish.backbones.fast.graphs import shapes_of
+from burnish.backbones.fast.reads import evaluated
 from burnish.backbones.spec import Backbone
 from burnish.uncompiled import DispatchMode
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from burnish.backbones.changing.blocks import blocks_above
-from burnish.backbones.fast.fold import agree, evaluated
+from burnish.backbones.fast.fold import agree
 from burnish.backbones.fast.graphs import channel_of, graphed, shapes_of
+from burnish.backbones.fast.reads import evaluated
 from burnish.backbones.spec import Backbone
 
 KIND = "taps"

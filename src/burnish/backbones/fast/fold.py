@@ -16,16 +16,13 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from burnish.backbones.fast.reads import evaluated, read_once
 from burnish.backbones.layers import replace
-from burnish.uncompiled import DispatchMode
 
 TOLERANCE = 1e-4  # largest difference allowed, as a fraction of the largest output; float32 rounding is below 1e-5
 
@@ -54,82 +51,23 @@ class Pair:
     act: str | None  # an activation layer that alone reads the BatchNorm's output
 
 
-@dataclass
-class _Output:
-    """A tensor that a watched layer gave, and who has read it since."""
-
-    name: str
-    tensor: Tensor
-    version: int  # counts changes in place
-    reads: int = 0
-    reader: str | None = None  # a watched layer that got this very tensor as its input, unchanged
-
-
-class _Reads(DispatchMode):
-    """Counts the operations that read each watched tensor."""
-
-    def __init__(self, outputs: dict[int, _Output]) -> None:
-        super().__init__()
-        self.outputs = outputs
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for argument in tree_leaves((args, kwargs or {})):
-            if isinstance(argument, Tensor) and (output := self.outputs.get(id(argument))) is not None:
-                output.reads += 1
-        return func(*args, **(kwargs or {}))
-
-
 def pairs_of(module: nn.Module, example: Tensor) -> list[Pair]:
     """The foldable pairs, each with the activation layer after it if there is one."""
     watched = {name: layer for name, layer in module.named_modules() if name and _is_watched(layer)}
-    calls: dict[str, int] = dict.fromkeys(watched, 0)
-    seen: list[_Output] = []
-    outputs: dict[int, _Output] = {}  # the latest by id(tensor); `seen` keeps the tensors alive, so ids stay theirs
-
-    def before(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        calls[name] += 1
-        given = outputs.get(id(inputs[0])) if inputs else None
-        if given is not None and given.tensor._version == given.version:
-            given.reader = name
-
-    def after(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor):
-            seen.append(_Output(name, output, output._version))
-            outputs[id(output)] = seen[-1]
-
-    handles = []
-    for name, layer in watched.items():
-        handles.append(layer.register_forward_pre_hook(partial(before, name)))
-        handles.append(layer.register_forward_hook(partial(after, name)))
-    try:
-        with _Reads(outputs):
-            evaluated(module, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return _matched(watched, calls, {output.name: output for output in seen})
+    return _matched(watched, read_once(module, watched, example))
 
 
-def _matched(watched: dict[str, nn.Module], calls: dict[str, int], outputs: dict[str, _Output]) -> list[Pair]:
-    """Pairs among the watched layers whose tensors have one reader."""
-
-    def sole_reader(name: str) -> str | None:
-        output = outputs.get(name)
-        if output is None or output.reads != 1 or output.reader is None:
-            return None
-        return output.reader if calls[name] == calls[output.reader] == 1 else None
-
+def _matched(watched: dict[str, nn.Module], readers: dict[str, str]) -> list[Pair]:
+    """Pairs among the watched layers; readers: who alone reads what a layer gives, in the order the layers run."""
     pairs = []
-    for name, conv in watched.items():
-        reader = sole_reader(name)
-        norm = watched.get(reader or "")
-        if reader is None or not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+    for name, reader in readers.items():
+        conv, norm = watched[name], watched[reader]
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
             continue
         if _conv_is_linear(conv) and _norm_is_affine(norm):
-            act = sole_reader(reader)
+            act = readers.get(reader)
             pairs.append(Pair(name, reader, act if act is not None and type(watched[act]) in FUSED else None))
-    order = {name: place for place, name in enumerate(outputs)}
-    return sorted(pairs, key=lambda pair: order[pair.conv])
+    return pairs
 
 
 def _is_watched(layer: nn.Module) -> bool:
@@ -332,18 +270,6 @@ def folded_once(module: nn.Module) -> Iterator[None]:
 def folded_count(module: nn.Module) -> int:
     """How many BatchNorms are folded in a module from `fold_trainable`; 0 if it fell back."""
     return sum(isinstance(layer, FoldedConv) for layer in module.modules())
-
-
-def evaluated(module: nn.Module, example: Tensor) -> Tensor:
-    """The module's output on the example in eval mode, no gradient; the modes are put back."""
-    was_training = [layer for layer in module.modules() if layer.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            return module(example).clone()
-    finally:
-        for layer in was_training:
-            layer.training = True
 
 
 def same(module: nn.Module, example: Tensor, expected: Tensor, *, tolerance: float = TOLERANCE) -> bool:

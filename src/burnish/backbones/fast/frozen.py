@@ -19,16 +19,16 @@ from burnish.backbones.fast.fold import (
     Pair,
     convolved,
     emptied,
-    evaluated,
     folded_weight,
     pads_like_tensorflow,
     pairs_of,
     same,
 )
 from burnish.backbones.fast.half import HALF_TOLERANCE, has_half
+from burnish.backbones.fast.reads import evaluated
 from burnish.backbones.layers import replace
 
-_SCALARS = {"hardtanh": [0.0, 6.0]}  # what oneDNN's activations take besides the value
+SCALARS = {"hardtanh": [0.0, 6.0]}  # what oneDNN's activations take besides the value
 # Of a form that waits for other weights; making that of a larger network is little beside its answers.
 _HELD_BYTES = 2**28
 _SHAPES_KEPT = 4  # packed forms of one weight: it depends on the size of the images
@@ -90,14 +90,14 @@ def _fastest(
     """(a copy in the fastest form that gives what is expected, whether its weights are packed, whether no form is faster); the
     plainest where none gives it.
     """
-    kernels = _has_fused_kernel(example)
+    kernels = has_fused_kernel(example)
     forms = [(packs, folds, fused) for packs, folds, fused in _FORMS
              if (kernels or not (packs or fused)) and (pairs or not folds)]  # fmt: skip
     for packs, folds, fused in forms:
-        made = _made(module, pairs if folds else [], fused=fused, packs=packs)
+        made = made_frozen(module, pairs if folds else [], fused=fused, packs=packs)
         if same(made, example, expected):
             return made, packs, (packs, folds, fused) == forms[0]
-    return _made(module, [], fused=False, packs=False), False, not forms
+    return made_frozen(module, [], fused=False, packs=False), False, not forms
 
 
 def _refilled(made: nn.Module, module: nn.Module, pairs: Sequence[Pair]) -> bool:
@@ -117,8 +117,8 @@ def _refilled(made: nn.Module, module: nn.Module, pairs: Sequence[Pair]) -> bool
         for name, one in held.items():
             one.copy_(values[name])
     for layer in made.modules():
-        if isinstance(layer, _Packing):
-            layer._kept = {}
+        if isinstance(layer, Packing):
+            layer.kept = {}
     return True
 
 
@@ -132,32 +132,32 @@ def is_half(module: nn.Module) -> bool:
     return isinstance(module, _Half)
 
 
-class _Packing(nn.Module):
+class Packing(nn.Module):
     """A layer with constant weights, kept in oneDNN's own order for each shape of input that it has met."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: dict[Any, Tensor] = {}
+        self.kept: dict[Any, Tensor] = {}
 
-    def _keep(self, key: Any, packed: Tensor) -> Tensor:
-        self._kept = {**dict(list(self._kept.items())[1 - _SHAPES_KEPT :]), key: packed}
+    def keep(self, key: Any, packed: Tensor) -> Tensor:
+        self.kept = {**dict(list(self.kept.items())[1 - _SHAPES_KEPT :]), key: packed}
         return packed
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Packing:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Packing:
         double = self.__class__.__new__(self.__class__)
         memo[id(self)] = double
-        double.__dict__ = copy.deepcopy({**self.__dict__, "_kept": {}}, memo)  # packed tensors cannot be copied
+        double.__dict__ = copy.deepcopy({**self.__dict__, "kept": {}}, memo)  # packed tensors cannot be copied
         return double
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}  # nor pickled
+        return {**self.__dict__, "kept": {}}  # nor pickled
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:  # to another device or number format
-        self._kept = {}
+        self.kept = {}
         return super()._apply(fn, recurse)
 
 
-class FrozenConv(_Packing):
+class FrozenConv(Packing):
     """Convolution, BatchNorm and activation as one step with constant weights; takes no gradient.
 
     On the CPU the activation is applied inside the convolution by oneDNN; elsewhere one after the other.
@@ -174,38 +174,43 @@ class FrozenConv(_Packing):
         self.register_buffer("bias", bias.detach().clone())
         self._conv = (emptied(conv),)
         self.act = act or nn.Identity()
-        self._attribute = FUSED.get(type(self.act)) if fused else None
+        self.attribute = FUSED.get(type(self.act)) if fused else None
         self.packs = False
 
+    @property
+    def settings(self) -> nn.Conv2d:
+        """The convolution that it was, without its weights."""
+        return self._conv[0]
+
     def forward(self, images: Tensor) -> Tensor:
-        conv = self._conv[0]
-        if self._attribute is None or images.device.type != "cpu" or not self._kernel_takes(images):
+        conv = self.settings
+        if self.attribute is None or images.device.type != "cpu" or not self._kernel_takes(images):
             return self.act(convolved(conv, images, self.weight, self.bias))
         weight, padding = self.weight, conv.padding
         if pads_like_tensorflow(conv):
-            images, weight, padding = _padded_same(images, weight, conv)
+            images, weight, padding = padded_same(images, weight, conv)
         where = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
         if self.packs:
             # Of the batch only whether each core has an image of its own: there another order is fast. Any is right.
             key = (images.shape[2:], weight.shape, min(len(images), torch.get_num_threads()))
-            packed = self._kept.get(key)
+            packed = self.kept.get(key)
             if packed is None:
-                packed = self._keep(
+                packed = self.keep(
                     key, torch.ops.mkldnn._reorder_convolution_weight(weight, *where, list(images.shape))
                 )
             weight = packed
         return torch.ops.mkldnn._convolution_pointwise(
-            images, weight, self.bias, *where, self._attribute, _SCALARS.get(self._attribute, []), ""
+            images, weight, self.bias, *where, self.attribute, SCALARS.get(self.attribute, []), ""
         )
 
     def _kernel_takes(self, images: Tensor) -> bool:
         return images.dtype == self.weight.dtype and images.dtype in (torch.float32, torch.bfloat16)
 
     def extra_repr(self) -> str:
-        return self._conv[0].extra_repr() + ", with BatchNorm"
+        return self.settings.extra_repr() + ", with BatchNorm"
 
 
-class PackedLinear(_Packing):
+class PackedLinear(Packing):
     """A Linear with constant weights, and the exact GELU after it if asked; takes no gradient."""
 
     weight: Tensor
@@ -222,9 +227,9 @@ class PackedLinear(_Packing):
             out = F.linear(inputs, self.weight, self.bias)
             return F.gelu(out) if self.gelu else out
         rows = inputs.numel() // inputs.shape[-1]
-        packed = self._kept.get(rows)
+        packed = self.kept.get(rows)
         if packed is None:
-            packed = self._keep(rows, torch.ops.mkldnn._reorder_linear_weight(self.weight, rows))
+            packed = self.keep(rows, torch.ops.mkldnn._reorder_linear_weight(self.weight, rows))
         return torch.ops.mkldnn._linear_pointwise(
             inputs, packed, self.bias, "gelu" if self.gelu else "none", [], "none" if self.gelu else ""
         )
@@ -245,7 +250,7 @@ class _Half(nn.Module):
 _FORMS = ((True, True, True), (False, True, True), (True, True, False), (False, True, False), (True, False, False))
 
 
-def _made(module: nn.Module, pairs: Sequence[Pair], *, fused: bool, packs: bool) -> nn.Module:
+def made_frozen(module: nn.Module, pairs: Sequence[Pair], *, fused: bool, packs: bool) -> nn.Module:
     """A frozen copy in one of the forms: these pairs folded, with packed weights or as they are."""
     made = copy.deepcopy(module).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     for pair in pairs:
@@ -288,7 +293,7 @@ def _freeze_pair(module: nn.Module, pair: Pair, *, fused: bool) -> None:
     replace(module, pair.norm, nn.Identity())
 
 
-def _has_fused_kernel(example: Tensor) -> bool:
+def has_fused_kernel(example: Tensor) -> bool:
     return (
         example.device.type == "cpu"
         and example.dtype == torch.float32
@@ -297,8 +302,12 @@ def _has_fused_kernel(example: Tensor) -> bool:
     )
 
 
-def _padded_same(images: Tensor, weight: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def padded_same(
+    images: Tensor, weight: Tensor, conv: nn.Conv2d, *, zero: int = 0
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Images, weight and padding that make the output side ceil(side / stride), as TensorFlow does.
+
+    zero: what stands for 0 in the images.
 
     Where one side needs a pixel more than the other, a depthwise kernel gets a row or column of zeros instead, and the
     padding is even: copying the images into a larger tensor cost 5 times the convolution itself (96 channels, 112 px,
@@ -314,4 +323,4 @@ def _padded_same(images: Tensor, weight: Tensor, conv: nn.Conv2d) -> tuple[Tenso
         return images, weight, even
     if conv.groups == conv.in_channels and tuple(conv.dilation) == (1, 1):
         return images, F.pad(weight, (width % 2, 0, height % 2, 0)), even
-    return F.pad(images, (width // 2, even[1], height // 2, even[0])), weight, (0, 0)
+    return F.pad(images, (width // 2, even[1], height // 2, even[0]), value=zero), weight, (0, 0)

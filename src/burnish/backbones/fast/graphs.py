@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from burnish.backbones.fast.fold import evaluated
+from burnish.backbones.fast.reads import evaluated
 
 
 class _Tracer(fx.Tracer):

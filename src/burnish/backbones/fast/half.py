@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.backbones.fast.fold import FoldedConv, evaluated, fold_trainable, pads_like_tensorflow, same
+from burnish.backbones.fast.fold import FoldedConv, fold_trainable, pads_like_tensorflow, same
+from burnish.backbones.fast.reads import evaluated
 
 # As fold.TOLERANCE, for bfloat16. Measured on photographs: EfficientNet-Lite0 0.06 to 0.11, with heads no worse for it
 # (benchmarks/results/half.json); on noise ViT-S/16 0.014, ResNet-50 0.004.
