@@ -82,8 +82,9 @@ def burnish(model: str) -> dict:
     import torch
 
     from burnish.backbones.fast.frozen import fold_for_inference
+    from burnish.backbones.fast.int8 import IMAGES, int8_form
     from burnish.runtime import keep_freed_memory
-    from burnish.train.features import takes_half
+    from burnish.train.features import takes_half, takes_int8
     from burnish.train.parts import parts_for_training
 
     keep_freed_memory()
@@ -96,6 +97,11 @@ def burnish(model: str) -> dict:
         with torch.inference_mode():
             found[name] = rate(lambda frozen=frozen: frozen(images), BATCH)
             found[name.replace("features", "one_image")] = rate(lambda frozen=frozen: frozen(images[:1]), 1)
+    found["bits"] = 16 if half else 32
+    rounded = int8_form(backbone.module, images[:IMAGES]) if takes_int8("auto", torch.device("cpu")) else None
+    if rounded is not None:
+        with torch.inference_mode():
+            found |= {"features": rate(lambda: rounded[0](images), BATCH), "bits": 8}
     # The classifier's head costs nothing beside the trunk; it is left out on both sides.
     for name, freeze in (("training", 0), ("top_two_stages", len(backbone.stages) - 2)):
         net = classifier_of(backbone)
@@ -154,9 +160,12 @@ def classifier_of(backbone):
 
 
 def pictures():
+    """Smooth network inputs: of noise a network's features in 8 bits are too far off to be used."""
     import torch
 
-    return torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(BATCH, 3, 7, 7, generator=generator) + torch.randn(BATCH, 3, 1, 1, generator=generator)
+    return torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear")
 
 
 def step_of(module, images, *, half: bool):

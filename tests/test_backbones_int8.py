@@ -17,6 +17,7 @@ from burnish.train.features import takes_int8
 
 needs_int8 = pytest.mark.skipif(not has_fast_int8(), reason="this processor is not fastest in 8 bits")
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # `Grid.rounded` expects that it may go
 
 
 def pictures(count, side, seed=0):

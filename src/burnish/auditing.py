@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from burnish.backbones.fast.frozen import fold_for_inference
+from burnish.backbones.fast.int8 import IMAGES
 from burnish.backbones.spec import Backbone
 from burnish.data.audit.findings import Finding, by_kind, counted, in_order, in_words
 from burnish.data.audit.labels import label_findings, outlier_findings, undoubted
@@ -33,10 +34,10 @@ from burnish.labels import several
 from burnish.methods.heads import choose_head
 from burnish.record.facts import machine, version_of
 from burnish.reports.cells import escaped, paragraph, table_of_cells
-from burnish.runtime import Watcher
+from burnish.runtime import Watcher, evenly
 from burnish.terms import Preprocess
 from burnish.train.around import pick_device
-from burnish.train.features import batched, outputs, takes_half
+from burnish.train.features import batched, outputs, rounded_form, takes_half
 
 # Of JPEGs larger than a few times this, a half or a quarter of the pixels is decoded: all of the file is still read.
 _SMALL = Preprocess(size=64, crop=1.0, fit="squash")
@@ -160,9 +161,10 @@ def _told_by_features(
     """Likely label errors and outliers, by the frozen network's features; equals in together [n] are left out at once."""
     watcher.stage("features", total=len(pixels.ids))
     module, half = backbone.module.to(device), takes_half("auto", device)
-    example = normalised(pixels.plain[:2], backbone.preprocess).to(device)
+    example = normalised(pixels.plain[evenly(len(pixels.ids), IMAGES)], backbone.preprocess).to(device)
+    rounded = rounded_form(module, example, sees=len(pixels.ids), precision="auto", device=device)
     features = outputs(
-        fold_for_inference(module, example, half=half),
+        rounded[0] if rounded is not None else fold_for_inference(module, example[:2], half=half),
         batched(pixels.plain),
         preprocess=backbone.preprocess,
         device=device,

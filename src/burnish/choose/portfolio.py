@@ -30,7 +30,7 @@ from burnish.labels import grouped, leading, rank_within
 from burnish.measure.gains import beats
 from burnish.methods.heads import HeadChoice, choose_head
 from burnish.runtime import draws, evenly
-from burnish.train.features import batched, outputs, takes_half
+from burnish.train.features import batched, outputs, rounded_form, takes_half
 
 _SHARE = 0.15  # of the budget, for asking all networks
 _IMAGES = 1000  # at most, of the training images
@@ -191,10 +191,17 @@ def _ask(name: str, backbone: Backbone, ids: np.ndarray, catalog: Catalog, bench
     rate = images_per_second(trunk, first, here, half=half)
     if total / rate > _ONE_PASS * (bench.clock.budget_seconds or math.inf):
         return None
+    rounded = rounded_form(
+        seen.module, example, sees=len(images), precision=bench.recipe.precision, device=bench.device
+    )
     features = outputs(
-        trunk, batched(images), preprocess=backbone.preprocess, device=bench.device, half=half,
+        trunk if rounded is None else rounded[0],
+        batched(images),
+        preprocess=backbone.preprocess,
+        device=bench.device,
+        half=half,
         on_progress=bench.watcher.advance,
-    )  # fmt: skip
+    )
     count = len(catalog.classes)
     if not catalog.several:
         held, labels = np.unique(labels, return_inverse=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from burnish.backbones.changing.taps import PYRAMID_AT_MOST, WIDTH_AT_MOST, tapped
 from burnish.backbones.fast.frozen import fold_for_inference
-from burnish.backbones.fast.int8 import IMAGES, int8_form
+from burnish.backbones.fast.int8 import IMAGES
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench
 from burnish.choose.part import LEAST_TAIL_SECONDS, Costs, settled_part
@@ -27,7 +27,7 @@ from burnish.errors import RecipeError, UnreadableImage
 from burnish.granted import cores
 from burnish.runtime import draws, evenly
 from burnish.terms import Preprocess
-from burnish.train.features import BATCH, filled, outputs, takes_half, takes_int8
+from burnish.train.features import BATCH, filled, outputs, rounded_form, takes_half
 
 # A probe at full size is worth more than a few epochs, and less than many: on photographs of 101 classes the probe
 # gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
@@ -46,8 +46,6 @@ _SAMPLE, _SAMPLING = 32, 0.03  # images, and the share of the budget for decodin
 _SLOWLY, _LEAST_SAMPLE = 0.1, 4  # of the budget, after which so few images are enough: large ones take seconds each
 _FAR_TOO_SLOW = 0.05  # of the budget, that two images take in a network of which all depths are not asked then
 _EXAMPLE = max(12, IMAGES)  # images that the spread of each depth is taken from
-# Images to see, from which making the trunk's form in 8 bits pays.
-_ROUNDED_FROM = 300
 _FEATURE_BYTES = 2**31  # of all fitting images
 
 
@@ -143,11 +141,10 @@ class _Trunks:
         if half:
             trunk = fold_for_inference(module, example[:2], half=True)
             rate = images_per_second(trunk, images, bench, half=True)
-        elif sees >= _ROUNDED_FROM and len(example) >= IMAGES and takes_int8(bench.recipe.precision, bench.device):
-            made = int8_form(module, example)
-            if made is not None:
-                rate = images_per_second(made[0], images, bench, half=False)
-                return cls(exact=exact, trunk=made[0], scored=scored, rate=rate, half=False, apart=made[1])
+        made = rounded_form(module, example, sees=sees, precision=bench.recipe.precision, device=bench.device)
+        if made is not None:
+            rate = images_per_second(made[0], images, bench, half=False)
+            return cls(exact=exact, trunk=made[0], scored=scored, rate=rate, half=False, apart=made[1])
         return cls(exact=exact, trunk=trunk, scored=scored, rate=rate, half=half)
 
     @property
