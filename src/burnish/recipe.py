@@ -226,7 +226,7 @@ class Recipe:
         "Share of all images to test on, if the data has no test",
     )
     precision: Literal["auto", "float32", "bfloat16"] = setting(  # of training and frozen features; scores are float32
-        "auto", words("auto", "float32", "bfloat16"), "Number format of training: float32, bfloat16, or auto"
+        "auto", words("auto", "float32", "bfloat16"), "Number format: float32, bfloat16, or auto (whichever is fast)"
     )
     device: str = setting(
         "auto",

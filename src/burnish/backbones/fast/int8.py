@@ -33,7 +33,7 @@ from burnish.backbones.fast.half import has_fast_half
 from burnish.backbones.fast.reads import evaluated, read_once
 from burnish.backbones.layers import replace
 
-IMAGES = 12  # that ranges and means are taken from; of 32 they are no better (LOG.md)
+IMAGES = 12  # that ranges and means are taken from; 48 are no better (LOG.md)
 # The difference of features from those of float32, over their spread about their mean, root mean squares.
 TOLERANCE = 0.2
 _POSITIONS = 4  # of an image; layers that see fewer, as gates of channels do, are not worth the rounding
