@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_report_page import Page
 from test_several import coloured
@@ -149,6 +150,25 @@ def test_an_attack_that_gradients_do_not_lead_says_so(flat, far, by_less, passed
         "Controls of the attack passed" if passed else "Careful, gradients may be"
     )
     assert f"{flat} of 100 images have no slope, {far[0]} of {far[1]} withstand 32/255" in control_sentence(controls)
+
+
+class Trembling(torch.nn.Module):
+    """A network that sees each image through noise which is drawn in each call."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images + 0.05 * torch.randn_like(images))
+
+
+def test_a_network_that_draws_noise_in_each_call_does_not_pass_the_controls(run, shapes, monkeypatch):
+    monkeypatch.setattr(stressing, "Target", lambda network, *given: attack.Target(Trembling(network), *given))
+    part = burnish.robustness(run.folder, shapes, corrupted=False, attacked=True, epsilons=[32], most=2).attacked
+    assert part.controls.wavering == 2 and not part.controls.passed
+    assert "2 of 2 are answered otherwise when asked again (slopes are means of 8)" in control_sentence(part.controls)
+    assert part.controls.to_json()["wavering"] == 2
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------

@@ -114,12 +114,14 @@ class Controls:
     flat: Interval  # images where the slope is nothing
     far: Interval | None  # images that withstand FAR, which none should; None with several classes
     by_less: int  # images that noise or one step loses and the climb does not, at the largest epsilon
+    wavering: int = 0  # images answered otherwise when asked again, for noise is drawn: slopes are then means
 
     @property
     def passed(self) -> bool:
         """Whether none of them is there; else what the attack left is a bound from above and no more."""
         withstood = self.far is not None and bool(self.far.n) and self.far.value > _SUSPECT
-        return not (self.flat.value > _SUSPECT or withstood or self.by_less > _SUSPECT * self.flat.n)
+        misled = self.flat.value > _SUSPECT or self.by_less > _SUSPECT * self.flat.n
+        return not (misled or withstood or self.wavering)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -67,6 +67,9 @@ ROBUST = {
     "%(some)s of %(all)s images have no slope": "%(all)s 张图像中 %(some)s 张没有梯度",
     ", %(some)s of %(all)s withstand %(epsilon)s/255": "，%(all)s 张中 %(some)s 张经受住 %(epsilon)s/255",
     ", %(n)s fall to noise or one step and not to APGD": "，%(n)s 张败于噪声或一步攻击而未败于 APGD",
+    ", %(some)s of %(all)s are answered otherwise when asked again (slopes are means of %(calls)s)": (
+        "，%(all)s 张中 %(some)s 张再次询问时回答不同（梯度取 %(calls)s 次的平均）"
+    ),
     "Controls of the attack passed: %(facts)s.": "攻击的对照检验通过：%(facts)s。",
     "Careful, gradients may be masked, and then these shares are too high: %(facts)s.": (
         "注意，梯度可能被掩盖，若如此则这些比例偏高：%(facts)s。"

@@ -16,7 +16,7 @@ from PIL import Image
 from burnish.data.corruptions import CORRUPTIONS, SEVERITIES
 from burnish.data.handling import HANDLINGS, STATES
 from burnish.errors import shown
-from burnish.measure.attack import FAR, STARTS, STEPS
+from burnish.measure.attack import CALLS, FAR, STARTS, STEPS
 from burnish.measure.intervals import Interval, percent
 from burnish.measure.robustness import State
 from burnish.measure.verdict import difference_in_words
@@ -108,6 +108,11 @@ def control_sentence(controls: Controls, say: Say = str) -> str:
     if controls.far is not None and controls.far.n:
         facts += say(", %(some)s of %(all)s withstand %(epsilon)s/255") % counted(controls.far)
     facts += say(", %(n)s fall to noise or one step and not to APGD") % {"n": controls.by_less}
+    if controls.wavering:
+        told = {"some": controls.wavering, "all": controls.flat.n, "calls": CALLS}
+        facts += (
+            say(", %(some)s of %(all)s are answered otherwise when asked again (slopes are means of %(calls)s)") % told
+        )
     if controls.passed:
         return say("Controls of the attack passed: %(facts)s.") % {"facts": facts}
     return say("Careful, gradients may be masked, and then these shares are too high: %(facts)s.") % {"facts": facts}

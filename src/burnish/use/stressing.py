@@ -22,7 +22,7 @@ from burnish.data.sources import Data, called
 from burnish.disk import expanded, write_whole
 from burnish.errors import NotEnoughData, RecipeError, UnreadableImage, shown
 from burnish.granted import cores
-from burnish.measure.attack import EPSILONS, FAR, Ball, Target, apgd, fgsm, signs, strongest
+from burnish.measure.attack import CALLS, EPSILONS, FAR, Ball, Target, fgsm, signs, strongest
 from burnish.measure.calibration import calibrated
 from burnish.measure.intervals import wilson
 from burnish.measure.robustness import State, Subjects, Told, state_of
@@ -308,11 +308,13 @@ def _attacked(images: _Images, epsilons: list[float], seed: int, watcher: Watche
     with settled_torch(cuda=images.predictor.device.type == "cuda"), enough_memory(bundle.base_model):
         target = Target(bundle.classifier(), bundle.preprocess, images.predictor.device)
         clean, struck, flat = list[Told](), {one: _Struck() for one in epsilons}, 0
-        tried, withstood = 0, 0
+        tried, withstood, wavering = 0, 0, 0
         example: tuple[np.ndarray, np.ndarray] | None = None
         for batch in images.batches(target.at_once, watcher, "attacked images"):
             points, labels = _tensors(batch, target)
-            flat += int((target.look(points, labels)[1].abs().amax((1, 2, 3)) == 0).sum())
+            if drawing := int(target.wavers(points).sum()):
+                wavering, target = wavering + drawing, target.over(CALLS)
+            flat += int((target.look(points, labels)[2].abs().amax((1, 2, 3)) == 0).sum())
             clean.append(_said(target, points, batch, images.predictor))
             worst = _strike(target, points, labels, batch, struck, images.predictor, seed)
             if example is None:
@@ -332,6 +334,7 @@ def _attacked(images: _Images, epsilons: list[float], seed: int, watcher: Watche
             flat=wilson(flat, len(before.right)),
             far=None if bundle.several else wilson(withstood, tried),
             by_less=0 if subjects.several else _by_less(struck[epsilons[-1]], before),
+            wavering=wavering,
         ),
         seconds=time.monotonic() - began,
         example=example,
@@ -372,7 +375,8 @@ def _far(target: Target, points: torch.Tensor, labels: torch.Tensor, batch: _Bat
     if not len(sound):
         return 0, 0
     ids = [batch.ids[row] for row in sound.tolist()]
-    found = apgd(target, Ball(points[sound], FAR), labels[sound], ids, seed=seed)
+    ball = Ball(points[sound], FAR)
+    found = strongest(target, ball, labels[sound], ids, points[sound], seed=seed)
     return len(sound), int((target.loss(found, labels[sound]) <= 0.0).sum())
 
 

@@ -15,7 +15,7 @@ from burnish.backbones.classifier import Classifier
 from burnish.data.cache import Rows
 from burnish.data.perturbations import perturbed
 from burnish.labels import right, several
-from burnish.measure.attack import Ball, Target, apgd
+from burnish.measure.attack import Ball, Target, strongest
 from burnish.measure.calibration import calibrated
 from burnish.measure.gains import beats
 from burnish.measure.reading import Calibrated
@@ -71,6 +71,7 @@ def attacked_val(ground: Ground, classifier: Classifier) -> np.ndarray:
         rows,
         ground.material.labels[rows],
         epsilon=ground.epsilon,
+        starts=1,
         steps=_STEPS,
     )[None]
 
@@ -83,6 +84,7 @@ def attacked(
     labels: np.ndarray,
     *,
     epsilon: float,
+    starts: int,
     steps: int,
 ) -> np.ndarray:
     """Logits float32 [r k] of these plain views, changed within epsilon so that this very network errs (`measure.attack`)."""
@@ -92,7 +94,8 @@ def attacked(
         clean = torch.from_numpy(np.ascontiguousarray(plain[rows[part]])).float().to(ground.bench.device)
         truth = torch.from_numpy(labels[part]).to(ground.bench.device)
         seed = ground.bench.recipe.seed
-        points = apgd(target, Ball(clean, epsilon), truth, rows[part].tolist(), steps=steps, seed=seed)
+        ball, ids = Ball(clean, epsilon), rows[part].tolist()
+        points = strongest(target, ball, truth, ids, clean, starts=starts, steps=steps, seed=seed)
         found.append(target.logits(points).cpu().numpy())
     return np.concatenate(found)
 

@@ -40,7 +40,7 @@ _UNHURRIED = len(CORRUPTIONS)  # corruptions of each image, without a budget
 _AT_ONCE = 64  # views in memory
 _FEWEST = 30  # test images, whatever the clock says
 _CLEAN_SHARE = 0.4  # of what the clock leaves, for the images as they are
-_STEPS, _AT_A_TIME = 50, 4  # of an attack; images attacked before the clock is looked at
+_STEPS, _STARTS, _AT_A_TIME = 50, 2, 4  # of an attack; images attacked before the clock is looked at
 _ATTACKED_SHARE, _UNHURRIED_ATTACKED = 0.7, 200  # of what the clock leaves then, for attacks; images without a budget
 _TAIL_SECONDS = 1.0  # scores, writing the package, leaving
 _ALL, _LIKE, _NEW = "all", "akin", "unlike"
@@ -135,7 +135,9 @@ def _attacked(
         rows = some[done : done + _AT_A_TIME]
         labels = material.test_labels[rows]
         told = [
-            attacked(one, ground, material.test.plain, rows, labels, epsilon=ground.epsilon, steps=_STEPS)
+            attacked(
+                one, ground, material.test.plain, rows, labels, epsilon=ground.epsilon, starts=_STARTS, steps=_STEPS
+            )
             for one in models
         ]
         found.append(np.stack([one.right(logits, labels) for one, logits in zip(readings, told, strict=True)]))
@@ -146,6 +148,7 @@ def _attacked(
     return {
         "epsilon": ground.epsilon,
         "steps": _STEPS,
+        "starts": _STARTS,
         "n": whole.shape[1],
         **_shares(whole, groups),
     }
