@@ -34,8 +34,8 @@ _FIRST_MARK, _LESS, _LEAST = (
     0.03,
     0.06,
 )  # fractions of the steps: where the step size is first looked at, and how often
-_SAME = 1e-3  # of an image's largest logit: sums in another order differ by less, noise that matters by more
 _RISING = 0.75  # of the steps since the last look must have raised the loss
+_SAME = 1e-3  # of an image's largest logit: sums in another order differ by less, noise that matters by more
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,9 @@ def _attacked(
     some = order if bench.clock.budget_seconds is not None else order[:_UNHURRIED_ATTACKED]
     until, found, done = bench.clock.elapsed() + _ATTACKED_SHARE * bench.clock.left(), list[np.ndarray](), 0
     bench.watcher.stage("test, attacked", total=len(some))
-    while done < len(some) and (done < _AT_A_TIME or bench.clock.elapsed() < until):
-        rows = some[done : done + _AT_A_TIME]
+    longest = 0.0
+    while done < len(some) and (done < _AT_A_TIME or bench.clock.elapsed() + longest < until):
+        began, rows = bench.clock.elapsed(), some[done : done + _AT_A_TIME]
         labels = material.test_labels[rows]
         told = [
             attacked(
@@ -143,6 +144,7 @@ def _attacked(
         found.append(np.stack([one.right(logits, labels) for one, logits in zip(readings, told, strict=True)]))
         bench.watcher.advance(len(rows))
         done += len(rows)
+        longest = max(longest, bench.clock.elapsed() - began)
     whole = np.concatenate(found, axis=1)
     groups = material.catalog.grouped(material.test.ids[some[:done]])
     return {
