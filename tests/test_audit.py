@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
-from burnish import api, cli
+from burnish import api, cli, looking, watching
 from burnish.data.audit import twins as twins_module
 from burnish.data.audit.classes import class_findings
 from burnish.data.audit.findings import in_words
@@ -459,6 +460,18 @@ def test_the_command_line_prints_80_columns_and_leaves_as_told(faulty, tmp_path,
     code, out, _ = burnish("audit", faulty, "--model", "none", "--json", "--cache", "off", capsys=capsys)
     assert json.loads(out)["found"]["leak"] == 2
     assert burnish("audit", tmp_path / "nothing", capsys=capsys)[0] == 2
+
+
+def test_reading_that_lasts_is_said(images, monkeypatch, capsys):
+    def slowly(*words, real=looking.opened, **settings):
+        time.sleep(0.5)
+        return real(*words, **settings)
+
+    monkeypatch.setattr(watching, "_SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(looking, "opened", slowly)
+    words = ("audit", images, "--model", "none", "--cache", "off")
+    assert f"reading {images}" in burnish(*words, capsys=capsys)[1]
+    assert "reading" not in burnish(*words, "--quiet", capsys=capsys)[1]
 
 
 def test_the_list_leaves_out_what_it_proposes(faulty, tmp_path):

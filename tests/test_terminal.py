@@ -55,10 +55,10 @@ def test_what_lasts_before_torch_is_loaded_is_said_and_its_thread_has_ended(last
     """A table of 150,000 lines was read for 33 s beside other programs, and nothing was said."""
     monkeypatch.setattr(watching, "_SLOW_SECONDS", 0.2)
     threads, clock = threading.active_count(), Clock.start(None, from_process_start=False)
-    with watching.told_if_slow("reading photos", clock, quiet=False, to_stderr=False):
+    with watching.told_if_slow("reading photos", watching.early_watcher(clock, quiet=False, to_stderr=False)):
         time.sleep(lasts)
     assert threading.active_count() == threads
-    with watching.told_if_slow("never", clock, quiet=True, to_stderr=False):
+    with watching.told_if_slow("never", watching.early_watcher(clock, quiet=True, to_stderr=False)):
         time.sleep(0.3)
     told = capsys.readouterr().out
     assert (said in told if said else not told) and "never" not in told

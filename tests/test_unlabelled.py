@@ -120,3 +120,75 @@ def test_answers_are_not_written_over_the_list_that_they_answer(run, home):
     with pytest.raises(RecipeError, match=r"list\.csv holds, lists or is one of the images"):
         write_predictions(home / "list.csv", run.predictor, [str(home / "list.csv")])
     assert (home / "list.csv").read_text() == text
+
+
+def pack_rows(file, columns):
+    pytest.importorskip("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), file)
+
+
+@pytest.mark.parametrize("column", ["image", "path"])
+def test_a_parquet_file_of_images_to_be_named_needs_no_labels(run, home, column):
+    files = [home / "some/red/000.png", home / "some/blue/000.png"]
+    cells = [one.read_bytes() if column == "image" else f"some/{one.parent.name}/{one.name}" for one in files]
+    pack_rows(home / "plain.parquet", {column: cells})
+    assert answers(run, home / "plain.parquet") == answers(run, files)
+
+
+def test_labels_of_a_test_set_that_tell_nothing_are_not_looked_at(run, home):
+    files = [home / "some/red/000.png", home / "some/blue/000.png"]
+    pack_rows(home / "test.parquet", {"image": [one.read_bytes() for one in files], "label": [-1.5, None]})
+    assert answers(run, home / "test.parquet") == answers(run, files)
+
+
+def test_a_parquet_file_without_images_says_what_is_expected_of_one_to_be_named(run, home):
+    pack_rows(home / "x.parquet", {"photo": ["a.png"]})
+    with pytest.raises(DataError, match=r"x\.parquet has the columns photo; expected path or the images themselves"):
+        run.predict(home / "x.parquet")
+
+
+def test_a_folder_of_archives_and_parquet_files_is_answered_by_what_they_hold(run, home):
+    folder = home / "shards"
+    folder.mkdir()
+    shutil.copy(home / "packed.zip", folder / "0.zip")
+    shutil.copy(home / "packed.tar", folder / "1.tar")
+    pack_rows(folder / "2.parquet", {"image": [(home / "some/red/000.png").read_bytes()]})
+    shutil.copy(folder / "2.parquet", folder / "cache-2.arrow")
+    files = ["blue/000.png", "red/000.png", "red/001.png"]
+    found, alone = run.predict(folder), run.predict([home / "some" / one for one in [*files, *files, "red/000.png"]])
+    places = [*(f"0.zip/{one}" for one in files), *(f"1.tar/{one}" for one in files), "2.parquet/2.parquet#000001"]
+    assert [one.path.replace("/./", "/") for one in found] == [str(folder / place) for place in places]
+    assert [(one.label, one.probability) for one in found] == [(one.label, one.probability) for one in alone]
+
+
+def test_a_folder_of_images_and_archives_is_answered_whole_and_what_cannot_be_read_has_its_reason(run, home, capsys):
+    shutil.copy(home / "packed.zip", home / "some/more.zip")
+    (home / "some/broken.tar.gz").write_bytes(b"no archive")
+    (home / "some/list.csv").write_text("path\nred/000.png\n")
+    with zipfile.ZipFile(home / "some/notes.zip", "w") as archive:
+        archive.writestr("notes.txt", b"no image")
+    with zipfile.ZipFile(home / "some/phone.zip", "w") as archive:
+        archive.writestr("IMG_1.HEIC", b"of a telephone")
+    pack_rows(home / "some/same.parquet", {"path": ["red/000.png", "red/none.png"]})
+    code, out, err = command("predict", run.folder, home / "some", "--json", capsys=capsys)
+    told = [(row["path"].removeprefix(f"{home}/some/"), row["problem"]) for row in json.loads(out)]
+    assert (code, err) == (1, "3 of the images could not be read\n")
+    plain = ["blue/000.png", "red/000.png", "red/001.png"]
+    assert [path for path, problem in told if problem is None] == [*plain, *(f"more.zip/{one}" for one in plain)]
+    assert {path: problem for path, problem in told if problem is not None} == {
+        "broken.tar.gz": "broken.tar.gz is no archive that is read. Expected a .zip or .tar of images.",
+        "phone.zip/IMG_1.HEIC": "HEIC is not read: save it as JPEG, PNG or TIFF",
+        "red/none.png": "no such file (same.parquet, row 2)",
+    }
+
+
+def test_a_folder_that_holds_but_a_list_says_to_give_the_list(run, home):
+    (home / "lists").mkdir()
+    (home / "lists/list.csv").write_text("path\nx.png\n")
+    with pytest.raises(
+        DataError, match=r"lists holds no image files; to have those named that list\.csv lists, give it by"
+    ):
+        run.predict(home / "lists")

@@ -68,7 +68,7 @@ from burnish.use.finished import (
 from burnish.use.serving import serve
 from burnish.use.slimming import Slimmed, slim
 from burnish.use.stressing import Robustness, robustness
-from burnish.watching import Watching, settled_watcher
+from burnish.watching import Watching, settled_watcher, told_if_slow
 
 # Verbs are made in `looking`, here, in `run.hardening`, and in the modules of `use`.
 __all__ = [
@@ -143,9 +143,10 @@ def fit_recipe(
     """`fit` with a whole Recipe, e.g. one read back from a run's recipe.toml."""
     clock = clock or Clock.start(recipe.budget_seconds, from_process_start=False)
     folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
+    watcher = settled_watcher(watcher, clock)
     with folder:
         return fit_catalog(
-            opened(data, quarantine),
+            _read(data, quarantine, watcher),
             recipe,
             out=folder,
             cache=cache,
@@ -210,6 +211,12 @@ def fit_catalog(
     return open_run(folder.path)
 
 
+def _read(data: Data, quarantine: str | os.PathLike[str] | None, watcher: Watcher) -> Catalog:
+    """The catalogue of the data, and a line where reading it lasts."""
+    with told_if_slow(f"reading {called(data)}", watcher):
+        return opened(data, quarantine)
+
+
 def _say_unused(catalog: Catalog, watcher: Watcher) -> None:
     """That columns of a table, or folders within class folders, are not used: one of them may have been meant."""
     if within := folders_within(catalog):
@@ -264,9 +271,10 @@ def compare(
     _refuse(settings, {name: known.in_compare for name, known in SETTINGS.items() if known.in_compare})
     recipe = recipe_from({**settings, "budget_seconds": seconds})
     folder = out if isinstance(out, RunFolder) else RunFolder.of(out, called(data))
+    watcher = settled_watcher(watcher, clock)
     with folder:
         return compare_catalog(
-            opened(data, quarantine),
+            _read(data, quarantine, watcher),
             recipe,
             models=models,
             methods=methods,

@@ -25,7 +25,7 @@ from burnish.record.folder import AUDIT_PAGE, AUDIT_TABLE, RESULT, plain
 from burnish.reports.findings import page_of
 from burnish.run.outset import backbone_for, store_of
 from burnish.train.around import settled_torch
-from burnish.watching import Watching, settled_watcher
+from burnish.watching import Watching, settled_watcher, told_if_slow
 
 
 @settled_torch()
@@ -57,10 +57,10 @@ def audit(
         if model in (None, "none")
         else backbone_for(recipe_from({"model": model, "arch": arch, "preprocess": preprocess}))
     )
-    catalog = opened(data, quarantine, for_training=False)
-    found = run_audit(
-        catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=settled_watcher(watcher)
-    )
+    watcher = settled_watcher(watcher)
+    with told_if_slow(f"reading {called(data)}", watcher):
+        catalog = opened(data, quarantine, for_training=False)
+    found = run_audit(catalog, backbone, data=called(data), seed=seed, store=store_of(cache), watcher=watcher)
     if out is not None:
         folder = expanded(out)
         with plain_disk_errors(folder):

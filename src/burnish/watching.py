@@ -62,20 +62,22 @@ def say_what_begins(
 
     No bar yet: its thread would stand in the way of loading lightly (`imports.load_libraries`).
     """
+    besides = f" ({besides})" if besides else ""
+    early_watcher(clock, quiet=quiet, to_stderr=to_stderr).say(
+        f"{images:,} images of {classes:,} classes{besides}, into {folder}; loading PyTorch"
+    )
+
+
+def early_watcher(clock: Clock, *, quiet: bool, to_stderr: bool) -> Watcher:
+    """Plain lines, on a terminal too, nothing with `quiet`: for what is done before torch is loaded."""
     stream = sys.stderr if to_stderr else sys.stdout
-    if not quiet and stream is not None:
-        besides = f" ({besides})" if besides else ""
-        Lines(stream, clock).say(f"{images:,} images of {classes:,} classes{besides}, into {folder}; loading PyTorch")
+    return Nobody() if quiet or stream is None else Lines(stream, clock)
 
 
 @contextmanager
-def told_if_slow(what: str, clock: Clock, *, quiet: bool, to_stderr: bool) -> Iterator[None]:
+def told_if_slow(what: str, watcher: Watcher) -> Iterator[None]:
     """A line with these words where the body takes longer than a second or so. Its thread has ended when the body has."""
-    stream = sys.stderr if to_stderr else sys.stdout
-    if quiet or stream is None:
-        yield
-        return
-    timer = threading.Timer(_SLOW_SECONDS, Lines(stream, clock).say, [what])
+    timer = threading.Timer(_SLOW_SECONDS, watcher.say, [what])
     timer.daemon = True
     timer.start()
     try:

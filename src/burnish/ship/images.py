@@ -16,13 +16,12 @@ from PIL import Image
 from burnish.data.catalog import Named
 from burnish.data.contents import picture_of, plain_array
 from burnish.data.pixels import Need, decode, decode_picture
-from burnish.data.sources.header import KINDS as TABLES
 from burnish.data.sources.python import gives_batches, image_of, paths_of
-from burnish.data.sources.scan import LINK_OUT, has_image_suffix, scan
-from burnish.data.sources.unlabelled import Inside, images_of, is_several
+from burnish.data.sources.scan import LINK_OUT, NO_SUFFIX, has_image_suffix, scan
+from burnish.data.sources.unlabelled import Inside, holds, images_of, is_archive, is_kept_by_datasets, lists
 from burnish.data.unit import require_units
 from burnish.disk import expanded
-from burnish.errors import DataError, UnreadableImage, shown
+from burnish.errors import DataError, NotEnoughData, UnreadableImage, shown
 
 _CHANNELS = (1, 3, 4)
 _LONGEST_NAME = 4096  # bytes of a path, as Linux has it
@@ -46,6 +45,7 @@ InMemory = bytes | bytearray | memoryview | Readable | Image.Image | np.ndarray 
 ImageLike = str | os.PathLike[str] | InMemory | Callable[[], Path | bytes]
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Images = ImageLike | Iterable[ImageLike] | Items
+Found = list["Path | Inside | NotRead"]
 
 
 def opened(image: ImageLike, *, at_least: Need | None = None) -> Image.Image:
@@ -131,15 +131,15 @@ def _has_channels_first(image: np.ndarray | torch.Tensor) -> bool:
     return image.shape[0] in _CHANNELS and (torches or min(image.shape[1:]) > max(_CHANNELS))
 
 
-def expand(paths: Paths) -> list[Path | Inside | NotRead]:
+def expand(paths: Paths) -> Found:
     """Image files from files and folders (searched through, in order of name); DataError when one is not there.
 
-    Of a table those that it lists, line by line, and of an archive those in it.
+    Of a table those that it lists, line by line; of an archive or a Parquet file, also of one in a folder, those in it.
 
     Links to image files are followed, as where they are named themselves. What a folder holds besides and might be an image,
     such as a link to a folder, stands there with the reason.
     """
-    files: list[Path | Inside | NotRead] = []
+    files: Found = []
     asked = list(listed(paths))
     if any(one == "" for one in asked if isinstance(one, str)):
         raise DataError("the name of an image or a folder is empty; expected image files or folders")
@@ -148,31 +148,58 @@ def expand(paths: Paths) -> list[Path | Inside | NotRead]:
             raise DataError(f"An image is of the type {type(one).__name__}, expected the path of a file or a folder.")
         path = expanded(one)
         if os.path.isdir(path):
-            inside = scan(path)
-            followed = {
-                left.path for left in inside.named if left.reason == LINK_OUT and _is_image_file(path / left.path)
-            }
-            found = [path / name for name in sorted([*inside.images, *followed])]
-            besides = [
-                NotRead(str(path / left.path), left.reason)
-                for left in inside.named
-                if _may_hold_images(left) and left.path not in followed
-            ]
-            if not found and not besides:
-                raise DataError(f"{shown(str(path))} holds no image files")
-            files += [*found, *besides]
-        elif is_several(path) and os.path.isfile(path):
-            lists = path.suffix.lower() in TABLES
-            for found in images_of(path):
-                if not isinstance(found, Named):
-                    files.append(found)
-                elif lists or _may_hold_images(found):
-                    files.append(NotRead(str((path.parent if lists else path) / found.path), found.reason))
+            files += _in_folder(path)
+        elif (lists(path) or holds(path)) and os.path.isfile(path):
+            files += _in_file(path)
         elif os.path.lexists(path):
             files.append(path)
         else:
             raise _absent(str(one))
     return files
+
+
+def _in_folder(folder: Path) -> Found:
+    """The image files of a folder, what its archives and Parquet files hold, and what else may be one; DataError for none."""
+    inside = scan(folder)
+    names, packed, tables, besides = list(inside.images), list[str](), list[str](), list[NotRead]()
+    for left in inside.named:
+        there = left.reason in (NO_SUFFIX, LINK_OUT) and os.path.isfile(folder / left.path)
+        if there and has_image_suffix(left.path):
+            names.append(left.path)
+        elif there and holds(folder / left.path) and not is_kept_by_datasets(folder / left.path):
+            packed.append(left.path)
+        elif there and lists(folder / left.path):
+            tables.append(left.path)
+        elif _may_hold_images(left):
+            besides.append(NotRead(str(folder / left.path), left.reason))
+    images = [folder / name for name in sorted(names)]
+    known = set(images)  # of which a Parquet file may be a list
+    held = [one for name in sorted(packed) for one in _packed_in(folder / name) if one not in known]
+    if not images and not held and not besides:
+        more = f"; to have those named that {shown(tables[0])} lists, give it by itself" if tables else ""
+        raise DataError(f"{shown(str(folder))} holds no image files{more}")
+    return [*images, *held, *besides]
+
+
+def _packed_in(file: Path) -> Found:
+    """What an archive or a Parquet file among images holds of them; one that cannot be read stands there with the reason."""
+    try:
+        return _in_file(file)
+    except NotEnoughData:
+        return []
+    except DataError as error:
+        return [NotRead(str(file), str(error))]
+
+
+def _in_file(file: Path) -> Found:
+    """The images that a table lists, or that an archive or a Parquet file holds."""
+    packed = is_archive(file)
+    above = file if packed else file.parent
+    return [
+        NotRead(str(above / found.path), found.reason) if isinstance(found, Named) else found
+        for found in images_of(file)
+        if not isinstance(found, Named) or not packed or _may_hold_images(found)
+    ]
 
 
 def _absent(name: str) -> DataError:
@@ -186,11 +213,6 @@ def _absent(name: str) -> DataError:
             "base64 is given as its bytes: base64.b64decode(text)"
         )
     return DataError(f"there is no {shown(name)}; expected image files or folders")
-
-
-def _is_image_file(path: Path) -> bool:
-    """Whether there is a file with the name of an image, through links or not."""
-    return has_image_suffix(path.name) and path.is_file()
 
 
 def _may_hold_images(named: Named) -> bool:

@@ -30,7 +30,7 @@ from burnish.ship.bundle import Bundle
 from burnish.ship.images import ImageLike
 from burnish.ship.predictor import Predictor
 from burnish.use.explaining import strangers
-from burnish.watching import Watching, settled_watcher
+from burnish.watching import Watching, settled_watcher, told_if_slow
 
 _ALL_NAMED, _NAMED = 100, 5  # classes up to which `evaluate` keeps them all with each prediction; how many of more
 _SHOWN = 10  # classes, and pairs of them, that a notebook shows
@@ -104,7 +104,8 @@ def evaluate(
     """
     predictor, watcher = predictor or Predictor.open(expanded(run), device), settled_watcher(watcher)
     bundle = predictor.bundle
-    catalog, rows, named = labelled(data, bundle)
+    with told_if_slow(f"reading {called(data)}", watcher):
+        catalog, rows, named = labelled(data, bundle)
     watcher.stage("evaluate", total=len(rows))
     probabilities, predictions = _answered(predictor, catalog, rows, watcher)
     used = [row for row, prediction in zip(rows, predictions, strict=True) if prediction.problem is None]

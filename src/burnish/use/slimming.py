@@ -34,7 +34,7 @@ from burnish.ship.slim_onnx import Answers, int8_forms, session
 from burnish.train.features import batched
 from burnish.use.own import is_frozen, own_images
 from burnish.use.slim_ways import Asking, Chosen, choose, judged_rows, with_familiarity
-from burnish.watching import Watching, settled_watcher
+from burnish.watching import Watching, settled_watcher, told_if_slow
 
 MODEL = "model.onnx"
 _FORMAT, _VERSION = "burnish-slim", 1
@@ -103,7 +103,8 @@ def slim(
     place = place_beside(folder, out, "slim")
     bundle, margin = read_bundle(folder), lose / 100.0
     _refuse_hardened_heads(folder, bundle)
-    catalog, splits = own_images(folder, data)
+    with told_if_slow("reading the run's images", watcher):
+        catalog, splits = own_images(folder, data)
     _require_test(splits.test)
     asking = Asking(catalog, splits, watcher)
     watcher.say(f"{len(judged_rows(bundle, splits)):,} images to choose by, {len(splits.test):,} to prove it on")

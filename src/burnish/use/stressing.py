@@ -38,7 +38,7 @@ from burnish.train.around import enough_memory, settled_torch
 from burnish.train.features import BATCH
 from burnish.use.evaluating import labelled, numbers_of
 from burnish.use.finished import refuse_others
-from burnish.watching import Watching, settled_watcher
+from burnish.watching import Watching, settled_watcher, told_if_slow
 
 SECONDS = 300.0  # for either, where it is not said how many images; a batch is finished
 _MOST_BYTES = 2**27  # of views of handled files at once
@@ -85,7 +85,8 @@ def robustness(
     threshold = _threshold(predictor, reject, corrupted=corrupted)
     if attacked and not bundle.several and len(bundle.classes) < 2:
         raise RecipeError("attacked: the model knows one class, and cannot be led to another; leave attacked out")
-    catalog, rows, truth = labelled(data, bundle)
+    with told_if_slow(f"reading {called(data)}", watcher):
+        catalog, rows, truth = labelled(data, bundle)
     order = [rows[place] for place in in_turn(catalog, np.array(rows, np.int64), seed=seed)]
     images = _Images(predictor, catalog, order, truth, most, called(data))
     damaged, files = _corrupted(images, threshold, seed, watcher) if corrupted else (None, None)

@@ -150,10 +150,10 @@ def _begun(
     """The recipe and the images, and a line on them: what is wrong with either is told before torch is loaded."""
     from burnish.data.audit.quarantine import left_out_in_words, opened
     from burnish.recipe import recipe_from
-    from burnish.watching import say_what_begins, told_if_slow
+    from burnish.watching import early_watcher, say_what_begins, told_if_slow
 
     recipe = recipe_from({**settings, "budget_seconds": clock.budget_seconds})
-    with told_if_slow(f"reading {data}", clock, quiet=quiet, to_stderr=to_stderr):
+    with told_if_slow(f"reading {data}", early_watcher(clock, quiet=quiet, to_stderr=to_stderr)):
         catalog = opened(data, quarantine)
     besides = left_out_in_words(catalog, quarantine) if quarantine is not None else ""
     say_what_begins(

@@ -63,7 +63,10 @@ def _catalog(
 
 
 def images_in(file: Path) -> tuple[list[str], list[Named], Contents]:
-    """The images in a zip or tar, in whatever folders, and what is none; DataError where it is no archive, or has none."""
+    """The images in a zip or tar, in whatever folders, and what is none.
+
+    DataError where it is no archive, NotEnoughData where it has none.
+    """
     aside: dict[str, str] = {}
     if is_packed_or_tar(file):
         places, aside = places_in_tar(file)
@@ -73,8 +76,8 @@ def images_in(file: Path) -> tuple[list[str], list[Named], Contents]:
     else:
         raise DataError(f"{shown(file.name)} is no archive that is read. Expected a .zip or .tar of images.")
     found, named, top = _scanned(members)
-    if not found.images:
-        raise DataError(f"{shown(file.name)} holds no images.")
+    if not found.images and not any(" is not read" in one.reason for one in named):
+        raise NotEnoughData(f"{shown(file.name)} holds no images.")
     return [top + path for path in found.images], [*named, *(Named(*one) for one in aside.items())], contents
 
 

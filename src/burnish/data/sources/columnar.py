@@ -9,12 +9,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from burnish.data.catalog import Catalog
-from burnish.data.contents import Packed, Place, Spool
+from burnish.data.contents import Contents, Packed, Place, Spool
 from burnish.data.file import MAX_BYTES
 from burnish.data.sources.assemble import as_in_a_table, told_apart
 from burnish.data.sources.folder import SPLIT_FOLDERS
@@ -43,14 +43,13 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
     them; and where wanted split and group. DataError when a file is damaged, columns are missing, or pyarrow is not installed.
     """
     _refuse_some_splits(root, files)
-    spool, places, absent = Spool(), dict[str, Place](), dict[str, str]()
-    most = max(_RATIO_FROM_BYTES, _MAX_RATIO * sum(os.path.getsize(file) for file in files))
+    pictures = _Pictures.of(files)
     others: dict[str, None] = {}
-    rows = (row for file in files for row in _rows_of(root, file, spool, places, absent, most, others))
+    rows = (row for file in files for row in _rows_of(root, file, pictures, others))
     first = next(rows, None)
     if first is None:
         raise NotEnoughData(f"{shown(str(root))} holds no rows. Expected an image and its label a row.")
-    held = bool(places or absent)
+    held = bool(pictures.places or pictures.absent)
 
     def all_rows() -> Iterator[tuple[int, Values]]:
         yield first
@@ -58,9 +57,18 @@ def open_columnar(root: Path, files: list[Path]) -> Catalog:
 
     name = files[0] if len(files) == 1 else root / files[0].name
     kind = "parquet" if _is_parquet(files[0]) else "arrow"
-    contents = Packed(places, MAX_BYTES, absent) if held else None
-    catalog = from_rows(name, all_rows(), source=kind, unit="row", contents=contents)
+    catalog = from_rows(name, all_rows(), source=kind, unit="row", contents=pictures.contents if held else None)
     return replace(catalog, unused=tuple(others))
+
+
+def rows_of_images(file: Path) -> tuple[list[tuple[int, Values]], Contents | None]:
+    """(row, its path) of each image in a Parquet or Arrow file, and what holds them where they are no files of those paths.
+
+    No labels are asked for. DataError as for `open_columnar`.
+    """
+    pictures = _Pictures.of([file])
+    rows = list(_rows_of(file, file, pictures, {}, labels=False))
+    return rows, pictures.contents if pictures.places or pictures.absent else None
 
 
 def is_saved_by_datasets(folder: Path) -> bool:
@@ -103,23 +111,54 @@ def parquet_files(folder: Path) -> list[Path]:
     return below
 
 
-def _rows_of(
-    root: Path,
-    file: Path,
-    spool: Spool,
-    places: dict[str, Place],
-    absent: dict[str, str],
-    most: int,
-    others: dict[str, None],
-) -> Iterator[tuple[int, Values]]:
-    """(row, values) of one file; images inside it go to the spool, `most` bytes in all, and why there is none to `absent`.
+@dataclass(frozen=True)
+class _Pictures:
+    """The images that rows hold: their bytes in a spool, `most` of them in all, and why a row has none."""
 
-    others: takes some names of columns that are not used.
+    most: int
+    spool: Spool = field(default_factory=Spool)
+    places: dict[str, Place] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, files: list[Path]) -> _Pictures:
+        """Of files of which none is taken yet."""
+        return cls(max(_RATIO_FROM_BYTES, _MAX_RATIO * sum(os.path.getsize(file) for file in files)))
+
+    @property
+    def contents(self) -> Packed:
+        """What gives them."""
+        return Packed(self.places, MAX_BYTES, self.absent)
+
+    def take(self, file: Path, path: str, one: Any) -> None:
+        """The image in that cell, an array of one, is `path` from now on."""
+        large = one.nbytes > MAX_BYTES + _LONGEST_TEXT  # with its path
+        held = None if large else one[0].as_py()
+        data = held.get("bytes") if isinstance(held, dict) else held
+        if large or (isinstance(data, bytes) and len(data) > MAX_BYTES):
+            self.absent[path] = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
+        elif isinstance(data, bytes):
+            if self.spool.size + len(data) > self.most:
+                raise DataError(
+                    f"{shown(file.name)}: its images are over {_MAX_RATIO} times as large as its files, as one again and "
+                    "again is. Give each image once."
+                )
+            self.places[path] = Place(self.spool, *self.spool.add(data))
+        else:
+            self.absent[path] = _why_absent(held)
+
+
+def _rows_of(
+    root: Path, file: Path, pictures: _Pictures, others: dict[str, None], *, labels: bool = True
+) -> Iterator[tuple[int, Values]]:
+    """(row, values) of one file; the images inside it are taken by `pictures`.
+
+    others: takes some names of columns that are not used. labels: else the images alone are asked for.
     """
-    schema, batches = _opened(file, most)
-    columns = _columns(file, schema)
+    schema, batches = _opened(file, pictures.most)
+    columns = _columns(file, schema, labels=labels)
     note_others(others, [name for name in schema.names if name not in columns.values()])
-    names = _class_names(schema, columns["label"])
+    names = _class_names(schema, columns["label"]) if labels else []
     word = _split_word(root, file)
     below = file.relative_to(root).as_posix() if root != file else file.name
     wanted = list(dict.fromkeys(columns.values()))
@@ -131,31 +170,17 @@ def _rows_of(
                 if name != "image":
                     _refuse_long_texts(file, column, batch.column(column))
             cells = {name: batch.column(column).to_pylist() for name, column in columns.items() if name != "image"}
-            pictures = batch.column(columns["image"]) if "image" in columns else None
+            held = batch.column(columns["image"]) if "image" in columns else None
             for at in range(batch.num_rows):
                 row += 1
                 values = {name: _value(file, row, name, cells[name][at], names) for name in cells if name in COLUMNS}
                 values.setdefault("split", word)
-                labelled += values["label"] != ""
-                if pictures is not None:
-                    path = values["path"] = f"{below}#{row:06d}"
-                    one = _alone(pictures, at)
-                    large = one.nbytes > MAX_BYTES + _LONGEST_TEXT  # with its path
-                    held = None if large else one[0].as_py()
-                    data = held.get("bytes") if isinstance(held, dict) else held
-                    if large or (isinstance(data, bytes) and len(data) > MAX_BYTES):
-                        absent[path] = f"larger than {MAX_BYTES // 1_000_000} MB, the most that is read"
-                    elif isinstance(data, bytes):
-                        if spool.size + len(data) > most:
-                            raise DataError(
-                                f"{shown(file.name)}: its images are over {_MAX_RATIO} times as large as its files, as one "
-                                "again and again is. Give each image once."
-                            )
-                        places[path] = Place(spool, *spool.add(data))
-                    else:
-                        absent[path] = _why_absent(held)
+                labelled += values.get("label", "") != ""
+                if held is not None:
+                    values["path"] = f"{below}#{row:06d}"
+                    pictures.take(file, values["path"], _alone(held, at))
                 yield row, values
-        if row and not labelled:
+        if labels and row and not labelled:
             raise DataError(
                 f"{shown(file.name)}: none of its {row:,} rows has a label. Move the file away, or label it."
             )
@@ -271,8 +296,8 @@ def _refuse_bombs(file: Path, metadata: Any, wanted: list[str], most: int) -> in
     return max(pieces, default=0)
 
 
-def _columns(file: Path, schema: Any) -> dict[str, str]:
-    """Our name -> the file's column, for image (the bytes) or path, label, and where they are there split and group."""
+def _columns(file: Path, schema: Any, *, labels: bool) -> dict[str, str]:
+    """Our name -> the file's column, for image (the bytes) or path; with labels label, and where it has them split and group."""
     import pyarrow.types as types
 
     by_name = {name.strip().lower(): name for name in schema.names}
@@ -288,13 +313,14 @@ def _columns(file: Path, schema: Any) -> dict[str, str]:
     if "image" not in found and "path" in by_name:
         found["path"] = by_name["path"]
     label = next((name for name in _LABELS if name in by_name), None)
-    if label is None or not found:
+    if not found or (labels and label is None):
         raise DataError(
-            f"{shown(file.name)} has the columns {some(schema.names, quote='')}; expected label, and path "
+            f"{shown(file.name)} has the columns {some(schema.names, quote='')}; expected {'label, and ' if labels else ''}path "
             "or the images themselves as bytes or image. Rename them."
         )
-    found["label"] = by_name[label]
-    found |= {name: by_name[name] for name in ("split", "group") if name in by_name}
+    if labels and label is not None:
+        found["label"] = by_name[label]
+        found |= {name: by_name[name] for name in ("split", "group") if name in by_name}
     _refuse_other_kinds(file, schema, {name: column for name, column in found.items() if name != "image"})
     return found
 

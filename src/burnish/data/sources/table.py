@@ -51,12 +51,17 @@ def open_table(file: Path) -> Catalog:
 def listed_in(file: Path) -> Iterator[Path | Named]:
     """The images that such a table lists in its column path, line by line; one that is no file there with the reason."""
     rows = _json_rows if file.suffix.lower() in (".jsonl", ".ndjson") else _cell_rows
+    return listed(file, rows(file, {}, needed=("path",)))
+
+
+def listed(file: Path, rows: Iterable[tuple[int, Values]], *, unit: str = "line") -> Iterator[Path | Named]:
+    """The images that rows name by their paths; one that is no file with the reason. DataError where there are no rows."""
     check = _Check(file.parent, os.path.realpath(file.parent))
     line = 0
-    for line, values in rows(file, {}, needed=("path",)):
+    for line, values in rows:
         path = check.meant(values["path"])
         reason = "the path is empty" if not path else _outside(path) or check.why_not(path)
-        yield file.parent / path if reason is None else Named(path, f"{reason} ({shown(file.name)}, line {line})")
+        yield file.parent / path if reason is None else Named(path, f"{reason} ({shown(file.name)}, {unit} {line})")
     if not line:
         raise DataError(f"{shown(file.name)} lists no images.")
 
