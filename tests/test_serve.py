@@ -17,6 +17,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -25,6 +26,7 @@ import pytest
 import burnish
 from burnish.errors import RecipeError, RunError
 from burnish.reports.chinese import SERVED
+from burnish.ship.answering import Asked
 from burnish.ship.predictor import Predictor
 from burnish.ship.serve import connection
 from burnish.ship.serve.batches import Batches
@@ -458,6 +460,20 @@ def test_the_reason_of_a_refusal_is_told_in_the_language_of_the_page_and_marked_
     page = server.ask("GET", "/?lang=zh")[1]
     statuses = set(re.findall(r'data-refused(\d*)="[^"]*[\u4e00-\u9fff]', page))
     assert statuses == {"", "408", "413", "422", "503"} and page.count('why.lang = "en"') == 2
+
+
+def test_why_an_image_is_declined_is_told_in_the_language_of_the_page(server, run):
+    """The page knows both reasons by how the answer says them."""
+    page, answering = server.ask("GET", "/?lang=zh")[1], Asked().settled(run.predictor.bundle)
+    row = np.full(len(run.classes), 1 / len(run.classes))
+    unsure, strange = (
+        replace(answering, least=0.9).prediction("x", row, strange=one).declined for one in (False, True)
+    )
+    assert (
+        re.fullmatch(re.search(r"declined\.match\(/(.*)/\)", page)[1], unsure) and f'declined === "{strange}"' in page
+    )
+    assert 'data-strange="与训练图像不同"' in page and 'data-unsure="没有把握：概率 {came}，要求至少 {least}"' in page
+    assert 'data-unsure="unsure: {came}, and {least} is asked for"' in server.ask("GET", "/")[1]
 
 
 def test_every_word_of_the_page_is_translated():

@@ -379,6 +379,8 @@ SERVED = {
     "Send": "发送",
     "Unlike the training images: the answer may mean nothing.": "与训练图像不同：答案可能没有意义。",
     "No answer:": "不作答：",
+    "unlike the training images": "与训练图像不同",
+    "unsure: %(came)s, and %(least)s is asked for": "没有把握：概率 %(came)s，要求至少 %(least)s",
     "none of the classes": "不属于任何类别",
     "Waiting for the answer …": "正在等待答案……",
     "The service cannot be reached. Is it still running?": "无法连接服务。它还在运行吗？",
