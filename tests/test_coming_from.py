@@ -77,7 +77,7 @@ def names(place, monkeypatch):
     monkeypatch.setattr(
         package, "fit", lambda data, **given: fit(data, **{**given, **SMALL}, watcher=until), raising=False
     )
-    monkeypatch.setattr("burnish.watching.watcher_for", lambda clock, **given: nullcontext(until))
+    monkeypatch.setattr("burnish.bars.watcher_for", lambda clock, **given: nullcontext(until))
     monkeypatch.setattr(
         package, "compare", lambda data, **given: compare(
             data, models=[SMALL["model"]], image_size=32, epochs=1, budget=None, cache="off", **given

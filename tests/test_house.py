@@ -13,7 +13,7 @@ import burnish
 ROOT = Path(burnish.__file__).parent
 # Rooms from the ground up: a module may import from its own room and from those before it.
 ORDER = (
-    "errors", "positioned", "archives", "disk", "granted", "imports", "uncompiled", "terms", "labels", "settings", "elsewhere", "recipe", "runtime", "watching", "data", "backbones", "methods", "train", "measure", "choose", "record",
+    "errors", "positioned", "archives", "disk", "granted", "imports", "uncompiled", "terms", "labels", "settings", "elsewhere", "recipe", "runtime", "watching", "bars", "data", "backbones", "methods", "train", "measure", "choose", "record",
     "reports", "ship", "use", "auditing", "run", "looking", "api", "sklearn", "doctor", "screen", "verbs", "cli", "__main__",
 )  # fmt: skip
 STRANGERS = {frozenset({"data", "backbones"}), frozenset({"train", "measure"})}
@@ -155,6 +155,16 @@ def test_no_module_draws_from_a_global_generator():
 
 def test_the_package_and_its_help_do_not_import_torch():
     code = "import sys, burnish, burnish.cli; assert not {'torch', 'timm', 'sklearn', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import burnish.api", "from burnish.ship.serve import application", "from burnish.sklearn import ImageClassifier"],
+)
+def test_however_a_script_imports_it_neither_torch_s_compiler_nor_what_draws_bars_is_loaded(line):
+    """By themselves torchvision and timm load the compiler, in 2.5 s of 8."""
+    code = f"import sys; {line}; assert not {{'torch._dynamo', 'rich'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

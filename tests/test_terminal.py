@@ -23,7 +23,7 @@ from rich.progress import Progress
 from test_around_a_run import WORDS
 
 import burnish
-from burnish import api, cli, watching
+from burnish import api, bars, cli, watching
 from burnish.choose.decide import ASKED_FOR
 from burnish.doctor import Check
 from burnish.errors import Interrupted, brief
@@ -106,7 +106,7 @@ def terminal():
     stream = Leaving()
     progress = Progress(console=Console(file=stream, force_terminal=True, width=80), auto_refresh=False)
     progress.start()
-    yield stream, watching._Bar(progress, None)
+    yield stream, bars._Bar(progress, None)
     stream.number = 0
     progress.stop()
 

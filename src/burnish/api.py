@@ -1,5 +1,6 @@
 """The verbs: what the command line does, as functions with the same names and defaults."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os
@@ -7,6 +8,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Unpack
+
+from burnish.imports import load_libraries
+
+load_libraries()  # first: by themselves they load torch's compiler, a third of the seconds in which this is imported
 
 from burnish.auditing import Audit
 from burnish.backbones import zoo

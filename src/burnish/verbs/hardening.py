@@ -50,8 +50,8 @@ def harden(
 
     clock, place = clock_for(budget), place_beside(expanded(run), out, "hard")  # told before torch is loaded
     from burnish import api
+    from burnish.bars import watcher_for
     from burnish.reports.hardening import lines_of
-    from burnish.watching import watcher_for
 
     try:
         with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:

@@ -41,8 +41,8 @@ def audit(
 ) -> None:
     """Look for what is wrong with labelled images: bad files, duplicates, leaks between splits, wrong labels."""
     from burnish import api
+    from burnish.bars import watcher_for
     from burnish.screen import print_audit
-    from burnish.watching import watcher_for
 
     with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         found = api.audit(

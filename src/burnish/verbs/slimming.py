@@ -38,7 +38,7 @@ def slim(
 
     place = place_beside(expanded(run), out, "slim")  # told before torch is loaded
     from burnish import api
-    from burnish.watching import watcher_for
+    from burnish.bars import watcher_for
 
     try:
         with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:

@@ -59,7 +59,7 @@ def fit(
             data, quarantine, values_of(settings), folder.path, clock, quiet=quiet, to_stderr=json_
         )
         from burnish import api
-        from burnish.watching import watcher_for
+        from burnish.bars import watcher_for
 
         with leaving_in_time(folder.path), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             result = api.fit_catalog(
@@ -113,8 +113,8 @@ def compare(
             data, quarantine, values_of(settings), folder.path, clock, quiet=quiet, to_stderr=json_
         )
         from burnish import api
+        from burnish.bars import watcher_for
         from burnish.screen import print_leaderboard
-        from burnish.watching import watcher_for
 
         with leaving_in_time(folder.path), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             facts = api.compare_catalog(

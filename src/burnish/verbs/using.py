@@ -47,10 +47,10 @@ def evaluate(
     """Score a run's model on other labelled images; with --corrupted or --attacked on damaged ones too."""
     require_damage(corrupted, attacked, epsilon=epsilon, most=most, reject=reject, csv=csv, page=page, lang=lang)
     from burnish import api
+    from burnish.bars import watcher_for
     from burnish.disk import expanded
     from burnish.screen import print_evaluation
     from burnish.ship.predictor import Predictor
-    from burnish.watching import watcher_for
 
     with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
         predictor = Predictor.open(expanded(run), device)

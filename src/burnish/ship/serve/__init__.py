@@ -20,6 +20,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from burnish.imports import load_libraries
+
 if TYPE_CHECKING:
     from burnish.ship.serve.service import application
 
@@ -29,4 +31,5 @@ __all__ = ["application"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'burnish.ship.serve' has no attribute {name!r}")
+    load_libraries()
     return getattr(importlib.import_module("burnish.ship.serve.service"), name)
