@@ -462,6 +462,31 @@ def test_the_command_line_prints_80_columns_and_leaves_as_told(faulty, tmp_path,
     assert burnish("audit", tmp_path / "nothing", capsys=capsys)[0] == 2
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_an_audit_that_was_stopped_while_it_wrote_is_done_anew_by_the_same_call(
+    images, tmp_path, monkeypatch, written, again
+):
+    asked, out = {"model": None, "cache": "off", "out": tmp_path / "out"}, tmp_path / "out"
+    if again:
+        api.audit(images, **asked)
+        (images / "red/000.png").unlink()
+    wrote = []
+
+    def stopped(path, text, real=looking.write_whole):
+        if len(wrote) == written:
+            raise KeyboardInterrupt
+        wrote.append(path)
+        real(path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(looking, "write_whole", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            api.audit(images, **asked)
+    api.audit(images, **asked)
+    assert {path.name for path in out.iterdir()} == {"audit.html", "audit.csv", "result.json"}
+
+
 def test_reading_that_lasts_is_said(images, monkeypatch, capsys):
     def slowly(*words, real=looking.opened, **settings):
         time.sleep(0.5)

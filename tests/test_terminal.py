@@ -278,18 +278,48 @@ import burnish
 from burnish import cli
 from burnish.verbs import stopping
 burnish.own_process, stopping._PATIENCE_SECONDS = True, 0.5
-signal.signal(signal.SIGTERM, cli._terminated)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.default_int_handler)
 threading.Timer(0.2, os.kill, (os.getpid(), getattr(signal, sys.argv[1]))).start()
-with stopping.going_on(Path("runs/a")), stopping.leaving_in_time(Path("runs/a")):
+with stopping.going_on(Path("runs/a")), stopping.leaving_in_time(stopping.how_to_go_on(Path("runs/a"))):
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_who_stops_a_run_in_the_midst_of_a_long_step_need_not_wait_for_its_end(name):
     done = subprocess.run([sys.executable, "-c", LONG_STEP, name], capture_output=True, text=True, timeout=60)
     assert done.returncode == 130
     assert f"say the same again with --out {os.path.join('runs', 'a')}" in done.stderr
+
+
+# A second signal while what torch and others have registered to be done at the exit is done.
+TWICE = """
+import atexit, os, signal, sys, time
+import burnish.__main__ as program
+from burnish import cli
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which may be ignored where the tests run
+def runs(words):
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    while True:
+        time.sleep(0.05)  # another thread may have got it
+atexit.register(lambda: os.kill(os.getpid(), getattr(signal, sys.argv[1])))
+cli._run = runs
+program.run()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_whoever_stops_it_twice_is_told_once(name):
+    done = subprocess.run([sys.executable, "-c", TWICE, name], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.startswith("burnish: interrupted") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_program_that_nohup_began_does_not_hear_that_the_terminal_is_gone():
+    code = "import os, signal, burnish.cli as cli, burnish.__main__ as program; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code += "cli._run = lambda words: os.kill(os.getpid(), signal.SIGHUP); program.run()"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_whoever_leaves_in_time_is_not_ended_and_nothing_is_left_of_the_watch(monkeypatch):
@@ -297,7 +327,7 @@ def test_whoever_leaves_in_time_is_not_ended_and_nothing_is_left_of_the_watch(mo
     monkeypatch.setattr(burnish, "own_process", True)
     monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(os, "_exit", ended.append)
-    with pytest.raises(Interrupted), stopping.going_on(Path("a")), stopping.leaving_in_time(Path("a")):
+    with pytest.raises(Interrupted), stopping.going_on(Path("a")), stopping.leaving_in_time("a"):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     waited = time.monotonic() + 5

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import time
+from contextlib import suppress
 
 import burnish
 from burnish.imports import settle_threads
 
 _INTERRUPTED = 130
+_STOPS = ("SIGTERM", "SIGHUP")  # beside Ctrl-C; Windows has but the first
 _code = 1  # what the process leaves with; an exception that nobody caught
 
 
@@ -29,6 +32,9 @@ def run() -> None:
     """`cli.main`, and the exit without ceremony; whatever others registered to be done at the exit is done before."""
     global _code
     first_line = time.monotonic(), time.process_time()
+    for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has the second ignored
+            signal.signal(number, signal.default_int_handler)
     settle_threads(os.environ)
     atexit.register(_at_once)  # first registered, last called
     burnish.own_process = True
@@ -36,15 +42,18 @@ def run() -> None:
         from burnish.runtime import process_began
 
         burnish.began = process_began(*first_line)
-        from burnish.cli import main
+        from burnish.cli import main, no_longer_stopped
 
         main()
         _code = 0
+        no_longer_stopped()
     except SystemExit as leaving:
         _code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
         raise
     except KeyboardInterrupt:  # before anything could be done, or while what was done is said
         _code = _INTERRUPTED
+        with suppress(OSError, AttributeError):  # nobody is there to read it
+            print("burnish: interrupted", file=sys.stderr, flush=True)
         sys.exit(_code)
 
 

@@ -24,6 +24,7 @@ from burnish.verbs.hardening import harden
 from burnish.verbs.looking import audit, doctor, methods, models
 from burnish.verbs.serving import serve
 from burnish.verbs.slimming import slim
+from burnish.verbs.stopping import STOPS
 from burnish.verbs.training import compare, fit
 from burnish.verbs.using import board, evaluate, explain, export, predict, report
 
@@ -56,7 +57,6 @@ def top(
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and leave: 0, 1 images unreadable, 2 a mistake, 70 unforeseen, 130 interrupted, 141 unread."""
-    signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows knows few letters; a run must not die of one
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -192,8 +192,10 @@ def _no_more_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
 
 
-def _terminated(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def no_longer_stopped() -> None:
+    """Signals to stop are not heard from here on: the program leaves, and one that came then would be a traceback."""
+    for number in STOPS if burnish.own_process else ():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _filled(text: str) -> str:
@@ -206,8 +208,7 @@ def _filled(text: str) -> str:
 
 def _leave(text: str, code: int, error: BaseException | None = None) -> NoReturn:
     """Print one sentence to stderr and leave; where an error is given, its traceback before it."""
-    if burnish.own_process:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses Ctrl-C twice has left already
+    no_longer_stopped()  # whoever presses Ctrl-C twice has left already
     if error is not None:
         import traceback
 

@@ -65,14 +65,16 @@ def audit(
         folder = expanded(out)
         with plain_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / AUDIT_TABLE).unlink(missing_ok=True)  # which nobody edited
         table = csv_of(found.findings)
         facts = {
             **plain(found.facts),
             "table_sha256": hashlib.sha256(table.encode("utf-8", "backslashreplace")).hexdigest(),
         }
-        write_whole(folder / AUDIT_TABLE, table)
+        # In this order: whoever is stopped between two of them has a folder that the next audit takes.
         write_whole(folder / AUDIT_PAGE, page_of(found.facts, found.findings, found.thumbnails))
         write_whole(folder / RESULT, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_whole(folder / AUDIT_TABLE, table)
     return found
 
 

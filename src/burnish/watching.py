@@ -91,7 +91,7 @@ class Lines:
     def stage(self, name: str, *, total: int | None = None, detail: str = "") -> None:
         """A new stage begins, or a new part of the running one."""
         if name != self.name:  # the parts of a stage say themselves when they are done
-            self.say(f"{name}: {total} images" if total is not None else name)
+            self.say(name if total is None else f"{name}: {total:,} image{'' if total == 1 else 's'}")
         self.name = name
 
     def advance(self, count: int) -> None:

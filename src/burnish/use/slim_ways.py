@@ -229,6 +229,7 @@ def _headed(bundle: Bundle, rows: np.ndarray, asking: Asking) -> Tried:
     catalog, labels = asking.catalog, asking.catalog.labels[rows]
     _, features = asking.answered(bundle, rows, f"features, {_named(bundle)}")
     together = None if catalog.groups is None else numbered([catalog.groups[row] for row in rows])
+    asking.watcher.stage(f"heads, {_named(bundle)}")
     choice = _head_for(bundle, features, labels, together, asking)
     head = made_head(choice.head.form, bundle.width, len(bundle.classes))
     choice.head.fill(head)

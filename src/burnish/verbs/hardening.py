@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from burnish.errors import Interrupted, pasted, shown
+from burnish.errors import pasted, shown
 from burnish.verbs.options import DATA, CacheFolder, Device, Json, Quiet, Run, clock_for, print_json
+from burnish.verbs.stopping import interrupted, leaving_in_time, nothing_written
 
 _WIDTH = 80  # columns
 
@@ -52,18 +53,15 @@ def harden(
     from burnish import api
     from burnish.bars import watcher_for
     from burnish.reports.hardening import lines_of
+    from burnish.runtime import minutes
 
-    try:
-        with watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
-            found = api.harden(
-                run, data, budget=budget, out=place, against=against, epsilon=epsilon, lose=lose,
-                control=control, seed=seed, device=device, cache=cache, watcher=watcher,
-                clock=clock,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; {shown(str(run))} is as it was, and nothing was written to {shown(str(place))}"
-        ) from None
+    said = nothing_written(run, place)
+    with interrupted(said), leaving_in_time(said), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+        found = api.harden(
+            run, data, budget=budget, out=place, against=against, epsilon=epsilon, lose=lose,
+            control=control, seed=seed, device=device, cache=cache, watcher=watcher,
+            clock=clock,
+        )  # fmt: skip
     if json_:
         print_json({"package": str(found.folder), **found.facts})
         return
@@ -71,5 +69,6 @@ def harden(
     lines = lines_of(found.facts)  # none where the run's own weights stay
     for line in ["", *lines] if lines else []:
         typer.echo(shown(line))
-    typer.echo(f"\n  package {shown(str(found.folder))}\n  time    {found.facts['seconds']:.0f} s")
+    of = "" if clock.budget_seconds is None else f" of {minutes(clock.budget_seconds)}"
+    typer.echo(f"\n  package {shown(str(found.folder))}\n  time    {minutes(found.facts['seconds'])}{of}")
     typer.echo(f"  next    burnish predict {pasted(found.folder)} IMAGES...")

@@ -18,6 +18,7 @@ from burnish.verbs.options import (
     number_or_auto,
     print_json,
 )
+from burnish.verbs.stopping import AGAIN, interrupted, leaving_in_time
 
 
 def audit(
@@ -44,7 +45,8 @@ def audit(
     from burnish.bars import watcher_for
     from burnish.screen import print_audit
 
-    with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
+    watching = watcher_for(clock_for(None), quiet=quiet, to_stderr=json_)
+    with interrupted(AGAIN), leaving_in_time(AGAIN), watching as watcher:
         found = api.audit(
             data, model=model, arch=arch, preprocess=preprocess, out=out, quarantine=quarantine, seed=seed, cache=cache,
             watcher=watcher,

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from burnish.errors import Interrupted, pasted, shown
+from burnish.errors import pasted, shown
 from burnish.verbs.options import DATA, Json, Quiet, Run, clock_for, print_json
+from burnish.verbs.stopping import interrupted, leaving_in_time, nothing_written
 
 _WIDTH = 80  # columns
 _COLUMNS = ("original", "slim", "onnx_float32", "onnx")
@@ -40,13 +41,13 @@ def slim(
     from burnish import api
     from burnish.bars import watcher_for
 
-    try:
-        with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
-            found = api.slim(run, data, place, lose=lose, onnx=onnx, watcher=watcher)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; {shown(str(run))} is as it was, and nothing was written to {shown(str(place))}"
-        ) from None
+    said = nothing_written(run, place)
+    with (
+        interrupted(said),
+        leaving_in_time(said),
+        watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher,
+    ):
+        found = api.slim(run, data, place, lose=lose, onnx=onnx, watcher=watcher)
     print_json(found.facts) if json_ else _print(found.facts, found.folder)
 
 

@@ -11,31 +11,45 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import burnish
-from burnish.errors import Interrupted, pasted
+from burnish.errors import Interrupted, pasted, shown
 
 _PATIENCE_SECONDS = 7.0  # of the ten that a run has to leave; systems that shut down kill after ten
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+AGAIN = "interrupted before it was done; say the same again"
 _SHOW_CURSOR = "\x1b[?25h"  # which a bar has hidden
 
 
 @contextmanager
 def going_on(folder: Path) -> Iterator[None]:
     """Who stops a run is told how to go on with it."""
-    try:
+    with interrupted(how_to_go_on(folder)):
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(_how(folder)) from None
 
 
-def _how(folder: Path) -> str:
+def how_to_go_on(folder: Path) -> str:
+    """What is told whoever stops a run."""
     return (
         f"interrupted; what was saved is kept, and a package that is there can predict. To go on, say the same again with "
         f"--out {pasted(folder)}"
     )
 
 
+def nothing_written(run: Path, place: Path) -> str:
+    """What is told whoever stops what would be made of a run."""
+    return f"interrupted; {shown(str(run))} is as it was, and nothing was written to {shown(str(place))}"
+
+
 @contextmanager
-def leaving_in_time(folder: Path) -> Iterator[None]:
+def interrupted(said: str) -> Iterator[None]:
+    """Who stops the program is told that."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(said) from None
+
+
+@contextmanager
+def leaving_in_time(said: str) -> Iterator[None]:
     """Within it, who stops the program has it end in seconds, even in the midst of one long step.
 
     Python sees a signal between two instructions of its own, and the gradient of a large network is one: a minute of a
@@ -48,7 +62,7 @@ def leaving_in_time(folder: Path) -> Iterator[None]:
     hears, tells = os.pipe()
     os.set_blocking(tells, False)
     before, left = signal.set_wakeup_fd(tells, warn_on_full_buffer=False), threading.Event()
-    threading.Thread(target=_leave_unless, args=(left, hears, _how(folder)), daemon=True).start()
+    threading.Thread(target=_leave_unless, args=(left, hears, said), daemon=True).start()
     try:
         yield
     finally:
@@ -61,7 +75,7 @@ def _leave_unless(left: threading.Event, hears: int, said: str) -> None:
     """End the process some seconds after a signal to stop came, unless it has left what it was in by then."""
     with open(hears, "rb", buffering=0) as signals:
         came = signals.read(1)
-        while came and came[0] not in _STOPS:
+        while came and came[0] not in STOPS:
             came = signals.read(1)
         if came and not left.wait(_PATIENCE_SECONDS):
             with suppress(OSError, AttributeError, ValueError):  # nobody is there to read it

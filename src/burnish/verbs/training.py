@@ -22,7 +22,7 @@ from burnish.verbs.options import (
     print_json,
 )
 from burnish.verbs.settings import values_of, with_settings
-from burnish.verbs.stopping import going_on, leaving_in_time
+from burnish.verbs.stopping import going_on, how_to_go_on, leaving_in_time
 
 if TYPE_CHECKING:
     from burnish.data.catalog import Catalog
@@ -61,7 +61,7 @@ def fit(
         from burnish import api
         from burnish.bars import watcher_for
 
-        with leaving_in_time(folder.path), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+        with leaving_in_time(how_to_go_on(folder.path)), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             result = api.fit_catalog(
                 catalog,
                 recipe,
@@ -116,7 +116,7 @@ def compare(
         from burnish.bars import watcher_for
         from burnish.screen import print_leaderboard
 
-        with leaving_in_time(folder.path), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
+        with leaving_in_time(how_to_go_on(folder.path)), watcher_for(clock, quiet=quiet, to_stderr=json_) as watcher:
             facts = api.compare_catalog(
                 catalog,
                 recipe,

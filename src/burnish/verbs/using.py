@@ -11,6 +11,7 @@ import typer
 
 from burnish.errors import RecipeError, shown
 from burnish.verbs.options import DATA, Device, Json, Quiet, Run, clock_for, print_json
+from burnish.verbs.stopping import AGAIN, interrupted, leaving_in_time
 from burnish.verbs.stressing import (
     Attacked,
     Corrupted,
@@ -52,7 +53,8 @@ def evaluate(
     from burnish.screen import print_evaluation
     from burnish.ship.predictor import Predictor
 
-    with watcher_for(clock_for(None), quiet=quiet, to_stderr=json_) as watcher:
+    watching = watcher_for(clock_for(None), quiet=quiet, to_stderr=json_)
+    with interrupted(AGAIN), leaving_in_time(AGAIN), watching as watcher:
         predictor = Predictor.open(expanded(run), device)
         told = None if ood is None else api.ood(run, data, ood, predictor=predictor)
         robust = None  # first, so that what it cannot be asked is told at once
@@ -115,16 +117,17 @@ def predict(
     if csv is not None and json_:
         raise RecipeError("predict writes its answers as CSV or as JSON: say --csv FILE or --json")
     unreadable, asked = 0, Asked(top, reject, sets, shares(find or []))
-    predictor = Predictor.open(expanded(run), device)
-    if csv is not None:
-        unreadable = api.write_predictions(csv, predictor, images, asked=asked)
-    elif json_:
-        rows = list(api.predict_stream(run, images, asked=asked, predictor=predictor))
-        unreadable = sum(row.problem is not None for row in rows)
-        print_json([row.to_json() for row in rows])
-    else:
-        stream = api.predict_stream(run, images, asked=asked, predictor=predictor)
-        unreadable = print_predictions(stream)
+    with interrupted(AGAIN), leaving_in_time(AGAIN):
+        predictor = Predictor.open(expanded(run), device)
+        if csv is not None:
+            unreadable = api.write_predictions(csv, predictor, images, asked=asked)
+        elif json_:
+            rows = list(api.predict_stream(run, images, asked=asked, predictor=predictor))
+            unreadable = sum(row.problem is not None for row in rows)
+            print_json([row.to_json() for row in rows])
+        else:
+            stream = api.predict_stream(run, images, asked=asked, predictor=predictor)
+            unreadable = print_predictions(stream)
     if unreadable:
         typer.echo(f"{unreadable} of the images could not be read", err=True)
         raise typer.Exit(1)
@@ -177,7 +180,8 @@ def explain(
     from burnish import api
     from burnish.screen import print_explained
 
-    rows, check = api.explain(run, images, out=out, target=target, how=how)
+    with interrupted(AGAIN), leaving_in_time(AGAIN):
+        rows, check = api.explain(run, images, out=out, target=target, how=how)
     if json_:
         told = None if check is None else {"similarity": check.similarity, "passed": check.passed}
         print_json({"images": [row.to_json() for row in rows], "sanity": told})

@@ -139,7 +139,7 @@ def in_a_sentence(findings: Sequence[Finding]) -> str:
 def in_words(found: Mapping[str, int], *, most: int = 4) -> str:
     """The same from kind -> number."""
     counts = {name: count for name, count in found.items() if name in KINDS and KINDS[name].level != "note"}
-    words = [f"{count} {_PLURAL[name] if count != 1 else _SINGULAR[name]}" for name, count in counts.items()]
+    words = [f"{count:,} {_PLURAL[name] if count != 1 else _SINGULAR[name]}" for name, count in counts.items()]
     left = len(words) - most
     more = f" and {left} more kind{'s' if left > 1 else ''}" if left > 0 else ""
     return ", ".join(words[:most]) + more
@@ -149,7 +149,8 @@ _SINGULAR = {name: name.replace("_", " ") for name in KINDS} | {
     "unreadable": "unreadable file", "truncated": "truncated file", "not_an_image": "file that is no image",
     "unread_format": "file in a format that is not read",
     "blank": "blank image", "tiny": "tiny image", "extreme_aspect": "very long image", "label_error": "likely label error",
-    "class_gap": "class missing in a split", "imbalance": "case of unequal classes", "thin_class": "class with few images",
+    "class_gap": "case of a class missing in a split", "imbalance": "case of unequal classes",
+    "thin_class": "class with few images",
     "near_duplicate": "set of near-duplicates", "exact_duplicate": "set of exact duplicates",
     "narrow": "image in a part of its range", "one_class": "class alone",
     "classes_within": "set of folders that all classes hold",
@@ -157,7 +158,7 @@ _SINGULAR = {name: name.replace("_", " ") for name in KINDS} | {
 }  # fmt: skip
 _PLURAL = {name: words + "s" for name, words in _SINGULAR.items()} | {
     "not_an_image": "files that are no images", "unread_format": "files in a format that is not read",
-    "class_gap": "classes missing in a split",
+    "class_gap": "cases of classes missing in a split",
     "imbalance": "cases of unequal classes", "thin_class": "classes with few images",
     "near_duplicate": "sets of near-duplicates", "exact_duplicate": "sets of exact duplicates",
     "narrow": "images in a part of their range", "one_class": "classes alone",
