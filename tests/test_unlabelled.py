@@ -12,6 +12,8 @@ import pytest
 import burnish
 from burnish.api import write_predictions
 from burnish.errors import DataError, RecipeError
+from burnish.screen import print_predictions
+from burnish.ship.answering import Prediction
 from conftest import burnish as command
 
 
@@ -192,3 +194,13 @@ def test_a_folder_that_holds_but_a_list_says_to_give_the_list(run, home):
         DataError, match=r"lists holds no image files; to have those named that list\.csv lists, give it by"
     ):
         run.predict(home / "lists")
+
+
+def test_a_set_of_hundreds_of_classes_is_counted_on_the_screen(capsys):
+    """Of 1,050 classes a line had 30,000 characters."""
+    names = tuple(f"class {number}" for number in range(500))
+    print_predictions(
+        [Prediction("a.png", names[:1], (0.1,), set=names), Prediction("b.png", names[:1], (0.9,), set=names[:2])]
+    )
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("class 19 and 480 more}") and second.endswith("\t{class 0, class 1}")

@@ -18,7 +18,7 @@ from burnish.choose.decide import ASKED_FOR, STOPPED
 from burnish.choose.signals import NOTHING
 from burnish.data.audit.findings import by_kind, in_words
 from burnish.doctor import Check
-from burnish.errors import pasted, shown
+from burnish.errors import pasted, shown, some
 from burnish.measure.intervals import Interval, percent
 from burnish.measure.scores import Scores
 from burnish.measure.verdict import chance, difference_in_words, spread_in_words
@@ -266,6 +266,9 @@ def print_evaluation(found: Evaluation, ood: Mapping[str, Any] | None = None) ->
             print(f"  {shown(named['path'])}: {shown(named['reason'])}")
 
 
+_MOST_OF_A_SET = 20  # classes: of a thousand a set may hold hundreds, which the CSV and JSON have in full
+
+
 def print_predictions(predictions: Iterable[Prediction]) -> int:
     """A line an image: path, class, probability; returns how many could not be read."""
     unreadable = 0
@@ -283,7 +286,7 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
         elif prediction.unfamiliar:
             answers.append("(unlike the training images)")
         if prediction.set is not None:
-            answers.append(f"{{{', '.join(map(shown, prediction.set))}}}")
+            answers.append(f"{{{some(prediction.set, quote='', most=_MOST_OF_A_SET) if prediction.set else ''}}}")
         if prediction.labels is not None:
             answers = [" | ".join(map(shown, prediction.labels)) or "no class", *answers]
         print(f"{shown(prediction.path)}\t" + "\t".join(answers), flush=True)
