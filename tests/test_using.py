@@ -21,6 +21,7 @@ from burnish.data.catalog import Named
 from burnish.data.sources.scan import LINK_OUT, Scan
 from burnish.errors import DataError, NotARun, RunError, UnreadableImage
 from burnish.record.folder import RunFolder
+from burnish.ship.bundle import package_folder
 from burnish.ship.images import NotRead, expand, listed, opened
 from burnish.ship.predictor import Predictor
 from burnish.train.features import BATCH
@@ -312,6 +313,23 @@ def test_where_it_is_not_known_what_the_run_learnt_from_an_evaluation_says_so(ru
     (other / "splits.csv").write_text("path,label,split\nred/000.png,red\n")
     with pytest.raises(NotARun, match=r"splits\.csv is damaged"):
         burnish.evaluate(other, shapes)
+
+
+def test_what_a_run_learnt_from_is_found_in_a_data_set_too_and_never_said_to_be_all(run, shapes):
+    """Items of two data sets have the same numbers, which say nothing."""
+    files = sorted(shapes.rglob("*.png"))
+    found = burnish.evaluate(run.folder, [(str(file), file.parent.name) for file in files])
+    assert found.learnt == run.facts["counts"]["train"] + run.facts["counts"]["val"] and not found.learnt_known
+    drawn = burnish.evaluate(run.folder, [(Image.open(file), file.parent.name) for file in files])
+    assert not drawn.learnt_known
+
+
+def test_a_package_that_was_copied_alone_is_opened_in_python(run, shapes, tmp_path):
+    shutil.copytree(package_folder(run.folder), tmp_path / "package")
+    predictor = burnish.Predictor.open(str(tmp_path / "package"))
+    file = next(shapes.rglob("*.png"))
+    assert predictor.predict(file)[0].label == run.predict(file)[0].label
+    assert repr(predictor).startswith("Predictor(3 classes: ")
 
 
 def test_of_many_classes_an_evaluation_names_the_likeliest_and_scores_all(run, shapes, monkeypatch):

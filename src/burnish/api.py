@@ -54,6 +54,7 @@ from burnish.run.seeds import other_seeds, require_time_for_seeds, share_of
 from burnish.run.tracking import track
 from burnish.runtime import Clock, Watcher
 from burnish.ship.answering import Prediction
+from burnish.ship.predictor import Predictor
 from burnish.train.around import enough_memory
 from burnish.train.checkpoint import drop_checkpoints
 from burnish.use.evaluating import Evaluation, evaluate, ood
@@ -77,7 +78,7 @@ from burnish.watching import Watching, settled_watcher, told_if_slow
 
 # Verbs are made in `looking`, here, in `run.hardening`, and in the modules of `use`.
 __all__ = [
-    "Audit", "Data", "Evaluation", "Hardened", "Leaderboard", "Prediction", "Result", "Robustness", "Slimmed",
+    "Audit", "Data", "Evaluation", "Hardened", "Leaderboard", "Prediction", "Predictor", "Result", "Robustness", "Slimmed",
     "Verdict", "anatomy", "audit", "board", "called", "compare", "compare_catalog", "evaluate", "explain",
     "export", "fit", "fit_catalog", "fit_recipe", "harden", "methods", "models", "ood", "open_run", "opened",
     "predict", "predict_stream", "report", "report_runs", "robustness", "serve", "slim", "write_predictions",

@@ -109,9 +109,14 @@ def _run(words: list[str]) -> None:
 def _leave_for(error: Exception, words: list[str], *, debug: bool) -> NoReturn:
     """Leave because of what is no error of burnish: what typer complains of, what the system refuses, what nobody foresaw."""
     traced, refused = error if debug else None, error.errno if isinstance(error, OSError) else None
-    if refused in (errno.ENOSPC, errno.EDQUOT):
+    if refused in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         _no_more_output()
-        _leave("the output could not be written: the disk is full; make room and say the same again", 2)
+        full = (
+            "the disk is full; make room"
+            if refused != errno.EFBIG
+            else "it is larger than allowed; allow more (ulimit -f)"
+        )
+        _leave(f"the output could not be written: {full} and say the same again", 2)
     if refused == errno.EIO and getattr(error, "filename", None) is None:  # a terminal that is gone
         _leave_unread()
     if callable(getattr(error, "format_message", None)):  # typer's own errors: a wrong option, a missing argument

@@ -57,12 +57,15 @@ def _learnt_before(home: Path, *, further: bool) -> Learnt:
 def learnt_among(run: Path, catalog: Catalog, rows: np.ndarray, *, further: bool) -> tuple[int, bool]:
     """How many of these entries the run's model was made from, and whether that is known to be all.
 
-    By what is in them, or, where that is not known, by path. further: whether the network had been tuned before the run.
+    By what is in them, or, where that is not known, by path. Images of a data set in Python may be the same and drawn otherwise:
+    what is found of them is never known to be all. further: whether the network had been tuned before the run.
     """
-    paths, learnt = learnt_from(run, further=further)
-    if not learnt.hashes or is_redrawn(catalog.contents):
-        return sum(catalog.paths[row] in paths for row in rows), learnt.known
-    return sum(digest in learnt.hashes for digest in look_at(catalog, rows, workers=cores()).digests), learnt.known
+    (paths, learnt), redrawn = learnt_from(run, further=further), is_redrawn(catalog.contents)
+    if learnt.hashes:
+        found = sum(digest in learnt.hashes for digest in look_at(catalog, rows, workers=cores()).digests)
+    else:
+        found = sum(catalog.paths[row] in paths for row in rows)
+    return found, learnt.known and not redrawn
 
 
 def note_learnt(folder: RunFolder, backbones: Iterable[Backbone]) -> None:

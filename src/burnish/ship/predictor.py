@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -21,6 +20,7 @@ from burnish.backbones.classifier import Both
 from burnish.backbones.fast.frozen import fold_for_inference
 from burnish.data.pixels import enough, view
 from burnish.data.views import normalised
+from burnish.disk import expanded
 from burnish.errors import BadWeights, UnreadableImage, brief, cell
 from burnish.granted import cores
 from burnish.labels import SEPARATOR
@@ -61,10 +61,14 @@ class Predictor:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _process=os.getpid())
 
+    def __repr__(self) -> str:
+        bundle = self.bundle
+        return f"Predictor({len(bundle.classes):,} classes: {bundle.method} on {bundle.base_model}, {self.device})"
+
     @classmethod
-    def open(cls, folder: Path, device: str = "cpu") -> Predictor:
+    def open(cls, folder: str | os.PathLike[str], device: str = "cpu") -> Predictor:
         """The predictor of a run folder or a package folder. RecipeError where the device cannot be used."""
-        return cls(read_bundle(folder), device)
+        return cls(read_bundle(expanded(folder)), device)
 
     def predict(
         self,
