@@ -81,6 +81,8 @@ class Predictor:
     ) -> list[Prediction]:
         """One Prediction an image, in order; an unreadable one carries its `problem`. The settings are those of `Asked`.
 
+        Folders, archives and tables of images are `burnish.predict`'s, which takes a package's folder as well as a run's.
+
         An array [h w 3], [3 h w] or [h w] is one image; a list, or an array [n h w 3], [n 3 h w] or [n h w], is several. As
         [3 h w] is one in colour, three grey images are given as a list.
         """
