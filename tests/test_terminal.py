@@ -298,7 +298,8 @@ TWICE = """
 import atexit, os, signal, sys, time
 import burnish.__main__ as program
 from burnish import cli
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which may be ignored where the tests run
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # both may be ignored where the tests run
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def runs(words):
     os.kill(os.getpid(), getattr(signal, sys.argv[1]))
     while True:

@@ -13,7 +13,6 @@ import burnish
 from burnish.imports import settle_threads
 
 _INTERRUPTED = 130
-_STOPS = ("SIGTERM", "SIGHUP")  # beside Ctrl-C; Windows has but the first
 _code = 1  # what the process leaves with; an exception that nobody caught
 
 
@@ -32,9 +31,10 @@ def run() -> None:
     """`cli.main`, and the exit without ceremony; whatever others registered to be done at the exit is done before."""
     global _code
     first_line = time.monotonic(), time.process_time()
-    for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has the second ignored
-            signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    hangs_up = getattr(signal, "SIGHUP", None)  # which Windows has not, and nohup has ignored
+    if hangs_up is not None and signal.getsignal(hangs_up) == signal.SIG_DFL:
+        signal.signal(hangs_up, signal.default_int_handler)
     settle_threads(os.environ)
     atexit.register(_at_once)  # first registered, last called
     burnish.own_process = True
