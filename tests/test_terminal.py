@@ -227,17 +227,18 @@ def test_ctrl_c_in_the_first_moments_leaves_no_traceback(after, tmp_path):
 
 
 def test_whoever_presses_ctrl_c_again_has_left_already(monkeypatch, capsys):
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in stopping.STOPS}
     try:
         with pytest.raises(SystemExit):
             cli._leave("a sentence", 130)
-        assert signal.getsignal(signal.SIGINT) is before, "other programs have their own"
+        assert all(signal.getsignal(number) is one for number, one in before.items()), "other programs have their own"
         monkeypatch.setattr(burnish, "own_process", True)
         with pytest.raises(SystemExit):
             cli._leave("a sentence", 130)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_IGN}
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("module", ["burnish.runtime", "burnish.cli", "typer", "numpy"])
