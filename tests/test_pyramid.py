@@ -340,7 +340,7 @@ def decided(backbone, where):
         standard_error=0.1, loss=0.4, asked=8, right=np.ones(8, bool), alone=0, instead=0,
     )  # fmt: skip
     probed = SimpleNamespace(choice=choice, on_all_depths=True, backbone=backbone, preprocess=backbone.preprocess)
-    probes = SimpleNamespace(last=probed, size_reason="", where=where)
+    probes = SimpleNamespace(last=probed, size_reason="", rounded=None, where=where)
     (told,) = (one for one in probe_decisions(probes, probed) if "where" in one.what)
     return told
 

@@ -256,6 +256,27 @@ def test_ctrl_c_while_the_program_is_loaded_is_130_without_a_traceback(module):
     assert done.returncode == 130 and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "words"), [("typer", ["--version"]), ("torch", ["fit", "demo", "--budget", "none"])]
+)
+def test_ctrl_c_that_python_swallows_while_it_loads_modules_is_heard_all_the_same(module, words, tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "            except KeyboardInterrupt: pass\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from burnish import __main__ as program\n"
+        f"sys.argv = ['burnish', *{words!r}]\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "program.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 130 and "interrupted" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("after", [0.1, 0.3, 0.4, 1.2])
 def test_ctrl_c_twice_at_any_moment_of_the_start_leaves_no_traceback(after, tmp_path):
     words = [*PROGRAM, "fit", "demo", "--out", str(tmp_path / "run"), "--budget", "none"]
@@ -265,7 +286,10 @@ def test_ctrl_c_twice_at_any_moment_of_the_start_leaves_no_traceback(after, tmp_
     if after > 1.0:
         time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     began = after < 0.4 and process.returncode in (-signal.SIGINT, 1)  # Python itself was not up on a busy machine
     assert process.returncode == 130 or began
     assert began or "Traceback" not in error

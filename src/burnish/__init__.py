@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 own_process = False  # whether this is the program burnish, and no notebook or script that uses it
+told_to_stop = False  # whether that program was: while modules are loaded Python may swallow the exception
 began: float | None = None  # when that program began, by time.monotonic()
 _HOMES = {"BurnishError": "burnish.errors", "Lines": "burnish.watching", "Recipe": "burnish.recipe"}
 _MODULES = ("api", "sklearn")

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from typing import Any, NoReturn
 
 import burnish
 from burnish.imports import settle_threads
@@ -27,14 +28,21 @@ def _at_once() -> None:
     os._exit(_code)
 
 
+def _stopped(number: int, frame: Any) -> NoReturn:
+    burnish.told_to_stop = True
+    raise KeyboardInterrupt
+
+
 def run() -> None:
     """`cli.main`, and the exit without ceremony; whatever others registered to be done at the exit is done before."""
     global _code
     first_line = time.monotonic(), time.process_time()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stopped)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # who began this may have it ignored
+        signal.signal(signal.SIGINT, _stopped)
     hangs_up = getattr(signal, "SIGHUP", None)  # which Windows has not, and nohup has ignored
     if hangs_up is not None and signal.getsignal(hangs_up) == signal.SIG_DFL:
-        signal.signal(hangs_up, signal.default_int_handler)
+        signal.signal(hangs_up, _stopped)
     settle_threads(os.environ)
     atexit.register(_at_once)  # first registered, last called
     burnish.own_process = True

@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     if "--debug" in words:  # accepted anywhere on the line
         words = ["--debug", *(word for word in words if word != "--debug")]
     try:
+        if burnish.told_to_stop:
+            raise KeyboardInterrupt
         require_alone(os.environ)
         _run(words)
     except BurnishError as error:

@@ -54,8 +54,11 @@ def leaving_in_time(said: str) -> Iterator[None]:
 
     Python sees a signal between two instructions of its own, and the gradient of a large network is one: a minute of a
     ViT-Large on two cores. So a thread is told too, and ends the process when Python has not. What is on disk is whole at any
-    instant (P9). To be entered after torch is loaded: another thread would stand in the way (`imports.load_libraries`).
+    instant (P9). To be entered after torch is loaded: another thread would stand in the way (`imports.load_libraries`). Who was
+    told to stop before, and did not notice, does so here.
     """
+    if burnish.told_to_stop:
+        raise KeyboardInterrupt
     if not burnish.own_process or os.name == "nt":  # there a pipe cannot be told
         yield
         return
