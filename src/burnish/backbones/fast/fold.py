@@ -54,7 +54,7 @@ class Pair:
 def pairs_of(module: nn.Module, example: Tensor) -> list[Pair]:
     """The foldable pairs, each with the activation layer after it if there is one."""
     watched = {name: layer for name, layer in module.named_modules() if name and _is_watched(layer)}
-    return _matched(watched, read_once(module, watched, example))
+    return _matched(watched, read_once(module, watched, example)[0])
 
 
 def _matched(watched: dict[str, nn.Module], readers: dict[str, str]) -> list[Pair]:

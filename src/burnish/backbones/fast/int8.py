@@ -66,13 +66,12 @@ def int8_form(module: nn.Module, images: Tensor) -> tuple[nn.Module, float] | No
         made = made_frozen(module, pairs_of(module, images[:2]), fused=True, packs=True)
         layers = {name: layer for name, layer in made.named_modules() if _can_be_int8(layer)}
         seen = _Seen(layers)
-        expected, readers = evaluated(made, images), read_once(made, layers, images, seen.told)
+        readers, expected = read_once(made, layers, images, seen.told)
         chosen = {name for name in layers if seen.positions.get(name, 0) >= _POSITIONS * len(images)}
         if not chosen:
             return None
         _replaced(made, {name: layers[name] for name in layers if name in chosen}, readers, seen)
-        _means_put_right(made, seen.means, images)
-        found = evaluated(made, images)
+        found = _means_put_right(made, seen.means, images)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):  # it may look into a layer that was replaced
@@ -262,8 +261,8 @@ def _evened(most: Tensor, weight: Tensor) -> Tensor:
     return even / even.mean()
 
 
-def _means_put_right(made: nn.Module, means: Mapping[str, Tensor], images: Tensor) -> None:
-    """Move the biases until the means by channel are those of float32, layer after layer in one pass.
+def _means_put_right(made: nn.Module, means: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """Move the biases until the means by channel are those of float32, layer after layer in one pass; the features then, [b d].
 
     Where an activation follows, or bytes come out, the bias is not what moves the mean.
     """
@@ -287,7 +286,7 @@ def _means_put_right(made: nn.Module, means: Mapping[str, Tensor], images: Tenso
             warnings.catch_warnings()
         ):  # that bytes with a scale may go, which `Grid.rounded` expects; said once a process
             warnings.simplefilter("ignore")
-            evaluated(made, images)
+            return evaluated(made, images)
     finally:
         for handle in handles:
             handle.remove()

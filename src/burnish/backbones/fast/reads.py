@@ -45,11 +45,11 @@ def read_once(
     watched: Mapping[str, nn.Module],
     example: Tensor,
     told: Callable[[str, Tensor, Tensor], None] | None = None,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], Tensor]:
     """For each watched layer of which one other alone reads what it gives, unchanged, that other; in the order they run.
 
-    watched: layers of the module by name. The module sees the example [b 3 s s] in eval mode. Of layers that run twice, or not at
-    all, nothing is said. told: is given each watched layer's name, input and output.
+    And what the module gives for the example [b 3 s s] in eval mode. watched: layers of the module by name; of those that run
+    twice, or not at all, nothing is said. told: is given each watched layer's name, input and output.
     """
     calls: dict[str, int] = dict.fromkeys(watched, 0)
     seen: list[_Output] = []
@@ -76,16 +76,17 @@ def read_once(
         handles.append(layer.register_forward_hook(partial(after, name)))
     try:
         with reads:
-            evaluated(module, example)
+            given = evaluated(module, example)
     finally:
         for handle in handles:
             handle.remove()
     last = {output.name: output for output in seen}
-    return {
+    readers = {
         name: output.reader
         for name, output in last.items()
         if output.reads == 1 and output.reader is not None and calls[name] == calls[output.reader] == 1
     }
+    return readers, given
 
 
 def evaluated(module: nn.Module, example: Tensor) -> Tensor:
