@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from burnish.train.averaging import Average
 from burnish.train.features import BATCH, at_once, autocast, batched, filled, outputs, takes_half
 from burnish.train.inputs import Ahead, Inputs
 from burnish.train.loop import training_step
+from burnish.train.objective import pieces_of
 from burnish.train.parts import let_drop, parts_for_training
 
 # Seconds kept back for writing the report and leaving, measured at 0.6 to 1 on 2 cores.
@@ -126,7 +128,9 @@ class Rates:
         self._time_frozen()
         half = self.half and not tunable.moves_statistics
         # A CPU takes as much longer for more images: as many are timed as go through at a time.
-        count = min(batch, BATCH) if bench.device.type == "cpu" else batch
+        count = batch
+        if bench.device.type == "cpu":
+            count = min(batch, max(BATCH, math.ceil(batch / pieces_of(batch, size**2, half=half))))
         rows = material.train_rows[np.arange(count) % len(material.train_rows)]
         assert material.fitting.stored is not None
         pixels = torch.from_numpy(material.fitting.stored[rows]).permute(0, 3, 1, 2).float()
