@@ -4,5 +4,5 @@ fold    frozen BatchNorm inside the convolution before it    frozen  the fast fo
 half    bfloat16, and where the processor has it             int8    frozen features in 8 bits, where they are faster
 graphs  a forward pass as a graph of chosen layers            reads   who reads what a layer gives
 cut     what is frozen runs once an image, what learns runs each step
-attention  its gradient in bfloat16, from whole matrix products
+attention  its gradient in bfloat16                           convolved  convolution and activation as one step of training
 """

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from burnish.backbones.fast.convolved import FROM_OUTPUT, Convolution, has_fused_kernel, how_of
 from burnish.backbones.fast.reads import evaluated, read_once
 from burnish.backbones.layers import replace
 
@@ -158,11 +159,6 @@ def agree(found: Tensor, expected: Tensor, *, tolerance: float = TOLERANCE) -> b
     return difference <= tolerance * max(expected.float().abs().max().item(), 1e-6)
 
 
-def pads_like_tensorflow(conv: nn.Conv2d) -> bool:
-    """Whether this is timm's Conv2dSame: known by name, as only the zoo imports timm; the output is checked anyway."""
-    return type(conv).__name__ == "Conv2dSame"
-
-
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
@@ -172,12 +168,15 @@ class FoldedConv(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm, act: nn.Module | None = None) -> None:
+        """act: one that comes after the BatchNorm, which the convolution does too; the module does not any more."""
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
+        self.plain = False  # one after the other
         # In tuples, so that neither becomes a submodule: the state dict keeps its names. copy.deepcopy follows them.
         self._norm = (norm,)
         self._conv = (emptied(conv),)
+        self._act = (act,)
         self._held: tuple[Tensor, Tensor] | None = None  # in `folded_once` what all goes through
         self.train(conv.training)
 
@@ -186,8 +185,17 @@ class FoldedConv(nn.Module):
         return folded_weight(self, self._norm[0]) if self._held is None else self._held
 
     def forward(self, images: Tensor) -> Tensor:
-        weight, bias = self.folded()
-        return convolved(self._conv[0], images, weight, bias)
+        (conv,), (act,), (weight, bias) = self._conv, self._act, self.folded()
+        how = None
+        if not self.plain and images.device.type == "cpu":
+            how = how_of(conv, act, (images.shape[-2], images.shape[-1]))
+        if how is None:
+            out = convolved(conv, images, weight, bias)
+            return out if act is None else act(out)
+        if torch.is_autocast_enabled("cpu"):
+            kind = torch.get_autocast_dtype("cpu")
+            images, weight, bias = images.to(kind), weight.to(kind), bias.to(kind)
+        return Convolution.apply(images, weight, bias, how)
 
     def extra_repr(self) -> str:
         return self._conv[0].extra_repr() + ", with BatchNorm"
@@ -204,9 +212,10 @@ class FoldedNorm(nn.BatchNorm2d):
         # The same tensors and sublayers, in dictionaries of its own; then the plain settings (eps, momentum, …).
         own = {name: dict(value) if isinstance(value, dict) else value for name, value in norm.__dict__.items()}
         self.__dict__.update(own)
+        self.done = False  # the activation too is the convolution's
 
     def forward(self, input: Tensor) -> Tensor:
-        return activated(self, input)
+        return input if self.done else activated(self, input)
 
 
 def emptied(conv: nn.Conv2d) -> nn.Conv2d:
@@ -233,13 +242,42 @@ def fold_trainable(module: nn.Module, example: Tensor, *, inplace: bool = False)
         conv, norm = folded.get_submodule(pair.conv), folded.get_submodule(pair.norm)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         new = FoldedNorm(norm)
+        act = _act_of(folded, pair) if has_fused_kernel(example) else None
+        new.done = act is not None and pair.act is None
+        if act is not None and pair.act is not None:
+            replace(folded, pair.act, nn.Identity().train(act.training))
+            replaced.append((pair.act, act))
         replace(folded, pair.norm, new)
-        replace(folded, pair.conv, FoldedConv(conv, new))
+        replace(folded, pair.conv, FoldedConv(conv, new, act))
         replaced += [(pair.norm, norm), (pair.conv, conv)]
     if replaced and not same(folded, example, expected):
         for name, layer in replaced:
             replace(folded, name, layer)
     return folded
+
+
+def _act_of(module: nn.Module, pair: Pair) -> nn.Module | None:
+    """The activation that the convolution can do as well: inside the BatchNorm, or the layer after it."""
+    norm = module.get_submodule(pair.norm)
+    inside = [layer for name in ("drop", "act") if (layer := norm._modules.get(name)) is not None]
+    found = [layer for layer in inside if type(layer) is not nn.Identity]
+    if not found and pair.act is not None:
+        found = [module.get_submodule(pair.act)]
+    return found[0] if len(found) == 1 and type(found[0]) in FROM_OUTPUT else None
+
+
+@contextmanager
+def plainly_convolved(module: nn.Module) -> Iterator[None]:
+    """Within, the convolutions of a module from `fold_trainable`, and their activations, are torch's own one after the other."""
+    layers = [layer for layer in module.modules() if isinstance(layer, FoldedConv)]
+    before = [layer.plain for layer in layers]
+    try:
+        for layer in layers:
+            layer.plain = True
+        yield
+    finally:
+        for layer, plain in zip(layers, before, strict=True):
+            layer.plain = plain
 
 
 @contextmanager

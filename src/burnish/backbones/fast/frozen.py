@@ -14,21 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.backbones.fast.fold import (
-    FUSED,
-    Pair,
-    convolved,
-    emptied,
-    folded_weight,
-    pads_like_tensorflow,
-    pairs_of,
-    same,
-)
+from burnish.backbones.fast.convolved import SCALARS, has_fused_kernel, padded_same, pads_like_tensorflow
+from burnish.backbones.fast.fold import FUSED, Pair, convolved, emptied, folded_weight, pairs_of, same
 from burnish.backbones.fast.half import HALF_TOLERANCE, has_half
 from burnish.backbones.fast.reads import evaluated
 from burnish.backbones.layers import replace
 
-SCALARS = {"hardtanh": [0.0, 6.0]}  # what oneDNN's activations take besides the value
 # Of a form that waits for other weights; making that of a larger network is little beside its answers.
 _HELD_BYTES = 2**28
 _SHAPES_KEPT = 4  # packed forms of one weight: it depends on the size of the images
@@ -291,36 +282,3 @@ def _freeze_pair(module: nn.Module, pair: Pair, *, fused: bool) -> None:
         act = nn.Sequential(drop, act or nn.Identity())
     replace(module, pair.conv, FrozenConv(conv, norm, act, fused=kernel))
     replace(module, pair.norm, nn.Identity())
-
-
-def has_fused_kernel(example: Tensor) -> bool:
-    return (
-        example.device.type == "cpu"
-        and example.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
-
-
-def padded_same(
-    images: Tensor, weight: Tensor, conv: nn.Conv2d, *, zero: int = 0
-) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Images, weight and padding that make the output side ceil(side / stride), as TensorFlow does.
-
-    zero: what stands for 0 in the images.
-
-    Where one side needs a pixel more than the other, a depthwise kernel gets a row or column of zeros instead, and the
-    padding is even: copying the images into a larger tensor cost 5 times the convolution itself (96 channels, 112 px,
-    batch 16, one core: 63 → 13 ms). With dense kernels the copy is cheaper.
-    """
-    axes = zip(images.shape[-2:], conv.stride, conv.kernel_size, conv.dilation, strict=True)
-    height, width = (
-        max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
-        for side, stride, kernel, dilation in axes
-    )
-    even = ((height + 1) // 2, (width + 1) // 2)
-    if height % 2 == width % 2 == 0:
-        return images, weight, even
-    if conv.groups == conv.in_channels and tuple(conv.dilation) == (1, 1):
-        return images, F.pad(weight, (width % 2, 0, height % 2, 0)), even
-    return F.pad(images, (width // 2, even[1], height // 2, even[0]), value=zero), weight, (0, 0)

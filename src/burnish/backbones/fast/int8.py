@@ -19,16 +19,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from burnish.backbones.fast.fold import pads_like_tensorflow, pairs_of
-from burnish.backbones.fast.frozen import (
-    SCALARS,
-    FrozenConv,
-    PackedLinear,
-    Packing,
-    has_fused_kernel,
-    made_frozen,
-    padded_same,
-)
+from burnish.backbones.fast.convolved import SCALARS, has_fused_kernel, padded_same, pads_like_tensorflow
+from burnish.backbones.fast.fold import pairs_of
+from burnish.backbones.fast.frozen import FrozenConv, PackedLinear, Packing, made_frozen
 from burnish.backbones.fast.half import has_fast_half
 from burnish.backbones.fast.reads import evaluated, read_once
 from burnish.backbones.layers import replace
