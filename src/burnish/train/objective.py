@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from burnish.backbones.fast.attention import fast_attention_gradients
 from burnish.backbones.fast.fold import folded_once
+from burnish.backbones.fast.kernels import sound_strides
 from burnish.backbones.layers import is_drop_path
 from burnish.runtime import draws
 from burnish.train.features import autocast
@@ -199,9 +200,10 @@ def _gradient_in(
     """Add up the gradient of so many pieces of a batch; returns their losses, nats, [p]."""
     losses: list[Tensor] = []
     parts = np.array_split(np.arange(len(views)), pieces)
-    half = objective.half and views.device.type == "cpu"
+    here = views.device.type == "cpu"
     once = folded_once(module) if pieces > 1 else nullcontext()
-    with addressed(module, objective.seed, number), once, fast_attention_gradients(half=half):
+    quick, sound = fast_attention_gradients(half=objective.half and here), sound_strides() if here else nullcontext()
+    with addressed(module, objective.seed, number), once, quick, sound:
         for rows in parts:
             place = slice(int(rows[0]), int(rows[-1]) + 1)
             with autocast(views.device, objective.half):

@@ -5,4 +5,5 @@ half    bfloat16, and where the processor has it             int8    frozen feat
 graphs  a forward pass as a graph of chosen layers            reads   who reads what a layer gives
 cut     what is frozen runs once an image, what learns runs each step
 attention  its gradient in bfloat16                           convolved  convolution and activation as one step of training
+kernels    operations of torch's computed otherwise, and one that spoils memory
 """

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NAME = "_scaled_dot_product_flash_attention_for_cpu_backward"
+from burnish.backbones.fast.kernels import Kernel, replaced
+
 _AT_ONCE = 2**23  # weights of attention held at a time, 16 MB; one image's where it has more
 
 
@@ -26,35 +27,23 @@ def fast_attention_gradients(*, half: bool) -> Iterator[None]:
     It holds for the whole process, whoever calls it. half: otherwise nothing is changed. Other number formats, masks and dropout
     stay torch's.
     """
-    if not half or not hasattr(torch.library, "get_kernel") or not hasattr(torch.ops.aten, _NAME):
+    if not half:
         yield
         return
-    own = torch.library.get_kernel(f"aten::{_NAME}", "CPU")
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    with replaced("_scaled_dot_product_flash_attention_for_cpu_backward", _of_products):
+        yield
 
-    def gradients(
-        gradient: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        logsumexp: Tensor,
-        dropout: float,
-        causal: bool,
-        **others: Any,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        given = (gradient, query, key, value, out, logsumexp)
+
+def _of_products(own: Kernel) -> Kernel:
+    def gradients(*given: Any, **others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *tensors, dropout, causal = given
+        query = tensors[1]
         scale = query.shape[-1] ** -0.5 if others.get("scale") is None else others["scale"]
         if query.dtype != torch.bfloat16 or dropout or causal or others.get("attn_mask") is not None or scale <= 0:
-            return own.call_boxed(keys, *given, dropout, causal, **others)
-        return attention_gradients(*given, scale=scale)
+            return own(*given, **others)
+        return attention_gradients(*tensors, scale=scale)
 
-    library = torch.library.Library("aten", "IMPL")
-    try:
-        library.impl(_NAME, gradients, "CPU")
-        yield
-    finally:
-        library._destroy()
+    return gradients
 
 
 def attention_gradients(
