@@ -37,7 +37,7 @@ def test_fit_prints_the_verdict_and_where_everything_is(shapes, tmp_path, capsys
     code, out, err = burnish("fit", shapes, *TINY, "--out", tmp_path / "run", capsys=capsys)
     assert code == 0
     assert err == ""
-    assert re.match(r" +[0-9.]+ s  [0-9]+ images of [0-9]+ classes, into .*run; loading PyTorch\n", out)
+    assert re.match(r" *[0-9.]+ s  [0-9]+ images of [0-9]+ classes, into .*run; loading PyTorch\n", out)
     for words in ("probe saved at", "epoch 2 at 64 px", "95 % interval", "report", "burnish predict"):
         assert words in out
     assert re.search(r"(Fine-tuning (helped|hurt)|Not proven that fine-tuning helped): ", out)
