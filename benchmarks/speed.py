@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 MODELS = ("efficientnet_lite0", "random:resnet50", "random:vit_small_patch16_224")
 SIZE, BATCH = 224, 32
@@ -172,6 +173,8 @@ def step_of(module, images, *, half: bool):
     """Forward, backward and a fused AdamW step."""
     import torch
 
+    from burnish.backbones.fast.attention import fast_attention_gradients
+    from burnish.backbones.fast.kernels import sound_strides
     from burnish.train.features import autocast
 
     copied = module if half else copy.deepcopy(module)
@@ -179,9 +182,10 @@ def step_of(module, images, *, half: bool):
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        with autocast(images.device, half):
-            out = copied(images)
-        out.float().square().mean().backward()
+        with fast_attention_gradients(half=half), sound_strides() if half else nullcontext():
+            with autocast(images.device, half):
+                out = copied(images)
+            out.float().square().mean().backward()
         optimiser.step()
 
     return step
