@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 
 MODELS = ("efficientnet_lite0", "random:resnet50", "random:vit_small_patch16_224")
 SIZE, BATCH = 224, 32
@@ -174,7 +173,6 @@ def step_of(module, images, *, half: bool):
     import torch
 
     from burnish.backbones.fast.attention import fast_attention_gradients
-    from burnish.backbones.fast.kernels import sound_strides
     from burnish.train.features import autocast
 
     copied = module if half else copy.deepcopy(module)
@@ -182,7 +180,7 @@ def step_of(module, images, *, half: bool):
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        with fast_attention_gradients(half=half), sound_strides() if half else nullcontext():
+        with fast_attention_gradients(half=half):
             with autocast(images.device, half):
                 out = copied(images)
             out.float().square().mean().backward()

@@ -53,7 +53,7 @@ DEPTHWISE = [
 @pytest.mark.parametrize("wide", [False, True], ids=["", "AVX-512"])
 @pytest.mark.parametrize(("kind", "tolerance"), FORMATS, ids=IDS)
 def test_depthwise(kind, tolerance, wide, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: wide)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if wide else "AVX2")
     for kernel, stride, side, before, more, act in DEPTHWISE:
         how = How((stride,) * 2, (before,) * 2, (before + more,) * 2, (1, 1), 6, True, act)
         images, weight = drawn(3, 6, side, side + 2), drawn(6, 1, kernel, kernel, seed=1)

@@ -59,11 +59,8 @@ def attention_gradients(
     found = [_gradients(*(one[place] for one in given), scale=scale) for place in places]
     if len(found) == 1:
         return found[0]
-    return (
-        torch.cat([one[0] for one in found]),
-        torch.cat([one[1] for one in found]),
-        torch.cat([one[2] for one in found]),
-    )
+    of_query, of_key, of_value = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return of_query, of_key, of_value
 
 
 def _gradients(

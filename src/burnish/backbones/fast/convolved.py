@@ -84,8 +84,8 @@ class How:
 
 def how_of(conv: nn.Conv2d, act: nn.Module | None, size: tuple[int, int]) -> How | None:
     """How `conv`, and `act` after it, are done on images of this size; None where it takes more than `Convolution` knows."""
-    attribute = None if act is None or type(act) is nn.Identity else FROM_OUTPUT.get(type(act))
-    if (attribute is None and not (act is None or type(act) is nn.Identity)) or conv.padding_mode != "zeros":
+    attribute = None if act is None else FROM_OUTPUT.get(type(act))
+    if (act is not None and attribute is None) or conv.padding_mode != "zeros":
         return None
     depthwise = is_depthwise(conv)
     if type(conv) is nn.Conv2d and not isinstance(conv.padding, str):
@@ -206,7 +206,7 @@ def _weight_gradient(grad: Tensor, images: Tensor, weight: Tensor, how: How) -> 
         assert gradient is not None
         return gradient
 
-    if kernel != 5 or (grad.dtype == torch.float32 and not torch.cpu._is_avx512_supported()):
+    if kernel != 5 or (grad.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() != "AVX512"):
         if any(how.uneven):
             images = F.pad(images, (aside, how.behind[1], up, how.behind[0]))
         return block(images, weight, (0, 0) if any(how.uneven) else how.before)
