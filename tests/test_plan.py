@@ -51,8 +51,11 @@ class Machine:
         return RESERVE
 
 
-def planned(left: float, *, lowest: int = 0, moves_statistics: bool = False, **recipe) -> Plan:
-    """The plan for so many seconds of training, and what is kept back after them. lowest: freeze point the method allows."""
+def planned(left: float, *, lowest: int = 0, moves_statistics: bool = False, asked: bool = True, **recipe) -> Plan:
+    """The plan for so many seconds of training, and what is kept back after them. lowest: freeze point the method allows.
+
+    asked: whether the method was named.
+    """
 
     def tunable_at(freeze):
         if lowest and freeze > lowest:
@@ -72,7 +75,8 @@ def planned(left: float, *, lowest: int = 0, moves_statistics: bool = False, **r
         preprocess=SimpleNamespace(size=224),
         one_size=False,
     )
-    bench = SimpleNamespace(recipe=recipe, clock=SimpleNamespace(left=lambda: left + RESERVE), backbone=backbone)
+    clock = SimpleNamespace(left=lambda: left + RESERVE)
+    bench = SimpleNamespace(recipe=recipe, clock=clock, backbone=backbone, asked=asked)
     return plan(tunable_at, material, bench, Machine(sizes))
 
 
@@ -142,6 +146,23 @@ def test_a_length_that_was_asked_for_is_not_passed():
 def test_where_less_than_half_a_pass_fits_nothing_is_trained(left):
     made = planned(left)
     assert made.steps == 0 and "the probe is kept" in made.reason
+
+
+@pytest.mark.parametrize("left", [15, 20, 25])
+def test_a_method_that_was_chosen_is_not_trained_for_so_short_that_it_never_helped(left):
+    """An epoch of the upper quarter takes 12 s, and what it sees 4."""
+    made = planned(left, asked=False)
+    assert made.steps == 0 and "less than two epochs: the probe is kept" in made.reason
+    assert 0.5 <= planned(left).epochs < 2.0, "a named one is"
+    assert planned(left, asked=False, epochs=1).steps > 0, "and so is one whose length was"
+    assert planned(60, asked=False).epochs >= 2.0
+
+
+def test_of_many_images_less_than_two_epochs_are_enough(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.IMAGES", 12_800)
+    made = planned(300, asked=False, freeze=0)
+    assert 200 <= made.steps < 2 * 400
+    assert "less than 200 steps" in planned(150, asked=False, freeze=0).reason
 
 
 @pytest.mark.parametrize(("epochs", "some"), [(1, True), (8, False)])

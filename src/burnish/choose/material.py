@@ -120,6 +120,7 @@ class Bench:
     deep: bool = False  # whether heads on all depths were asked for by name, so that memory does not forbid them
     fine: bool = False  # whether images were asked, and want to be seen at the network's whole size
     proves: bool = True  # whether the test images are to be looked at before this clock runs out
+    asked: bool = True  # whether what is trained was asked for by name, rather than chosen
     # Of other models, besides the probe and the tuned one, that are to see the test images too: how they see them.
     rivals: tuple[Preprocess, ...] = ()
 

@@ -21,6 +21,10 @@ from burnish.train.objective import has_batch_norm
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
 EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
 _FEW_EPOCHS = 3.5  # below that of the whole network, more passes over its upper part are looked for (LOG.md)
+# Shorter trainings than both lost to frozen heads by 5 to 16 points each time (LOG.md); what was asked for is made from half an
+# epoch and a few steps on.
+_LEAST_EPOCHS, _LEAST_STEPS = 2.0, 200
+_ASKED_EPOCHS, _ASKED_STEPS = 0.5, 5
 # Twice what is usual for sets of a thousand images (VTAB-1k, arXiv:1910.04867); the rest is given back.
 EPOCHS_AT_MOST = 200
 # Without a clock nothing stops a run but its length: passes over a thousand images, and over however many.
@@ -106,11 +110,10 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
     batch = min(n, BATCH if recipe.batch_size == "auto" else recipe.batch_size)
     reserve = rates.reserve_seconds(material, size)
     left = bench.clock.left() - reserve
-    step = batch * _STEP_AT_LEAST / rates.whole(size)
-    if left >= step * (_STEPS_TO_TIME + max(5, 0.5 * steps_an_epoch(n, batch))):
+    step, epoch_steps = batch * _STEP_AT_LEAST / rates.whole(size), steps_an_epoch(n, batch)
+    if left >= step * (_STEPS_TO_TIME + _least_steps(bench, epoch_steps)):
         return None
     sizes = ((0.0, size),)
-    reason = f"training would have {max(0.0, left):.0f} s, less than half an epoch: the probe is kept"
     return Plan(
         batch=batch,
         sizes=sizes,
@@ -124,8 +127,27 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
         reserve_seconds=reserve,
         step_seconds={},
         epoch_seconds=0.0,
-        reason=reason,
+        reason=_too_short(bench, epoch_steps, left),
     )
+
+
+def _least_steps(bench: Bench, epoch_steps: int) -> float:
+    """Steps below which nothing is trained, where an epoch has so many."""
+    if _named(bench):
+        return max(_ASKED_STEPS, _ASKED_EPOCHS * epoch_steps)
+    return max(_ASKED_STEPS, min(_LEAST_STEPS, _LEAST_EPOCHS * epoch_steps))
+
+
+def _named(bench: Bench) -> bool:
+    """Whether training, or its length, was asked for."""
+    return bench.asked or bench.recipe.epochs != "auto"
+
+
+def _too_short(bench: Bench, epoch_steps: int, left: float) -> str:
+    """Why nothing is trained in so many seconds."""
+    few = f"{_LEAST_STEPS} steps" if _LEAST_EPOCHS * epoch_steps > _LEAST_STEPS else "two epochs"
+    least = "half an epoch" if _named(bench) else few
+    return f"training would have {max(0.0, left):.0f} s, less than {least}: the probe is kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +223,8 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         epoch_seconds=_epoch_seconds(material, rates, final, freeze),
         reason="",
     )
-    if timed and (steps < 5 or epochs < 0.5):
-        left = max(0.0, bench.clock.left() - reserve)
-        reason = f"training would have {left:.0f} s, less than half an epoch: the probe is kept"
-        return replace(made, steps=0, reason=reason)
+    if timed and steps < _least_steps(bench, per_epoch):
+        return replace(made, steps=0, reason=_too_short(bench, per_epoch, bench.clock.left() - reserve))
     return replace(made, reason=_reason(made, seconds.get(sizes[0]), sizes[0], bench))
 
 

@@ -16,7 +16,7 @@ from burnish.choose.features import Seen
 from burnish.choose.material import Bench, Material
 from burnish.choose.mirroring import mirrored_at_most, settle_flip
 from burnish.choose.more_data import learning_curve
-from burnish.choose.rates import proof_seconds
+from burnish.choose.rates import LEAST_TESTED, proof_seconds
 from burnish.choose.survey import Surveyed
 from burnish.choose.where import images_asked, pyramid_stays
 from burnish.data.audit.findings import Finding, in_order
@@ -40,6 +40,7 @@ _LDA_ALONE, _ON_ALL_DEPTHS = ("lda",), "multiprobe"
 _WHERE_SHARE = 0.08  # of the time left, for the first of two answers about the pyramid
 _SHARE, _DEEP_SHARE = 0.6, 0.7  # of the time left, for finding heads; of that for those on all depths
 _MUCH_LESS = 0.5  # of what heads are planned to take: then those on all depths are left out
+_HEADS_AT_LEAST = 0.15  # of the time left: where a proof on all test images would take more than the rest, it gives way
 _LATE = 0.05  # of the budget, behind which the audit's last question is left out
 
 
@@ -114,10 +115,10 @@ def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench, *, t
     features, rate = seen.features, seen.images_per_second
     bench.watcher.stage("probe")
     # What the test images and the page will take is not for searching; the deeper head is asked first.
-    after = tail_seconds + proof_seconds(material.due / rate, bench.clock.budget_seconds, material)
-    backbone, where = _with_depths(surveyed, features, material, bench, seconds_left=bench.clock.left() - after)
+    until = bench.clock.elapsed() + _for_heads(material, seen, surveyed, bench, tail_seconds=tail_seconds)
+    backbone, where = _with_depths(surveyed, features, material, bench, seconds_left=until - bench.clock.elapsed())
     plain = backbone.plain or backbone
-    end = bench.clock.left() - after
+    end = until - bench.clock.elapsed()
     search = min(_SHARE * (bench.clock.left() - tail_seconds), end)
     seconds = _from_now(bench.clock, search, end)
     of_deep = _from_now(bench.clock, _DEEP_SHARE * search, _DEEP_SHARE * end)
@@ -167,6 +168,18 @@ def probe(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench, *, t
     # Where in the image something is tells strangers apart less well than what it is (LOG.md).
     familiar = frozen_familiarity(features[:, : flat_width(kept.backbone)], kept.val_logits, material)
     return found.with_in_place_of(kept, replace(kept, familiarity=familiar))
+
+
+def _for_heads(material: Material, seen: Seen, surveyed: Surveyed, bench: Bench, *, tail_seconds: float) -> float:
+    """Seconds for finding heads: what a proof on all test images leaves; where that is little, a part of what a smaller one does.
+
+    Heads on all depths are worth more than intervals that are a third narrower (LOG.md).
+    """
+    budget, left = bench.clock.budget_seconds, bench.clock.left() - tail_seconds
+    passes = material.due / seen.images_per_second
+    beside, least = (left - proof_seconds(share * passes, budget, material) for share in (1.0, LEAST_TESTED))
+    wanted = max(_HEADS_AT_LEAST * left, surveyed.costs.both_heads(len(seen.features)))
+    return max(beside, min(wanted, least))
 
 
 def _with_depths(

@@ -14,7 +14,7 @@ from burnish.backbones.spec import Backbone
 from burnish.choose.answers import Answers, answers_in
 from burnish.choose.features import plain_at
 from burnish.choose.material import Bench, Material
-from burnish.choose.rates import after_seconds, page_seconds
+from burnish.choose.rates import LEAST_TESTED, after_seconds, page_seconds
 from burnish.data.cache import Rows
 from burnish.data.sample import in_turn
 from burnish.data.store import Picked
@@ -24,9 +24,9 @@ from burnish.measure.held_out import HeldOut
 from burnish.measure.ood import Familiarity
 from burnish.terms import Preprocess
 
-# Test images by the clock: the least share of those that the plan counts on, how many at a time after that, and until when, in
-# budgets, they are looked at: those that the plan counts on, and those besides.
-_LEAST_SHARE, _AT_A_TIME, _AT_A_TIME_SHARE, _DECODED_SHARE = 0.5, 32, 0.02, 0.1
+# Test images by the clock: how many at a time, and until when, in budgets, they are looked at: those that the plan counts on, and
+# those besides.
+_AT_A_TIME, _AT_A_TIME_SHARE, _DECODED_SHARE = 32, 0.02, 0.1
 _END, _END_OF_MORE = 1.03, 1.0
 _SURE = 2  # parts that are looked at in any case
 # Of what is kept back for what comes beside the proof, of which a part came before: pictures make do with what is left of it, so
@@ -125,7 +125,7 @@ def _parts(material: Material, bench: Bench, *, decodes: bool) -> list[np.ndarra
     images are read from their files again, which is done in larger parts.
     """
     order = _in_turn(material, bench)
-    least = max(1, round(_LEAST_SHARE * material.due))
+    least = max(1, round(LEAST_TESTED * material.due))
     step = max(_AT_A_TIME, round((_DECODED_SHARE if decodes else _AT_A_TIME_SHARE) * len(order)))
     edges = [0, min(_AT_A_TIME, least) // 2, least, *range(least + step, len(order), step), len(order)]
     return [order[start:end] for start, end in pairwise(edges) if start < end]

@@ -35,6 +35,7 @@ _FED_STEPS, _FED_SECONDS = 16, 1.0  # timed with threads beside them: at most so
 # by images squared. 10,000 images of 10 classes take 1 s a model, 30,000 of 50 take 8.
 _SECONDS_AN_ANSWER, _SECONDS_A_PAIR, _MOST_AN_ANSWER = 1.2e-6, 1e-8, 8e-6
 _AFTER_SHARE, _AFTER_SECONDS = 0.06, 15.0  # of the budget, and at most
+LEAST_TESTED = 0.5  # of the test images that a plan counts on, which are looked at in any case
 
 
 def after_seconds(budget_seconds: float | None) -> float:

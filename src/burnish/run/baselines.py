@@ -125,7 +125,7 @@ def from_scratch(probes: Probes, material: Material, bench: Bench, ledger: Ledge
     if not len(material.val_rows):
         return _not_trained("there are no validation images to choose by")
     bench.watcher.stage("from scratch")
-    bench = replace(bench, recipe=_scratch_recipe(bench, material))
+    bench = replace(bench, recipe=_scratch_recipe(bench, material), asked=True)
     settled_before = ledger.get("scratch")
     if settled_before is not None:
         made, recipe = Plan.from_json(settled_before[0]["plan"]), recipe_from(settled_before[0]["recipe"])
