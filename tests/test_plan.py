@@ -51,7 +51,9 @@ class Machine:
         return RESERVE
 
 
-def planned(left: float, *, lowest: int = 0, moves_statistics: bool = False, asked: bool = True, **recipe) -> Plan:
+def planned(
+    left: float, *, lowest: int = 0, moves_statistics: bool = False, asked: bool = True, budget: float = 600.0, **recipe
+) -> Plan:
     """The plan for so many seconds of training, and what is kept back after them. lowest: freeze point the method allows.
 
     asked: whether the method was named.
@@ -75,7 +77,7 @@ def planned(left: float, *, lowest: int = 0, moves_statistics: bool = False, ask
         preprocess=SimpleNamespace(size=224),
         one_size=False,
     )
-    clock = SimpleNamespace(left=lambda: left + RESERVE)
+    clock = SimpleNamespace(left=lambda: left + RESERVE, budget_seconds=budget)
     bench = SimpleNamespace(recipe=recipe, clock=clock, backbone=backbone, asked=asked)
     return plan(tunable_at, material, bench, Machine(sizes))
 
@@ -152,17 +154,18 @@ def test_where_less_than_half_a_pass_fits_nothing_is_trained(left):
 def test_a_method_that_was_chosen_is_not_trained_for_so_short_that_it_never_helped(left):
     """An epoch of the upper quarter takes 12 s, and what it sees 4."""
     made = planned(left, asked=False)
-    assert made.steps == 0 and "less than two epochs: the probe is kept" in made.reason
+    assert made.steps == 0 and "too few to be worth it: the probe is kept" in made.reason
     assert 0.5 <= planned(left).epochs < 2.0, "a named one is"
+    assert planned(left, asked=False, budget=120.0).steps > 0, "and one whose time nothing else would use"
     assert planned(left, asked=False, epochs=1).steps > 0, "and so is one whose length was"
     assert planned(60, asked=False).epochs >= 2.0
 
 
 def test_of_many_images_less_than_two_epochs_are_enough(monkeypatch):
     monkeypatch.setattr(f"{__name__}.IMAGES", 12_800)
-    made = planned(300, asked=False, freeze=0)
+    made = planned(300, asked=False, freeze=0, budget=6000.0)
     assert 200 <= made.steps < 2 * 400
-    assert "less than 200 steps" in planned(150, asked=False, freeze=0).reason
+    assert not planned(150, asked=False, freeze=0, budget=6000.0).steps
 
 
 @pytest.mark.parametrize(("epochs", "some"), [(1, True), (8, False)])
@@ -194,9 +197,12 @@ def test_the_first_head_of_a_short_run_is_fitted_to_a_part_of_every_class(epochs
     ],
 )
 def test_the_probes_size_follows_the_clock(seconds, train, size):
-    found = affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train)
+    found = affordable_size(224, 160.0, trained=50.0, seconds_left=seconds, images=2 * train, train=train)
     assert found == size or (seconds == 40 and found in (160, 192, 224))
-    assert affordable_size(224, 160.0, seconds_left=seconds, images=2 * train, train=train, one_size=True) == 224
+    assert (
+        affordable_size(224, 160.0, trained=50.0, seconds_left=seconds, images=2 * train, train=train, one_size=True)
+        == 224
+    )
 
 
 def test_a_long_run_has_a_lower_rate_than_a_short_one():

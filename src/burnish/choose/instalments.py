@@ -35,7 +35,7 @@ class Instalments:
         """thins: whether images may be left out. early: whether a model may be saved before all is decoded. save: None: never."""
         self.taken, self.surveyed, self.bench, self.early, self._save = taken, surveyed, bench, early, save
         self.seconds: float | None = None  # on the clock, when the first model was saved
-        self.pace = Pace(surveyed.costs, bench.clock, trains=surveyed.trains, thins=thins)
+        self.pace = Pace(surveyed.costs, bench.clock, thins=thins)
         self._ids = np.sort(taken.order.fitting)
         self._there, self._digests = np.zeros(len(self._ids), bool), np.full(len(self._ids), "", object)
         self._features: np.ndarray | None = None  # float32 [n d], a row for each of `_ids`

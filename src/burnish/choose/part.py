@@ -45,6 +45,7 @@ class Costs:
     proves: bool  # whether a first head is saved before the others are looked for
     seeing: float = 0.0  # of an image's features
     scoring: float = 0.0  # of a test image by the network in float32
+    training: float = 0.0  # what it needs at the least, for which test images are left out; infinite: nothing trains
 
     @classmethod
     def of(cls, backbone: Backbone, bench: Bench, *, classes: int, decoding: float) -> Costs:
@@ -87,7 +88,7 @@ class Costs:
         return least_seconds(images, widths, self.flop, classes=self.classes)
 
 
-def settled_part(clock: Clock, costs: Costs, fitting: int, test: int, *, trains: bool) -> Part | None:
+def settled_part(clock: Clock, costs: Costs, fitting: int, test: int) -> Part | None:
     """How many of so many images to fit and to test on there is time for; None: all."""
     budget = clock.budget_seconds
 
@@ -95,7 +96,7 @@ def settled_part(clock: Clock, costs: Costs, fitting: int, test: int, *, trains:
         return costs.seen(n) + costs.heads(n)
 
     part = part_for(
-        fitting, test, _for_images(clock.left(), costs), fitted, costs.decoding + costs.scoring, trains=trains
+        fitting, test, _for_images(clock.left(), costs), fitted, costs.decoding + costs.scoring, training=costs.training
     )
     if part is None or budget is None:
         return part
@@ -116,19 +117,19 @@ def first_model_due(budget_seconds: float | None) -> float:
 
 
 def part_for(
-    fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float, *, trains: bool
+    fitting: int, test: int, seconds: float, fitted: Callable[[int], float], tested: float, *, training: float
 ) -> Part | None:
     """How many of the images to fit and to test on can be seen in so many seconds, some of both at the least; None: (nearly) all.
 
-    fitted: what so many images to fit take in all; tested: what a test image takes. trains: whether what is left is wanted for
-    training, where test images alone are too many.
+    fitted: what so many images to fit take in all; tested: what a test image takes. training: what that needs at the least: where
+    test images alone are too many it gets what a third of them leave, if that is enough.
     """
     if fitted(fitting) + test * tested <= seconds:
         return None
     least = min(test, _FEWEST_TESTED)
     tests = min(test, max(least, int(_TEST_SHARE * seconds / tested)))
     most = most_within(seconds - tests * tested, fitting, fitted)
-    if most == fitting and not trains:
+    if most == fitting and seconds - fitted(most) - tests * tested < training:
         tests = min(test, max(tests, int((seconds - fitted(most)) / tested)))
     return Part(max(1, most), tests) if most + tests < _NEARLY_ALL * (fitting + test) else None
 
@@ -166,9 +167,9 @@ class Pace:
     before its turn comes: a machine that is free again takes what a busy one would not have.
     """
 
-    def __init__(self, costs: Costs, clock: Clock, *, trains: bool, thins: bool) -> None:
+    def __init__(self, costs: Costs, clock: Clock, *, thins: bool) -> None:
         """thins: whether images may be left out at all."""
-        self.costs, self.clock, self.trains, self.thins = costs, clock, trains, thins
+        self.costs, self.clock, self.thins = costs, clock, thins
         budget = clock.budget_seconds or math.inf
         self._round = min(_LONGEST_ROUND, max(_SHORTEST_ROUND, _ROUND_SHARE * budget))
         self.window = max(_LEAST_WINDOW, _WINDOW_SHARE * budget)  # seconds
@@ -256,4 +257,4 @@ class Pace:
 
         left = _for_images(self.clock.left(), costs, slower) + costs.decoding * done.test
         test = max(1, len(taken.order.test) - taken.spare)
-        return part_for(fitting, test, left, fitted, costs.decoding + costs.scoring, trains=self.trains)
+        return part_for(fitting, test, left, fitted, costs.decoding + costs.scoring, training=costs.training)

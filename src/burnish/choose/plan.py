@@ -21,10 +21,11 @@ from burnish.train.objective import has_batch_norm
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
 EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
 _FEW_EPOCHS = 3.5  # below that of the whole network, more passes over its upper part are looked for (LOG.md)
-# Shorter trainings than both lost to frozen heads by 5 to 16 points each time (LOG.md); what was asked for is made from half an
-# epoch and a few steps on.
+# Shorter trainings than both lost to frozen heads by 5 to 16 points each time (LOG.md). What was asked for, and what gets more of
+# the budget than this share, which would go to waste, is made from half an epoch and a few steps on.
 _LEAST_EPOCHS, _LEAST_STEPS = 2.0, 200
 _ASKED_EPOCHS, _ASKED_STEPS = 0.5, 5
+_IDLE_SHARE = 0.1
 # Twice what is usual for sets of a thousand images (VTAB-1k, arXiv:1910.04867); the rest is given back.
 EPOCHS_AT_MOST = 200
 # Without a clock nothing stops a run but its length: passes over a thousand images, and over however many.
@@ -33,7 +34,7 @@ _UNHURRIED_EPOCHS, _UNHURRIED_AT_LEAST = 100, 10
 _LARGE_FROM = 0.6
 VIEWS_AT_MOST = 8  # augmented views of each image whose activations are kept
 _STEP_AT_LEAST = 1.5  # seconds of a training step over those of a float32 forward pass: 3 in float32, half in bfloat16
-_STEPS_TO_TIME = 8  # what measuring costs
+STEPS_TO_TIME = 8  # what measuring costs
 _STEPS_AT_PEAK = 100
 _EASING = 0.65
 
@@ -111,7 +112,7 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
     reserve = rates.reserve_seconds(material, size)
     left = bench.clock.left() - reserve
     step, epoch_steps = batch * _STEP_AT_LEAST / rates.whole(size), steps_an_epoch(n, batch)
-    if left >= step * (_STEPS_TO_TIME + _least_steps(bench, epoch_steps)):
+    if not _is_too_short(bench, left / step - STEPS_TO_TIME, epoch_steps, left):
         return None
     sizes = ((0.0, size),)
     return Plan(
@@ -127,15 +128,21 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
         reserve_seconds=reserve,
         step_seconds={},
         epoch_seconds=0.0,
-        reason=_too_short(bench, epoch_steps, left),
+        reason=_too_short(left),
     )
 
 
-def _least_steps(bench: Bench, epoch_steps: int) -> float:
-    """Steps below which nothing is trained, where an epoch has so many."""
+def least_steps(bench: Bench, epoch_steps: int) -> float:
+    """Steps below which no time is taken from anything else for training, where an epoch has so many."""
     if _named(bench):
         return max(_ASKED_STEPS, _ASKED_EPOCHS * epoch_steps)
     return max(_ASKED_STEPS, min(_LEAST_STEPS, _LEAST_EPOCHS * epoch_steps))
+
+
+def _is_too_short(bench: Bench, steps: float, epoch_steps: int, left: float) -> bool:
+    """Whether nothing is trained, where so many steps fit in the seconds left; what nothing else makes use of is trained in."""
+    idle = left > _IDLE_SHARE * (bench.clock.budget_seconds or math.inf)
+    return steps < (max(_ASKED_STEPS, _ASKED_EPOCHS * epoch_steps) if idle else least_steps(bench, epoch_steps))
 
 
 def _named(bench: Bench) -> bool:
@@ -143,11 +150,9 @@ def _named(bench: Bench) -> bool:
     return bench.asked or bench.recipe.epochs != "auto"
 
 
-def _too_short(bench: Bench, epoch_steps: int, left: float) -> str:
+def _too_short(left: float) -> str:
     """Why nothing is trained in so many seconds."""
-    few = f"{_LEAST_STEPS} steps" if _LEAST_EPOCHS * epoch_steps > _LEAST_STEPS else "two epochs"
-    least = "half an epoch" if _named(bench) else few
-    return f"training would have {max(0.0, left):.0f} s, less than {least}: the probe is kept"
+    return f"training would have {max(0.0, left):.0f} s, too few to be worth it: the probe is kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +228,9 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
         epoch_seconds=_epoch_seconds(material, rates, final, freeze),
         reason="",
     )
-    if timed and steps < _least_steps(bench, per_epoch):
-        return replace(made, steps=0, reason=_too_short(bench, per_epoch, bench.clock.left() - reserve))
+    left = bench.clock.left() - reserve
+    if timed and _is_too_short(bench, steps, per_epoch, left):
+        return replace(made, steps=0, reason=_too_short(left))
     return replace(made, reason=_reason(made, seconds.get(sizes[0]), sizes[0], bench))
 
 

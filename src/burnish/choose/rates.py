@@ -30,6 +30,10 @@ _SAVING_SECONDS, _DISK = 0.3, 1.5e8  # bytes a second, made durable: 70 MB took 
 _COPIES = 5  # in a state: weights, average, two moments of the gradient, the best epoch
 _FEW_BYTES = 1e8  # whose saving is within what is kept back anyway
 _SAFETY = 1.03  # on every predicted second of the proof
+_FROZEN_SHARE, _FROZEN_SECONDS = (
+    0.01,
+    3.0,
+)  # of the budget, and at most, for the frozen trunk: a moment's rate is half or twice it
 _FED_STEPS, _FED_SECONDS = 16, 1.0  # timed with threads beside them: at most so many, in about so long
 # Of scores with their intervals, tables and their JSON: by images times classes, and of comparing images with each other, at most
 # by images squared. 10,000 images of 10 classes take 1 s a model, 30,000 of 50 take 8.
@@ -199,7 +203,7 @@ class Rates:
         return sum(settled) / len(settled)
 
     def _time_frozen(self) -> None:
-        """The trunk's rate at this moment: the mean of two passes after a warm-up."""
+        """The trunk's rate at this moment: of a small part of the budget, two passes at the least, after a warm-up."""
         if self._frozen is None:
             return
         images, preprocess = self.material.fitting.plain[:BATCH], self.material.preprocess
@@ -213,7 +217,11 @@ class Rates:
         def once() -> None:
             outputs(trunk, batched(images), preprocess=preprocess, device=self.bench.device)
 
-        self.forward_per_second = 2 * len(images) / max(1e-9, sum([self._timed(once) for _ in range(3)][1:]))
+        self._timed(once)
+        seconds = [self._timed(once) for _ in range(2)]
+        while sum(seconds) < min(_FROZEN_SECONDS, _FROZEN_SHARE * (self.bench.clock.budget_seconds or 0.0)):
+            seconds.append(self._timed(once))
+        self.forward_per_second = len(seconds) * len(images) / max(1e-9, sum(seconds))
         self._frozen = None
 
     def reserve_seconds(self, material: Material, size: int, freeze: int = 0) -> float:

@@ -17,6 +17,8 @@ from burnish.backbones.fast.int8 import IMAGES
 from burnish.backbones.spec import Backbone
 from burnish.choose.material import Bench
 from burnish.choose.part import LEAST_TAIL_SECONDS, Costs, settled_part
+from burnish.choose.plan import BATCH as BATCH_OF_STEP
+from burnish.choose.plan import STEPS_TO_TIME, least_steps
 from burnish.choose.sizes import sizes_up_to, takes
 from burnish.data.catalog import Catalog
 from burnish.data.looks import Dataset
@@ -28,11 +30,13 @@ from burnish.granted import cores
 from burnish.runtime import draws, evenly
 from burnish.terms import Preprocess
 from burnish.train.features import BATCH, filled, outputs, rounded_form, takes_half
+from burnish.train.loop import steps_an_epoch
 
 # A probe at full size is worth more than a few epochs, and less than many: on photographs of 101 classes the probe
 # gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
 _EPOCHS_WORTH_A_SMALLER_PROBE = 6.0
-_TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 2.9 to 3.4 on Lite0 and ResNets
+# Forward, backward and step, of a forward pass in float32: 2.9 to 3.4 on ResNets, 6 on Lite0, 1 to 3 where bfloat16 trains faster
+_TRAINING_COST = 3.2
 _TAIL_SECONDS = 10.0  # planning, what is familiar, report; fitting heads comes on top
 # The same where nothing is trained: at the most, and of a budget so short that this would be a large part of it.
 _PROBE_TAIL_SECONDS, _LEAST_PROBE_TAIL, _PROBE_TAIL_SHARE = 8.0, 2.0, 0.1
@@ -88,9 +92,10 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
     trunks = _Trunks.timed(backbone.module.to(bench.device), example, images, bench, sees=fitting)
     costs = Costs.of(backbone, bench, classes=len(dataset.catalog.classes), decoding=1.0 / (_BULK * decoded_per_second))
     count = fitting + test * trunks.rate / trunks.scored  # what is scored is seen in float32
+    training = _least_training(bench, trunks.trained, train=len(dataset.splits.train)) if trains else math.inf
     left = bench.clock.left() - costs.comparing - costs.decoding * (fitting + test) - costs.heads(fitting)
     size = _settled_size(
-        bench, trunks.rate, count, left, train=len(dataset.splits.train) if trains and not bench.fine else 0
+        bench, trunks, count, left, train=len(dataset.splits.train) if trains and not bench.fine else 0
     )
     reason, spare = "", max(0.0, left)
     if size != native.size:
@@ -98,7 +103,9 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
         reason = f"at {native.size} px all images would take {count / trunks.rate:.0f} s, and {there}"
         bench.watcher.say(f"the probe sees {size} px: {reason}")
     larger = (native.size / size) ** 2
-    costs = replace(costs, seeing=1.0 / (trunks.rate * larger), scoring=1.0 / (trunks.scored * larger))
+    costs = replace(
+        costs, seeing=1.0 / (trunks.rate * larger), scoring=1.0 / (trunks.scored * larger), training=training
+    )
     if not thins and not bench.proves and count * costs.seeing > _LATE * max(1.0, left):
         raise RecipeError(
             f"to see all images once would take {count * costs.seeing:.0f} s, at {size} px, of the {spare:.0f} s that a "
@@ -107,7 +114,7 @@ def survey(dataset: Dataset, bench: Bench, *, trains: bool, thins: bool = True) 
     part = None
     if thins and (size != native.size or count * costs.seeing > left - LEAST_TAIL_SECONDS):
         costs = trunks.timed_again(costs, _shrunk(images, size), bench)
-        part = settled_part(bench.clock, costs, fitting, test, trains=trains)
+        part = settled_part(bench.clock, costs, fitting, test)
     return Surveyed(
         backbone=backbone,
         trunk=trunks.trunk,
@@ -148,6 +155,11 @@ class _Trunks:
         return cls(exact=exact, trunk=trunk, scored=scored, rate=rate, half=half)
 
     @property
+    def trained(self) -> float:
+        """Images per second of training, about."""
+        return self.scored / _TRAINING_COST
+
+    @property
     def rounded(self) -> dict[str, float] | None:
         """Of a trunk in 8 bits, what that gains and costs."""
         if self.apart is None:
@@ -161,12 +173,21 @@ class _Trunks:
         return replace(costs, seeing=1.0 / rate, scoring=1.0 / scored)
 
 
-def _settled_size(bench: Bench, rate: float, count: float, left: float, *, train: int) -> int:
+def _least_training(bench: Bench, rate: float, *, train: int) -> float:
+    """Seconds that training on so many images needs at the least; rate: images per second at the network's own size."""
+    native, batch = bench.backbone.preprocess.size, min(train, BATCH_OF_STEP)
+    smallest = sizes_up_to(native, one_size=bench.backbone.one_size)[0]
+    steps = STEPS_TO_TIME + least_steps(bench, steps_an_epoch(train, batch))
+    return steps * batch / (rate * (native / smallest) ** 2)
+
+
+def _settled_size(bench: Bench, trunks: _Trunks, count: float, left: float, *, train: int) -> int:
     """Pixels a side for the probe: `affordable_size` for so many images, or the next one that the network takes."""
     native = bench.backbone.preprocess.size
     least = affordable_size(
         native,
-        rate,
+        trunks.rate,
+        trained=trunks.trained,
         seconds_left=left,
         images=round(count),
         train=train,
@@ -240,6 +261,7 @@ def affordable_size(
     native: int,
     rate: float,
     *,
+    trained: float,
     seconds_left: float,
     images: int,
     train: int,
@@ -249,13 +271,14 @@ def affordable_size(
     """Pixels a side for the probe.
 
     The largest size, the network's own first, that leaves time for some epochs of training; if none does, the largest at
-    which all images can be seen at all. rate: images per second forward at `native`; train: images to train on, 0 if none.
+    which all images can be seen at all. rate, trained: images per second at `native`, forward and in training; train: images to
+    train on, 0 if none.
     """
     sizes = sizes_up_to(native, one_size=one_size)
     smallest = sizes[0]
     for size in reversed(sizes) if train else ():
         left = seconds_left - _TAIL_SECONDS - images / (rate * (native / size) ** 2)
-        if left * rate * (native / smallest) ** 2 / _TRAINING_COST >= _EPOCHS_WORTH_A_SMALLER_PROBE * train:
+        if left * trained * (native / smallest) ** 2 >= _EPOCHS_WORTH_A_SMALLER_PROBE * train:
             return size
     tail = min(_PROBE_TAIL_SECONDS, _LEAST_PROBE_TAIL + _PROBE_TAIL_SHARE * (budget_seconds or math.inf))
     for size in reversed(sizes):

@@ -208,7 +208,7 @@ def choose(looked: Looked, record: Record) -> Chosen:
             bench.watcher.say(f"{why.what}: {why.why}")
     method = method_named(asked)
     if method.trains:
-        bench = replace(bench, recipe=replace(recipe, method=asked), asked=recipe.method != "auto")
+        bench = replace(bench, recipe=replace(recipe, method=asked))
         if recipe.baselines == "all" and record.ledger.get("scratch") is None:
             bench = replace(bench, clock=half_for(clock, reserve_seconds=after_seconds(clock.budget_seconds)))
         tuned, bench, reasons = tune_on_the_clock(method, replace(looked, bench=bench), record)

@@ -97,7 +97,10 @@ def bench_for(
     heads = special_heads([recipe.method], several=catalog.several)
 
     def bench(backbone: Backbone, recipe: Recipe) -> Bench:
-        return Bench(recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store, heads)
+        return Bench(
+            recipe, backbone, device, ledger.clock, watcher, facilities.workers, facilities.store, heads,
+            asked=recipe.method != "auto",
+        )  # fmt: skip
 
     if recipe.model != "auto":
         backbone = backbone_for(recipe, on_bytes=Fetching(recipe.model, ledger.clock, watcher))
