@@ -12,7 +12,7 @@ from torch import nn
 from burnish import api
 from burnish.choose import start
 from burnish.choose.plan import VIEWS_AT_MOST, Plan, eased, plan, unhurried_epochs
-from burnish.choose.survey import affordable_size
+from burnish.choose.survey import _Trunks, affordable_size
 from burnish.errors import RecipeError
 from burnish.methods.heads import HeadKind
 from burnish.recipe import Recipe
@@ -203,6 +203,22 @@ def test_the_probes_size_follows_the_clock(seconds, train, size):
         affordable_size(224, 160.0, trained=50.0, seconds_left=seconds, images=2 * train, train=train, one_size=True)
         == 224
     )
+
+
+@pytest.mark.parametrize(
+    ("scored", "rate", "half", "trains"),
+    [
+        (160.7, 389.5, True, 51.9),
+        (24.4, 81.3, True, 21.9),
+        (19.8, 60.0, True, 14.6),
+        (31.3, 31.3, False, 9.3),
+        (32.1, 79.5, False, 9.4),
+    ],
+)
+def test_what_training_takes_is_guessed_within_a_half(scored, rate, half, trains):
+    """Of rows of docs/speed.md: EfficientNet-Lite0, ResNet-50 and ViT-S with AMX, ResNet-50 in float32 and with features in 8 bits."""
+    trunks = _Trunks(exact=nn.Identity(), trunk=nn.Identity(), scored=scored, rate=rate, half=half)
+    assert 1 / 1.6 < trunks.trained / trains < 1.6
 
 
 def test_a_long_run_has_a_lower_rate_than_a_short_one():

@@ -30,10 +30,8 @@ _SAVING_SECONDS, _DISK = 0.3, 1.5e8  # bytes a second, made durable: 70 MB took 
 _COPIES = 5  # in a state: weights, average, two moments of the gradient, the best epoch
 _FEW_BYTES = 1e8  # whose saving is within what is kept back anyway
 _SAFETY = 1.03  # on every predicted second of the proof
-_FROZEN_SHARE, _FROZEN_SECONDS = (
-    0.01,
-    3.0,
-)  # of the budget, and at most, for the frozen trunk: a moment's rate is half or twice it
+# Of the budget, and at most, for timing the frozen trunk: in a moment a machine may be half as fast as in a minute, or twice.
+_FROZEN_SHARE, _FROZEN_SECONDS = 0.01, 3.0
 _FED_STEPS, _FED_SECONDS = 16, 1.0  # timed with threads beside them: at most so many, in about so long
 # Of scores with their intervals, tables and their JSON: by images times classes, and of comparing images with each other, at most
 # by images squared. 10,000 images of 10 classes take 1 s a model, 30,000 of 50 take 8.

@@ -35,8 +35,7 @@ from burnish.train.loop import steps_an_epoch
 # A probe at full size is worth more than a few epochs, and less than many: on photographs of 101 classes the probe
 # gains 1.4 points from 160 to 224 px; on hand signs 8 epochs at 128 px gain 5 over the probe at 224 px (LOG.md).
 _EPOCHS_WORTH_A_SMALLER_PROBE = 6.0
-# Forward, backward and step, of a forward pass in float32: 2.9 to 3.4 on ResNets, 6 on Lite0, 1 to 3 where bfloat16 trains faster
-_TRAINING_COST = 3.2
+_TRAINING_COST = 3.2  # of a forward pass: forward, backward and step, measured 2.9 to 3.4 on ResNets, up to 6 on Lite0
 _TAIL_SECONDS = 10.0  # planning, what is familiar, report; fitting heads comes on top
 # The same where nothing is trained: at the most, and of a budget so short that this would be a large part of it.
 _PROBE_TAIL_SECONDS, _LEAST_PROBE_TAIL, _PROBE_TAIL_SHARE = 8.0, 2.0, 0.1
@@ -156,8 +155,8 @@ class _Trunks:
 
     @property
     def trained(self) -> float:
-        """Images per second of training, about."""
-        return self.scored / _TRAINING_COST
+        """Images per second of training, about. In bfloat16 it gains less than features do (LOG.md)."""
+        return (math.sqrt(self.scored * self.rate) if self.half else self.scored) / _TRAINING_COST
 
     @property
     def rounded(self) -> dict[str, float] | None:
