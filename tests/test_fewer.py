@@ -13,7 +13,7 @@ import pytest
 from burnish import api
 from burnish.choose import features, instalments, probing, survey
 from burnish.choose.features import Seen
-from burnish.choose.part import Costs, Done, Pace, part_for, settled_part
+from burnish.choose.part import Costs, Done, Pace, settled_part
 from burnish.data.looks import Dataset, look_at
 from burnish.data.sample import Part, Taken, is_late
 from burnish.data.sources import open_source
@@ -185,14 +185,6 @@ def test_heads_on_all_depths_are_left_out_where_a_run_would_end_far_too_late_for
     found = probing._with_depths(surveyed, np.zeros((3, 2)), None, bench, seconds_left=left)
     assert found == ((deep, "asked") if asked else ("the last layer", None))
     assert any("heads on all depths" in line for line in told.lines) != asked
-
-
-@pytest.mark.parametrize(("training", "tests"), [(0.0, 333), (5.6, 333), (5.8, 900), (math.inf, 900)])
-def test_test_images_are_left_out_for_training_that_is_worth_it(training, tests):
-    """Of 10 s one goes to images to fit; a third of a thousand test images leave 5.67 s besides it. Hand signs in 30 s had 400 of
-    1,562 tested so that half an epoch could be made, which lost 16 points (LOG.md)."""
-    part = part_for(100, 1000, 10.0, lambda n: 0.01 * n, 0.01, training=training)
-    assert part is not None and part.fitting == 100 and abs(part.test - tests) <= 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from types import SimpleNamespace
 
@@ -152,7 +153,7 @@ def test_the_part_is_the_largest_that_fits(seconds):
     def fitted(n):
         return 0.01 * n
 
-    part = part_for(1000, 500, seconds, fitted, 0.005, trains=True) or Part(1000, 500)
+    part = part_for(1000, 500, seconds, fitted, 0.005, training=0.0) or Part(1000, 500)
     assert 1 <= part.fitting <= 1000 and 100 <= part.test <= 500
     spent = fitted(part.fitting) + 0.005 * part.test
     assert spent <= max(seconds, fitted(1) + 0.5 + 1e-9)
@@ -163,12 +164,13 @@ def test_the_part_is_the_largest_that_fits(seconds):
 @pytest.mark.parametrize(("seconds", "part"), [(9.4, Part(935, 500)), (9.7, None)])
 def test_all_images_are_taken_where_there_is_time_for_nearly_all(seconds, part):
     """How long they take is guessed from a few of them: a run was 4 s early with 30 of 2,062 left out."""
-    assert part_for(1000, 500, seconds, lambda n: 0.01 * n, 0.0001, trains=True) == part
+    assert part_for(1000, 500, seconds, lambda n: 0.01 * n, 0.0001, training=0.0) == part
 
 
-def test_test_images_get_what_fitting_leaves_and_training_does_not_want():
-    parts = [part_for(100, 5000, 30.0, lambda n: 0.01 * n, 0.01, trains=trains) for trains in (True, False)]
-    assert parts == [Part(100, 1000), Part(100, 2900)]
+@pytest.mark.parametrize(("training", "tests"), [(0.0, 1000), (18.9, 1000), (19.1, 2900), (math.inf, 2900)])
+def test_test_images_get_what_fitting_leaves_and_training_has_no_use_for(training, tests):
+    """Of hand signs in 30 s 400 of 1,562 were tested so that half an epoch could be made, which lost 16 points (LOG.md)."""
+    assert part_for(100, 5000, 30.0, lambda n: 0.01 * n, 0.01, training=training) == Part(100, tests)
 
 
 def test_a_run_that_has_no_time_for_all_images_says_which_it_used(many, slow_to_decode, tmp_path):
