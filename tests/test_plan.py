@@ -215,8 +215,9 @@ def test_the_probes_size_follows_the_clock(seconds, train, size):
         (32.1, 79.5, False, 9.4),
     ],
 )
-def test_what_training_takes_is_guessed_within_a_half(scored, rate, half, trains):
-    """Of rows of docs/speed.md: EfficientNet-Lite0, ResNet-50 and ViT-S with AMX, ResNet-50 in float32 and with features in 8 bits."""
+def test_what_training_takes_is_guessed_but_for_small_networks_in_float32(scored, rate, half, trains):
+    """Of rows of docs/speed.md: EfficientNet-Lite0, ResNet-50 and ViT-S with AMX, ResNet-50 in float32 and with features in 8 bits.
+    EfficientNet-Lite0 in float32 trains up to twice as long."""
     trunks = _Trunks(exact=nn.Identity(), trunk=nn.Identity(), scored=scored, rate=rate, half=half)
     assert 1 / 1.6 < trunks.trained / trains < 1.6
 

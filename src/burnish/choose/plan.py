@@ -21,7 +21,7 @@ from burnish.train.objective import has_batch_norm
 BATCH = 32  # images a step: AdamW at 1e-3 is stable there, and 2 cores are busy
 EPOCHS_WANTED = 8.0  # before a larger image size is worth more than more passes
 _FEW_EPOCHS = 3.5  # below that of the whole network, more passes over its upper part are looked for (LOG.md)
-# Shorter trainings than both lost to frozen heads by 5 to 16 points each time (LOG.md). What was asked for, and what gets more of
+# Shorter trainings than both lost to frozen heads by 6 to 16 points each time (LOG.md). What was asked for, and what gets more of
 # the budget than this share, which would go to waste, is made from half an epoch and a few steps on.
 _LEAST_EPOCHS, _LEAST_STEPS = 2.0, 200
 _ASKED_EPOCHS, _ASKED_STEPS = 0.5, 5
