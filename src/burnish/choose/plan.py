@@ -128,29 +128,27 @@ def _no_time(material: Material, bench: Bench, rates: Rates) -> Plan | None:
         reserve_seconds=reserve,
         step_seconds={},
         epoch_seconds=0.0,
-        reason=_too_short(left),
+        reason=_why_not(left),
     )
 
 
-def least_steps(bench: Bench, epoch_steps: int) -> float:
-    """Steps below which no time is taken from anything else for training, where an epoch has so many."""
-    if _named(bench):
+def least_steps(bench: Bench, epoch_steps: int, *, idle: bool = False) -> float:
+    """Steps below which nothing is trained, where an epoch has so many; fewer where training, or its length, was asked for.
+
+    idle: whether nothing else would make use of the time.
+    """
+    if idle or bench.asked or bench.recipe.epochs != "auto":
         return max(_ASKED_STEPS, _ASKED_EPOCHS * epoch_steps)
     return max(_ASKED_STEPS, min(_LEAST_STEPS, _LEAST_EPOCHS * epoch_steps))
 
 
 def _is_too_short(bench: Bench, steps: float, epoch_steps: int, left: float) -> bool:
-    """Whether nothing is trained, where so many steps fit in the seconds left; what nothing else makes use of is trained in."""
+    """Whether nothing is trained, where so many steps fit in the seconds left."""
     idle = left > _IDLE_SHARE * (bench.clock.budget_seconds or math.inf)
-    return steps < (max(_ASKED_STEPS, _ASKED_EPOCHS * epoch_steps) if idle else least_steps(bench, epoch_steps))
+    return steps < least_steps(bench, epoch_steps, idle=idle)
 
 
-def _named(bench: Bench) -> bool:
-    """Whether training, or its length, was asked for."""
-    return bench.asked or bench.recipe.epochs != "auto"
-
-
-def _too_short(left: float) -> str:
+def _why_not(left: float) -> str:
     """Why nothing is trained in so many seconds."""
     return f"training would have {max(0.0, left):.0f} s, too few to be worth it: the probe is kept"
 
@@ -230,7 +228,7 @@ def _fitted(tunable: Tunable, freeze: int, material: Material, bench: Bench, rat
     )
     left = bench.clock.left() - reserve
     if timed and _is_too_short(bench, steps, per_epoch, left):
-        return replace(made, steps=0, reason=_too_short(left))
+        return replace(made, steps=0, reason=_why_not(left))
     return replace(made, reason=_reason(made, seconds.get(sizes[0]), sizes[0], bench))
 
 
